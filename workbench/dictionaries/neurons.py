@@ -1,0 +1,48 @@
+"""MLP neurons: the dictionary that every model has, whose features are the coordinates of a hook point themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workbench.dictionaries.protocol import Change, Codes, Dictionary
+
+
+class Neurons(Dictionary):
+    """The neurons of one layer at one site of its MLP: `gate` or `up` (a projection's output) or `post`.
+
+    Args:
+        name: `neurons.{layer}.{site}`.
+        hook_point: where the values live; reads and writes are the same place.
+        width: number of neurons, d_mlp.
+    """
+
+    kind = "neurons"
+
+    def __init__(self, name: str, hook_point: str, width: int):
+        super().__init__()
+        self.name = name
+        self.reads = self.writes = hook_point
+        self.d_in = self.d_out = self.n_features = width
+
+    def encode(self, x: Tensor) -> Codes:
+        """Every neuron with its value: `[..., width]`."""
+        return Codes(x, torch.arange(self.n_features).expand(x.shape), self.n_features)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """The values at their places: `[..., width]`."""
+        return codes.dense()
+
+    def direction(self, index: int) -> Tensor:
+        """The unit vector of the coordinate: `[width]`."""
+        self.check(index)
+        return torch.nn.functional.one_hot(torch.tensor(index), self.n_features).float()
+
+    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change]) -> Tensor:
+        """Plain assignment, exact to the bit: `[..., width]`."""
+        written = written.clone()
+        for index, change in changes:
+            written[..., index] = change(written[..., index])
+        return written

@@ -1,0 +1,199 @@
+"""Edits: at this hook point, at these absolute positions, the tensor becomes f(tensor).
+
+The model and the generator run edits and know nothing of features or dictionaries; an intervention
+(`interventions.py`) names features and binds itself into fresh edits for one run. The edits of a run live in a context
+variable, never on the model, so that many threads can steer one shared model at once.
+
+Positions are absolute: position 0 is the first token of the sequence, whether or not the tokens before the current one
+come from the KV cache, and padding has no position. There is no "last position": what is last differs between a cached
+and an uncached run of the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
+"""`all`; `prompt`: before the first generated token; `generated`: from it on; or named absolute positions."""
+
+
+class EditError(ValueError):
+    """An edit that is malformed, or that can never act in the run it was given to."""
+
+
+def as_positions(positions: str | int | Sequence[int]) -> Positions:
+    """Check a position rule and bring it into its one form.
+
+    Raises `EditError` for an unknown word, a negative or fractional position and an empty list.
+    """
+    if positions in ("all", "prompt", "generated"):
+        return positions  # type: ignore[return-value]
+    if isinstance(positions, str):
+        raise EditError(
+            f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {positions!r}."
+        )
+    numbers = [positions] if isinstance(positions, int) else list(positions)
+    if not numbers:
+        raise EditError("positions is an empty list, so the edit can never act; name at least one position.")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise EditError(f"A position is a whole number counted from the first token, from 0, not {number!r}.")
+    return tuple(sorted(set(numbers)))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change at one hook point."""
+
+    hook_point: str
+    change: Callable[[Tensor], Tensor]
+    """Gets the selected part of the tensor, `[..., *shape]`, and returns one of the same size; it must not write into
+    what it gets. Returning the very tensor it got (to observe only) leaves the model as it is."""
+    positions: Positions = "all"
+    source: str = ""
+    """What the edit came from, for error messages."""
+
+
+class Intervention(Protocol):
+    """What `model.generate(interventions=...)` takes: anything that binds itself into edits."""
+
+    def bind(self, model: Any, scratch: dict) -> list[Edit]:
+        """Fresh edits for one run; `scratch` is shared by the interventions of that run and thrown away after it."""
+        ...
+
+
+@dataclass
+class Group:
+    """Edits for some rows of the batch."""
+
+    edits: Sequence[Edit]
+    rows: slice = field(default_factory=lambda: slice(None))
+
+
+class Run:
+    """The edits of one run through the model, and where in the sequences the current forward pass stands.
+
+    Args:
+        groups: edits with the batch rows they belong to, applied in order.
+        prompt_lengths: tokens before the first generated one, `[batch]`; None where nothing is generated.
+        watch: hook points whose tensors are to be seen, after the edits, with what to do with them.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        prompt_lengths: Tensor | None = None,
+        watch: Mapping[str, Callable[[Tensor], None]] | None = None,
+    ):
+        self.at: dict[str, list[tuple[slice, Edit]]] = {name: [] for name in watch or ()}
+        for group in groups:
+            for edit in group.edits:
+                self.at.setdefault(edit.hook_point, []).append((group.rows, edit))
+        self.watch = watch or {}
+        self.prompt_lengths = prompt_lengths
+        self.positions: Tensor = torch.zeros(1, 0, dtype=torch.long)  # [batch, pos], -1 is padding
+        self.plain = True
+        self._masks: dict[Positions, Tensor | None] = {}
+
+    def enter(self, positions: Tensor) -> None:
+        """Say which absolute positions the coming forward pass computes: `[batch, pos]`, -1 where there is padding."""
+        self.positions = positions
+        self.plain = bool((positions >= 0).all())
+        self._masks = {}
+
+    def apply(self, hook_point: str, value: Tensor) -> Tensor:
+        """Run the edits of this hook point on `value` `[batch, pos, ...]`."""
+        for rows, edit in self.at[hook_point]:
+            everywhere = rows == slice(None)
+            mask = self._mask(edit.positions)
+            part = value if everywhere else value[rows]
+            if mask is None:
+                changed = edit.change(part)
+                if changed is part:
+                    continue
+                if everywhere:
+                    value = changed
+                    continue
+                value = value.clone()
+                value[rows] = changed
+                continue
+            mask = mask if everywhere else mask[rows]
+            if not bool(mask.any()):
+                continue
+            selected = part[mask]
+            changed = edit.change(selected)
+            if changed is selected:
+                continue
+            value = value.clone()
+            target = value if everywhere else value[rows]
+            target[mask] = changed
+        if hook_point in self.watch:
+            self.watch[hook_point](value)
+        return value
+
+    def _mask(self, rule: Positions) -> Tensor | None:
+        """Which of the current positions a rule selects: `[batch, pos]`, or None for all of them."""
+        if rule not in self._masks:
+            self._masks[rule] = self._make_mask(rule)
+        return self._masks[rule]
+
+    def _make_mask(self, rule: Positions) -> Tensor | None:
+        here = self.positions
+        if rule == "all":
+            return None if self.plain else here >= 0
+        if isinstance(rule, tuple):
+            return torch.isin(here, torch.tensor(rule))
+        first = here.new_full((len(here),), 1 << 40) if self.prompt_lengths is None else self.prompt_lengths
+        inside = here < first[:, None] if rule == "prompt" else here >= first[:, None]
+        return inside & (here >= 0)
+
+
+def check_edits(edits: Sequence[Edit], computed: int, prompt_length: int | None) -> None:
+    """Refuse edits that can never act.
+
+    Args:
+        edits: bound edits.
+        computed: number of positions that the run can compute at most, 0 … computed - 1.
+        prompt_length: where the generated tokens begin; None if the run generates nothing.
+
+    Raises:
+        EditError: one sentence naming the edit and the reason.
+    """
+    for edit in edits:
+        who = edit.source or f"the edit at {edit.hook_point}"
+        if isinstance(edit.positions, tuple):
+            beyond = [position for position in edit.positions if position >= computed]
+            if beyond:
+                raise EditError(
+                    f"{who} can't act at position {beyond[0]}: this run computes only positions 0 to {computed - 1}."
+                )
+        elif edit.positions == "generated" and (prompt_length is None or prompt_length >= computed):
+            raise EditError(
+                f"{who} acts on generated tokens only, and this run feeds none back into the model; "
+                "use positions='all', or generate at least two tokens."
+            )
+
+
+_current: ContextVar[Run | None] = ContextVar("workbench_run", default=None)
+
+
+def current_run() -> Run | None:
+    """The run whose edits apply to forward passes in this context."""
+    return _current.get()
+
+
+@contextmanager
+def running(run: Run | None) -> Iterator[None]:
+    """Make `run` the current one for the forward passes inside."""
+    token = _current.set(run)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,51 @@
+"""Features: one coordinate of a dictionary, written `dictionary:index`.
+
+`neurons.29.gate:808` is neuron 808 of the gate projection in layer 29; `runs/my-sae:123` is latent 123 of
+the SAE called `runs/my-sae`. A feature is only a name here: what it reads and writes is its dictionary's matter.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+_FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>\d+)")
+
+
+class FeatureError(ValueError):
+    """A feature id that can't be read, or that the model or dictionary at hand does not have."""
+
+
+@dataclass(frozen=True, order=True)
+class Feature:
+    """One coordinate of a dictionary.
+
+    Two features are equal when dictionary name and index are: `source` only spares a second look-up.
+    """
+
+    dictionary: str
+    """Name of the dictionary, e.g. `neurons.29.gate`."""
+    index: int
+    """Coordinate in the dictionary, from 0."""
+    source: object = field(default=None, compare=False, repr=False)
+    """The dictionary itself, where the feature came from one that is loaded (a trained one, say)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.index, bool) or not isinstance(self.index, int) or self.index < 0:
+            raise FeatureError(f"A feature's index is a whole number from 0, not {self.index!r}.")
+        if not self.dictionary:
+            raise FeatureError("A feature needs the name of its dictionary, such as neurons.29.gate.")
+
+    def __str__(self) -> str:
+        return f"{self.dictionary}:{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Feature:
+        """Read `dictionary:index`, the inverse of `str(feature)`.
+
+        Raises `FeatureError` when the text has another form.
+        """
+        match = _FEATURE.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None:
+            raise FeatureError(f"{text!r} is not a feature: write dictionary:index, such as neurons.29.gate:808.")
+        return cls(match["dictionary"], int(match["index"]))

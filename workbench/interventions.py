@@ -1,0 +1,348 @@
+"""Interventions: what to do with a feature while the model runs.
+
+An intervention names a feature and binds itself into edits for one run. Whatever the dictionary, the edit adds
+`decode(edited codes) - decode(codes)` at the dictionary's write hook point and leaves the rest of the activation alone;
+for neurons this is the plain assignment. Interventions act in the order in which they are given.
+
+Positions: `"all"`, `"prompt"` (before the first generated token), `"generated"` (from it on; the first generated token is
+itself chosen at the last prompt position, so it is not affected) or a list of absolute positions from 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.protocol import Change, Dictionary
+from workbench.edits import Edit, EditError, Positions, as_positions
+from workbench.features import Feature, FeatureError
+from workbench.generation import LanguageModel, uninterrupted
+from workbench.weights import ModelError, replacing
+
+FORMAT = 1
+
+REFERENCE_TEXTS = (
+    "The river was high after three days of rain, and the old bridge had been closed to traffic since Monday morning.",
+    "To bake a simple loaf, mix flour, water, salt and yeast; let it rise for an hour; then bake it until it is brown.",
+    "Dear Anna, thank you for your letter. We arrived safely, the children are well, and the garden is full of roses.",
+    "In 1969 two astronauts walked on the Moon, while a third circled above them and waited for their return.",
+    "def mean(numbers):\n    if not numbers:\n        raise ValueError('no numbers')\n    return sum(numbers) / len(numbers)",
+    "The committee will meet on Thursday to discuss the budget, the new school and the repair of the town hall roof.",
+    "A triangle with sides of 3, 4 and 5 has a right angle, because 9 plus 16 is 25.",
+    '"Where have you been?" asked her brother. "I was looking for the dog," she said, "but he was asleep under my bed."',
+)
+"""What `Ablate(feature, "mean")` takes its mean over when it is given none; a fixed text, so that the mean is too."""
+
+
+class DictionaryError(ValueError):
+    """A dictionary that an intervention names and that is not at hand."""
+
+
+def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
+    """The dictionary that a feature belongs to, on this model; the feature is checked against it.
+
+    Raises:
+        FeatureError: the model has no such feature.
+        DictionaryError: the feature belongs to a trained dictionary that is not loaded.
+    """
+    feature = Feature.parse(feature) if isinstance(feature, str) else feature
+    if isinstance(feature.source, Dictionary):
+        feature.source.check(feature.index)
+        return feature.source
+    words = feature.dictionary.split(".")
+    if words[0] != "neurons":
+        raise DictionaryError(
+            f"{feature.dictionary} is not loaded; load_dictionary() it and use its .feature({feature.index})."
+        )
+    if len(words) != 3 or not words[1].isdigit():
+        raise FeatureError(
+            f"{feature.dictionary!r} is not a layer's neurons: write neurons.LAYER.SITE, such as neurons.29.gate."
+        )
+    try:
+        point = model.network.neuron_hook_point(int(words[1]), words[2])
+    except ModelError as error:
+        raise FeatureError(f"{feature}: {error}") from error
+    neurons = Neurons(feature.dictionary, point.name, point.width)
+    neurons.check(feature.index)
+    return neurons
+
+
+@dataclass(frozen=True)
+class FeatureIntervention(ABC):
+    """One thing to do with one feature; every kind below is one of these."""
+
+    feature: Feature
+    positions: Positions = field(default="all", kw_only=True)
+
+    kinds: ClassVar[dict[str, type[FeatureIntervention]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        FeatureIntervention.kinds[cls.__name__.lower()] = cls
+
+    def __post_init__(self) -> None:
+        if isinstance(self.feature, str):
+            object.__setattr__(self, "feature", Feature.parse(self.feature))
+        if not isinstance(self.feature, Feature):
+            raise EditError(
+                f"{type(self).__name__} takes a feature, such as neurons.29.gate:808, not {self.feature!r}."
+            )
+        object.__setattr__(self, "positions", as_positions(self.positions))
+
+    @abstractmethod
+    def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | None:
+        """The feature's index and what becomes of its value; None where nothing changes."""
+
+    def bind(self, model: LanguageModel, scratch: dict) -> list[Edit]:
+        """Fresh edits for one run: neighbours on one dictionary and the same positions share one edit."""
+        dictionary = dictionary_of(model, self.feature)
+        change = self.change(model, dictionary)
+        if change is None:
+            return []
+        key = (dictionary.name, self.positions)
+        if scratch.get("last") == key:
+            scratch["changes"].append(change)
+            return []
+        changes = [change]
+        scratch.update(last=key, changes=changes)
+        return _edits(dictionary, changes, self.positions, str(self))
+
+    def settings(self) -> dict[str, Any]:
+        """What the kind adds to feature and positions, ready for JSON."""
+        return {}
+
+    def __str__(self) -> str:
+        inside = "".join(
+            f", {value:g}" if isinstance(value, float) else f", {value}" for value in self.settings().values()
+        )
+        return f"{type(self).__name__}({self.feature}{inside})"
+
+
+@dataclass(frozen=True)
+class Clamp(FeatureIntervention):
+    """Set the feature to a constant."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _finite(self, "value")
+
+    def change(self, model: LanguageModel, dictionary: Dictionary) -> Change:
+        return self.feature.index, lambda old: torch.full_like(old, self.value)
+
+    def settings(self) -> dict[str, Any]:
+        return {"value": float(self.value)}
+
+
+@dataclass(frozen=True)
+class Scale(FeatureIntervention):
+    """Multiply the feature; 1 changes nothing, 0 ablates, -1 turns it round."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _finite(self, "factor")
+
+    def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | None:
+        return None if self.factor == 1 else (self.feature.index, lambda old: old * self.factor)
+
+    def settings(self) -> dict[str, Any]:
+        return {"factor": float(self.factor)}
+
+
+@dataclass(frozen=True)
+class Ablate(FeatureIntervention):
+    """Take the feature out: set it to zero, or to its mean.
+
+    `mean` is the value to set in mode "mean"; without it, the feature's mean over `REFERENCE_TEXTS` on this model.
+    """
+
+    mode: str = "zero"
+    mean: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("zero", "mean"):
+            raise EditError(f"Ablate's mode is 'zero' or 'mean', not {self.mode!r}.")
+        if self.mean is not None:
+            _finite(self, "mean")
+
+    def change(self, model: LanguageModel, dictionary: Dictionary) -> Change:
+        if self.mode == "zero":
+            return self.feature.index, torch.zeros_like
+        mean = mean_value(model, dictionary, self.feature.index) if self.mean is None else self.mean
+        return self.feature.index, lambda old: torch.full_like(old, mean)
+
+    def settings(self) -> dict[str, Any]:
+        return {"mode": self.mode} | ({} if self.mean is None else {"mean": float(self.mean)})
+
+
+@dataclass(frozen=True)
+class Steer(FeatureIntervention):
+    """Add a direction: `x + amount * direction`.
+
+    `Steer(feature, amount)` adds the feature's own direction at the place where its dictionary writes, which for a neuron
+    means adding to its value. `Steer.along(hook_point, direction, amount)` adds any direction anywhere.
+    """
+
+    amount: float
+    hook_point: str | None = None
+    direction: tuple[float, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.direction is None:
+            super().__post_init__()
+        else:
+            object.__setattr__(self, "positions", as_positions(self.positions))
+            object.__setattr__(self, "direction", tuple(map(float, self.direction)))
+            if not all(map(math.isfinite, self.direction)):
+                raise EditError("The direction to steer along has a value that is not a finite number.")
+        _finite(self, "amount")
+
+    @classmethod
+    def along(
+        cls, hook_point: str, direction: Tensor | Sequence[float], amount: float = 1.0, *, positions: Any = "all"
+    ) -> Steer:
+        """Add `amount * direction` at a hook point; `direction` has the hook point's width, heads one after another."""
+        flat = tuple(torch.as_tensor(direction, dtype=torch.float32).flatten().tolist())
+        return cls(None, amount, hook_point, flat, positions=positions)  # type: ignore[arg-type]
+
+    def bind(self, model: LanguageModel, scratch: dict) -> list[Edit]:
+        """As for every feature, or one edit that adds the direction given."""
+        if self.direction is None:
+            return super().bind(model, scratch)
+        point = model.hook_points[self.hook_point or ""]
+        if len(self.direction) != point.width:
+            raise EditError(
+                f"The direction has {len(self.direction):,} values, but {point.name} is {point.width:,} wide."
+            )
+        scratch.clear()
+        added = self.amount * torch.tensor(self.direction).view(point.shape)
+        return [] if self.amount == 0 else [Edit(point.name, lambda x: x + added, self.positions, str(self))]
+
+    def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | None:
+        return None if self.amount == 0 else (self.feature.index, lambda old: old + self.amount)
+
+    def settings(self) -> dict[str, Any]:
+        own = {"amount": float(self.amount)}
+        return (
+            own if self.direction is None else own | {"hook_point": self.hook_point, "direction": list(self.direction)}
+        )
+
+    def __str__(self) -> str:
+        return super().__str__() if self.direction is None else f"Steer(along {self.hook_point}, {self.amount:g})"
+
+
+def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> float:
+    """A feature's mean over the tokens of `REFERENCE_TEXTS`, with no intervention in force."""
+    total, count = 0.0, 0
+    with uninterrupted(), torch.inference_mode():
+        for text in REFERENCE_TEXTS:
+            x = model.capture(text, [dictionary.reads])[dictionary.reads].flatten(0, 1)  # [pos, *shape]
+            value = dictionary.encode(x.flatten(1)).value_of(index)
+            total, count = total + float(value.sum()), count + len(value)
+    return total / count
+
+
+def to_dict(intervention: FeatureIntervention) -> dict[str, Any]:
+    """One intervention as plain data: kind, feature, positions and its settings."""
+    positions = intervention.positions
+    said: dict[str, Any] = {"kind": type(intervention).__name__}
+    if intervention.feature is not None:
+        said["feature"] = str(intervention.feature)
+    return said | intervention.settings() | {"positions": positions if isinstance(positions, str) else list(positions)}
+
+
+def from_dict(said: dict[str, Any]) -> FeatureIntervention:
+    """The inverse of `to_dict`; raises `EditError` for anything else."""
+    try:
+        rest = {key: value for key, value in said.items() if key != "kind"}
+        kind = FeatureIntervention.kinds[str(said["kind"]).lower()]
+        return kind(**{"feature": None} | rest) if "direction" in rest else kind(**rest)
+    except (KeyError, TypeError, AttributeError) as error:
+        kinds = ", ".join(kind.__name__ for kind in FeatureIntervention.kinds.values())
+        raise EditError(
+            f"This is not an intervention ({error}); a kind ({kinds}), its feature and settings are needed."
+        ) from error
+
+
+def to_json(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> str:
+    """Interventions as JSON text, with the model they were made for."""
+    made_for = {"name": model.name, "hash": model.hash}
+    said = {"format": FORMAT, "model": made_for, "interventions": [to_dict(one) for one in interventions]}
+    return json.dumps(said, indent=2, allow_nan=False)
+
+
+def from_json(model: LanguageModel, text: str) -> list[FeatureIntervention]:
+    """Read what `to_json` wrote, and check it against the model.
+
+    Raises:
+        EditError: not such a text, or made for another model.
+        FeatureError: a feature that the model lacks.
+    """
+    try:
+        said = json.loads(text)
+        made_for, listed, version = said["model"], said["interventions"], said["format"]
+        name, hash = made_for["name"], made_for["hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EditError(f"This is not a file of interventions: {error}.") from error
+    if version != FORMAT:
+        raise EditError(f"These interventions are in format {version}, and this version reads format {FORMAT}.")
+    if hash != model.hash:
+        raise EditError(
+            f"These interventions were made for {name} ({str(hash)[:12]}), not for {model.name} ({model.hash[:12]}); "
+            "open that model, or make them anew for this one."
+        )
+    interventions = [from_dict(one) for one in listed]
+    model.bind(interventions)
+    return interventions
+
+
+def save_interventions(path: str | Path, model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> None:
+    """Write interventions to a JSON file, whole or not at all."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(to_json(model, interventions))
+
+
+def load_interventions(path: str | Path, model: LanguageModel) -> list[FeatureIntervention]:
+    """Read a JSON file of interventions; raises `EditError` if there is none or it is not for this model."""
+    try:
+        return from_json(model, Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise EditError(f"{path} can't be read: {error}.") from error
+
+
+def _edits(dictionary: Dictionary, changes: list[Change], positions: Positions, source: str) -> list[Edit]:
+    """The edits of one group of changes on one dictionary; `changes` may still grow until the run begins."""
+    if dictionary.reads == dictionary.writes:
+
+        def change(x: Tensor) -> Tensor:
+            return dictionary.intervene(x, x, changes)
+
+        return [Edit(dictionary.reads, change, positions, source)]
+    read: list[Tensor] = []
+
+    def remember(x: Tensor) -> Tensor:
+        read[:] = [x]
+        return x
+
+    def write(x: Tensor) -> Tensor:
+        return dictionary.intervene(read[0], x, changes)
+
+    return [Edit(dictionary.reads, remember, positions, source), Edit(dictionary.writes, write, positions, source)]
+
+
+def _finite(intervention: FeatureIntervention, name: str) -> None:
+    value = getattr(intervention, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise EditError(f"{type(intervention).__name__} needs a finite number as its {name}, not {value!r}.")

@@ -1,0 +1,43 @@
+"""A key-value cache that reserves its room once, where Hugging Face's copies the whole past at every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+
+def new_cache(config: Any, capacity: int) -> DynamicCache:
+    """An empty cache for a model of this configuration, with room for `capacity` positions.
+
+    Layers of another kind than plain attention (sliding windows, recurrent states) stay Hugging Face's own.
+    """
+    cache = DynamicCache(config=config)
+    cache.layers = [_Roomy(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values `[batch, heads, capacity, d_head]`, handed out as views of the part that is filled."""
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        end = self.length + key_states.shape[-2]
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.key_room = key_states.new_empty(*key_states.shape[:2], max(self.capacity, end), key_states.shape[-1])
+            self.value_room = value_states.new_empty(*self.key_room.shape[:3], value_states.shape[-1])
+            self.is_initialized = True
+        self.key_room[:, :, self.length : end] = key_states
+        self.value_room[:, :, self.length : end] = value_states
+        self.length = end
+        self.keys, self.values = self.key_room[:, :, :end], self.value_room[:, :, :end]
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.length
