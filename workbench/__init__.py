@@ -18,6 +18,10 @@ from workbench.interventions import Scale as Scale
 from workbench.interventions import Steer as Steer
 from workbench.interventions import load_interventions as load_interventions
 from workbench.interventions import save_interventions as save_interventions
+from workbench.measures.comparison import Comparison as Comparison
+from workbench.measures.comparison import compare as compare
+from workbench.measures.comparison import compare_steps as compare_steps
+from workbench.measures.dose_response import dose_response as dose_response
 from workbench.sampling import PromptError as PromptError
 from workbench.sampling import Sampling as Sampling
 from workbench.weights import ModelError as ModelError

@@ -1,7 +1,7 @@
 """Reading neurons through the LM head: which tokens does each neuron's weight vector point to?
 
-Davies, "Decoding specialised feature neurons in LLMs with the final projection layer" (2025, arXiv 2501.02688): multiply a
-neuron's weight vector in the residual space with the LM head, `scores = W_U @ w`; the top tokens name the neuron.
+Davies, "Decoding specialised feature neurons in LLMs with the final projection layer" (2025, arXiv 2501.02688):
+multiply a neuron's weight vector in the residual space with the LM head, `scores = W_U @ w`; the top tokens name it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ CHUNK = 512
 BLOCK = 64
 """Tokens per block of the top-k search."""
 RANDOM_DIRECTIONS = 1024
+TINY = 1e-12
+"""Stands in for the norm of a vector of zeros, such as a pruned neuron's."""
 
 Weights = Literal["gate", "up", "down"]
 Scale = Literal["raw", "unit", "norm"]
@@ -77,8 +79,8 @@ class NeuronTable:
     Rows run through the layers: row = layer * d_mlp + index.
 
     Attributes:
-        tokens: ids `[2, rows, top_k]`, best first; [0] for the neuron's direction, [1] for its opposite.
-        scores: their scores, of the same shape; [1] holds scores of the opposite direction, so that high is always best.
+        tokens: ids `[2, rows, top_k]`, best first; [0] for the neuron's direction, [1] for the opposite.
+        scores: their scores, of the same shape; [1] holds those of the opposite direction, so high is always best.
         excess: `[2, rows]`, top score above that of random directions of the same norm, in standard deviations.
         vocabulary: the text of every token.
     """
@@ -108,12 +110,13 @@ class NeuronTable:
     def row(self, feature: Feature) -> int:
         """The row of a neuron of any site of the MLP; raises `FeatureError` if the table has none."""
         words = feature.dictionary.split(".")
-        if words[0] != "neurons" or len(words) != 3 or not words[1].isdigit():
+        if words[0] != "neurons" or len(words) != 3 or not words[1].isdecimal():
             raise FeatureError(f"{feature} is not a neuron, such as neurons.29.gate:808.")
         layer = int(words[1])
         if layer >= self.n_layers or feature.index >= self.d_mlp:
             raise FeatureError(
-                f"{feature} is not in this model: it has layers 0 to {self.n_layers - 1} with neurons 0 to {self.d_mlp - 1}."
+                f"{feature} is not in this model, which has layers 0 to {self.n_layers - 1} "
+                f"with neurons 0 to {self.d_mlp - 1}."
             )
         return layer * self.d_mlp + feature.index
 
@@ -171,12 +174,12 @@ class NeuronTable:
         rows, ranks, scores = rows[keep], ranks[keep], scores[keep]
         hits, seen = [], set()
         for place in np.lexsort((-scores, ranks)):
+            if limit is not None and len(hits) >= limit:
+                break
             row = int(rows[place])
             if row not in seen:  # a neuron can have both "dog" and " Dog"; its best one counts
                 seen.add(row)
                 hits.append(self.hit(row, sign, int(ranks[place])))
-                if limit is not None and len(hits) >= limit:
-                    break
         return hits
 
     def matching_tokens(self, text: str | int, match: str = "any") -> list[int]:
@@ -240,15 +243,16 @@ def decode_neurons(
         raise ValueError(f"scale is 'raw', 'unit' or 'norm', not {scale!r}.")
     if weights not in ("gate", "up", "down"):
         raise ValueError(f"weights is 'gate', 'up' or 'down', not {weights!r}.")
-    if not 1 <= top_k <= 1000:
-        raise ValueError(f"top_k is a whole number from 1 to 1,000, not {top_k!r}.")
+    most = min(1000, model.network.vocab_size)
+    if not isinstance(top_k, int) or not 1 <= top_k <= most:
+        raise ValueError(f"top_k is a whole number from 1 to {most:,}, not {top_k!r}.")
     file = cache_folder() / "decodings" / f"{model.hash}-{weights}-{scale}-{top_k}.safetensors"
     vocabulary = model.token_texts(torch.arange(model.network.vocab_size))
-    stored = _read(file)
+    d_mlp = model.network.neuron_hook_point(0, "post").width
+    about = {"format": FORMAT, "model": model.hash, "weights": weights, "scale": scale, "d_mlp": d_mlp}
+    stored = _read(file, about)
     if stored is None:
         tensors = _decode_all(model, weights, top_k, scale, progress)
-        d_mlp = model.network.neuron_hook_point(0, "post").width
-        about = {"format": FORMAT, "model": model.hash, "weights": weights, "scale": scale, "d_mlp": d_mlp}
         about["sha256"] = fingerprint(tensors)
         with replacing(file) as temporary:
             save_file(tensors, temporary, metadata={"about": json.dumps(about)})
@@ -279,7 +283,7 @@ def _decode_all(
             kept["norms"].append(part.norm(dim=-1))
     tokens, scores = torch.cat(kept["tokens"], 1), torch.cat(kept["scores"], 1)
     size = torch.cat(kept["norms"]) if scale == "raw" else torch.ones(scores.shape[1])
-    excess = (scores[:, :, 0] / size - random_top.mean()) / random_top.std()
+    excess = (scores[:, :, 0] / size.clamp(min=TINY) - random_top.mean()) / random_top.std()
     return {"tokens": tokens.contiguous(), "scores": scores.contiguous(), "excess": excess.contiguous()}
 
 
@@ -336,7 +340,7 @@ def neurons_writing(
         weights: `down` asks who writes it; `gate` and `up` ask who reads it.
         top: how many, best first, with their scores.
     """
-    token = int(model.to_tokens(text)[0, 0])
+    token = int(model.to_tokens(text, start=False)[0, 0])
     adjust, row = _adjustment(model, scale), model.network.unembedding()[token]
     scores = torch.cat([adjust(model.network.neuron_weights(n, weights)) @ row for n in range(model.network.n_layers)])
     site, d_mlp = "post" if weights == "down" else weights, len(scores) // model.network.n_layers
@@ -355,7 +359,7 @@ def nearest_neurons(model: LanguageModel, feature: Feature, top: int = 10) -> li
     cosines = []
     for number in range(model.network.n_layers):
         vectors = model.network.neuron_weights(number, weights)
-        cosines.append(vectors @ own / vectors.norm(dim=-1))
+        cosines.append(vectors @ own / vectors.norm(dim=-1).clamp(min=TINY))
     every = torch.stack(cosines)  # [layers, d_mlp]
     every[layer, feature.index] = -2
     best = every.flatten().topk(min(top, every.numel() - 1))
@@ -393,7 +397,7 @@ def _adjustment(model: LanguageModel, scale: Scale) -> Callable[[Tensor], Tensor
     def through_norm(vectors: Tensor) -> Tensor:
         if centred:
             vectors = vectors - vectors.mean(-1, keepdim=True)
-        return vectors / vectors.pow(2).mean(-1, keepdim=True).sqrt() * gain
+        return vectors / vectors.pow(2).mean(-1, keepdim=True).sqrt().clamp(min=TINY) * gain
 
     return through_norm
 
@@ -412,15 +416,15 @@ def _side(sign: int) -> int:
     return 0 if sign == 1 else 1
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """A table from the cache, or None if there is none that is whole and of this version."""
+def _read(file: Path, wanted: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """A table from the cache, or None if there is none that is whole and is the one wanted."""
     if not file.exists():
         return None
     try:
         with safe_open(file, "pt") as opened:
             about = json.loads(opened.metadata()["about"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if about["format"] == FORMAT and about["sha256"] == fingerprint(tensors):
+        if {**about, **wanted} == about and about["sha256"] == fingerprint(tensors):
             return tensors, about
         reason = "it is altered or of another version"
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -11,7 +11,7 @@ and an uncached run of the same text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     """
     if positions in ("all", "prompt", "generated"):
         return positions  # type: ignore[return-value]
-    if isinstance(positions, str):
+    if isinstance(positions, str) or not isinstance(positions, int | Iterable):
         raise EditError(
             f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {positions!r}."
         )

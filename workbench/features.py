@@ -33,7 +33,7 @@ class Feature:
     def __post_init__(self) -> None:
         if isinstance(self.index, bool) or not isinstance(self.index, int) or self.index < 0:
             raise FeatureError(f"A feature's index is a whole number from 0, not {self.index!r}.")
-        if not self.dictionary:
+        if not isinstance(self.dictionary, str) or not self.dictionary:
             raise FeatureError("A feature needs the name of its dictionary, such as neurons.29.gate.")
 
     def __str__(self) -> str:

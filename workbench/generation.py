@@ -1,12 +1,13 @@
 """The language model that a person holds: text in, text out, token by token, with interventions.
 
-Decoding runs on the plain modules with a key-value cache that never copies itself; a step costs little more than reading
-the weights once.
+Decoding runs on the plain modules with a key-value cache that never copies itself; a step costs little more than
+reading the weights once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from workbench.edits import Edit, Group, Intervention, Run, check_edits
-from workbench.kvcache import new_cache
+from workbench.edits import Edit, EditError, Group, Intervention, Run, check_edits
+from workbench.kvcache import copy_rows, new_cache
 from workbench.model import Network
 from workbench.sampling import PromptError, Sampling
 from workbench.weights import (
@@ -73,21 +74,33 @@ class Decoder:
     ):
         self.network = network
         self.mask = mask
-        lengths = torch.full((len(prompt),), prompt.shape[1]) if mask is None else mask.sum(-1)
-        self.run = Run(groups, lengths) if any(group.edits for group in groups) else None
+        self.lengths = torch.full((len(prompt),), prompt.shape[1]) if mask is None else mask.sum(-1)
+        self.run = _run_of(groups, self.lengths)
         self.cache = new_cache(network.config, prompt.shape[1] + max_new_tokens)
-        self.logits = self._step(prompt)  # [batch, vocab], for the next token
+        with torch.inference_mode():
+            self.logits = network.run(prompt, self.run, mask=mask, cache=self.cache, last=1)[:, -1]
 
     def feed(self, tokens: Tensor) -> Tensor:
-        """Append one token per row `[batch]`; the logits for the one after it, `[batch, vocab]`."""
+        """Append tokens `[batch, new]`; the logits after each of them, `[batch, new, vocab]`."""
         if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        self.logits = self._step(tokens.unsqueeze(1))
-        return self.logits
-
-    def _step(self, tokens: Tensor) -> Tensor:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(tokens.shape)], dim=1)
         with torch.inference_mode():
-            return self.network.run(tokens, self.run, mask=self.mask, cache=self.cache, last_only=True)[:, -1]
+            logits = self.network.run(tokens, self.run, mask=self.mask, cache=self.cache)
+        self.logits = logits[:, -1]
+        return logits
+
+    def fork(self, rows: list[int], groups: Sequence[Group]) -> Decoder:
+        """Another decoder whose row i continues from what row `rows[i]` of this one has seen, under other edits."""
+        twin = copy.copy(self)
+        twin.cache = copy_rows(self.cache, rows)
+        twin.mask = None if self.mask is None else self.mask[rows]
+        twin.lengths, twin.logits = self.lengths[rows], self.logits[rows]
+        twin.run = _run_of(groups, twin.lengths)
+        return twin
+
+
+def _run_of(groups: Sequence[Group], lengths: Tensor) -> Run | None:
+    return Run(groups, lengths) if any(group.edits for group in groups) else None
 
 
 class LanguageModel:
@@ -112,9 +125,9 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
 
-    def to_tokens(self, text: str) -> Tensor:
-        """Token ids `[1, pos]`, with whatever the tokenizer itself puts in front."""
-        return torch.tensor([self._encode(text)], dtype=torch.long)
+    def to_tokens(self, text: str, *, start: bool = True) -> Tensor:
+        """Token ids `[1, pos]`, with whatever the tokenizer itself puts in front of a text; nothing if not `start`."""
+        return torch.tensor([self._encode(text, start)], dtype=torch.long)
 
     def to_text(self, tokens: Tensor | Sequence[int]) -> str:
         """The text of token ids `[pos]`; special tokens are left out."""
@@ -130,6 +143,8 @@ class LanguageModel:
             if not messages.strip():
                 raise PromptError("The message is empty; write something for the model to answer.")
             messages = [{"role": "user", "content": messages}]
+        if not messages or not all(isinstance(message, Mapping) for message in messages):
+            raise PromptError('A chat is a message, or a list of {"role": ..., "content": ...} with at least one.')
         if not getattr(self._tokenizer(), "chat_template", None):
             raise PromptError(
                 f"{self.name} has no chat template; use generate() with the prompt as the model wants it."
@@ -145,8 +160,8 @@ class LanguageModel:
             prompt_length: where the generated part begins, for interventions on "prompt" or "generated" positions;
                 without it all positions are the prompt.
         """
-        tokens = self._as_tokens(tokens)
-        run = self._run(tokens, prompt_length)
+        tokens, mask = self._as_tokens(tokens), _as_mask(mask, tokens)
+        run = self._run(tokens, prompt_length, mask)
         return self.network.run(tokens, run, mask=mask)
 
     def capture(
@@ -161,10 +176,10 @@ class LanguageModel:
 
         The run stops after the last hook point asked for; the LM head is never computed for its own sake.
         """
-        tokens = self._as_tokens(tokens)
+        tokens, mask = self._as_tokens(tokens), _as_mask(mask, tokens)
         found: dict[str, Tensor] = {}
         keys = {name: self.hook_points[name].key for name in hook_points}
-        run = self._run(tokens, prompt_length, watch={key: _store(found, key) for key in keys.values()})
+        run = self._run(tokens, prompt_length, mask, watch={key: _store(found, key) for key in keys.values()})
         assert run is not None
         if keys:
             self.network.capture(tokens, hook_points, run, mask=mask)
@@ -185,6 +200,8 @@ class LanguageModel:
 
     def bind(self, interventions: Sequence[Intervention]) -> list[Edit]:
         """Fresh edits for one run, of the interventions in force here and then of `interventions`, in this order."""
+        if not isinstance(interventions, Sequence) or not all(hasattr(one, "bind") for one in interventions):
+            raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
         scratch: dict = {}
         outer = [one for model, one in _in_force.get() if model is self]
         return self.network.prepare([edit for one in [*outer, *interventions] for edit in one.bind(self, scratch)])
@@ -267,7 +284,7 @@ class LanguageModel:
             raise PromptError(f"max_new_tokens is a whole number from 1, not {max_new_tokens!r}.")
         if not prompts:
             raise PromptError("There is no prompt; give at least one.")
-        rows = [self._encode(p) if isinstance(p, str) else self._as_tokens(p)[0].tolist() for p in prompts]
+        rows = [self._encode(p) if isinstance(p, str) else self._one_row(p) for p in prompts]
         longest = max(map(len, rows))
         if longest + max_new_tokens > self.network.n_ctx:
             raise PromptError(
@@ -305,19 +322,24 @@ class LanguageModel:
             for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
                 over[row] = over[row] or (stop and token in self.stop_tokens)
                 piece = pieces[row]
-                step.append(None if over[row] else Token(token, piece.add(token) if piece else "", logprob))
+                new = piece.add(token, number == max_new_tokens - 1) if piece and not over[row] else ""
+                step.append(None if over[row] else Token(token, new, logprob))
             yield step
             if all(over):
                 return
             if number < max_new_tokens - 1:
-                decoder.feed(chosen)
+                decoder.feed(chosen[:, None])
 
-    def _run(self, tokens: Tensor, prompt_length: int | None, watch: dict[str, Any] | None = None) -> Run | None:
+    def _run(
+        self, tokens: Tensor, prompt_length: int | None, mask: Tensor | None, watch: dict[str, Any] | None = None
+    ) -> Run | None:
+        if prompt_length is not None and (not isinstance(prompt_length, int) or prompt_length < 1):
+            raise PromptError(f"prompt_length is a whole number from 1, not {prompt_length!r}.")
         edits = self.bind(())
         if not edits and watch is None:
             return None
         batch, length = tokens.shape
-        check_edits(edits, length, prompt_length)
+        check_edits(edits, length if mask is None else int(mask.sum(-1).max()), prompt_length)
         lengths = None if prompt_length is None else torch.full((batch,), prompt_length)
         return Run([Group(edits)], lengths, watch)
 
@@ -326,19 +348,29 @@ class LanguageModel:
             raise PromptError(f"{self.name} was loaded without a tokenizer; give token ids, or load it with one.")
         return self.tokenizer
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, start: bool = True) -> list[int]:
         if not isinstance(text, str) or not text:
             raise PromptError("The prompt is empty; give the model at least one token to start from.")
-        return self._tokenizer()(text).input_ids
+        ids = self._tokenizer()(text, add_special_tokens=start).input_ids
+        first = self._tokenizer().bos_token_id
+        twice = first is not None and ids[:2] == [first, first]  # a chat template has written it already
+        return ids[1:] if twice and start else ids
 
     def _maybe_text(self, tokens: Tensor | Sequence[int]) -> str:
         return "" if self.tokenizer is None else self.to_text(tokens)
 
+    def _one_row(self, tokens: Tensor) -> list[int]:
+        row = self._as_tokens(tokens)
+        if len(row) != 1:
+            raise PromptError(f"A prompt is one row of tokens, not {len(row)}; give generate_batch a list of rows.")
+        return row[0].tolist()
+
     def _as_tokens(self, tokens: Tensor | str) -> Tensor:
         if isinstance(tokens, str):
             tokens = self.to_tokens(tokens)
+        tokens = torch.as_tensor(tokens)
         tokens = tokens[None] if tokens.ndim == 1 else tokens
-        if tokens.ndim != 2 or tokens.shape[1] == 0:
+        if tokens.ndim != 2 or tokens.numel() == 0:
             raise PromptError(
                 f"Tokens are a tensor [batch, pos] with at least one position, not {tuple(tokens.shape)}."
             )
@@ -346,6 +378,8 @@ class LanguageModel:
             raise PromptError(
                 f"The text has {tokens.shape[1]:,} tokens, but {self.name} sees only {self.network.n_ctx:,}."
             )
+        if tokens.is_floating_point() or tokens.dtype == torch.bool:
+            raise PromptError(f"Token ids are whole numbers, not {tokens.dtype}.")
         if int(tokens.min()) < 0 or int(tokens.max()) >= self.network.vocab_size:
             raise PromptError(f"A token id lies outside the vocabulary, 0 to {self.network.vocab_size - 1:,}.")
         return tokens
@@ -359,13 +393,13 @@ class Pieces:
         self.open: list[int] = []
         self.shown = ""
 
-    def add(self, token: int) -> str:
-        """The text that is certain now and was not before."""
+    def add(self, token: int, last: bool = False) -> str:
+        """The text that is certain now and was not before; with the last token, all that is left."""
         if self.model.tokenizer is None:
             return ""
         self.open.append(token)
         text = self.model.to_text(self.open)
-        if text.endswith("�"):
+        if text.endswith("�") and not last:
             return ""
         new = text[len(self.shown) :]
         # keep one token of context, since some tokenizers drop the space of a text's first word
@@ -414,6 +448,15 @@ def load_model(
         return LanguageModel(source, tokenizer, name, fingerprint(parameters_of(source)))
     module, tokenizer, hash = read_huggingface(str(source))
     return LanguageModel(module, tokenizer, str(source), hash)
+
+
+def _as_mask(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+    """A mask as True and False, checked; None where it hides nothing."""
+    if mask is None:
+        return None
+    if mask.shape != tokens.shape:
+        raise PromptError(f"The mask is {tuple(mask.shape)}, but the tokens are {tuple(tokens.shape)}.")
+    return None if bool(mask.all()) else mask.bool()
 
 
 def _store(found: dict[str, Tensor], key: str) -> Any:

@@ -4,8 +4,8 @@ An intervention names a feature and binds itself into edits for one run. Whateve
 `decode(edited codes) - decode(codes)` at the dictionary's write hook point and leaves the rest of the activation alone;
 for neurons this is the plain assignment. Interventions act in the order in which they are given.
 
-Positions: `"all"`, `"prompt"` (before the first generated token), `"generated"` (from it on; the first generated token is
-itself chosen at the last prompt position, so it is not affected) or a list of absolute positions from 0.
+Positions: `"all"`, `"prompt"` (before the first generated token), `"generated"` (from it on; the first generated token
+is itself chosen at the last prompt position, so it is not affected) or a list of absolute positions from 0.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ REFERENCE_TEXTS = (
     "To bake a simple loaf, mix flour, water, salt and yeast; let it rise for an hour; then bake it until it is brown.",
     "Dear Anna, thank you for your letter. We arrived safely, the children are well, and the garden is full of roses.",
     "In 1969 two astronauts walked on the Moon, while a third circled above them and waited for their return.",
-    "def mean(numbers):\n    if not numbers:\n        raise ValueError('no numbers')\n    return sum(numbers) / len(numbers)",
-    "The committee will meet on Thursday to discuss the budget, the new school and the repair of the town hall roof.",
+    "def mean(numbers):\n    if not numbers:\n        raise ValueError('none')\n    return sum(numbers) / len(numbers)",
+    "The committee will meet on Thursday to discuss the budget, the new school and the town hall's roof.",
     "A triangle with sides of 3, 4 and 5 has a right angle, because 9 plus 16 is 25.",
     '"Where have you been?" asked her brother. "I was looking for the dog," she said, "but he was asleep under my bed."',
 )
@@ -63,7 +63,7 @@ def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
         raise DictionaryError(
             f"{feature.dictionary} is not loaded; load_dictionary() it and use its .feature({feature.index})."
         )
-    if len(words) != 3 or not words[1].isdigit():
+    if len(words) != 3 or not words[1].isdecimal():
         raise FeatureError(
             f"{feature.dictionary!r} is not a layer's neurons: write neurons.LAYER.SITE, such as neurons.29.gate."
         )
@@ -107,7 +107,7 @@ class FeatureIntervention(ABC):
         change = self.change(model, dictionary)
         if change is None:
             return []
-        key = (dictionary.name, self.positions)
+        key = (dictionary.name, id(self.feature.source), self.positions)
         if scratch.get("last") == key:
             scratch["changes"].append(change)
             return []
@@ -191,8 +191,8 @@ class Ablate(FeatureIntervention):
 class Steer(FeatureIntervention):
     """Add a direction: `x + amount * direction`.
 
-    `Steer(feature, amount)` adds the feature's own direction at the place where its dictionary writes, which for a neuron
-    means adding to its value. `Steer.along(hook_point, direction, amount)` adds any direction anywhere.
+    `Steer(feature, amount)` adds the feature's own direction where its dictionary writes, which for a neuron means
+    adding to its value. `Steer.along(hook_point, direction, amount)` adds any direction anywhere.
     """
 
     amount: float
@@ -214,7 +214,10 @@ class Steer(FeatureIntervention):
         cls, hook_point: str, direction: Tensor | Sequence[float], amount: float = 1.0, *, positions: Any = "all"
     ) -> Steer:
         """Add `amount * direction` at a hook point; `direction` has the hook point's width, heads one after another."""
-        flat = tuple(torch.as_tensor(direction, dtype=torch.float32).flatten().tolist())
+        try:
+            flat = tuple(torch.as_tensor(direction, dtype=torch.float32).flatten().tolist())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise EditError("The direction to steer along is a tensor or a list of numbers.") from error
         return cls(None, amount, hook_point, flat, positions=positions)  # type: ignore[arg-type]
 
     def bind(self, model: LanguageModel, scratch: dict) -> list[Edit]:
@@ -228,7 +231,7 @@ class Steer(FeatureIntervention):
             )
         scratch.clear()
         added = self.amount * torch.tensor(self.direction).view(point.shape)
-        return [] if self.amount == 0 else [Edit(point.name, lambda x: x + added, self.positions, str(self))]
+        return [] if self.amount == 0 else [Edit(point.name, lambda x: x + added.to(x), self.positions, str(self))]
 
     def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | None:
         return None if self.amount == 0 else (self.feature.index, lambda old: old + self.amount)
@@ -248,7 +251,8 @@ def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> floa
     total, count = 0.0, 0
     with uninterrupted(), torch.inference_mode():
         for text in REFERENCE_TEXTS:
-            x = model.capture(text, [dictionary.reads])[dictionary.reads].flatten(0, 1)  # [pos, *shape]
+            tokens = model.to_tokens(text)[:, : model.network.n_ctx]
+            x = model.capture(tokens, [dictionary.reads])[dictionary.reads].flatten(0, 1)  # [pos, *shape]
             value = dictionary.encode(x.flatten(1)).value_of(index)
             total, count = total + float(value.sum()), count + len(value)
     return total / count
@@ -266,9 +270,11 @@ def to_dict(intervention: FeatureIntervention) -> dict[str, Any]:
 def from_dict(said: dict[str, Any]) -> FeatureIntervention:
     """The inverse of `to_dict`; raises `EditError` for anything else."""
     try:
-        rest = {key: value for key, value in said.items() if key != "kind"}
+        rest: dict[str, Any] = {key: value for key, value in said.items() if key != "kind"}
         kind = FeatureIntervention.kinds[str(said["kind"]).lower()]
-        return kind(**{"feature": None} | rest) if "direction" in rest else kind(**rest)
+        if "direction" in rest:
+            rest.setdefault("feature", None)
+        return kind(**rest)
     except (KeyError, TypeError, AttributeError) as error:
         kinds = ", ".join(kind.__name__ for kind in FeatureIntervention.kinds.values())
         raise EditError(
@@ -303,6 +309,8 @@ def from_json(model: LanguageModel, text: str) -> list[FeatureIntervention]:
             f"These interventions were made for {name} ({str(hash)[:12]}), not for {model.name} ({model.hash[:12]}); "
             "open that model, or make them anew for this one."
         )
+    if not isinstance(listed, list):
+        raise EditError("This is not a file of interventions: what it lists is not a list.")
     interventions = [from_dict(one) for one in listed]
     model.bind(interventions)
     return interventions
@@ -343,6 +351,6 @@ def _edits(dictionary: Dictionary, changes: list[Change], positions: Positions, 
 
 
 def _finite(intervention: FeatureIntervention, name: str) -> None:
-    value = getattr(intervention, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value, largest = getattr(intervention, name), torch.finfo(torch.float32).max
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
         raise EditError(f"{type(intervention).__name__} needs a finite number as its {name}, not {value!r}.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -16,6 +18,13 @@ def new_cache(config: Any, capacity: int) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [_Roomy(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def copy_rows(cache: DynamicCache, rows: list[int]) -> DynamicCache:
+    """A cache of its own with the past of some rows of another: row i continues row `rows[i]`."""
+    twin = copy.deepcopy(cache)
+    twin.batch_select_indices(torch.tensor(rows))
+    return twin
 
 
 class _Roomy(DynamicLayer):
@@ -41,3 +50,7 @@ class _Roomy(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.key_room, self.value_room = self.key_room[indices], self.value_room[indices]
+        self.keys, self.values = self.key_room[:, :, : self.length], self.value_room[:, :, : self.length]

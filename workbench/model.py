@@ -1,7 +1,7 @@
 """A network whose hook points can be read and edited: tokens in, logits out. The only file that knows TransformerLens.
 
-Two trees of modules share one set of weights. The *plain* one is the Hugging Face model as it is: it runs everything, at
-its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it says which hook points there are, and runs
+Two trees of modules share one set of weights. The *plain* one is the Hugging Face model as it is: it runs everything,
+at its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it says which hook points there are, and runs
 only what has no counterpart in the plain tree (attention patterns, rotated queries, norm scales).
 
 Hooks, once a hook point is used, stay in place and look into the context variable of `edits.py`; with no run there they
@@ -10,6 +10,7 @@ do nothing. So no edit is ever part of the shared model.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -28,6 +29,9 @@ from workbench.edits import Edit, EditError, Run, current_run, running
 from workbench.hookpoints import HookPoint, HookPoints
 from workbench.weights import ModelError, cache_folder, replacing
 
+TABLE = 2
+"""Version of the tables of hook points on disk."""
+
 
 class Network:
     """A Hugging Face causal language model with hook points.
@@ -42,7 +46,7 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any):
-        self.module = _sharing_copy(module)
+        self.module: Any = _sharing_copy(module)
         self.config: Any = self.module.config
         self._tokenizer = tokenizer
         self._hooked: set[tuple[bool, str]] = set()
@@ -80,7 +84,7 @@ class Network:
         *,
         mask: Tensor | None = None,
         cache: Any = None,
-        last_only: bool = False,
+        last: int = 0,
     ) -> Tensor:
         """One forward pass.
 
@@ -89,10 +93,10 @@ class Network:
             run: the edits, prepared by `prepare`.
             mask: `[batch, past + pos]`, False where there is padding; None where there is none.
             cache: from `new_cache`; the pass adds to it.
-            last_only: compute logits of the last position only.
+            last: compute logits of so many last positions only; 0 for all.
 
         Returns:
-            Logits `[batch, pos, vocab]`, or `[batch, 1, vocab]`.
+            Logits `[batch, pos, vocab]`, or `[batch, last, vocab]`.
         """
         batch, new = tokens.shape
         extra: dict[str, Any] = {}
@@ -104,16 +108,18 @@ class Network:
             extra = {"attention_mask": mask.long(), "position_ids": positions.clamp(min=0)}
         if run is not None:
             run.enter(positions)
+        # what comes in front of the LM head is cut to the last positions, and edits there would miss theirs
+        at_head = run is not None and any(name.startswith("unembed.") for name in run.at)
         with running(run):
             host: Any = self._host(run)
             out = host(
                 input_ids=tokens,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                logits_to_keep=1 if last_only else 0,
+                logits_to_keep=0 if at_head else last,
                 **extra,
             )
-        return out.logits
+        return out.logits[:, -last:]
 
     def capture(self, tokens: Tensor, names: Sequence[str], run: Run, *, mask: Tensor | None = None) -> None:
         """Run until every hook point in `names` has been seen by the run's `watch`, and no further."""
@@ -129,10 +135,8 @@ class Network:
             return look
 
         run.watch = {name: seen(name, tell) for name, tell in run.watch.items()}
-        try:
-            self.run(tokens, run, mask=mask, last_only=True)
-        except _Enough:
-            pass
+        with contextlib.suppress(_Enough):
+            self.run(tokens, run, mask=mask, last=1)
 
     def prepare(self, edits: Sequence[Edit]) -> list[Edit]:
         """Check the hook points of edits and bring their names into the one form that hooks use.
@@ -150,17 +154,17 @@ class Network:
         return ready
 
     def unembedding(self) -> Tensor:
-        """The LM head: `[vocab, d_model]`."""
-        return self.module.get_output_embeddings().weight.detach()
+        """The LM head: `[vocab, d_model]`, in float32 whatever the model computes in."""
+        return self.module.get_output_embeddings().weight.detach().float()
 
     def final_norm(self) -> tuple[Tensor, bool]:
-        """The final norm's gain `[d_model]`, and whether it subtracts the mean; both found by asking the norm itself."""
+        """The final norm's gain `[d_model]` and whether it subtracts the mean, both found by asking the norm itself."""
         norm: Any = self.module.get_submodule(self.hook_points["ln_final.hook_out"].module or "")
         flips = torch.ones(self.d_model)
         flips[1::2] = -1.0
         with torch.no_grad():
             zero, ones, alternating = norm(torch.stack([torch.zeros_like(flips), torch.ones_like(flips), flips]))
-        return (alternating - zero) * flips, bool(((ones - zero).abs() < 1e-3).all())
+        return ((alternating - zero) * flips).float(), bool(((ones - zero).abs() < 1e-3).all())
 
     @property
     def neuron_sites(self) -> tuple[str, ...]:
@@ -190,13 +194,15 @@ class Network:
         Raises:
             ModelError: no such layer or weights, or a model that keeps them in a form that can't be read per neuron.
         """
+        if weights not in ("gate", "up", "down"):
+            raise ModelError(f"A neuron's weights are 'gate', 'up' or 'down', not {weights!r}.")
         point = self.neuron_hook_point(layer, "post" if weights == "down" else weights)
         module = self.module.get_submodule(point.module) if point.module else None
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
             raise ModelError(
                 f"The {weights} weights of this model are not stored as one matrix; they can't be decoded."
             )
-        weight = module.weight.detach()
+        weight = module.weight.detach().float()
         stored_in_out = type(module).__name__ == "Conv1D"  # GPT-2 stores [in, out], all others [out, in]
         return weight.T if stored_in_out != (weights == "down") else weight
 
@@ -237,7 +243,10 @@ class Network:
             twin = twins.get(id(getattr(_component(bridge, owner), "original_component", None)))
             if twin is not None:
                 places[owner] = twin
-        probe = torch.arange(6).view(2, 3) % self.unembedding().shape[0]
+        sizes = self.config.get_text_config()
+        heads = {sizes.num_attention_heads, getattr(sizes, "num_key_value_heads", None)}
+        length = next(length for length in (3, 5, 7) if length not in heads)  # so that a head axis is not taken for it
+        probe = torch.arange(2 * length).view(2, length) % self.unembedding().shape[0]
         plain: dict[tuple[str, str], Tensor] = {}
         handles = [
             self.module.get_submodule(path).register_forward_hook(_keep(plain, path), with_kwargs=True)
@@ -288,9 +297,12 @@ def _build_bridge(module: Any, tokenizer: Any) -> Any:
 
     architecture = (module.config.architectures or [type(module).__name__])[0]
     try:
-        return build_bridge_from_module(module, architecture, hf_config=module.config, tokenizer=tokenizer).eval()
+        bridge = build_bridge_from_module(module, architecture, hf_config=module.config).eval()
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise ModelError(f"TransformerLens can't open a {architecture}: {error}") from error
+    # not given to the builder, which would change it in place, or fetch it once more from the hub
+    bridge.tokenizer = tokenizer
+    return bridge
 
 
 def _component(bridge: Any, path: str) -> Any:
@@ -305,7 +317,7 @@ def _component(bridge: Any, path: str) -> Any:
 
 def _table_file(config: Any) -> Path:
     """Where the hook points of models of this configuration are written down, for these versions of the libraries."""
-    said = config.to_dict() | {"_name_or_path": None, "TransformerLens": version("transformer-lens")}
+    said = config.to_dict() | {"_name_or_path": None, "TransformerLens": version("transformer-lens"), "table": TABLE}
     key = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     return cache_folder() / "hook_points" / f"{key}.json"
 

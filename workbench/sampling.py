@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FIRST_LOOK = 512
+"""Likeliest tokens looked at first for `top_p`, which spares sorting the whole vocabulary."""
+
 
 class PromptError(ValueError):
     """A prompt or a setting of generation that can't be used."""
@@ -25,12 +28,14 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
+        if not isinstance(self.temperature, int | float) or not 0 <= self.temperature < float("inf"):
             raise PromptError(f"temperature is a number from 0 (greedy) upwards, not {self.temperature!r}.")
-        if self.top_k is not None and self.top_k < 1:
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
             raise PromptError(f"top_k is a whole number from 1, not {self.top_k!r}.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if self.top_p is not None and (not isinstance(self.top_p, int | float) or not 0 < self.top_p <= 1):
             raise PromptError(f"top_p is a share above 0 and up to 1, not {self.top_p!r}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**62:
+            raise PromptError(f"seed is a whole number from 0, not {self.seed!r}.")
 
     def generators(self, rows: int) -> list[torch.Generator]:
         """One source of chance per row, seeded with `seed` + row."""
@@ -40,11 +45,23 @@ class Sampling:
         """The next tokens `[batch]` for logits `[batch, vocab]`."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        count = min(self.top_k or logits.shape[-1], logits.shape[-1])
-        best, tokens = (logits / self.temperature).topk(count)  # [batch, count], likeliest first
-        shares = best.softmax(-1)
+        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # no overflow, however cold
+        if self.top_k is None and self.top_p is None:
+            return _draw(logits.softmax(-1), generators)
+        count = min(self.top_k or FIRST_LOOK, logits.shape[-1])
+        best, tokens = logits.topk(count)  # [batch, count], likeliest first
+        total = (logits if self.top_k is None else best).logsumexp(-1, keepdim=True)
+        shares = (best - total).exp()
         if self.top_p is not None:
+            if self.top_k is None and bool((shares.sum(-1) < self.top_p).any()):  # rare: a very flat distribution
+                best, tokens = logits.sort(-1, descending=True)
+                shares = (best - total).exp()
             before = shares.cumsum(-1) - shares
             shares = shares.masked_fill(before >= self.top_p, 0.0)
-        drawn = [torch.multinomial(row, 1, generator=chance) for row, chance in zip(shares, generators, strict=True)]
-        return tokens.gather(-1, torch.stack(drawn)).squeeze(-1)
+        return tokens.gather(-1, _draw(shares, generators)[:, None])[:, 0]
+
+
+def _draw(shares: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One column per row of `[batch, n]`, in proportion to its share: `[batch]`."""
+    drawn = [torch.multinomial(row, 1, generator=chance) for row, chance in zip(shares, generators, strict=True)]
+    return torch.cat(drawn)

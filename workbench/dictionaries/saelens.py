@@ -1,0 +1,68 @@
+"""Folders that SAELens wrote (format of 6.54, and the older one), brought into the one form that the kinds read.
+
+Field names: https://github.com/decoderesearch/SAELens, `sae_lens/saes/` and `sae_lens/loading/pretrained_sae_loaders.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.dictionaries.folder import DictionaryError
+
+VERSION = "6.54.0"
+"""The SAELens version whose format our folders have; without it SAELens takes a folder for one from before 6.0."""
+
+Folder = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def understood(config: dict[str, Any], tensors: dict[str, Tensor], where: str) -> Folder:
+    """Configuration and tensors in today's form.
+
+    Decoder norms that the activation function would have to multiply with are folded into the weights, and a learned
+    BatchTopK threshold becomes one threshold per latent.
+
+    Raises:
+        DictionaryError: the dictionary depends on something that does not fit a dictionary here.
+    """
+    config, tensors = _renamed(config), dict(tensors)
+    rule = config.get("normalize_activations") or "none"
+    if rule != "none":
+        raise DictionaryError(
+            f"{where} was made for inputs that are normalised first ({rule}), which a dictionary here has in its weights; "
+            "fold the normalisation into the weights with SAELens and save it again."
+        )
+    scaling = tensors.pop("scaling_factor", None)
+    if scaling is not None and not bool((scaling == 1).all()):
+        raise DictionaryError(f"{where} has a fine-tuned scaling_factor, which is not supported; fold it into W_dec.")
+    if "log_threshold" in tensors:
+        tensors["threshold"] = tensors.pop("log_threshold").exp()
+    if "topk_threshold" in tensors and "b_enc" in tensors:
+        tensors["threshold"] = tensors.pop("topk_threshold").to(tensors["b_enc"]).expand_as(tensors["b_enc"]).clone()
+    if config.get("rescale_acts_by_decoder_norm") and {"W_enc", "b_enc", "W_dec"} <= tensors.keys():
+        norms = tensors["W_dec"].norm(dim=-1)  # [width]
+        tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
+        tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
+    for name, tensor in tensors.items():
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensors[name] = tensor.float()
+    return config, tensors
+
+
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the format before 6.0 under their present names."""
+    config = dict(config)
+    metadata = dict(config.get("metadata") or {})
+    for old in ("hook_point", "hook_name"):
+        if old in config:
+            metadata.setdefault("hook_name", config[old])
+    config["metadata"] = metadata
+    if "architecture" in config:
+        return config
+    function = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
+    if function == "topk":
+        config["k"] = (config.get("activation_fn_kwargs") or {}).get("k")
+    config["architecture"] = {"relu": "standard", "topk": "topk"}.get(function, function)
+    return config

@@ -1,0 +1,156 @@
+"""Plotly figures, made from results in this one place, so that a report and a page show the same picture."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from workbench.measures.comparison import TokenChange
+from workbench.measures.dose_response import DoseResponse
+
+INK, FAINT, GRID = "#1f2b2a", "#7c8b93", "#e6ebe6"
+FOR, AGAINST = "#1f7a6d", "#c8643c"
+FONT = "Source Sans, Source Sans 3, Source Sans Pro, Helvetica, Arial, sans-serif"
+
+_SHOWN = str.maketrans({" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "\xa0": "⍽"})
+
+
+def visible(text: str) -> str:
+    """A token with its white space and control characters made visible: `␣dog`."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text.translate(_SHOWN))
+
+
+def token_bars(
+    tokens: Sequence[str], scores: Sequence[float], probabilities: Sequence[float], *, colour: str = FOR
+) -> go.Figure:
+    """Tokens with their scores as horizontal bars, the highest on top; beside each bar the softmax probability.
+
+    Args:
+        tokens: the texts.
+        scores: from `token_scores`, or from a row of a `NeuronTable`.
+        probabilities: of each token, from 0 to 1.
+        colour: `FOR` for promoted tokens, `AGAINST` for suppressed ones.
+    """
+    places = list(range(len(tokens)))
+    bars = go.Bar(
+        x=list(scores),
+        y=places,
+        orientation="h",
+        marker={"color": colour, "opacity": 0.85},
+        text=[f"{score:.2f} · {_percent(share)}" for score, share in zip(scores, probabilities, strict=True)],
+        textposition="outside",
+        textfont={"size": 12, "color": FAINT},
+        cliponaxis=False,
+        customdata=[[_label(token), share] for token, share in zip(tokens, probabilities, strict=True)],
+        hovertemplate="%{customdata[0]}<br>score %{x:.3f}<br>softmax probability %{customdata[1]:.3g}<extra></extra>",
+    )
+    figure = _figure(bars, rows=len(tokens))
+    figure.update_xaxes(visible=False, range=[min(0.0, *scores), max(scores) * 1.45] if scores else None)
+    _name_rows(figure, tokens)
+    return figure
+
+
+def token_changes(changes: Sequence[TokenChange], top: int = 12) -> go.Figure:
+    """The tokens whose probability moved most: before and after as a pair of bars, the largest move on top."""
+    shown = list(changes)[:top]
+    places = list(range(len(shown)))
+    pairs = [("plain", FAINT, [one.before for one in shown]), ("edited", AGAINST, [one.after for one in shown])]
+    bars = [
+        go.Bar(
+            x=shares,
+            y=places,
+            orientation="h",
+            name=name,
+            marker={"color": colour, "opacity": 0.85},
+            customdata=[_label(one.text) for one in shown],
+            hovertemplate="%{customdata}<br>" + name + " %{x:.3%}<extra></extra>",
+        )
+        for name, colour, shares in pairs
+    ]
+    figure = _figure(*bars, rows=len(shown), row_height=32, head=40)
+    figure.update_layout(
+        barmode="group",
+        bargap=0.3,
+        bargroupgap=0.0,
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
+    )
+    figure.update_xaxes(tickformat=".1%", title="mean probability over the positions of the plain text")
+    _name_rows(figure, [one.text for one in shown])
+    return figure
+
+
+def dose_curve(response: DoseResponse, at: float | None = None, title: str = "clamp value") -> go.Figure:
+    """A word's probability against the strength of an intervention, on a logarithmic scale.
+
+    Args:
+        response: from `dose_response`.
+        at: a strength to mark, such as the one in use.
+        title: what the strength is.
+    """
+    line = go.Scatter(
+        x=response.values,
+        y=[math.exp(value) for value in response.logprobs],
+        mode="lines+markers",
+        name="with the edits",
+        line={"color": AGAINST, "width": 2.5},
+        marker={"size": 6},
+        hovertemplate=title + " %{x:g}<br>probability %{y:.3g}<extra></extra>",
+    )
+    figure = _figure(line, rows=0)
+    figure.update_layout(height=340, margin={"l": 70, "r": 20, "t": 30, "b": 50})
+    figure.add_hline(
+        y=math.exp(response.plain),
+        line={"color": FAINT, "dash": "dot", "width": 1.5},
+        annotation={"text": "plain model", "font": {"color": FAINT, "size": 12}},
+        annotation_position="top left",
+    )
+    if at is not None:
+        figure.add_vline(x=at, line={"color": GRID, "width": 2}, layer="below")
+    figure.update_xaxes(title=title, zeroline=True, zerolinecolor=GRID)
+    figure.update_yaxes(type="log", title=f"probability of {_label(response.word)}", exponentformat="power")
+    return figure
+
+
+def _figure(*traces: go.Bar | go.Scatter, rows: int, row_height: int = 24, head: int = 6) -> go.Figure:
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        template="plotly_white",
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        height=max(80, rows * row_height + head + 10) + (40 if head > 6 else 0),
+        margin={"l": 10, "r": 10, "t": head, "b": 10},
+        bargap=0.25,
+        showlegend=False,
+        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 13, "color": INK}},
+        dragmode=False,
+    )
+    figure.update_xaxes(gridcolor=GRID, automargin=True)
+    figure.update_yaxes(gridcolor=GRID, automargin=True)
+    return figure
+
+
+def _name_rows(figure: go.Figure, tokens: Sequence[str]) -> None:
+    """Tokens down the left side, best on top; by place, since two tokens may look the same."""
+    figure.update_yaxes(
+        tickvals=list(range(len(tokens))),
+        ticktext=[_label(token) for token in tokens],
+        autorange="reversed",
+        showgrid=False,
+        ticks="",
+        tickfont={"size": 13},
+    )
+
+
+def _label(token: str) -> str:
+    """A token as a text that Plotly can't take for markup."""
+    shown = visible(token)
+    return html.escape(shown if len(shown) <= 24 else shown[:23] + "…").replace("$", "&#36;")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else f"{share:.4%}" if share >= 1e-6 else f"{share:.0e}"

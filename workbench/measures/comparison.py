@@ -1,0 +1,322 @@
+"""What do interventions do to a text? Plain and edited model side by side, on the same prompt and in one batch.
+
+The rows that write go through the network together, so that a step reads the weights once. A second batch follows them
+in chunks and scores each text under the other model, which gives the KL divergence on the same tokens and the
+perplexity of the edited text under the plain model.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.edits import Edit, EditError, Group, check_edits
+from workbench.generation import Decoder, Generation, LanguageModel, Pieces
+from workbench.interventions import FeatureIntervention, dictionary_of
+from workbench.sampling import Sampling
+
+CHUNK = 64
+"""Tokens scored at once: a chunk costs about as much as four steps of writing."""
+
+
+@dataclass(frozen=True)
+class TokenChange:
+    """How an intervention moved the probability of one token."""
+
+    token: int
+    text: str
+    before: float
+    """Mean probability over the positions of the plain text, under the plain model."""
+    after: float
+    """The same under the edited model."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One edited text beside the plain one."""
+
+    generation: Generation
+    kl: list[float]
+    """KL(plain ‖ edited) in nats for each token of the *plain* text: both models predict it from the same tokens."""
+    kl_own: list[float]
+    """KL(plain ‖ edited) in nats for each token of *this* text."""
+    perplexity: float
+    """Of this text under the plain model; NaN for an empty one."""
+    repetition: float
+    """Share of this text's 3-grams of tokens that occurred before in it."""
+    top_changes: list[TokenChange]
+    """The tokens whose mean probability moved most, up or down, over the positions of the plain text."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Plain and edited text, and how far apart the two models are."""
+
+    prompt: str
+    baseline: Generation
+    baseline_perplexity: float
+    """Of the plain text under the plain model."""
+    baseline_repetition: float
+    sides: list[Side] = field(repr=False)
+    """The edited side, and behind it the control's where one was asked for."""
+
+    @property
+    def edited(self) -> Generation:
+        """What the edited model wrote."""
+        return self.sides[0].generation
+
+    @property
+    def kl(self) -> list[float]:
+        """KL(plain ‖ edited) in nats at each generated position, on the tokens of the plain text."""
+        return self.sides[0].kl
+
+    @property
+    def top_changes(self) -> list[TokenChange]:
+        """The tokens whose probability moved most."""
+        return self.sides[0].top_changes
+
+    @property
+    def edited_perplexity(self) -> float:
+        """Of the edited text under the plain model."""
+        return self.sides[0].perplexity
+
+    @property
+    def control(self) -> Side | None:
+        """The same for random features changed equally hard; None unless it was asked for."""
+        return self.sides[1] if len(self.sides) > 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a comparison wrote."""
+
+    pieces: list[str]
+    """New text of each row: plain, edited, control; empty where the row has ended."""
+
+
+def compare(
+    model: LanguageModel,
+    prompt: str,
+    interventions: Sequence[FeatureIntervention],
+    max_new_tokens: int = 64,
+    **how: Any,
+) -> Comparison:
+    """Write with and without interventions; settings as in `compare_steps`."""
+    steps = compare_steps(model, prompt, interventions, max_new_tokens, **how)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return ended.value
+
+
+def compare_steps(
+    model: LanguageModel,
+    prompt: str,
+    interventions: Sequence[FeatureIntervention],
+    max_new_tokens: int = 64,
+    *,
+    sampling: Sampling | None = None,
+    stop: bool = True,
+    control: bool = False,
+    seed: int = 0,
+    top: int = 20,
+) -> Generator[Step, None, Comparison]:
+    """The same step by step, for a page that shows the texts as they come; the generator returns the `Comparison`.
+
+    Args:
+        model: the model; interventions in force around the call apply to both sides.
+        prompt: a text; for a chat, `model.chat_prompt(message)`.
+        interventions: what the edited side does.
+        max_new_tokens: length of the texts at most.
+        sampling: how tokens are chosen, on every side with the same random numbers; greedy if None.
+        stop: end a text where the model ends its turn.
+        control: also change random features of the same dictionaries equally hard.
+        seed: chooses the control's features.
+        top: how many `top_changes`.
+
+    Raises:
+        EditError: an intervention that can't act, or a control asked for interventions that name no feature.
+    """
+    sampling = sampling or Sampling()
+    tokens, _ = model.prompt_batch([prompt], max_new_tokens)
+    length = tokens.shape[1]
+    variants = [list(interventions)] + ([random_twins(model, interventions, seed)] if control else [])
+    plain = model.bind(())
+    edits = [model.bind(variant) for variant in variants]
+    for bound in edits:
+        check_edits(bound, length + max_new_tokens - 1, length)
+    sides = range(1, len(variants) + 1)
+    writer = Decoder(
+        model.network,
+        [
+            Group(plain, slice(0, 1)),
+            *(Group(bound, slice(row, row + 1)) for row, bound in zip(sides, edits, strict=True)),
+        ],
+        tokens.expand(len(variants) + 1, -1),
+        None,
+        max_new_tokens,
+    )
+    judge = _Judge(model, writer, edits)
+    chance = [torch.Generator().manual_seed(sampling.seed) for _ in range(len(variants) + 1)]
+    pieces = [Pieces(model) for _ in range(len(variants) + 1)]
+    over = [False] * (len(variants) + 1)
+    for number in range(max_new_tokens):
+        chosen = sampling.choose(writer.logits, chance)
+        judge.note(writer.logits, chosen)
+        texts = []
+        for row, token in enumerate(chosen.tolist()):
+            over[row] = over[row] or (stop and token in model.stop_tokens)
+            if not over[row]:
+                judge.lengths[row] += 1
+            texts.append("" if over[row] else pieces[row].add(token, number == max_new_tokens - 1))
+        yield Step(texts)
+        if all(over):
+            break
+        if number < max_new_tokens - 1:
+            writer.feed(chosen[:, None])
+    return judge.verdict(prompt, over, top)
+
+
+def random_twins(
+    model: LanguageModel, interventions: Sequence[FeatureIntervention], seed: int = 0
+) -> list[FeatureIntervention]:
+    """The same interventions on other features of the same dictionaries, drawn at random.
+
+    Raises:
+        EditError: an intervention names a direction and no feature, so that nothing can be drawn.
+    """
+    chance = random.Random(seed)
+    twins = []
+    for one in interventions:
+        if one.feature is None:
+            raise EditError(f"{one} names no feature, so there is no random feature to compare it with.")
+        dictionary = dictionary_of(model, one.feature)
+        index = chance.randrange(dictionary.n_features - 1)
+        index += index >= one.feature.index  # any feature but this one
+        twins.append(replace(one, feature=replace(one.feature, index=index)))
+    return twins
+
+
+def repetition(tokens: Sequence[int], n: int = 3) -> float:
+    """Share of n-grams that occurred before in the same text, from 0 to 1; 0 for a text shorter than n + 1."""
+    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
+
+
+class _Judge:
+    """Scores every text under the other model while it is written.
+
+    For each edited side two rows: the edited model on the plain text, and the plain model on the edited text.
+    """
+
+    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[Edit]]):
+        self.model = model
+        self.n_sides = len(edits)
+        rows = [row for side in range(1, self.n_sides + 1) for row in (side, 0)]
+        groups = [Group(bound, slice(2 * side, 2 * side + 1)) for side, bound in enumerate(edits)]
+        groups += [Group(model.bind(()), slice(2 * side + 1, 2 * side + 2)) for side in range(self.n_sides)]
+        self.decoder = writer.fork(rows, groups)
+        self.logits: list[Tensor] = []  # of the writer, [rows, vocab] each, not scored yet
+        self.tokens: list[Tensor] = []  # [rows] each
+        self.scored = 0
+        self.lengths = [0] * (self.n_sides + 1)
+        self.chosen: list[Tensor] = []
+        self.own_logprob: list[Tensor] = []  # [rows, chunk]: of each token under the model that wrote it
+        self.plain_logprob: list[Tensor] = []  # [sides, chunk]: of each token of a side under the plain model
+        self.kl: list[Tensor] = []  # [sides, chunk], on the plain text
+        self.kl_own: list[Tensor] = []  # [sides, chunk], on the side's text
+        vocab = model.network.vocab_size
+        self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
+
+    def note(self, logits: Tensor, chosen: Tensor) -> None:
+        """Take in one step: the writer's logits `[rows, vocab]` and the tokens chosen from them `[rows]`."""
+        self.logits.append(logits)
+        self.tokens.append(chosen)
+        if len(self.tokens) == CHUNK:
+            self.score()
+
+    def score(self) -> None:
+        """Score the steps noted since the last time."""
+        chunk = len(self.tokens)
+        if not chunk:
+            return
+        with torch.inference_mode():
+            tokens = torch.stack(self.tokens, 1)  # [rows, chunk]
+            own = torch.stack(self.logits, 1).log_softmax(-1)  # [rows, chunk, vocab]
+            other = torch.empty(2 * self.n_sides, chunk, own.shape[-1])
+            # the judge has seen all tokens before this chunk; its first prediction is made already
+            texts = [row for side in range(1, self.n_sides + 1) for row in (0, side)]
+            other[:, 0] = self.decoder.logits
+            followed = self.decoder.feed(tokens[texts])
+            other[:, 1:] = followed[:, :-1]
+            other = other.log_softmax(-1)
+
+            steps = torch.arange(self.scored, self.scored + chunk)
+            inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
+            self.own_logprob.append(own.gather(-1, tokens[..., None])[..., 0])
+            self.before += (own[0].exp() * inside[:, None]).sum(0)
+            edited_on_plain, plain_on_edited = other[0::2], other[1::2]  # [sides, chunk, vocab]
+            self.after += (edited_on_plain.exp() * inside[:, None]).sum(1)
+            self.kl.append(_kl(own[:1], edited_on_plain))
+            self.kl_own.append(_kl(plain_on_edited, own[1:]))
+            self.plain_logprob.append(plain_on_edited.gather(-1, tokens[1:, :, None])[..., 0])
+        self.chosen.extend(self.tokens)
+        self.scored += chunk
+        self.logits, self.tokens = [], []
+
+    def verdict(self, prompt: str, over: list[bool], top: int) -> Comparison:
+        """Everything together."""
+        self.score()
+        own = torch.cat(self.own_logprob, 1)
+        tokens = torch.stack(self.chosen, 1).tolist()
+        written = [ids[:length] for ids, length in zip(tokens, self.lengths, strict=True)]
+        generations = [
+            Generation(prompt, self.model.to_text(ids), ids, logprobs[: len(ids)], "end" if ended else "length")
+            for ids, logprobs, ended in zip(written, own.tolist(), over, strict=True)
+        ]
+        plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
+        before = self.before / max(self.lengths[0], 1)
+        sides = []
+        for side in range(self.n_sides):
+            length = self.lengths[side + 1]
+            sides.append(
+                Side(
+                    generations[side + 1],
+                    kl[side, : self.lengths[0]].tolist(),
+                    kl_own[side, :length].tolist(),
+                    _perplexity(plain_logprob[side, :length]),
+                    repetition(written[side + 1]),
+                    self._changes(before, self.after[side] / max(self.lengths[0], 1), top),
+                )
+            )
+        baseline_perplexity = _perplexity(own[0, : self.lengths[0]])
+        return Comparison(prompt, generations[0], baseline_perplexity, repetition(written[0]), sides)
+
+    def _changes(self, before: Tensor, after: Tensor, top: int) -> list[TokenChange]:
+        moved = (after - before).abs().topk(min(top, len(before))).indices.tolist()
+        texts = self.model.token_texts(moved)
+        return [
+            TokenChange(token, text, float(before[token]), float(after[token]))
+            for token, text in zip(moved, texts, strict=True)
+            if before[token] != after[token]
+        ]
+
+
+def _kl(of: Tensor, to: Tensor) -> Tensor:
+    """KL(of ‖ to) in nats from log-probabilities `[..., vocab]`, never below 0."""
+    return (of.exp() * (of - to)).sum(-1).clamp(min=0)
+
+
+def _perplexity(logprobs: Tensor) -> float:
+    return math.exp(-float(logprobs.mean())) if len(logprobs) else math.nan

@@ -1,0 +1,78 @@
+"""How likely is a word as the next one, for each strength of an intervention?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from workbench.edits import Group, Run, check_edits
+from workbench.generation import LanguageModel
+from workbench.interventions import FeatureIntervention
+from workbench.weights import Progress
+
+ROWS = 8
+"""Strengths run at once."""
+
+
+@dataclass(frozen=True)
+class DoseResponse:
+    """A word's log-probability against the strength of an intervention."""
+
+    word: str
+    values: list[float]
+    logprobs: list[float]
+    """Natural logarithm of the word's probability directly after the prompt, one per value."""
+    plain: float
+    """The same without the intervention."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def dose_response(
+    model: LanguageModel,
+    prompt: str,
+    word: str,
+    values: Sequence[float],
+    make: Callable[[float], Sequence[FeatureIntervention]],
+    *,
+    progress: Progress | None = None,
+) -> DoseResponse:
+    """Measure a word's probability after a prompt under interventions of several strengths.
+
+    Args:
+        model: the model.
+        prompt: a text; for a chat, `model.chat_prompt(message)`.
+        word: what may follow, with its leading space where one belongs (" dog"); of several tokens, their joint
+            probability counts.
+        values: the strengths.
+        make: the interventions of one strength, such as `lambda value: [Clamp(feature, value)]`.
+        progress: told how far it is.
+
+    Raises:
+        PromptError: an empty prompt or word.
+        EditError: an intervention that can't act.
+    """
+    target = model.to_tokens(word, start=False)  # [1, new]
+    start, _ = model.prompt_batch([prompt], target.shape[1])  # [1, pos]
+    tokens = torch.cat([start, target[:, :-1]], 1)
+    length = start.shape[1]
+    bound = [model.bind([]), *(model.bind(make(value)) for value in values)]
+    for edits in bound:
+        check_edits(edits, tokens.shape[1], length)
+    found: list[float] = []
+    for first in range(0, len(bound), ROWS):
+        if progress:
+            progress(first / len(bound), f"Measuring {word!r}")
+        some = bound[first : first + ROWS]
+        groups = [Group(edits, slice(row, row + 1)) for row, edits in enumerate(some)]
+        run = Run(groups, torch.full((len(some),), length))
+        with torch.inference_mode():
+            logits = model.network.run(tokens.expand(len(some), -1), run, last=target.shape[1])  # [rows, new, vocab]
+            logprobs = logits.log_softmax(-1).gather(-1, target.expand(len(some), -1)[..., None])
+        found += logprobs.sum((1, 2)).tolist()
+    return DoseResponse(word, list(map(float, values)), found[1:], found[0])

@@ -1,0 +1,160 @@
+"""Where the texts of a corpus are read from: bundled files, text files, JSON lines, Parquet, Hugging Face datasets."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+_BUNDLED = Path(__file__).resolve().parent.parent / "data" / "corpora"
+
+
+class CorpusError(ValueError):
+    """A corpus that can't be found, read or cut into tokens."""
+
+
+def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | None, dict[str, Any]]:
+    """Where `Corpus.load` finds its texts.
+
+    Returns:
+        The texts that are not blank; the file or folder they are in, None if they are streamed; what is known of them.
+
+    Raises:
+        CorpusError: nothing is there, or it can't be read; for a stream, when it is first used.
+    """
+    name = str(source)
+    path = Path(source).expanduser()
+    if name in bundled():
+        path = _BUNDLED / f"{name}.parquet"
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in _READERS and file.is_file())
+        if not files:
+            raise CorpusError(f"The folder {path} holds no {_any_of(_READERS)} file.")
+        texts = itertools.chain.from_iterable(_read(file, column) for file in files)
+    elif path.is_file():
+        if path.suffix not in _READERS:
+            raise CorpusError(f"{path} is not a {_any_of(_READERS)} file.")
+        texts = _read(path, column)
+    elif path.suffix in _READERS or path.is_absolute() or name.startswith((".", "~")):
+        raise CorpusError(f"There is no file or folder {path}.")
+    elif name == "stories":
+        raise CorpusError(f"The bundled corpus 'stories' is missing: there is no {_BUNDLED / 'stories.parquet'}.")
+    else:
+        return _stream(name, column), None, {"source": f"Hugging Face: {name}"}
+    found = [text for text in texts if text.strip()]
+    if not found:
+        raise CorpusError(f"{path} holds no text at all.")
+    return iter(found), path, {"source": name, **_read_note(path)}
+
+
+def bundled() -> list[str]:
+    """The names of the corpora that come with Workbench."""
+    return sorted(file.stem for file in _BUNDLED.glob("*.parquet"))
+
+
+def _read(file: Path, column: str) -> Iterable[str]:
+    try:
+        return _READERS[file.suffix](file, column)
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{file} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start:,}); convert it first."
+        ) from error
+    except OSError as error:
+        raise CorpusError(f"{file} can't be read: {error.strerror or error}.") from error
+
+
+def _read_txt(file: Path, column: str) -> list[str]:
+    whole = file.read_text(encoding="utf-8-sig")
+    if "<|endoftext|>" in whole:
+        parts = whole.split("<|endoftext|>")
+    elif re.search(r"^ = [^=].* = $", whole, re.MULTILINE):
+        parts = re.split(r"(?m)^(?= = [^=].* = $)", whole)
+    else:
+        parts = re.split(r"\n[ \t]*\n", whole)
+    return [part.strip() for part in parts]
+
+
+def _read_jsonl(file: Path, column: str) -> list[str]:
+    texts = []
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            texts.append(json.loads(line)[column])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise CorpusError(f"Line {number:,} of {file} is not a JSON object with the field {column!r}.") from error
+        if not isinstance(texts[-1], str):
+            raise CorpusError(f"Line {number:,} of {file} has a field {column!r} that is not a text.")
+    return texts
+
+
+def _read_parquet(file: Path, column: str) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(file).names
+        if column not in names:
+            raise CorpusError(f"{file} has no column {column!r}; it has {', '.join(names)}.")
+        values = pq.read_table(file, columns=[column])[column]
+    except pa.ArrowException as error:
+        raise CorpusError(f"{file} is not a whole Parquet file ({str(error).splitlines()[0].rstrip('.')}).") from error
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise CorpusError(f"The column {column!r} of {file} holds {values.type}, not text.")
+    return [text or "" for text in values.to_pylist()]
+
+
+_READERS: dict[str, Callable[[Path, str], list[str]]] = {
+    ".txt": _read_txt,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def _any_of(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}"
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _stream(name: str, column: str) -> Iterator[str]:
+    """The texts of a Hugging Face dataset, as they arrive."""
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    repository, config, split = [*name.split(":"), "", ""][:3]
+    try:
+        HfApi().dataset_info(
+            repository, timeout=10
+        )  # says at once that there is no network; load_dataset takes minutes
+        rows = load_dataset(repository, config or None, split=split or "train", streaming=True)
+        yield from texts_of(rows, name, column)
+    except CorpusError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        near = difflib.get_close_matches(name, bundled(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"bundled are: {', '.join(bundled()) or 'none'}."
+        raise CorpusError(
+            f"{name!r} is no file, no bundled corpus and no Hugging Face dataset that can be reached ({reason}); {hint}"
+        ) from error
+
+
+def texts_of(rows: Iterable[dict[str, Any]], name: str, column: str) -> Iterator[str]:
+    """The texts in a column of a dataset that gives rows as dictionaries."""
+    for row in rows:
+        if not isinstance(row.get(column), str):
+            raise CorpusError(f"{name} has no text in a column {column!r}; it has {', '.join(row)}.")
+        if row[column].strip():
+            yield row[column]
