@@ -1,4 +1,4 @@
-"""Davies, "Decoding specialised feature neurons in LLMs with the final projection layer" (2025, arXiv 2501.02688), redone.
+"""Davies, "Decoding specialised feature neurons in LLMs with the final projection layer" (2025, arXiv 2501.02688).
 
 Which neurons does the LM head name, does clamping one move the probability of its word, and does a model with a clamped
 "dog" neuron talk of dogs? All words, prompts and rules stand in `neuron_decoding.toml`, written before any result was
@@ -114,7 +114,7 @@ def null_tables(
 ) -> dict[str, Any]:
     """What chance finds: as many random vectors as there are neurons, with the mean and covariance of each layer's.
 
-    These are harder to beat than directions without structure: they share everything with the neurons but being neurons.
+    They are harder to beat than directions without structure: they share the neurons' first and second moments.
     """
     chance = torch.Generator().manual_seed(SEED)
     head = model.network.unembedding()
@@ -175,7 +175,7 @@ def describe_tables(tables: dict[str, NeuronTable], groups: np.ndarray, clear: f
 
 
 def softmax_tops(model: LanguageModel) -> dict[str, list[float]]:
-    """The paper's "probability": softmax of a neuron's scores, its highest entry, for neurons drawn from every layer."""
+    """The paper's "probability": the highest entry of a neuron's softmax, for neurons drawn from every layer."""
     chance = torch.Generator().manual_seed(SEED)
     head, tops = model.network.unembedding(), {}
     for weights in WEIGHTS:
@@ -193,25 +193,27 @@ def softmax_tops(model: LanguageModel) -> dict[str, list[float]]:
 
 
 def decode_all(model: LanguageModel, top_k: int, folder: Path, notes: Notes, timed: bool) -> tuple[dict, dict | None]:
-    """The three tables; where they are to be timed they are decoded anew, into a folder of the report."""
+    """The three tables; where they are to be timed they are decoded anew, into a folder of the report.
+
+    The rate is reckoned from CPU time, so that other work on the machine does not count.
+    """
     tables: dict[str, NeuronTable] = {}
-    seconds: dict[str, float] = {}
+    timing: dict[str, Any] = {}
     for weights in WEIGHTS:
         say(f"Decoding the {weights} weights")
-        with cache_in(folder / "work") if timed else cache_in(None):
-            start = time.perf_counter()
+        with cache_in(folder / "work" if timed else None):
+            wall, cpu = time.perf_counter(), time.process_time()
             tables[weights] = decode_neurons(model, weights, top_k)
-            elapsed = time.perf_counter() - start
+            spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
         if timed:
-            seconds[weights] = notes.get(f"seconds/{weights}", lambda elapsed=elapsed: elapsed)
+            timing[weights] = notes.get(f"timing/{weights}", spent.copy)
     if not timed:
         return tables, None
-    head = model.network.unembedding()
-    work = 2 * len(tables["gate"]) * head.numel()
+    work = 2 * len(tables["gate"]) * model.network.unembedding().numel()
+    for spent in timing.values():
+        spent["gflops"] = work / (spent["cpu_seconds"] / torch.get_num_threads()) / 1e9
     llama = 2 * 32 * 14336 * 4096 * 128256
-    rate = {weights: work / value / 1e9 for weights, value in seconds.items()}
-    best = max(rate.values())
-    return tables, {"seconds": seconds, "gflops": rate, "llama_8b_minutes": llama / best / 1e9 / 60}
+    return tables, timing | {"llama_8b_minutes": llama / timing["up"]["gflops"] / 1e9 / 60}
 
 
 @contextmanager

@@ -71,7 +71,8 @@ def measure_dose(
     for number, (layer, here) in enumerate(sorted(by_layer.items())):
         for site in SITES:
             say(f"Dose-response, layer {layer} ({number + 1} of {n_layers}), {site}")
-            make = partial(dose_in_layer, model, dose, layer, site, {c: concepts[c]["index"] for c in here}, ids)
+            indices = {concept: concepts[concept]["index"] for concept in here}
+            make = partial(dose_in_layer, model, dose, f"neurons.{layer}.{site}", indices, ids)
             found[layer, site] = notes.get(f"dose/{layer}/{site}", make)
     return {
         concept: {site: dose_of(concept, list(concepts), dose, found[row["layer"], site]) for site in SITES}
@@ -80,19 +81,28 @@ def measure_dose(
 
 
 def dose_in_layer(
-    model: LanguageModel, dose: dict, layer: int, site: str, indices: dict[str, int], ids: dict[str, list[int]]
+    model: LanguageModel, dose: dict[str, Any], neurons: str, indices: dict[str, int], ids: dict[str, list[int]]
 ) -> dict[str, Any]:
-    """Mean change of every word's log-probability, and mean KL, over the prompts: `[values][words + 1]` per neuron."""
-    width = model.network.neuron_hook_point(layer, site).width
+    """Mean change of every word's log-probability, and mean KL, over the prompts: `[values][words + 1]` per neuron.
+
+    Args:
+        model: the model.
+        dose: the plan for this experiment.
+        neurons: where to clamp, `neurons.{layer}.{site}`.
+        indices: the neuron of each concept that has its own in this layer.
+        ids: the tokens that are forms of each concept's word.
+    """
+    _, layer, site = neurons.split(".")
+    width = model.network.neuron_hook_point(int(layer), site).width
     others = [index for index in range(width) if index not in indices.values()]
     drawn = random.Random(f"{SEED} {layer}").sample(others, dose["random"])  # the same at every site
-    neurons = [*indices.values(), *drawn]
-    clamps = [Clamp(Feature(f"neurons.{layer}.{site}", i), float(value)) for i in neurons for value in dose["values"]]
+    every = [*indices.values(), *drawn]
+    clamps = [Clamp(Feature(neurons, index), float(value)) for index in every for value in dose["values"]]
     total = torch.zeros(len(clamps), len(ids) + 1)
     for prompt in dose["prompts"]:
         rows = next_word(model, prompt, clamps, list(ids.values()))
         total += rows[1:] - rows[:1]
-    mean = (total / len(dose["prompts"])).reshape(len(neurons), len(dose["values"]), -1)
+    mean = (total / len(dose["prompts"])).reshape(len(every), len(dose["values"]), -1)
     rounded = [[[round(x, 4) for x in value] for value in neuron] for neuron in mean.tolist()]
     return {"own": dict(zip(indices, rounded, strict=False)), "random": rounded[len(indices) :], "drawn": drawn}
 
@@ -197,7 +207,7 @@ def judge(rows: Sequence[dict[str, Any]], words: Sequence[str], limits: dict[str
         "success": wilson(sum(about), len(rows)),
         "fluent_success": wilson(sum(a and f for a, f in zip(about, fluent, strict=True)), len(rows)),
         "fluent": float(np.mean(fluent)),
-        "perplexity": float(np.median([row["perplexity"] for row in rows])),
+        "perplexity": float(np.median([row["perplexity"] for row in rows if row["length"]] or [math.nan])),
         "repetition": float(np.mean([row["repetition"] for row in rows])),
     }
 

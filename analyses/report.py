@@ -59,6 +59,11 @@ def say(what: str) -> None:
     print(f"[{time.monotonic() - _start:7.1f} s] {what}", flush=True)
 
 
+DRAW = """
+const draw = (id, f) => Plotly.newPlot(id, f.data, f.layout, {responsive: true, displaylogo: false});
+"""
+
+
 class Cell(str):
     """A table cell that is HTML already; any other cell is escaped."""
 
@@ -98,7 +103,7 @@ class Notes:
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> dict[str, float | int]:
-    """A rate with its 95% confidence interval (Wilson 1927), which holds for few trials and for rates of 0 and 1 too."""
+    """A rate with its 95% confidence interval (Wilson 1927), good for few trials and for rates of 0 and 1 too."""
     if trials == 0:
         return {"k": 0, "n": 0, "rate": math.nan, "low": 0.0, "high": 1.0}
     rate = successes / trials
@@ -173,7 +178,7 @@ class Page:
         with replacing(self.folder / f"{name}.json") as temporary:
             temporary.write_text(said)
         shown = said.replace("</", "<\\/")
-        draw = f'{{const f = {shown}; Plotly.newPlot("{name}", f.data, f.layout, {{responsive: true, displaylogo: false}});}}'
+        draw = f'draw("{name}", {shown})'
         self.add(
             f'<figure><div id="{name}"></div><figcaption>{caption} '
             f'<a href="{name}.json">Figure as JSON</a></figcaption></figure><script>{draw}</script>'
@@ -195,7 +200,8 @@ class Page:
             temporary.write_text(
                 '<!doctype html><html lang="en"><head><meta charset="utf-8">'
                 '<meta name="viewport" content="width=device-width, initial-scale=1">'
-                f"<title>{html.escape(self.title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
+                ""
+                f"<title>{html.escape(self.title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script><script>{DRAW}</script></head>"
                 f"<body><main>{''.join(self.parts)}</main></body></html>\n"
             )
         return path

@@ -9,15 +9,8 @@ from workbench.weights import ModelError, fetch_default
 
 def main() -> int:
     """Exit code 0 when the model is in the cache."""
-    told: set[str] = set()
-
-    def tell(share: float, what: str) -> None:
-        if what not in told:
-            told.add(what)
-            print(f"{share:4.0%}  {what}", flush=True)
-
     try:
-        print(f"The default model is in {fetch_default(tell)}")
+        print(f"The default model is in {fetch_default()}")
     except ModelError as error:
         print(error, file=sys.stderr)
         return 1

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.weights import GGUF_SHA256, cache_folder
@@ -27,6 +29,12 @@ def model() -> wb.LanguageModel:
 def default_folder(model: wb.LanguageModel) -> Path:
     """The folder of the default model in the user's cache."""
     return cache_folder() / "models" / GGUF_SHA256
+
+
+@pytest.fixture(scope="session")
+def plain_default(default_folder: Path) -> nn.Module:
+    """The default model as Hugging Face loads it, without Workbench."""
+    return AutoModelForCausalLM.from_pretrained(default_folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="session")

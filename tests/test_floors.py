@@ -60,7 +60,7 @@ def without_kind() -> list[str]:
     """Files of `dictionaries/` that define no kind of dictionary: the protocol and what reads and writes folders."""
 
     def is_kind(node: ast.AST) -> bool:
-        return isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and "kind" in ast.dump(node)
+        return isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and "id='kind'" in ast.dump(node)
 
     paths = (ROOT / "workbench" / "dictionaries").glob("*.py")
     classes = {path.stem: [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)] for path in paths}

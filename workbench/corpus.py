@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.textfiles import CorpusError as CorpusError
-from workbench.textfiles import read_source
+from workbench.textfiles import CorpusError, read_source
 from workbench.weights import replacing
 
+_STREAMED_TEXTS = 20_000
 _BATCHES_SORTED_TOGETHER = 16
 
 
@@ -48,7 +48,7 @@ class TokenBatch:
         yield self.mask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Texts with a name and where they come from.
 
@@ -92,7 +92,7 @@ class Corpus:
         """
         texts, path, note = read_source(source, column)
         if path is None and limit is None:
-            limit = STREAMED_TEXTS
+            limit = _STREAMED_TEXTS
         name = str(source) if limit is None else f"{source}[:{limit}]"
         return cls(list(itertools.islice(texts, limit)), name, note)
 

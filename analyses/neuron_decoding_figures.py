@@ -1,0 +1,289 @@
+"""The figures of `neuron_decoding.py`, made from its results."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+COLOURS = {"gate": "#2a9d8f", "up": "#2563ab", "post": "#e07b39", "down": "#e07b39"}
+GREY, LIGHT = "#8a93a3", "rgba(138,147,163,0.25)"
+SITES = ("up", "post", "gate")
+"""The paper's site first."""
+
+
+def concept_figure(concepts: dict[str, Any], rule: dict[str, Any]) -> go.Figure:
+    """Forms per concept, for its best neuron and the best random vector; concepts from bottom to top."""
+    figure = go.Figure()
+    for weights in ("gate", "up", "down"):
+        mine = {name: row for name, row in concepts.items() if row["weights"] == weights}
+        figure.add_bar(
+            y=list(mine),
+            x=[row["forms"] for row in mine.values()],
+            customdata=[[row["feature"], ", ".join(row["tokens"]), row["excess"]] for row in mine.values()],
+            hovertemplate="%{y}: %{customdata[0]}<br>%{customdata[1]}<br>excess %{customdata[2]:.1f}<extra></extra>",
+            name=f"{weights} weights",
+            orientation="h",
+            marker_color={"gate": COLOURS["gate"], "up": COLOURS["up"], "down": COLOURS["down"]}[weights],
+            marker_opacity=[1.0 if row["specialised"] else 0.45 for row in mine.values()],
+        )
+    figure.add_scatter(
+        y=list(concepts),
+        x=[row["null_forms"] for row in concepts.values()],
+        mode="markers",
+        name="best random vector",
+        marker={"symbol": "diamond-open", "size": 8, "color": "#1f2430"},
+        hovertemplate="%{y}: %{x} by chance<extra></extra>",
+    )
+    figure.add_vline(rule["min_forms"], line={"color": GREY, "width": 1, "dash": "dot"})
+    figure.update_yaxes(categoryorder="array", categoryarray=list(concepts), tickfont_size=11, dtick=1)
+    figure.update_xaxes(title=f"forms among the top {rule['top_k']} tokens", rangemode="tozero")
+    return look(figure, 120 + 19 * len(concepts))
+
+
+def dose_figure(dose: dict[str, Any], values: list[float]) -> go.Figure:
+    """Mean curve of all concepts at each site, beside random neurons'."""
+    figure = make_subplots(1, 3, shared_yaxes=True, subplot_titles=[f"clamped at {site}" for site in SITES])
+    for column, site in enumerate(SITES, 1):
+        own = np.array([row[site]["curve"] for row in dose.values()])  # [concepts, values]
+        others = np.concatenate([row[site]["random_curves"] for row in dose.values()])  # [concepts * random, values]
+        for rows, colour, name in ((others, GREY, "random neurons"), (own, COLOURS[site], "concept neurons")):
+            low, high = np.quantile(rows, [0.25, 0.75], axis=0)
+            figure.add_scatter(**band(values, low, high, colour), row=1, col=column)
+            figure.add_scatter(
+                x=values,
+                y=rows.mean(0).tolist(),
+                mode="lines+markers",
+                line={"color": colour, "width": 2.5},
+                marker_size=5,
+                name=f"{name}, {site}" if rows is own else name,
+                showlegend=rows is own or column == 1,
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title="clamp value", row=1, col=column)
+    figure.update_yaxes(title="Δ log P(word), nats", col=1)
+    return look(figure, 400)
+
+
+def small_multiples(dose: dict[str, Any], values: list[float], across: int = 5) -> go.Figure:
+    """One panel per concept; buttons choose the site."""
+    down = math.ceil(len(dose) / across)
+    figure = make_subplots(
+        down, across, shared_xaxes=True, shared_yaxes=True, subplot_titles=list(dose), vertical_spacing=0.25 / down
+    )
+    shown = []
+    for site in SITES:
+        for place, row in enumerate(dose.values()):
+            at = {"row": place // across + 1, "col": place % across + 1}
+            others = np.array(row[site]["random_curves"])
+            figure.add_scatter(**band(values, others.min(0), others.max(0), GREY), visible=site == SITES[0], **at)
+            line = {"color": COLOURS[site], "width": 2}
+            figure.add_scatter(
+                x=values,
+                y=row[site]["curve"],
+                mode="lines",
+                line=line,
+                showlegend=False,
+                visible=site == SITES[0],
+                hovertemplate="%{x}: %{y:.2f} nats<extra></extra>",
+                **at,
+            )
+            shown += [site, site]
+    figure.update_annotations(font_size=12)
+    figure.update_layout(updatemenus=[site_buttons([[other == site for other in shown] for site in SITES])])
+    return look(figure, 110 + 105 * down, top=80)
+
+
+def matrix_figure(dose: dict[str, Any]) -> go.Figure:
+    """Change of every concept's word under every concept's neuron; buttons choose the site."""
+    figure, names = go.Figure(), list(dose)
+    every = np.abs([[row[site]["word_changes"] for row in dose.values()] for site in SITES])
+    limit = float(np.quantile(every, 0.995))
+    for site in SITES:
+        figure.add_heatmap(
+            z=[row[site]["word_changes"] for row in dose.values()],
+            x=names,
+            y=names,
+            zmin=-limit,
+            zmax=limit,
+            colorscale="RdBu",
+            reversescale=True,
+            visible=site == SITES[0],
+            colorbar={"title": {"text": "nats"}, "thickness": 12},
+            hovertemplate="%{y} neuron, word %{x}: %{z:.2f} nats<extra></extra>",
+        )
+    figure.update_yaxes(autorange="reversed", title="neuron clamped", tickfont_size=10, dtick=1)
+    figure.update_xaxes(title="word measured", tickfont_size=10, tickangle=-60, dtick=1)
+    figure.update_layout(updatemenus=[site_buttons([[other == site for other in SITES] for site in SITES])])
+    return look(figure, 250 + 15 * len(names), top=80)
+
+
+def favourite_figure(favourite: dict[str, Any]) -> go.Figure:
+    """Success rates of the plain, the random and the clamped models, per animal and for all together."""
+    names = [*favourite["animals"], "all three"]
+    figure = make_subplots(1, len(names), shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.03)
+    sides = {
+        "plain": "plain model",
+        "paper random": "random, at up",
+        "paper clamped": "clamped, at up",
+        "any random": "random, at chosen site",
+        "any clamped": "clamped, at chosen site",
+    }
+    for column, name in enumerate(names, 1):
+        for side, label in sides.items():
+            if name == "all three":
+                verdict = favourite["pooled"]["greedy"][side]
+            else:
+                said, (kind, _, who) = favourite["animals"][name], side.partition(" ")
+                verdict = said["plain"]["greedy"] if side == "plain" else said["chosen"][kind][who]["greedy"]
+            colour = COLOURS["up"] if side.endswith("clamped") else GREY
+            for mark, symbol in (("success", "circle"), ("fluent_success", "circle-open")):
+                rate = verdict[mark]
+                error = {"array": [rate["high"] - rate["rate"]], "arrayminus": [rate["rate"] - rate["low"]]}
+                figure.add_scatter(
+                    x=[rate["rate"]],
+                    y=[label],
+                    mode="markers",
+                    marker={"symbol": symbol, "size": 10 if mark == "success" else 15, "color": colour},
+                    error_x={**error, "thickness": 1.5, "color": colour} if mark == "success" else None,
+                    hovertemplate=f"{label}, {mark.replace('_', ' ')}: {percent(rate)}<extra></extra>",
+                    showlegend=False,
+                    row=1,
+                    col=column,
+                )
+        figure.update_xaxes(range=[-0.06, 1.06], tickformat=".0%", tickvals=[0, 0.5, 1], row=1, col=column)
+    figure.update_yaxes(autorange="reversed")
+    return look(figure, 330)
+
+
+def strength_figure(animals: dict[str, Any]) -> go.Figure:
+    """Success and perplexity against the clamp value, per animal and site."""
+    figure = make_subplots(
+        2, len(animals), shared_xaxes=True, shared_yaxes=True, subplot_titles=list(animals), vertical_spacing=0.08
+    )
+    for column, said in enumerate(animals.values(), 1):
+        for site in dict.fromkeys(row["site"] for row in said["grid"]):
+            mine = sorted((row for row in said["grid"] if row["site"] == site), key=lambda row: row["value"])
+            values = [row["value"] for row in mine]
+            plain = said["plain"]["greedy"]
+            for mark, dash in (("success", "solid"), ("fluent_success", "dot")):
+                figure.add_scatter(
+                    x=values,
+                    y=[row[mark]["rate"] for row in mine],
+                    mode="lines+markers",
+                    line={"color": COLOURS[site], "dash": dash},
+                    marker_size=5,
+                    name=site if mark == "success" else f"{site}, fluent",
+                    showlegend=column == 1,
+                    row=1,
+                    col=column,
+                )
+            figure.add_scatter(
+                x=values,
+                y=[row["perplexity"] for row in mine],
+                mode="lines+markers",
+                line={"color": COLOURS[site]},
+                marker_size=5,
+                showlegend=False,
+                row=2,
+                col=column,
+            )
+        for row, level in ((1, plain["success"]["rate"]), (2, plain["perplexity"])):
+            figure.add_hline(level, line={"color": GREY, "dash": "dash", "width": 1}, row=row, col=column)
+        figure.update_xaxes(title="clamp value", row=2, col=column)
+    figure.update_yaxes(title="answers about it", tickformat=".0%", range=[-0.05, 1.05], row=1, col=1)
+    figure.update_yaxes(title="perplexity", row=2, col=1)
+    figure.update_yaxes(type="log", row=2)
+    return look(figure, 560)
+
+
+def layer_figure(said: dict[str, Any], threshold: str) -> go.Figure:
+    """Clear and one-word neurons per layer, for each weight."""
+    figure = make_subplots(1, 2, subplot_titles=["clear meaning", "one word"], horizontal_spacing=0.08)
+    for weights, row in said["tables"].items():
+        line = {"color": COLOURS[weights], "width": 2}
+        chances = (said["null"]["excess"][weights][threshold], said["null"]["one_word"][weights])
+        for column, (key, chance) in enumerate(zip(("clear_by_layer", "one_word_by_layer"), chances, strict=True), 1):
+            figure.add_scatter(y=row[key], line=line, name=weights, showlegend=column == 1, row=1, col=column)
+            figure.add_hline(chance, line={"color": COLOURS[weights], "width": 1, "dash": "dash"}, row=1, col=column)
+    figure.update_xaxes(title="layer")
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return look(figure, 360)
+
+
+def softmax_figure(said: dict[str, Any]) -> go.Figure:
+    """How the softmax's highest entry is distributed, on a log scale."""
+    figure = go.Figure()
+    for weights, values in said["softmax_top"].items():
+        logs = np.log10(values)
+        counts, edges = np.histogram(logs, bins=60)
+        figure.add_scatter(
+            x=(10 ** ((edges[1:] + edges[:-1]) / 2)).tolist(),
+            y=(counts / len(logs)).tolist(),
+            mode="lines",
+            line={"color": COLOURS[weights], "shape": "hvh", "width": 2},
+            name=weights,
+        )
+    figure.add_vline(1 / said["vocabulary"], line={"color": GREY, "dash": "dash", "width": 1})
+    figure.update_xaxes(type="log", title="softmax of the top token", exponentformat="power")
+    figure.update_yaxes(title="share of neurons", tickformat=".0%")
+    return look(figure, 340)
+
+
+def percent(rate: dict[str, Any]) -> str:
+    """A rate with its interval: `12 of 40 = 30% (18–45%)`."""
+    if not rate["n"]:
+        return "none to count"
+    return f"{rate['k']} of {rate['n']} = {rate['rate']:.0%} ({rate['low']:.0%}–{rate['high']:.0%})"
+
+
+def band(x: list[float], low: np.ndarray, high: np.ndarray, colour: str) -> dict[str, Any]:
+    """A filled band between two curves, as the arguments of a scatter trace."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return {
+        "x": [*x, *reversed(x)],
+        "y": [*low.tolist(), *reversed(high.tolist())],
+        "fill": "toself",
+        "fillcolor": f"rgba({red},{green},{blue},0.22)",
+        "line": {"width": 0},
+        "mode": "lines",
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def site_buttons(visible: list[list[bool]]) -> dict[str, Any]:
+    """Buttons over a figure that show the traces of one site each."""
+    return {
+        "type": "buttons",
+        "direction": "right",
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yanchor": "bottom",
+        "pad": {"b": 28},
+        "buttons": [
+            {"label": f"clamped at {site}", "method": "update", "args": [{"visible": shown}]}
+            for site, shown in zip(SITES, visible, strict=True)
+        ],
+    }
+
+
+def look(figure: go.Figure, height: int, top: int = 50) -> go.Figure:
+    """The one style of all figures."""
+    return (
+        figure.update_layout(
+            template="plotly_white",
+            height=height,
+            margin={"l": 10, "r": 10, "t": top, "b": 10},
+            font={"family": "system-ui, Segoe UI, Roboto, sans-serif", "size": 13, "color": "#1f2430"},
+            legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
+            hoverlabel={"bgcolor": "white"},
+        )
+        .update_xaxes(automargin=True)
+        .update_yaxes(automargin=True)
+    )

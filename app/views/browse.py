@@ -1,0 +1,16 @@
+"""Browse: search all neurons for a word and open one."""
+
+import streamlit as st
+from components import card, search, session
+from components.waiting import one_sentence
+
+from workbench import FeatureError
+
+model = session.current_model()
+found = st.container()
+feature = session.linked_feature()
+if feature:
+    with one_sentence():
+        card.show(model, feature)
+with found:
+    search.panel(model)
