@@ -15,7 +15,7 @@ import math
 import os
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ PLAN = Path(__file__).with_suffix(".toml")
 FORMAT = 1
 """Of the notes; a new number makes all results anew."""
 WEIGHTS = ("gate", "up", "down")
+ONE_WORD = 3
+"""A neuron means one word if so many of its top tokens are the same word as the first."""
 SAMPLE = 64
 """Neurons per layer and weight whose softmax is computed."""
 
@@ -80,15 +82,17 @@ def specialised(found: dict[str, Any], rule: dict[str, Any]) -> bool:
 
 
 def find_concepts(
-    tables: dict[str, NeuronTable], null: dict[str, Any], words: dict[str, list[str]], rule: dict[str, Any]
+    tables: dict[str, NeuronTable],
+    null: dict[str, Any],
+    ids: dict[str, list[int]],
+    words: Iterable[str],
+    rule: dict[str, Any],
 ) -> dict[str, Any]:
-    """The best neuron of each concept, beside what as many random directions reach."""
-    some = next(iter(tables.values()))
+    """The best neuron of each word, beside what as many random vectors reach."""
     arrays = {weights: (table.tokens[0], table.excess[0]) for weights, table in tables.items()}
     rows = {}
-    for concept, forms in words.items():
-        ids = form_tokens(some, forms)
-        found = best_neuron(arrays, ids)
+    for concept in words:
+        found = best_neuron(arrays, ids[concept])
         feature = tables[found["weights"]].feature(found["row"])
         hit = tables[found["weights"]].hit(found["row"])
         rows[concept] = found | {
@@ -97,7 +101,7 @@ def find_concepts(
             "index": hit.index,
             "specialised": specialised(found, rule),
             "tokens": hit.tokens,
-            "form_tokens": len(ids),
+            "form_tokens": len(ids[concept]),
             "null_forms": null["concepts"][concept]["forms"],
             "null_specialised": specialised(null["concepts"][concept], rule),
         }
@@ -109,9 +113,7 @@ def form_tokens(table: NeuronTable, forms: Sequence[str]) -> list[int]:
     return sorted({token for form in forms for token in table.matching_tokens(form)})
 
 
-def null_tables(
-    model: LanguageModel, words: dict[str, list[str]], ids: dict[str, list[int]], groups: np.ndarray, top_k: int
-) -> dict[str, Any]:
+def null_tables(model: LanguageModel, ids: dict[str, list[int]], groups: np.ndarray, top_k: int) -> dict[str, Any]:
     """What chance finds: as many random vectors as there are neurons, with the mean and covariance of each layer's.
 
     They are harder to beat than directions without structure: they share the neurons' first and second moments.
@@ -120,7 +122,7 @@ def null_tables(
     head = model.network.unembedding()
     plain = torch.nn.functional.normalize(torch.randn(RANDOM_DIRECTIONS, head.shape[1], generator=chance), dim=-1)
     tops = torch.cat([(part @ head.T).amax(-1) for part in plain.split(CHUNK)])
-    tables, clear, one_word = {}, {}, {}
+    tables = {}
     for weights in WEIGHTS:
         tokens, excess = [], []
         for layer in range(model.network.n_layers):
@@ -132,12 +134,10 @@ def null_tables(
                 tokens.append(best[0].int())
                 excess.append((scores[0, :, 0] / part.norm(dim=-1) - tops.mean()) / tops.std())
         tables[weights] = torch.cat(tokens).numpy(), torch.cat(excess).numpy()
-        clear[weights] = tables[weights][1].tolist()
-        one_word[weights] = same_word(tables[weights][0], groups).tolist()
     return {
-        "concepts": {concept: best_neuron(tables, ids[concept]) for concept in words},
-        "excess": {weights: shares(np.array(values)) for weights, values in clear.items()},
-        "one_word": {weights: float((np.array(values) >= 3).mean()) for weights, values in one_word.items()},
+        "concepts": {concept: best_neuron(tables, forms) for concept, forms in ids.items()},
+        "excess": {weights: shares(excess) for weights, (_, excess) in tables.items()},
+        "one_word": {w: float((same_word(tokens, groups) >= ONE_WORD).mean()) for w, (tokens, _) in tables.items()},
     }
 
 
@@ -168,8 +168,8 @@ def describe_tables(tables: dict[str, NeuronTable], groups: np.ndarray, clear: f
         said[weights] = {
             "excess": shares(excess),
             "clear_by_layer": (excess > clear).mean(1).tolist(),
-            "one_word": float((alike >= 3).mean()),
-            "one_word_by_layer": (alike >= 3).mean(1).tolist(),
+            "one_word": float((alike >= ONE_WORD).mean()),
+            "one_word_by_layer": (alike >= ONE_WORD).mean(1).tolist(),
         }
     return said
 
@@ -238,15 +238,17 @@ def experiment(model: LanguageModel, plan: dict[str, Any], folder: Path, quick: 
     tables, timing = decode_all(model, plan["rule"]["top_k"], folder, notes, timed=not quick)
     words = {concept: forms for family in plan["concepts"].values() for concept, forms in family.items()}
     animal_words = {animal: said["forms"] for animal, said in plan["animals"].items()}
-    ids = {concept: form_tokens(tables["gate"], forms) for concept, forms in words.items()}
-    every = animal_words | words
+    ids = {word: form_tokens(tables["gate"], forms) for word, forms in (animal_words | words).items()}
+    missing = [word for word in ids if not ids[word]]
+    ids, words, animal_words = (
+        {word: said for word, said in some.items() if word not in missing} for some in (ids, words, animal_words)
+    )
     groups = word_groups(tables["gate"].vocabulary)
     say("Decoding as many random vectors")
-    every_ids = {concept: form_tokens(tables["gate"], forms) for concept, forms in every.items()}
-    null = notes.get("null", lambda: null_tables(model, every, every_ids, groups, plan["rule"]["top_k"]))
-    concepts = find_concepts(tables, null, words, plan["rule"])
-    animals = find_concepts(tables, null, animal_words, plan["rule"])
-    dose = measure_dose(model, plan, concepts, ids, notes)
+    null = notes.get("null", lambda: null_tables(model, ids, groups, plan["rule"]["top_k"]))
+    concepts = find_concepts(tables, null, ids, words, plan["rule"])
+    animals = find_concepts(tables, null, ids, animal_words, plan["rule"])
+    dose = measure_dose(model, plan, concepts, {concept: ids[concept] for concept in words}, notes)
     favourite, texts = favourite_animal(model, plan, animals, notes)
     results = {
         "provenance": made,
@@ -259,6 +261,7 @@ def experiment(model: LanguageModel, plan: dict[str, Any], folder: Path, quick: 
             "neurons": len(tables["gate"]),
             "vocabulary": len(tables["gate"].vocabulary),
         },
+        "missing": missing,
         "concepts": concepts,
         "concept_counts": count_concepts(concepts),
         "dose": dose,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workbench.edits import Group, Run
 from workbench.features import Feature
-from workbench.generation import Generation, LanguageModel
+from workbench.generation import Decoder, LanguageModel
 from workbench.interventions import Clamp
 from workbench.measures.comparison import random_twins, repetition
 from workbench.sampling import Sampling
@@ -168,35 +168,40 @@ def choose_animals(found: dict[str, Any]) -> list[str]:
     return list(chosen.values())[:N_ANIMALS]
 
 
-def answers(
-    model: LanguageModel, plan: dict[str, Any], clamps: Sequence[Clamp], temperature: float = 0.0
-) -> list[dict[str, Any]]:
-    """The answers to all phrasings, held-out ones first, each with its perplexity under the plain model."""
-    favourite = plan["favourite"]
-    prompts = [model.chat_prompt(text) for text in favourite["held_out"] + favourite["counted"]]
-    written = model.generate_batch(
-        prompts, favourite["tokens"], interventions=clamps, sampling=Sampling(temperature, seed=SEED)
-    )
-    return [
-        {"text": one.text, "length": len(one.tokens), "perplexity": value, "repetition": repetition(one.tokens)}
-        for one, value in zip(written, perplexities(model, written), strict=True)
-    ]
+class Interview:
+    """Asks all phrasings at once, the held-out ones first, and judges the answers by the plain model.
 
+    Args:
+        model: the model.
+        favourite: the plan for this experiment.
+    """
 
-def perplexities(model: LanguageModel, written: Sequence[Generation]) -> list[float]:
-    """Perplexity of each text under the plain model, after its prompt; NaN for an empty text."""
-    rows = [model.to_tokens(one.prompt)[0].tolist() + one.tokens for one in written]
-    longest, new = max(map(len, rows)), max(len(one.tokens) for one in written)
-    tokens = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    mask = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
-    with torch.inference_mode():
-        logits = model.network.run(tokens, mask=mask, last=new + 1)[:, :-1]  # [rows, new, vocab]
-        picked = logits.gather(-1, tokens[:, longest - new :, None])[..., 0] - logits.logsumexp(-1)
-    lengths = [len(one.tokens) for one in written]
-    return [
-        math.exp(-float(row[new - length :].mean())) if length else math.nan
-        for row, length in zip(picked, lengths, strict=True)
-    ]
+    def __init__(self, model: LanguageModel, favourite: dict[str, Any]):
+        self.model = model
+        self.new = favourite["tokens"]
+        self.prompts = [model.chat_prompt(text) for text in favourite["held_out"] + favourite["counted"]]
+        self.plain = Decoder(model.network, [], *model.prompt_batch(self.prompts, self.new), self.new)
+
+    def answers(self, clamps: Sequence[Clamp], temperature: float = 0.0) -> list[dict[str, Any]]:
+        """What the model answers under these clamps, with each text's length, perplexity and repetition."""
+        sampling = Sampling(temperature, seed=SEED)
+        written = self.model.generate_batch(self.prompts, self.new, interventions=clamps, sampling=sampling)
+        return [
+            {"text": one.text, "length": len(one.tokens), "perplexity": value, "repetition": repetition(one.tokens)}
+            for one, value in zip(written, self.perplexities([one.tokens for one in written]), strict=True)
+        ]
+
+    def perplexities(self, texts: Sequence[Sequence[int]]) -> list[float]:
+        """Perplexity of the answer to each phrasing under the plain model; NaN for an empty one."""
+        longest = max(1, *map(len, texts))
+        tokens = torch.tensor([[*text] + [0] * (longest - len(text)) for text in texts])  # [rows, new]
+        followed = self.plain.fork(list(range(len(texts))), []).feed(tokens)  # [rows, new, vocab]
+        logits = torch.cat([self.plain.logits[:, None], followed[:, :-1]], 1)
+        logprobs = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
+        return [
+            math.exp(-float(row[: len(text)].mean())) if text else math.nan
+            for row, text in zip(logprobs, texts, strict=True)
+        ]
 
 
 def judge(rows: Sequence[dict[str, Any]], words: Sequence[str], limits: dict[str, Any]) -> dict[str, Any]:
@@ -251,8 +256,9 @@ def favourite_animal(
     """The favourite-animal experiment: numbers, and all answers."""
     favourite = plan["favourite"]
     words = {animal: [*said["forms"], *said["also"]] for animal, said in plan["animals"].items()}
+    talk = Interview(model, favourite)
     modes = {"greedy": 0.0, "sampled": favourite["temperature"]}
-    plain = {mode: notes.get(f"plain/{mode}", partial(answers, model, plan, [], heat)) for mode, heat in modes.items()}
+    plain = {mode: notes.get(f"plain/{mode}", partial(talk.answers, [], heat)) for mode, heat in modes.items()}
     texts: dict[str, Any] = {"plain": plain}
     chosen, numbers = choose_animals(found), {}
     skip = len(favourite["held_out"])
@@ -261,7 +267,7 @@ def favourite_animal(
         for site, value in settings(favourite):
             say(f"Favourite animal: {animal} ({place + 1} of {len(chosen)}), {site} at {value:g}")
             clamp = clamp_at(found[animal], site, value)
-            grid[site, value] = notes.get(f"grid/{clamp}", partial(answers, model, plan, [clamp]))
+            grid[site, value] = notes.get(f"grid/{clamp}", partial(talk.answers, [clamp]))
         counted = {setting: judge(rows[skip:], words[animal], favourite) for setting, rows in grid.items()}
         said = numbers[animal] = {
             "feature": found[animal]["feature"],
@@ -277,8 +283,8 @@ def favourite_animal(
             site, value = choose_setting(grid, words[animal], favourite, sites)
             clamp = clamp_at(found[animal], site, value)
             rows = {"greedy": grid[site, value]}
-            rows["sampled"] = notes.get(f"sampled/{clamp}", partial(answers, model, plan, [clamp], modes["sampled"]))
-            twins = random_answers(model, plan, clamp, modes, notes)
+            rows["sampled"] = notes.get(f"sampled/{clamp}", partial(talk.answers, [clamp], modes["sampled"]))
+            twins = random_answers(talk, clamp, favourite["random"], modes, notes)
             texts[animal][kind] = {"sampled": rows["sampled"], "random": twins}
             said["chosen"][kind] = {"site": site, "value": value, "clamped": {}, "random": {}}
             for mode in modes:
@@ -294,16 +300,16 @@ def clamp_at(found: dict[str, Any], site: str, value: float) -> Clamp:
 
 
 def random_answers(
-    model: LanguageModel, plan: dict[str, Any], clamp: Clamp, modes: dict[str, float], notes: Notes
+    talk: Interview, clamp: Clamp, count: int, modes: dict[str, float], notes: Notes
 ) -> list[dict[str, Any]]:
     """The answers with random neurons of the same layer clamped at the same site to the same value."""
     found = []
-    for seed in range(plan["favourite"]["random"]):
-        (twin,) = random_twins(model, [clamp], seed)
+    for seed in range(count):
+        (twin,) = random_twins(talk.model, [clamp], seed)
         say(f"Favourite animal: random neuron {twin}")
         found.append(
             {
-                mode: notes.get(f"random/{mode}/{twin}", partial(answers, model, plan, [twin], heat))
+                mode: notes.get(f"random/{mode}/{twin}", partial(talk.answers, [twin], heat))
                 for mode, heat in modes.items()
             }
         )

@@ -91,6 +91,9 @@ class Notes:
             except ValueError:  # the run was broken off inside this line
                 continue
             self.known[name] = value
+        if not file.read_text().endswith("\n"):
+            with open(file, "a") as broken:
+                broken.write("\n")
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The result of this name, made if there is none yet."""

@@ -27,7 +27,7 @@ TOP_K = 10
 Result = TypeVar("Result")
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """Long work that nobody waits for any more."""
 
 

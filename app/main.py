@@ -10,7 +10,7 @@ EXPLAINED = {
 }
 
 st.set_page_config("Workbench", "app/icon.svg", layout="wide", initial_sidebar_state=270)
-st.logo("app/icon.svg", size="large")
+st.logo("app/logo.svg", size="large", icon_image="app/icon.svg")
 page = st.navigation(
     [
         st.Page(session.BROWSE, title="Browse", icon=":material/search:", default=True),

@@ -37,27 +37,28 @@ TOPICS = """
 a stray dog | a cat on a roof | horses | bees and honey | a whale | wolves in winter | a parrot that talks | ants |
 birds flying south | spiders | goldfish | dinosaurs | a dragon | a farm with goats | butterflies | elephants |
 bread | soup | chocolate | apples | coffee | tea | a birthday cake | pizza | rice | cheese | spices | ice cream |
-a picnic | breakfast | a vegetable garden | mushrooms | salt | a family dinner |
-the sea | a mountain hike | a river | the desert | a deep forest | an island | a volcano | a cave | a lake at night |
-the Arctic | rain | snow | thunderstorms | the wind | autumn leaves | a flood | drought | the seasons | an earthquake |
-the moon | the sun | Mars | black holes | a comet | astronauts | telescopes | satellites |
-electricity | magnets | atoms | water and ice | light and colour | sound | gravity | fire | metals | plastic | batteries |
-cells | the heart | the brain | sleep | teeth | vaccines | a broken arm | a hospital | doctors and nurses | allergies |
-exercise | running a marathon | football | tennis | chess | swimming | cycling | skiing | the Olympic Games | basketball |
-a school | exams | a library | a teacher | learning French | homework | university | handwriting |
-numbers | triangles | probability | fractions | prime numbers | statistics | measuring things |
-computers | the internet | robots | phones | passwords | video games | email | artificial intelligence | a printer |
-trains | buses | airplanes | bicycles | ships | cars | bridges | a lost suitcase | a road trip | maps | Paris | Japan |
-New York | London | Africa | India | China | Brazil | Australia | Egypt and its pyramids | ancient Rome | knights |
-pirates | kings and queens | the Second World War | the invention of printing | the railways | explorers | castles |
-money | a bank | taxes | the price of bread | a shop | a job interview | a strike | a factory | farming | insurance |
+a picnic | breakfast | a vegetable garden | mushrooms | salt | a family dinner | the sea | a mountain hike |
+a river | the desert | a deep forest | an island | a volcano | a cave | a lake at night | the Arctic | rain | snow |
+thunderstorms | the wind | autumn leaves | a flood | drought | the seasons | an earthquake | the moon | the sun |
+Mars | black holes | a comet | astronauts | telescopes | satellites | electricity | magnets | atoms |
+water and ice | light and colour | sound | gravity | fire | metals | plastic | batteries | cells | the heart |
+the brain | sleep | teeth | vaccines | a broken arm | a hospital | doctors and nurses | allergies | exercise |
+running a marathon | football | tennis | chess | swimming | cycling | skiing | the Olympic Games | basketball |
+a school | exams | a library | a teacher | learning French | homework | university | handwriting | numbers |
+triangles | probability | fractions | prime numbers | statistics | measuring things | computers | the internet |
+robots | phones | passwords | video games | email | artificial intelligence | a printer | trains | buses |
+airplanes | bicycles | ships | cars | bridges | a lost suitcase | a road trip | maps | Paris | Japan | New York |
+London | Africa | India | China | Brazil | Australia | Egypt and its pyramids | ancient Rome | knights | pirates |
+kings and queens | the Second World War | the invention of printing | the railways | explorers | castles | money |
+a bank | taxes | the price of bread | a shop | a job interview | a strike | a factory | farming | insurance |
 an election | the mayor | a court case | the police | a stolen necklace | a lawyer | human rights | a newspaper |
 music | a piano | a guitar | dancing | painting | photography | a film | theatre | poetry | a museum | sculpture |
-friendship | love | anger | loneliness | courage | jealousy | gratitude | grief | patience | a secret | a promise | lies |
-a wedding | grandparents | brothers and sisters | a new baby | a neighbour | moving house | an old photograph | a gift |
-Christmas | New Year | Ramadan | a festival | a temple | a church bell | ghosts | dreams | magic | time travel |
-a lighthouse | a clock | shoes | a red umbrella | a key | glass | paper | soap | knitting | carpentry | a broken window |
-recycling | climate change | solar panels | oil | rivers and dams | endangered species | fashion | a haircut | perfume
+friendship | love | anger | loneliness | courage | jealousy | gratitude | grief | patience | a secret | a promise |
+lies | a wedding | grandparents | brothers and sisters | a new baby | a neighbour | moving house |
+an old photograph | a gift | Christmas | New Year | Ramadan | a festival | a temple | a church bell | ghosts |
+dreams | magic | time travel | a lighthouse | a clock | shoes | a red umbrella | a key | glass | paper | soap |
+knitting | carpentry | a broken window | recycling | climate change | solar panels | oil | rivers and dams |
+endangered species | fashion | a haircut | perfume
 """
 
 KINDS: dict[str, list[str]] = {
@@ -149,7 +150,58 @@ KINDS: dict[str, list[str]] = {
     ],
 }
 
-NAMES = ["Amara", "Boris", "Carmen", "Dmitri", "Eun-ji", "Fatima", "Gustav", "Hana", "Ibrahim", "Joanna", "Kofi", "Lucia", "Mateo", "Nadia", "Oskar", "Priya", "Quentin", "Rosa", "Samuel", "Tomoko", "Ulrich", "Vera", "Walter", "Ximena", "Yusuf", "Zoe", "Agnes", "Bilal", "Chloe", "Daniel", "Edith", "Felix", "Greta", "Hugo", "Irene", "Jamal", "Katya", "Leon", "Mina", "Noah", "Olga", "Peter", "Ruth", "Stefan", "Thea", "Victor", "Wanda", "Henry", "Margaret", "Arthur"]
+NAMES = [
+    "Amara",
+    "Boris",
+    "Carmen",
+    "Dmitri",
+    "Eun-ji",
+    "Fatima",
+    "Gustav",
+    "Hana",
+    "Ibrahim",
+    "Joanna",
+    "Kofi",
+    "Lucia",
+    "Mateo",
+    "Nadia",
+    "Oskar",
+    "Priya",
+    "Quentin",
+    "Rosa",
+    "Samuel",
+    "Tomoko",
+    "Ulrich",
+    "Vera",
+    "Walter",
+    "Ximena",
+    "Yusuf",
+    "Zoe",
+    "Agnes",
+    "Bilal",
+    "Chloe",
+    "Daniel",
+    "Edith",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Irene",
+    "Jamal",
+    "Katya",
+    "Leon",
+    "Mina",
+    "Noah",
+    "Olga",
+    "Peter",
+    "Ruth",
+    "Stefan",
+    "Thea",
+    "Victor",
+    "Wanda",
+    "Henry",
+    "Margaret",
+    "Arthur",
+]
 
 PLACES = """in a small village|on a night train|in a crowded city|at the seaside|in a hospital|on a farm|at school|
 in a hotel in winter|on a spaceship|in a kitchen|in the year 1850|in the far future|in the mountains|at an airport|
@@ -303,7 +355,7 @@ def finish(out: Path) -> None:
         "name": "stories",
         "source": f"written by {settings['model']} itself, from {len(rows):,} prompts ({len(KINDS)} kinds of text)",
         "licence": "Apache-2.0",
-        "licence_note": "The texts are machine-written by a model under Apache-2.0; names and facts in them are made up.",
+        "licence_note": "Written by a machine, a model under Apache-2.0; names and facts are made up.",
         "texts": len(kept),
         "tokens": sum(len(tokenizer(text).input_ids) for text in columns["text"]),
         "topics": len(set(columns["topic"])),

@@ -26,7 +26,7 @@ from transformers import (
 
 VOCAB = 331
 """Not a multiple of anything, so that a wrong block size shows."""
-CONTEXT = 96
+CONTEXT = 256
 
 ARCHITECTURES = ("llama", "gpt2", "neox", "mistral", "qwen2")
 

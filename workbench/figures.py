@@ -13,7 +13,7 @@ from workbench.measures.dose_response import DoseResponse
 
 INK, FAINT, GRID = "#1f2b2a", "#7c8b93", "#e6ebe6"
 FOR, AGAINST = "#1f7a6d", "#c8643c"
-FONT = "Source Sans, Source Sans 3, Source Sans Pro, Helvetica, Arial, sans-serif"
+FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
 
 _SHOWN = str.maketrans({" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "\xa0": "⍽"})
 
@@ -40,7 +40,7 @@ def token_bars(
         y=places,
         orientation="h",
         marker={"color": colour, "opacity": 0.85},
-        text=[f"{score:.2f} · {_percent(share)}" for score, share in zip(scores, probabilities, strict=True)],
+        text=[f" {score:.2f} · {_percent(share)}" for score, share in zip(scores, probabilities, strict=True)],
         textposition="outside",
         textfont={"size": 12, "color": FAINT},
         cliponaxis=False,
@@ -78,7 +78,7 @@ def token_changes(changes: Sequence[TokenChange], top: int = 12) -> go.Figure:
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
     )
-    figure.update_xaxes(tickformat=".1%", title="mean probability over the positions of the plain text")
+    figure.update_xaxes(tickformat=".1%", title=_title("mean probability over the positions of the plain text"))
     _name_rows(figure, [one.text for one in shown])
     return figure
 
@@ -102,16 +102,21 @@ def dose_curve(response: DoseResponse, at: float | None = None, title: str = "cl
     )
     figure = _figure(line, rows=0)
     figure.update_layout(height=340, margin={"l": 70, "r": 20, "t": 30, "b": 50})
-    figure.add_hline(
-        y=math.exp(response.plain),
-        line={"color": FAINT, "dash": "dot", "width": 1.5},
-        annotation={"text": "plain model", "font": {"color": FAINT, "size": 12}},
-        annotation_position="top left",
+    figure.add_hline(y=math.exp(response.plain), line={"color": FAINT, "dash": "dot", "width": 1.5})
+    figure.add_annotation(
+        text="plain model",
+        x=0,
+        xref="x domain",
+        xanchor="left",
+        y=response.plain / math.log(10),  # on a logarithmic axis an annotation is placed by the exponent
+        yanchor="bottom",
+        showarrow=False,
+        font={"color": FAINT, "size": 12},
     )
     if at is not None:
         figure.add_vline(x=at, line={"color": GRID, "width": 2}, layer="below")
-    figure.update_xaxes(title=title, zeroline=True, zerolinecolor=GRID)
-    figure.update_yaxes(type="log", title=f"probability of {_label(response.word)}", exponentformat="power")
+    figure.update_xaxes(title=_title(title), zeroline=True, zerolinecolor=GRID)
+    figure.update_yaxes(type="log", title=_title(f"probability of {_label(response.word)}"), exponentformat="power")
     return figure
 
 
@@ -132,6 +137,10 @@ def _figure(*traces: go.Bar | go.Scatter, rows: int, row_height: int = 24, head:
     figure.update_xaxes(gridcolor=GRID, automargin=True)
     figure.update_yaxes(gridcolor=GRID, automargin=True)
     return figure
+
+
+def _title(text: str) -> dict:
+    return {"text": text, "font": {"size": 13, "color": FAINT}}
 
 
 def _name_rows(figure: go.Figure, tokens: Sequence[str]) -> None:

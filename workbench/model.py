@@ -103,20 +103,22 @@ class Network:
         past = 0 if cache is None else cache.get_seq_length()
         if mask is None:
             positions = torch.arange(past, past + new).expand(batch, -1)
+            if _touches(run, "pos_embed."):  # else the model embeds the positions of one row for all
+                extra = {"position_ids": positions}
         else:
             positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)[:, past:]
             extra = {"attention_mask": mask.long(), "position_ids": positions.clamp(min=0)}
         if run is not None:
             run.enter(positions)
         # what comes in front of the LM head is cut to the last positions, and edits there would miss theirs
-        at_head = run is not None and any(name.startswith("unembed.") for name in run.at)
+        kept = 0 if _touches(run, "unembed.") else last
         with running(run):
             host: Any = self._host(run)
             out = host(
                 input_ids=tokens,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                logits_to_keep=0 if at_head else last,
+                logits_to_keep=kept,
                 **extra,
             )
         return out.logits[:, -last:]
@@ -160,7 +162,7 @@ class Network:
     def final_norm(self) -> tuple[Tensor, bool]:
         """The final norm's gain `[d_model]` and whether it subtracts the mean, both found by asking the norm itself."""
         norm: Any = self.module.get_submodule(self.hook_points["ln_final.hook_out"].module or "")
-        flips = torch.ones(self.d_model)
+        flips = torch.ones(self.d_model, dtype=self.module.dtype)
         flips[1::2] = -1.0
         with torch.no_grad():
             zero, ones, alternating = norm(torch.stack([torch.zeros_like(flips), torch.ones_like(flips), flips]))
@@ -278,6 +280,11 @@ class Network:
 
 class _Enough(Exception):
     """Everything asked for has been captured."""
+
+
+def _touches(run: Run | None, part: str) -> bool:
+    """Whether a run has something to do at hook points of this part of the model."""
+    return run is not None and any(name.startswith(part) for name in run.at)
 
 
 def _sharing_copy(module: nn.Module) -> nn.Module:

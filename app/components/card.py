@@ -6,22 +6,17 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-
 from components import session, snippets
 from components.tokens import plain
-from workbench import Feature, FeatureError
-from workbench import figures
+
+from workbench import Feature, figures
 from workbench.interventions import dictionary_of
 
 if TYPE_CHECKING:
     from workbench import LanguageModel
 
 TOP, NEAR = 10, 8
-SITES = {
-    "gate": "opens when the model's state points to",
-    "up": "takes its sign and size from how far the state points to",
-    "post": "writes, when it is active,",
-}
+SITES = {"gate": "looks for", "up": "looks for", "post": "writes"}
 
 
 def show(model: LanguageModel, text: str) -> None:
@@ -41,7 +36,7 @@ def show(model: LanguageModel, text: str) -> None:
             st.markdown("**Suppresses**")
             _bars(reading.suppressed, figures.AGAINST, "suppresses")
         st.caption(
-            "Bar: score of the token (weight vector times LM head). Percentage: its softmax probability over all tokens."
+            "Bar: the score of the token, weight vector times LM head. Percentage: its softmax probability over all."
         )
         left, right = st.columns(2, gap="large")
         with left:
@@ -77,7 +72,8 @@ def _bars(tokens: list[tuple[str, float, float]], colour: str, key: str) -> None
 
 
 def _siblings(model: LanguageModel, layer: int, index: int, own: str) -> None:
-    st.markdown("**Its three vectors**")
+    st.markdown("**What its own weights say**")
+    st.caption("gate opens the neuron, up scales it; post is their product, which it writes through its down weights.")
     for site in model.network.neuron_sites:
         sibling = f"neurons.{layer}.{site}:{index}"
         st.page_link(
@@ -89,7 +85,8 @@ def _siblings(model: LanguageModel, layer: int, index: int, own: str) -> None:
 
 
 def _neighbours(model: LanguageModel, text: str) -> None:
-    st.markdown("**Most similar neurons** (cosine of the weights)")
+    st.markdown("**Most similar neurons**")
+    st.caption("Of the same site in any layer, by the cosine of their weights.")
     for other, cosine in caching.neighbours(model, text, NEAR):
         st.page_link(
             session.BROWSE,

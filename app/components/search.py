@@ -10,10 +10,10 @@ import caching
 import pandas as pd
 import streamlit as st
 from caching import TOP_K, Stopped
-
 from components import session, snippets
 from components.tokens import plain
 from components.waiting import begin_again, one_sentence, wait_for
+
 from workbench.figures import visible
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def panel(model: LanguageModel) -> None:
             ready = caching.decoded(model, query.weights, query.scale) is not None
             table = wait_for(caching.decoding(model, query.weights, query.scale), what, may_stop=True)
             if not ready:
-                st.session_state["opened"] = True  # the card can say more now
-                st.rerun()
+                st.rerun()  # the card can say more now
             _show_results(model, table, query)
     except Stopped:
         st.info("Decoding was stopped, so there is nothing to search yet.")
@@ -91,7 +90,7 @@ def _ask(model: LanguageModel) -> Query:
             WEIGHTS,
             "weights",
             "**gate** and **up** are what a neuron looks for in the model's state; **down** is what it writes into it.",
-            [site if site != "post" else "down" for site in model.network.neuron_sites],
+            options=[site if site != "post" else "down" for site in model.network.neuron_sites],
         )
         sign = _choice(
             "Direction", SIGNS, "sign", "A neuron can point towards a word, or away from it.", disabled=place == HIGHEST
@@ -121,7 +120,7 @@ def _ask(model: LanguageModel) -> Query:
 
 
 def _choice(
-    label: str, names: dict, key: str, help: str, options: Sequence[Any] | None = None, disabled: bool = False
+    label: str, names: dict, key: str, help: str, *, options: Sequence[Any] | None = None, disabled: bool = False
 ) -> Any:
     options = list(options or names)
     return st.segmented_control(
@@ -138,21 +137,20 @@ def _choice(
 
 
 def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> None:
-    source = st.session_state["source"]
     word = query.text.strip()
     if not word:
         _show_examples()
         hits = most_specialised(table, query)
         st.markdown(f"**The most specialised neurons**: their best token stands out most from chance.{_shown(hits)}")
         _show_table(hits, query)
-        snippets.show(snippets.search(source, query.weights, query.scale, TOP_K, "", _how(query)))
+        snippets.show(_code(query))
         return
     hits = [] if query.where == HIGHEST else table.search(query.text, limit=LIMIT, **_how(query))
     if hits:
         count = f"{len(hits)} neuron{'s have' if len(hits) > 1 else ' has'}"
         st.markdown(f"**{count} “{plain(word)}” among the {TOP_K} tokens of highest score.**{_shown(hits)}")
         _show_table(hits, query)
-        snippets.show(snippets.search(source, query.weights, query.scale, TOP_K, query.text, _how(query)))
+        snippets.show(_code(query))
         return
     if query.where == AMONG:
         st.markdown(
@@ -164,7 +162,7 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
     first = visible(model.token_texts(model.to_tokens(token)[0, :1])[0])
     st.markdown(f"**The neurons whose {query.weights} weights score the token “{plain(first)}” highest.**")
     _show_table([table.hit(table.row(feature)) for feature, _ in found], query, [score for _, score in found])
-    snippets.show(snippets.strongest(source, query.weights, query.scale, token, STRONGEST))
+    snippets.show(snippets.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))
 
 
 def most_specialised(table: NeuronTable, query: Query) -> list[Hit]:
@@ -191,6 +189,11 @@ def _how(query: Query) -> dict[str, Any]:
         "max_rank": query.max_rank,
         "min_score": query.min_score,
     }
+
+
+def _code(query: Query) -> str:
+    table = {"weights": query.weights, "top_k": TOP_K, "scale": query.scale}
+    return snippets.search(st.session_state["source"], query.text.strip() and query.text, table, _how(query))
 
 
 def _shown(hits: Sequence[Hit]) -> str:

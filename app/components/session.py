@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-
 from components.tokens import plain
 from components.waiting import one_sentence, wait_for
 
@@ -25,6 +24,7 @@ def choose_model() -> None:
             [DEFAULT],
             key="source",
             accept_new_options=True,
+            on_change=_forget,
             help="The default model, or type the name of a model on Hugging Face or the path of a folder.",
         )
         st.session_state["facts"] = st.empty()
@@ -33,11 +33,11 @@ def choose_model() -> None:
 def open_model() -> LanguageModel:
     """The chosen model, opened if it is not yet; ends the page with one sentence if it can't be."""
     source = (st.session_state.get("source") or DEFAULT).strip()
-    with one_sentence(stop=True):
+    with one_sentence():
         model = wait_for(caching.opening(source), f"Opening {plain(source)}")
         _show_facts(model)
         return model
-    raise AssertionError("the page has ended")
+    st.stop()
 
 
 def current_model() -> LanguageModel:
@@ -62,6 +62,12 @@ def open_feature(feature: str | None) -> None:
         st.query_params["feature"] = feature
     else:
         st.query_params.pop("feature", None)
+
+
+def _forget() -> None:
+    """Drop what belongs to the model before."""
+    for key in ("open", "weights", "layers", "rows", "mode", "answer", "curve", "varied"):
+        st.session_state.pop(key, None)
 
 
 def _show_facts(model: LanguageModel) -> None:

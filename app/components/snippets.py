@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-
 from components.session import DEFAULT
 
 if TYPE_CHECKING:
@@ -24,15 +23,12 @@ def opening(source: str) -> str:
     return f"import workbench as wb\n\nmodel = wb.load_model({'' if source == DEFAULT else repr(source)})\n"
 
 
-def search(source: str, weights: str, scale: str, top_k: int, query: str, how: dict[str, Any]) -> str:
+def search(source: str, query: str, table: dict[str, Any], how: dict[str, Any]) -> str:
     """A search over all decoded neurons; an empty query lists the most specialised ones."""
-    given = [repr(weights)]
-    given += [f"top_k={top_k}"] if top_k != 10 else []
-    given += [f"scale={scale!r}"] if scale != "raw" else []
-    code = opening(source) + f"table = wb.decode_neurons(model, {', '.join(given)})\n"
-    said = {key: value for key, value in how.items() if value not in (None, "any", 1)}
+    given = "".join(f", {key}={value!r}" for key, value in table.items())
+    code = opening(source) + f"table = wb.decode_neurons(model{given})\n"
     if query:
-        words = "".join(f", {key}={value!r}" for key, value in said.items())
+        words = "".join(f", {key}={value!r}" for key, value in how.items() if value is not None)
         return code + (
             f"for hit in table.search({query!r}{words}):\n"
             "    print(hit.feature, hit.tokens[:5], round(hit.scores[hit.rank], 2), hit.rank, round(hit.excess, 1))\n"

@@ -22,13 +22,16 @@ STYLE = """<style>
 .wb-text .t:hover::after { content: attr(data-value); position: absolute; left: 0; bottom: 100%; z-index: 10;
   padding: 1px 7px; border-radius: 4px; background: #1f2b2a; color: #fff; font-size: 0.8rem; line-height: 1.5;
   white-space: nowrap; pointer-events: none; }
-.wb-text .s { background: radial-gradient(circle, rgba(31, 43, 42, 0.38) 0 1px, transparent 1.4px) center/100% 100%; }
+.wb-text .s { background: radial-gradient(circle, rgba(31, 43, 42, 0.3) 0 1px, transparent 1.4px) center/100% 100%; }
 .wb-text .n::before { content: "↵"; color: #7c8b93; font-size: 0.8em; }
 .wb-chips { display: flex; flex-wrap: wrap; gap: 4px; }
-.wb-chips span { background: #f4f6f3; border: 1px solid #dfe5e0; border-radius: 4px; padding: 0 7px;
+.wb-chips > span { background: #f4f6f3; border: 1px solid #dfe5e0; border-radius: 4px; padding: 0 7px;
   font-size: 0.9rem; line-height: 1.6; white-space: pre; }
 .wb-scale { display: inline-block; width: 90px; height: 10px; border-radius: 3px; vertical-align: middle;
   margin: 0 6px; border: 1px solid #dfe5e0; }
+.st-key-card [data-testid="stPageLink-NavLink"] { background: transparent; }
+.st-key-card [data-testid="stPageLink-NavLink"] * { font-weight: 400; }
+.st-key-card [data-testid="stPageLink-NavLink"] strong { font-weight: 600; }
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
 

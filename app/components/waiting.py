@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
 from caching import Job, Stopped
-
 from components.tokens import plain
 
 Result = TypeVar("Result")
 
 
 @contextmanager
-def one_sentence(stop: bool = False) -> Iterator[None]:
-    """Show what a user can mend as one sentence instead of a traceback; with `stop`, end the page there.
+def one_sentence(place: Any = None) -> Iterator[None]:
+    """Show what a user can mend as one sentence instead of a traceback, here or in another place.
 
     All errors of the package are `ValueError`s, except `HookPointError`, which is a `KeyError`.
     """
@@ -27,9 +26,7 @@ def one_sentence(stop: bool = False) -> Iterator[None]:
 
         if isinstance(error, KeyError) and not isinstance(error, HookPointError):
             raise
-        st.error(plain(error), icon=":material/error:")
-        if stop:
-            st.stop()
+        (place or st).error(plain(error), icon=":material/error:")
 
 
 def wait_for(job: Job[Result], what: str, *, may_stop: bool = False) -> Result:

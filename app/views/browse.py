@@ -4,13 +4,11 @@ import streamlit as st
 from components import card, search, session
 from components.waiting import one_sentence
 
-from workbench import FeatureError
-
 model = session.current_model()
-found = st.container()
+trouble, found = st.container(), st.container()
 feature = session.linked_feature()
 if feature:
-    with one_sentence():
+    with one_sentence(trouble):
         card.show(model, feature)
 with found:
     search.panel(model)

@@ -173,13 +173,13 @@ def compare_steps(
     over = [False] * (len(variants) + 1)
     for number in range(max_new_tokens):
         chosen = sampling.choose(writer.logits, chance)
-        judge.note(writer.logits, chosen)
         texts = []
         for row, token in enumerate(chosen.tolist()):
             over[row] = over[row] or (stop and token in model.stop_tokens)
             if not over[row]:
                 judge.lengths[row] += 1
             texts.append("" if over[row] else pieces[row].add(token, number == max_new_tokens - 1))
+        judge.note(writer.logits, chosen)
         yield Step(texts)
         if all(over):
             break
@@ -240,7 +240,7 @@ class _Judge:
         self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
 
     def note(self, logits: Tensor, chosen: Tensor) -> None:
-        """Take in one step: the writer's logits `[rows, vocab]` and the tokens chosen from them `[rows]`."""
+        """Take in one step, once it counts in `lengths`: the writer's logits `[rows, vocab]` and its tokens `[rows]`."""
         self.logits.append(logits)
         self.tokens.append(chosen)
         if len(self.tokens) == CHUNK:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-_BUNDLED = Path(__file__).resolve().parent.parent / "data" / "corpora"
+_BUNDLED = Path(__file__).resolve().parents[2] / "data" / "corpora"
 
 
 class CorpusError(ValueError):

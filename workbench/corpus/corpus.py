@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.textfiles import CorpusError, read_source
+from workbench.corpus.reading import CorpusError, read_source
 from workbench.weights import replacing
 
 _STREAMED_TEXTS = 20_000
@@ -182,7 +182,7 @@ class Corpus:
 
         Args:
             model: its tokenizer is used, and how many positions it sees.
-            context: positions of a window, with BOS.
+            context: positions of a window, with BOS; at most as many as the model sees.
             batch: rows.
             tokens: end after exactly so many tokens, not counting special ones; None for all.
             seed: of the order of the texts.
@@ -200,10 +200,8 @@ class Corpus:
                 "context is a number from 2, batch and tokens from 1, and the rank in shard is below the world size; "
                 f"these are {context}, {batch}, {tokens} and {shard}."
             )
-        if context > model.network.n_ctx:
-            raise CorpusError(f"context is {context:,}, but {model.name} sees only {model.network.n_ctx:,} positions.")
         special_ids(model)  # complain here, not at the first batch
-        room = context - 1 if bos and _bos(model) is not None else context
+        room = min(context, model.network.n_ctx) - (bos and _bos(model) is not None)
         windows = self._windows(model, room, tokens=tokens, seed=seed, shuffle=shuffle, repeat=repeat)
         made = _batched(windows, model, batch, np.random.default_rng([seed, 1]) if shuffle else None, bos)
         return itertools.islice(made, rank, None, world)

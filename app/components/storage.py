@@ -1,0 +1,63 @@
+"""Edits as a file: saved, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from components import edits
+from components.tokens import plain
+
+from workbench import EditError
+from workbench.interventions import from_json, to_json
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+    from workbench.interventions import FeatureIntervention
+
+
+def show(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> None:
+    """A button that saves the edits, and a box that takes a file of them."""
+    with st.popover("Save or load", icon=":material/save:", width="stretch"):
+        if interventions:
+            st.download_button(
+                "Save these edits",
+                to_json(model, interventions),
+                "edits.json",
+                "application/json",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+        turn = st.session_state.setdefault("uploads", 0)
+        st.file_uploader(
+            "Load edits", "json", key=f"upload-{turn}", max_upload_size=20, on_change=_load, args=(model, turn)
+        )
+        st.caption("A file fits the model it was saved with.")
+
+
+def show_trouble() -> None:
+    """Why the last file could not be read, until something else is loaded."""
+    trouble = st.session_state.get("trouble with file")
+    if trouble:
+        st.error(plain(trouble), icon=":material/error:")
+
+
+def read(model: LanguageModel, data: bytes) -> list[FeatureIntervention]:
+    """The edits in a file; raises what `from_json` raises."""
+    try:
+        return from_json(model, data.decode())
+    except (UnicodeDecodeError, TypeError) as error:
+        raise EditError("This is not a file of interventions.") from error
+
+
+def _load(model: LanguageModel, turn: int) -> None:
+    file = st.session_state[f"upload-{turn}"]
+    st.session_state["trouble with file"] = None
+    if file is None:
+        return
+    st.session_state["uploads"] = turn + 1  # an empty box for the next file
+    try:
+        edits.set_rows(read(model, file.getvalue()))
+    except (ValueError, KeyError) as error:
+        st.session_state["trouble with file"] = str(error)

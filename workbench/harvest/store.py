@@ -1,0 +1,167 @@
+"""Activations kept on disk, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError, difference
+from workbench.weights import Progress, replacing
+
+
+class Store:
+    """Activations on disk, memory-mapped: one raw file per hook point and `progress.json`, which says how much counts.
+
+    Files grow at the end; `progress.json` is replaced after each batch has reached the disk, so that a killed writer
+    loses at most that batch. `store[rows]` reads rows into memory, as float32.
+
+    Attributes:
+        folder: where it is.
+        note: the settings of the harvest, versions, command; `committed` tokens; whether it is `complete`.
+        values: by hook point, `[n_tokens, width]`.
+        columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        found = _read_progress(self.folder)
+        if found is None:
+            raise HarvestError(f"{self.folder} holds no activations; there is no progress.json.")
+        self.note = found
+        rows = self.note["committed"]
+
+        def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
+            needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            if not file.exists() or file.stat().st_size < needed:
+                raise HarvestError(f"{file} is missing or cut short; harvest into {self.folder} anew.")
+            return np.memmap(file, dtype, "r", shape=shape) if rows else np.zeros(shape, dtype)
+
+        self.values = {
+            name: mapped(_file(self.folder, name), self.note["dtype"], rows, width)
+            for name, width in self.note["widths"].items()
+        }
+        self.columns = {name: mapped(_file(self.folder, name), np.int32, rows) for name in COLUMNS}
+
+    def __len__(self) -> int:
+        return self.note["committed"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the harvest came to its end."""
+        return self.note["complete"]
+
+    def __getitem__(self, rows: slice | Tensor) -> Activations:
+        at: Any = rows if isinstance(rows, slice) else rows.numpy()
+        values = {name: torch.from_numpy(value[at].astype(np.float32)) for name, value in self.values.items()}
+        return Activations(values, *(torch.from_numpy(self.columns[name][at].astype(np.int64)) for name in COLUMNS))
+
+    def run(self, skip: int = 0) -> Iterator[Activations]:
+        """The activations in the order in which they were harvested."""
+        for start in range(skip, len(self), 4096):
+            yield self[start : start + 4096]
+
+    def settings(self) -> dict[str, Any]:
+        """Of the harvest, and the type of the numbers."""
+        return {**self.note["harvest"], "dtype": self.note["dtype"]}
+
+    @classmethod
+    def write(
+        cls,
+        harvest: Harvest,
+        folder: str | Path,
+        *,
+        dtype: str = "float16",
+        progress: Progress | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Store:
+        """Harvest into a folder, or go on where an earlier call stopped; the result is the same.
+
+        Args:
+            harvest: what to read.
+            folder: where to; each rank needs its own.
+            dtype: "float16" or "float32".
+            progress: told the share done and an estimate of the time left.
+            cancel: asked before each batch; once it says True, the store is left incomplete, ready to go on.
+
+        Raises:
+            HarvestError: the folder holds another harvest, or a value does not fit into float16.
+        """
+        folder = Path(folder)
+        if dtype not in ("float16", "float32"):
+            raise HarvestError(f"dtype is 'float16' or 'float32', not {dtype!r}.")
+        if harvest.repeat and harvest.tokens is None:
+            raise HarvestError("A harvest that repeats without a limit does not fit on a disk; give tokens.")
+        names = list(harvest.hook_points)
+        note: dict[str, Any] = {
+            "harvest": harvest.settings(),
+            "dtype": dtype,
+            "widths": {name: harvest.model.hook_points[name].width for name in names},
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "command": " ".join(sys.argv),
+        }
+        found = _read_progress(folder) or note | {"committed": 0, "complete": False}
+        wrong = difference(found["harvest"] | {"dtype": found["dtype"]}, note["harvest"] | {"dtype": dtype})
+        if wrong:
+            raise HarvestError(f"{folder} holds another harvest: {wrong}. Choose another folder.")
+        if not found["complete"]:
+            _append(folder, found, harvest.run(found["committed"], progress=progress, cancel=cancel))
+            if not (cancel is not None and cancel()):
+                _commit(folder, found | {"complete": True})
+        return cls(folder)
+
+
+def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations]) -> None:
+    """Add batches to the files of a folder behind the committed rows, and commit each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        files = {}
+        for name in (*note["widths"], *COLUMNS):
+            file = stack.enter_context(open(_file(folder, name), "ab"))
+            row = note["widths"].get(name, 1) * np.dtype(note["dtype"] if name in note["widths"] else np.int32).itemsize
+            if file.tell() < note["committed"] * row:
+                raise HarvestError(f"{file.name} is cut short; delete {folder} and harvest anew.")
+            file.truncate(note["committed"] * row)
+            files[name] = file
+        for part in parts:
+            for name, value in part.values.items():
+                stored = value.cpu().numpy().astype(note["dtype"])
+                if not np.isfinite(stored).all():
+                    raise HarvestError(f"A value at {name} does not fit into {note['dtype']}; use dtype='float32'.")
+                files[name].write(stored.tobytes())
+            for name in COLUMNS:
+                files[name].write(getattr(part, name).cpu().numpy().astype(np.int32).tobytes())
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            note["committed"] += len(part)
+            _commit(folder, note)
+
+
+def _commit(folder: Path, note: dict[str, Any]) -> None:
+    with replacing(folder / "progress.json") as temporary:
+        temporary.write_text(json.dumps(note, indent=2))
+
+
+def _read_progress(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / "progress.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise HarvestError(
+            f"{folder / 'progress.json'} can't be read ({error}); delete it and harvest anew."
+        ) from error
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.bin"
