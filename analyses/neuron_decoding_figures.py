@@ -9,8 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-COLOURS = {"gate": "#2a9d8f", "up": "#2563ab", "post": "#e07b39", "down": "#e07b39"}
-GREY, LIGHT = "#8a93a3", "rgba(138,147,163,0.25)"
+from workbench.figures import AGAINST, FAINT, FONT, FOR, GRID, INK
+
+COLOURS = {"gate": "#8a6fb0", "up": FOR, "post": AGAINST, "down": AGAINST}
+"""A down column writes what post holds, so they share a colour."""
 SITES = ("up", "post", "gate")
 """The paper's site first."""
 
@@ -27,7 +29,7 @@ def concept_figure(concepts: dict[str, Any], rule: dict[str, Any]) -> go.Figure:
             hovertemplate="%{y}: %{customdata[0]}<br>%{customdata[1]}<br>excess %{customdata[2]:.1f}<extra></extra>",
             name=f"{weights} weights",
             orientation="h",
-            marker_color={"gate": COLOURS["gate"], "up": COLOURS["up"], "down": COLOURS["down"]}[weights],
+            marker_color=COLOURS[weights],
             marker_opacity=[1.0 if row["specialised"] else 0.45 for row in mine.values()],
         )
     figure.add_scatter(
@@ -35,10 +37,10 @@ def concept_figure(concepts: dict[str, Any], rule: dict[str, Any]) -> go.Figure:
         x=[row["null_forms"] for row in concepts.values()],
         mode="markers",
         name="best random vector",
-        marker={"symbol": "diamond-open", "size": 8, "color": "#1f2430"},
+        marker={"symbol": "diamond-open", "size": 8, "color": INK},
         hovertemplate="%{y}: %{x} by chance<extra></extra>",
     )
-    figure.add_vline(rule["min_forms"], line={"color": GREY, "width": 1, "dash": "dot"})
+    figure.add_vline(rule["min_forms"], line={"color": FAINT, "width": 1, "dash": "dot"})
     figure.update_yaxes(categoryorder="array", categoryarray=list(concepts), tickfont_size=11, dtick=1)
     figure.update_xaxes(title=f"forms among the top {rule['top_k']} tokens", rangemode="tozero")
     return look(figure, 120 + 19 * len(concepts))
@@ -50,7 +52,7 @@ def dose_figure(dose: dict[str, Any], values: list[float]) -> go.Figure:
     for column, site in enumerate(SITES, 1):
         own = np.array([row[site]["curve"] for row in dose.values()])  # [concepts, values]
         others = np.concatenate([row[site]["random_curves"] for row in dose.values()])  # [concepts * random, values]
-        for rows, colour, name in ((others, GREY, "random neurons"), (own, COLOURS[site], "concept neurons")):
+        for rows, colour, name in ((others, FAINT, "random neurons"), (own, COLOURS[site], "concept neurons")):
             low, high = np.quantile(rows, [0.25, 0.75], axis=0)
             figure.add_scatter(**band(values, low, high, colour), row=1, col=column)
             figure.add_scatter(
@@ -80,7 +82,7 @@ def small_multiples(dose: dict[str, Any], values: list[float], across: int = 5) 
         for place, row in enumerate(dose.values()):
             at = {"row": place // across + 1, "col": place % across + 1}
             others = np.array(row[site]["random_curves"])
-            figure.add_scatter(**band(values, others.min(0), others.max(0), GREY), visible=site == SITES[0], **at)
+            figure.add_scatter(**band(values, others.min(0), others.max(0), FAINT), visible=site == SITES[0], **at)
             line = {"color": COLOURS[site], "width": 2}
             figure.add_scatter(
                 x=values,
@@ -95,7 +97,7 @@ def small_multiples(dose: dict[str, Any], values: list[float], across: int = 5) 
             shown += [site, site]
     figure.update_annotations(font_size=12)
     figure.update_layout(updatemenus=[site_buttons([[other == site for other in shown] for site in SITES])])
-    return look(figure, 110 + 105 * down, top=80)
+    return look(figure, 110 + 105 * down, top=90)
 
 
 def matrix_figure(dose: dict[str, Any]) -> go.Figure:
@@ -119,7 +121,7 @@ def matrix_figure(dose: dict[str, Any]) -> go.Figure:
     figure.update_yaxes(autorange="reversed", title="neuron clamped", tickfont_size=10, dtick=1)
     figure.update_xaxes(title="word measured", tickfont_size=10, tickangle=-60, dtick=1)
     figure.update_layout(updatemenus=[site_buttons([[other == site for other in SITES] for site in SITES])])
-    return look(figure, 250 + 15 * len(names), top=80)
+    return look(figure, 250 + 15 * len(names), top=60)
 
 
 def favourite_figure(favourite: dict[str, Any]) -> go.Figure:
@@ -140,7 +142,7 @@ def favourite_figure(favourite: dict[str, Any]) -> go.Figure:
             else:
                 said, (kind, _, who) = favourite["animals"][name], side.partition(" ")
                 verdict = said["plain"]["greedy"] if side == "plain" else said["chosen"][kind][who]["greedy"]
-            colour = COLOURS["up"] if side.endswith("clamped") else GREY
+            colour = COLOURS["up"] if side.endswith("clamped") else FAINT
             for mark, symbol in (("success", "circle"), ("fluent_success", "circle-open")):
                 rate = verdict[mark]
                 error = {"array": [rate["high"] - rate["rate"]], "arrayminus": [rate["rate"] - rate["low"]]}
@@ -193,7 +195,7 @@ def strength_figure(animals: dict[str, Any]) -> go.Figure:
                 col=column,
             )
         for row, level in ((1, plain["success"]["rate"]), (2, plain["perplexity"])):
-            figure.add_hline(level, line={"color": GREY, "dash": "dash", "width": 1}, row=row, col=column)
+            figure.add_hline(level, line={"color": FAINT, "dash": "dash", "width": 1}, row=row, col=column)
         figure.update_xaxes(title="clamp value", row=2, col=column)
     figure.update_yaxes(title="answers about it", tickformat=".0%", range=[-0.05, 1.05], row=1, col=1)
     figure.update_yaxes(title="perplexity", row=2, col=1)
@@ -228,7 +230,7 @@ def softmax_figure(said: dict[str, Any]) -> go.Figure:
             line={"color": COLOURS[weights], "shape": "hvh", "width": 2},
             name=weights,
         )
-    figure.add_vline(1 / said["vocabulary"], line={"color": GREY, "dash": "dash", "width": 1})
+    figure.add_vline(1 / said["vocabulary"], line={"color": FAINT, "dash": "dash", "width": 1})
     figure.update_xaxes(type="log", title="softmax of the top token", exponentformat="power")
     figure.update_yaxes(title="share of neurons", tickformat=".0%")
     return look(figure, 340)
@@ -236,9 +238,12 @@ def softmax_figure(said: dict[str, Any]) -> go.Figure:
 
 def percent(rate: dict[str, Any]) -> str:
     """A rate with its interval: `12 of 40 = 30% (18–45%)`."""
-    if not rate["n"]:
-        return "none to count"
-    return f"{rate['k']} of {rate['n']} = {rate['rate']:.0%} ({rate['low']:.0%}–{rate['high']:.0%})"
+    return f"{rate['k']} of {rate['n']} = {short(rate)}" if rate["n"] else "none to count"
+
+
+def short(rate: dict[str, Any]) -> str:
+    """The same without its counts: `30% (18–45%)`."""
+    return f"{rate['rate']:.0%} ({100 * rate['low']:.0f}–{rate['high']:.0%})" if rate["n"] else "–"
 
 
 def band(x: list[float], low: np.ndarray, high: np.ndarray, colour: str) -> dict[str, Any]:
@@ -273,17 +278,15 @@ def site_buttons(visible: list[list[bool]]) -> dict[str, Any]:
     }
 
 
-def look(figure: go.Figure, height: int, top: int = 50) -> go.Figure:
+def look(figure: go.Figure, height: int, top: int = 64) -> go.Figure:
     """The one style of all figures."""
-    return (
-        figure.update_layout(
-            template="plotly_white",
-            height=height,
-            margin={"l": 10, "r": 10, "t": top, "b": 10},
-            font={"family": "system-ui, Segoe UI, Roboto, sans-serif", "size": 13, "color": "#1f2430"},
-            legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
-            hoverlabel={"bgcolor": "white"},
-        )
-        .update_xaxes(automargin=True)
-        .update_yaxes(automargin=True)
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 10, "r": 10, "t": top, "b": 10},
+        font={"family": FONT, "size": 13, "color": INK},
+        legend={"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "x": 0},
+        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 13, "color": INK}},
     )
+    figure.update_xaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)
+    return figure.update_yaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)

@@ -14,6 +14,7 @@ from neuron_decoding_figures import (
     layer_figure,
     matrix_figure,
     percent,
+    short,
     small_multiples,
     softmax_figure,
     strength_figure,
@@ -160,6 +161,7 @@ def add_concepts(page: Page, results: dict[str, Any]) -> None:
 def add_dose(page: Page, results: dict[str, Any]) -> None:
     """Part 2: log-probability of the word against the clamp value."""
     dose, said, plan = results["dose"], results["dose_summary"], results["plan"]["dose"]
+    counts = results["concept_counts"]["specialised"]
     page.section(
         "2. Does clamping it move the word?",
         "Each concept's neuron is clamped at its up projection (the paper's site), at its gate or behind both "
@@ -183,11 +185,11 @@ def add_dose(page: Page, results: dict[str, Any]) -> None:
                         site if group == "all" else f"{site}, specialised only",
                         row["rise"],
                         row["random_rise"],
-                        percent(row["beats_rise"]),
+                        short(row["beats_rise"]),
                         row["swing"],
                         row["random_swing"],
-                        percent(row["beats_swing"]),
-                        percent(row["same_sign"]),
+                        short(row["beats_swing"]),
+                        short(row["same_sign"]),
                     ]
                 )
     columns = [
@@ -202,8 +204,8 @@ def add_dose(page: Page, results: dict[str, Any]) -> None:
     ]
     page.add(
         table(columns, rows),
-        f'<p class="note">Means over concepts, in nats. By chance a neuron is above all {plan["random"]} others in '
-        f"{said['chance']:.0%} of cases. Intervals are Wilson's, 95%.</p>",
+        f'<p class="note">Means over {len(dose)} concepts, {counts["k"]} of them specialised, in nats. By chance a '
+        f"neuron is above all {plan['random']} others in {said['chance']:.0%} of cases. Intervals are Wilson's, 95%.</p>",
     )
     page.figure(
         "dose_mean",

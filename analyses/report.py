@@ -22,30 +22,34 @@ import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
 
+from workbench.figures import visible
 from workbench.generation import LanguageModel
 from workbench.weights import replacing
 
 PACKAGES = ("workbench-lm", "torch", "transformers", "transformer-lens", "plotly")
 
 STYLE = """
-:root { color-scheme: light; --ink: #1f2430; --soft: #5d6678; --line: #e3e6ec; --wash: #f6f7f9; --blue: #2563ab; }
+:root { color-scheme: light; --ink: #1f2b2a; --soft: #5c6a70; --line: #e0e6e1; --wash: #f3f6f2; --link: #1f7a6d;
+  --font: "Source Sans", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif; }
 * { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: white; font: 16px/1.6 system-ui, "Segoe UI", Roboto, sans-serif; }
+body { margin: 0; color: var(--ink); background: white; font: 16px/1.6 var(--font); }
 main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 96px; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h2 { font-size: 1.35rem; margin: 3.2rem 0 .4rem; padding-top: 1.2rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 2rem 0 .2rem; }
 p, li { max-width: 46rem; }
 .lead { font-size: 1.1rem; color: var(--soft); }
+a { color: var(--link); }
 .note, figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
 figure { margin: 1.4rem 0 2rem; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .88rem; width: 100%; line-height: 1.4; }
 th, td { text-align: left; padding: .42rem .7rem .42rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
+td { overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code { background: var(--wash); padding: .05rem .3rem; border-radius: 4px; font-size: .88em; white-space: pre-wrap; }
-details { margin: .8rem 0; } summary { cursor: pointer; color: var(--blue); }
+details { margin: .8rem 0; } summary { cursor: pointer; color: var(--link); }
 .yes, .partly, .no, .open { font-weight: 600; white-space: nowrap; }
 .yes { color: #1b7f4d; } .partly { color: #a86b00; } .no { color: #b3372f; } .open { color: var(--soft); }
 """
@@ -150,7 +154,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def tokens(texts: Sequence[str]) -> Cell:
     """Tokens one after another, their spaces visible."""
-    return Cell(" ".join(f"<code>{html.escape(text.replace(' ', '␣').replace(chr(10), '⏎'))}</code>" for text in texts))
+    return Cell(" ".join(f"<code>{html.escape(visible(text))}</code>" for text in texts))
 
 
 class Page:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -77,6 +78,7 @@ def main() -> None:
             if turn:
                 wall[name].append(time.perf_counter() - begun)
                 cpu[name].append(time.process_time() - worked)
+                print(f"round {turn}: {name} {wall[name][-1]:.2f} s, {cpu[name][-1]:.2f} s of CPU", file=sys.stderr)
     medians = {name: statistics.median(times) for name, times in wall.items()}
     print(
         json.dumps(

@@ -29,7 +29,7 @@ LAYER, INDEX = 1, 5
 """Where the tiny model's planted " dog" neuron is."""
 PLAN: dict[str, Any] = {
     "rule": {"top_k": 5, "min_forms": 1, "clear_excess": 5},
-    "concepts": {"animals": {"dog": ["dog"], "cat": ["cat"]}, "things": {"river": ["river"], "zeppelin": ["zeppelin"]}},
+    "concepts": {"animals": {"dog": ["dog"], "cat": ["cat"]}, "things": {"house": ["house"], "zeppelin": ["zeppelin"]}},
     "dose": {"values": [-20, 0, 20], "compared": 20, "random": 3, "prompts": ["The cat ran to the", "Once upon a"]},
     "favourite": {
         "tokens": 6,
@@ -45,7 +45,7 @@ PLAN: dict[str, Any] = {
     "animals": {
         "dog": {"forms": ["dog"], "also": ["dogs"]},
         "cat": {"forms": ["cat"], "also": []},
-        "mouse": {"forms": ["mouse"], "also": []},
+        "anim": {"forms": ["animal"], "also": []},
     },
 }
 
@@ -140,7 +140,7 @@ def test_the_planted_neuron_is_found(run: dict[str, Any]) -> None:
 def test_the_best_neuron_is_the_best_of_all_by_brute_force(run: dict[str, Any]) -> None:
     module, vocabulary = planted(), run["model"].token_texts(range(tiny.VOCAB))
     head = module.lm_head.weight.detach()
-    for concept, forms in (("dog", {"dog"}), ("cat", {"cat"}), ("river", {"river"})):
+    for concept, forms in (("dog", {"dog"}), ("cat", {"cat"}), ("house", {"house"})):
         ids = {token for token, text in enumerate(vocabulary) if text.strip().casefold() in forms}
         marks = []
         for weights in ("gate", "up", "down"):
@@ -251,7 +251,7 @@ def test_strength_is_chosen_on_held_out_phrasings_alone() -> None:
 
 def test_rates_of_the_favourite_animal_follow_from_the_answers(run: dict[str, Any]) -> None:
     results, texts = run["results"]["favourite"], run["texts"]
-    assert set(results["animals"]) == {"dog", "cat", "mouse"}
+    assert set(results["animals"]) == {"dog", "cat", "anim"}
     assert next(iter(results["animals"])) == "dog"
     dog = results["animals"]["dog"]
     chosen = dog["chosen"]["any"]

@@ -259,7 +259,7 @@ def test_rows_of_a_streamed_dataset() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [{"context": 1}, {"batch": 0}, {"tokens": 0}, {"shard": (2, 2)}, {"shard": (-1, 2)}], ids=str
+    "how", [{"context": 1}, {"batch": 0}, {"tokens": 0}, {"seed": -1}, {"shard": (2, 2)}, {"shard": (-1, 2)}], ids=str
 )
 def test_bad_settings_are_said_at_once(corpus: Corpus, llama: wb.LanguageModel, how: dict) -> None:
     with pytest.raises(CorpusError, match=re.escape(str(next(iter(how.values()))))):

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS: dict[str, int] = {
     **dict.fromkeys(["hookpoints", "features", "edits", "kvcache", "sampling"], 0),
-    **dict.fromkeys(["weights", "model", "generation", "corpus"], 1),
+    **dict.fromkeys(["weights", "model", "decoder", "generation", "corpus"], 1),
     **dict.fromkeys(["dictionaries"], 2),
     **dict.fromkeys(["harvest", "interventions", "splice", "training"], 3),
     **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures"], 4),
@@ -20,7 +20,14 @@ FLOORS: dict[str, int] = {
 """Files and folders of `workbench/`; above them are the pages, scripts and benchmarks."""
 TOP = 5
 ABOVE = ("app", "analyses", "benchmarks")
-NEIGHBOURS = {("generation", "model"), ("generation", "weights"), ("model", "weights"), ("corpus", "weights")}
+NEIGHBOURS = {
+    ("generation", "decoder"),
+    ("generation", "model"),
+    ("generation", "weights"),
+    ("decoder", "model"),
+    ("model", "weights"),
+    ("corpus", "weights"),
+}
 """Who may import whom on one floor."""
 BLIND = {"dictionaries": {"weights"}}
 """What a folder may import from the floor right below it; the rest of that floor it does not know."""
@@ -63,7 +70,9 @@ def without_kind() -> list[str]:
         return isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and "id='kind'" in ast.dump(node)
 
     paths = (ROOT / "workbench" / "dictionaries").glob("*.py")
-    classes = {path.stem: [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)] for path in paths}
+    classes = {
+        path.stem: [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)] for path in paths
+    }
     return [stem for stem, found in classes.items() if not any(is_kind(node) for one in found for node in one.body)]
 
 
@@ -88,7 +97,11 @@ def complaints(name: str, source: str) -> list[str]:
                 found.append(f"{name} uses {node.value.id}.{node.attr}")
             if node.attr == "to_pickle":
                 found.append(f"{name} uses to_pickle")
-        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and getattr(node.value, "value", 0) is not False:
+        if (
+            isinstance(node, ast.keyword)
+            and node.arg == "allow_pickle"
+            and getattr(node.value, "value", 0) is not False
+        ):
             found.append(f"{name} allows pickle")
     return found
 
@@ -135,7 +148,9 @@ def test_face_offers_only_what_exists() -> None:
     import workbench
 
     tree = ast.parse((ROOT / "workbench" / "__init__.py").read_text())
-    names = [alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    names = [
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
     assert len(names) == len(set(names))
     assert all(hasattr(workbench, name) for name in names)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import workbench as wb
-from workbench.generation import Pieces
+from workbench.decoder import Pieces
 from workbench.sampling import FIRST_LOOK
 
 PROMPTS = ["The dog ran to", "What is your favourite animal? My favourite", "a", "Once upon a time there was a small green"]
@@ -256,7 +256,7 @@ def metaspace() -> PreTrainedTokenizerFast:
 
 
 def pieces_of(model: wb.LanguageModel, tokens: list[int]) -> list[str]:
-    cutter = Pieces(model)
+    cutter = Pieces(model.to_text)
     return [cutter.add(token) for token in tokens]
 
 

@@ -5,15 +5,38 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import plotly.graph_objects as go
-
-from workbench.measures.comparison import TokenChange
-from workbench.measures.dose_response import DoseResponse
 
 INK, FAINT, GRID = "#1f2b2a", "#7c8b93", "#e6ebe6"
 FOR, AGAINST = "#1f7a6d", "#c8643c"
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
+
+
+class Moved(Protocol):
+    """A token and its probability before and after: a `TokenChange`."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def before(self) -> float: ...
+    @property
+    def after(self) -> float: ...
+
+
+class Response(Protocol):
+    """A word's log-probability at several strengths: a `DoseResponse`."""
+
+    @property
+    def word(self) -> str: ...
+    @property
+    def values(self) -> Sequence[float]: ...
+    @property
+    def logprobs(self) -> Sequence[float]: ...
+    @property
+    def plain(self) -> float: ...
+
 
 _SHOWN = str.maketrans({" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "\xa0": "⍽"})
 
@@ -53,7 +76,7 @@ def token_bars(
     return figure
 
 
-def token_changes(changes: Sequence[TokenChange], top: int = 12) -> go.Figure:
+def token_changes(changes: Sequence[Moved], top: int = 12) -> go.Figure:
     """The tokens whose probability moved most: before and after as a pair of bars, the largest move on top."""
     shown = list(changes)[:top]
     places = list(range(len(shown)))
@@ -83,7 +106,7 @@ def token_changes(changes: Sequence[TokenChange], top: int = 12) -> go.Figure:
     return figure
 
 
-def dose_curve(response: DoseResponse, at: float | None = None, title: str = "clamp value") -> go.Figure:
+def dose_curve(response: Response, at: float | None = None, title: str = "clamp value") -> go.Figure:
     """A word's probability against the strength of an intervention, on a logarithmic scale.
 
     Args:

@@ -6,7 +6,6 @@ reading the weights once.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from workbench.decoder import Decoder, Pieces
 from workbench.edits import Edit, EditError, Group, Intervention, Run, check_edits
-from workbench.kvcache import copy_rows, new_cache
 from workbench.model import Network
 from workbench.sampling import PromptError, Sampling
 from workbench.weights import (
@@ -56,51 +55,6 @@ class Generation:
     """Of each new token, under the model as it ran."""
     stopped: Literal["end", "length"]
     """Whether the model ended its turn or ran into `max_new_tokens`."""
-
-
-class Decoder:
-    """Autoregressive state of some rows: the cache, the run with its edits, the padding.
-
-    Args:
-        network: what computes.
-        groups: edits for all or some rows, already prepared.
-        prompt: `[batch, pos]`, left-padded where `mask` is False.
-        mask: `[batch, pos]`, or None without padding.
-        max_new_tokens: how many tokens may follow.
-    """
-
-    def __init__(
-        self, network: Network, groups: Sequence[Group], prompt: Tensor, mask: Tensor | None, max_new_tokens: int
-    ):
-        self.network = network
-        self.mask = mask
-        self.lengths = torch.full((len(prompt),), prompt.shape[1]) if mask is None else mask.sum(-1)
-        self.run = _run_of(groups, self.lengths)
-        self.cache = new_cache(network.config, prompt.shape[1] + max_new_tokens)
-        with torch.inference_mode():
-            self.logits = network.run(prompt, self.run, mask=mask, cache=self.cache, last=1)[:, -1]
-
-    def feed(self, tokens: Tensor) -> Tensor:
-        """Append tokens `[batch, new]`; the logits after each of them, `[batch, new, vocab]`."""
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(tokens.shape)], dim=1)
-        with torch.inference_mode():
-            logits = self.network.run(tokens, self.run, mask=self.mask, cache=self.cache)
-        self.logits = logits[:, -1]
-        return logits
-
-    def fork(self, rows: list[int], groups: Sequence[Group]) -> Decoder:
-        """Another decoder whose row i continues from what row `rows[i]` of this one has seen, under other edits."""
-        twin = copy.copy(self)
-        twin.cache = copy_rows(self.cache, rows)
-        twin.mask = None if self.mask is None else self.mask[rows]
-        twin.lengths, twin.logits = self.lengths[rows], self.logits[rows]
-        twin.run = _run_of(groups, twin.lengths)
-        return twin
-
-
-def _run_of(groups: Sequence[Group], lengths: Tensor) -> Run | None:
-    return Run(groups, lengths) if any(group.edits for group in groups) else None
 
 
 class LanguageModel:
@@ -160,7 +114,8 @@ class LanguageModel:
             prompt_length: where the generated part begins, for interventions on "prompt" or "generated" positions;
                 without it all positions are the prompt.
         """
-        tokens, mask = self._as_tokens(tokens), _as_mask(mask, tokens)
+        tokens = self._as_tokens(tokens)
+        mask = _as_mask(mask, tokens)
         run = self._run(tokens, prompt_length, mask)
         return self.network.run(tokens, run, mask=mask)
 
@@ -176,7 +131,8 @@ class LanguageModel:
 
         The run stops after the last hook point asked for; the LM head is never computed for its own sake.
         """
-        tokens, mask = self._as_tokens(tokens), _as_mask(mask, tokens)
+        tokens = self._as_tokens(tokens)
+        mask = _as_mask(mask, tokens)
         found: dict[str, Tensor] = {}
         keys = {name: self.hook_points[name].key for name in hook_points}
         run = self._run(tokens, prompt_length, mask, watch={key: _store(found, key) for key in keys.values()})
@@ -313,7 +269,7 @@ class LanguageModel:
             check_edits(edits, length + max_new_tokens - 1, length)
         decoder = Decoder(self.network, [Group(edits)], tokens, mask, max_new_tokens)
         chance = sampling.generators(len(tokens))
-        pieces = [Pieces(self) if text else None for _ in tokens]
+        pieces = [Pieces(self._maybe_text) if text else None for _ in tokens]
         over = [False] * len(tokens)
         for number in range(max_new_tokens):
             chosen = sampling.choose(decoder.logits, chance)  # [batch]
@@ -383,28 +339,6 @@ class LanguageModel:
         if int(tokens.min()) < 0 or int(tokens.max()) >= self.network.vocab_size:
             raise PromptError(f"A token id lies outside the vocabulary, 0 to {self.network.vocab_size - 1:,}.")
         return tokens
-
-
-class Pieces:
-    """Cuts a growing text into what each token adds, holding back characters that are not complete yet."""
-
-    def __init__(self, model: LanguageModel):
-        self.model = model
-        self.open: list[int] = []
-        self.shown = ""
-
-    def add(self, token: int, last: bool = False) -> str:
-        """The text that is certain now and was not before; with the last token, all that is left."""
-        if self.model.tokenizer is None:
-            return ""
-        self.open.append(token)
-        text = self.model.to_text(self.open)
-        if text.endswith("�") and not last:
-            return ""
-        new = text[len(self.shown) :]
-        # keep one token of context, since some tokenizers drop the space of a text's first word
-        self.open, self.shown = self.open[-1:], self.model.to_text(self.open[-1:])
-        return new
 
 
 _in_force: ContextVar[tuple[tuple[LanguageModel, Intervention], ...]] = ContextVar(

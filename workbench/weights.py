@@ -8,6 +8,7 @@ SHA-256 of the GGUF file. Nothing is unpickled.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import importlib.util
 import json
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +75,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary neighbour of `target`, renamed to it when the block ends well and removed when it does not."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)) / target.name
     try:
         yield temporary
@@ -81,6 +84,14 @@ def replacing(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what a process that was killed while it wrote `target` left beside it more than a day ago."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(left)
 
 
 def fetch_default(progress: Progress | None = None) -> Path:

@@ -13,7 +13,7 @@ from components.asking import Request
 from components.tokens import show_scale, show_text, show_tokens
 
 from workbench import figures
-from workbench.generation import Pieces
+from workbench.decoder import Pieces
 
 if TYPE_CHECKING:
     from workbench import Comparison, LanguageModel
@@ -88,7 +88,7 @@ def _heads(count: int) -> list[Any]:
 
 def _pieces(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
     """What each token adds to the text."""
-    cutter = Pieces(model)
+    cutter = Pieces(model.to_text)
     return [cutter.add(token) for token in tokens]
 
 

@@ -34,13 +34,12 @@ class Curve:
 
 
 def show(model: LanguageModel, asked: Request) -> None:
-    """The widgets, and the curve last measured."""
-    st.subheader("How much is enough?", anchor=False)
-    st.caption("The probability of a word directly after the prompt, for each strength of one edit; the others stay.")
+    """The widgets, and the curve last measured; nothing where no edit has a strength."""
     choices = [number for number, one in enumerate(asked.interventions) if strength(one) is not None]
     if not choices:
-        st.info("Add an edit with a strength (Clamp, Scale or Steer) to measure this.")
         return
+    st.subheader("How much is enough?", anchor=False)
+    st.caption("The probability of a word directly after the prompt, for each strength of one edit; the others stay.")
     which, word, reach, run = st.columns([3, 2, 3, 1.4], vertical_alignment="bottom")
     varied = which.selectbox("Edit", choices, format_func=lambda number: str(asked.interventions[number]), key="varied")
     text = word.text_input("Word", " dog", key="word", persist_state="session", help="With its space in front.")

@@ -55,7 +55,7 @@ def panel(model: LanguageModel) -> None:
         with one_sentence():
             ready = caching.decoded(model, query.weights, query.scale) is not None
             table = wait_for(caching.decoding(model, query.weights, query.scale), what, may_stop=True)
-            if not ready:
+            if not ready and st.session_state.get("open"):
                 st.rerun()  # the card can say more now
             _show_results(model, table, query)
     except Stopped:

@@ -43,9 +43,9 @@ def wait_for(job: Job[Result], what: str, *, may_stop: bool = False) -> Result:
     name = f"stopped {what}"
     if st.session_state.get(name):
         raise Stopped
+    place = st.empty()  # in every run, so that nothing below it moves
     if job.done:
         return job.result()
-    place = st.empty()
     job.waiting += 1
     try:
         with place.container():

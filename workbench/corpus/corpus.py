@@ -195,10 +195,10 @@ class Corpus:
             CorpusError: a setting that can't be used, or a model without a tokenizer.
         """
         rank, world = shard
-        if context < 2 or batch < 1 or (tokens is not None and tokens < 1) or not 0 <= rank < world:
+        if context < 2 or batch < 1 or seed < 0 or (tokens is not None and tokens < 1) or not 0 <= rank < world:
             raise CorpusError(
-                "context is a number from 2, batch and tokens from 1, and the rank in shard is below the world size; "
-                f"these are {context}, {batch}, {tokens} and {shard}."
+                "context is a number from 2, batch and tokens from 1, seed from 0, and the rank in shard is below the "
+                f"world size; these are {context}, {batch}, {tokens}, {seed} and {shard}."
             )
         special_ids(model)  # complain here, not at the first batch
         room = min(context, model.network.n_ctx) - (bos and _bos(model) is not None)
@@ -220,7 +220,7 @@ class Corpus:
                     parts = -(-len(ids) // room)
                     for part in range(parts):
                         begin, end = part * len(ids) // parts, (part + 1) * len(ids) // parts
-                        window = _Window(text, begin, ids[begin:end])
+                        window = _Window(epoch, text, begin, ids[begin:end])
                         if left is not None:
                             left = window.shorten(left, specials)
                         yield window
@@ -232,6 +232,7 @@ class Corpus:
 
 @dataclass
 class _Window:
+    epoch: int
     text: int
     start: int
     ids: list[int]
@@ -251,11 +252,12 @@ def _batched(
 ) -> Iterator[TokenBatch]:
     specials = torch.tensor(sorted(special_ids(model)), dtype=torch.long)
     prefix = [token for token in [_bos(model)] if bos and token is not None]
-    while together := list(itertools.islice(windows, batch * _BATCHES_SORTED_TOGETHER)):
-        together.sort(key=lambda window: len(window.ids))
-        starts = np.arange(0, len(together), batch)
-        for start in (starts if chance is None else chance.permutation(starts)).tolist():
-            yield _pad(together[start : start + batch], prefix, specials)
+    for _, of_epoch in itertools.groupby(windows, key=lambda window: window.epoch):
+        while together := list(itertools.islice(of_epoch, batch * _BATCHES_SORTED_TOGETHER)):
+            together.sort(key=lambda window: len(window.ids))
+            starts = np.arange(0, len(together), batch)
+            for start in (starts if chance is None else chance.permutation(starts)).tolist():
+                yield _pad(together[start : start + batch], prefix, specials)
 
 
 def _pad(windows: Sequence[_Window], prefix: list[int], specials: Tensor) -> TokenBatch:

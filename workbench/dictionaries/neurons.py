@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,10 +23,14 @@ class Neurons(Dictionary):
     kind = "neurons"
 
     def __init__(self, name: str, hook_point: str, width: int):
-        super().__init__()
-        self.name = name
+        super().__init__(name)
         self.reads = self.writes = hook_point
         self.d_in = self.d_out = self.n_features = width
+
+    @classmethod
+    def example(cls) -> Self:
+        """Eight neurons."""
+        return cls("neurons.0.post", "blocks.0.mlp.hook_post", 8)
 
     def encode(self, x: Tensor) -> Codes:
         """Every neuron with its value: `[..., width]`."""

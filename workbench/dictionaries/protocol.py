@@ -1,18 +1,27 @@
 """What every dictionary promises: it reads at one hook point, writes at one, and turns activations into sparse codes.
 
-A dictionary is pure tensor maths. It names hook points but knows no model, and opens no file but its own weights.
+A dictionary is pure tensor maths. It names hook points but knows no model, and opens no file but its own weights. A
+kind registers itself under its `kind` word by being defined; loading, training and the tests' laws find it there.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from workbench.dictionaries.folder import DictionaryError, read_folder, write_folder
+from workbench.dictionaries.saelens import understood
 from workbench.features import Feature, FeatureError
+from workbench.weights import fingerprint
+
+FORMAT = 1
+"""Version of our own fields in `cfg.json`."""
 
 Change = tuple[int, Callable[[Tensor], Tensor]]
 """A feature's index and what its value `[...]` becomes."""
@@ -46,17 +55,53 @@ class Dictionary(nn.Module):
     when it is built.
     """
 
-    name: str
-    """What features call it; the part of a feature id before the colon."""
+    kinds: ClassVar[dict[str, type[Dictionary]]] = {}
+    """Every kind by its word."""
+
     kind: str
-    """The word under which the kind is registered."""
-    reads: str
-    """Hook point of the activations it encodes."""
-    writes: str
-    """Hook point of the activations it reconstructs."""
+    """The word under which the kind is registered; a class without one is a base for kinds."""
+    reads: str = ""
+    """Hook point of the activations it encodes; empty until it is known."""
+    writes: str = ""
+    """Hook point of the activations it reconstructs; empty until it is known."""
     d_in: int
     d_out: int
     n_features: int
+    provenance: dict[str, Any]
+    """What it was made from and how, as plain data; kept on disk."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        kind = cls.__dict__.get("kind")
+        if kind is None:
+            return
+        other = Dictionary.kinds.setdefault(kind, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"Two kinds of dictionary are called {kind!r}: {other.__module__} and {cls.__module__}.")
+        Dictionary.kinds[kind] = cls
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__()
+        self.provenance = {}
+        self._given_name = name
+        self._folder = ""
+
+    @property
+    def name(self) -> str:
+        """What features call it, the part of a feature id before the colon.
+
+        The name it was given; without one, the folder it was last saved to or loaded from; before that, its kind.
+        """
+        return self._given_name or self._folder or self.kind
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._given_name = name
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over its tensors' names, shapes, types and bytes, in hex."""
+        return fingerprint(self.tensors())
 
     @abstractmethod
     def encode(self, x: Tensor) -> Codes:
@@ -69,6 +114,18 @@ class Dictionary(nn.Module):
     @abstractmethod
     def direction(self, index: int) -> Tensor:
         """What one unit of the feature adds at `writes`: `[d_out]`."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> Self:
+        """A small one with random weights, to try things on."""
+
+    def reconstruct(self, x: Tensor, codes: Codes | None = None) -> Tensor:
+        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`, with these codes or their own.
+
+        It is `decode(codes)`, and in kinds with a path past the codes what goes along it.
+        """
+        return self.decode(self.encode(x) if codes is None else codes)
 
     def feature(self, index: int) -> Feature:
         """One coordinate of this dictionary; raises `FeatureError` if it has no such coordinate."""
@@ -105,3 +162,72 @@ class Dictionary(nn.Module):
             # where nothing changed the activation keeps its bits
             written = torch.where(difference == 0, written, written + difference * self.direction(index))
         return written
+
+    def config(self) -> dict[str, Any]:
+        """What `cfg.json` says, in SAELens's field names where it has one; plain data."""
+        raise DictionaryError(f"{self.name} has no weights of its own to save: {self.kind} belong to the model.")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by the names they have on disk."""
+        return dict(self.state_dict())
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `config()` and `tensors()`; raises `DictionaryError` if the two do not fit together."""
+        raise DictionaryError(f"{cls.kind} belong to a model and are not read from a folder.")
+
+    def save(self, path: str | Path) -> None:
+        """Write the dictionary to a folder; other files there are left alone.
+
+        Raises:
+            DictionaryError: the kind has no weights, or the folder can't be written.
+        """
+        own = {"format": FORMAT, "kind": self.kind, "name": self._given_name, "reads": self.reads}
+        own |= {"writes": self.writes, "sha256": self.hash, "provenance": self.provenance}
+        config = self.config()
+        config["workbench"] = config.get("workbench", {}) | own
+        write_folder(Path(path), config, self.tensors())
+        self._folder = str(Path(path))
+
+
+def load_dictionary(path: str | Path) -> Dictionary:
+    """Read a dictionary from the folder that `save` or SAELens wrote.
+
+    Raises:
+        DictionaryError: there is none, it is damaged, or of a kind that this version does not know.
+    """
+    folder = Path(path)
+    config, tensors = read_folder(folder)
+    try:
+        made = _made(config, tensors)
+    except KeyError as error:
+        raise DictionaryError(f"{folder} can't be used: its cfg.json lacks {error}.") from error
+    except (DictionaryError, TypeError, ValueError, AttributeError) as error:
+        raise DictionaryError(f"{folder} can't be used: {str(error).rstrip('.')}.") from error
+    made._folder = str(folder)
+    return made
+
+
+def _made(config: dict[str, Any], tensors: dict[str, Tensor]) -> Dictionary:
+    """The dictionary that a folder describes; errors say what is wrong, not where."""
+    own = config.get("workbench") or {}
+    if own.get("format", FORMAT) != FORMAT:
+        raise DictionaryError(
+            f"it is in format {own['format']} and this version reads format {FORMAT}; "
+            "open it with the version that wrote it, or train it anew"
+        )
+    if "sha256" in own and own["sha256"] != fingerprint(tensors):
+        raise DictionaryError("its weights are not those that were saved with its cfg.json; copy both files again")
+    config, tensors = understood(config, tensors)
+    word = own.get("kind") or config["architecture"]
+    kind = Dictionary.kinds.get(word)
+    if kind is None:
+        known = ", ".join(sorted(Dictionary.kinds))
+        raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
+    made = kind.from_config(config, tensors)
+    metadata = config["metadata"]
+    made.reads = own.get("reads") or metadata.get("hook_name") or ""
+    made.writes = own.get("writes") or metadata.get("hook_name_out") or made.reads
+    made.name = own.get("name") or ""
+    made.provenance = own.get("provenance") or {}
+    return made

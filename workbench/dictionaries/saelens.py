@@ -1,6 +1,6 @@
 """Folders that SAELens wrote (format of 6.54, and the older one), brought into the one form that the kinds read.
 
-Field names: https://github.com/decoderesearch/SAELens, `sae_lens/saes/` and `sae_lens/loading/pretrained_sae_loaders.py`.
+Field names: https://github.com/decoderesearch/SAELens, `sae_lens/saes/`, `sae_lens/loading/pretrained_sae_loaders.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VERSION = "6.54.0"
 Folder = tuple[dict[str, Any], dict[str, Tensor]]
 
 
-def understood(config: dict[str, Any], tensors: dict[str, Tensor], where: str) -> Folder:
+def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> Folder:
     """Configuration and tensors in today's form.
 
     Decoder norms that the activation function would have to multiply with are folded into the weights, and a learned
@@ -31,12 +31,12 @@ def understood(config: dict[str, Any], tensors: dict[str, Tensor], where: str) -
     rule = config.get("normalize_activations") or "none"
     if rule != "none":
         raise DictionaryError(
-            f"{where} was made for inputs that are normalised first ({rule}), which a dictionary here has in its weights; "
-            "fold the normalisation into the weights with SAELens and save it again."
+            f"it was made for inputs that are normalised first ({rule}), which a dictionary here has in its weights; "
+            "fold the normalisation into the weights with SAELens and save it again"
         )
     scaling = tensors.pop("scaling_factor", None)
     if scaling is not None and not bool((scaling == 1).all()):
-        raise DictionaryError(f"{where} has a fine-tuned scaling_factor, which is not supported; fold it into W_dec.")
+        raise DictionaryError("it has a fine-tuned scaling_factor; fold that into W_dec and save it again")
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     if "topk_threshold" in tensors and "b_enc" in tensors:

@@ -134,7 +134,8 @@ def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations]) ->
             files[name] = file
         for part in parts:
             for name, value in part.values.items():
-                stored = value.cpu().numpy().astype(note["dtype"])
+                with np.errstate(over="ignore"):
+                    stored = value.cpu().numpy().astype(note["dtype"])
                 if not np.isfinite(stored).all():
                     raise HarvestError(f"A value at {name} does not fit into {note['dtype']}; use dtype='float32'.")
                 files[name].write(stored.tobytes())

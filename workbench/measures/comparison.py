@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.decoder import Decoder, Pieces
 from workbench.edits import Edit, EditError, Group, check_edits
-from workbench.generation import Decoder, Generation, LanguageModel, Pieces
+from workbench.generation import Generation, LanguageModel
 from workbench.interventions import FeatureIntervention, dictionary_of
 from workbench.sampling import Sampling
 
@@ -169,7 +170,7 @@ def compare_steps(
     )
     judge = _Judge(model, writer, edits)
     chance = [torch.Generator().manual_seed(sampling.seed) for _ in range(len(variants) + 1)]
-    pieces = [Pieces(model) for _ in range(len(variants) + 1)]
+    pieces = [Pieces(model.to_text) for _ in range(len(variants) + 1)]
     over = [False] * (len(variants) + 1)
     for number in range(max_new_tokens):
         chosen = sampling.choose(writer.logits, chance)

@@ -1,0 +1,107 @@
+"""BatchTopK: a batch of B activations keeps its k·B highest values, so that hard activations may use more latents.
+
+Bussmann, Leask, Nanda, "BatchTopK sparse autoencoders" (2024), arXiv 2412.06410. Outside training there is no batch:
+latents are active above a threshold learned as the running mean of each batch's lowest kept value. On disk it is the
+JumpReLU dictionary with that threshold, as SAELens writes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.dictionaries.activations import Activation, codes_above
+from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.sparse import Entries, SparseEntries, entries_where
+
+RATE = 0.01
+"""Weight of a new batch in the threshold's running mean, as in SAELens."""
+
+
+class BatchTopK(Activation):
+    """In training the highest k·batch pre-activations of the batch; else those above the threshold.
+
+    Args:
+        width: number of latents.
+        k: active latents per activation, on average; above 0, at most `width`.
+        auxiliary: coefficient of the auxiliary loss on dead latents.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, width: int, k: float = 32, auxiliary: float = 1 / 32):
+        super().__init__()
+        if isinstance(k, bool) or not isinstance(k, int | float) or not 0 < k <= width:
+            raise DictionaryError(f"k is a number above 0 and up to the width, {width:,}, not {k!r}.")
+        self.k = k
+        self.auxiliary = auxiliary
+        self.register_buffer("threshold", torch.zeros(width))
+
+    def codes(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """As many columns as the fullest row has latents above the threshold."""
+        return codes_above(pre, self.threshold)
+
+    def entries(self, pre: Tensor, unit: float) -> Entries:
+        """The highest k·batch positive pre-activations; moves the threshold."""
+        wanted = max(1, int(self.k * len(pre)))
+        threshold = float(self.threshold[0])
+        mask = pre > 0.9 * threshold  # a first sieve, close to what will be kept
+        if threshold > 0 and int(mask.count_nonzero()) < wanted:
+            mask = pre > 0
+        entries = entries_where(pre, mask)
+        if len(entries.values) > wanted:
+            lowest = entries.values.topk(wanted, sorted=False).values.min()
+            entries = _only(entries, entries.values >= lowest)
+        if len(entries.values):
+            lowest = entries.values.min()
+            self.threshold.copy_(lowest if threshold == 0 else self.threshold + RATE * (lowest - self.threshold))
+        return entries
+
+    def initialise(self, unit: float) -> None:
+        """The first batch sets the threshold."""
+        self.threshold.zero_()
+
+    def settings(self) -> dict[str, Any]:
+        """`k`, `auxiliary`."""
+        return {"k": self.k, "auxiliary": self.auxiliary}
+
+
+def _only(entries: SparseEntries, mask: Tensor) -> SparseEntries:
+    """Those of the entries where a mask `[n]` is true."""
+    values, rows = entries.values[mask], entries.rows[mask]
+    starts = torch.searchsorted(rows, torch.arange(len(entries.starts), device=rows.device))
+    return SparseEntries(values, values, entries.latents[mask], rows, starts, entries.width)
+
+
+class BatchTopKSAE(SparseCoder):
+    """Sparse autoencoder with k active latents per activation on average.
+
+    Args:
+        d_in: width of the activations.
+        width: number of latents.
+        k: active latents per activation on average.
+        auxiliary: coefficient of the auxiliary loss on dead latents.
+        hook_point: what it reads and writes.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "batchtopk"
+    architecture = "jumprelu"
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        k: float = 32,
+        *,
+        auxiliary: float = 1 / 32,
+        hook_point: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        part = BatchTopK(width, k, auxiliary)
+        super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)

@@ -1,0 +1,250 @@
+"""Dictionaries with an encoder, a decoder and an activation function between them: all that their kinds share.
+
+    codes = activation((x - b_dec) W_enc + b_enc)      x_hat = codes W_dec + b_dec
+
+for a sparse autoencoder. A transcoder does not subtract `b_dec`, which has the width of what it writes, and one with a
+skip path adds x W_skip^T. Parameters have SAELens's names and shapes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, normalize, pad
+
+from workbench.dictionaries import learning
+from workbench.dictionaries.activations import Activation
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import Codes
+from workbench.dictionaries.saelens import VERSION
+from workbench.dictionaries.trainable import Step, Trainable
+
+ROWS = 1024
+"""Activations encoded at a time: bounds the `[rows, width]` matrix of pre-activations."""
+
+
+class SparseCoder(Trainable):
+    """An encoder, an activation function and a decoder.
+
+    Args:
+        d_in: width of the activations that are read.
+        width: number of latents.
+        activation: what makes the codes sparse.
+        d_out: width of the activations that are written; None for `d_in`.
+        reads, writes: hook points; empty until they are known.
+        name: what features call it.
+        seed: of the starting weights; None leaves them to be filled.
+
+    Attributes:
+        W_enc: `[d_in, width]`.
+        b_enc: `[width]`.
+        W_dec: `[width, d_out]`; rows of unit norm in training.
+        b_dec: `[d_out]`.
+        W_skip: `[d_out, d_in]`, or None.
+    """
+
+    architecture: str = ""
+    """What SAELens calls it, where that is not `kind`."""
+    centred: bool = True
+    """Whether `b_dec` is subtracted from what is read."""
+    skip: bool = False
+    """Whether a linear path leads past the codes."""
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        activation: Activation,
+        *,
+        d_out: int | None = None,
+        reads: str = "",
+        writes: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        super().__init__(name)
+        d_out = d_in if d_out is None else d_out
+        for what, size in (("d_in", d_in), ("width", width), ("d_out", d_out)):
+            _check_size(what, size)
+        self.d_in, self.d_out, self.n_features = d_in, d_out, width
+        self.reads, self.writes = reads, writes
+        self.activation = activation
+        self.resamples = activation.resamples
+        self._room: Tensor | None = None
+        self.W_enc = nn.Parameter(torch.empty(d_in, width), requires_grad=False)
+        self.b_enc = nn.Parameter(torch.zeros(width), requires_grad=False)
+        self.W_dec = nn.Parameter(torch.empty(width, d_out), requires_grad=False)
+        self.b_dec = nn.Parameter(torch.zeros(d_out), requires_grad=False)
+        self.W_skip = nn.Parameter(torch.zeros(d_out, d_in), requires_grad=False) if self.skip else None
+        if seed is not None:
+            self._randomise(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def _randomise(self, generator: torch.Generator) -> None:
+        """Random unit vectors; an autoencoder's encoder begins as the decoder's transpose."""
+        self.W_dec.copy_(normalize(torch.randn(self.W_dec.shape, generator=generator), dim=1))
+        if self.centred:
+            self.W_enc.copy_(self.W_dec.T)
+        else:
+            self.W_enc.copy_(normalize(torch.randn(self.W_enc.shape, generator=generator), dim=0))
+
+    @classmethod
+    def example(cls) -> Self:
+        """d_in 8, width 24."""
+        return cls(8, 24, **({"k": 4} if "k" in inspect.signature(cls).parameters else {}))  # type: ignore[call-arg]
+
+    def centre(self, x: Tensor) -> Tensor:
+        """What the encoder's product sees: `[..., d_in]`."""
+        if x.shape[-1] != self.d_in:
+            raise DictionaryError(f"{self.name} reads activations of width {self.d_in:,}, not {x.shape[-1]:,}.")
+        x = x.to(self.W_enc.dtype)
+        return x - self.b_dec if self.centred else x
+
+    def encode(self, x: Tensor) -> Codes:
+        """Activations as codes: `[..., columns]`."""
+        rows = self.centre(x).reshape(-1, self.d_in)  # [rows, d_in]
+        learns = torch.is_grad_enabled() and (rows.requires_grad or self.W_enc.requires_grad)
+        room = None if learns else self.W_enc.new_empty(min(ROWS, len(rows)), self.n_features)
+        parts = []
+        for part in rows.split(ROWS):
+            out = None if room is None else room[: len(part)]
+            parts.append(self.activation.codes(torch.addmm(self.b_enc, part, self.W_enc, out=out)))
+        columns = max(values.shape[1] for values, _ in parts)
+        values, latents = (
+            torch.cat([pad(part, (0, columns - part.shape[1])) for part in kind]) for kind in zip(*parts, strict=True)
+        )
+        shape = (*x.shape[:-1], columns)
+        return Codes(values.view(shape), latents.view(shape), self.n_features)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Codes as activations: `[..., d_out]`."""
+        if codes.n_features != self.n_features:
+            raise DictionaryError(
+                f"{self.name} has {self.n_features:,} latents, and these codes belong to one with {codes.n_features:,}."
+            )
+        values = codes.values.reshape(-1, codes.values.shape[-1]).to(self.W_dec.dtype)
+        latents = codes.indices.reshape(values.shape)
+        out = embedding_bag(latents, self.W_dec, mode="sum", per_sample_weights=values) + self.b_dec
+        return out.view(*codes.values.shape[:-1], self.d_out)
+
+    def reconstruct(self, x: Tensor, codes: Codes | None = None) -> Tensor:
+        """`decode`, and x W_skip^T where there is a skip path: `[..., d_out]`."""
+        out = super().reconstruct(x, codes)
+        return out if self.W_skip is None else out + x.to(self.W_skip.dtype) @ self.W_skip.T
+
+    def room(self, batch: int) -> Tensor:
+        """Memory for the pre-activations of training batches `[batch, width]`, the same again as long as the size is:
+        fresh memory of this size costs a sixth of the product that is written to it."""
+        if self._room is None or self._room.shape[0] != batch or self._room.dtype != self.W_enc.dtype:
+            self._room = self.W_enc.new_empty(batch, self.n_features)
+        return self._room
+
+    def direction(self, index: int) -> Tensor:
+        """The latent's decoder row: `[d_out]`."""
+        self.check(index)
+        return self.W_dec[index]
+
+    def initialise(self, x: Tensor, target: Tensor | None = None) -> None:
+        """`b_dec` becomes the target's geometric median, and the encoder's size such that reconstructions have the
+        target's; see `Trainable`."""
+        learning.initialise(self, x, target)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """One group for each parameter; see `Trainable`."""
+        ratio = self.unit_out / self.unit_in
+        sizes = {"W_enc": ratio, "W_dec": 1.0, "W_skip": ratio}  # all others have the unit of what is written
+        return [
+            {"params": [parameter], "lr": lr * sizes.get(name, self.unit_out), "name": name}
+            for name, parameter in ((_short(name), parameter) for name, parameter in self.named_parameters())
+        ]
+
+    def loss_and_gradients(
+        self, x: Tensor, target: Tensor | None = None, *, dead: Tensor | None = None, sparsity: float = 1.0
+    ) -> Step:
+        """Squared error, penalty and auxiliary loss; see `Trainable`."""
+        return learning.loss_and_gradients(self, x, target, dead, sparsity)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Decoder rows of unit norm; the activation function's parameters in their range."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12))
+        self.activation.constrain()
+
+    def resample(
+        self,
+        x: Tensor,
+        dead: Tensor,
+        target: Tensor | None = None,
+        *,
+        optimiser: torch.optim.Optimizer | None = None,
+        generator: torch.Generator | None = None,
+    ) -> int:
+        """Bricken et al. 2023; see `learning.resample`."""
+        return learning.resample(self, x, dead, target, optimiser=optimiser, generator=generator)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by SAELens's names."""
+        return {_short(name): tensor for name, tensor in self.state_dict().items()}
+
+    def config(self) -> dict[str, Any]:
+        """SAELens's fields, and ours under `workbench`."""
+        settings = self.activation.settings()
+        transcodes = not self.centred
+        config = {
+            "architecture": self.architecture or self.kind,
+            "d_in": self.d_in,
+            "d_sae": self.n_features,
+            "dtype": str(self.W_enc.dtype).removeprefix("torch."),
+            "device": "cpu",
+            "apply_b_dec_to_input": self.centred,
+            "normalize_activations": "none",
+            "reshape_activations": "hook_z" if self.reads.endswith("hook_z") and not transcodes else "none",
+            "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": None, "hook_name": self.reads},
+            "workbench": {"settings": settings, "unit_in": self.unit_in, "unit_out": self.unit_out},
+        }
+        if "k" in settings:
+            config |= {"k": settings["k"], "rescale_acts_by_decoder_norm": False}
+        if transcodes:
+            config["d_out"] = self.d_out
+            config["metadata"]["hook_name_out"] = self.writes
+        if "model_name" in self.provenance:
+            config["metadata"]["model_name"] = self.provenance["model_name"]
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """See `Dictionary`."""
+        for what in ("d_in", "d_sae"):
+            _check_size(what, config[what])
+        own = config.get("workbench") or {}
+        known = {name: config[name] for name in ("k", "d_out") if name in config} | own.get("settings", {})
+        accepted = {name: known[name] for name in inspect.signature(cls).parameters if name in known}
+        made = cls(config["d_in"], config["d_sae"], **accepted, seed=None)  # type: ignore[call-arg]
+        made.centred = bool(config.get("apply_b_dec_to_input", made.centred))
+        if made.centred and made.d_in != made.d_out:
+            raise DictionaryError("apply_b_dec_to_input needs d_in and d_out to be the same")
+        made.unit_in, made.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
+        state = made.state_dict()
+        expected = {_short(name): name for name in state}
+        for name in sorted(expected.keys() ^ tensors.keys()):
+            raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")
+        for name, full_name in expected.items():
+            shape = tuple(state[full_name].shape)
+            if tuple(tensors[name].shape) != shape:
+                raise DictionaryError(f"{name} has the shape {tuple(tensors[name].shape)}, and cfg.json says {shape}")
+        made.load_state_dict({expected[name]: tensor for name, tensor in tensors.items()}, assign=True)
+        return made
+
+
+def _check_size(what: str, size: object) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise DictionaryError(f"{what} is a whole number from 1, not {size!r}.")
+
+
+def _short(name: str) -> str:
+    """`activation.threshold` → `threshold`."""
+    return name.rsplit(".", 1)[-1]

@@ -1,0 +1,104 @@
+"""JumpReLU: each latent has a threshold of its own, learned together with the weights.
+
+Rajamanoharan et al., "Jumping ahead" (2024), arXiv 2407.14435. The loss is the squared error plus l0 times the number
+of active latents. Both jump at the threshold; its gradient is estimated from the pre-activations in a band around it.
+The threshold itself is learned (not its logarithm, with which Adam hardly moves it) and kept from falling below 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.dictionaries.activations import Activation, codes_above
+from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.sparse import Entries, cheapest_entries
+
+START = 0.01
+"""Threshold at the start, in units of the activations' size."""
+
+
+class JumpReLU(Activation):
+    """Values are the pre-activations above the latent's threshold.
+
+    Args:
+        width: number of latents.
+        l0: coefficient of the penalty, the number of active latents.
+        bandwidth: width of the band around the threshold, in units of the activations' size.
+    """
+
+    resamples = True
+
+    def __init__(self, width: int, l0: float = 1.0, bandwidth: float = 0.05):
+        super().__init__()
+        self.l0 = l0
+        self.bandwidth = bandwidth
+        self.threshold = nn.Parameter(torch.full((width,), START), requires_grad=False)
+
+    def codes(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """As many columns as the fullest row has latents above their thresholds."""
+        return codes_above(pre, self.threshold)
+
+    def entries(self, pre: Tensor, unit: float) -> Entries:
+        """The active latents, and with value 0 those in the lower half of the band."""
+        entries = cheapest_entries(pre, pre > self.threshold - self.bandwidth * unit / 2)
+        entries.values = torch.where(entries.pre > entries.spread(self.threshold), entries.pre, 0)
+        return entries
+
+    def backward(self, entries: Entries, slopes: Tensor, unit: float, strength: float) -> tuple[Tensor, float]:
+        """Adds l0 * mean over rows of the number of active latents; gives the threshold its gradient."""
+        weight = self.l0 * strength / entries.batch
+        band = self.bandwidth * unit
+        threshold = entries.spread(self.threshold)
+        inside = (entries.pre - threshold).abs() < band / 2
+        self.threshold.grad = entries.per_latent(-(threshold * slopes + weight) * inside / band)
+        active = entries.pre > threshold
+        return slopes * active, weight * int(active.count_nonzero())
+
+    def initialise(self, unit: float) -> None:
+        """All thresholds as at the start."""
+        self.threshold.fill_(START * unit)
+
+    def forget(self, latents: Tensor, unit: float) -> None:
+        """These thresholds as at the start."""
+        self.threshold[latents] = START * unit
+
+    def constrain(self) -> None:
+        """No threshold below 0."""
+        self.threshold.clamp_(min=0)
+
+    def settings(self) -> dict[str, Any]:
+        """`l0`, `bandwidth`."""
+        return {"l0": self.l0, "bandwidth": self.bandwidth}
+
+
+class JumpReLUSAE(SparseCoder):
+    """Sparse autoencoder with a learned threshold for each latent.
+
+    Args:
+        d_in: width of the activations.
+        width: number of latents.
+        l0: sparsity coefficient.
+        bandwidth: width of the band around the threshold in which its gradient is estimated.
+        hook_point: what it reads and writes.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "jumprelu"
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        l0: float = 1.0,
+        *,
+        bandwidth: float = 0.05,
+        hook_point: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        part = JumpReLU(width, l0, bandwidth)
+        super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)

@@ -1,0 +1,239 @@
+"""How encoder-decoder dictionaries learn: starting values, the loss and its gradients, reviving dead latents.
+
+The gradients are written out by hand, so that nothing but the encoder's product is dense where codes are sparse. With
+pre-activations p = (x - b_dec) W_enc + b_enc, values v, reconstruction y and g = dL/dy:
+
+    dL/dv_j = g · W_dec[j]        dL/dW_dec[j] = Σ v_j g        dL/dW_enc[:, j] = Σ dL/dp_j (x - b_dec)
+    dL/db_enc[j] = Σ dL/dp_j      dL/db_dec = Σ g - W_enc dL/db_enc
+
+each sum running over the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.trainable import Step
+
+if TYPE_CHECKING:
+    from workbench.dictionaries.coder import SparseCoder
+
+SAMPLE = 4096
+"""Rows of the sample on which the encoder's size is set."""
+
+
+@torch.no_grad()
+def loss_and_gradients(
+    coder: SparseCoder, x: Tensor, target: Tensor | None, dead: Tensor | None, sparsity: float
+) -> Step:
+    """See `Trainable.loss_and_gradients`."""
+    own = target is None
+    source = x.to(coder.W_enc.dtype)
+    target = source if target is None else target.to(source.dtype)
+    _check(coder, source, target)
+    centred = coder.centre(source)  # [batch, d_in]
+    spread = centred if own and coder.centred else target - coder.b_dec  # [batch, d_out]
+    square = coder.unit_out**2 * len(x)
+
+    pre = torch.addmm(coder.b_enc, centred, coder.W_enc, out=coder.room(len(x)))  # [batch, width]
+    entries = coder.activation.entries(pre, coder.unit_out)
+    error = entries.decode(coder.W_dec).sub_(spread)  # [batch, d_out]
+    if coder.W_skip is not None:
+        error += source @ coder.W_skip.T
+    squared = _squares(error)
+    g = error.mul_(2 / square)
+
+    slopes, penalty = coder.activation.backward(entries, entries.products(g, coder.W_dec), coder.unit_out, sparsity)
+    _set(coder.b_enc, entries.per_latent(slopes))
+    _set(coder.W_dec, entries.outer(entries.values, g))
+    _set(coder.W_enc, entries.outer(slopes, centred).T)
+    auxiliary = 0.0
+    if dead is not None and coder.activation.auxiliary and bool(dead.any()):
+        auxiliary = _auxiliary(coder, pre, centred, g, dead=dead, square=square)
+    _set(coder.b_dec, g.sum(0))
+    if coder.centred:
+        _grad(coder.b_dec).sub_(coder.W_enc @ _grad(coder.b_enc))
+    if coder.W_skip is not None:
+        _set(coder.W_skip, g.T @ source)
+    _remove_parallel(coder.W_dec)
+
+    variance = _squares(spread) - len(x) * _squares(spread.mean(0))
+    fired = entries.per_latent((entries.values > 0).to(pre.dtype)).round().long()
+    return Step(
+        loss=squared / square + penalty + auxiliary,
+        error=squared / square,
+        penalty=penalty,
+        auxiliary=auxiliary,
+        fvu=squared / variance if variance > 0 else float("nan"),
+        l0=int(fired.sum()) / len(x),
+        fired=fired,
+    )
+
+
+def _auxiliary(coder: SparseCoder, pre: Tensor, centred: Tensor, g: Tensor, *, dead: Tensor, square: float) -> float:
+    """AuxK of Gao et al. 2024: the strongest dead latents reconstruct what the living ones leave over.
+
+    As in SAELens, k_aux is half the width of the activations (the paper's choice), pre-activations count without the
+    ReLU, and the loss shrinks where fewer latents than k_aux are dead. Adds to the gradients that are there; returns
+    the loss.
+    """
+    index = dead.nonzero()[:, 0]  # [dead]
+    k = max(1, coder.d_in // 2)
+    values = pre[:, index]  # [batch, dead]
+    if len(index) > k:
+        lowest = values.topk(k, sorted=False).values.amin(1, keepdim=True)
+        values = torch.where(values >= lowest, values, 0)
+    directions = coder.W_dec[index]  # [dead, d_out]
+    over = torch.addmm(g, values, directions, beta=square / 2)  # what is left over is -g * square / 2
+    weight = coder.activation.auxiliary * min(1.0, len(index) / k) / square
+    slope = over * (2 * weight)
+    slopes = (slope @ directions.T) * (values != 0)  # [batch, dead]
+    _grad(coder.W_dec).index_add_(0, index, values.T @ slope)
+    _grad(coder.W_enc).index_add_(1, index, centred.T @ slopes)
+    _grad(coder.b_enc).index_add_(0, index, slopes.sum(0))
+    return weight * _squares(over)
+
+
+def _remove_parallel(weights: Tensor) -> None:
+    """Take from a gradient of unit rows `[width, d]` what would only change the rows' norm (Gao et al. 2024)."""
+    gradient = _grad(weights)
+    gradient.addcmul_(torch.linalg.vecdot(gradient, weights)[:, None], weights, value=-1)
+
+
+@torch.no_grad()
+def initialise(coder: SparseCoder, x: Tensor, target: Tensor | None) -> None:
+    """See `SparseCoder.initialise`."""
+    x = x.to(coder.W_enc.dtype)
+    own = target is None
+    target = x if target is None else target.to(x.dtype)
+    _check(coder, x, target)
+    middle = geometric_median(target)  # [d_out]
+    coder.unit_out = _unit(target, middle)
+    coder.b_dec.copy_(middle)
+    coder.b_enc.zero_()
+    if coder.centred:
+        coder.unit_in = coder.unit_out
+    else:
+        source = middle if own else geometric_median(x)
+        coder.unit_in = _unit(x, source)
+        coder.W_enc.mul_(coder.unit_out / coder.unit_in)
+        coder.b_enc.sub_(source @ coder.W_enc)
+    coder.activation.initialise(coder.unit_out)
+    entries = coder.activation.entries(torch.addmm(coder.b_enc, coder.centre(x[:SAMPLE]), coder.W_enc), coder.unit_out)
+    coder.activation.initialise(coder.unit_out)
+    made, wanted = entries.decode(coder.W_dec), target[:SAMPLE] - middle  # [sample, d_out]
+    if coder.centred:  # the best factor, by least squares
+        factor = float((made * wanted).sum()) / max(_squares(made), 1e-30)
+    else:  # the directions are random, so that there is no best one
+        factor = (_squares(wanted) / max(_squares(made), 1e-30)) ** 0.5 / 4
+    if factor > 0:
+        coder.W_enc.mul_(factor)
+        coder.b_enc.mul_(factor)
+
+
+def geometric_median(points: Tensor, steps: int = 32) -> Tensor:
+    """The point with the least sum of distances to the points `[n, d]`, by Weiszfeld's algorithm: `[d]`."""
+    middle = points.mean(0)
+    for _ in range(steps):
+        weights = 1 / (points - middle).norm(dim=1).clamp(min=1e-12)  # [n]
+        before, middle = middle, weights @ points / weights.sum()
+        if float((middle - before).norm()) <= 1e-6 * float(middle.norm()):
+            break
+    return middle
+
+
+def _unit(points: Tensor, middle: Tensor) -> float:
+    """Mean distance from the middle, per square root of a dimension."""
+    unit = float((points - middle).norm(dim=1).mean()) / points.shape[1] ** 0.5
+    if not 0 < unit < float("inf"):
+        raise DictionaryError(
+            "The sample of activations holds "
+            + ("values that are not finite numbers." if unit != 0 else "one and the same activation only.")
+        )
+    return unit
+
+
+@torch.no_grad()
+def resample(
+    coder: SparseCoder,
+    x: Tensor,
+    dead: Tensor,
+    target: Tensor | None,
+    *,
+    optimiser: torch.optim.Optimizer | None,
+    generator: torch.Generator | None,
+) -> int:
+    """Neuron resampling of Bricken et al. 2023: dead latents take over activations that are reconstructed badly.
+
+    Rows are drawn with a probability that grows with their squared loss. The decoder row becomes the direction of the
+    row's target, the encoder column that of its input with a fifth of the living columns' mean norm, the bias 0.
+
+    Args:
+        coder: whose latents.
+        x: activations at `reads`, `[n, d_in]`.
+        dead: which latents, bool `[width]`.
+        target: activations at `writes`, `[n, d_out]`; None where these are the same.
+        optimiser: whose moments of the revived latents are set to zero.
+        generator: of the draw.
+
+    Returns:
+        How many were revived.
+    """
+    index = dead.nonzero()[:, 0]  # [dead]
+    x = x.to(coder.W_enc.dtype)
+    target = x if target is None else target.to(x.dtype)
+    _check(coder, x, target)
+    if not len(index):
+        return 0
+    loss = (coder.reconstruct(x) - target).square().sum(1)  # [n]
+    weights = (loss / loss.max().clamp(min=1e-30)).square() + 1e-12
+    drawn = torch.multinomial(weights, len(index), replacement=len(index) > len(x), generator=generator)
+    alive = coder.W_enc[:, ~dead].norm(dim=0)
+    size = 0.2 * float(alive.mean()) if len(alive) else 1.0
+    inputs = x[drawn] - (coder.b_dec if coder.centred else x.mean(0))  # [dead, d_in]
+    columns = normalize(inputs, dim=1) * size
+    coder.W_enc[:, index] = columns.T
+    coder.W_dec[index] = normalize(target[drawn] - coder.b_dec, dim=1)
+    coder.b_enc[index] = 0.0 if coder.centred else -(columns @ x.mean(0))
+    coder.activation.forget(index, coder.unit_out)
+    for parameter in coder.parameters():
+        if coder.n_features not in parameter.shape or optimiser is None:
+            continue
+        axis = 1 if parameter is coder.W_enc else 0
+        for moment in optimiser.state.get(parameter, {}).values():
+            if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                moment.index_fill_(axis, index, 0)
+    return len(index)
+
+
+def _check(coder: SparseCoder, x: Tensor, target: Tensor) -> None:
+    """Refuse batches of another form than training needs."""
+    if x.shape[1:] != (coder.d_in,) or target.shape != (len(x), coder.d_out) or not len(x):
+        raise DictionaryError(
+            f"{coder.name} learns from activations [batch, {coder.d_in}] and targets [batch, {coder.d_out}], "
+            f"not {list(x.shape)} and {list(target.shape)}."
+        )
+
+
+def _squares(values: Tensor) -> float:
+    """Sum of squares over all elements."""
+    return float(torch.linalg.vector_norm(values)) ** 2
+
+
+def _set(parameter: Tensor, gradient: Tensor) -> None:
+    """Put a gradient in place of the one that is there, in the same memory if there is one."""
+    if parameter.grad is None:
+        parameter.grad = gradient.contiguous()
+    else:
+        parameter.grad.copy_(gradient)
+
+
+def _grad(parameter: Tensor) -> Tensor:
+    """The gradient that is there."""
+    assert parameter.grad is not None
+    return parameter.grad

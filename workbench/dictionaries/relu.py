@@ -1,0 +1,67 @@
+"""ReLU with an L1 penalty: the first sparse autoencoders.
+
+Bricken et al., "Towards Monosemanticity" (2023), https://transformer-circuits.pub/2023/monosemantic-features. Decoder
+rows have unit norm, so that the penalty can't be evaded by small values with long rows; latents that never fire are
+resampled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from workbench.dictionaries.activations import Activation, padded_codes
+from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.sparse import Entries, cheapest_entries
+
+
+class ReLU(Activation):
+    """Values are the positive pre-activations.
+
+    Args:
+        l1: coefficient of the penalty, the sum of a row's values in units of the activations' size.
+    """
+
+    resamples = True
+
+    def __init__(self, l1: float = 1.0):
+        super().__init__()
+        self.l1 = l1
+
+    def codes(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """As many columns as the fullest row has positive pre-activations."""
+        return padded_codes(pre, pre > 0)
+
+    def entries(self, pre: Tensor, unit: float) -> Entries:
+        """The positive pre-activations."""
+        return cheapest_entries(pre, pre > 0)
+
+    def backward(self, entries: Entries, slopes: Tensor, unit: float, strength: float) -> tuple[Tensor, float]:
+        """Adds l1 * mean over rows of the sum of values / unit."""
+        weight = self.l1 * strength / unit / entries.batch
+        return (slopes + weight) * (entries.values > 0), weight * float(entries.values.sum())
+
+    def settings(self) -> dict[str, Any]:
+        """`l1`."""
+        return {"l1": self.l1}
+
+
+class StandardSAE(SparseCoder):
+    """Sparse autoencoder with ReLU and an L1 penalty.
+
+    Args:
+        d_in: width of the activations.
+        width: number of latents.
+        l1: sparsity coefficient.
+        hook_point: what it reads and writes.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "standard"
+
+    def __init__(
+        self, d_in: int, width: int, l1: float = 1.0, *, hook_point: str = "", name: str = "", seed: int | None = 0
+    ):
+        super().__init__(d_in, width, ReLU(l1), reads=hook_point, writes=hook_point, name=name, seed=seed)

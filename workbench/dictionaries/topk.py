@@ -1,0 +1,78 @@
+"""TopK: each activation keeps its k highest latents, so that L0 is set and not a matter of penalties.
+
+Gao et al., "Scaling and evaluating sparse autoencoders" (2024), arXiv 2406.04093. Latents that no longer fire learn, by
+an auxiliary loss, to explain what the others leave over (AuxK).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from workbench.dictionaries.activations import Activation
+from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.sparse import Entries, entries_at, top_k
+
+
+class TopK(Activation):
+    """Values are the k highest pre-activations of each row, where they are positive.
+
+    Args:
+        width: number of latents.
+        k: how many may be active, 1 to `width`.
+        auxiliary: coefficient of the auxiliary loss; 1/32 in the paper.
+    """
+
+    def __init__(self, width: int, k: int = 32, auxiliary: float = 1 / 32):
+        super().__init__()
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= width:
+            raise DictionaryError(f"k is a whole number from 1 to the width, {width:,}, not {k!r}.")
+        self.k = k
+        self.auxiliary = auxiliary
+
+    def codes(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """Always k columns."""
+        latents = top_k(pre, self.k)
+        return pre.gather(1, latents).relu(), latents
+
+    def entries(self, pre: Tensor, unit: float) -> Entries:
+        """k for each row."""
+        entries = entries_at(pre, top_k(pre, self.k))
+        entries.values = entries.pre.relu()
+        return entries
+
+    def settings(self) -> dict[str, Any]:
+        """`k`, `auxiliary`."""
+        return {"k": self.k, "auxiliary": self.auxiliary}
+
+
+class TopKSAE(SparseCoder):
+    """Sparse autoencoder with k active latents per activation.
+
+    Args:
+        d_in: width of the activations.
+        width: number of latents.
+        k: active latents per activation.
+        auxiliary: coefficient of the auxiliary loss on dead latents.
+        hook_point: what it reads and writes.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "topk"
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        k: int = 32,
+        *,
+        auxiliary: float = 1 / 32,
+        hook_point: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        part = TopK(width, k, auxiliary)
+        super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)

@@ -1,0 +1,100 @@
+"""What a dictionary that is trained promises to whoever trains it.
+
+One step of training, on activations already harvested:
+
+    step = dictionary.loss_and_gradients(x, target, dead=dead)    # gradients are now in .grad
+    optimiser.step()
+    dictionary.constrain()
+
+before the first of which `initialise` sees a sample and `parameter_groups` gives the optimiser what it needs. There is
+no hidden state: who trains counts for how long each latent has been silent, from `step.fired`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.dictionaries.protocol import Dictionary
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of training measured, on its batch and before the weights moved."""
+
+    loss: float
+    """All that is minimised: squared error + penalty + auxiliary loss."""
+    error: float
+    """Mean over the batch of the squared error, in units of the activations' size squared (see `unit_out`)."""
+    penalty: float
+    """What the kind adds for density."""
+    auxiliary: float
+    """What the kind adds for dead latents."""
+    fvu: float
+    """Share of the target's variance that is not explained."""
+    l0: float
+    """Active latents per activation."""
+    fired: Tensor
+    """In how many activations each latent was active, `[width]`, whole numbers."""
+
+
+class Trainable(Dictionary):
+    """A dictionary with a loss.
+
+    Parameters are in the activations' own units, always: nothing has to be folded in or out on saving. The size of the
+    activations enters as `unit_in` and `unit_out`, which make losses, penalties and learning rates independent of it.
+    Parameters do not ask for gradients; `loss_and_gradients` computes them without a graph.
+    """
+
+    unit_in: float = 1.0
+    """Typical size of one coordinate of the activations at `reads`: their mean distance from the centre / √d_in."""
+    unit_out: float = 1.0
+    """The same at `writes`."""
+    resamples: bool = False
+    """Whether dead latents should be revived by calling `resample` now and then."""
+
+    @abstractmethod
+    def initialise(self, x: Tensor, target: Tensor | None = None) -> None:
+        """Set biases, units and the weights' size from a sample.
+
+        Args:
+            x: activations at `reads`, `[n, d_in]`; a few thousand do.
+            target: the same positions' activations at `writes`, `[n, d_out]`; None where these are the same.
+        """
+
+    @abstractmethod
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The parameters as an optimiser takes them, with learning rates such that `lr` means the same at any size of
+        the activations; each group has a `name`."""
+
+    @abstractmethod
+    def loss_and_gradients(
+        self, x: Tensor, target: Tensor | None = None, *, dead: Tensor | None = None, sparsity: float = 1.0
+    ) -> Step:
+        """The loss on a batch; its gradients replace what is in the parameters' `.grad`.
+
+        Args:
+            x: activations at `reads`, `[batch, d_in]`.
+            target: activations at `writes`, `[batch, d_out]`; None where these are the same.
+            dead: which latents have not fired for long, bool `[width]`; None where none have.
+            sparsity: share of the penalty that applies, 0 to 1, for warming up.
+        """
+
+    def constrain(self) -> None:
+        """Bring the parameters back to where they must be; to be called after every step of the optimiser."""
+
+    def resample(
+        self,
+        x: Tensor,
+        dead: Tensor,
+        target: Tensor | None = None,
+        *,
+        optimiser: torch.optim.Optimizer | None = None,
+        generator: torch.Generator | None = None,
+    ) -> int:
+        """Give dead latents a new start where the loss is high; returns how many."""
+        return 0
