@@ -205,7 +205,7 @@ def add_dose(page: Page, results: dict[str, Any]) -> None:
     page.add(
         table(columns, rows),
         f'<p class="note">Means over {len(dose)} concepts, {counts["k"]} of them specialised, in nats. By chance a '
-        f"neuron is above all {plan['random']} others in {said['chance']:.0%} of cases. Intervals are Wilson's, 95%.</p>",
+        f"neuron is above all {plan['random']} others in {said['chance']:.0%} of cases. Intervals are 95%, Wilson.</p>",
     )
     page.figure(
         "dose_mean",

@@ -37,7 +37,7 @@ def main() -> None:
                 "matmul alone (the limit)": product_only,
                 "wb.decode_neurons, both signs": lambda: _decode_all(model, "gate", 10, "raw", None),
             },
-            rounds=2,
+            rounds=1,
         )
     report("\nDecoding 46,080 gate neurons", times, "chunked matmul and torch.topk alone", "at least 0.85")
     flops = 2 * len(rows) * CHUNK * head.numel()

@@ -130,6 +130,18 @@ def test_from_a_word_to_a_changed_answer(visit: Callable[[str], Page]) -> None:
     assert written(page) == [plain, edited]
 
 
+def test_a_model_typed_in(visit: Callable[[str], Page]) -> None:
+    page = visit("/")
+    chooser = page.get_by_role("combobox", name="Model")
+    chooser.fill("/nowhere/at/all")
+    chooser.press("Enter")
+    assert "/nowhere/at/all" in complaint(page)
+    chooser.fill("SmolLM2-135M-Instruct")
+    chooser.press("Enter")
+    expect(page.get_by_text("The most specialised neurons")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_test_id("stAlert")).to_have_count(0)
+
+
 def test_two_visitors_at_once_get_what_each_gets_alone(visit: Callable[[str], Page], model: wb.LanguageModel) -> None:
     asked = {"Dog neuron": (model.chat_prompt(QUESTION), wb.Clamp(DOG, 20.0))}
     asked["Water neuron"] = (STORY, wb.Clamp("neurons.28.post:879", 30.0))
@@ -201,7 +213,8 @@ def test_a_bad_link_is_one_sentence(visit: Callable[[str], Page], address: str, 
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b"[1, 2]", b"\xff\xfe", b'{"format": 1, "model": {"name": "other", "hash": "x"}, "interventions": []}']
+    "data",
+    [b"{", b"[1, 2]", b"\xff\xfe", b'{"format": 1, "model": {"name": "other", "hash": "x"}, "interventions": []}'],
 )
 def test_a_bad_file_is_one_sentence(visit: Callable[[str], Page], data: bytes) -> None:
     page = visit("/steer")

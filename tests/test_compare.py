@@ -130,7 +130,9 @@ def test_a_text_that_ends_at_once_is_empty_and_counts_nothing(tiny_cache) -> Non
     assert both.edited.tokens == model.generate(PROMPT, 6, interventions=edits()).tokens
 
 
-@pytest.mark.parametrize("nothing", [[], [wb.Scale("neurons.1.post:7", 1.0)], [wb.Steer("neurons.1.up:7", 0.0)]], ids=str)
+@pytest.mark.parametrize(
+    "nothing", [[], [wb.Scale("neurons.1.post:7", 1.0)], [wb.Steer("neurons.1.up:7", 0.0)]], ids=str
+)
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
 def test_without_an_edit_the_sides_are_one(llama, nothing: list[Any], temperature: float) -> None:
     both = wb.compare(llama, PROMPT, nothing, LONG, stop=False, sampling=wb.Sampling(temperature, seed=3))
@@ -270,9 +272,7 @@ def test_dose_response_equals_one_run_per_strength(zoo, name: str, rule: Any, wo
     model, module = zoo[name], tiny.build(name)
     values = [-20.0, -1.0, 0.0, 0.5, 3.0, 9.0, 20.0, 40.0, 80.0, 81.0]
     assert len(values) > ROWS, "several batches"
-    found = wb.dose_response(
-        model, PROMPT, word, values, lambda v: [wb.Clamp("neurons.0.post:7", v, positions=rule)]
-    )
+    found = wb.dose_response(model, PROMPT, word, values, lambda v: [wb.Clamp("neurons.0.post:7", v, positions=rule)])
     prompt, target = model.to_tokens(PROMPT), tiny.tokenizer()(word).input_ids
 
     def measured(hooks: list[PlainEdit]) -> float:
@@ -314,6 +314,8 @@ def test_dose_response_with_several_edits_and_around(llama) -> None:
 
 def test_dose_response_tells_its_progress(llama) -> None:
     told: list[float] = []
-    wb.dose_response(llama, PROMPT, " dog", list(range(20)), lambda v: [], progress=lambda share, what: told.append(share))
+    wb.dose_response(
+        llama, PROMPT, " dog", list(range(20)), lambda v: [], progress=lambda share, what: told.append(share)
+    )
     assert told == sorted(told)
     assert len(told) == math.ceil(21 / ROWS)

@@ -1,4 +1,4 @@
-"""Edits on tensors alone, with no model: which rows and positions they reach, in which order, and when they are refused."""
+"""Edits on tensors alone, with no model: which rows and positions they reach, in which order, and what is refused."""
 
 from __future__ import annotations
 

@@ -15,9 +15,15 @@ from transformers import PreTrainedTokenizerFast
 
 import workbench as wb
 from workbench.decoder import Pieces
+from workbench.edits import Edit
 from workbench.sampling import FIRST_LOOK
 
-PROMPTS = ["The dog ran to", "What is your favourite animal? My favourite", "a", "Once upon a time there was a small green"]
+PROMPTS = [
+    "The dog ran to",
+    "What is your favourite animal? My favourite",
+    "a",
+    "Once upon a time there was a small green",
+]
 TRICKY = "Grüße 🐶🐱 aus Zürich — дом, 犬, ❤️‍🔥 a\u0301 \u200d, \tx\n\n  end 👩‍👩‍👧"
 
 
@@ -297,8 +303,6 @@ def test_a_stream_comes_token_by_token(llama) -> None:
 
     class Count:
         def bind(self, model, scratch):
-            from workbench.edits import Edit
-
             return [Edit("blocks.0.hook_out", lambda x: passes.append(len(x)) or x)]
 
     stream = llama.stream(PROMPTS[0], 10, interventions=[Count()], stop=False)

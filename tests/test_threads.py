@@ -161,7 +161,9 @@ def test_interleaved_streams_keep_their_edits_apart(llama) -> None:
     edits = [edits_of(1), edits_of(2), []]
     alone = [[token.id for token in llama.stream(TOKENS[0], 8, interventions=one, stop=False)] for one in edits]
     streams = [llama.stream(TOKENS[0], 8, interventions=one, stop=False) for one in edits]
-    assert [list(ids) for ids in zip(*([token.id for token in step] for step in zip(*streams, strict=True)), strict=True)] == alone
+    assert [
+        list(ids) for ids in zip(*([token.id for token in step] for step in zip(*streams, strict=True)), strict=True)
+    ] == alone
 
 
 def test_a_copied_context_takes_the_edits_along(llama) -> None:

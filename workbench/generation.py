@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from workbench.decoder import Decoder, Pieces
@@ -97,13 +98,17 @@ class LanguageModel:
             if not messages.strip():
                 raise PromptError("The message is empty; write something for the model to answer.")
             messages = [{"role": "user", "content": messages}]
-        if not messages or not all(isinstance(message, Mapping) for message in messages):
+        listed = isinstance(messages, Sequence) and len(messages) > 0
+        if not listed or not all(isinstance(message, Mapping) for message in messages):
             raise PromptError('A chat is a message, or a list of {"role": ..., "content": ...} with at least one.')
         if not getattr(self._tokenizer(), "chat_template", None):
             raise PromptError(
                 f"{self.name} has no chat template; use generate() with the prompt as the model wants it."
             )
-        return self._tokenizer().apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            return self._tokenizer().apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise PromptError(f"The chat template of {self.name} refuses this chat: {error}.") from error
 
     def __call__(self, tokens: Tensor | str, *, mask: Tensor | None = None, prompt_length: int | None = None) -> Tensor:
         """Logits of every position: `[batch, pos, vocab]`, under the interventions in force here.
@@ -156,7 +161,10 @@ class LanguageModel:
 
     def bind(self, interventions: Sequence[Intervention]) -> list[Edit]:
         """Fresh edits for one run, of the interventions in force here and then of `interventions`, in this order."""
-        if not isinstance(interventions, Sequence) or not all(hasattr(one, "bind") for one in interventions):
+        bindable = isinstance(interventions, Sequence) and all(
+            hasattr(one, "bind") and not isinstance(one, type) for one in interventions
+        )
+        if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
         scratch: dict = {}
         outer = [one for model, one in _in_force.get() if model is self]
@@ -324,7 +332,10 @@ class LanguageModel:
     def _as_tokens(self, tokens: Tensor | str) -> Tensor:
         if isinstance(tokens, str):
             tokens = self.to_tokens(tokens)
-        tokens = torch.as_tensor(tokens)
+        try:
+            tokens = torch.as_tensor(tokens)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise PromptError(f"A prompt is a text or token ids, not {type(tokens).__name__}.") from error
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise PromptError(

@@ -204,7 +204,10 @@ class Steer(FeatureIntervention):
             super().__post_init__()
         else:
             object.__setattr__(self, "positions", as_positions(self.positions))
-            object.__setattr__(self, "direction", tuple(map(float, self.direction)))
+            try:
+                object.__setattr__(self, "direction", tuple(map(float, self.direction)))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise EditError("The direction to steer along is a tensor or a list of numbers.") from error
             if not all(map(math.isfinite, self.direction)):
                 raise EditError("The direction to steer along has a value that is not a finite number.")
         _finite(self, "amount")
@@ -354,3 +357,4 @@ def _finite(intervention: FeatureIntervention, name: str) -> None:
     value, largest = getattr(intervention, name), torch.finfo(torch.float32).max
     if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
         raise EditError(f"{type(intervention).__name__} needs a finite number as its {name}, not {value!r}.")
+    object.__setattr__(intervention, name, float(value))

@@ -306,7 +306,8 @@ def _build_bridge(module: Any, tokenizer: Any) -> Any:
     try:
         bridge = build_bridge_from_module(module, architecture, hf_config=module.config).eval()
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ModelError(f"TransformerLens can't open a {architecture}: {error}") from error
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ModelError(f"TransformerLens can't open a {architecture}: {reason}.") from error
     # not given to the builder, which would change it in place, or fetch it once more from the hub
     bridge.tokenizer = tokenizer
     return bridge

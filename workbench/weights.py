@@ -282,7 +282,7 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
             if not altered:
                 return _assemble(folder, tensors), _read_tokenizer(folder), note["fingerprint"]
             reason = f"{altered[0]} is not what was written"
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
         _log.warning("The cached model in %s is damaged (%s); fetching it anew.", folder, reason)
         shutil.rmtree(folder, ignore_errors=True)

@@ -73,9 +73,11 @@ def _measure(model: LanguageModel, asked: Request, varied: int, word: str, reach
         return edits
 
     bar = st.progress(0.0, text="Measuring …")
-    response = wb.dose_response(
-        model, asked.prompt(model), word, values, make, progress=lambda share, what: bar.progress(share, "Measuring …")
-    )
+
+    def tell(share: float, what: str) -> None:
+        bar.progress(share, text="Measuring …")
+
+    response = wb.dose_response(model, asked.prompt(model), word, values, make, progress=tell)
     bar.empty()
     st.session_state["curve"] = Curve(asked, varied, response)
 

@@ -138,7 +138,7 @@ def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
     kind = kinds.selectbox(
         "Edit", KINDS, index=KINDS.index(_kind(start)), key=f"kind-{number}", persist_state="session", help=EXPLAINED
     )
-    amount = _amount(amounts, kind, number, start) if kind in AMOUNTS else None
+    amount = _amount(amounts, kind, number, start) if kind in AMOUNTS else 0.0
     return _make(kind, feature, amount, _where(wheres, number, start), start)
 
 
@@ -149,7 +149,7 @@ EXPLAINED = (
 
 
 def _make(
-    kind: str, feature: wb.Feature, amount: float | None, positions: Any, start: FeatureIntervention
+    kind: str, feature: wb.Feature, amount: float, positions: Any, start: FeatureIntervention
 ) -> FeatureIntervention:
     if kind == CLAMP:
         return wb.Clamp(feature, amount, positions=positions)
@@ -176,7 +176,7 @@ def _amount(place: Any, kind: str, number: int, start: FeatureIntervention) -> f
 
 
 def _where(place: Any, number: int, start: FeatureIntervention) -> Any:
-    choices = list(POSITIONS) if start.positions in POSITIONS else [*POSITIONS, start.positions]
+    choices: list[Any] = list(POSITIONS) if start.positions in POSITIONS else [*POSITIONS, start.positions]
     return place.selectbox(
         "Where",
         choices,

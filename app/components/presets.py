@@ -43,7 +43,7 @@ def show() -> None:
 
 
 def _take(preset: Preset) -> None:
-    edits.set_rows([wb.Clamp(preset.feature, preset.value)])
+    edits.set_rows([wb.Clamp(wb.Feature.parse(preset.feature), preset.value)])
     st.session_state["prompt"] = preset.text
     st.session_state["mode"] = CHAT if preset.chat else CONTINUE
     st.session_state["generate"] = True

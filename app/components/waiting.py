@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import streamlit as st
 from caching import Job, Stopped
 from components.tokens import plain
+from streamlit.delta_generator import DeltaGenerator
 
 Result = TypeVar("Result")
 
@@ -71,7 +72,7 @@ def _stop(job: Job, name: str) -> None:
     job.stop()
 
 
-def _draw(bar: st.delta_generator.DeltaGenerator, job: Job, what: str) -> None:
+def _draw(bar: DeltaGenerator, job: Job, what: str) -> None:
     if job.share <= 0:
         bar.progress(0.0, text=f"{what} …")
         return

@@ -25,6 +25,7 @@ from workbench.corpus.reading import CorpusError, read_source
 from workbench.weights import replacing
 
 _STREAMED_TEXTS = 20_000
+_TEXTS_TOGETHER = 64
 _BATCHES_SORTED_TOGETHER = 16
 
 
@@ -156,8 +157,8 @@ class Corpus:
     def count_tokens(self, model: Any, at_most: int | None = None) -> int:
         """How many tokens the texts have, without special ones, for the tokenizer of `model`; or `at_most`."""
         total, specials = 0, special_ids(model)
-        for start in range(0, len(self), 256):
-            for ids in _tokenize(model, self.texts[start : start + 256]):
+        for start in range(0, len(self), _TEXTS_TOGETHER):
+            for ids in _tokenize(model, self.texts[start : start + _TEXTS_TOGETHER]):
                 total += sum(token not in specials for token in ids)
             if at_most is not None and total >= at_most:
                 return at_most
@@ -214,8 +215,8 @@ class Corpus:
         left = tokens
         for epoch in itertools.count():
             order = np.random.default_rng([seed, 0, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
-            for start in range(0, len(self), 256):
-                chunk: list[int] = order[start : start + 256].tolist()
+            for start in range(0, len(self), _TEXTS_TOGETHER):
+                chunk: list[int] = order[start : start + _TEXTS_TOGETHER].tolist()
                 for text, ids in zip(chunk, _tokenize(model, [self.texts[text] for text in chunk]), strict=True):
                     parts = -(-len(ids) // room)
                     for part in range(parts):

@@ -201,11 +201,9 @@ def resample(
     coder.W_dec[index] = normalize(target[drawn] - coder.b_dec, dim=1)
     coder.b_enc[index] = 0.0 if coder.centred else -(columns @ x.mean(0))
     coder.activation.forget(index, coder.unit_out)
-    for parameter in coder.parameters():
-        if coder.n_features not in parameter.shape or optimiser is None:
-            continue
-        axis = 1 if parameter is coder.W_enc else 0
-        for moment in optimiser.state.get(parameter, {}).values():
+    own = [(parameter, 0) for parameter in coder.activation.parameters()]
+    for parameter, axis in [(coder.W_enc, 1), (coder.W_dec, 0), (coder.b_enc, 0), *own]:
+        for moment in optimiser.state.get(parameter, {}).values() if optimiser else ():
             if isinstance(moment, Tensor) and moment.shape == parameter.shape:
                 moment.index_fill_(axis, index, 0)
     return len(index)

@@ -59,7 +59,7 @@ class Trainable(Dictionary):
 
     @abstractmethod
     def initialise(self, x: Tensor, target: Tensor | None = None) -> None:
-        """Set biases, units and the weights' size from a sample.
+        """Set biases, units and the weights' size from a sample; once, while the weights are fresh.
 
         Args:
             x: activations at `reads`, `[n, d_in]`; a few thousand do.

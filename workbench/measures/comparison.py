@@ -152,26 +152,23 @@ def compare_steps(
     sampling = sampling or Sampling()
     tokens, _ = model.prompt_batch([prompt], max_new_tokens)
     length = tokens.shape[1]
-    variants = [list(interventions)] + ([random_twins(model, interventions, seed)] if control else [])
-    plain = model.bind(())
-    edits = [model.bind(variant) for variant in variants]
+    plain, edits = model.bind(()), [model.bind(interventions)]
+    if control:
+        edits.append(model.bind(random_twins(model, interventions, seed)))
     for bound in edits:
         check_edits(bound, length + max_new_tokens - 1, length)
-    sides = range(1, len(variants) + 1)
+    rows = len(edits) + 1
     writer = Decoder(
         model.network,
-        [
-            Group(plain, slice(0, 1)),
-            *(Group(bound, slice(row, row + 1)) for row, bound in zip(sides, edits, strict=True)),
-        ],
-        tokens.expand(len(variants) + 1, -1),
+        [Group(bound, slice(row, row + 1)) for row, bound in enumerate([plain, *edits])],
+        tokens.expand(rows, -1),
         None,
         max_new_tokens,
     )
     judge = _Judge(model, writer, edits)
-    chance = [torch.Generator().manual_seed(sampling.seed) for _ in range(len(variants) + 1)]
-    pieces = [Pieces(model.to_text) for _ in range(len(variants) + 1)]
-    over = [False] * (len(variants) + 1)
+    chance = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
+    pieces = [Pieces(model.to_text) for _ in range(rows)]
+    over = [False] * rows
     for number in range(max_new_tokens):
         chosen = sampling.choose(writer.logits, chance)
         texts = []
@@ -241,7 +238,7 @@ class _Judge:
         self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
 
     def note(self, logits: Tensor, chosen: Tensor) -> None:
-        """Take in one step, once it counts in `lengths`: the writer's logits `[rows, vocab]` and its tokens `[rows]`."""
+        """Take in one step, when `lengths` has it: the writer's logits `[rows, vocab]` and its tokens `[rows]`."""
         self.logits.append(logits)
         self.tokens.append(chosen)
         if len(self.tokens) == CHUNK:
