@@ -265,7 +265,7 @@ def experiment(model: LanguageModel, plan: dict[str, Any], folder: Path, quick: 
         "concepts": concepts,
         "concept_counts": count_concepts(concepts),
         "dose": dose,
-        "dose_summary": summarise_dose(dose, concepts, plan["dose"]["random"]),
+        "dose_summary": summarise_dose(dose, concepts, plan["dose"]),
         "animals": animals,
         "favourite": favourite,
     }

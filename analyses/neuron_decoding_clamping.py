@@ -132,10 +132,11 @@ def dose_of(concept: str, words: list[str], dose: dict[str, Any], found: dict[st
     }
 
 
-def summarise_dose(dose: dict[str, Any], concepts: dict[str, Any], n_random: int) -> dict[str, Any]:
+def summarise_dose(dose: dict[str, Any], concepts: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
     """Over all concepts, and over the specialised ones alone, at each site."""
     groups = {"all": list(dose), "specialised": [c for c in dose if concepts[c]["specialised"]]}
-    said: dict[str, Any] = {"chance": 1 / (n_random + 1)}
+    said: dict[str, Any] = {"chance": 1 / (plan["random"] + 1)}
+    at = plan["values"].index(plan["compared"])
     for name, members in groups.items():
         said[name] = {}
         for site in SITES if members else ():
@@ -150,8 +151,8 @@ def summarise_dose(dose: dict[str, Any], concepts: dict[str, Any], n_random: int
                 "beats_rise": wilson(sum(row["beats_rise"] for row in rows), len(rows)),
                 "beats_swing": wilson(sum(row["beats_swing"] for row in rows), len(rows)),
                 "own_word_first": wilson(sum(row["word_rank"] == 0 for row in rows), len(rows)),
-                "kl": float(np.mean([row["kl"][-1] for row in rows])),
-                "random_kl": float(np.mean([row["random_kl"][-1] for row in rows])),
+                "kl": float(np.mean([row["kl"][at] for row in rows])),
+                "random_kl": float(np.mean([row["random_kl"][at] for row in rows])),
             }
     return said
 

@@ -207,6 +207,11 @@ def add_dose(page: Page, results: dict[str, Any]) -> None:
         f'<p class="note">Means over {len(dose)} concepts, {counts["k"]} of them specialised, in nats. By chance a '
         f"neuron is above all {plan['random']} others in {said['chance']:.0%} of cases. Intervals are 95%, Wilson.</p>",
     )
+    hard = [f"{site} {said['all'][site]['kl']:.3f} (random {said['all'][site]['random_kl']:.3f})" for site in SITES]
+    page.add(
+        f'<p class="note">How hard the clamps at +{plan["compared"]} push the model as a whole, as the mean KL divergence '
+        f"of its next token from the plain model's, in nats: {', '.join(hard)}.</p>"
+    )
     page.figure(
         "dose_mean",
         dose_figure(dose, plan["values"]),

@@ -110,10 +110,25 @@ def test_one_intervention_without_its_list(llama: Model) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "neurons.1.gate", ":7", "neurons.1.gate:", "neurons.1.gate:-7", "neurons.1.gate:7.0", "a:b", "neurons.1.gate:0x7",
-     "neurons.1.gate : 7 8", "a\nb:3", "neurons.1.gate:7:", 7, None, b"a:1"],
+    [
+        "",
+        " ",
+        "a.1.b",
+        ":7",
+        "a.1:",
+        "a.1:-7",
+        "a.1:7.0",
+        "a:b",
+        "a.1:0x7",
+        "a.1 : 7 8",
+        "a\nb:3",
+        "a.1:7:",
+        7,
+        None,
+        b"a:1",
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_malformed_feature_ids(text: Any) -> None:
     assert "is not a feature" in refused(wb.FeatureError, lambda: wb.Feature.parse(text))
 

@@ -108,22 +108,19 @@ def complaints(name: str, source: str) -> list[str]:
 
 def _stairs(name: str, words: list[str], parts: list[str]) -> list[str]:
     """Whether a file of the package may import `workbench.…`."""
-    if len(parts) == 1:
-        return [f"{name} imports the face, workbench itself"]
-    here, there = words[1], parts[1]
-    if there not in FLOORS:
-        return []  # a name of the package's face, which `from workbench import name` reports as the face
+    here, there = words[1], parts[1] if len(parts) > 1 else ""
+    if there not in FLOORS:  # a bare `workbench`, or a name of its face
+        return [] if there else [f"{name} imports the face, workbench itself"]
     up, down = FLOORS[here], FLOORS[there]
-    if here == there:
-        neighbour = here == "dictionaries" and len(parts) > 2 and parts[2] not in (words[2], *without_kind())
-        return [f"{name} imports another kind, {parts[2]}"] if neighbour else []
-    if up < down:
-        return [f"{name} climbs to {'.'.join(parts)}"]
-    if up == down and (here, there) not in NEIGHBOURS:
-        return [f"{name} imports its neighbour {there}"]
-    if here in BLIND and down == up - 1 and there not in BLIND[here]:
-        return [f"{name} knows {there}"]
-    return []
+    wrong = {
+        f"climbs to {there}": up < down,
+        f"imports its neighbour {there}": up == down and here != there and (here, there) not in NEIGHBOURS,
+        f"knows {there}": here in BLIND and down == up - 1 and there not in BLIND[here],
+        f"imports another kind, {parts[-1]}": here == there == "dictionaries"
+        and len(parts) > 2
+        and parts[2] not in (words[2], *without_kind()),
+    }
+    return [f"{name} {what}" for what, is_so in wrong.items() if is_so]
 
 
 @pytest.mark.parametrize("path", sources(), ids=_name)

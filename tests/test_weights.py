@@ -584,8 +584,7 @@ def test_replacing_is_whole_or_not_at_all(tmp_path: Path) -> None:
         temporary.write_text("one")
         assert not target.exists()
     with pytest.raises(ZeroDivisionError), replacing(target) as temporary:
-        temporary.write_text("two")
-        raise ZeroDivisionError
+        temporary.write_text(str(1 / (temporary.write_text("two") - 3)))
     assert target.read_text() == "one"
     folder = tmp_path / "a" / "folder"
     for content in ("one", "two"):

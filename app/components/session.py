@@ -18,10 +18,14 @@ BROWSE, STEER = "views/browse.py", "views/steer.py"
 
 def choose_model() -> None:
     """The sidebar's chooser, with room beneath it for what is known about the model."""
+    known: list[str] = st.session_state.setdefault("known models", [DEFAULT])
+    chosen = st.session_state.get("source")
+    if chosen and chosen not in known:
+        known.append(chosen)
     with st.sidebar:
         st.selectbox(
             "Model",
-            [DEFAULT],
+            known,
             key="source",
             accept_new_options=True,
             on_change=_forget,
