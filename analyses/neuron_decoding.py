@@ -195,7 +195,7 @@ def softmax_tops(model: LanguageModel) -> dict[str, list[float]]:
 def decode_all(model: LanguageModel, top_k: int, folder: Path, notes: Notes, timed: bool) -> tuple[dict, dict | None]:
     """The three tables; where they are to be timed they are decoded anew, into a folder of the report.
 
-    The rate is reckoned from CPU time, so that other work on the machine does not count.
+    The rate is reckoned per second of CPU time, so that other work on the machine does not count.
     """
     tables: dict[str, NeuronTable] = {}
     timing: dict[str, Any] = {}
@@ -211,9 +211,9 @@ def decode_all(model: LanguageModel, top_k: int, folder: Path, notes: Notes, tim
         return tables, None
     work = 2 * len(tables["gate"]) * model.network.unembedding().numel()
     for spent in timing.values():
-        spent["gflops"] = work / (spent["cpu_seconds"] / torch.get_num_threads()) / 1e9
+        spent["gflop_per_cpu_second"] = work / spent["cpu_seconds"] / 1e9
     llama = 2 * 32 * 14336 * 4096 * 128256
-    return tables, timing | {"llama_8b_minutes": llama / timing["up"]["gflops"] / 1e9 / 60}
+    return tables, timing | {"llama_8b_cpu_minutes": llama / timing["up"]["gflop_per_cpu_second"] / 1e9 / 60}
 
 
 @contextmanager
@@ -282,6 +282,13 @@ def count_concepts(concepts: dict[str, Any]) -> dict[str, Any]:
         "mean_forms": float(np.mean([row["forms"] for row in rows])),
         "null_mean_forms": float(np.mean([row["null_forms"] for row in rows])),
         "more_forms_than_null": wilson(sum(row["forms"] > row["null_forms"] for row in rows), len(rows)),
+        "fewer_forms_than_null": wilson(sum(row["forms"] < row["null_forms"] for row in rows), len(rows)),
+        "only_neurons": sum(row["specialised"] and not row["null_specialised"] for row in rows),
+        "only_null": sum(row["null_specialised"] and not row["specialised"] for row in rows),
+        "no_form_at_all": [concept for concept, row in concepts.items() if row["forms"] == 0],
+        "specialised_median_excess": float(
+            np.median([row["excess"] for row in rows if row["specialised"]] or [math.nan])
+        ),
         "weights": {weights: sum(row["weights"] == weights for row in rows) for weights in WEIGHTS},
     }
 

@@ -71,6 +71,40 @@ def dose_figure(dose: dict[str, Any], values: list[float]) -> go.Figure:
     return look(figure, 400)
 
 
+def depth_figure(dose: dict[str, Any], concepts: dict[str, Any]) -> go.Figure:
+    """Swing of each concept's word against its neuron's layer, for each site."""
+    figure = make_subplots(1, 3, shared_yaxes=True, subplot_titles=[f"clamped at {site}" for site in SITES])
+    layers = [concepts[concept]["layer"] for concept in dose]
+    for column, site in enumerate(SITES, 1):
+        rows = [row[site] for row in dose.values()]
+        figure.add_scatter(
+            x=[layer for layer, row in zip(layers, rows, strict=True) for _ in row["random_swing"]],
+            y=[swing for row in rows for swing in row["random_swing"]],
+            mode="markers",
+            marker={"size": 4, "color": FAINT, "opacity": 0.35},
+            hoverinfo="skip",
+            row=1,
+            col=column,
+        )
+        figure.add_scatter(
+            x=layers,
+            y=[row["swing"] for row in rows],
+            text=list(dose),
+            mode="markers",
+            marker={
+                "size": 9,
+                "color": COLOURS[site],
+                "symbol": ["circle" if concepts[concept]["specialised"] else "circle-open" for concept in dose],
+            },
+            hovertemplate="%{text}, layer %{x}: %{y:.2f} nats<extra></extra>",
+            row=1,
+            col=column,
+        )
+        figure.update_xaxes(title="layer of the neuron", row=1, col=column)
+    figure.update_yaxes(title="swing, nats", col=1)
+    return look(figure, 380, top=40).update_layout(showlegend=False)
+
+
 def small_multiples(dose: dict[str, Any], values: list[float], across: int = 5) -> go.Figure:
     """One panel per concept; buttons choose the site."""
     down = math.ceil(len(dose) / across)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from neuron_decoding_figures import (
     SITES,
     concept_figure,
+    depth_figure,
     dose_figure,
     favourite_figure,
     layer_figure,
@@ -21,7 +23,7 @@ from neuron_decoding_figures import (
 )
 from report import Cell, Page, table, tokens
 
-MARKS = {"yes": "holds", "partly": "holds in part", "no": "does not hold", "open": "not tested"}
+MARKS = {"yes": "holds", "partly": "holds in part", "no": "not shown", "open": "not tested"}
 
 
 def write_page(folder: Path, results: dict[str, Any], texts: dict[str, Any]) -> Path:
@@ -35,7 +37,7 @@ def write_page(folder: Path, results: dict[str, Any], texts: dict[str, Any]) -> 
         f"{made['model']}, with words, prompts and rules that were written down before any result was seen.",
     )
     page.add("<h2>What the paper claims, and what was measured</h2>", claims(results))
-    for add in (add_concepts, add_dose, add_matrix, add_favourite, add_decoding):
+    for add in (add_concepts, add_dose, add_depth, add_matrix, add_favourite, add_decoding):
         add(page, results)
     add_answers(page, results, texts)
     return page.write(made)
@@ -54,7 +56,9 @@ def claims(results: dict[str, Any]) -> str:
         (
             "The LM head finds neurons specialised in a concept, such as “dog” and “California”.",
             f"A specialised neuron for {percent(found)} of the concepts; among as many random vectors for "
-            f"{percent(by_chance)}.",
+            f"{percent(by_chance)}. Concept by concept: {counts['only_neurons']} have one among the neurons only, "
+            f"{counts['only_null']} among the random vectors only (exact test of these pairs: "
+            f"p = {paired_p(counts['only_neurons'], counts['only_null']):.2g}).",
             "yes" if apart and found["rate"] >= 0.5 else "partly" if apart else "no",
             "more than by chance (intervals apart), and for at least half of the concepts",
         )
@@ -89,10 +93,9 @@ def claims(results: dict[str, Any]) -> str:
         neurons = results["decoding"]["neurons"]
         spent = timing["up"]
         measured = (
-            f"{neurons:,} up neurons of {results['provenance']['model']}: {spent['seconds']:.0f} s by the clock, "
-            f"{spent['cpu_seconds']:.0f} s of CPU time on {results['provenance']['threads']} threads, "
-            f"{spent['gflops']:.0f} GFLOP/s. At that rate Llama 3.1 8B's 458,752, of "
-            f"{2 * 4096 * 128256 / 1e9:.1f} GFLOP each, take {timing['llama_8b_minutes']:.0f} minutes."
+            f"{neurons:,} up neurons of {results['provenance']['model']}: {spent['cpu_seconds']:.0f} s of CPU time, "
+            f"{spent['gflop_per_cpu_second']:.0f} GFLOP per second of it. At that rate Llama 3.1 8B's 458,752, of "
+            f"{2 * 4096 * 128256 / 1e9:.1f} GFLOP each, take {timing['llama_8b_cpu_minutes']:.0f} minutes."
         )
         rows.append(
             (
@@ -118,6 +121,24 @@ def claims(results: dict[str, Any]) -> str:
     return table(["The paper", "Here", "", "Rule of the verdict"], cells)
 
 
+def paired_p(one: int, other: int) -> float:
+    """Exact two-sided test of whether two counts of unlike pairs are equal (McNemar), from the binomial."""
+    n = one + other
+    tail = sum(math.comb(n, k) for k in range(max(one, other), n + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def none_at_all(concepts: list[str]) -> str:
+    """A sentence on concepts that no neuron names, whose "best neuron" is then only the one of highest excess."""
+    if not concepts:
+        return ""
+    return (
+        f"No neuron has any form of {', '.join(concepts)} among its top tokens; the rule then takes the neuron of "
+        "highest "
+        "excess, which has nothing to do with the word, and it stays in the counts below. "
+    )
+
+
 def add_concepts(page: Page, results: dict[str, Any]) -> None:
     """Part 1: the neuron of each concept."""
     concepts, rule, counts = results["concepts"], results["plan"]["rule"], results["concept_counts"]
@@ -134,7 +155,10 @@ def add_concepts(page: Page, results: dict[str, Any]) -> None:
         f"Specialised: {percent(counts['specialised'])}. The same search through as many random vectors, drawn with "
         "each "
         f"layer's own mean and covariance: {percent(counts['null_specialised'])}. The best neuron has "
-        f"{counts['mean_forms']:.1f} forms on average, the best random vector {counts['null_mean_forms']:.1f}.",
+        f"{counts['mean_forms']:.1f} forms on average, the best random vector {counts['null_mean_forms']:.1f}. "
+        + none_at_all(counts["no_form_at_all"])
+        + f"The excess measures something else: its median over the specialised neurons is "
+        f"{counts['specialised_median_excess']:.1f} standard deviations.",
     )
     order = sorted(concepts, key=lambda c: (concepts[c]["forms"], concepts[c]["excess"]))
     page.figure(
@@ -209,7 +233,7 @@ def add_dose(page: Page, results: dict[str, Any]) -> None:
     )
     hard = [f"{site} {said['all'][site]['kl']:.3f} (random {said['all'][site]['random_kl']:.3f})" for site in SITES]
     page.add(
-        f'<p class="note">How hard the clamps at +{plan["compared"]} push the model as a whole, as the mean KL divergence '
+        f'<p class="note">How hard the clamps at +{plan["compared"]} push the whole model, as the mean KL divergence '
         f"of its next token from the plain model's, in nats: {', '.join(hard)}.</p>"
     )
     page.figure(
@@ -223,6 +247,17 @@ def add_dose(page: Page, results: dict[str, Any]) -> None:
         "dose_concepts",
         small_multiples(dose, plan["values"]),
         "Every concept by itself. The grey band spans the random neurons; all panels share one scale.",
+    )
+
+
+def add_depth(page: Page, results: dict[str, Any]) -> None:
+    """Part 2, continued: where in the model the neurons that move their word lie."""
+    page.figure(
+        "depth",
+        depth_figure(results["dose"], results["concepts"]),
+        "Swing of each concept's word against the layer of its neuron; filled: specialised, open: not, grey: the "
+        "random "
+        "neurons of that layer. This figure was thought of after the results were seen.",
     )
 
 

@@ -278,7 +278,7 @@ def test_an_edit_that_can_never_act() -> None:
 def test_a_word_offers_neurons_to_add(model: wb.LanguageModel) -> None:
     page = steer()
     page.text_input(key="adder").set_value("dog").run()
-    best = wb.neurons_writing(model, " dog", "down", top=1)[0][0]
+    best = wb.neurons_writing(model, " dog", "down", scale="unit", top=1)[0][0]
     next(one for one in page.button if one.key == f"add {best}").click().run()
     assert [str(row.start.feature) for row in quiet(page).session_state["rows"]] == [str(best)]
     page.text_input(key="adder").set_value("neurons.29.up:5").run()

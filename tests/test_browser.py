@@ -160,6 +160,16 @@ def test_two_visitors_at_once_get_what_each_gets_alone(visit: Callable[[str], Pa
         assert plain != edited
 
 
+def test_writing_can_be_stopped(visit: Callable[[str], Page]) -> None:
+    page = visit(f"/steer?feature={DOG}")
+    expect(page.get_by_role("button", name="Generate")).to_be_visible(timeout=PATIENCE)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator(".wb-text").last).to_contain_text("most", timeout=PATIENCE)  # it has begun
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("Stopped before the end")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
 def test_markup_is_shown_and_not_run(browser: Browser, app: Server, tmp_path: Path) -> None:
     markup = ["<script>window.hacked=1</script>", '<img src="x" onerror="window.hacked=2">', "[a](javascript:hacked=3)"]
     script = tmp_path / "page.py"

@@ -11,10 +11,9 @@ from workbench.dictionaries.coder import ROWS, SparseCoder
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLUSAE
 from workbench.dictionaries.protocol import Codes, Dictionary
-from workbench.dictionaries.relu import StandardSAE
+from workbench.dictionaries.relu import SkipTranscoder, StandardSAE, Transcoder
 from workbench.dictionaries.sparse import top_k
-from workbench.dictionaries.topk import TopKSAE
-from workbench.dictionaries.transcoders import SkipTranscoder, TopKTranscoder, Transcoder
+from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 from workbench.features import FeatureError
 
 KINDS = sorted(Dictionary.kinds.values(), key=lambda kind: kind.kind)

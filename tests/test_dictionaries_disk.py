@@ -15,8 +15,8 @@ from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary, load_dictionary
-from workbench.dictionaries.topk import TopKSAE
-from workbench.dictionaries.transcoders import TopKTranscoder, Transcoder
+from workbench.dictionaries.relu import Transcoder
+from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 
 KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, SparseCoder)), key=lambda kind: kind.kind)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)

@@ -11,9 +11,8 @@ from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import StandardSAE
-from workbench.dictionaries.topk import TopKSAE
+from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 from workbench.dictionaries.trainable import Trainable
-from workbench.dictionaries.transcoders import TopKTranscoder
 
 KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, Trainable)), key=lambda kind: kind.kind)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)

@@ -72,6 +72,18 @@ def test_a_padded_batch_is_edited_as_each_row_alone(zoo, name: str, rule) -> Non
     assert [row.tokens for row in alone] != [row.tokens for row in zoo[name].generate_batch(prompts, 12, stop=False)]
 
 
+@pytest.mark.parametrize("rule", ["all", "prompt", "generated", (1, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "hook"), [("llama", "attn.hook_rot_q"), ("gpt2", "attn.hook_q"), ("mistral", "attn.hook_rot_q")]
+)
+def test_a_padded_batch_is_edited_alike_where_only_the_bridge_can(zoo, name: str, hook: str, rule) -> None:
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[3]]
+    edits = [wb.Steer.along(f"blocks.1.{hook}", torch.linspace(-2, 2, 32), positions=rule)]
+    batch = zoo[name].generate_batch(prompts, 12, interventions=edits, stop=False)
+    alone = [zoo[name].generate(prompt, 12, interventions=edits, stop=False) for prompt in prompts]
+    assert [row.tokens for row in batch] == [row.tokens for row in alone]
+
+
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_cached_tokens_and_logprobs_equal_full_passes(zoo, name: str) -> None:
     tokens = torch.tensor(tiny.tokenizer()([PROMPTS[0]]).input_ids)
@@ -344,6 +356,14 @@ def test_a_start_token_comes_once_whoever_writes_it(llama) -> None:
     for text in ("The dog", model.chat_prompt("The dog")):
         assert model.to_tokens(text)[0].tolist().count(first) == 1
     assert torch.equal(model.to_tokens("The dog"), model.to_tokens(model.chat_prompt("The dog")))
+
+
+def test_a_start_token_that_is_written_twice_stays(llama) -> None:
+    model = copy.copy(llama)
+    model.tokenizer = copy.deepcopy(tiny.tokenizer())
+    model.tokenizer.bos_token = "<|user|>"
+    text = "<|user|><|user|>The dog"
+    assert model.to_tokens(text)[0].tolist() == tiny.tokenizer()(text).input_ids
 
 
 def test_a_word_to_follow_gets_no_start_token(llama) -> None:

@@ -277,7 +277,7 @@ def told(share, words):
 
 model = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
 harvest = Harvest(model, Corpus.load({corpus!r}), {point!r}, tokens=10_000, repeat=True, context=24, batch=4)
-Store.write(harvest, {folder!r}, progress=told)
+Store.write(harvest, {folder!r}, progress=told, commit_every=0.0)
 """
 
 

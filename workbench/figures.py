@@ -185,4 +185,4 @@ def _label(token: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.001 else f"{share:.4%}" if share >= 1e-6 else f"{share:.0e}"
+    return f"{100 * share:.3g}%"

@@ -267,6 +267,7 @@ class LanguageModel:
         sampling: Sampling,
         interventions: Sequence[Intervention],
         stop: bool,
+        *,
         text: bool = False,
     ) -> Iterator[list[Token | None]]:
         """Step by step the new token of each row, None once it has ended; the one loop behind all generation."""
@@ -315,10 +316,11 @@ class LanguageModel:
     def _encode(self, text: str, start: bool = True) -> list[int]:
         if not isinstance(text, str) or not text:
             raise PromptError("The prompt is empty; give the model at least one token to start from.")
-        ids = self._tokenizer()(text, add_special_tokens=start).input_ids
-        first = self._tokenizer().bos_token_id
-        twice = first is not None and ids[:2] == [first, first]  # a chat template has written it already
-        return ids[1:] if twice and start else ids
+        encode, first = self._tokenizer(), self._tokenizer().bos_token_id
+        ids = encode(text, add_special_tokens=start).input_ids
+        if start and ids[:2] == [first, first] and encode(text, add_special_tokens=False).input_ids == ids[1:]:
+            return ids[1:]  # a chat template has written the start token already
+        return ids
 
     def _maybe_text(self, tokens: Tensor | Sequence[int]) -> str:
         return "" if self.tokenizer is None else self.to_text(tokens)

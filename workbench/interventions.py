@@ -38,7 +38,7 @@ REFERENCE_TEXTS = (
     "def mean(numbers):\n    if not numbers:\n        raise ValueError('none')\n    return sum(numbers) / len(numbers)",
     "The committee will meet on Thursday to discuss the budget, the new school and the town hall's roof.",
     "A triangle with sides of 3, 4 and 5 has a right angle, because 9 plus 16 is 25.",
-    '"Where have you been?" asked her brother. "I was looking for the dog," she said, "but he was asleep under my bed."',
+    '"Where have you been?" asked her brother. "I was looking for the dog," she said, "but he slept under my bed."',
 )
 """What `Ablate(feature, "mean")` takes its mean over when it is given none; a fixed text, so that the mean is too."""
 

@@ -1,8 +1,8 @@
 """A network whose hook points can be read and edited: tokens in, logits out. The only file that knows TransformerLens.
 
 Two trees of modules share one set of weights. The *plain* one is the Hugging Face model as it is: it runs everything,
-at its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it says which hook points there are, and runs
-only what has no counterpart in the plain tree (attention patterns, rotated queries, norm scales).
+at its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it says which hook points there are, and
+runs only what has no counterpart in the plain tree (attention patterns, rotated queries, norm scales).
 
 Hooks, once a hook point is used, stay in place and look into the context variable of `edits.py`; with no run there they
 do nothing. So no edit is ever part of the shared model.
@@ -191,7 +191,7 @@ class Network:
         return self.hook_points[f"blocks.{layer}.mlp.{word}"]
 
     def neuron_weights(self, layer: int, weights: str) -> Tensor:
-        """Each neuron's weight vector in the residual stream, `[d_mlp, d_model]`: what gate and up read, or down writes.
+        """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: what gate and up read, or down writes.
 
         Raises:
             ModelError: no such layer or weights, or a model that keeps them in a form that can't be read per neuron.

@@ -93,7 +93,9 @@ def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tupl
     can_chat = bool(getattr(model.tokenizer, "chat_template", None))
     st.session_state.setdefault("mode", CHAT if can_chat else CONTINUE)
     st.session_state.setdefault("prompt", QUESTION)
-    how, settings = st.columns([5, 2], vertical_alignment="bottom")
+    head, settings = st.columns([5, 2], vertical_alignment="bottom")
+    how = head.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    how.subheader("Prompt", anchor=False, width="content")
     mode = how.segmented_control(
         "Ask",
         [CHAT, CONTINUE] if can_chat else [CONTINUE],
@@ -128,7 +130,7 @@ def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tupl
             help="Only the likeliest tokens that together have this probability.",
         )
         seed = st.number_input("Seed", 0, None, 0, key="seed", persist_state="session")
-    text = st.text_area("Prompt", key="prompt", height=80, persist_state="session", label_visibility="collapsed")
+    text = st.text_area("Prompt", key="prompt", height=70, persist_state="session", label_visibility="collapsed")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         button = st.empty()
         control = st.toggle(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
+from components import session
 from components.tokens import plain, show_chips
 from components.waiting import one_sentence
 
@@ -94,8 +95,8 @@ def show_adder(model: LanguageModel) -> None:
             st.rerun()
         return
     with one_sentence(), st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption("These write it most:", width="content")
-        for feature, _ in caching.strongest(model, f" {text}", "down", "raw", FOUND):
+        st.caption("These point to it most:", width="content")
+        for feature, _ in caching.strongest(model, f" {text}", "down", "unit", FOUND):
             tokens = caching.reading(model, str(feature)).promoted[:3]
             words = plain(", ".join(token.strip() for token, _, _ in tokens))
             name = feature.dictionary.removeprefix("neurons.")
@@ -133,7 +134,13 @@ def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
     )
     feature = wb.Feature(f"{words[0]}.{words[1]}.{site}", start.feature.index)
     with place:
-        st.markdown(f"**Layer {words[1]}, neuron {feature.index}**")
+        st.page_link(
+            session.BROWSE,
+            label=f"**Layer {words[1]}, neuron {feature.index}**",
+            icon="",
+            help="Open its card",
+            query_params={"feature": str(feature)},
+        )
         show_chips([token for token, _, _ in caching.reading(model, str(feature)).promoted[:3]])
     kind = kinds.selectbox(
         "Edit", KINDS, index=KINDS.index(_kind(start)), key=f"kind-{number}", persist_state="session", help=EXPLAINED

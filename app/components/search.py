@@ -70,7 +70,7 @@ def _ask(model: LanguageModel) -> Query:
         key="query",
         type="search",
         placeholder="dog",
-        live="200ms",
+        live="100ms",
         persist_state="session",
         icon=":material/search:",
     )

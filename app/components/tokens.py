@@ -32,6 +32,7 @@ STYLE = """<style>
 .st-key-card [data-testid="stPageLink-NavLink"] { background: transparent; }
 .st-key-card [data-testid="stPageLink-NavLink"] * { font-weight: 400; }
 .st-key-card [data-testid="stPageLink-NavLink"] strong { font-weight: 600; }
+[class*="st-key-edit-"] [data-testid="stPageLink-NavLink"] { padding: 0; background: transparent; }
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
 

@@ -29,7 +29,6 @@ with files:
 with trouble:
     storage.show_trouble()
 
-st.subheader("Prompt", anchor=False)
 asked, button = asking.show(model, interventions)
 wanted = button.button("Generate", type="primary", icon=":material/play_arrow:", key="generate now")
 written = st.empty()

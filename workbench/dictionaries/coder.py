@@ -2,8 +2,10 @@
 
     codes = activation((x - b_dec) W_enc + b_enc)      x_hat = codes W_dec + b_dec
 
-for a sparse autoencoder. A transcoder does not subtract `b_dec`, which has the width of what it writes, and one with a
-skip path adds x W_skip^T. Parameters have SAELens's names and shapes.
+for a sparse autoencoder. A transcoder reads at one hook point and writes at another, such as an MLP's two ends; as in
+SAELens it does not subtract `b_dec`, which has the width of what it writes (a shift of the input is the same as one of
+`b_enc`). One with a skip path adds x W_skip^T (Paulo, Shabalin, Belrose, "Transcoders beat sparse autoencoders for
+interpretability", 2025, arXiv 2501.18823). Parameters have SAELens's names and shapes.
 """
 
 from __future__ import annotations

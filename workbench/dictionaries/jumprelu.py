@@ -102,3 +102,45 @@ class JumpReLUSAE(SparseCoder):
     ):
         part = JumpReLU(width, l0, bandwidth)
         super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)
+
+
+class JumpReLUTranscoder(SparseCoder):
+    """Transcoder with a learned threshold for each latent.
+
+    Args:
+        d_in: width of the activations that are read.
+        width: number of latents.
+        l0: sparsity coefficient.
+        bandwidth: width of the band around the threshold in which its gradient is estimated.
+        d_out: width of the activations that are written; None for `d_in`.
+        reads: hook point of the activations that are read.
+        writes: hook point of the activations that are written.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "jumprelu_transcoder"
+    centred = False
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        l0: float = 1.0,
+        *,
+        bandwidth: float = 0.05,
+        d_out: int | None = None,
+        reads: str = "",
+        writes: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        part = JumpReLU(width, l0, bandwidth)
+        super().__init__(d_in, width, part, d_out=d_out, reads=reads, writes=writes, name=name, seed=seed)
+
+
+class JumpReLUSkipTranscoder(JumpReLUTranscoder):
+    """`JumpReLUTranscoder` with a linear path past the codes, which starts at 0."""
+
+    kind = "jumprelu_skip_transcoder"
+    skip = True

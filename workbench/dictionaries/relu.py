@@ -1,8 +1,9 @@
-"""ReLU with an L1 penalty: the first sparse autoencoders.
+"""ReLU with an L1 penalty: the first sparse autoencoders, and the first transcoders.
 
 Bricken et al., "Towards Monosemanticity" (2023), https://transformer-circuits.pub/2023/monosemantic-features. Decoder
 rows have unit norm, so that the penalty can't be evaded by small values with long rows; latents that never fire are
-resampled.
+resampled. Transcoders: Dunefsky, Chlenski, Nanda, "Transcoders find interpretable LLM feature circuits" (2024), arXiv
+2406.11944.
 """
 
 from __future__ import annotations
@@ -65,3 +66,42 @@ class StandardSAE(SparseCoder):
         self, d_in: int, width: int, l1: float = 1.0, *, hook_point: str = "", name: str = "", seed: int | None = 0
     ):
         super().__init__(d_in, width, ReLU(l1), reads=hook_point, writes=hook_point, name=name, seed=seed)
+
+
+class Transcoder(SparseCoder):
+    """Transcoder with ReLU and an L1 penalty.
+
+    Args:
+        d_in: width of the activations that are read.
+        width: number of latents.
+        l1: sparsity coefficient.
+        d_out: width of the activations that are written; None for `d_in`.
+        reads: hook point of the activations that are read.
+        writes: hook point of the activations that are written.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "transcoder"
+    centred = False
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        l1: float = 1.0,
+        *,
+        d_out: int | None = None,
+        reads: str = "",
+        writes: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        super().__init__(d_in, width, ReLU(l1), d_out=d_out, reads=reads, writes=writes, name=name, seed=seed)
+
+
+class SkipTranscoder(Transcoder):
+    """`Transcoder` with a linear path past the codes, which starts at 0."""
+
+    kind = "skip_transcoder"
+    skip = True

@@ -2,6 +2,9 @@
 
 Gao et al., "Scaling and evaluating sparse autoencoders" (2024), arXiv 2406.04093. Latents that no longer fire learn, by
 an auxiliary loss, to explain what the others leave over (AuxK).
+
+SAELens has no TopK transcoder, but its TopK autoencoder with `apply_b_dec_to_input` off is the same function where d_in
+and d_out are the same.
 """
 
 from __future__ import annotations
@@ -76,3 +79,50 @@ class TopKSAE(SparseCoder):
     ):
         part = TopK(width, k, auxiliary)
         super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)
+
+
+class TopKTranscoder(SparseCoder):
+    """Transcoder with k active latents per activation.
+
+    Args:
+        d_in: width of the activations that are read.
+        width: number of latents.
+        k: active latents per activation.
+        auxiliary: coefficient of the auxiliary loss on dead latents.
+        d_out: width of the activations that are written; None for `d_in`.
+        reads: hook point of the activations that are read.
+        writes: hook point of the activations that are written.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "topk_transcoder"
+    centred = False
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        k: int = 32,
+        *,
+        auxiliary: float = 1 / 32,
+        d_out: int | None = None,
+        reads: str = "",
+        writes: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        part = TopK(width, k, auxiliary)
+        super().__init__(d_in, width, part, d_out=d_out, reads=reads, writes=writes, name=name, seed=seed)
+
+    def config(self) -> dict[str, Any]:
+        """As SAELens's `topk` where that is the same function; else under a name that SAELens refuses."""
+        same = not self.skip and self.d_in == self.d_out
+        return super().config() | {"architecture": "topk" if same else self.kind}
+
+
+class TopKSkipTranscoder(TopKTranscoder):
+    """`TopKTranscoder` with a linear path past the codes, which starts at 0."""
+
+    kind = "topk_skip_transcoder"
+    skip = True

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from workbench.weights import Progress, replacing
 class Store:
     """Activations on disk, memory-mapped: one raw file per hook point and `progress.json`, which says how much counts.
 
-    Files grow at the end; `progress.json` is replaced after each batch has reached the disk, so that a killed writer
-    loses at most that batch. `store[rows]` reads rows into memory, as float32.
+    Files grow at the end; `progress.json` is replaced when what it counts has reached the disk, so that a killed writer
+    loses at most the work since then. `store[rows]` reads rows into memory, as float32.
 
     Attributes:
         folder: where it is.
@@ -81,6 +82,7 @@ class Store:
         folder: str | Path,
         *,
         dtype: str = "float16",
+        commit_every: float = 2.0,
         progress: Progress | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Store:
@@ -90,6 +92,7 @@ class Store:
             harvest: what to read.
             folder: where to; each rank needs its own.
             dtype: "float16" or "float32".
+            commit_every: seconds between commits, which wait for the disk; a killed writer loses at most so much work.
             progress: told the share done and an estimate of the time left.
             cancel: asked before each batch; once it says True, the store is left incomplete, ready to go on.
 
@@ -114,14 +117,15 @@ class Store:
         if wrong:
             raise HarvestError(f"{folder} holds another harvest: {wrong}. Choose another folder.")
         if not found["complete"]:
-            _append(folder, found, harvest.run(found["committed"], progress=progress, cancel=cancel))
+            _append(folder, found, harvest.run(found["committed"], progress=progress, cancel=cancel), commit_every)
             if not (cancel is not None and cancel()):
                 _commit(folder, found | {"complete": True})
         return cls(folder)
 
 
-def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations]) -> None:
-    """Add batches to the files of a folder behind the committed rows, and commit each."""
+def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations], commit_every: float) -> None:
+    """Add batches to the files of a folder behind the committed rows; what is there at the end is committed."""
+    rows, committed_at = note["committed"], time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         files = {}
@@ -141,14 +145,19 @@ def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations]) ->
                 files[name].write(stored.tobytes())
             for name in COLUMNS:
                 files[name].write(getattr(part, name).cpu().numpy().astype(np.int32).tobytes())
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-            note["committed"] += len(part)
-            _commit(folder, note)
+            rows += len(part)
+            if time.monotonic() - committed_at >= commit_every:
+                _commit(folder, note | {"committed": rows}, files.values())
+                committed_at = time.monotonic()
+        _commit(folder, note | {"committed": rows}, files.values())
+        note["committed"] = rows
 
 
-def _commit(folder: Path, note: dict[str, Any]) -> None:
+def _commit(folder: Path, note: dict[str, Any], files: Iterable[IO[bytes]] = ()) -> None:
+    """Say how many rows count, once they have reached the disk."""
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
     with replacing(folder / "progress.json") as temporary:
         temporary.write_text(json.dumps(note, indent=2))
 
