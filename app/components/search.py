@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import caching
 import pandas as pd
 import streamlit as st
 from caching import TOP_K, Stopped
 from components import session, snippets
+from components.query import AMONG, HIGHEST, Query, ask
 from components.tokens import plain
 from components.waiting import begin_again, one_sentence, wait_for
 
@@ -21,27 +21,7 @@ if TYPE_CHECKING:
     from workbench.decode import Hit
 
 EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves", "yesterday"]
-AMONG, HIGHEST = "among a neuron's top tokens", "at any rank"
-WEIGHTS = {"gate": "gate", "up": "up", "down": "down"}
-SIGNS = {1: "promotes", -1: "suppresses"}
-MATCHES = {"any": "any form", "exact": "exactly", "contains": "inside words"}
-SCALES = {"raw": "raw", "unit": "unit length", "norm": "through the final norm"}
 ROWS_SHOWN, LIMIT, STRONGEST = 10, 200, 50
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is looked for."""
-
-    text: str
-    where: str
-    weights: str
-    sign: int
-    match: str
-    scale: str
-    layers: tuple[int, ...] | None
-    min_score: float | None
-    max_rank: int | None
 
 
 @st.fragment
@@ -49,7 +29,7 @@ def panel(model: LanguageModel) -> None:
     """Search box and results; a search draws only this part of the page anew."""
     if st.session_state.pop("opened", False):
         st.rerun()
-    query = _ask(model)
+    query = ask(model)
     what = f"Decoding the {query.weights} weights"
     try:
         with one_sentence():
@@ -63,79 +43,6 @@ def panel(model: LanguageModel) -> None:
         st.button("Decode the neurons", on_click=begin_again, args=(what,))
 
 
-def _ask(model: LanguageModel) -> Query:
-    box, where = st.columns([3, 2], vertical_alignment="bottom")
-    text = box.text_input(
-        "Search for a word",
-        key="query",
-        type="search",
-        placeholder="dog",
-        live="100ms",
-        persist_state="session",
-        icon=":material/search:",
-    )
-    place = where.segmented_control(
-        "Where",
-        [AMONG, HIGHEST],
-        default=AMONG,
-        required=True,
-        key="where",
-        persist_state="session",
-        help=f"Among the {TOP_K} tokens that a neuron scores highest; or the neurons that score this token highest, "
-        "wherever it ranks among their tokens.",
-    )
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        weights = _choice(
-            "Weights",
-            WEIGHTS,
-            "weights",
-            "**gate** and **up** are what a neuron looks for in the model's state; **down** is what it writes into it.",
-            options=[site if site != "post" else "down" for site in model.network.neuron_sites],
-        )
-        sign = _choice(
-            "Direction", SIGNS, "sign", "A neuron can point towards a word, or away from it.", disabled=place == HIGHEST
-        )
-        match = _choice(
-            "Match",
-            MATCHES,
-            "match",
-            "**any form** ignores case and the space in front; **exactly** wants the very token, ␣dog with its space.",
-            disabled=place == HIGHEST,
-        )
-        with st.popover("Filters", icon=":material/filter_list:"):
-            scale = _choice(
-                "Scale of the weights",
-                SCALES,
-                "scale",
-                "As they are; each neuron's divided by its length; or sent through the model's final norm.",
-            )
-            last = model.network.n_layers - 1
-            low, high = st.slider("Layers", 0, last, (0, last), key="layers", persist_state="session")
-            least = st.number_input("Lowest score", value=None, key="min_score", persist_state="session")
-            rank = st.number_input(
-                "Worst rank", 0, TOP_K - 1, None, key="max_rank", persist_state="session", help="0 is the top token."
-            )
-    layers = None if (low, high) == (0, last) else tuple(range(low, high + 1))
-    return Query(text or "", place, weights, sign, match, scale, layers, least, rank)
-
-
-def _choice(
-    label: str, names: dict, key: str, help: str, *, options: Sequence[Any] | None = None, disabled: bool = False
-) -> Any:
-    options = list(options or names)
-    return st.segmented_control(
-        label,
-        options,
-        default=options[0],
-        required=True,
-        format_func=names.__getitem__,
-        key=key,
-        help=help,
-        disabled=disabled,
-        persist_state="session",
-    )
-
-
 def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> None:
     word = query.text.strip()
     if not word:
@@ -145,7 +52,7 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
         _show_table(hits, query)
         snippets.show(_code(query))
         return
-    hits = [] if query.where == HIGHEST else table.search(query.text, limit=LIMIT, **_how(query))
+    hits = [] if query.where == HIGHEST else table.search(query.text, limit=LIMIT, **query.how())
     if hits:
         count = f"{len(hits)} neuron{'s have' if len(hits) > 1 else ' has'}"
         st.markdown(f"**{count} “{plain(word)}” among the {TOP_K} tokens of highest score.**{_shown(hits)}")
@@ -181,19 +88,9 @@ def most_specialised(table: NeuronTable, query: Query) -> list[Hit]:
     return hits
 
 
-def _how(query: Query) -> dict[str, Any]:
-    return {
-        "match": query.match,
-        "sign": query.sign,
-        "layers": query.layers,
-        "max_rank": query.max_rank,
-        "min_score": query.min_score,
-    }
-
-
 def _code(query: Query) -> str:
     table = {"weights": query.weights, "top_k": TOP_K, "scale": query.scale}
-    return snippets.search(st.session_state["source"], query.text.strip() and query.text, table, _how(query))
+    return snippets.search(st.session_state["source"], query.text.strip() and query.text, table, query.how())
 
 
 def _shown(hits: Sequence[Hit]) -> str:
