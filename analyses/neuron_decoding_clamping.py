@@ -205,9 +205,19 @@ class Interview:
         ]
 
 
-def judge(rows: Sequence[dict[str, Any]], words: Sequence[str], limits: dict[str, Any]) -> dict[str, Any]:
-    """How many answers talk about an animal, how many of these are fluent, and what the texts are like."""
-    about = [mentions(row["text"], words) for row in rows]
+def judge(
+    rows: Sequence[dict[str, Any]], animal: str, words: dict[str, list[str]], limits: dict[str, Any]
+) -> dict[str, Any]:
+    """How many answers talk about an animal, how many of these are fluent, and what the texts are like.
+
+    Args:
+        rows: the answers.
+        animal: which one is meant.
+        words: of every animal, by which an answer talks about it.
+        limits: what is fluent.
+    """
+    about = [mentions(row["text"], words[animal]) for row in rows]
+    named = {name: sum(mentions(row["text"], own) for row in rows) for name, own in words.items()}
     fluent = [is_fluent(row, limits) for row in rows]
     return {
         "success": wilson(sum(about), len(rows)),
@@ -215,6 +225,7 @@ def judge(rows: Sequence[dict[str, Any]], words: Sequence[str], limits: dict[str
         "fluent": float(np.mean(fluent)),
         "perplexity": float(np.median([row["perplexity"] for row in rows if row["length"]] or [math.nan])),
         "repetition": float(np.mean([row["repetition"] for row in rows])),
+        "named": dict(sorted(((name, k) for name, k in named.items() if k), key=lambda item: -item[1])),
     }
 
 
@@ -239,13 +250,17 @@ def settings(favourite: dict[str, Any], sites: Sequence[str] | None = None) -> l
 
 
 def choose_setting(
-    grid: dict[tuple[str, float], list[dict[str, Any]]], words: Sequence[str], favourite: dict[str, Any], sites: Any
+    grid: dict[tuple[str, float], list[dict[str, Any]]],
+    animal: str,
+    words: dict[str, list[str]],
+    favourite: dict[str, Any],
+    sites: Sequence[str],
 ) -> tuple[str, float]:
     """The setting with most fluent answers about the animal on the held-out phrasings; the weakest of equals."""
     held_out = len(favourite["held_out"])
 
     def merit(setting: tuple[str, float]) -> tuple[int, int, float]:
-        verdict = judge(grid[setting][:held_out], words, favourite)
+        verdict = judge(grid[setting][:held_out], animal, words, favourite)
         return verdict["fluent_success"]["k"], verdict["success"]["k"], -abs(setting[1])
 
     return max(settings(favourite, sites), key=merit)  # of equals the first in the plan's order
@@ -269,19 +284,19 @@ def favourite_animal(
             say(f"Favourite animal: {animal} ({place + 1} of {len(chosen)}), {site} at {value:g}")
             clamp = clamp_at(found[animal], site, value)
             grid[site, value] = notes.get(f"grid/{clamp}", partial(talk.answers, [clamp]))
-        counted = {setting: judge(rows[skip:], words[animal], favourite) for setting, rows in grid.items()}
+        counted = {setting: judge(rows[skip:], animal, words, favourite) for setting, rows in grid.items()}
         said = numbers[animal] = {
             "feature": found[animal]["feature"],
             "layer": found[animal]["layer"],
             "index": found[animal]["index"],
             "tokens": found[animal]["tokens"],
-            "plain": {mode: judge(rows[skip:], words[animal], favourite) for mode, rows in plain.items()},
+            "plain": {mode: judge(rows[skip:], animal, words, favourite) for mode, rows in plain.items()},
             "grid": [{"site": site, "value": value} | verdict for (site, value), verdict in counted.items()],
             "chosen": {},
         }
         texts[animal] = {"grid": {f"{site} {value:g}": rows for (site, value), rows in grid.items()}}
         for kind, sites in (("paper", favourite["sites"][:1]), ("any", favourite["sites"])):
-            site, value = choose_setting(grid, words[animal], favourite, sites)
+            site, value = choose_setting(grid, animal, words, favourite, sites)
             clamp = clamp_at(found[animal], site, value)
             rows = {"greedy": grid[site, value]}
             rows["sampled"] = notes.get(f"sampled/{clamp}", partial(talk.answers, [clamp], modes["sampled"]))
@@ -290,8 +305,8 @@ def favourite_animal(
             said["chosen"][kind] = {"site": site, "value": value, "clamped": {}, "random": {}}
             for mode in modes:
                 pooled = [row for twin in twins for row in twin[mode][skip:]]
-                said["chosen"][kind]["clamped"][mode] = judge(rows[mode][skip:], words[animal], favourite)
-                said["chosen"][kind]["random"][mode] = judge(pooled, words[animal], favourite)
+                said["chosen"][kind]["clamped"][mode] = judge(rows[mode][skip:], animal, words, favourite)
+                said["chosen"][kind]["random"][mode] = judge(pooled, animal, words, favourite)
     return {"animals": numbers, "pooled": pool(numbers, modes)}, texts
 
 

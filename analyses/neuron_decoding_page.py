@@ -316,7 +316,16 @@ def add_favourite(page: Page, results: dict[str, Any]) -> None:
         "Share of greedy answers that talk about the animal, with 95% intervals; open marks: those of them that are "
         "fluent.",
     )
-    columns = ["Animal", "Decoding", "Model", "About the animal", "of them fluent", "Perplexity", "Repetition"]
+    columns = [
+        "Animal",
+        "Decoding",
+        "Model",
+        "About the animal",
+        "of them fluent",
+        "Perplexity",
+        "Repetition",
+        "Animals named",
+    ]
     page.details("All rates, greedy and sampled", table(columns, rows))
     page.figure(
         "strength",
@@ -333,6 +342,7 @@ def verdict_cells(verdict: dict[str, Any]) -> list[Any]:
         percent(verdict["fluent_success"]),
         float(verdict["perplexity"]),
         float(verdict["repetition"]),
+        ", ".join(f"{name} {count}" for name, count in list(verdict["named"].items())[:4]),
     ]
 
 

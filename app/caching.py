@@ -35,7 +35,8 @@ class Job(Generic[Result]):
     """Long work on its own thread, with how far it is."""
 
     def __init__(self, work: Callable[[Callable[[float, str], None]], Result]):
-        self.share, self.what, self.begun, self.waiting = 0.0, "", time.monotonic(), 0
+        self.share, self.what, self.waiting = 0.0, "", 0
+        self.begun = self._told = time.monotonic()
         self._work, self._result, self._error = work, None, None
         self._stop, self._over = False, threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
@@ -53,8 +54,10 @@ class Job(Generic[Result]):
     @property
     def seconds_left(self) -> float | None:
         """An estimate, once there is something to go by."""
-        passed = time.monotonic() - self.begun
-        return passed * (1 - self.share) / self.share if self.share > 0.02 and passed > 1 else None
+        worked = self._told - self.begun
+        if self.share <= 0 or worked < 1:
+            return None
+        return max(0.0, worked * (1 - self.share) / self.share - (time.monotonic() - self._told))
 
     def wait(self, seconds: float) -> None:
         """Return when it is done, or after this time."""
@@ -71,7 +74,7 @@ class Job(Generic[Result]):
         self._stop = self.waiting == 0
 
     def _tell(self, share: float, what: str) -> None:
-        self.share, self.what = share, what
+        self.share, self.what, self._told = share, what, time.monotonic()
         if self._stop:
             raise Stopped
 

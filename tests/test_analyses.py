@@ -224,7 +224,7 @@ def test_an_empty_answer_has_no_perplexity_and_is_not_fluent(run: dict[str, Any]
     assert values[1] > 1
     row = {"text": "", "length": 0, "perplexity": math.nan, "repetition": 0.0}
     assert not clamping.is_fluent(row, PLAN["favourite"])
-    assert math.isnan(clamping.judge([row], ["dog"], PLAN["favourite"])["perplexity"])
+    assert math.isnan(clamping.judge([row], "dog", {"dog": ["dog"]}, PLAN["favourite"])["perplexity"])
 
 
 def test_a_word_counts_only_as_a_whole() -> None:
@@ -241,11 +241,11 @@ def test_strength_is_chosen_on_held_out_phrasings_alone() -> None:
 
     good, noise, other = ("a dog", 0.0), ("dog dog dog", 0.9), ("a cat", 0.0)
     grid = {setting: rows(other, other, good, good) for setting in clamping.settings(favourite)}
-    assert clamping.choose_setting(grid, ["dog"], favourite, ["up"]) == ("up", 20.0)
+    assert clamping.choose_setting(grid, "dog", {"dog": ["dog"]}, favourite, ["up"]) == ("up", 20.0)
     grid["up", -20.0] = rows(noise, noise, other, other)
-    assert clamping.choose_setting(grid, ["dog"], favourite, ["up"]) == ("up", -20.0)
+    assert clamping.choose_setting(grid, "dog", {"dog": ["dog"]}, favourite, ["up"]) == ("up", -20.0)
     grid["gate", 20.0] = rows(good, other, other, other)
-    assert clamping.choose_setting(grid, ["dog"], favourite, favourite["sites"]) == ("gate", 20.0)
+    assert clamping.choose_setting(grid, "dog", {"dog": ["dog"]}, favourite, favourite["sites"]) == ("gate", 20.0)
     assert ("gate", -20.0) not in grid
 
 
@@ -264,6 +264,7 @@ def test_rates_of_the_favourite_animal_follow_from_the_answers(run: dict[str, An
     best = max(row["success"]["k"] for row in dog["grid"])
     assert best == 3, "the planted neuron makes every answer say dog"
     assert dog["plain"]["greedy"]["success"]["k"] == 0
+    assert chosen["clamped"]["greedy"]["named"]["dog"] == about
 
 
 def test_a_second_run_makes_nothing_anew(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

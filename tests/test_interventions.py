@@ -453,3 +453,20 @@ def test_default_model_clamped_equals_a_plain_hook(model, plain_default, rule: A
     with model.intervening(edits):
         found = model(tokens, prompt_length=prompt)
     assert torch.allclose(found, logits_under(plain_default, tokens, plain, prompt), rtol=0, atol=1e-4)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("rule", ["all", "prompt", "generated"])
+def test_default_model_clamped_writes_the_same_with_and_without_cache(model, plain_default, rule: Any) -> None:
+    tokens = model.to_tokens("My favourite animal is a")
+    edits = [wb.Clamp("neurons.29.gate:808", 40.0, positions=rule), wb.Clamp("neurons.20.post:3", 9.0, positions=rule)]
+    written = model.generate(tokens, 8, interventions=edits, stop=False)
+    plain = [
+        PlainEdit(*tiny.mlp(plain_default, 29)["gate"], at_index(808, lambda old: torch.full_like(old, 40.0)), rule),
+        PlainEdit(*tiny.mlp(plain_default, 20)["post"], at_index(3, lambda old: torch.full_like(old, 9.0)), rule),
+    ]
+    whole = torch.cat([tokens, torch.tensor([written.tokens])], 1)
+    prompt = tokens.shape[1]
+    uncached = logits_under(plain_default, whole, plain, prompt)[0, prompt - 1 : -1].log_softmax(-1)
+    assert uncached.argmax(-1).tolist() == written.tokens
+    assert written.logprobs == pytest.approx(uncached.amax(-1).tolist(), abs=1e-4)

@@ -16,7 +16,7 @@ from torch import Tensor
 import workbench as wb
 
 THREADS = 8
-ROUNDS = 3
+ROUNDS = 2
 TOKENS = torch.tensor([[61, 258, 12, 300, 77, 5, 190, 33, 261, 88, 7]])
 
 

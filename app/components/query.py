@@ -44,6 +44,15 @@ class Query:
         }
 
 
+def chosen_table(model: LanguageModel) -> tuple[str, str]:
+    """Weights and scale that are chosen at the moment."""
+    return st.session_state.get("weights") or _weights_of(model)[0], st.session_state.get("scale") or "raw"
+
+
+def _weights_of(model: LanguageModel) -> list[str]:
+    return ["down" if site == "post" else site for site in model.network.neuron_sites]
+
+
 def ask(model: LanguageModel) -> Query:
     """The widgets; what they say now."""
     box, where = st.columns([3, 2], vertical_alignment="bottom")
@@ -72,7 +81,7 @@ def ask(model: LanguageModel) -> Query:
             WEIGHTS,
             "weights",
             "**gate** and **up** are what a neuron looks for in the model's state; **down** is what it writes into it.",
-            options=[site if site != "post" else "down" for site in model.network.neuron_sites],
+            options=_weights_of(model),
         )
         sign = _choice(
             "Direction", SIGNS, "sign", "A neuron can point towards a word, or away from it.", disabled=place == HIGHEST

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 from caching import TOP_K, Stopped
 from components import session, snippets
-from components.query import AMONG, HIGHEST, Query, ask
+from components.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
 from components.tokens import plain
 from components.waiting import begin_again, one_sentence, wait_for
 
@@ -24,20 +24,36 @@ EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves",
 ROWS_SHOWN, LIMIT, STRONGEST = 10, 200, 50
 
 
+def show(model: LanguageModel) -> None:
+    """Search box and results, and the decoding of the neurons where it has not been done yet."""
+    st.session_state["whole page"] = True
+    _panel(model)
+    st.session_state["whole page"] = False
+    weights, scale = chosen_table(model)
+    if caching.decoded(model, weights, scale) is None:
+        _decode(model, weights, scale)
+
+
 @st.fragment
-def panel(model: LanguageModel) -> None:
-    """Search box and results; a search draws only this part of the page anew."""
-    if st.session_state.pop("opened", False):
-        st.rerun()
+def _panel(model: LanguageModel) -> None:
+    """A search draws only this part of the page anew."""
     query = ask(model)
-    what = f"Decoding the {query.weights} weights"
+    table = caching.decoded(model, query.weights, query.scale)
+    opened = st.session_state.pop("opened", False)
+    if (opened or table is None) and not st.session_state["whole page"]:
+        st.rerun()  # there is a card to be drawn, or a table to be waited for
+    if table is not None:
+        with one_sentence():
+            _show_results(model, table, query)
+
+
+def _decode(model: LanguageModel, weights: str, scale: str) -> None:
+    """Wait for the table. Outside the fragment, since a fragment's own buttons can't interrupt the page around it."""
+    what = f"Decoding the {weights} weights, {SCALES[scale]}"
     try:
         with one_sentence():
-            ready = caching.decoded(model, query.weights, query.scale) is not None
-            table = wait_for(caching.decoding(model, query.weights, query.scale), what, may_stop=True)
-            if not ready and st.session_state.get("open"):
-                st.rerun()  # the card can say more now
-            _show_results(model, table, query)
+            wait_for(lambda: caching.decoding(model, weights, scale), what, may_stop=True)
+            st.rerun()
     except Stopped:
         st.info("Decoding was stopped, so there is nothing to search yet.")
         st.button("Decode the neurons", on_click=begin_again, args=(what,))

@@ -38,7 +38,7 @@ def open_model() -> LanguageModel:
     """The chosen model, opened if it is not yet; ends the page with one sentence if it can't be."""
     source = (st.session_state.get("source") or DEFAULT).strip()
     with one_sentence():
-        model = wait_for(caching.opening(source), f"Opening {plain(source)}")
+        model = wait_for(lambda: caching.opening(source), f"Opening {plain(source)}")
         _show_facts(model)
         return model
     st.stop()

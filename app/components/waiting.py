@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -30,11 +30,11 @@ def one_sentence(place: Any = None) -> Iterator[None]:
         (place or st).error(plain(error), icon=":material/error:")
 
 
-def wait_for(job: Job[Result], what: str, *, may_stop: bool = False) -> Result:
+def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = False) -> Result:
     """The result of long work, with a bar and an estimate until it is there.
 
     Args:
-        job: the work.
+        start: begins the work, or finds it if it has begun.
         what: what is being done, until the work says so itself.
         may_stop: offer to end it.
 
@@ -45,6 +45,7 @@ def wait_for(job: Job[Result], what: str, *, may_stop: bool = False) -> Result:
     if st.session_state.get(name):
         raise Stopped
     place = st.empty()  # in every run, so that nothing below it moves
+    job = start()
     if job.done:
         return job.result()
     job.waiting += 1

@@ -9,6 +9,8 @@ trouble, found = st.container(), st.container()
 feature = session.linked_feature()
 if feature:
     with one_sentence(trouble):
+        st.session_state["open"] = None  # a wrong link is not opened again
         card.show(model, feature)
+        st.session_state["open"] = feature
 with found:
-    search.panel(model)
+    search.show(model)
