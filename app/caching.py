@@ -113,9 +113,12 @@ def decoding(model: LanguageModel, weights: str, scale: str) -> Job[NeuronTable]
         import workbench as wb
 
         table = wb.decode_neurons(model, weights=weights, top_k=TOP_K, scale=scale, progress=tell)  # type: ignore[arg-type]
+        threading.Thread(target=prepare, args=(table,), daemon=True).start()
+        return table
+
+    def prepare(table: NeuronTable) -> None:
         for sign in (1, -1):
             table.search("the", sign=sign, limit=1)  # makes the look-up that every later search shares
-        return table
 
     return _job(("table", model.hash, weights, scale), work)
 

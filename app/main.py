@@ -1,7 +1,7 @@
 """Workbench in the browser: `streamlit run app/main.py`. Navigation, the shared sidebar, the model."""
 
 import streamlit as st
-from components import session, tokens
+from components import outline, session, tokens
 
 EXPLAINED = {
     "Browse": "Each neuron of a model has a vector of weights. Multiplied with the matrix that turns the model's state "
@@ -21,5 +21,11 @@ tokens.use_style()
 session.choose_model()
 st.title(page.title, anchor=False)
 st.caption(EXPLAINED[page.title])
-session.open_model()
+top, below = st.container(), st.empty()
+if page.title == "Browse" and not session.is_open():
+    with below:
+        outline.show()
+with top:
+    session.open_model()
+below.empty()
 page.run()

@@ -12,7 +12,7 @@ from caching import TOP_K, Stopped
 from components import session, snippets
 from components.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
 from components.tokens import plain
-from components.waiting import begin_again, one_sentence, wait_for
+from components.waiting import begin_again, one_sentence, wait_for, was_stopped
 
 from workbench.figures import visible
 
@@ -22,16 +22,21 @@ if TYPE_CHECKING:
 
 EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves", "yesterday"]
 ROWS_SHOWN, LIMIT, STRONGEST = 10, 200, 50
+AT_ONCE = 1.5
+"""Seconds that a table may take without the page saying so: one that is kept on disk takes less."""
 
 
 def show(model: LanguageModel) -> None:
     """Search box and results, and the decoding of the neurons where it has not been done yet."""
+    weights, scale = chosen_table(model)
+    what = f"Decoding the {weights} weights, {SCALES[scale]}"
+    if not was_stopped(what):
+        caching.decoding(model, weights, scale).wait(AT_ONCE)
     st.session_state["whole page"] = True
     _panel(model)
     st.session_state["whole page"] = False
-    weights, scale = chosen_table(model)
     if caching.decoded(model, weights, scale) is None:
-        _decode(model, weights, scale)
+        _decode(model, weights, scale, what)
 
 
 @st.fragment
@@ -47,9 +52,8 @@ def _panel(model: LanguageModel) -> None:
             _show_results(model, table, query)
 
 
-def _decode(model: LanguageModel, weights: str, scale: str) -> None:
+def _decode(model: LanguageModel, weights: str, scale: str, what: str) -> None:
     """Wait for the table. Outside the fragment, since a fragment's own buttons can't interrupt the page around it."""
-    what = f"Decoding the {weights} weights, {SCALES[scale]}"
     try:
         with one_sentence():
             wait_for(lambda: caching.decoding(model, weights, scale), what, may_stop=True)

@@ -34,9 +34,14 @@ def choose_model() -> None:
         st.session_state["facts"] = st.empty()
 
 
+def is_open() -> bool:
+    """Whether the chosen model is open already."""
+    return caching.opening(_source()).done
+
+
 def open_model() -> LanguageModel:
     """The chosen model, opened if it is not yet; ends the page with one sentence if it can't be."""
-    source = (st.session_state.get("source") or DEFAULT).strip()
+    source = _source()
     with one_sentence():
         model = wait_for(lambda: caching.opening(source), f"Opening {plain(source)}")
         _show_facts(model)
@@ -46,7 +51,7 @@ def open_model() -> LanguageModel:
 
 def current_model() -> LanguageModel:
     """The model that `open_model` opened in this run."""
-    return caching.opening((st.session_state.get("source") or DEFAULT).strip()).result()
+    return caching.opening(_source()).result()
 
 
 def linked_feature() -> str | None:
@@ -66,6 +71,10 @@ def open_feature(feature: str | None) -> None:
         st.query_params["feature"] = feature
     else:
         st.query_params.pop("feature", None)
+
+
+def _source() -> str:
+    return (st.session_state.get("source") or DEFAULT).strip()
 
 
 def _forget() -> None:

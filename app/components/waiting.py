@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import streamlit as st
 from caching import Job, Stopped
 from components.tokens import plain
-from streamlit.delta_generator import DeltaGenerator
 
 Result = TypeVar("Result")
 
@@ -42,7 +41,7 @@ def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = Fa
         Stopped: the user ended it.
     """
     name = f"stopped {what}"
-    if st.session_state.get(name):
+    if was_stopped(what):
         raise Stopped
     place = st.empty()  # in every run, so that nothing below it moves
     job = start()
@@ -54,13 +53,22 @@ def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = Fa
             bar = st.empty()
             if may_stop:
                 st.button("Stop", key=f"stop {what}", on_click=_stop, args=(job, name))
+            shown = None
             while not job.done:
-                _draw(bar, job, what)
+                said = _said(job, what)
+                if said != shown:  # a browser that draws has less time for the work itself
+                    bar.progress(said[0], text=said[1])
+                    shown = said
                 job.wait(0.1 if job.share == 0 else 0.4)
     finally:
         job.waiting -= 1
     place.empty()
     return job.result()
+
+
+def was_stopped(what: str) -> bool:
+    """Whether the user ended this work."""
+    return bool(st.session_state.get(f"stopped {what}"))
 
 
 def begin_again(what: str) -> None:
@@ -73,10 +81,10 @@ def _stop(job: Job, name: str) -> None:
     job.stop()
 
 
-def _draw(bar: DeltaGenerator, job: Job, what: str) -> None:
+def _said(job: Job, what: str) -> tuple[float, str]:
+    """How far the bar is, and its text."""
     if job.share <= 0:
-        bar.progress(0.0, text=f"{what} …")
-        return
+        return 0.0, f"{what} …"
     left = job.seconds_left
     estimate = f", about {left:.0f} s left" if left is not None else ""
-    bar.progress(min(job.share, 1.0), text=f"{job.what}{estimate}")
+    return min(job.share, 1.0), f"{job.what}{estimate}"
