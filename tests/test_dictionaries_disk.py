@@ -58,6 +58,24 @@ def test_saving_and_loading_keeps_every_bit(kind: type[SparseCoder], tmp_path: P
     assert (step.loss, step.fired.tolist()) == (same.loss, same.fired.tolist())
 
 
+@every_kind
+def test_half_precision_is_read_as_the_rounded_weights(kind: type[SparseCoder], tmp_path: Path) -> None:
+    coder = trained(kind)
+    coder.save(tmp_path / "whole")
+    coder.save(tmp_path / "half", half=True)
+    loaded = load_dictionary(tmp_path / "half")
+    for name, tensor in coder.tensors().items():
+        assert torch.equal(loaded.tensors()[name], tensor.half().float())
+    sizes = [(tmp_path / folder / WEIGHTS).stat().st_size for folder in ("half", "whole")]
+    assert sizes[0] < 0.75 * sizes[1]
+    again = tmp_path / "again"
+    loaded.save(again, half=True)
+    assert load_dictionary(again).hash == loaded.hash, "rounding twice is rounding once"
+    coder.b_dec[0] = 1e6
+    with pytest.raises(DictionaryError, match="does not fit into 16 bits"):
+        coder.save(tmp_path / "half", half=True)
+
+
 def test_names_follow_the_folder_unless_given(tmp_path: Path) -> None:
     sae = TopKSAE(8, 16, 2)
     sae.save(tmp_path / "a")

@@ -242,6 +242,19 @@ def test_store_holds_the_harvest_in_half_precision(llama: wb.LanguageModel, corp
     assert {"versions", "command"} <= set(note)
 
 
+def test_a_store_reads_only_the_hook_points_asked_for(
+    llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path
+) -> None:
+    points = [POINT, "blocks.0.mlp.hook_post"]
+    whole = Store.write(Harvest(llama, corpus, points, tokens=60), tmp_path / "both")
+    one = Store(tmp_path / "both", [POINT])
+    assert list(one[:5].values) == [POINT] and len(one) == 60
+    assert torch.equal(one[:].values[POINT], whole[:].values[POINT])
+    assert one.settings()["hook_points"] == [POINT] and whole.settings()["hook_points"] == points
+    with pytest.raises(HarvestError, match="no activations at blocks.0.hook_in; it holds blocks.1"):
+        Store(tmp_path / "both", ["blocks.0.hook_in"])
+
+
 def test_a_cancelled_store_is_continued(llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
     harvest = Harvest(llama, corpus, POINT, tokens=500, context=24, batch=4)
     asked = 0

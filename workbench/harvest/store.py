@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -26,20 +26,29 @@ class Store:
     Files grow at the end; `progress.json` is replaced when what it counts has reached the disk, so that a killed writer
     loses at most the work since then. `store[rows]` reads rows into memory, as float32.
 
-    Attributes:
+    Args:
         folder: where it is.
+        hook_points: which of its hook points to read; None for all.
+
+    Attributes:
         note: the settings of the harvest, versions, command; `committed` tokens; whether it is `complete`.
         values: by hook point, `[n_tokens, width]`.
         columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, hook_points: Sequence[str] | None = None):
         self.folder = Path(folder)
         found = _read_progress(self.folder)
         if found is None:
             raise HarvestError(f"{self.folder} holds no activations; there is no progress.json.")
         self.note = found
         rows = self.note["committed"]
+        for name in hook_points or ():
+            if name not in found["widths"]:
+                raise HarvestError(
+                    f"{self.folder} holds no activations at {name}; it holds {', '.join(found['widths'])}."
+                )
+        self.hook_points = list(hook_points or found["widths"])
 
         def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
             needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -50,6 +59,7 @@ class Store:
         self.values = {
             name: mapped(_file(self.folder, name), self.note["dtype"], rows, width)
             for name, width in self.note["widths"].items()
+            if name in self.hook_points
         }
         self.columns = {name: mapped(_file(self.folder, name), np.int32, rows) for name in COLUMNS}
 
@@ -73,7 +83,7 @@ class Store:
 
     def settings(self) -> dict[str, Any]:
         """Of the harvest, and the type of the numbers."""
-        return {**self.note["harvest"], "dtype": self.note["dtype"]}
+        return {**self.note["harvest"], "hook_points": self.hook_points, "dtype": self.note["dtype"]}
 
     @classmethod
     def write(

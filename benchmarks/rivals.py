@@ -1,0 +1,154 @@
+"""One trainer of sparse autoencoders, driven from outside: `bench_trainers.py` runs each in a Python of its own.
+
+    PYTHON benchmarks/rivals.py WHO D_IN WIDTH K BATCH DATA
+
+reads lines `steps N` and `evaluate` from its input. Each is answered by a line: seconds taken, or the share of the
+variance of DATA's last batch that is explained. It works on DATA (`x` [n, d_in] in safetensors), batch after batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+DEAD_AFTER = 250_000
+"""Tokens of silence after which a latent counts as dead, for every trainer."""
+
+Made = tuple[Callable[[Tensor], object], Callable[[Tensor], Tensor]]
+"""What does a step on a batch, and what reconstructs a batch."""
+
+
+def limit(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
+    """The encoder's product and the choice of k alone."""
+    weights = torch.randn(d_in, width) / d_in**0.5
+    return lambda rows: (rows @ weights).topk(k, sorted=False), lambda rows: rows
+
+
+def workbench(kind: str) -> Callable[..., Made]:
+    """Our own step, with all that `workbench.train` does between two batches."""
+
+    def make(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
+        import workbench as wb
+
+        sae: Any = wb.Dictionary.kinds[kind](d_in, width, **({"k": k} if "topk" in kind else {}))
+        sae.initialise(x[:8192])
+        optimiser = torch.optim.Adam(sae.parameter_groups(1e-3), fused=True)
+        silent = torch.zeros(width, dtype=torch.long)
+
+        def step(rows: Tensor) -> None:
+            nonlocal silent
+            found = sae.loss_and_gradients(rows, dead=silent > DEAD_AFTER)
+            for parameter in sae.parameters():
+                torch.linalg.vector_norm(parameter.grad)  # for clipping
+            optimiser.step()
+            sae.constrain()
+            silent = torch.where(found.fired > 0, 0, silent + len(rows))
+
+        return step, sae.reconstruct
+
+    return make
+
+
+def saelens(architecture: str, **settings: Any) -> Callable[..., Made]:
+    """`SAETrainer.step` of sae-lens, which scales the input first as its documentation advises."""
+
+    def make(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
+        from sae_lens import registry
+        from sae_lens.config import SAETrainerConfig
+        from sae_lens.training.sae_trainer import SAETrainer
+
+        sae_class, config_class = registry.get_sae_training_class(architecture)
+        own = {"k": k} if "topk" in architecture else {}
+        sae = sae_class(
+            config_class(d_in=d_in, d_sae=width, normalize_activations="expected_average_only_in", **(settings | own))
+        )
+        config = SAETrainerConfig(10**9, batch, lr=3e-4, dead_feature_window=-(-DEAD_AFTER // batch))
+        rows = itertools.cycle(x[:-batch].split(batch))
+        trainer: Any = SAETrainer(config, sae, rows)
+        trainer.activation_scaler.estimate_scaling_factor(d_in=d_in, data_provider=rows, n_batches_for_norm_estimate=4)
+
+        def step(rows: Tensor) -> None:
+            trainer.step(rows)
+            trainer.n_training_steps += 1
+
+        factor = trainer.activation_scaler.scaling_factor
+        return step, lambda rows: sae(rows * factor) / factor
+
+    return make
+
+
+def sparsify(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
+    """The step of eai-sparsify's trainer: its own optimiser (signum, schedule-free) at its own learning rate."""
+    from schedulefree import ScheduleFreeWrapper
+    from sparsify import SparseCoder, SparseCoderConfig
+    from sparsify.sign_sgd import SignSGD
+
+    sae = SparseCoder(d_in, SparseCoderConfig(num_latents=width, k=k))
+    sae.b_dec.data.copy_(x[:8192].mean(0))
+    group = {"params": sae.parameters(), "lr": 5e-3 / (width / 2**14) ** 0.5}
+    optimiser: Any = ScheduleFreeWrapper(SignSGD([group]), momentum=0.95)
+    optimiser.train()
+    silent = torch.zeros(width, dtype=torch.long)
+
+    def step(rows: Tensor) -> None:
+        sae.set_decoder_norm_to_unit_norm()
+        out = sae(rows, dead_mask=silent > DEAD_AFTER)
+        (out.fvu + out.auxk_loss / 32).backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        optimiser.step()
+        optimiser.zero_grad()
+        silent.add_(len(rows))
+        silent[out.latent_indices.flatten()] = 0
+
+    def reconstruct(rows: Tensor) -> Tensor:
+        optimiser.eval()
+        made = sae(rows).sae_out
+        optimiser.train()
+        return made
+
+    return step, reconstruct
+
+
+TRAINERS: dict[str, Callable[..., Made]] = {
+    "limit": limit,
+    "sparsify topk": sparsify,
+    **{f"workbench {kind}": workbench(kind) for kind in ("topk", "batchtopk", "jumprelu", "standard")},
+    "sae-lens topk": saelens("topk"),
+    "sae-lens batchtopk": saelens("batchtopk"),
+    "sae-lens jumprelu": saelens("jumprelu"),
+    "sae-lens standard": saelens("standard"),
+}
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    who, *sizes, data = sys.argv[1:]
+    d_in, width, k, batch = map(int, sizes)
+    torch.manual_seed(0)
+    x = load_file(data)["x"]
+    test = x[-batch:]
+    step, reconstruct = TRAINERS[who](d_in, width, k, batch, x)
+    batches: Iterator[Tensor] = itertools.cycle(x[:-batch].split(batch))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        word, *rest = line.split()
+        if word == "steps":
+            begun = time.perf_counter()
+            for _ in range(int(rest[0])):
+                step(next(batches))
+            print(time.perf_counter() - begun, flush=True)
+        else:
+            with torch.no_grad():
+                error = (reconstruct(test) - test).square().sum() / (test - test.mean(0)).square().sum()
+            print(1 - float(error), flush=True)
+
+
+if __name__ == "__main__":
+    main()
