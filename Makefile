@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup app test lint bench clean
+.PHONY: setup app test test-saelens lint bench clean
 
 setup: $(READY)
 
@@ -21,6 +21,16 @@ app: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# sae-lens wants an older TransformerLens, so it has an environment of its own
+test-saelens: $(READY) .venv-saelens/.ready
+	WORKBENCH_SAELENS_PYTHON=$(CURDIR)/.venv-saelens/bin/python $(BIN)/python -m pytest tests/test_dictionaries_disk.py
+
+.venv-saelens/.ready:
+	$(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv .venv-saelens
+	.venv-saelens/bin/python -m pip install --quiet torch==2.13.0
+	.venv-saelens/bin/python -m pip install --quiet sae-lens==6.54.12
+	touch .venv-saelens/.ready
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,4 +40,4 @@ bench: $(READY)
 	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-saelens build *.egg-info .pytest_cache .ruff_cache

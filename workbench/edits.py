@@ -65,7 +65,15 @@ class Intervention(Protocol):
     """What `model.generate(interventions=...)` takes: anything that binds itself into edits."""
 
     def bind(self, model: Any, scratch: dict) -> list[Edit]:
-        """Fresh edits for one run; `scratch` is shared by the interventions of that run and thrown away after it."""
+        """Fresh edits for one run; `scratch` is shared by all that binds itself for that run, and then thrown away."""
+        ...
+
+
+class Spliceable(Protocol):
+    """What `model.spliced` takes: anything that can stand in an activation's place, such as a dictionary."""
+
+    def splice(self, hook_point: str) -> Intervention:
+        """What puts it there, in the runs that it is bound for."""
         ...
 
 
@@ -101,6 +109,7 @@ class Run:
         self.positions: Tensor = torch.zeros(1, 0, dtype=torch.long)  # [batch, pos], -1 is padding
         self.plain = True
         self._masks: dict[Positions, Tensor | None] = {}
+        self._given: tuple[slice, Tensor | None] = slice(None), None  # rows and positions that the edit at work has
 
     def enter(self, positions: Tensor) -> None:
         """Say which absolute positions the coming forward pass computes: `[batch, pos]`, -1 where there is padding."""
@@ -114,6 +123,8 @@ class Run:
             everywhere = rows == slice(None)
             mask = self._mask(edit.positions)
             part = value if everywhere else value[rows]
+            mask = mask if everywhere or mask is None else mask[rows]
+            self._given = rows, mask
             if mask is None:
                 changed = edit.change(part)
                 if changed is part:
@@ -124,7 +135,6 @@ class Run:
                 value = value.clone()
                 value[rows] = changed
                 continue
-            mask = mask if everywhere else mask[rows]
             if not bool(mask.any()):
                 continue
             selected = part[mask]
@@ -137,6 +147,17 @@ class Run:
         if hook_point in self.watch:
             self.watch[hook_point](value)
         return value
+
+    def inside(self, rule: Positions) -> Tensor | None:
+        """Which of the positions that the edit at work was given another rule selects too; None for all of them.
+
+        Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where only some were selected.
+        """
+        mask = self._mask(rule)
+        if mask is None:
+            return None
+        rows, given = self._given
+        return mask[rows] if given is None else mask[rows][given]
 
     def _mask(self, rule: Positions) -> Tensor | None:
         """Which of the current positions a rule selects: `[batch, pos]`, or None for all of them."""
@@ -187,6 +208,20 @@ _current: ContextVar[Run | None] = ContextVar("workbench_run", default=None)
 def current_run() -> Run | None:
     """The run whose edits apply to forward passes in this context."""
     return _current.get()
+
+
+def only_at(positions: Positions, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A change of one number per position that acts where the rule selects, for use inside an edit on more positions.
+
+    The tensor it gets, `[batch, pos]` or `[n]`, has the leading shape of what the edit was given.
+    """
+
+    def somewhere(old: Tensor) -> Tensor:
+        run = _current.get()
+        inside = None if run is None else run.inside(positions)
+        return change(old) if inside is None else torch.where(inside, change(old), old)
+
+    return somewhere
 
 
 @contextmanager

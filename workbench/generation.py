@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from workbench.decoder import Decoder, Pieces
-from workbench.edits import Edit, EditError, Group, Intervention, Run, check_edits
+from workbench.edits import Edit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model import Network
 from workbench.sampling import PromptError, Sampling
 from workbench.weights import (
@@ -159,15 +159,43 @@ class LanguageModel:
         finally:
             _in_force.reset(token)
 
+    @contextmanager
+    def spliced(self, dictionaries: Mapping[str, Spliceable]) -> Iterator[None]:
+        """Let the model run through dictionaries in every call inside the block, in this thread or task only.
+
+        At each hook point the dictionary's reconstruction takes the activation's place, at all positions but padding; a
+        dictionary that reads elsewhere reads what the same run has there. Interventions act on the spliced run,
+        whichever block is the outer one, and those on a feature of a spliced dictionary change the codes that it
+        decodes. Blocks nest: at one hook point an inner dictionary reads what an outer one wrote.
+
+        Args:
+            dictionaries: by the hook point where they write, such as `{"blocks.0.attn.hook_z": codebook}`; where the
+                model has heads, they are flattened for the dictionary.
+
+        Raises:
+            HookPointError: the model has no such hook point.
+            DictionaryError: a dictionary of another width, or one that writes at another hook point.
+        """
+        if not isinstance(dictionaries, Mapping) or not all(hasattr(one, "splice") for one in dictionaries.values()):
+            raise EditError('Dictionaries are spliced in by hook point, such as {"blocks.0.attn.hook_z": codebook}.')
+        splices = [dictionary.splice(hook_point) for hook_point, dictionary in dictionaries.items()]
+        scratch: dict = {}
+        self.network.prepare([edit for one in splices for edit in one.bind(self, scratch)])  # complain here
+        token = _spliced.set((*_spliced.get(), *((self, one) for one in splices)))
+        try:
+            yield
+        finally:
+            _spliced.reset(token)
+
     def bind(self, interventions: Sequence[Intervention]) -> list[Edit]:
-        """Fresh edits for one run, of the interventions in force here and then of `interventions`, in this order."""
+        """Fresh edits for one run: of the splices and the interventions in force here, then of `interventions`."""
         bindable = isinstance(interventions, Sequence) and all(
             hasattr(one, "bind") and not isinstance(one, type) for one in interventions
         )
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
         scratch: dict = {}
-        outer = [one for model, one in _in_force.get() if model is self]
+        outer = [one for model, one in (*_spliced.get(), *_in_force.get()) if model is self]
         return self.network.prepare([edit for one in [*outer, *interventions] for edit in one.bind(self, scratch)])
 
     def generate(self, prompt: str | Tensor, max_new_tokens: int = 64, **how: Any) -> Generation:
@@ -357,16 +385,18 @@ class LanguageModel:
 _in_force: ContextVar[tuple[tuple[LanguageModel, Intervention], ...]] = ContextVar(
     "workbench_interventions", default=()
 )
+_spliced: ContextVar[tuple[tuple[LanguageModel, Intervention], ...]] = ContextVar("workbench_splices", default=())
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Set aside all interventions in force here, to measure the plain model."""
-    token = _in_force.set(())
+    """Set aside all interventions and splices in force here, to measure the plain model."""
+    interventions, splices = _in_force.set(()), _spliced.set(())
     try:
         yield
     finally:
-        _in_force.reset(token)
+        _in_force.reset(interventions)
+        _spliced.reset(splices)
 
 
 def load_model(

@@ -2,7 +2,8 @@
 
 An intervention names a feature and binds itself into edits for one run. Whatever the dictionary, the edit adds
 `decode(edited codes) - decode(codes)` at the dictionary's write hook point and leaves the rest of the activation alone;
-for neurons this is the plain assignment. Interventions act in the order in which they are given.
+for neurons this is the plain assignment. Interventions act in the order in which they are given, on the run as splices
+leave it; those on a feature of a spliced dictionary change the codes that it decodes.
 
 Positions: `"all"`, `"prompt"` (before the first generated token), `"generated"` (from it on; the first generated token
 is itself chosen at the last prompt position, so it is not affected) or a list of absolute positions from 0.
@@ -13,17 +14,19 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from workbench.dictionaries.acting import acting, places
+from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Change, Dictionary
-from workbench.edits import Edit, EditError, Positions, as_positions
+from workbench.edits import Edit, EditError, Positions, as_positions, only_at
 from workbench.features import Feature, FeatureError
 from workbench.generation import LanguageModel, uninterrupted
 from workbench.weights import ModelError, replacing
@@ -41,10 +44,6 @@ REFERENCE_TEXTS = (
     '"Where have you been?" asked her brother. "I was looking for the dog," she said, "but he slept under my bed."',
 )
 """What `Ablate(feature, "mean")` takes its mean over when it is given none; a fixed text, so that the mean is too."""
-
-
-class DictionaryError(ValueError):
-    """A dictionary that an intervention names and that is not at hand."""
 
 
 def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
@@ -102,18 +101,42 @@ class FeatureIntervention(ABC):
         """The feature's index and what becomes of its value; None where nothing changes."""
 
     def bind(self, model: LanguageModel, scratch: dict) -> list[Edit]:
-        """Fresh edits for one run: neighbours on one dictionary and the same positions share one edit."""
+        """Fresh edits for one run.
+
+        Interventions on one dictionary share an edit as long as no other comes between them at its hook points, so that
+        a later one sees the codes that an earlier one left. Where the model runs through the dictionary, they change
+        the codes that the splice decodes.
+        """
         dictionary = dictionary_of(model, self.feature)
         change = self.change(model, dictionary)
         if change is None:
             return []
-        key = (dictionary.name, id(self.feature.source), self.positions)
-        if scratch.get("last") == key:
-            scratch["changes"].append(change)
-            return []
-        changes = [change]
-        scratch.update(last=key, changes=changes)
-        return _edits(dictionary, changes, self.positions, str(self))
+        index, alter = change
+        here = index, only_at(self.positions, alter)
+        spliced = scratch.get("spliced", {}).get(id(dictionary), ())
+        for _, changes in spliced:
+            changes.append(here)
+        if spliced:
+            return [self._marker(hook_point) for hook_point, _ in spliced]
+        reads, writes = places(dictionary, model.hook_points)
+        groups = scratch.setdefault("groups", {})
+        own = dictionary.name, id(self.feature.source)
+        last, changes = groups.get(writes.key, (None, []))
+        if last == own:
+            changes.append(here)
+            return [self._marker(writes.name)]
+        changes = [here]
+        groups.pop(reads.key, None)
+        groups[writes.key] = own, changes
+
+        def intervene(read: Tensor, written: Tensor) -> Tensor:
+            return dictionary.intervene(read, written, changes)
+
+        return [*acting(dictionary, reads, writes, intervene, str(self)), self._marker(writes.name)]
+
+    def _marker(self, hook_point: str) -> Edit:
+        """An edit without effect, by which the run knows at which positions this intervention acts."""
+        return Edit(hook_point, lambda x: x, self.positions, str(self))
 
     def settings(self) -> dict[str, Any]:
         """What the kind adds to feature and positions, ready for JSON."""
@@ -232,7 +255,7 @@ class Steer(FeatureIntervention):
             raise EditError(
                 f"The direction has {len(self.direction):,} values, but {point.name} is {point.width:,} wide."
             )
-        scratch.clear()
+        scratch.get("groups", {}).pop(point.key, None)
         added = self.amount * torch.tensor(self.direction).view(point.shape)
         return [] if self.amount == 0 else [Edit(point.name, lambda x: x + added.to(x), self.positions, str(self))]
 
@@ -250,12 +273,18 @@ class Steer(FeatureIntervention):
 
 
 def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> float:
-    """A feature's mean over the tokens of `REFERENCE_TEXTS`, with no intervention in force."""
+    """A feature's mean over the tokens of `REFERENCE_TEXTS`, with no intervention or splice in force.
+
+    For a trained dictionary the first token of each text does not count: it is where the model's attention sinks, with
+    activations a hundred times larger than elsewhere, on which dictionaries are not trained.
+    """
+    reads, _ = places(dictionary, model.hook_points)
+    first = 0 if isinstance(dictionary, Neurons) else 1
     total, count = 0.0, 0
     with uninterrupted(), torch.inference_mode():
         for text in REFERENCE_TEXTS:
             tokens = model.to_tokens(text)[:, : model.network.n_ctx]
-            x = model.capture(tokens, [dictionary.reads])[dictionary.reads].flatten(0, 1)  # [pos, *shape]
+            x = model.capture(tokens, [reads.name])[reads.name][0, first:]  # [pos, *shape]
             value = dictionary.encode(x.flatten(1)).value_of(index)
             total, count = total + float(value.sum()), count + len(value)
     return total / count
@@ -286,23 +315,40 @@ def from_dict(said: dict[str, Any]) -> FeatureIntervention:
 
 
 def to_json(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> str:
-    """Interventions as JSON text, with the model they were made for."""
+    """Interventions as JSON text, with the model and the trained dictionaries that they were made for.
+
+    Raises:
+        DictionaryError: two dictionaries of the same name and other weights, which the text could not tell apart.
+    """
     made_for = {"name": model.name, "hash": model.hash}
-    said = {"format": FORMAT, "model": made_for, "interventions": [to_dict(one) for one in interventions]}
+    used = _trained(one.feature.source for one in interventions if one.feature is not None)
+    said = {
+        "format": FORMAT,
+        "model": made_for,
+        "dictionaries": [{"name": name, "hash": hash} for name, hash in used.items()],
+        "interventions": [to_dict(one) for one in interventions],
+    }
     return json.dumps(said, indent=2, allow_nan=False)
 
 
-def from_json(model: LanguageModel, text: str) -> list[FeatureIntervention]:
+def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary] = ()) -> list[FeatureIntervention]:
     """Read what `to_json` wrote, and check it against the model.
+
+    Args:
+        model: what the interventions are for.
+        text: the JSON.
+        dictionaries: the trained dictionaries whose features it names; others may be among them.
 
     Raises:
         EditError: not such a text, or made for another model.
         FeatureError: a feature that the model lacks.
+        DictionaryError: a trained dictionary is not among those given, or has other weights.
     """
     try:
         said = json.loads(text)
         made_for, listed, version = said["model"], said["interventions"], said["format"]
         name, hash = made_for["name"], made_for["hash"]
+        used = {str(one["name"]): str(one["hash"]) for one in said.get("dictionaries", ())}
     except (ValueError, KeyError, TypeError) as error:
         raise EditError(f"This is not a file of interventions: {error}.") from error
     if version != FORMAT:
@@ -314,7 +360,11 @@ def from_json(model: LanguageModel, text: str) -> list[FeatureIntervention]:
         )
     if not isinstance(listed, list):
         raise EditError("This is not a file of interventions: what it lists is not a list.")
-    interventions = [from_dict(one) for one in listed]
+    loaded = _loaded(used, dictionaries)
+    interventions = []
+    for one in map(from_dict, listed):
+        source = None if one.feature is None else loaded.get(one.feature.dictionary)
+        interventions.append(one if source is None else replace(one, feature=source.feature(one.feature.index)))
     model.bind(interventions)
     return interventions
 
@@ -325,32 +375,46 @@ def save_interventions(path: str | Path, model: LanguageModel, interventions: Se
         temporary.write_text(to_json(model, interventions))
 
 
-def load_interventions(path: str | Path, model: LanguageModel) -> list[FeatureIntervention]:
-    """Read a JSON file of interventions; raises `EditError` if there is none or it is not for this model."""
+def load_interventions(
+    path: str | Path, model: LanguageModel, dictionaries: Sequence[Dictionary] = ()
+) -> list[FeatureIntervention]:
+    """Read a JSON file of interventions; `dictionaries` and errors as in `from_json`, `EditError` if there is none."""
     try:
-        return from_json(model, Path(path).read_text())
+        return from_json(model, Path(path).read_text(), dictionaries)
     except (OSError, UnicodeDecodeError) as error:
         raise EditError(f"{path} can't be read: {error}.") from error
 
 
-def _edits(dictionary: Dictionary, changes: list[Change], positions: Positions, source: str) -> list[Edit]:
-    """The edits of one group of changes on one dictionary; `changes` may still grow until the run begins."""
-    if dictionary.reads == dictionary.writes:
+def _trained(sources: Iterable[object]) -> dict[str, str]:
+    """Hashes of the dictionaries among these that are not the model's own neurons, by name."""
+    found: dict[str, str] = {}
+    for source in {id(one): one for one in sources}.values():
+        if isinstance(source, Dictionary) and not isinstance(source, Neurons):
+            hash = source.hash
+            if found.setdefault(source.name, hash) != hash:
+                raise DictionaryError(
+                    f"Two different dictionaries are called {source.name}; give one of them another .name."
+                )
+    return found
 
-        def change(x: Tensor) -> Tensor:
-            return dictionary.intervene(x, x, changes)
 
-        return [Edit(dictionary.reads, change, positions, source)]
-    read: list[Tensor] = []
-
-    def remember(x: Tensor) -> Tensor:
-        read[:] = [x]
-        return x
-
-    def write(x: Tensor) -> Tensor:
-        return dictionary.intervene(read[0], x, changes)
-
-    return [Edit(dictionary.reads, remember, positions, source), Edit(dictionary.writes, write, positions, source)]
+def _loaded(used: Mapping[str, str], dictionaries: Sequence[Dictionary]) -> dict[str, Dictionary]:
+    """The dictionaries at hand with these names and hashes, by name."""
+    found: dict[str, Dictionary] = {}
+    for name, hash in used.items():
+        called = {one.hash: one for one in dictionaries if one.name == name}
+        if not called:
+            raise DictionaryError(
+                f"These interventions need the dictionary {name} ({hash[:12]}); load_dictionary() it and give it in "
+                "dictionaries=."
+            )
+        if hash not in called:
+            raise DictionaryError(
+                f"These interventions were made with {name} of the hash {hash[:12]}, but the {name} at hand has "
+                f"{next(iter(called))[:12]}; load the one that they were made with."
+            )
+        found[name] = called[hash]
+    return found
 
 
 def _finite(intervention: FeatureIntervention, name: str) -> None:

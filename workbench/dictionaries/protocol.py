@@ -15,13 +15,16 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.dictionaries.folder import DictionaryError, read_folder, write_folder
+from workbench.dictionaries.acting import Splice
+from workbench.dictionaries.folder import CONFIG, DictionaryError, read_folder, write_folder
 from workbench.dictionaries.saelens import understood
 from workbench.features import Feature, FeatureError
 from workbench.weights import fingerprint
 
 FORMAT = 1
 """Version of our own fields in `cfg.json`."""
+BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
+"""Where the dictionaries are that come with Workbench."""
 
 Change = tuple[int, Callable[[Tensor], Tensor]]
 """A feature's index and what its value `[...]` becomes."""
@@ -163,6 +166,10 @@ class Dictionary(nn.Module):
             written = torch.where(difference == 0, written, written + difference * self.direction(index))
         return written
 
+    def splice(self, hook_point: str) -> Splice:
+        """This dictionary in the place of what a model has at a hook point; `LanguageModel.spliced` takes it there."""
+        return Splice(self, hook_point)
+
     def config(self) -> dict[str, Any]:
         """What `cfg.json` says, in SAELens's field names where it has one; plain data."""
         raise DictionaryError(f"{self.name} has no weights of its own to save: {self.kind} belong to the model.")
@@ -176,27 +183,43 @@ class Dictionary(nn.Module):
         """The inverse of `config()` and `tensors()`; raises `DictionaryError` if the two do not fit together."""
         raise DictionaryError(f"{cls.kind} belong to a model and are not read from a folder.")
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the dictionary to a folder; other files there are left alone.
 
+        Args:
+            path: the folder.
+            half: keep 16 bits of each weight; it is read as float32 all the same.
+
         Raises:
-            DictionaryError: the kind has no weights, or the folder can't be written.
+            DictionaryError: the kind has no weights, one that does not fit into 16 bits, or the folder can't be
+                written.
         """
+        tensors = self.tensors()
+        if half:
+            tensors = {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
+            wrong = [name for name, one in tensors.items() if not bool(one.isfinite().all())]
+            if wrong:
+                raise DictionaryError(f"A value in {wrong[0]} of {self.name} does not fit into 16 bits; save it whole.")
         own = {"format": FORMAT, "kind": self.kind, "name": self._given_name, "reads": self.reads}
-        own |= {"writes": self.writes, "sha256": self.hash, "provenance": self.provenance}
+        own |= {"writes": self.writes, "sha256": fingerprint(tensors), "provenance": self.provenance}
         config = self.config()
         config["workbench"] = config.get("workbench", {}) | own
-        write_folder(Path(path), config, self.tensors())
+        write_folder(Path(path), config, tensors)
         self._folder = str(Path(path))
 
 
 def load_dictionary(path: str | Path) -> Dictionary:
     """Read a dictionary from the folder that `save` or SAELens wrote.
 
+    Args:
+        path: the folder, or the name of a dictionary that comes with Workbench, such as "resid-15".
+
     Raises:
         DictionaryError: there is none, it is damaged, or of a kind that this version does not know.
     """
     folder = Path(path)
+    if not folder.exists() and str(path) in bundled():
+        folder = BUNDLED / folder
     config, tensors = read_folder(folder)
     try:
         made = _made(config, tensors)
@@ -206,6 +229,11 @@ def load_dictionary(path: str | Path) -> Dictionary:
         raise DictionaryError(f"{folder} can't be used: {str(error).rstrip('.')}.") from error
     made._folder = str(folder)
     return made
+
+
+def bundled() -> list[str]:
+    """The names of the dictionaries that come with Workbench."""
+    return sorted(file.parent.name for file in BUNDLED.glob(f"*/{CONFIG}"))
 
 
 def _made(config: dict[str, Any], tensors: dict[str, Tensor]) -> Dictionary:

@@ -1,0 +1,143 @@
+"""How a dictionary acts on a running model: as edits that read at one hook point and write at another.
+
+There are two ways. An intervention adds what a change of codes makes of the reconstruction (`interventions.py`); a
+splice puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both meet at
+the hook points in the same way, which is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from workbench.dictionaries.folder import DictionaryError
+from workbench.edits import Edit
+from workbench.hookpoints import HookPoint, HookPoints
+
+if TYPE_CHECKING:
+    from workbench.dictionaries.protocol import Change, Dictionary
+
+
+def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
+    """Where a dictionary reads and where it writes, on a model with these hook points.
+
+    Raises:
+        DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
+        HookPointError: the model has no such hook point.
+    """
+    if not dictionary.reads or not dictionary.writes:
+        raise DictionaryError(
+            f"{dictionary.name} does not say where it reads and writes; set its .reads and .writes to hook points."
+        )
+    reads, writes = hook_points[dictionary.reads], hook_points[dictionary.writes]
+    _check_width(dictionary, "reads", dictionary.d_in, reads)
+    _check_width(dictionary, "writes", dictionary.d_out, writes)
+    if reads.key != writes.key:
+        order = list(hook_points)
+        if order.index(reads.key or reads.name) > order.index(writes.key or writes.name):
+            raise DictionaryError(
+                f"{dictionary.name} can't act: the model computes {writes.name}, where it writes, before "
+                f"{reads.name}, where it reads."
+            )
+    return reads, writes
+
+
+def acting(
+    dictionary: Dictionary,
+    reads: HookPoint,
+    writes: HookPoint,
+    act: Callable[[Tensor, Tensor], Tensor],
+    source: str,
+) -> list[Edit]:
+    """The edits of one run that make `act(read, written)` of what is at `writes`, at all positions.
+
+    Args:
+        dictionary: who acts.
+        reads: a hook point of width `d_in`; heads are flattened.
+        writes: a hook point of width `d_out`, the same or a later one.
+        act: from activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to those that shall be at
+            `writes`, `[..., d_out]`. Where both are one place it gets the same tensor twice.
+        source: who asked for it, for error messages.
+    """
+    if reads.key == writes.key:
+        return [Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(flat, flat)), source=source)]
+    seen: list[Tensor] = []
+
+    def remember(x: Tensor) -> Tensor:
+        seen[:] = [_flat(x, reads)]
+        return x
+
+    def write(x: Tensor) -> Tensor:
+        return _shaped(x, writes, lambda flat: act(seen.pop(), flat))
+
+    return [Edit(reads.name, remember, source=source), Edit(writes.name, write, source=source)]
+
+
+@dataclass(frozen=True, eq=False)
+class Splice:
+    """A dictionary in the place of an activation: what it reconstructs is what the model goes on with.
+
+    It acts before all interventions. Those on its own features change the codes that are decoded; what they would add
+    to the plain activation, `decode(edited codes) - decode(codes)`, is added to the reconstruction.
+
+    Args:
+        dictionary: what the model runs through; `reconstruct` counts, with its skip path where it has one.
+        hook_point: where it writes. A dictionary that names no hook points reads there too.
+
+    Raises:
+        DictionaryError: the dictionary writes at another hook point.
+    """
+
+    dictionary: Dictionary
+    hook_point: str
+
+    def bind(self, model: Any, scratch: dict) -> list[Edit]:
+        """Fresh edits for one run, on all positions.
+
+        `scratch["spliced"]` tells interventions, by the dictionary's id, at which hook points it is spliced, and takes
+        their changes.
+        """
+        dictionary, hook_points = self.dictionary, model.hook_points
+        if dictionary.reads or dictionary.writes:
+            reads, writes = places(dictionary, hook_points)
+            if writes.key != hook_points[self.hook_point].key:
+                raise DictionaryError(
+                    f"{dictionary.name} writes at {dictionary.writes} and can't be spliced in at {self.hook_point}."
+                )
+        else:
+            reads = writes = hook_points[self.hook_point]
+            _check_width(dictionary, "reads", dictionary.d_in, reads)
+            _check_width(dictionary, "writes", dictionary.d_out, writes)
+        changes: list[Change] = []
+        scratch.setdefault("spliced", {}).setdefault(id(dictionary), []).append((writes.name, changes))
+
+        def through(read: Tensor, written: Tensor) -> Tensor:
+            made = dictionary.reconstruct(read)
+            return dictionary.intervene(read, made, changes) if changes else made
+
+        return acting(dictionary, reads, writes, through, str(self))
+
+    def __str__(self) -> str:
+        return f"Splice({self.dictionary.name} at {self.hook_point})"
+
+
+def _check_width(dictionary: Dictionary, verb: str, width: int, point: HookPoint) -> None:
+    if width != point.width:
+        raise DictionaryError(
+            f"{dictionary.name} {verb} activations of width {width:,}, but {point.name} is {point.width:,} wide."
+        )
+
+
+def _flat(x: Tensor, point: HookPoint) -> Tensor:
+    """`[..., *shape]` as `[..., width]`."""
+    return x if len(point.shape) == 1 else x.flatten(-len(point.shape))
+
+
+def _shaped(x: Tensor, point: HookPoint, act: Callable[[Tensor], Tensor]) -> Tensor:
+    """`act` on the flattened tensor, in the tensor's own shape and type; the very tensor where nothing was done."""
+    flat = _flat(x, point)
+    made = act(flat)
+    return x if made is flat else made.to(x.dtype).reshape(x.shape)
