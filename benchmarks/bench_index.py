@@ -34,7 +34,7 @@ def main() -> None:
     """Print times and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="stories")
-    parser.add_argument("--tokens", type=int, default=500_000)
+    parser.add_argument("--tokens", type=int, default=500_000, help="0 leaves the large index out")
     parser.add_argument("--latents", type=int, default=4608)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--keep", type=int, default=None)
@@ -45,7 +45,8 @@ def main() -> None:
     torch.set_num_threads(said.threads)
     model, corpus = wb.load_model(), Corpus.load(said.corpus)
     with tempfile.TemporaryDirectory() as folder:
-        look_up(synthetic(Path(folder), model, corpus, said))
+        if said.tokens:
+            look_up(synthetic(Path(folder), model, corpus, said))
     if said.build_tokens:
         build(model, corpus, said)
 
@@ -79,12 +80,14 @@ def synthetic(folder: Path, model: wb.LanguageModel, corpus: Corpus, said: argpa
     relations["neighbour_cosines"] = chance.random((said.latents, 8), np.float32)
     write_tokens(data, plain, model, corpus, relations["promoted"], relations["suppressed"])
     about = {"name": "random", "kind": "topk", "hash": "0" * 64, "reads": POINT, "n_features": said.latents}
-    note = {"dictionary": about, "n_tokens": n_tokens, "keep": said.keep, "signed": False}
+    note = {"dictionary": about, "harvest": {}, "n_tokens": n_tokens, "keep": said.keep, "signed": False}
     write_entries(data, spool, note, relations, lambda share: None)
     write_note(data, note)
     size = sum(file.stat().st_size for file in data.iterdir())
     print(f"{n_tokens:,} tokens, {said.latents:,} latents, k {said.k}, keep {said.keep}: {size / 1e6:.1f} MB")
-    print(f"  spooling random codes {spooled - begun:.1f} s, sorting and writing {time.perf_counter() - spooled:.1f} s")
+    took = time.perf_counter() - spooled
+    rate = n_tokens / took
+    print(f"  spooling random codes {spooled - begun:.1f} s, sorting and writing {took:.1f} s, {rate:,.0f} tokens/s")
     return wb.open_index(folder)
 
 
@@ -119,45 +122,58 @@ def look_up(index: wb.FeatureIndex) -> None:
 
 
 def measured(what: str, calls: list[Callable[[], object]], wanted: str) -> None:
-    """Print the median and the 99th percentile of the times of some calls, after one to warm up."""
+    """Print the median and the 99th percentile of the times of some calls, after one to warm up; and of CPU time, which
+    other work on the machine changes less."""
     calls[0]()
-    times = []
+    wall, cpu = [], []
     for call in calls:
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.thread_time()
         call()
-        times.append(1e3 * (time.perf_counter() - begun))
-    p50, p99 = np.percentile(times, [50, 99])
-    print(f"  {what:<34} p50 {p50:8.3f} ms   p99 {p99:8.3f} ms" + (f"   (wanted: {wanted})" if wanted else ""))
+        wall.append(1e3 * (time.perf_counter() - begun))
+        cpu.append(1e3 * (time.thread_time() - worked))
+    shown = "   ".join(
+        f"{name} p50 {np.percentile(times, 50):7.3f} p99 {np.percentile(times, 99):7.3f} ms"
+        for name, times in (("wall", wall), ("CPU", cpu))
+    )
+    print(f"  {what:<30} {shown}" + (f"   (wanted: {wanted})" if wanted else ""))
 
 
 def build(model: wb.LanguageModel, corpus: Corpus, said: argparse.Namespace) -> None:
     """Building an index against harvesting the same activations and throwing them away; rounds alternate."""
     sae = wb.TopKSAE(model.network.d_model, said.latents, said.k, hook_point=POINT)
-    kinds: dict[str, list[float]] = {"harvest": [], "pass of build_index": [], "build_index": []}
+    kinds = ("harvest", "pass of build_index", "build_index")
+    wall: dict[str, list[float]] = {name: [] for name in kinds}
+    cpu: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(said.rounds + 1):
-        begun = time.perf_counter()
+        at = [(time.perf_counter(), time.process_time())]
         for _ in Harvest(model, corpus, POINT, tokens=said.build_tokens):
             pass
-        harvested = time.perf_counter()
-        read: list[float] = []
+        at.append((time.perf_counter(), time.process_time()))
         with tempfile.TemporaryDirectory() as folder:
 
-            def told(share: float, words: str, read: list[float] = read) -> None:
-                if words.startswith("Sorting") and not read:
-                    read.append(time.perf_counter())
+            def told(share: float, words: str, at: list[tuple[float, float]] = at) -> None:
+                if words.startswith("Sorting") and len(at) == 2:
+                    at.append((time.perf_counter(), time.process_time()))
 
             wb.build_index(model, sae, corpus, folder, tokens=said.build_tokens, progress=told)
-        ended = time.perf_counter()
+        at.append((time.perf_counter(), time.process_time()))
         if turn:
-            for name, took in zip(kinds, (harvested - begun, read[0] - harvested, ended - harvested), strict=True):
-                kinds[name].append(took)
-    medians = {name: statistics.median(times) for name, times in kinds.items()}
+            for name, begin, end in zip(kinds, (0, 1, 1), (1, 2, 3), strict=True):
+                wall[name].append(at[end][0] - at[begin][0])
+                cpu[name].append(at[end][1] - at[begin][1])
     print(f"\nBuilding on {said.build_tokens:,} tokens of {POINT}, {said.latents:,} latents  (wanted: at least 0.8)")
-    for name, took in medians.items():
-        rate = said.build_tokens / took
-        print(f"  {name:<22} {took:7.2f} s   {rate:7,.0f} tokens/s   speed {medians['harvest'] / took:5.2f} of harvest")
-    fixed = medians["build_index"] - medians["pass of build_index"]
-    print(f"  {fixed:.1f} s behind the pass are spent on the LM head and cosines, whatever the number of tokens")
+    for name in kinds:
+        took, worked = statistics.median(wall[name]), statistics.median(cpu[name])
+        of, of_cpu = statistics.median(wall["harvest"]) / took, statistics.median(cpu["harvest"]) / worked
+        print(
+            f"  {name:<20} {took:6.2f} s {said.build_tokens / took:6,.0f} tokens/s   {of:.2f} of harvest's speed",
+            end="",
+        )
+        print(f"   {worked:6.2f} s of CPU, {of_cpu:.2f} of harvest's")
+    fixed = statistics.median(cpu["build_index"]) - statistics.median(cpu["pass of build_index"])
+    print(
+        f"  of what comes behind the pass ({fixed:.1f} s of CPU) most does not grow with the tokens: LM head, cosines"
+    )
 
 
 if __name__ == "__main__":

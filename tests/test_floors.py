@@ -27,6 +27,7 @@ NEIGHBOURS = {
     ("decoder", "model"),
     ("model", "weights"),
     ("corpus", "weights"),
+    ("training", "harvest"),
 }
 """Who may import whom on one floor."""
 BLIND = {"dictionaries": {"weights"}}

@@ -1,0 +1,117 @@
+"""Known features in superposition: what our trainer finds of them, against sae-lens's own trainer at equal tokens.
+
+sae-lens makes the data (its synthetic benchmark: Zipfian, correlated and hierarchical features, here 1,024 of them in
+128 dimensions), trains on it with its defaults, and judges both sides' dictionaries; ours it reads from our folders.
+Both see the same activations, batch size, number of latents, k, warm-up and decay; each side's learning rate is the
+best of the same three.
+
+    python benchmarks/bench_synthetic.py --rival /path/to/python-with-sae-lens
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import workbench as wb
+from workbench.harvest import Activations
+
+RATES = (3e-4, 1e-3, 3e-3)
+KINDS = {"topk": wb.TopKSAE, "batchtopk": wb.BatchTopKSAE}
+
+
+class Rows:
+    """The activations in a file, as a source that a training can read again and again."""
+
+    def __init__(self, file: Path, width: int):
+        self.file, self.rows = file, np.memmap(file, np.float32, "r").reshape(-1, width)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def run(self, skip: int = 0) -> Iterator[Activations]:
+        """The rows in their order."""
+        for start in range(skip, len(self), 4096):
+            x = torch.from_numpy(self.rows[start : start + 4096].copy())
+            number = torch.arange(start, start + len(x))
+            yield Activations({"synthetic": x}, number, number, number)
+
+    def settings(self) -> dict[str, Any]:
+        """The file."""
+        return {"file": str(self.file)}
+
+
+def main() -> None:
+    """Print a line for each kind, side and learning rate, and the best of each side."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rival", required=True, help="a Python with sae-lens")
+    parser.add_argument("--folder", type=Path, help="where to keep data and dictionaries; a temporary one without it")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        report(*measure(folder, chosen.rival))
+
+
+def measure(folder: Path, rival: str) -> tuple[dict[str, Any], dict[str, float], float]:
+    """What sae-lens says of each dictionary; how long each training took; the true L0."""
+
+    def ask(*words: object) -> None:
+        script = Path(__file__).with_name("synthetic_rival.py")
+        subprocess.run([rival, str(script), *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+    if not (folder / "data.json").exists():
+        ask("data", folder)
+    note = json.loads((folder / "data.json").read_text())
+    seconds = {}
+    for kind, make in KINDS.items():
+        for lr in RATES:
+            ours, theirs = f"{kind} {lr:g} workbench", f"{kind} {lr:g} sae-lens"
+            sae = make(note["d_in"], note["width"], note["k"])
+            start = time.perf_counter()
+            source = Rows(folder / "activations.bin", note["d_in"])
+            wb.train(
+                sae,
+                hook_point="synthetic",
+                source=source,
+                tokens=note["tokens"],
+                lr=lr,
+                batch_size=note["batch"],
+                dead_after=50 * note["batch"],
+            )
+            seconds[ours] = time.perf_counter() - start
+            sae.save(folder / ours)
+            if not (folder / theirs / "seconds.json").exists():
+                ask("train", folder, kind, lr, theirs)
+            seconds[theirs] = json.loads((folder / theirs / "seconds.json").read_text())
+    ask("judge", folder, *seconds)
+    return json.loads((folder / "judged.json").read_text()), seconds, note["l0"]
+
+
+def report(judged: dict[str, Any], seconds: dict[str, float], l0: float) -> None:
+    """Print the figures."""
+    print(f"True features per activation: {l0:.1f}")
+    print(f"{'':<28} {'MCC':>6} {'F1':>6} {'unique':>7} {'FVU':>6} {'L0':>6} {'dead':>5} {'seconds':>8}")
+    for name, found in judged.items():
+        f1 = found["classification"]["f1_score"]
+        figures = f"{found['mcc']:6.3f} {f1:6.3f} {found['uniqueness']:7.3f} {1 - found['explained_variance']:6.3f}"
+        print(f"{name:<28} {figures} {found['sae_l0']:6.1f} {found['dead_latents']:5d} {seconds[name]:8.1f}")
+    for kind in KINDS:
+        best = {
+            side: max(found["mcc"] for name, found in judged.items() if name.split()[::2] == [kind, side])
+            for side in ("workbench", "sae-lens")
+        }
+        print(f"{kind}: best MCC {best['workbench']:.3f} against {best['sae-lens']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Examples of a feature in their context."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workbench.index.card import Example
+from workbench.index.entries import Entries
+from workbench.index.selection import shown
+from workbench.index.tokens import TokenTable
+
+
+def examples(entries: Entries, tokens: TokenTable, feature: int, places: np.ndarray) -> list[Example]:
+    """The entries at these places `[n]` among a feature's kept ones, each with the tokens around it."""
+    rows, values = entries.of(feature)
+    kept = entries.kept(feature)
+    # whether all values around the peak are known
+    known = np.full(len(places), kept.complete) | np.isin(places, shown(kept, entries.signed).all())
+    rows, values = rows[places], values[places].astype(np.float32)
+    begins, ends = tokens.windows(rows)
+    lengths = ends - begins
+    bounds = np.append(0, lengths.cumsum())
+    near = np.arange(bounds[-1]) + np.repeat(begins - bounds[:-1], lengths)  # rows of all windows
+    strings = tokens.strings(tokens.ids[near])
+    active = entries.at(feature, near)
+    texts, positions = tokens.places(rows)
+    numbers = (bounds[:-1], bounds[1:], known, rows - begins, values, texts, positions, rows)
+    return [
+        Example(
+            strings[start:end],
+            [value if complete or value else None for value in active[start:end].tolist()],
+            *rest,
+        )
+        for start, end, complete, *rest in zip(*(column.tolist() for column in numbers), strict=True)
+    ]

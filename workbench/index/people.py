@@ -1,0 +1,167 @@
+"""What people write about features: labels, notes and stars, in an SQLite file of its own.
+
+Each change is one transaction that has reached the disk when the call returns. The file says which dictionary it is
+about, so that labels never end up on the latents of another one.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.index.layout import FeatureIndexError, save_json
+from workbench.index.words import query_of
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS remarks (
+    feature INTEGER PRIMARY KEY, label TEXT NOT NULL DEFAULT '', note TEXT NOT NULL DEFAULT '',
+    starred INTEGER NOT NULL DEFAULT 0
+);
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(label, note, content='remarks', content_rowid='feature');
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON remarks BEGIN
+    INSERT INTO words (rowid, label, note) VALUES (new.feature, new.label, new.note);
+END;
+CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE ON remarks BEGIN
+    INSERT INTO words (words, rowid, label, note) VALUES ('delete', old.feature, old.label, old.note);
+    INSERT INTO words (rowid, label, note) VALUES (new.feature, new.label, new.note);
+END;
+"""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What people say about a feature."""
+
+    label: str = ""
+    note: str = ""
+    starred: bool = False
+
+
+class People:
+    """Labels, notes and stars of the features of one dictionary.
+
+    Args:
+        file: the SQLite file; it is made at the first change.
+        dictionary: SHA-256 of the dictionary (of the model, for neurons).
+
+    Raises:
+        FeatureIndexError: the file is damaged, or about another dictionary.
+    """
+
+    def __init__(self, file: Path, dictionary: str):
+        self.file = file
+        self.dictionary = dictionary
+        with self._reading() as connection:
+            about = dict(connection.execute("SELECT key, value FROM about")) if connection else {}
+        if about.get("dictionary", dictionary) != dictionary:
+            raise FeatureIndexError(
+                f"{file} holds labels for another dictionary ({about['dictionary'][:12]}, not {dictionary[:12]}); "
+                "move it away, or build the index in another folder."
+            )
+
+    def of(self, feature: int) -> Remark:
+        """What is said about a feature."""
+        with self._reading() as connection:
+            if connection is None:
+                return Remark()
+            row = connection.execute("SELECT label, note, starred FROM remarks WHERE feature = ?", (feature,))
+            label, note, starred = row.fetchone() or ("", "", 0)
+        return Remark(label, note, bool(starred))
+
+    def all(self) -> dict[int, Remark]:
+        """Every feature that has a label, a note or a star."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT * FROM remarks ORDER BY feature").fetchall() if connection else []
+        said = {feature: Remark(label, note, bool(starred)) for feature, label, note, starred in rows}
+        return {feature: remark for feature, remark in said.items() if remark != Remark()}
+
+    def change(self, changes: dict[int, dict[str, Any]]) -> None:
+        """Set fields of `Remark` for some features, all or none of them."""
+        with self._writing() as connection:
+            for feature, fields in changes.items():
+                connection.execute("INSERT OR IGNORE INTO remarks (feature) VALUES (?)", (feature,))
+                for field, value in fields.items():
+                    connection.execute(f"UPDATE remarks SET {field} = ? WHERE feature = ?", (value, feature))
+
+    def search(self, text: str) -> list[tuple[int, str]]:
+        """Features with the words of a text in their label, then those with them in their note."""
+        query = query_of(text, prefix=True)
+        found: dict[int, str] = {}
+        with self._reading() as connection:
+            for column in ("label", "note") if connection and query else ():
+                hits = connection.execute(  # type: ignore[union-attr]
+                    "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank", (f"{column} : ({query})",)
+                )
+                for (feature,) in hits:
+                    found.setdefault(feature, column)
+        return list(found.items())
+
+    def save(self, path: Path, name: str) -> None:
+        """Write all to a JSON file."""
+        features = {str(feature): asdict(remark) for feature, remark in self.all().items()}
+        save_json(path, {"format": 1, "name": name, "dictionary": self.dictionary, "features": features})
+
+    def load(self, path: Path, n_features: int) -> int:
+        """Take over what `save` wrote, over what is there; how many features that are."""
+        try:
+            said = json.loads(path.read_text())
+            dictionary, features = said["dictionary"], said["features"]
+            new = {int(feature): asdict(Remark(**fields)) for feature, fields in features.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FeatureIndexError(f"{path} is not a file of labels: {error}.") from error
+        if dictionary != self.dictionary:
+            raise FeatureIndexError(
+                f"{path} holds labels for another dictionary ({str(dictionary)[:12]}, not {self.dictionary[:12]})."
+            )
+        proper = all(
+            isinstance(one["label"], str) and isinstance(one["note"], str) and isinstance(one["starred"], bool)
+            for one in new.values()
+        )
+        if not proper or any(not 0 <= feature < n_features for feature in new):
+            raise FeatureIndexError(f"{path} is not a file of labels for this index: a feature or value can't be.")
+        self.change(new)
+        return len(new)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection, or None where nothing has been written."""
+        if not self.file.exists():
+            yield None
+            return
+        with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
+            connection.execute("PRAGMA synchronous = EXTRA")
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in _statements(_SCHEMA):
+                    connection.execute(statement)
+                connection.execute("INSERT OR IGNORE INTO about VALUES ('dictionary', ?)", (self.dictionary,))
+                yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise FeatureIndexError(f"{self.file} can't be used: {error}.") from error
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, one by one: `executescript` would end the transaction."""
+    statement = ""
+    for line in script.strip().splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,68 @@
+"""Search in an index: which features fit a text, a token, a label, a regular expression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from workbench.index.layout import FeatureIndexError
+from workbench.index.people import People
+from workbench.index.tokens import TokenTable
+from workbench.index.words import search_words
+
+_TOKEN_COLUMNS = {"peaks": "activating", "promoted": "promoted"}
+
+
+class Searcher:
+    """Answers questions about words; a question's answer is a mask `[n_features]` or features with where they match.
+
+    Args:
+        words: the search file.
+        people: labels and notes.
+        tokens: the token table.
+        statistics: columns of the index; `density`, `peaks` and `promoted` are used.
+    """
+
+    def __init__(self, words: Path, people: People, tokens: TokenTable, statistics: dict[str, np.ndarray]):
+        self._words, self._people, self._tokens, self._statistics = words, people, tokens, statistics
+
+    def among(self, features: Iterable[int]) -> np.ndarray:
+        """A mask of these features."""
+        mask = np.zeros(len(self._statistics["density"]), bool)
+        mask[list(features)] = True
+        return mask
+
+    def dense(self, bounds: tuple[float, float]) -> np.ndarray:
+        """A mask of the features with a density within the bounds, which are in it."""
+        try:
+            low, high = map(float, bounds)
+        except (TypeError, ValueError):
+            raise FeatureIndexError(f"density is a pair of shares, such as (0.0, 0.01), not {bounds!r}.") from None
+        density = self._statistics["density"]
+        return (density >= low) & (density <= high)
+
+    def labelled(self, text: str) -> np.ndarray:
+        """A mask of the features with these words in their label."""
+        return self.among(feature for feature, where in self._people.search(text) if where == "label")
+
+    def with_token(self, token: str | int) -> np.ndarray:
+        """A mask of the features that are most active on a token or promote it."""
+        pieces = self._tokens.pieces
+        ids = [token] if isinstance(token, int) else [one for one, text in pieces.items() if text == token]
+        return np.logical_or.reduce([np.isin(self._statistics[name], ids).any(1) for name in _TOKEN_COLUMNS])
+
+    def with_text(self, text: str) -> dict[int, str]:
+        """Features that have the words, best first, and where: label, note, activating or promoted."""
+        if not isinstance(text, str) or not text.strip():
+            raise FeatureIndexError("There is nothing to search for; type a word.")
+        found = dict(self._people.search(text))
+        for feature, where in search_words(self._words, text):
+            found.setdefault(feature, where)
+        if not any(letter.isalnum() for letter in text):  # punctuation is no word, but can be a token
+            alike = [one for one, piece in self._tokens.pieces.items() if piece.strip() == text.strip()]
+            for name, where in _TOKEN_COLUMNS.items():
+                for feature in np.flatnonzero(np.isin(self._statistics[name], alike).any(1)).tolist():
+                    found.setdefault(feature, where)
+        return found

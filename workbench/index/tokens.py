@@ -1,0 +1,164 @@
+"""The tokens an index was built on, so that examples are shown in context and regular expressions find their tokens.
+
+A token's *row* is its place in the order in which the corpus was read. Rows form *runs*: neighbouring tokens of one
+text. Where each token ends in its text comes from the tokenizer, so that characters that span tokens, and spaces that
+belong to the token behind them, are placed right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workbench.corpus import Corpus
+from workbench.index.layout import FeatureIndexError, mapped
+from workbench.index.selection import AFTER, BEFORE
+
+_TEXTS_TOGETHER = 256
+
+
+class TokenTable:
+    """The tokens of a finished index.
+
+    Args:
+        folder: `data/` of an index.
+        n_tokens: how many there are.
+
+    Attributes:
+        ids: token ids `[n_tokens]`.
+        runs: `[n_runs, 4]`: first row, text, position of that token in the text, character where it begins.
+    """
+
+    def __init__(self, folder: Path, n_tokens: int):
+        wide = (folder / "tokens.bin").stat().st_size == 4 * n_tokens
+        self.ids = mapped(folder / "tokens.bin", np.int32 if wide else np.uint16, n_tokens)
+        self.runs = np.asarray(mapped(folder / "runs.bin", np.int32, -1, 4))
+        self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
+        self._texts_file = folder / "texts.parquet"
+        self._pieces_file = folder / "pieces.parquet"
+        # a run goes on with the one before it if that is the same text, further up
+        first, text, position, _ = self.runs.T
+        goes_on = (text[1:] == text[:-1]) & (position[1:] > position[:-1])
+        self._stretches = np.append(first[np.flatnonzero(~np.append(False, goes_on))], n_tokens)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def pieces(self) -> dict[int, str]:
+        """The text of every token that occurs here or is promoted by a feature."""
+        table = pq.read_table(self._pieces_file)
+        return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+    def strings(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """The text of each token id; empty for -1."""
+        return [self.pieces.get(int(token), "") for token in ids]
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each row `[n]` its text in the corpus and its position in that text."""
+        run = np.searchsorted(self.runs[:, 0], rows, "right") - 1
+        return self.runs[run, 1], self.runs[run, 2] + rows - self.runs[run, 0]
+
+    def windows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First row, and row behind the last, of what is shown around each row `[n]`; all of one text."""
+        stretch = np.searchsorted(self._stretches, rows, "right")
+        begins = np.maximum(self._stretches[stretch - 1], rows - BEFORE)
+        return begins, np.minimum(self._stretches[stretch], rows + AFTER + 1)
+
+    def matches(self, pattern: re.Pattern[str]) -> np.ndarray:
+        """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
+
+        A match that begins outside the tokens read, or whose group is empty-handed, is none.
+        """
+        group = 1 if pattern.groups else 0
+        starts = [
+            base + at
+            for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
+            for at in (match.start(group) for match in pattern.finditer(text))
+            if at >= 0
+        ]
+        ends, begins, rows = self._characters
+        at = np.array(starts, np.int64)
+        place = np.searchsorted(ends, at, "right")
+        inside = place < len(ends)
+        place, at = place[inside], at[inside]
+        return rows[place[begins[place] <= at]]
+
+    @cached_property
+    def _texts(self) -> pa.Table:
+        return pq.read_table(self._texts_file)
+
+    @cached_property
+    def _bases(self) -> np.ndarray:
+        """Where each text would begin if all stood one behind another with a gap, `[texts]`."""
+        lengths = [len(text) + 1 for text in self._texts["text"].to_pylist()]
+        return np.cumsum([0, *lengths[:-1]], dtype=np.int64)
+
+    @cached_property
+    def _characters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens in the order of the texts: where each ends and begins among all characters, and its row."""
+        lengths = np.diff(np.append(self.runs[:, 0], len(self)))
+        behind = np.cumsum(self._widths, dtype=np.int64)  # [n_tokens]
+        before = behind - self._widths
+        offset = self.runs[:, 3] - before[self.runs[:, 0]]
+        base = self._bases[np.searchsorted(self._texts["id"].to_numpy(), self.runs[:, 1])]
+        shift = np.repeat(base + offset, lengths)
+        ends, begins = behind + shift, before + shift
+        order = np.lexsort((begins, ends))  # a character's first token has the width, its others have none
+        return ends[order], begins[order], order.astype(np.int32)
+
+
+def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpus: Corpus, *extra: np.ndarray) -> None:
+    """Write the token files.
+
+    Args:
+        folder: where to.
+        columns: `tokens`, `texts` and `positions`, `[n_tokens]` each, in the order in which they were read.
+        model: its tokenizer says where tokens end.
+        corpus: the texts.
+        extra: ids of further tokens whose text is to be known; -1 is none.
+    """
+    ids, texts, positions = columns["tokens"], columns["texts"], columns["positions"]
+    ids.astype(np.uint16 if model.network.vocab_size <= 1 << 16 else np.int32).tofile(folder / "tokens.bin")
+    starts = np.flatnonzero(
+        np.append(True, (texts[1:] != texts[:-1]) | (positions[1:] != positions[:-1] + 1))[: len(ids)]
+    )
+    used = np.unique(texts)
+    widths, characters = np.zeros(len(ids), np.uint16), np.zeros(len(ids), np.int32)
+    by_text = np.argsort(texts, kind="stable")
+    bounds = np.searchsorted(texts[by_text], np.append(used, np.iinfo(np.int32).max))
+    for begin in range(0, len(used), _TEXTS_TOGETHER):
+        together = [int(text) for text in used[begin : begin + _TEXTS_TOGETHER]]
+        ends = text_ends(model, [corpus.texts[text] for text in together])
+        for place, of_text in enumerate(ends, begin):
+            rows = by_text[bounds[place] : bounds[place + 1]]
+            here = positions[rows]
+            before = np.append(0, of_text)[here]
+            widths[rows], characters[rows] = of_text[here] - before, before
+    widths.tofile(folder / "widths.bin")
+    np.stack([starts, texts[starts], positions[starts], characters[starts]], 1).astype(np.int32).tofile(
+        folder / "runs.bin"
+    )
+    known = pa.table({"id": pa.array(used, pa.int32()), "text": [corpus.texts[text] for text in used.tolist()]})
+    pq.write_table(known, folder / "texts.parquet", compression="zstd")
+    needed = np.unique(np.concatenate([ids, *(more[more >= 0] for more in extra)]))
+    pieces = pa.table({"id": pa.array(needed, pa.int32()), "text": model.token_texts(needed.tolist())})
+    pq.write_table(pieces, folder / "pieces.parquet", compression="zstd")
+
+
+def text_ends(model: Any, texts: Sequence[str]) -> list[np.ndarray]:
+    """Where each token of each text ends, in characters, never falling: `[tokens]` for each text."""
+    if not getattr(model.tokenizer, "is_fast", False):
+        raise FeatureIndexError(f"The tokenizer of {model.name} can't say where tokens stand; load a fast one.")
+    said = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [
+        np.maximum.accumulate(np.array([end for _, end in pairs], np.int32).reshape(-1)) if pairs else np.zeros(0, int)
+        for pairs in said["offset_mapping"]
+    ]

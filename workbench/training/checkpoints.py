@@ -1,0 +1,231 @@
+"""The folder of a training: what it takes to go on after any interruption, and the curves.
+
+    step-00001200/    the last checkpoint: a dictionary folder, with `optimiser.safetensors` and `progress.json`
+    history.jsonl     what was measured, a line of JSON for each logged step
+
+and once it has ended, in place of the checkpoint, the dictionary's own files and `progress.json` beside the history.
+
+A checkpoint is written under another name, reaches the disk, gets its name, and only then is the one before it
+removed: whenever the process is killed, one whole checkpoint is there, or none yet.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import load_dictionary
+from workbench.dictionaries.trainable import Trainable
+from workbench.harvest.activations import difference
+from workbench.weights import fingerprint, replacing
+
+FORMAT = 1
+"""Version of `progress.json`."""
+HISTORY = "history.jsonl"
+OPTIMISER = "optimiser.safetensors"
+PROGRESS = "progress.json"
+
+
+class TrainingError(ValueError):
+    """A training that can't be begun, continued or carried on as asked."""
+
+
+@dataclass
+class State:
+    """Where a training is, beside the dictionary's own weights."""
+
+    optimiser: torch.optim.Optimizer
+    silent: Tensor
+    """Tokens since each latent last fired, `[width]`, whole numbers."""
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """How long they took, over all calls."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimiser's moments, by group, place in the group and name; and `silent`."""
+        return {"silent": self.silent} | {
+            f"{group['name']}.{place}.{name}": value
+            for group in self.optimiser.param_groups
+            for place, parameter in enumerate(group["params"])
+            for name, value in self.optimiser.state.get(parameter, {}).items()
+        }
+
+    def take(self, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+        """The inverse of `tensors`."""
+        self.step, self.seconds = note["step"], note["seconds"]
+        self.silent.copy_(tensors["silent"])
+        for group in self.optimiser.param_groups:
+            for place, parameter in enumerate(group["params"]):
+                prefix = f"{group['name']}.{place}."
+                found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+                if found:  # copies, because what is read can lie at any address
+                    self.optimiser.state[parameter] = {
+                        name: value.to(parameter.device, copy=True) for name, value in found.items()
+                    }
+
+
+class RunFolder:
+    """The folder of one training.
+
+    Args:
+        folder: where it is, or will be.
+        settings: all that decides about the result, as plain data.
+
+    Attributes:
+        note: what the last checkpoint or the end of the training says; empty where there is neither.
+        finished: whether the training has come to its end.
+
+    Raises:
+        TrainingError: the folder holds something else, or the training of other settings.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.settings = json.loads(json.dumps(settings))
+        self.finished = (self.folder / PROGRESS).exists()
+        self._at = self.folder if self.finished else self._newest()
+        self.note: dict[str, Any] = self._read_note() if self._at else {}
+        if not self._at and (self.folder / "cfg.json").exists():
+            raise TrainingError(f"{folder} holds a dictionary that was not trained there; choose another folder.")
+        wrong = difference(self.note["settings"], self.settings) if self.note else ""
+        if wrong:
+            raise TrainingError(f"{folder} holds another training: {wrong}. Choose another folder, or delete this one.")
+
+    def restore(self, dictionary: Trainable) -> None:
+        """Give a dictionary the weights of the checkpoint.
+
+        Raises:
+            TrainingError: they are damaged, or the dictionary is not the one that the training began with.
+        """
+        assert self._at is not None
+        try:
+            found = load_dictionary(self._at)
+        except DictionaryError as error:
+            raise TrainingError(f"The training can't be continued: {error} Or delete {self.folder}.") from error
+        if not isinstance(found, Trainable) or type(found) is not type(dictionary):
+            raise TrainingError(f"{self._at} holds a {found.kind}, not a {dictionary.kind}; choose another folder.")
+        if dictionary.hash not in (self.note["start"], found.hash):
+            raise TrainingError(
+                f"{self.folder} holds a training that began with other weights; "
+                "build the dictionary as then, with the same seed, or choose another folder."
+            )
+        dictionary.load_state_dict(found.state_dict())
+        dictionary.unit_in, dictionary.unit_out = found.unit_in, found.unit_out
+        dictionary.provenance = found.provenance
+        if self.finished:
+            dictionary._folder = found._folder
+
+    def restore_state(self, state: State) -> None:
+        """Set the rest of the state as it was at the checkpoint.
+
+        Raises:
+            TrainingError: it is damaged.
+        """
+        assert self._at is not None
+        try:
+            tensors = load_file(self._at / OPTIMISER)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{self._at / OPTIMISER} can't be read ({error}); delete {self._at}.") from error
+        if fingerprint(tensors) != self.note["optimiser_sha256"]:
+            raise TrainingError(f"{self._at / OPTIMISER} is not what was written; delete {self._at}.")
+        state.take(tensors, self.note)
+
+    def begin(self, start: str) -> None:
+        """Be ready for new lines of history; what was measured after the checkpoint will be measured again.
+
+        Args:
+            start: hash of the weights that the training begins with.
+        """
+        self.note = {"start": start} | self.note
+        kept = [line for line in read_history(self.folder) if line["step"] <= self.note.get("step", 0)]
+        with replacing(self.folder / HISTORY) as temporary:
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+
+    def log(self, line: Mapping[str, float]) -> None:
+        """Add a line to the history."""
+        plain = {name: value if math.isfinite(value) else None for name, value in line.items()}
+        with open(self.folder / HISTORY, "a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(plain)}\n")
+
+    def save(self, dictionary: Trainable, state: State) -> None:
+        """Write a checkpoint and remove the one before it."""
+        name = self.folder / f"step-{state.step:08d}"
+        if name == self._at:
+            return
+        partial = self.folder / ".checkpoint.part"
+        shutil.rmtree(partial, ignore_errors=True)
+        copy.copy(dictionary).save(partial)  # a dictionary takes its name from where it was saved; this one shall not
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
+        save_file(tensors, partial / OPTIMISER)
+        self._note(state, optimiser_sha256=fingerprint(tensors))
+        (partial / PROGRESS).write_text(json.dumps(self.note, indent=2))
+        for path in (*partial.iterdir(), partial):
+            _to_disk(path)
+        os.rename(partial, name)
+        _to_disk(self.folder)
+        self._at = name
+        self._clear(besides=name)
+
+    def finish(self, dictionary: Trainable, state: State) -> None:
+        """Write the trained dictionary; then the checkpoint is no longer needed."""
+        dictionary.save(self.folder)
+        self._note(state)
+        with replacing(self.folder / PROGRESS) as temporary:
+            temporary.write_text(json.dumps(self.note, indent=2))
+        self._clear()
+
+    def _note(self, state: State, **more: Any) -> None:
+        where = {"step": state.step, "seconds": state.seconds, "start": self.note["start"]}
+        self.note = {"format": FORMAT, **where, **more, "settings": self.settings}
+
+    def _read_note(self) -> dict[str, Any]:
+        path = (self._at or self.folder) / PROGRESS
+        try:
+            note = json.loads(path.read_text())
+            known = note["format"] == FORMAT and {"start", "step", "seconds", "settings"} <= note.keys()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{path} is not of a training, or damaged; choose another folder.") from error
+        if not known:
+            raise TrainingError(f"{path} is of another version of Workbench; choose another folder.")
+        return note
+
+    def _newest(self) -> Path | None:
+        return max(self.folder.glob("step-*"), default=None)
+
+    def _clear(self, besides: Path | None = None) -> None:
+        """Remove checkpoints, oldest first, so that the last one to go is whole."""
+        for path in sorted(self.folder.glob("step-*")):
+            if path != besides:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """What a training in this folder has measured so far, a line for each logged step; also while it runs."""
+    try:
+        lines = (Path(folder) / HISTORY).read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last can be half written
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or a folder's list of names has reached the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
