@@ -32,10 +32,12 @@ SHIPPED = ROOT / "data" / "dictionaries"
 WIDTH = 4608
 SAE_LAYER, SAE_K = 15, 48
 LAYERS, TRANSCODER_K = range(10, 16), 64
+STORIES = 2000
+"""Texts of the bundled corpus that are learned from; the indexes are built on the others."""
 EPOCHS = 5
 HELD_OUT = 0.3
 """Share of the real texts that nothing is trained on."""
-MEASURED = 16_384
+MEASURED = 8_192
 """Tokens on which fidelity is measured."""
 KEPT = 96
 """Entries that an index keeps per latent."""
@@ -65,7 +67,9 @@ def main() -> None:
     model = wb.load_model()
     stories, real = wb.Corpus.load("stories"), wb.Corpus.load(said.real)
     seen, unseen = real.split(HELD_OUT, SEED)
-    corpus = wb.Corpus([*stories.texts, *seen.texts], f"stories and {len(seen)} real texts")
+    learned = stories.take(STORIES)
+    rest = wb.Corpus(stories.texts[STORIES:], f"stories[{STORIES}:]", stories.note)
+    corpus = wb.Corpus([*learned.texts, *seen.texts], f"{learned.name} and {len(seen)} real texts")
 
     untrained = dictionaries()
     points = sorted({point for one in untrained.values() for point in (one.reads, one.writes)})
@@ -80,7 +84,7 @@ def main() -> None:
     build_indexes(
         model,
         {SHIPPED / name / "index": one for name, one in shipped.items()},
-        stories,
+        rest,
         keep=KEPT,
         seed=SEED,
         progress=_teller("Indexes"),

@@ -248,10 +248,12 @@ def test_a_store_reads_only_the_hook_points_asked_for(
     points = [POINT, "blocks.0.mlp.hook_post"]
     whole = Store.write(Harvest(llama, corpus, points, tokens=60), tmp_path / "both")
     one = Store(tmp_path / "both", [POINT])
-    assert list(one[:5].values) == [POINT] and len(one) == 60
+    assert list(one[:5].values) == [POINT]
+    assert len(one) == 60
     assert torch.equal(one[:].values[POINT], whole[:].values[POINT])
-    assert one.settings()["hook_points"] == [POINT] and whole.settings()["hook_points"] == points
-    with pytest.raises(HarvestError, match="no activations at blocks.0.hook_in; it holds blocks.1"):
+    assert one.settings()["hook_points"] == [POINT]
+    assert whole.settings()["hook_points"] == points
+    with pytest.raises(HarvestError, match=r"no activations at blocks\.0\.hook_in; it holds blocks\.1"):
         Store(tmp_path / "both", ["blocks.0.hook_in"])
 
 
