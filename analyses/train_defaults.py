@@ -34,7 +34,9 @@ SAE_LAYER, SAE_K = 15, 48
 LAYERS, TRANSCODER_K = range(10, 16), 64
 STORIES = 2000
 """Texts of the bundled corpus that are learned from; the indexes are built on the others."""
-EPOCHS = 5
+EPOCHS = 3
+BATCH, LR = 2048, 3e-3
+"""In 300,000 tokens the SAE leaves 0.20 of the variance with these, 0.26 with 4,096 and 1e-3."""
 HELD_OUT = 0.3
 """Share of the real texts that nothing is trained on."""
 MEASURED = 8_192
@@ -106,7 +108,14 @@ def main() -> None:
 def _train(model: LanguageModel, one: SparseCoder, store: Store, tokens: int, folder: Path) -> None:
     """Train a dictionary from stored activations, or finish doing so."""
     say(f"Training {one.name}")
-    how: dict[str, Any] = {"tokens": tokens, "source": store, "seed": SEED, "folder": folder}
+    how: dict[str, Any] = {
+        "tokens": tokens,
+        "source": store,
+        "seed": SEED,
+        "folder": folder,
+        "batch_size": BATCH,
+        "lr": LR,
+    }
     wb.train(one, progress=_teller(one.name), **how)
 
 

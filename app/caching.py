@@ -10,80 +10,22 @@ the call that uses them.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from jobs import Job, Stopped, Task  # noqa: F401 - a door to all long work
 
 if TYPE_CHECKING:
-    from workbench import Feature, LanguageModel, NeuronTable
+    from workbench import Dictionary, Feature, LanguageModel, NeuronTable
+    from workbench.index import FeatureIndex
 
 MODELS_KEPT = 3
+TASKS_KEPT = 20
+"""Ended tasks whose results are kept."""
 TOP_K = 10
 """Tokens kept per neuron; `decode_neurons` keeps as many by default."""
-
-Result = TypeVar("Result")
-
-
-class Stopped(Exception):
-    """Long work that nobody waits for any more."""
-
-
-class Job(Generic[Result]):
-    """Long work on its own thread, with how far it is."""
-
-    def __init__(self, work: Callable[[Callable[[float, str], None]], Result]):
-        self.share, self.what, self.waiting = 0.0, "", 0
-        self.begun = self._told = time.monotonic()
-        self._work, self._result, self._error = work, None, None
-        self._stop, self._over = False, threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self._over.is_set()
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has ended without a result."""
-        return self.done and self._error is not None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """An estimate, once there is something to go by."""
-        worked = self._told - self.begun
-        if self.share <= 0 or worked < 1:
-            return None
-        return max(0.0, worked * (1 - self.share) / self.share - (time.monotonic() - self._told))
-
-    def wait(self, seconds: float) -> None:
-        """Return when it is done, or after this time."""
-        self._over.wait(seconds)
-
-    def result(self) -> Result:
-        """What came of it; raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result  # type: ignore[return-value]
-
-    def stop(self) -> None:
-        """End it, unless another session waits for it."""
-        self._stop = self.waiting == 0
-
-    def _tell(self, share: float, what: str) -> None:
-        self.share, self.what, self._told = share, what, time.monotonic()
-        if self._stop:
-            raise Stopped
-
-    def _run(self) -> None:
-        try:
-            self._result = self._work(self._tell)
-        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
-            self._error = error
-        self._over.set()
 
 
 @dataclass(frozen=True)
@@ -151,6 +93,51 @@ def _job(key: tuple[str, ...], work: Callable[..., Any]) -> Job[Any]:
         return jobs[key]
 
 
+def task(key: tuple[str, ...]) -> Task[Any] | None:
+    """The work of this key that was begun last, going on or ended."""
+    return _tasks().get(key)
+
+
+def begin(key: tuple[str, ...], name: str, work: Callable[..., Any], about: Any = None) -> Task[Any]:
+    """Begin work that all sessions see, unless work of this key is going on: then that."""
+    with _lock():
+        tasks = _tasks()
+        if key not in tasks or tasks[key].done:
+            over = [known for known, one in tasks.items() if one.done and known != key]
+            for old in over[: max(len(over) - TASKS_KEPT, 0)]:
+                del tasks[old]
+            tasks[key] = Task(work, name, about)
+        return tasks[key]
+
+
+def forget(key: tuple[str, ...]) -> None:
+    """Drop work that has ended, once what came of it is seen."""
+    with _lock():
+        if key in _tasks() and _tasks()[key].done:
+            del _tasks()[key]
+
+
+@st.cache_resource(show_spinner=False)
+def _tasks() -> dict[tuple[str, ...], Task[Any]]:
+    return {}
+
+
+@st.cache_resource(show_spinner=False)
+def typed_folders() -> list[str]:
+    """Folders of dictionaries that people have typed, for all sessions."""
+    return []
+
+
+@st.cache_resource(show_spinner=False, max_entries=24)
+def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
+    """The dictionary in a folder, called `name`; `stamp` says which state of its files. It is only read."""
+    import workbench as wb
+
+    made = wb.load_dictionary(folder)
+    made.name = name
+    return made
+
+
 _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {"workbench.generation.LanguageModel": lambda model: model.hash}
 
 
@@ -183,3 +170,13 @@ def strongest(model: LanguageModel, text: str, weights: str, scale: str, top: in
     import workbench as wb
 
     return wb.neurons_writing(model, text, weights, scale=scale, top=top)  # type: ignore[arg-type]
+
+
+@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=_BY_WEIGHTS)
+def feature_index(
+    folder: str, name: str, stamp: tuple[int, ...], of: tuple[int, ...], model: LanguageModel
+) -> FeatureIndex:
+    """The index of the dictionary in a folder, its files checked; the stamps say which state of both they have."""
+    from workbench.index import open_index
+
+    return open_index(f"{folder}/index", model, dictionary(folder, name, of))

@@ -4,9 +4,12 @@ import streamlit as st
 from components import outline, session, tokens
 
 EXPLAINED = {
-    "Browse": "Each neuron of a model has a vector of weights. Multiplied with the matrix that turns the model's state "
-    "into words, it scores every word the model knows: the highest ones say what the neuron is about.",
-    "Steer": "Hold neurons at a value while the model writes, and read what it writes with and without that.",
+    "Browse": "Look for what the model's parts are about: a neuron is read through the words that its weights score "
+    "highest, a latent of a trained dictionary through the texts on which it is active.",
+    "Inspect": "Type a text and see which features of the model are active on each of its words.",
+    "Steer": "Hold neurons or latents at a value while the model writes, and read what comes of it.",
+    "Train": "Let a sparse dictionary learn the features that a layer's activations are made of.",
+    "Compare": "Measure how much of the model two dictionaries keep when it runs through them.",
 }
 
 st.set_page_config("Workbench", "app/icon.svg", layout="wide", initial_sidebar_state=270)
@@ -14,7 +17,10 @@ st.logo("app/logo.svg", size="large", icon_image="app/icon.svg")
 page = st.navigation(
     [
         st.Page(session.BROWSE, title="Browse", icon=":material/search:", default=True),
+        st.Page(session.INSPECT, title="Inspect", icon=":material/visibility:"),
         st.Page(session.STEER, title="Steer", icon=":material/tune:"),
+        st.Page(session.TRAIN, title="Train", icon=":material/model_training:"),
+        st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
     ]
 )
 tokens.use_style()

@@ -34,7 +34,21 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shelf(tmp_path_factory: pytest.TempPathFactory, model: wb.LanguageModel) -> Iterator[Path]:
+    """A folder with a small dictionary of random latents, and its index; the app finds it, and trains beside it."""
+    folder = tmp_path_factory.mktemp("shelf")
+    sae = wb.TopKSAE(576, 48, k=8, hook_point="blocks.15.hook_resid_post", name="random-15")
+    sae.save(folder / "dictionaries" / "random-15")
+    corpus = wb.Corpus(["The dog ran to the river.", "New York is a city, and New Jersey is not."] * 8)
+    wb.build_index(model, sae, corpus, folder / "dictionaries" / "random-15" / "index", context=32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DICTIONARIES", str(folder / "dictionaries"))
+        patch.setenv("WORKBENCH_RUNS", str(folder / "runs"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Iterator[Server]:
     """The app; whatever the tests did, it must not have written a traceback."""
     with serve(ROOT / "app" / "main.py", tmp_path_factory.mktemp("app") / "log") as server:
         yield server
@@ -50,7 +64,8 @@ def visit(browser: Browser, app: Server) -> Iterator[Callable[[str], Page]]:
         contexts.append(browser.new_context(viewport={"width": 1440, "height": 1200}))
         page = contexts[-1].new_page()
         page.goto(app.url + address)
-        expect(page.get_by_role("heading", name="Steer" if "steer" in address else "Browse")).to_be_visible()
+        title = next((title for title in ("Steer", "Inspect") if title.lower() in address), "Browse")
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
         return page
 
     yield go
@@ -128,6 +143,47 @@ def test_from_a_word_to_a_changed_answer(visit: Callable[[str], Page]) -> None:
     page.get_by_role("link", name="Steer").click()
     expect(page.get_by_role("slider", name="Set to")).to_have_value("20.5")
     assert written(page) == [plain, edited]
+
+
+def test_from_a_latent_to_its_label_and_its_effect(visit: Callable[[str], Page], shelf: Path) -> None:
+    page = visit("/?feature=random-15:5")
+    expect(page.get_by_role("heading", name="random-15, latent 5")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".wb-examples .p").first).to_be_visible()
+    expect(page.get_by_text("Nearest latents")).to_be_visible()
+    settled(page)
+    page.get_by_role("textbox", name="Label").fill("<i>rivers</i>")  # without Enter
+    settled(page)
+    index = wb.open_index(shelf / "dictionaries" / "random-15" / "index")
+    for _ in range(100):
+        if index.feature(5).label == "<i>rivers</i>":
+            break
+        page.wait_for_timeout(100)
+    assert index.feature(5).label == "<i>rivers</i>"
+
+    page.get_by_role("radio", name="regular expression").click()
+    box = page.get_by_placeholder("New (York)")
+    box.fill("New (York)")
+    box.press("Enter")
+    expect(page.get_by_text("best first")).to_be_visible()
+    settled(page)
+
+    page.get_by_role("button", name="Steer this latent").click()
+    expect(page.get_by_role("link", name="random-15, latent 5")).to_be_visible(timeout=PATIENCE)
+    shorten(page, 16)
+    slider = page.get_by_role("slider", name="Set to")
+    for _ in range(40):
+        slider.press("ArrowRight")
+    settled(page)
+    plain, edited = generate(page)
+    assert plain != edited
+
+    page.get_by_role("link", name="Inspect").click()
+    expect(page.get_by_text("Colour by")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    assert page.locator(".wb-text .t").first.get_attribute("data-value").startswith("random-15:")
+    page.locator(".dvn-scroller").first.click(position={"x": 16, "y": 52})  # the box before the first feature
+    expect(page.get_by_role("heading", name=re.compile(r"random-15, latent \d+"))).to_be_visible(timeout=PATIENCE)
+    expect(page).to_have_url(re.compile("feature=random-15"))
 
 
 def test_a_model_typed_in(visit: Callable[[str], Page]) -> None:

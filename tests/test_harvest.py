@@ -242,9 +242,7 @@ def test_store_holds_the_harvest_in_half_precision(llama: wb.LanguageModel, corp
     assert {"versions", "command"} <= set(note)
 
 
-def test_a_store_reads_only_the_hook_points_asked_for(
-    llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path
-) -> None:
+def test_a_store_reads_only_the_hook_points_asked_for(llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
     points = [POINT, "blocks.0.mlp.hook_post"]
     whole = Store.write(Harvest(llama, corpus, points, tokens=60), tmp_path / "both")
     one = Store(tmp_path / "both", [POINT])

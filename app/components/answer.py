@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from workbench import Comparison, LanguageModel
     from workbench.measures.comparison import Side
 
-HEADS = ["Plain", "Edited", "Control: random neuron"]
+HEADS = ["Plain", "Edited", "Control: random feature"]
 
 
 @dataclass

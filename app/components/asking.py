@@ -134,10 +134,10 @@ def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tupl
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         button = st.empty()
         control = st.toggle(
-            "Compare with a random neuron, edited equally hard",
+            "Compare with a random feature, edited equally hard",
             key="control",
             persist_state="session",
-            help="If that changes the text as much, the edit says nothing about the neuron.",
+            help="If that changes the text as much, the edit says nothing about the feature.",
         )
     source = st.session_state["source"]
     asked = Request(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from components import snippets
 from components.asking import Request
-from components.edits import AMOUNTS
+from components.edits import amounts
 from components.tokens import plain
 from components.waiting import one_sentence
 
@@ -44,9 +44,9 @@ def show(model: LanguageModel, asked: Request) -> None:
     varied = which.selectbox("Edit", choices, format_func=lambda number: str(asked.interventions[number]), key="varied")
     text = word.text_input("Word", " dog", key="word", persist_state="session", help="With its space in front.")
     name = type(asked.interventions[varied]).__name__
-    far = AMOUNTS[name][2]
+    far = amounts(model, asked.interventions[varied].feature)[name][2]
     limits = reach.slider(
-        "From … to", -far, far, (-far, far), format="%g", key=f"reach {name}", persist_state="session"
+        "From … to", -far, far, (-far, far), format="%g", key=f"reach {name} {far:g}", persist_state="session"
     )
     if run.button("Measure", key="measure", icon=":material/show_chart:", width="stretch"):
         with one_sentence():

@@ -1,4 +1,4 @@
-"""The list of edits: each a neuron, what to do with it, how much, and where.
+"""The list of edits: each a neuron or a latent, what to do with it, how much, and where.
 
 A row keeps the intervention it began with, so that what the widgets can't show (named positions, a direction, a stated
 mean) is kept until the user changes it.
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from components import session
+from components import dictionaries, session
 from components.tokens import plain, show_chips
 from components.waiting import one_sentence
 
 import workbench as wb
-from workbench.interventions import FeatureIntervention, dictionary_of
+from workbench.interventions import FeatureIntervention
 
 if TYPE_CHECKING:
     from workbench import LanguageModel
@@ -28,7 +28,6 @@ KINDS = [CLAMP, SCALE, ZERO, MEAN, ADD]
 AMOUNTS = {CLAMP: ("Set to", 20.0, 40.0, 0.5), SCALE: ("Multiply by", 2.0, 5.0, 0.1), ADD: ("Add", 20.0, 40.0, 0.5)}
 """Name, first value, reach to both sides, step."""
 POSITIONS = {"all": "everywhere", "prompt": "in the prompt", "generated": "in the new text"}
-FOUND = 6
 
 
 @dataclass(frozen=True)
@@ -59,71 +58,61 @@ def add(intervention: FeatureIntervention) -> None:
     rows().append(Row(next(numbers), intervention))
 
 
-def add_feature(model: LanguageModel, feature: str) -> None:
-    """Clamp this neuron, unless it is in the list; raises `FeatureError` if the model has no such neuron."""
-    dictionary_of(model, feature)
-    if all(str(row.start.feature) != feature for row in rows()):
-        add(wb.Clamp(wb.Feature.parse(feature), AMOUNTS[CLAMP][1]))
+def add_feature(model: LanguageModel, text: str) -> None:
+    """Clamp this feature, unless it is in the list; raises one of the package's errors if there is none."""
+    feature = dictionaries.feature(model, text)
+    if all(row.start.feature != feature for row in rows()):
+        add(wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
+
+
+def amounts(model: LanguageModel, feature: wb.Feature | None) -> dict[str, tuple[str, float, float, float]]:
+    """`AMOUNTS`, fitted to how high a latent gets in its index."""
+    if feature is None or dictionaries.is_neuron(feature):
+        return AMOUNTS
+    index = dictionaries.usable_index(model, dictionaries.called(model, feature.dictionary))
+    highest = float(index.statistics["highest"][feature.index]) if index is not None else 0.0
+    if highest <= 0:
+        return AMOUNTS
+    first = float(f"{highest:.2g}")
+    return AMOUNTS | {kind: (AMOUNTS[kind][0], first, 4 * first, first / 40) for kind in (CLAMP, ADD)}
 
 
 def show(model: LanguageModel) -> list[FeatureIntervention]:
     """The list, to be changed; what it says now."""
     said = []
     if not rows():
-        st.caption("None yet. Take an example above, or add a neuron below.")
+        st.caption("None yet. Take an example above, or add a feature below.")
     for row in list(rows()):
         with st.container(border=True, key=f"edit-{row.number}"), one_sentence():
             said.append(_show_row(model, row))
     return said
 
 
-def show_adder(model: LanguageModel) -> None:
-    """A box that takes a neuron's id, or a word to look for."""
-    text = st.text_input(
-        "Add a neuron",
-        key="adder",
-        placeholder="a word, such as dog, or an id, such as neurons.29.gate:808",
-        icon=":material/add:",
-        persist_state="session",
-    ).strip()
-    if not text:
-        return
-    if ":" in text:
-        with one_sentence():
-            add_feature(model, str(wb.Feature.parse(text)))
-            st.session_state["clear adder"] = True
-            st.rerun()
-        return
-    with one_sentence(), st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption("These point to it most:", width="content")
-        for feature, _ in caching.strongest(model, f" {text}", "down", "unit", FOUND):
-            tokens = caching.reading(model, str(feature)).promoted[:3]
-            words = plain(", ".join(token.strip() for token, _, _ in tokens))
-            name = feature.dictionary.removeprefix("neurons.")
-            st.button(
-                f"**{name}:{feature.index}** {words}",
-                key=f"add {feature}",
-                on_click=add_feature,
-                args=(model, str(feature)),
-            )
-
-
-def clear_adder() -> None:
-    """Empty the box after what it held was added; to be called before it is drawn."""
-    if st.session_state.pop("clear adder", False):
-        st.session_state["adder"] = ""
-
-
 def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
     start, number = row.start, row.number
-    place, kinds, sites, amounts, wheres, ends = st.columns([2.6, 1.8, 1.2, 2.6, 1.8, 0.5], vertical_alignment="bottom")
+    place, kinds, sites, sizes, wheres, ends = st.columns([2.6, 1.8, 1.2, 2.6, 1.8, 0.5], vertical_alignment="bottom")
     with ends:
         st.button("", key=f"remove-{number}", icon=":material/close:", help="Remove", on_click=_remove, args=(number,))
     if start.feature is None:
         place.markdown(f"**{plain(start)}**")
-        amount = _amount(amounts, ADD, number, start)
+        amount = _amount(sizes, ADD, number, start, AMOUNTS)
         return replace(start, amount=amount, positions=_where(wheres, number, start))
-    words = start.feature.dictionary.split(".")
+    if dictionaries.is_neuron(start.feature):
+        feature = _neuron(model, start.feature, number, place, sites)
+    else:
+        feature = start.feature
+        _latent(model, feature, place, sites)
+    kind = kinds.selectbox(
+        "Edit", KINDS, index=KINDS.index(_kind(start)), key=f"kind-{number}", persist_state="session", help=EXPLAINED
+    )
+    fitted = amounts(model, feature)
+    amount = _amount(sizes, kind, number, start, fitted) if kind in AMOUNTS else 0.0
+    return _make(kind, feature, amount, _where(wheres, number, start), start)
+
+
+def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, sites: Any) -> wb.Feature:
+    """What a neuron is about; the neuron at the site that is chosen."""
+    words = start.dictionary.split(".")
     site = sites.selectbox(
         "Site",
         model.network.neuron_sites,
@@ -132,25 +121,37 @@ def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
         persist_state="session",
         help="**gate** opens the neuron, **up** scales it, **post** is their product: what the neuron writes.",
     )
-    feature = wb.Feature(f"{words[0]}.{words[1]}.{site}", start.feature.index)
+    feature = wb.Feature(f"{words[0]}.{words[1]}.{site}", start.index)
+    tokens = [token for token, _, _ in caching.reading(model, str(feature)).promoted[:3]]
+    _name(place, feature, f"Layer {words[1]}, neuron {feature.index}", tokens)
+    return feature
+
+
+def _latent(model: LanguageModel, feature: wb.Feature, place: Any, sites: Any) -> None:
+    """What a latent is about."""
+    one = dictionaries.called(model, feature.dictionary)
+    index = dictionaries.usable_index(model, one)
+    tokens = dictionaries.latent_tokens(index, feature.index, 3)[0] if index is not None else []
+    remark = index.remarks().get(feature.index) if index is not None else None
+    label = f": {remark.label}" if remark is not None and remark.label else ""
+    _name(place, feature, f"{one.title}, latent {feature.index}{label}", tokens)
+    sites.caption(plain(one.writes), help="Where it is changed.")
+
+
+def _name(place: Any, feature: wb.Feature, name: str, tokens: Sequence[str]) -> None:
     with place:
         st.page_link(
             session.BROWSE,
-            label=f"**Layer {words[1]}, neuron {feature.index}**",
+            label=f"**{plain(name)}**",
             icon="",
             help="Open its card",
             query_params={"feature": str(feature)},
         )
-        show_chips([token for token, _, _ in caching.reading(model, str(feature)).promoted[:3]])
-    kind = kinds.selectbox(
-        "Edit", KINDS, index=KINDS.index(_kind(start)), key=f"kind-{number}", persist_state="session", help=EXPLAINED
-    )
-    amount = _amount(amounts, kind, number, start) if kind in AMOUNTS else 0.0
-    return _make(kind, feature, amount, _where(wheres, number, start), start)
+        show_chips(tokens)
 
 
 EXPLAINED = (
-    "**Clamp** holds the neuron at a value, **Scale** multiplies it, **Ablate** sets it to zero or to its mean, "
+    "**Clamp** holds the feature at a value, **Scale** multiplies it, **Ablate** sets it to zero or to its mean, "
     "**Steer** adds to it."
 )
 
@@ -174,8 +175,8 @@ def _kind(one: FeatureIntervention) -> str:
     return type(one).__name__
 
 
-def _amount(place: Any, kind: str, number: int, start: FeatureIntervention) -> float:
-    name, first, reach, step = AMOUNTS[kind]
+def _amount(place: Any, kind: str, number: int, start: FeatureIntervention, fitted: dict) -> float:
+    name, first, reach, step = fitted[kind]
     if _kind(start) == kind:
         first = next(value for key, value in start.settings().items() if key in ("value", "factor", "amount"))
     reach = max(reach, abs(first))

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from workbench import LanguageModel
 
 DEFAULT = "SmolLM2-135M-Instruct"
-BROWSE, STEER = "views/browse.py", "views/steer.py"
+BROWSE, INSPECT, STEER = "views/browse.py", "views/inspect.py", "views/steer.py"
+TRAIN, COMPARE = "views/train.py", "views/compare.py"
 
 
 def choose_model() -> None:
@@ -79,7 +80,7 @@ def _source() -> str:
 
 def _forget() -> None:
     """Drop what belongs to the model before."""
-    for key in ("open", "weights", "layers", "rows", "mode", "answer", "curve", "varied"):
+    for key in ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading"):
         st.session_state.pop(key, None)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -70,8 +71,85 @@ def card(source: str, feature: str, top: int, near: int) -> str:
     )
 
 
-def intervention(one: FeatureIntervention) -> str:
-    """An intervention as it is written in Python."""
+def latent_search(folder: str, how: dict[str, Any]) -> str:
+    """A search in a dictionary's feature index."""
+    given = ", ".join(f"{key}={value!r}" for key, value in how.items())
+    scores = "[hit.score.precision, hit.score.recall], " if "regex" in how else ""
+    return (
+        "import workbench as wb\n\n"
+        f"index = wb.open_index({folder + '/index'!r})\n"
+        f"for hit in index.search({given}):\n"
+        f"    print(hit.index, {scores}repr(hit.label), hit.activating[:6], hit.promoted[:6])\n"
+    )
+
+
+def latent_card(folder: str, latent: int) -> str:
+    """All that an index knows of a latent."""
+    return (
+        "import workbench as wb\n\n"
+        f"index = wb.open_index({folder + '/index'!r})\n"
+        f"card = index.feature({latent})\n"
+        "print(repr(card.label), card.density, card.highest, card.mean)\n"
+        "print('promoted  ', [(one.token, round(one.score, 3)) for one in card.promoted])\n"
+        "print('suppressed', [(one.token, round(one.score, 3)) for one in card.suppressed])\n"
+        "for example in card.top_examples:\n"
+        "    print(round(example.value, 2), ''.join(example.tokens))\n"
+        "print('nearest', [(one.index, round(one.cosine, 2)) for one in card.neighbours])\n"
+        "print('active together', [(one.index, round(one.share, 2)) for one in card.cofiring])\n"
+    )
+
+
+def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
+    """The index of a dictionary."""
+    return opening(source) + (
+        f"dictionary = wb.load_dictionary({folder!r})\n"
+        f"corpus = wb.Corpus.load({corpus!r})\n"
+        f"index = wb.build_index(model, dictionary, corpus, {folder + '/index'!r}, tokens={tokens})\n"
+    )
+
+
+def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
+    """Which features of some dictionaries fire on a text."""
+    return (
+        "from workbench.measures.firing import active_features\n"
+        + opening(source)
+        + f"dictionaries = [wb.load_dictionary(folder) for folder in {list(folders)!r}]\n"
+        f"for token in active_features(model, dictionaries, {text!r}, top={top}):\n"
+        "    fired = zip(map(str, token.features), token.values)\n"
+        "    print(repr(token.text), [(feature, round(value, 2)) for feature, value in fired])\n"
+    )
+
+
+def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str, str]]:
+    """The lines that load the dictionaries that interventions need, and the variable of each by its name."""
+    lines, names = "", {}
+    for one in interventions:
+        source = one.feature.source if one.feature is not None else None
+        if source is not None and source.name not in names:
+            names[source.name] = f"dictionary{len(names) + 1}" if names else "dictionary"
+            lines += f"{names[source.name]} = wb.load_dictionary({source._folder or source.name!r})\n"
+    return lines, names
+
+
+def training(source: str, made: str, call: str) -> str:
+    """A training: how the dictionary is made, and the call of `train`."""
+    return opening(source) + f"{made}\n{call}\n"
+
+
+def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> str:
+    """Dictionaries measured on the same tokens."""
+    return opening(source) + (
+        f"dictionaries = [wb.load_dictionary(folder) for folder in {list(folders)!r}]\n"
+        f"corpus = wb.Corpus.load({corpus!r})\n"
+        f"for one in wb.measure_fidelities(model, dictionaries, corpus, tokens={tokens}):\n"
+        "    for name, (low, high) in one.intervals.items():\n"
+        "        print(f'{name:15} {getattr(one, name):9.4f}  ({low:.4f} to {high:.4f})')\n"
+        "    print(f'{\"dead\":15} {one.dead:9.4f}\\n')\n"
+    )
+
+
+def intervention(one: FeatureIntervention, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """An intervention as it is written in Python; `names` says in which variables its dictionaries are."""
     settings = dict(one.settings())
     direction = settings.pop("direction", None)
     if direction is not None:
@@ -80,7 +158,9 @@ def intervention(one: FeatureIntervention) -> str:
         values = "".join(f", {value!r}" for value in settings.values())
         if type(one).__name__ == "Ablate" and settings["mode"] == "zero":
             values = ""
-        start = f'wb.{type(one).__name__}("{one.feature}"{values}'
+        variable = names.get(one.feature.dictionary)
+        feature = f"{variable}.feature({one.feature.index})" if variable else f'"{one.feature}"'
+        start = f"wb.{type(one).__name__}({feature}{values}"
     return start + (f", positions={one.positions!r})" if one.positions != "all" else ")")
 
 
@@ -88,4 +168,5 @@ def edit_list(interventions: Sequence[FeatureIntervention]) -> str:
     """Interventions as the value of a variable `edits`."""
     if not interventions:
         return "edits = []\n"
-    return "edits = [\n" + "".join(f"    {intervention(one)},\n" for one in interventions) + "]\n"
+    lines, names = loading(interventions)
+    return lines + "edits = [\n" + "".join(f"    {intervention(one, names)},\n" for one in interventions) + "]\n"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from components import edits
+from components import dictionaries, edits
 from components.tokens import plain
 
-from workbench import EditError
+from workbench import Dictionary, EditError
 from workbench.interventions import from_json, to_json
 
 if TYPE_CHECKING:
@@ -46,9 +47,18 @@ def show_trouble() -> None:
 def read(model: LanguageModel, data: bytes) -> list[FeatureIntervention]:
     """The edits in a file; raises what `from_json` raises."""
     try:
-        return from_json(model, data.decode())
+        return from_json(model, data.decode(), _needed(model, data.decode()))
     except (UnicodeDecodeError, TypeError) as error:
         raise EditError("This is not a file of interventions.") from error
+
+
+def _needed(model: LanguageModel, text: str) -> list[Dictionary]:
+    """The trained dictionaries that a file names; what is wrong with the file is `from_json`'s to say."""
+    try:
+        names = [str(one["name"]) for one in json.loads(text).get("dictionaries", ())]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [dictionaries.load(model, dictionaries.called(model, name)) for name in names]
 
 
 def _load(model: LanguageModel, turn: int) -> None:

@@ -33,6 +33,12 @@ STYLE = """<style>
 .st-key-card [data-testid="stPageLink-NavLink"] * { font-weight: 400; }
 .st-key-card [data-testid="stPageLink-NavLink"] strong { font-weight: 600; }
 [class*="st-key-edit-"] [data-testid="stPageLink-NavLink"] { padding: 0; background: transparent; }
+.wb-examples { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; align-items: baseline; }
+.wb-examples .v { font-size: 0.85rem; color: #5c6b70; text-align: right; font-variant-numeric: tabular-nums; }
+.wb-examples .wb-text { font-size: 0.95rem; line-height: 1.75; border-bottom: 1px solid #eef1ee; }
+.wb-examples .wb-text:last-child { border-bottom: none; }
+.wb-text .p { box-shadow: 0 2px 0 #c8643c; }
+.st-key-card [data-testid="stExpander"] details { border-color: #eef1ee; }
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
 
@@ -76,6 +82,40 @@ def show_tokens(pieces: Sequence[str], values: Sequence[float], place: Any = Non
             parts.append(f'<span class="t" style="{style}" data-value="{title}">{_letters(piece)}</span>')
             held = 0.0
     (place or st).html(f'<div class="wb-text">{"".join(parts) or "&nbsp;"}</div>')
+
+
+def show_examples(examples: Sequence[Any], highest: float) -> None:
+    """Examples of a feature, one below the other: its value, and the text around, tinted by its value on each token.
+
+    Args:
+        examples: as an index gives them.
+        highest: the value of the strongest colour.
+    """
+    rows = []
+    for example in examples:
+        spans = []
+        for place, (token, value) in enumerate(zip(example.tokens, example.activations, strict=True)):
+            spans.append(_tinted(token, value or 0.0, highest, f"{value or 0:.3g}", peak=place == example.peak))
+        rows.append(f'<span class="v">{example.value:.3g}</span><span class="wb-text">{"".join(spans)}</span>')
+    st.html(f'<div class="wb-examples">{"".join(rows)}</div>')
+
+
+def show_strengths(pieces: Sequence[str], values: Sequence[float], said: Sequence[str], least: float = 0.0) -> None:
+    """A text whose tokens are tinted by a value of each, from `least` to the highest; what is `said` shows on hover."""
+    full = max(values, default=0.0) - least
+    spans = [_tinted(piece, value - least, full, what) for piece, value, what in zip(pieces, values, said, strict=True)]
+    st.html(f'<div class="wb-text">{"".join(spans)}</div>')
+
+
+def _tinted(token: str, value: float, full: float, said: str, *, peak: bool = False) -> str:
+    """A token on a line of its own text: a new line is only a sign."""
+    letters = _letters(token).replace("\n", "")
+    if value <= 0 and not peak:
+        return letters if not said else f'<span class="t" data-value="{html.escape(said, quote=True)}">{letters}</span>'
+    tint = min(value / full, 1.0) * 0.8 if full > 0 else 0.0
+    kind = "t p" if peak else "t"
+    title = html.escape(said, quote=True)
+    return f'<span class="{kind}" style="background: rgba({TINT}, {tint:.3f})" data-value="{title}">{letters}</span>'
 
 
 def show_scale() -> None:

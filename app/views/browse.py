@@ -1,16 +1,26 @@
-"""Browse: search all neurons for a word and open one."""
+"""Browse: search the model's neurons or a dictionary's latents for a word, and open one."""
 
 import streamlit as st
-from components import card, search, session
+from components import card, chooser, dictionaries, indexing, latent_card, latents, search, session
 from components.waiting import one_sentence
 
+from workbench import Feature
+
 model = session.current_model()
-trouble, found = st.container(), st.container()
 feature = session.linked_feature()
-if feature:
+chooser.follow(model, feature)
+chosen = chooser.choose(model)
+trouble, found = st.container(), st.container()
+if feature := st.session_state.get("open"):
     with one_sentence(trouble):
         st.session_state["open"] = None  # a wrong link is not opened again
-        card.show(model, feature)
+        shown = card if dictionaries.is_neuron(Feature.parse(feature)) else latent_card
+        shown.show(model, feature)
         st.session_state["open"] = feature
 with found:
-    search.show(model)
+    if chosen is None:
+        search.show(model)
+    elif chosen.indexed:
+        latents.show(model, chosen)
+    else:
+        indexing.show(model, chosen)

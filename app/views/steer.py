@@ -1,10 +1,10 @@
-"""Steer: change neurons while the model writes.
+"""Steer: change neurons and latents while the model writes.
 
 Each part has its own container, so that no part moves while another one is being written.
 """
 
 import streamlit as st
-from components import answer, asking, curve, edits, presets, session, storage
+from components import adder, answer, asking, curve, edits, presets, session, storage
 from components.waiting import one_sentence
 
 model = session.current_model()
@@ -14,15 +14,16 @@ if link and st.session_state.get("linked") != link:
     st.session_state["linked"] = link
     with one_sentence(trouble):
         edits.add_feature(model, link)
-edits.clear_adder()
+adder.clear()
 
 presets.show()
 st.subheader("Edits", anchor=False)
 with st.container():
     interventions = edits.show(model)
-adder, files = st.columns([5, 2])
-with adder:
-    edits.show_adder(model)
+box, files = st.columns([5, 2])
+found = st.container()
+with box:
+    adder.show(model, found)
 with files:
     st.space("small")
     storage.show(model, interventions)

@@ -1,0 +1,106 @@
+"""What to look for among the latents of a dictionary: the search box and its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+WORDS, TOKEN, REGEX = "words", "one token", "regular expression"
+HINTS = {
+    WORDS: ("dog", "In labels and notes, among the tokens a latent is most active on, and those it promotes."),
+    TOKEN: (" dog", "One token, exactly, with its space; among the most active or promoted ones."),
+    REGEX: (
+        "New (York)",
+        "Latents that tell the matches in the index's texts from all else. The start of the first group, or of the "
+        "match, marks a token.",
+    ),
+}
+ORDERS = {"f1": "both (F1)", "precision": "precision", "recall": "recall"}
+SHARES = [0.0, 0.00001, 0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+"""Densities to choose from."""
+LIMIT = 200
+
+
+@dataclass(frozen=True)
+class LatentQuery:
+    """What is looked for."""
+
+    text: str
+    mode: str
+    density: tuple[float, float]
+    starred: bool
+    order: str
+    min_precision: float
+    min_recall: float
+
+    @property
+    def regex(self) -> bool:
+        """Whether scores of a regular expression will be shown."""
+        return self.mode == REGEX and bool(self.text)
+
+    def how(self) -> dict[str, Any]:
+        """The arguments of `FeatureIndex.search`; those that have their usual value are left out."""
+        said: dict[str, Any] = {}
+        if self.text.strip():
+            said[{WORDS: "text", TOKEN: "token", REGEX: "regex"}[self.mode]] = self.text
+        if self.starred:
+            said["starred"] = True
+        if self.density != (0.0, 1.0):
+            said["density"] = self.density
+        if self.regex:
+            usual = {"order": "f1", "min_precision": 0.0, "min_recall": 0.01}
+            said |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        return said | {"limit": LIMIT}
+
+
+def ask() -> LatentQuery:
+    """The widgets; what they say now."""
+    box, how, more = st.columns([4, 3, 1.2], vertical_alignment="bottom")
+    mode = how.segmented_control(
+        "Look for",
+        [WORDS, TOKEN, REGEX],
+        default=WORDS,
+        required=True,
+        key="latent mode",
+        persist_state="session",
+        help="  \n".join(f"**{name}**: {hint}" for name, (_, hint) in HINTS.items()),
+    )
+    text = box.text_input(
+        "Search the latents",
+        key="latent query",
+        type="search",
+        placeholder=HINTS[mode][0],
+        live="300ms" if mode == WORDS else False,
+        persist_state="session",
+        icon=":material/search:",
+    )
+    with more.popover("Filters", icon=":material/filter_list:", width="stretch"):
+        density = st.select_slider(
+            "Active on",
+            SHARES,
+            (0.0, 1.0),
+            format_func=lambda share: f"{share:.3%}".rstrip("0").rstrip(".") if share < 0.001 else f"{100 * share:g}%",
+            key="latent density",
+            persist_state="session",
+            help="The share of all tokens on which a latent is active.",
+        )
+        starred = st.toggle("Only with a star", key="latent starred", persist_state="session")
+        regex = mode == REGEX
+        order = st.selectbox(
+            "Best by",
+            list(ORDERS),
+            format_func=ORDERS.__getitem__,
+            key="latent order",
+            persist_state="session",
+            disabled=not regex,
+            help="For a regular expression: which of its scores comes first.",
+        )
+        precision = _share("Lowest precision", "latent precision", 0.0, regex)
+        recall = _share("Lowest recall", "latent recall", 0.01, regex)
+    return LatentQuery(text or "", mode, tuple(density), starred, order, precision, recall)
+
+
+def _share(label: str, key: str, value: float, used: bool) -> float:
+    return st.number_input(label, 0.0, 1.0, value, 0.05, key=key, persist_state="session", disabled=not used)

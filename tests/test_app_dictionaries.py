@@ -1,0 +1,348 @@
+"""The app's pages for dictionaries, without a browser: a tiny model, a tiny dictionary and its index."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from streamlit.testing.v1 import AppTest
+from test_app import APP, button, complaint, quiet, run_code, words
+
+import workbench as wb
+from workbench.index import open_index
+from workbench.interventions import to_json
+
+POINT = "blocks.1.hook_resid_post"
+TEXTS = [*tiny.TEXT.strip().splitlines(), "The dog and the cat saw New York.", "New ideas for New York."] * 4
+
+
+@pytest.fixture(autouse=True)
+def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `streamlit run` does it."""
+    monkeypatch.syspath_prepend(str(APP))
+
+
+class Shelf:
+    """A tiny model's folder, and beside it dictionaries."""
+
+    def __init__(self, root: Path):
+        self.model_folder, self.dictionaries, self.runs = root / "model", root / "dictionaries", root / "runs"
+        tiny.build("llama").save_pretrained(self.model_folder)
+        tiny.tokenizer(chat=False).save_pretrained(self.model_folder)
+        self.texts = root / "texts.txt"
+        self.texts.write_text("\n\n".join(TEXTS))
+        self.model = wb.load_model(str(self.model_folder))
+        corpus = wb.Corpus.load(str(self.texts))
+        for name, width in (("small", 24), ("other", 16), ("bare", 20)):
+            sae = wb.TopKSAE(32, width, k=4, hook_point=POINT, name=name)
+            sae.save(self.dictionaries / name)
+            if name != "bare":
+                wb.build_index(self.model, sae, corpus, self.dictionaries / name / "index")
+        misfit = wb.TopKSAE(48, 8, k=2, hook_point="blocks.99.hook_resid_post", name="misfit")
+        misfit.save(self.dictionaries / "misfit")
+        (self.dictionaries / "broken").mkdir()
+        (self.dictionaries / "broken" / "cfg.json").write_text("{")
+
+    @property
+    def index(self) -> wb.index.FeatureIndex:
+        """The index of `small`."""
+        return open_index(self.dictionaries / "small" / "index")
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return Shelf(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture
+def shelf(_made: Shelf, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """The model and dictionaries that the app finds."""
+    monkeypatch.setenv("WORKBENCH_DICTIONARIES", str(_made.dictionaries))
+    monkeypatch.setenv("WORKBENCH_RUNS", str(_made.runs))
+    from components import dictionaries
+
+    monkeypatch.setattr(dictionaries, "SHIPPED", _made.dictionaries / "none")
+    return _made
+
+
+def browse(shelf: Shelf, feature: str = "") -> AppTest:
+    """A new session on Browse."""
+    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
+    page.session_state["source"] = str(shelf.model_folder)
+    if feature:
+        page.query_params["feature"] = feature
+    return page.run()
+
+
+def visit(shelf: Shelf, name: str, feature: str = "") -> AppTest:
+    """A new session on another page."""
+    page = browse(shelf)
+    if feature:
+        page.query_params["feature"] = feature
+    return page.switch_page(f"views/{name}.py").run()
+
+
+def read_from(page: AppTest, key: str, texts: object) -> None:
+    """Type the path of the texts."""
+    page.session_state["known corpora"] = ["stories", str(texts)]
+    page.run()
+    page.selectbox(key=key).set_value(str(texts))
+
+
+def latents(page: AppTest) -> list[int]:
+    """The first column of the table."""
+    return list(page.dataframe[0].value["latent"])
+
+
+def ended(page: AppTest, key: tuple[str, ...], seconds: float = 120) -> AppTest:
+    """The page once a task has ended."""
+    import caching
+
+    until = time.monotonic() + seconds
+    while not caching.task(key).done:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return page.run()
+
+
+# ---- Browse
+
+
+def test_only_dictionaries_that_fit_are_offered(shelf: Shelf) -> None:
+    page = quiet(browse(shelf))
+    options = page.selectbox(key="dictionary").options
+    assert [option.split(" · ")[0] for option in options[1:]] == ["bare", "other", "small"]
+
+
+def test_a_search_shows_what_the_index_finds(shelf: Shelf) -> None:
+    page = browse(shelf)
+    page.selectbox(key="dictionary").set_value("small").run()
+    assert latents(quiet(page)) == [hit.index for hit in shelf.index.search(limit=200)]
+    page.text_input(key="latent query").set_value("dog").run()
+    hits = shelf.index.search("dog", limit=200)
+    assert hits
+    assert latents(quiet(page)) == [hit.index for hit in hits]
+    printed = run_code(next(code.value for code in page.code if "index.search" in code.value))
+    assert [int(line.split()[0]) for line in printed.splitlines()] == latents(page)
+
+
+def test_a_regular_expression_has_precision_and_recall(shelf: Shelf) -> None:
+    page = browse(shelf)
+    page.selectbox(key="dictionary").set_value("small").run()
+    page.segmented_control(key="latent mode").set_value("regular expression")
+    page.text_input(key="latent query").set_value("New (York)").run()
+    hits = shelf.index.search(regex="New (York)", limit=200)
+    assert latents(quiet(page)) == [hit.index for hit in hits]
+    assert list(page.dataframe[0].value["recall"]) == [hit.score.recall for hit in hits]
+    page.text_input(key="latent query").set_value("New (York").run()
+    assert "can't be read" in complaint(page)
+
+
+def test_a_card_says_what_the_index_says(shelf: Shelf) -> None:
+    latent = shelf.index.search(limit=1)[0].index
+    page = quiet(browse(shelf, f"small:{latent}"))
+    assert f"small, latent {latent}" in [head.value for head in page.subheader]
+    assert page.selectbox(key="dictionary").value == "small"
+    card = shelf.index.feature(latent)
+    assert page.metric[0].value == f"{card.density:.2%}"
+    printed = run_code(next(code.value for code in page.code if "index.feature" in code.value))
+    assert str(round(card.top_examples[0].value, 2)) in printed
+
+
+def test_what_people_write_is_on_disk_at_once(shelf: Shelf) -> None:
+    page = browse(shelf, "small:3")
+    page.text_input(key="label of small:3").set_value("dogs <b>").run()
+    page.text_input(key="note of small:3").set_value("seen in stories").run()
+    page.toggle(key="star of small:3").set_value(True).run()
+    card = shelf.index.feature(3)
+    assert (card.label, card.note, card.starred) == ("dogs <b>", "seen in stories", True)
+    other = browse(shelf, "small:3")
+    assert quiet(other).text_input(key="label of small:3").value == "dogs <b>"
+    shelf.index.label(3, "cats")  # somebody else
+    assert other.run().text_input(key="label of small:3").value == "cats"
+    assert latents(other)[0] is not None
+    other.toggle(key="latent starred").set_value(True).run()
+    assert latents(quiet(other)) == [3]
+    for change in (shelf.index.label, shelf.index.note):
+        change(3, "")
+    shelf.index.star(3, False)
+
+
+@pytest.mark.parametrize(
+    ("feature", "word"),
+    [("small:24", "24 features"), ("misfit:1", "blocks.99"), ("nothing:1", "not loaded"), ("broken:0", "damaged")],
+)
+def test_a_bad_link_to_a_latent(shelf: Shelf, feature: str, word: str) -> None:
+    assert word in complaint(browse(shelf, feature))
+    assert word in complaint(visit(shelf, "steer", feature))
+
+
+def test_a_folder_typed_in(shelf: Shelf, tmp_path: Path) -> None:
+    page = browse(shelf)
+    page.text_input(key="typed folder").set_value(str(tmp_path / "nothing")).run()
+    assert "is not a dictionary" in complaint(page)
+    wb.TopKSAE(32, 12, k=2, hook_point=POINT).save(tmp_path / "mine")
+    page.text_input(key="typed folder").set_value(str(tmp_path / "mine")).run()
+    assert page.selectbox(key="dictionary").value == str(tmp_path / "mine")
+    assert "has no index yet" in words(quiet(page))
+
+
+def test_an_index_is_built_from_the_page(shelf: Shelf) -> None:
+    page = browse(shelf)
+    page.selectbox(key="dictionary").set_value("bare").run()
+    read_from(page, "index corpus", shelf.texts)
+    page.number_input(key="index tokens").set_value(1000).run()
+    button(page, "Build the index").click().run()
+    folder = shelf.dictionaries / "bare"
+    page = ended(page, ("index", str(folder)))
+    assert latents(quiet(page)) == [hit.index for hit in open_index(folder / "index").search(limit=200)]
+
+
+# ---- Inspect
+
+
+def test_inspect_shows_what_is_active(shelf: Shelf) -> None:
+    from workbench.measures.firing import active_features
+
+    page = visit(shelf, "inspect")
+    page.multiselect(key="inspected with").set_value(["small", "other"])
+    page.text_area(key="inspected").set_value("The dog <b>ran</b>").run()
+    button(page, "Read").click().run()
+    saes = [wb.load_dictionary(shelf.dictionaries / name) for name in ("small", "other")]
+    found = active_features(shelf.model, saes, "The dog <b>ran</b>", top=8)
+    frame = quiet(page).dataframe[0].value
+    assert list(frame["feature"]) == [str(feature) for token in found for feature in token.features]
+    assert list(frame["value"]) == pytest.approx([value for token in found for value in token.values], rel=1e-4)
+    printed = run_code(next(code.value for code in page.code if "active_features" in code.value))
+    assert len(printed.splitlines()) == len(found)
+    page.text_area(key="inspected").set_value(" ").run()
+    button(page, "Read").click().run()
+    assert "no text" in complaint(page)
+
+
+def test_features_on_a_text_are_those_of_its_activations(shelf: Shelf) -> None:
+    from workbench.measures.firing import active_features
+
+    sae = wb.load_dictionary(shelf.dictionaries / "small")
+    tokens = shelf.model.to_tokens("The dog ran")
+    codes = sae.encode(shelf.model.capture(tokens, [POINT])[POINT][0]).dense()
+    for row, token in zip(codes, active_features(shelf.model, [sae], "The dog ran", top=24), strict=True):
+        values = torch.zeros(24)
+        values[[feature.index for feature in token.features]] = torch.tensor(token.values)
+        assert torch.allclose(values, row, atol=1e-5)
+
+
+# ---- Steer
+
+
+def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
+    page = visit(shelf, "steer", "small:3")
+    page.text_input(key="adder").set_value("neurons.1.up:5").run()
+    page.text_input(key="adder").set_value("dog").run()
+    hit = shelf.index.search("dog", limit=1)[0]
+    next(one for one in page.button if one.key == f"add small:{hit.index}").click().run()
+    page.slider(key="length").set_value(8)
+    button(page, "Generate").click().run()
+    request = quiet(page).session_state["answer"].request
+    assert [str(one.feature) for one in request.interventions] == ["small:3", "neurons.1.up:5", f"small:{hit.index}"]
+    both = page.session_state["answer"].comparison
+    printed = run_code(next(code.value for code in page.code if "wb.compare" in code.value))
+    assert both.edited.text.splitlines()[0] in printed
+
+    from components import edits, storage
+
+    said = to_json(shelf.model, request.interventions)
+    assert [one["name"] for one in json.loads(said)["dictionaries"]] == ["small"]
+    back = storage.read(shelf.model, said.encode())
+    assert back == list(request.interventions)
+    assert back[0].feature.source is request.interventions[0].feature.source
+    assert edits.amounts(shelf.model, back[0].feature) != edits.AMOUNTS
+    with pytest.raises(wb.DictionaryError, match="not loaded"):
+        storage.read(shelf.model, said.replace('"small"', '"gone"').encode())
+
+
+# ---- Train
+
+
+def test_a_training_is_begun_stopped_and_gone_on_with(shelf: Shelf) -> None:
+    from components import runs
+
+    page = visit(shelf, "train")
+    read_from(page, "training corpus", shelf.texts)
+    page.number_input(key="training topk width").set_value(16)
+    page.number_input(key="training topk k").set_value(2)
+    page.number_input(key="training tokens").set_value(60_000)
+    page.number_input(key="training batch").set_value(16)
+    page.text_input(key="training name").set_value("mine").run()
+    button(quiet(page), "Train").click().run()
+    assert runs.current().name == "mine"
+    other = visit(shelf, "train")  # all sessions see it
+    assert other.selectbox(key="run").value == "mine"
+    other.selectbox(key="run").set_value("a new training").run()
+    assert button(other, "Train").disabled
+    button(page, "Stop").click().run()
+    page = ended(page, runs.KEY)
+    assert "has stopped" in page.info[0].value
+    with pytest.raises(ValueError, match="another training called mine"):
+        runs.begin(shelf.model, runs.Request("mine", "topk", POINT, POINT, "stories", 5, {"width": 8}))
+    button(quiet(page), "Go on").click().run()
+    page = ended(page, runs.KEY)
+    assert "trained" in quiet(page).success[0].value
+    made = wb.load_dictionary(shelf.runs / "mine")
+    assert (made.n_features, made.reads) == (16, POINT)
+    assert page.metric[0].value == f"{runs.all_runs()[0].history[-1]['tokens']:,.0f}"
+
+
+@pytest.mark.parametrize("word", ["topk", "jumprelu", "standard", "batchtopk", "topk_transcoder", "skip_transcoder"])
+def test_every_kind_has_a_form(shelf: Shelf, word: str) -> None:
+    page = visit(shelf, "train")
+    page.selectbox(key="kind to train").set_value(word).run()
+    code = next(code.value for code in quiet(page).code if "wb.train(" in code.value)
+    scope: dict = {"wb": wb}
+    exec(next(line for line in code.splitlines() if line.startswith("dictionary =")), scope)
+    assert scope["dictionary"].kind == word
+
+
+@pytest.mark.parametrize("name", ["../out", ".hidden", "a b"])
+def test_a_bad_name_for_a_training(shelf: Shelf, name: str) -> None:
+    page = visit(shelf, "train")
+    page.text_input(key="training name").set_value(name).run()
+    button(page, "Train").click().run()
+    assert "folder's name" in complaint(page)
+
+
+def test_texts_that_are_not_there(shelf: Shelf) -> None:
+    from components import runs
+
+    page = visit(shelf, "train")
+    read_from(page, "training corpus", "/nowhere.txt")
+    page.text_input(key="training name").set_value("nowhere").run()
+    button(page, "Train").click().run()
+    assert "/nowhere.txt" in complaint(ended(page, runs.KEY))
+
+
+# ---- Compare
+
+
+def test_two_dictionaries_are_measured_side_by_side(shelf: Shelf) -> None:
+    page = visit(shelf, "compare")
+    page.selectbox(key="compared first").set_value("small")
+    page.selectbox(key="compared second").set_value("other")
+    read_from(page, "compared corpus", shelf.texts)
+    page.number_input(key="compared tokens").set_value(256).run()
+    button(page, "Measure").click().run()
+    key = ("fidelity", str(shelf.model_folder), *(str(shelf.dictionaries / one) for one in ("small", "other")))
+    page = ended(page, (*key, str(shelf.texts), "256"))
+    saes = [wb.load_dictionary(shelf.dictionaries / name) for name in ("small", "other")]
+    alone = wb.measure_fidelities(shelf.model, saes, wb.Corpus.load(str(shelf.texts)), 256)
+    frame = quiet(page).dataframe[0].value
+    assert list(frame["value 0"])[:2] == [f"{alone[0].loss_recovered:.4g}", f"{alone[0].fvu:.4g}"]
+    assert list(frame["value 1"])[:2] == [f"{alone[1].loss_recovered:.4g}", f"{alone[1].fvu:.4g}"]
+    printed = run_code(next(code.value for code in page.code if "measure_fidelities" in code.value))
+    assert f"{alone[0].fvu:9.4f}" in printed

@@ -1,0 +1,84 @@
+"""Which features are active on each token of a text, for several dictionaries at once, in one pass of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from workbench.corpus import Corpus, CorpusError
+from workbench.dictionaries.acting import places
+from workbench.dictionaries.protocol import Dictionary
+from workbench.features import Feature
+from workbench.generation import LanguageModel
+from workbench.weights import Progress
+
+
+@dataclass(frozen=True)
+class Fired:
+    """The features that are active on one token."""
+
+    token: int
+    text: str
+    features: list[Feature]
+    """Highest value first; as far as they were asked for."""
+    values: list[float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, features as their ids."""
+        return asdict(self) | {"features": [str(feature) for feature in self.features]}
+
+
+def active_features(
+    model: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    text: str,
+    top: int = 10,
+    *,
+    progress: Progress | None = None,
+) -> list[Fired]:
+    """The features that are active on each token of a text, under the interventions in force here.
+
+    The text is read as a corpus is when dictionaries are trained on it: behind the tokenizer's BOS token, which itself
+    is not shown, and in windows if it is longer than the model's context. Special tokens in it have no features.
+
+    Args:
+        model: the model.
+        dictionaries: whose features; each reads at its own hook point.
+        text: any text.
+        top: at most so many features of each dictionary per token.
+        progress: told the share done.
+
+    Raises:
+        CorpusError: an empty text, or a model without a tokenizer.
+        DictionaryError: a dictionary that does not fit the model.
+    """
+    if not text.strip():
+        raise CorpusError("There is no text; write something for the model to read.")
+    reads = {id(one): places(one, model.hook_points)[0].name for one in dictionaries}
+    corpus, found = Corpus([text]), []
+    total = max(corpus.count_tokens(model), 1)
+    with torch.inference_mode():
+        for batch in corpus.batches(model, model.network.n_ctx, 1, shuffle=False):
+            activations = model.capture(batch.tokens, sorted(set(reads.values())), mask=batch.mask)
+            codes = [one.encode(activations[reads[id(one)]][0].flatten(1).float()) for one in dictionaries]
+            texts = model.token_texts(batch.tokens[0])
+            for place in batch.mask[0].nonzero()[:, 0].tolist():
+                if int(batch.positions[0, place]) < 0:  # BOS
+                    continue
+                fired: list[tuple[float, Feature]] = []
+                for one, code in zip(dictionaries, codes, strict=True):
+                    if not bool(batch.content[0, place]):
+                        continue
+                    values, columns = code.values[place].topk(min(top, code.values.shape[-1]))
+                    kept = zip(values.tolist(), code.indices[place, columns].tolist(), strict=True)
+                    fired += [(value, one.feature(index)) for value, index in kept if value > 0]
+                fired.sort(key=lambda pair: -pair[0])
+                found.append(
+                    Fired(int(batch.tokens[0, place]), texts[place], [one for _, one in fired], [v for v, _ in fired])
+                )
+            if progress:
+                progress(len(found) / total, f"{len(found):,} of {total:,} tokens")
+    return found
