@@ -9,6 +9,7 @@ the call that uses them.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,12 +72,12 @@ def decoded(model: LanguageModel, weights: str, scale: str) -> NeuronTable | Non
     return job.result() if job is not None and job.done and not job.failed else None
 
 
-@st.cache_resource(show_spinner=False)
+@functools.cache  # of the process: the server begins before there is a session that Streamlit's own caches want
 def _jobs() -> dict[tuple[str, ...], Job[Any]]:
     return {}
 
 
-@st.cache_resource(show_spinner=False)
+@functools.cache
 def _lock() -> threading.Lock:
     return threading.Lock()
 
@@ -141,7 +142,7 @@ def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
 _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {"workbench.generation.LanguageModel": lambda model: model.hash}
 
 
-@st.cache_data(show_spinner=False, max_entries=5000, hash_funcs=_BY_WEIGHTS)
+@st.cache_resource(show_spinner=False, max_entries=5000, hash_funcs=_BY_WEIGHTS)
 def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 10) -> Reading:
     """What a neuron's own weights say: its highest tokens, and those of the opposite direction."""
     import workbench as wb
@@ -156,7 +157,7 @@ def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 1
     return Reading(*sides)
 
 
-@st.cache_data(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
+@st.cache_resource(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
 def neighbours(model: LanguageModel, feature: str, top: int) -> list[tuple[Feature, float]]:
     """The neurons of the same site with the most similar weights, with their cosines."""
     import workbench as wb
@@ -164,7 +165,7 @@ def neighbours(model: LanguageModel, feature: str, top: int) -> list[tuple[Featu
     return wb.nearest_neurons(model, wb.Feature.parse(feature), top)
 
 
-@st.cache_data(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
+@st.cache_resource(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
 def strongest(model: LanguageModel, text: str, weights: str, scale: str, top: int) -> list[tuple[Feature, float]]:
     """The neurons that give a token the highest scores, at any rank."""
     import workbench as wb

@@ -1,5 +1,13 @@
-"""Workbench in the browser: `streamlit run app/main.py`. Navigation, the shared sidebar, the model."""
+"""Workbench in the browser: `streamlit run app/main.py`. Navigation, the shared sidebar, the model.
 
+The server imports this file once, and begins to open the model while the browser is still loading the page; every view
+of a page runs it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import caching
 import streamlit as st
 from components import outline, session, tokens
 
@@ -12,26 +20,42 @@ EXPLAINED = {
     "Compare": "Measure how much of the model two dictionaries keep when it runs through them.",
 }
 
-st.set_page_config("Workbench", "app/icon.svg", layout="wide", initial_sidebar_state=270)
-st.logo("app/logo.svg", size="large", icon_image="app/icon.svg")
-page = st.navigation(
-    [
-        st.Page(session.BROWSE, title="Browse", icon=":material/search:", default=True),
-        st.Page(session.INSPECT, title="Inspect", icon=":material/visibility:"),
-        st.Page(session.STEER, title="Steer", icon=":material/tune:"),
-        st.Page(session.TRAIN, title="Train", icon=":material/model_training:"),
-        st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
-    ]
-)
-tokens.use_style()
-session.choose_model()
-st.title(page.title, anchor=False)
-st.caption(EXPLAINED[page.title])
-top, below = st.container(), st.empty()
-if page.title == "Browse" and not session.is_open():
-    with below:
-        outline.show()
-with top:
-    session.open_model()
-below.empty()
-page.run()
+
+@asynccontextmanager
+async def opening(_: st.App) -> AsyncIterator[None]:
+    """Open the default model with the server."""
+    caching.opening(session.DEFAULT)
+    yield
+
+
+def show() -> None:
+    """The page that the address asks for."""
+    st.set_page_config("Workbench", "app/icon.svg", layout="wide", initial_sidebar_state=270)
+    st.logo("app/logo.svg", size="large", icon_image="app/icon.svg")
+    page = st.navigation(
+        [
+            st.Page(session.BROWSE, title="Browse", icon=":material/search:", default=True),
+            st.Page(session.INSPECT, title="Inspect", icon=":material/visibility:"),
+            st.Page(session.STEER, title="Steer", icon=":material/tune:"),
+            st.Page(session.TRAIN, title="Train", icon=":material/model_training:"),
+            st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
+        ]
+    )
+    tokens.use_style()
+    session.choose_model()
+    st.title(page.title, anchor=False)
+    st.caption(EXPLAINED[page.title])
+    top, below = st.container(), st.empty()
+    if page.title == "Browse" and not session.is_open():
+        with below:
+            outline.show()
+    with top:
+        session.open_model()
+    below.empty()
+    page.run()
+
+
+if __name__ == "__main__":
+    show()
+else:
+    app = st.App(__file__, lifespan=opening)

@@ -26,8 +26,10 @@ SHOWN_TOKENS = 6
 def show(model: LanguageModel, one: Known) -> None:
     """Search box and results of a dictionary with an index."""
     st.session_state["whole page"] = True
-    _panel(model, one)
-    st.session_state["whole page"] = False
+    try:
+        _panel(model, one)
+    finally:  # a run is interrupted when the user does something
+        st.session_state["whole page"] = False
 
 
 @st.fragment

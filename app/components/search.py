@@ -33,8 +33,10 @@ def show(model: LanguageModel) -> None:
     if not was_stopped(what):
         caching.decoding(model, weights, scale).wait(AT_ONCE)
     st.session_state["whole page"] = True
-    _panel(model)
-    st.session_state["whole page"] = False
+    try:
+        _panel(model)
+    finally:  # a run is interrupted when the user does something
+        st.session_state["whole page"] = False
     if caching.decoded(model, weights, scale) is None:
         _decode(model, weights, scale, what)
 

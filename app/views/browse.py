@@ -13,10 +13,12 @@ chosen = chooser.choose(model)
 trouble, found = st.container(), st.container()
 if feature := st.session_state.get("open"):
     with one_sentence(trouble):
-        st.session_state["open"] = None  # a wrong link is not opened again
-        shown = card if dictionaries.is_neuron(Feature.parse(feature)) else latent_card
-        shown.show(model, feature)
-        st.session_state["open"] = feature
+        try:
+            shown = card if dictionaries.is_neuron(Feature.parse(feature)) else latent_card
+            shown.show(model, feature)
+        except Exception:
+            st.session_state["open"] = None  # a wrong link is not opened again
+            raise
 with found:
     if chosen is None:
         search.show(model)
