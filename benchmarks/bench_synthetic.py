@@ -3,7 +3,8 @@
 sae-lens makes the data (its synthetic benchmark: Zipfian, correlated and hierarchical features, here 1,024 of them in
 128 dimensions), trains on it with its defaults, and judges both sides' dictionaries; ours it reads from our folders.
 Both see the same activations, batch size, number of latents, k, warm-up and decay; each side's learning rate is the
-best of the same three.
+best of the same three. Untrained dictionaries are judged too: one that is above chance before it learned has seen the
+answers (features and weights drawn from one seed are the same), and the benchmark refuses to report.
 
     python benchmarks/bench_synthetic.py --rival /path/to/python-with-sae-lens
 """
@@ -21,11 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from torch.nn.functional import normalize
 
 import workbench as wb
 from workbench.harvest import Activations
 
 RATES = (3e-4, 1e-3, 3e-3)
+SEED = 1
+"""Of our starting weights; none of `synthetic_rival.SEEDS`."""
 KINDS = {"topk": wb.TopKSAE, "batchtopk": wb.BatchTopKSAE}
 
 
@@ -74,9 +79,12 @@ def measure(folder: Path, rival: str) -> tuple[dict[str, Any], dict[str, float],
     note = json.loads((folder / "data.json").read_text())
     seconds = {}
     for kind, make in KINDS.items():
+        make(note["d_in"], note["width"], note["k"], seed=SEED).save(folder / f"{kind} untrained workbench")
+        ask("start", folder, kind, f"{kind} untrained sae-lens")
+        seconds |= {f"{kind} untrained workbench": 0.0, f"{kind} untrained sae-lens": 0.0}
         for lr in RATES:
             ours, theirs = f"{kind} {lr:g} workbench", f"{kind} {lr:g} sae-lens"
-            sae = make(note["d_in"], note["width"], note["k"])
+            sae = make(note["d_in"], note["width"], note["k"], seed=SEED)
             start = time.perf_counter()
             source = Rows(folder / "activations.bin", note["d_in"])
             wb.train(
@@ -94,7 +102,20 @@ def measure(folder: Path, rival: str) -> tuple[dict[str, Any], dict[str, float],
                 ask("train", folder, kind, lr, theirs)
             seconds[theirs] = json.loads((folder / theirs / "seconds.json").read_text())
     ask("judge", folder, *seconds)
-    return json.loads((folder / "judged.json").read_text()), seconds, note["l0"]
+    judged = json.loads((folder / "judged.json").read_text())
+    chance = chance_mcc(note)
+    for name, found in judged.items():
+        if "untrained" in name and abs(found["mcc"] - chance) > 0.02:
+            raise SystemExit(f"{name} has an MCC of {found['mcc']:.3f} and chance is {chance:.3f}: a seed is shared.")
+    return judged, seconds, note["l0"]
+
+
+def chance_mcc(note: dict[str, int]) -> float:
+    """MCC of random directions with other random directions, matched as well as they can be."""
+    chance = torch.Generator().manual_seed(77)
+    one, other = (torch.randn(note[rows], note["d_in"], generator=chance) for rows in ("width", "features"))
+    cosines = (normalize(one, dim=1) @ normalize(other, dim=1).T).abs().numpy()
+    return float(cosines[linear_sum_assignment(-cosines)].mean())
 
 
 def report(judged: dict[str, Any], seconds: dict[str, float], l0: float) -> None:
@@ -107,7 +128,11 @@ def report(judged: dict[str, Any], seconds: dict[str, float], l0: float) -> None
         print(f"{name:<28} {figures} {found['sae_l0']:6.1f} {found['dead_latents']:5d} {seconds[name]:8.1f}")
     for kind in KINDS:
         best = {
-            side: max(found["mcc"] for name, found in judged.items() if name.split()[::2] == [kind, side])
+            side: max(
+                found["mcc"]
+                for name, found in judged.items()
+                if "untrained" not in name and name.split()[::2] == [kind, side]
+            )
             for side in ("workbench", "sae-lens")
         }
         print(f"{kind}: best MCC {best['workbench']:.3f} against {best['sae-lens']:.3f}")

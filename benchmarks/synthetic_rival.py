@@ -26,6 +26,9 @@ from sae_lens.training.sae_trainer import SAETrainer
 FEATURES, D_IN, WIDTH, K = 1024, 128, 512, 9
 TOKENS, BATCH = 500_000, 1024
 JUDGED = 50_000
+SEEDS = {"features": 9001, "data": 9002, "weights": 9003, "judging": 9004}
+"""All different, and none that a dictionary starts from: `torch.randn` of one seed gives features and starting weights
+the same rows, so that an untrained dictionary would have found everything."""
 KINDS = {
     "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
     "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
@@ -42,7 +45,7 @@ def synthetic_model() -> SyntheticModel:
             hierarchy=HierarchyConfig(total_root_nodes=32, branching_factor=4, max_depth=2),
             correlation=LowRankCorrelationConfig(rank=16, correlation_scale=0.1),
             std_firing_magnitudes=0.3,
-            seed=0,
+            seed=SEEDS["features"],
         )
     )
 
@@ -51,7 +54,7 @@ def synthetic_model() -> SyntheticModel:
 def write_data(folder: Path) -> None:
     """The activations that both trainers see, in their order."""
     model = synthetic_model()
-    torch.manual_seed(1)
+    torch.manual_seed(SEEDS["data"])
     active = 0.0
     with open(folder / "activations.bin", "wb") as file:
         for start in range(0, TOKENS, 10_000):
@@ -62,11 +65,16 @@ def write_data(folder: Path) -> None:
     (folder / "data.json").write_text(json.dumps(note | {"l0": active / TOKENS}))
 
 
+def fresh(kind: str) -> TopKTrainingSAE:
+    """sae-lens's dictionary before training."""
+    torch.manual_seed(SEEDS["weights"])
+    make, config = KINDS[kind]
+    return make(config(d_in=D_IN, d_sae=WIDTH, k=K))
+
+
 def train(folder: Path, kind: str, lr: float, name: str) -> None:
     """sae-lens's own trainer on the same activations, with its defaults but for what both sides share."""
-    torch.manual_seed(0)
-    make, config = KINDS[kind]
-    sae = make(config(d_in=D_IN, d_sae=WIDTH, k=K))
+    sae = fresh(kind)
     rows = np.memmap(folder / "activations.bin", np.float32, "r").reshape(-1, D_IN)
 
     def batches() -> Iterator[torch.Tensor]:
@@ -108,7 +116,7 @@ def judge(folder: Path, names: list[str]) -> None:
     model = synthetic_model()
     found = {}
     for name in names:
-        torch.manual_seed(2)
+        torch.manual_seed(SEEDS["judging"])
         sae = SAE.load_from_disk(folder / name)
         result = eval_sae_on_synthetic_data(
             sae, model.feature_dict, model.activation_generator, num_samples=JUDGED, batch_size=2000
@@ -123,5 +131,7 @@ if __name__ == "__main__":
         write_data(Path(where))
     elif what == "train":
         train(Path(where), rest[0], float(rest[1]), rest[2])
+    elif what == "start":
+        fresh(rest[0]).save_inference_model(Path(where) / rest[1])
     else:
         judge(Path(where), rest)

@@ -38,7 +38,7 @@ class Synthetic:
 
     def __init__(self, part: tuple[int, int] = (0, 1), end: int | None = None, seed: int = 0, scale: float = 1.0):
         self.part, self.end, self.seed, self.scale = part, end, seed, scale
-        chance = torch.Generator().manual_seed(seed)
+        chance = torch.Generator().manual_seed(4711 + seed)  # not a dictionary's seed, whose rows would be the same
         self.directions = torch.nn.functional.normalize(torch.randn(24, 8, generator=chance), dim=1)
         self.read = torch.randn(8, 8, generator=chance)
 
