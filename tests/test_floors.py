@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS: dict[str, int] = {
     **dict.fromkeys(["hookpoints", "features", "edits", "kvcache", "sampling"], 0),
-    **dict.fromkeys(["weights", "model", "decoder", "generation", "corpus"], 1),
+    **dict.fromkeys(["weights", "model", "decoder", "generation", "corpus", "tokfsm"], 1),
     **dict.fromkeys(["dictionaries"], 2),
     **dict.fromkeys(["harvest", "interventions", "splice", "training"], 3),
     **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures"], 4),
@@ -27,6 +27,7 @@ NEIGHBOURS = {
     ("decoder", "model"),
     ("model", "weights"),
     ("corpus", "weights"),
+    ("tokfsm", "corpus"),
     ("training", "harvest"),
 }
 """Who may import whom on one floor."""

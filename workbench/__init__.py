@@ -9,6 +9,7 @@ from workbench.decode import nearest_neurons as nearest_neurons
 from workbench.decode import neurons_writing as neurons_writing
 from workbench.decode import token_scores as token_scores
 from workbench.dictionaries.batchtopk import BatchTopKSAE as BatchTopKSAE
+from workbench.dictionaries.codebook import Codebook as Codebook
 from workbench.dictionaries.folder import DictionaryError as DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLUSAE as JumpReLUSAE
 from workbench.dictionaries.jumprelu import JumpReLUSkipTranscoder as JumpReLUSkipTranscoder
@@ -28,7 +29,6 @@ from workbench.edits import EditError as EditError
 from workbench.features import Feature as Feature
 from workbench.features import FeatureError as FeatureError
 from workbench.generation import LanguageModel as LanguageModel
-from workbench.generation import load_model as load_model
 from workbench.harvest import Buffer as Buffer
 from workbench.harvest import Harvest as Harvest
 from workbench.harvest import HarvestError as HarvestError
@@ -41,6 +41,7 @@ from workbench.index import build_indexes as build_indexes
 from workbench.index import open_index as open_index
 from workbench.interventions import Ablate as Ablate
 from workbench.interventions import Clamp as Clamp
+from workbench.interventions import Force as Force
 from workbench.interventions import Scale as Scale
 from workbench.interventions import Steer as Steer
 from workbench.interventions import load_interventions as load_interventions
@@ -54,6 +55,11 @@ from workbench.measures.fidelity import measure_fidelities as measure_fidelities
 from workbench.measures.fidelity import measure_fidelity as measure_fidelity
 from workbench.sampling import PromptError as PromptError
 from workbench.sampling import Sampling as Sampling
+from workbench.splice import bundled_models as bundled_models
+from workbench.splice import load_model as load_model
+from workbench.splice import save_model as save_model
+from workbench.tokfsm import TokFSM as TokFSM
 from workbench.training import TrainingError as TrainingError
+from workbench.training import fine_tune as fine_tune
 from workbench.training import train as train
 from workbench.weights import ModelError as ModelError

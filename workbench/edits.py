@@ -211,15 +211,17 @@ def current_run() -> Run | None:
 
 
 def only_at(positions: Positions, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A change of one number per position that acts where the rule selects, for use inside an edit on more positions.
+    """A change that acts where the rule selects, for use inside an edit on more positions.
 
-    The tensor it gets, `[batch, pos]` or `[n]`, has the leading shape of what the edit was given.
+    The tensor it gets, `[batch, pos, …]` or `[n, …]`, has the leading shape of what the edit was given.
     """
 
     def somewhere(old: Tensor) -> Tensor:
         run = _current.get()
         inside = None if run is None else run.inside(positions)
-        return change(old) if inside is None else torch.where(inside, change(old), old)
+        if inside is None:
+            return change(old)
+        return torch.where(inside.view(*inside.shape, *(1 for _ in old.shape[inside.ndim :])), change(old), old)
 
     return somewhere
 

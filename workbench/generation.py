@@ -67,6 +67,7 @@ class LanguageModel:
         network: the modules and hook points.
         tokenizer: Hugging Face tokenizer, or None for a model that works on token ids alone.
         hook_points: every hook point by name.
+        splices: dictionaries that the model always runs through, by hook point; part of the model, not of a call.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
@@ -76,6 +77,7 @@ class LanguageModel:
         self.network = Network(module, tokenizer)
         self.hook_points = self.network.hook_points
         self.stop_tokens = _stop_tokens(module, tokenizer)
+        self.splices: Mapping[str, Spliceable] = {}
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
@@ -195,7 +197,8 @@ class LanguageModel:
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
         scratch: dict = {}
-        outer = [one for model, one in (*_spliced.get(), *_in_force.get()) if model is self]
+        standing = [dictionary.splice(hook_point) for hook_point, dictionary in self.splices.items()]
+        outer = [*standing, *(one for model, one in (*_spliced.get(), *_in_force.get()) if model is self)]
         return self.network.prepare([edit for one in [*outer, *interventions] for edit in one.bind(self, scratch)])
 
     def generate(self, prompt: str | Tensor, max_new_tokens: int = 64, **how: Any) -> Generation:

@@ -25,7 +25,7 @@ from torch import Tensor
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import Change, Dictionary
+from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite
 from workbench.edits import Edit, EditError, Positions, as_positions, only_at
 from workbench.features import Feature, FeatureError
 from workbench.generation import LanguageModel, uninterrupted
@@ -100,6 +100,11 @@ class FeatureIntervention(ABC):
     def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | None:
         """The feature's index and what becomes of its value; None where nothing changes."""
 
+    def where_it_acts(self, dictionary: Dictionary, change: Change) -> Change | Rewrite:
+        """The change, held to this intervention's positions."""
+        index, alter = change
+        return index, only_at(self.positions, alter)
+
     def bind(self, model: LanguageModel, scratch: dict) -> list[Edit]:
         """Fresh edits for one run.
 
@@ -111,8 +116,7 @@ class FeatureIntervention(ABC):
         change = self.change(model, dictionary)
         if change is None:
             return []
-        index, alter = change
-        here = index, only_at(self.positions, alter)
+        here = self.where_it_acts(dictionary, change)
         spliced = scratch.get("spliced", {}).get(id(dictionary), ())
         for _, changes in spliced:
             changes.append(here)
@@ -270,6 +274,42 @@ class Steer(FeatureIntervention):
 
     def __str__(self) -> str:
         return super().__str__() if self.direction is None else f"Steer(along {self.hook_point}, {self.amount:g})"
+
+
+@dataclass(frozen=True)
+class Force(FeatureIntervention):
+    """Activate a code of a codebook.
+
+    `replaces` says what makes way for it in its group: "least", the least similar of the chosen codes; "all" of them;
+    or "none" (Tamkin et al. 2023, arXiv 2310.17230). On a model that runs through the codebook the code is forced in
+    what is decoded; on one that does not, the difference of the decodings is added, as for every feature.
+    """
+
+    replaces: str = "least"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.replaces not in ("least", "all", "none"):
+            raise EditError(f"What a forced code replaces is 'least', 'all' or 'none', not {self.replaces!r}.")
+
+    def change(self, model: LanguageModel, dictionary: Dictionary) -> Change:
+        nothing = torch.zeros(0)
+        dictionary.force(Codes(nothing, nothing.long(), dictionary.n_features), self.feature.index, self.replaces)
+        return self.feature.index, torch.ones_like
+
+    def where_it_acts(self, dictionary: Dictionary, change: Change) -> Rewrite:
+        """All codes of an activation are rewritten together."""
+
+        def rewrite(codes: Codes) -> Codes:
+            forced = dictionary.force(codes, self.feature.index, self.replaces)
+            before = torch.nn.functional.pad(codes.values, (0, 1))
+            values = only_at(self.positions, lambda old: forced.values)(before)
+            return Codes(values, forced.indices, codes.n_features)
+
+        return rewrite
+
+    def settings(self) -> dict[str, Any]:
+        return {"replaces": self.replaces}
 
 
 def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> float:

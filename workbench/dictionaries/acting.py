@@ -18,7 +18,7 @@ from workbench.edits import Edit
 from workbench.hookpoints import HookPoint, HookPoints
 
 if TYPE_CHECKING:
-    from workbench.dictionaries.protocol import Change, Dictionary
+    from workbench.dictionaries.protocol import Change, Dictionary, Rewrite
 
 
 def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
@@ -111,7 +111,7 @@ class Splice:
             reads = writes = hook_points[self.hook_point]
             _check_width(dictionary, "reads", dictionary.d_in, reads)
             _check_width(dictionary, "writes", dictionary.d_out, writes)
-        changes: list[Change] = []
+        changes: list[Change | Rewrite] = []
         scratch.setdefault("spliced", {}).setdefault(id(dictionary), []).append((writes.name, changes))
 
         def through(read: Tensor, written: Tensor) -> Tensor:

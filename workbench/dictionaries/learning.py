@@ -113,14 +113,14 @@ def initialise(coder: SparseCoder, x: Tensor, target: Tensor | None) -> None:
     target = x if target is None else target.to(x.dtype)
     _check(coder, x, target)
     middle = geometric_median(target)  # [d_out]
-    coder.unit_out = _unit(target, middle)
+    coder.unit_out = unit_of(target, middle)
     coder.b_dec.copy_(middle)
     coder.b_enc.zero_()
     if coder.centred:
         coder.unit_in = coder.unit_out
     else:
         source = middle if own else geometric_median(x)
-        coder.unit_in = _unit(x, source)
+        coder.unit_in = unit_of(x, source)
         coder.W_enc.mul_(coder.unit_out / coder.unit_in)
         coder.b_enc.sub_(source @ coder.W_enc)
     coder.activation.initialise(coder.unit_out)
@@ -147,7 +147,7 @@ def geometric_median(points: Tensor, steps: int = 32) -> Tensor:
     return middle
 
 
-def _unit(points: Tensor, middle: Tensor) -> float:
+def unit_of(points: Tensor, middle: Tensor) -> float:
     """Mean distance from the middle, per square root of a dimension."""
     unit = float((points - middle).norm(dim=1).mean()) / points.shape[1] ** 0.5
     if not 0 < unit < float("inf"):

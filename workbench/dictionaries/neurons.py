@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Change, Codes, Dictionary
+from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite
 
 
 class Neurons(Dictionary):
@@ -45,9 +45,9 @@ class Neurons(Dictionary):
         self.check(index)
         return torch.nn.functional.one_hot(torch.tensor(index), self.n_features).float()
 
-    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change]) -> Tensor:
+    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
         """Plain assignment, exact to the bit: `[..., width]`."""
         written = written.clone()
-        for index, change in changes:
+        for index, change in changes:  # type: ignore[misc]  (neurons have no codes to rewrite: `force` refuses)
             written[..., index] = change(written[..., index])
         return written

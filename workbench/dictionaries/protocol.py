@@ -28,6 +28,8 @@ BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
 
 Change = tuple[int, Callable[[Tensor], Tensor]]
 """A feature's index and what its value `[...]` becomes."""
+Rewrite = Callable[["Codes"], "Codes"]
+"""What becomes of all codes of an activation together; it may add columns."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class Codes:
     def value_of(self, index: int) -> Tensor:
         """The value of one feature: `[...]`, 0 where it is absent."""
         return torch.where(self.indices == index, self.values, 0).sum(-1)
+
+    def with_value(self, index: int, value: Tensor) -> Codes:
+        """The same codes, but with this value `[...]` of one feature."""
+        others = self.values.masked_fill(self.indices == index, 0)
+        column = self.indices.new_full((*self.indices.shape[:-1], 1), index)
+        return Codes(
+            torch.cat([others, value.unsqueeze(-1)], -1), torch.cat([self.indices, column], -1), self.n_features
+        )
 
 
 class Dictionary(nn.Module):
@@ -142,7 +152,17 @@ class Dictionary(nn.Module):
                 f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {index}."
             )
 
-    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change]) -> Tensor:
+    def force(self, codes: Codes, index: int, replaces: str) -> Codes:
+        """Codes in which a discrete feature is active in place of others; `Codebook.force` says how.
+
+        Raises:
+            DictionaryError: the dictionary's features are not discrete.
+        """
+        raise DictionaryError(
+            f"{self.name} has no discrete codes to force; hold its feature {index} at a value with Clamp."
+        )
+
+    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
         """Add `decode(edited codes) - decode(codes)`, leaving alone what the dictionary does not explain.
 
         Args:
@@ -154,9 +174,19 @@ class Dictionary(nn.Module):
             The new activations at `writes`, `[..., d_out]`.
         """
         codes = self.encode(read)
+        values = [change for change in changes if isinstance(change, tuple)]
+        if len(values) < len(changes):
+            edited = codes
+            for change in changes:
+                if isinstance(change, tuple):
+                    edited = edited.with_value(change[0], change[1](edited.value_of(change[0])))
+                else:
+                    edited = change(edited)
+            difference = self.decode(edited) - self.decode(codes)
+            return torch.where(difference == 0, written, written + difference)
         start: dict[int, Tensor] = {}
         now: dict[int, Tensor] = {}
-        for index, change in changes:
+        for index, change in values:
             if index not in start:
                 start[index] = now[index] = codes.value_of(index)
             now[index] = change(now[index])

@@ -244,7 +244,8 @@ def _zero(tally: _Tally, content: Tensor) -> list[Edit]:
 
 def _logits(model: LanguageModel, tokens: Tensor, edits: list[Edit]) -> Tensor:
     """Logits `[batch, pos, vocab]`; padding on the right needs no mask: no token of a causal model looks there."""
-    return model.network.run(tokens, Run([Group(model.network.prepare(edits))]) if edits else None).float()
+    edits = [*model.bind([]), *model.network.prepare(edits)]
+    return model.network.run(tokens, Run([Group(edits)]) if edits else None).float()
 
 
 def _compare(plain: Tensor, logits: Tensor, tokens: Tensor, pairs: Tensor) -> Tensor:

@@ -4,3 +4,4 @@ from workbench.training.checkpoints import TrainingError as TrainingError
 from workbench.training.checkpoints import read_history as read_history
 from workbench.training.steps import ramp as ramp
 from workbench.training.trainer import train as train
+from workbench.training.tuning import fine_tune as fine_tune

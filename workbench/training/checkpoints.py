@@ -11,7 +11,6 @@ removed: whenever the process is killed, one whole checkpoint is there, or none 
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -26,10 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.protocol import load_dictionary
-from workbench.dictionaries.trainable import Trainable
 from workbench.harvest.activations import difference
+from workbench.training.learner import Learner
 from workbench.weights import fingerprint, replacing
 
 FORMAT = 1
@@ -105,29 +102,14 @@ class RunFolder:
         if wrong:
             raise TrainingError(f"{folder} holds another training: {wrong}. Choose another folder, or delete this one.")
 
-    def restore(self, dictionary: Trainable) -> None:
-        """Give a dictionary the weights of the checkpoint.
+    def restore(self, learner: Learner) -> None:
+        """Give a learner the weights of the checkpoint.
 
         Raises:
-            TrainingError: they are damaged, or the dictionary is not the one that the training began with.
+            TrainingError: they are damaged, or the learner is not the one that the training began with.
         """
         assert self._at is not None
-        try:
-            found = load_dictionary(self._at)
-        except DictionaryError as error:
-            raise TrainingError(f"The training can't be continued: {error} Or delete {self.folder}.") from error
-        if not isinstance(found, Trainable) or type(found) is not type(dictionary):
-            raise TrainingError(f"{self._at} holds a {found.kind}, not a {dictionary.kind}; choose another folder.")
-        if dictionary.hash not in (self.note["start"], found.hash):
-            raise TrainingError(
-                f"{self.folder} holds a training that began with other weights; "
-                "build the dictionary as then, with the same seed, or choose another folder."
-            )
-        dictionary.load_state_dict(found.state_dict())
-        dictionary.unit_in, dictionary.unit_out = found.unit_in, found.unit_out
-        dictionary.provenance = found.provenance
-        if self.finished:
-            dictionary._folder = found._folder
+        learner.restore(self._at, self.note, final=self.finished)
 
     def restore_state(self, state: State) -> None:
         """Set the rest of the state as it was at the checkpoint.
@@ -161,28 +143,28 @@ class RunFolder:
         with open(self.folder / HISTORY, "a", encoding="utf-8") as file:
             file.write(f"{json.dumps(plain)}\n")
 
-    def save(self, dictionary: Trainable, state: State) -> None:
+    def save(self, learner: Learner, state: State) -> None:
         """Write a checkpoint and remove the one before it."""
         name = self.folder / f"step-{state.step:08d}"
         if name == self._at:
             return
         partial = self.folder / ".checkpoint.part"
         shutil.rmtree(partial, ignore_errors=True)
-        copy.copy(dictionary).save(partial)  # a dictionary takes its name from where it was saved; this one shall not
+        learner.save(partial, final=False)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
         save_file(tensors, partial / OPTIMISER)
         self._note(state, optimiser_sha256=fingerprint(tensors))
         (partial / PROGRESS).write_text(json.dumps(self.note, indent=2))
-        for path in (*partial.iterdir(), partial):
+        for path in (*partial.rglob("*"), partial):
             _to_disk(path)
         os.rename(partial, name)
         _to_disk(self.folder)
         self._at = name
         self._clear(besides=name)
 
-    def finish(self, dictionary: Trainable, state: State) -> None:
-        """Write the trained dictionary; then the checkpoint is no longer needed."""
-        dictionary.save(self.folder)
+    def finish(self, learner: Learner, state: State) -> None:
+        """Write what was trained; then the checkpoint is no longer needed."""
+        learner.save(self.folder, final=True)
         self._note(state)
         with replacing(self.folder / PROGRESS) as temporary:
             temporary.write_text(json.dumps(self.note, indent=2))

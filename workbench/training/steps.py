@@ -8,7 +8,6 @@ https://transformer-circuits.pub/2024/april-update).
 
 from __future__ import annotations
 
-import itertools
 import math
 import platform
 import shlex
@@ -19,16 +18,12 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from workbench.dictionaries.trainable import Step, Trainable
-from workbench.harvest import Activations, Buffer
 from workbench.training.checkpoints import RunFolder, State, TrainingError
+from workbench.training.learner import Learner
 from workbench.training.processes import Processes
 from workbench.training.reading import Watch
 
-SAMPLE = 4096
-"""Activations from which a fresh dictionary gets its biases and sizes."""
 LINES = 1000
 """Lines of history, at most."""
 
@@ -48,42 +43,37 @@ def ramp(step: int, steps: int, rise: float, fall: float) -> float:
 class Training:
     """One training, from its beginning or from a checkpoint to its end."""
 
-    def __init__(self, dictionary: Trainable, settings: dict[str, Any], processes: Processes, run: RunFolder | None):
-        self.dictionary, self.settings, self.processes, self.run = dictionary, settings, processes, run
+    def __init__(self, learner: Learner, settings: dict[str, Any], processes: Processes, run: RunFolder | None):
+        self.learner, self.settings, self.processes, self.run = learner, settings, processes, run
         self.batch_size: int = settings["batch_size"]
         self.steps = -(-settings["tokens"] // self.batch_size)
-        self.start = dictionary.hash
+        self.start = learner.hash
 
-    def go(
-        self,
-        buffer: Buffer,
-        watch: Watch,
-        checkpoint_every: float,
-        log: Callable[[Mapping[str, float]], None] | None,
-    ) -> None:
+    def go(self, watch: Watch, checkpoint_every: float, log: Callable[[Mapping[str, float]], None] | None) -> None:
         """Train until the end, or until it is cancelled."""
         begun = time.monotonic()
-        sample = self._sample(buffer)
-        if self.processes.any(watch.stops()):
+        done = int(self.run.note.get("step", 0)) if self.run else 0
+        batches = self.learner.batches(done, self._fresh())
+        if self.processes.any(batches is None or watch.stops()):
             return  # there is nothing to keep yet
-        state = self._begin(sample, buffer)
+        assert batches is not None
+        state = self._begin()
         first = self.processes.rank == 0
         begun -= state.seconds
         saved, logged = state.seconds, (state.step, state.seconds)
         watch.begin(state.step * self.batch_size)
-        batches = itertools.chain(sample, buffer)
         while state.step < self.steps:
             batch = next(batches, None)
             if self.processes.any(watch.stops()):
                 break
-            if batch is None or len(batch) < buffer.batch_size:
+            if batch is None:
                 raise TrainingError(
                     f"The source ends after {state.step * self.batch_size:,} of {self.settings['tokens']:,} tokens; "
                     "give one that repeats, or fewer tokens."
                 )
             line = self._step(batch, state)
             state.seconds = time.monotonic() - begun
-            watch.tell(state.step * self.batch_size, f"FVU {line['fvu']:.3f}")
+            watch.tell(state.step * self.batch_size, _shown(line))
             if first and (state.step in (1, self.steps) or state.step % -(-self.steps // LINES) == 0):
                 speed = (state.step - logged[0]) * self.batch_size / max(state.seconds - logged[1], 1e-9)
                 line |= {"seconds": state.seconds, "tokens_per_second": speed}
@@ -92,42 +82,35 @@ class Training:
                     self.run.log(line)
                 if log:
                     log(line)
-            self.dictionary.provenance["tokens"] = state.step * self.batch_size
+            self.learner.provenance["tokens"] = state.step * self.batch_size
             if self.run and first and state.seconds - saved >= checkpoint_every and state.step < self.steps:
-                self.run.save(self.dictionary, state)
+                self.run.save(self.learner, state)
                 saved = state.seconds
         if self.run and first and state.step < self.steps:
-            self.run.save(self.dictionary, state)
+            self.run.save(self.learner, state)
         elif self.run and first:
-            self.run.finish(self.dictionary, state)
+            self.run.finish(self.learner, state)
 
-    def _sample(self, buffer: Buffer) -> list[Activations]:
-        """The first batches, for a dictionary that starts fresh."""
+    def _fresh(self) -> bool:
+        """Whether what is set from a sample still has to be."""
         fresh = self.settings["fresh"]
         if fresh is None:
-            fresh = "tokens" not in self.dictionary.provenance
-        if not fresh or (self.run and self.run.note):
-            return []
-        return list(itertools.islice(buffer, min(-(-SAMPLE // self.batch_size), self.steps)))
+            fresh = "tokens" not in self.learner.provenance
+        return bool(fresh) and not (self.run and self.run.note)
 
-    def _begin(self, sample: list[Activations], buffer: Buffer) -> State:
+    def _begin(self) -> State:
         """Bring everything to its beginning, or to where the checkpoint is."""
-        dictionary, processes = self.dictionary, self.processes
-        if sample:
-            dictionary.initialise(*self._joined(*self._pair(Activations.cat(sample))))
-            processes.copy_first(dictionary.state_dict().values())
-        groups = dictionary.parameter_groups(self.settings["lr"])
+        learner, processes = self.learner, self.processes
+        groups = learner.parameter_groups(self.settings["lr"])
         optimiser = torch.optim.Adam(groups or [{"params": [], "name": ""}], lr=self.settings["lr"], fused=True)
         for group in optimiser.param_groups:
             group["full_lr"] = group["lr"]
-        device = next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device
-        state = State(optimiser, torch.zeros(dictionary.n_features, dtype=torch.long, device=device))
+        state = State(optimiser, torch.zeros(learner.n_features, dtype=torch.long, device=learner.device))
         if self.run and self.run.note:
             self.run.restore_state(state)
-            buffer.restore(buffer.state() | {"handed": state.step})
         else:
-            dictionary.provenance = dictionary.provenance | _provenance(self.settings)
-        if int(processes.add(state.silent.new_tensor(state.step))) != state.step * processes.count:
+            learner.provenance = learner.provenance | _provenance(self.settings)
+        if int(processes.add(torch.tensor(state.step, device=learner.device))) != state.step * processes.count:
             raise TrainingError(
                 "The processes see different checkpoints; the folder must be one that all of them share."
             )
@@ -135,66 +118,54 @@ class Training:
             self.run.begin(self.start)
         return state
 
-    def _pair(self, batch: Activations) -> tuple[Tensor, Tensor | None]:
-        """What is read, and what is to be written where that is something else."""
-        reads, writes = self.settings["reads"], self.settings["writes"]
-        for name in (reads, writes):
-            if name not in batch.values:
-                raise TrainingError(f"The source holds activations at {', '.join(batch.values)}, not at {name}.")
-        device = next(itertools.chain(self.dictionary.parameters(), self.dictionary.buffers())).device
-        x = batch.values[reads].to(device)
-        return x, None if reads == writes else batch.values[writes].to(device)
-
-    def _joined(self, x: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The same with the rows of all processes."""
-        return self.processes.join(x), None if target is None else self.processes.join(target)
-
-    def _step(self, batch: Activations, state: State) -> dict[str, float]:
+    def _step(self, batch: Any, state: State) -> dict[str, float]:
         """One step of training; what it measured."""
-        dictionary, processes, settings = self.dictionary, self.processes, self.settings
+        learner, processes, settings = self.learner, self.processes, self.settings
         share = ramp(state.step, self.steps, settings["warmup"], settings["decay"])
         for group in state.optimiser.param_groups:
             group["lr"] = share * group["full_lr"]
-        x, target = self._pair(batch)
         dead = state.silent > settings["dead_after"]
         sparsity = ramp(state.step, self.steps, settings["sparsity_warmup"], 0)
-        step = dictionary.loss_and_gradients(x, target, dead=dead if bool(dead.any()) else None, sparsity=sparsity)
-        line = self._measured(step)
+        measured, fired = learner.step(batch, dead if bool(dead.any()) else None, state.step / self.steps, sparsity)
+        line = self._averaged(measured)
         if not math.isfinite(line["loss"]):
             raise TrainingError(
-                f"The loss is {line['loss']} in step {state.step + 1:,} of {self.steps:,}; build the dictionary anew "
+                f"The loss is {line['loss']} in step {state.step + 1:,} of {self.steps:,}; build it anew "
                 f"and train it with a lower lr than {settings['lr']:g}, on activations that are finite numbers."
             )
-        processes.average(parameter.grad for parameter in dictionary.parameters())
-        length = _shorten(state.optimiser, dictionary.d_out * settings["lr"], settings["clip"])
+        processes.average(parameter.grad for parameter in learner.parameters())
+        length = _shorten(state.optimiser, learner.unit(settings["lr"]), settings["clip"])
         state.optimiser.step()
-        dictionary.constrain()
-        processes.average(dictionary.buffers())
+        learner.constrain()
+        processes.average(learner.shared())
         state.step += 1
-        state.silent = torch.where(processes.add(step.fired) > 0, 0, state.silent + self.batch_size)
-        self._resample(x, target, state)
-        dead_share = float((state.silent > settings["dead_after"]).double().mean())
+        state.silent = torch.where(processes.add(fired) > 0, 0, state.silent + self.batch_size)
+        self._resample(batch, state)
+        dead_share = float((state.silent > settings["dead_after"]).double().mean()) if learner.n_features else 0.0
         where = {"step": state.step, "tokens": state.step * self.batch_size}
         return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings["lr"]}
 
-    def _measured(self, step: Step) -> dict[str, float]:
+    def _averaged(self, measured: dict[str, float]) -> dict[str, float]:
         """The numbers of a step, averaged over the processes."""
-        names = ("loss", "error", "penalty", "auxiliary", "fvu", "l0")
-        numbers = torch.tensor([getattr(step, name) for name in names], dtype=torch.float64, device=step.fired.device)
+        numbers = torch.tensor(list(measured.values()), dtype=torch.float64, device=self.learner.device)
         self.processes.average([numbers])
-        return dict(zip(names, numbers.tolist(), strict=True))
+        return dict(zip(measured, numbers.tolist(), strict=True))
 
-    def _resample(self, x: Tensor, target: Tensor | None, state: State) -> None:
-        """Now and then revive dead latents, where the kind wants it and they still have time to learn."""
+    def _resample(self, batch: Any, state: State) -> None:
+        """Now and then revive dead features, where the learner wants it and they still have time to learn."""
         every = max(self.settings["dead_after"] // self.batch_size, 1)
         late = state.step > self.steps * (1 - self.settings["decay"])
         dead = state.silent > self.settings["dead_after"]
-        if not self.dictionary.resamples or state.step % every or late or not bool(dead.any()):
+        if not self.learner.resamples or state.step % every or late or not bool(dead.any()):
             return
-        chance = torch.Generator(x.device).manual_seed(self.settings["seed"] * 1_000_003 + state.step)
-        x, target = self._joined(x, target)
-        self.dictionary.resample(x, dead, target, optimiser=state.optimiser, generator=chance)
+        chance = torch.Generator(self.learner.device).manual_seed(self.settings["seed"] * 1_000_003 + state.step)
+        self.learner.resample(batch, dead, state.optimiser, chance)
         state.silent[dead] = 0
+
+
+def _shown(line: dict[str, float]) -> str:
+    """The measure that says most, in words."""
+    return f"FVU {line['fvu']:.3f}" if "fvu" in line else f"loss {line['loss']:.3f}"
 
 
 def _shorten(optimiser: torch.optim.Optimizer, unit: float, longest: float | None) -> float:

@@ -17,6 +17,7 @@ from workbench.dictionaries.trainable import Trainable
 from workbench.generation import LanguageModel
 from workbench.harvest import Buffer, Harvest, Source
 from workbench.training.checkpoints import RunFolder, TrainingError
+from workbench.training.dictionary_learner import DictionaryLearner
 from workbench.training.processes import Processes
 from workbench.training.reading import Reader, Watch
 from workbench.training.steps import Training
@@ -117,15 +118,17 @@ def train(
     of_source = {name: value for name, value in source.settings().items() if name != "shard"}
     settings |= {"dictionary": _described(dictionary), "source": of_source}
     run = RunFolder(folder, settings) if folder is not None else None
-    training = Training(dictionary, settings, processes, run)
+    watch = Watch(tokens, progress if processes.rank == 0 else None, cancel)
+    reader = Reader(source, (processes.rank, processes.count), watch)
+    buffer = Buffer(reader, batch_size // processes.count, -(-block // processes.count), seed)
+    steps = -(-tokens // batch_size)
+    learner = DictionaryLearner(dictionary, buffer, reads, writes, steps=steps, watch=watch, processes=processes)
+    training = Training(learner, settings, processes, run)
     if run and run.note:
-        run.restore(dictionary)
+        run.restore(learner)
     dictionary.reads, dictionary.writes = reads, writes
     if not (run and run.finished):
-        watch = Watch(tokens, progress if processes.rank == 0 else None, cancel)
-        reader = Reader(source, (processes.rank, processes.count), watch)
-        buffer = Buffer(reader, batch_size // processes.count, -(-block // processes.count), seed)
-        training.go(buffer, watch, checkpoint_every, log)
+        training.go(watch, checkpoint_every, log)
     processes.wait()
     return dictionary
 

@@ -1,0 +1,183 @@
+"""TokFSM: a language that a random finite state machine speaks, so that the truth about a model of it is known.
+
+Tamkin, Taufeeque, Goodman, "Codebook Features" (2023), arXiv 2310.17230, section 3: each state has a few outgoing
+edges, all equally likely, and is written as a fixed number of digits. A text is a walk: BOS, then the digits of one
+state after another, cut at the length of the context.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.corpus import CorpusError, TokenBatch
+
+
+@dataclass(frozen=True)
+class TokFSM:
+    """A random finite state machine and its texts.
+
+    Args:
+        states: how many there are.
+        edges: outgoing edges of each, to different states.
+        digits: how many digits a state is written with.
+        base: of the digits; token `base` is BOS.
+        seed: of the edges.
+
+    Raises:
+        CorpusError: numbers that make no such machine.
+    """
+
+    states: int = 100
+    edges: int = 10
+    digits: int = 2
+    base: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("states", "edges", "digits", "base"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise CorpusError(f"{name} is a whole number from 1, not {number!r}.")
+        if self.edges > self.states:
+            raise CorpusError(f"A state can't have {self.edges:,} edges to {self.states:,} states.")
+        if self.states > self.base**self.digits:
+            raise CorpusError(f"{self.states:,} states can't be written with {self.digits} digits of base {self.base}.")
+
+    @property
+    def n_vocab(self) -> int:
+        """Digits and BOS."""
+        return self.base + 1
+
+    @property
+    def bos(self) -> int:
+        """The token that every text begins with."""
+        return self.base
+
+    @functools.cached_property
+    def successors(self) -> Tensor:
+        """The states that follow each state, ascending: `[states, edges]`."""
+        chance = np.random.default_rng([self.seed, 7])
+        rows = [np.sort(chance.choice(self.states, self.edges, replace=False)) for _ in range(self.states)]
+        return torch.from_numpy(np.stack(rows))
+
+    @functools.cached_property
+    def follows(self) -> Tensor:
+        """Whether a state (column) may follow another (row): bool `[states, states]`."""
+        allowed = torch.zeros(self.states, self.states, dtype=torch.bool)
+        return allowed.scatter_(1, self.successors, True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the edges, in hex."""
+        return hashlib.sha256(repr((self.digits, self.base)).encode() + self.successors.numpy().tobytes()).hexdigest()
+
+    def walk(self, rows: int, length: int, seed: int | list[int]) -> Tensor:
+        """Random walks, from states drawn at random: `[rows, length]`."""
+        chance = np.random.default_rng(seed)
+        chosen = torch.from_numpy(chance.integers(0, self.edges, (rows, length)))
+        at = torch.from_numpy(chance.integers(0, self.states, rows))
+        visited = torch.empty(rows, length, dtype=torch.long)
+        for step in range(length):
+            visited[:, step] = at
+            at = self.successors[at, chosen[:, step]]
+        return visited
+
+    def write(self, visited: Tensor) -> Tensor:
+        """States `[rows, length]` as tokens, BOS first: `[rows, 1 + length * digits]`."""
+        powers = self.base ** torch.arange(self.digits - 1, -1, -1)
+        tokens = (visited[..., None] // powers % self.base).flatten(1)  # [rows, length * digits]
+        return torch.nn.functional.pad(tokens, (1, 0), value=self.bos)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The inverse of `write`; what is no state is -1, and an unfinished one is left out: `[rows, length]`."""
+        body = tokens[:, 1:]
+        whole = body.shape[1] // self.digits * self.digits
+        parts = body[:, :whole].unflatten(1, (-1, self.digits))
+        numbers = (parts * self.base ** torch.arange(self.digits - 1, -1, -1)).sum(-1)
+        return torch.where((parts < self.base).all(-1) & (numbers < self.states), numbers, -1)
+
+    def batches(
+        self,
+        model: Any,
+        context: int = 128,
+        batch: int = 16,
+        tokens: int | None = None,
+        seed: int = 0,
+        *,
+        repeat: bool = False,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Iterator[TokenBatch]:
+        """Texts of `context` tokens, the same for the same arguments; settings as in `Corpus.batches`.
+
+        It never ends unless `tokens` says when, whether or not it may `repeat` itself.
+        """
+        if context < 2 or context > model.network.n_ctx or batch < 1:
+            raise CorpusError(f"context is a number from 2 to {model.network.n_ctx:,}, not {context!r}.")
+        rank, world = shard
+        mask = torch.ones(batch, context, dtype=torch.bool)
+        content = mask.clone()
+        content[:, 0] = False
+        positions = (torch.arange(context) - 1).expand(batch, -1)
+        left = tokens
+        for number in itertools.count(rank, world):
+            made = self.write(self.walk(batch, -(-(context - 1) // self.digits), [self.seed, 11, seed, number]))
+            yield TokenBatch(made[:, :context], mask, content, torch.arange(batch) + number * batch, positions)
+            if left is not None:
+                left -= int(content.sum())
+                if left <= 0:
+                    return
+
+    def tokenizer(self) -> Any:
+        """A Hugging Face tokenizer for digits, one token each; BOS is `<s>`, and goes in front of every text."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+        from transformers import PreTrainedTokenizerFast
+
+        words = {f"{digit:x}" if self.base <= 16 else f"[{digit}]": digit for digit in range(self.base)} | {
+            "<s>": self.bos
+        }
+        made = Tokenizer(models.WordLevel(words, unk_token="<s>"))
+        made.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # type: ignore[assignment]
+        made.decoder = decoders.Fuse()  # type: ignore[assignment]
+        made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", self.bos)]
+        )
+        return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", pad_token="<s>")
+
+    def transition_accuracy(self, model: Any, walks: int = 512, context: int = 128, seed: int = 1) -> float:
+        """How often the model, writing greedily after a whole state, writes a state that may follow.
+
+        The place is drawn at random for each walk, as far in as at least one whole state and one to come allow.
+        """
+        return float(self.transitions(model, walks, context, seed).double().mean())
+
+    @torch.inference_mode()
+    def transitions(self, model: Any, walks: int = 512, context: int = 128, seed: int = 1) -> Tensor:
+        """For each walk, whether the model goes on along an edge: bool `[walks]`; see `transition_accuracy`."""
+        most = (context - 1) // self.digits - 1  # states before the one to write
+        visited = self.walk(walks, most, [self.seed, 13, seed])
+        lengths = torch.from_numpy(np.random.default_rng([self.seed, 17, seed]).integers(1, most + 1, walks))
+        tokens = torch.nn.functional.pad(self.write(visited), (0, self.digits), value=0)
+        rows = torch.arange(walks)
+        written = torch.zeros(walks, dtype=torch.long)
+        for digit in range(self.digits):
+            place = lengths * self.digits + digit  # of the last token that is there
+            chosen = torch.cat(
+                [
+                    model(part)[torch.arange(len(part)), at].argmax(-1)
+                    for part, at in zip(tokens.split(128), place.split(128), strict=True)
+                ]
+            )
+            tokens[rows, place + 1] = chosen
+            written = written * self.base + chosen.clamp(max=self.base - 1)
+            written = torch.where(chosen < self.base, written, -(10**9))
+        valid = (written >= 0) & (written < self.states)
+        return valid & self.follows[visited[rows, lengths - 1], written.clamp(0, self.states - 1)]

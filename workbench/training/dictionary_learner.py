@@ -1,0 +1,145 @@
+"""A dictionary that learns from activations."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import load_dictionary
+from workbench.dictionaries.trainable import Trainable
+from workbench.harvest import Activations, Buffer
+from workbench.training.checkpoints import TrainingError
+from workbench.training.processes import Processes
+from workbench.training.reading import Watch
+
+SAMPLE = 4096
+"""Activations from which a fresh dictionary gets its biases and sizes."""
+NUMBERS = ("loss", "error", "penalty", "auxiliary", "fvu", "l0")
+"""What of a `Step` is measured."""
+
+
+class DictionaryLearner:
+    """See `Learner`.
+
+    Args:
+        dictionary: what learns.
+        buffer: its activations.
+        reads, writes: which of them are read, and which are to be written.
+        steps: how many there will be.
+        watch: asked whether to stop, once the sample is read.
+        processes: those that learn together.
+    """
+
+    def __init__(
+        self,
+        dictionary: Trainable,
+        buffer: Buffer,
+        reads: str,
+        writes: str,
+        *,
+        steps: int,
+        watch: Watch,
+        processes: Processes,
+    ):
+        self.dictionary, self.buffer, self.steps = dictionary, buffer, steps
+        self.reads, self.writes = reads, writes
+        self.watch, self.processes = watch, processes
+        self.device, self.n_features = processes.device, dictionary.n_features
+        self.resamples = dictionary.resamples
+        self.constrain = dictionary.constrain
+        self.parameters, self.shared = dictionary.parameters, dictionary.buffers
+        self.parameter_groups = dictionary.parameter_groups
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The dictionary's."""
+        return self.dictionary.provenance
+
+    @provenance.setter
+    def provenance(self, provenance: dict[str, Any]) -> None:
+        self.dictionary.provenance = provenance
+
+    @property
+    def hash(self) -> str:
+        """The dictionary's."""
+        return self.dictionary.hash
+
+    def unit(self, lr: float) -> float:
+        """So that the gradient's length is that of the loss per coordinate."""
+        return self.dictionary.d_out * lr
+
+    def batches(self, done: int, fresh: bool) -> Iterator[Activations] | None:
+        """See `Learner`; a fresh dictionary gets its biases and sizes from the first ones."""
+        buffer = self.buffer
+        if done:
+            buffer.restore(buffer.state() | {"handed": done})
+        sample: list[Activations] = []
+        if fresh:
+            sample = list(itertools.islice(buffer, min(-(-SAMPLE // buffer.batch_size), self.steps)))
+            if self.processes.any(self.watch.stops()):
+                return None
+            if sample:
+                self.dictionary.initialise(*self._joined(*self._pair(Activations.cat(sample))))
+                self.processes.copy_first(self.dictionary.state_dict().values())
+        whole = itertools.chain(sample, buffer)
+        return itertools.takewhile(lambda batch: len(batch) == buffer.batch_size, whole)
+
+    def step(
+        self, batch: Activations, dead: Tensor | None, done: float, sparsity: float
+    ) -> tuple[dict[str, float], Tensor]:
+        """See `Learner`."""
+        x, target = self._pair(batch)
+        step = self.dictionary.loss_and_gradients(x, target, dead=dead, sparsity=sparsity)
+        return {name: getattr(step, name) for name in NUMBERS}, step.fired
+
+    def resample(
+        self, batch: Activations, dead: Tensor, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    ) -> None:
+        """See `Learner`; from the batches of all processes."""
+        x, target = self._joined(*self._pair(batch))
+        self.dictionary.resample(x, dead, target, optimiser=optimiser, generator=generator)
+
+    def save(self, folder: Path, *, final: bool) -> None:
+        """The dictionary's folder."""
+        # a dictionary takes its name from where it was saved; from a checkpoint it shall not
+        (self.dictionary if final else copy.copy(self.dictionary)).save(folder)
+
+    def restore(self, folder: Path, note: Mapping[str, Any], *, final: bool) -> None:
+        """See `Learner`."""
+        dictionary = self.dictionary
+        try:
+            found = load_dictionary(folder)
+        except DictionaryError as error:
+            where = folder if final else folder.parent
+            raise TrainingError(f"The training can't be continued: {error} Or delete {where}.") from error
+        if not isinstance(found, Trainable) or type(found) is not type(dictionary):
+            raise TrainingError(f"{folder} holds a {found.kind}, not a {dictionary.kind}; choose another folder.")
+        if dictionary.hash not in (note["start"], found.hash):
+            raise TrainingError(
+                f"{folder if final else folder.parent} holds a training that began with other weights; "
+                "build the dictionary as then, with the same seed, or choose another folder."
+            )
+        dictionary.load_state_dict(found.state_dict())
+        dictionary.unit_in, dictionary.unit_out = found.unit_in, found.unit_out
+        dictionary.provenance = found.provenance
+        if final:
+            dictionary._folder = found._folder
+
+    def _pair(self, batch: Activations) -> tuple[Tensor, Tensor | None]:
+        """What is read, and what is to be written where that is something else."""
+        for name in (self.reads, self.writes):
+            if name not in batch.values:
+                raise TrainingError(f"The source holds activations at {', '.join(batch.values)}, not at {name}.")
+        x = batch.values[self.reads].to(self.device)
+        return x, None if self.reads == self.writes else batch.values[self.writes].to(self.device)
+
+    def _joined(self, x: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The same with the rows of all processes."""
+        return self.processes.join(x), None if target is None else self.processes.join(target)

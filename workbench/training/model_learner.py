@@ -1,0 +1,252 @@
+"""A model that learns to run through dictionaries, or plainly from text.
+
+Tamkin, Taufeeque, Goodman, "Codebook Features" (2023), arXiv 2310.17230: cross-entropy, and for each dictionary the
+squared distance between what it makes and what it is given, which moves the dictionary alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from workbench.corpus import TokenBatch
+from workbench.dictionaries.acting import acting, places
+from workbench.dictionaries.codebook import Codebook
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.dictionaries.trainable import Trainable
+from workbench.edits import Edit, Group, Run
+from workbench.generation import LanguageModel
+from workbench.training.checkpoints import TrainingError
+from workbench.training.processes import Processes
+from workbench.weights import fingerprint
+
+WEIGHTS = "model.safetensors"
+SAMPLE = 4096
+"""Activations from which a fresh dictionary is set."""
+
+Batches = Callable[[], Iterator[TokenBatch]]
+
+
+class ModelLearner:
+    """See `Learner`.
+
+    Args:
+        model: whose weights are trained in place; nobody else may use them.
+        dictionaries: what it runs through, in the order of the model.
+        batches: makes the endless token batches anew.
+        weight: of the dictionaries' own loss.
+        frozen: whether the model's own weights stay as they are.
+        first_k: what each codebook's k begins with, and how many steps' share it takes to come down; None for none.
+        processes: those that learn together.
+    """
+
+    shared: Callable[[], Iterator[Tensor]]
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        dictionaries: Sequence[Trainable],
+        batches: Batches,
+        *,
+        weight: float,
+        frozen: bool,
+        first_k: tuple[int, float] | None,
+        processes: Processes,
+    ):
+        self.model, self.dictionaries, self._batches = model, list(dictionaries), batches
+        self.weight, self.frozen, self.first_k, self.processes = weight, frozen, first_k, processes
+        self.module: nn.Module = model.network.module
+        self.places = [places(one, model.hook_points) for one in self.dictionaries]
+        self.ks = [one.k if isinstance(one, Codebook) else 0 for one in self.dictionaries]
+        self.device, self.n_features = processes.device, sum(one.n_features for one in self.dictionaries)
+        self.resamples = any(one.resamples for one in self.dictionaries)
+        self.provenance: dict[str, Any] = {}
+        self.shared = lambda: itertools.chain(*(one.buffers() for one in self.dictionaries))
+        self._read: list[Tensor] = []
+
+    @property
+    def hash(self) -> str:
+        """Of the model's weights and all dictionaries'."""
+        return fingerprint(self._tensors())
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """See `Learner`."""
+        own = iter(()) if self.frozen else self.module.parameters()
+        return itertools.chain(own, *(one.parameters() for one in self.dictionaries))
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The model at this learning rate; dictionaries at theirs, as they would have alone."""
+        groups = [] if self.frozen else [{"params": list(self.module.parameters()), "lr": lr, "name": "model"}]
+        for number, one in enumerate(self.dictionaries):
+            groups += [group | {"name": f"{number}.{group['name']}"} for group in one.parameter_groups(lr)]
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+        return groups
+
+    def unit(self, lr: float) -> float:
+        """The model's gradient counts as it is."""
+        return lr
+
+    def batches(self, done: int, fresh: bool) -> Iterator[TokenBatch] | None:
+        """See `Learner`; fresh dictionaries are set from the first texts, in the order of the model."""
+        if fresh and self.dictionaries:
+            self._initialise()
+        return itertools.islice(self._batches(), done, None)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Each dictionary is set on the activations of the plain model."""
+        points = [one.reads for one in self.dictionaries] + [one.writes for one in self.dictionaries]
+        found: dict[str, list[Tensor]] = {name: [] for name in points}
+        enough = 0
+        for batch in self._batches():
+            seen = self.model.capture(batch.tokens, list(found), mask=batch.mask)
+            for name, value in seen.items():
+                found[name].append(value[batch.content].flatten(1))
+            enough += int(batch.content.sum())
+            if enough >= SAMPLE:
+                break
+        for one in self.dictionaries:
+            x = torch.cat(found[one.reads])
+            one.initialise(x, None if one.reads == one.writes else torch.cat(found[one.writes]))
+            self.processes.copy_first(one.state_dict().values())
+
+    def step(
+        self, batch: TokenBatch, dead: Tensor | None, done: float, sparsity: float
+    ) -> tuple[dict[str, float], Tensor]:
+        """Cross-entropy of the run through the dictionaries, and what these leave over."""
+        self._lower_k(done)
+        for parameter in self.parameters():
+            parameter.grad = None
+        self._read = []
+        errors: list[Tensor] = []
+        fired: list[Tensor] = []
+        pairs = batch.content[:, :-1] & batch.content[:, 1:]  # [batch, pos - 1]
+        with torch.enable_grad():
+            edits = [edit for place in range(len(self.places)) for edit in self._through(place, batch, errors, fired)]
+            run = Run([Group(self.model.network.prepare(edits))]) if edits else None
+            logits = self.model.network.run(batch.tokens, run, mask=None if bool(batch.mask.all()) else batch.mask)
+            target = batch.tokens[:, 1:][pairs]
+            wanted = logits[:, :-1][pairs]  # [predictions, vocab]
+            ce = nn.functional.cross_entropy(wanted, target)
+            error = torch.stack(errors).sum() if errors else ce.new_zeros(())
+            (ce + self.weight * error).backward()
+        accuracy = float((wanted.argmax(-1) == target).double().mean())
+        numbers = torch.stack([ce + self.weight * error, ce, error]).detach().tolist()
+        measured = dict(zip(("loss", "ce", "error"), numbers, strict=True))
+        silent = torch.zeros(0, dtype=torch.long, device=self.device)
+        return measured | {"accuracy": accuracy}, torch.cat([silent, *fired])
+
+    def _through(self, place: int, batch: TokenBatch, errors: list[Tensor], fired: list[Tensor]) -> list[Edit]:
+        """Edits that put a dictionary in its place, and note what it leaves over and which features are active."""
+        dictionary, (reads, writes) = self.dictionaries[place], self.places[place]
+
+        def act(read: Tensor, written: Tensor) -> Tensor:
+            codes = dictionary.encode(read)
+            indices = codes.indices[batch.content][codes.values[batch.content] != 0]
+            fired.append(torch.bincount(indices, minlength=dictionary.n_features))
+            self._read.append(read[batch.content].detach())
+            if isinstance(dictionary, Codebook):
+                alone, given = dictionary.decode(codes), dictionary.prepare(written).flatten(-2)
+                made = dictionary.pass_through(read, alone)
+            else:
+                alone, given = dictionary.reconstruct(read.detach()), written
+                made = dictionary.reconstruct(read, codes)
+            errors.append((alone - given.detach())[batch.content].square().sum(-1).mean())
+            return made
+
+        return acting(dictionary, reads, writes, act, f"the splice at {writes.name}")
+
+    def _lower_k(self, done: float) -> None:
+        """k comes down in a line from what it begins with."""
+        if self.first_k is None:
+            return
+        first, share = self.first_k
+        for one, last in zip(self.dictionaries, self.ks, strict=True):
+            if isinstance(one, Codebook):
+                one.k = max(last, round(last + (first - last) * (1 - done / share))) if done < share else last
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """The dictionaries' own."""
+        for one in self.dictionaries:
+            one.constrain()
+
+    @torch.no_grad()
+    def resample(
+        self, batch: TokenBatch, dead: Tensor, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    ) -> None:
+        """Each dictionary's dead features, from what it read last."""
+        parts = dead.split([one.n_features for one in self.dictionaries])
+        for one, lost, x in zip(self.dictionaries, parts, self._read, strict=True):
+            if one.resamples and one.reads == one.writes and bool(lost.any()):
+                one.resample(self.processes.join(x), lost, optimiser=optimiser, generator=generator)
+
+    def save(self, folder: Path, *, final: bool) -> None:
+        """Weights and dictionaries; `fine_tune` says what becomes of them in the end."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_own(self.module), folder / WEIGHTS)
+        for number, (one, k) in enumerate(zip(self.dictionaries, self.ks, strict=True)):
+            if isinstance(one, Codebook):
+                one.k = k
+            name = one._folder
+            one.save(folder / str(number))
+            one._folder = name
+
+    def restore(self, folder: Path, note: Mapping[str, Any], *, final: bool) -> None:
+        """See `Learner`."""
+        if self.hash != note["start"]:
+            raise TrainingError(
+                f"{folder if final else folder.parent} holds a training that began with other weights; "
+                "start from the same model and dictionaries, or choose another folder."
+            )
+        try:
+            tensors = load_file(folder / WEIGHTS)
+            found = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
+        except (OSError, SafetensorError, DictionaryError) as error:
+            raise TrainingError(f"The training can't be continued ({error}); delete {folder}.") from error
+        with torch.no_grad():
+            for name, tensor in _own(self.module).items():
+                tensor.copy_(tensors[name])
+        for one, other in zip(self.dictionaries, found, strict=True):
+            assert isinstance(other, Trainable)
+            one.load_state_dict(other.state_dict())
+            one.unit_in, one.unit_out = other.unit_in, other.unit_out
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that is trained, by name."""
+        own = {f"model.{name}": tensor for name, tensor in _own(self.module).items()}
+        of_dictionaries = {
+            f"{number}.{name}": tensor
+            for number, one in enumerate(self.dictionaries)
+            for name, tensor in one.tensors().items()
+        }
+        return own | of_dictionaries
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """A model's parameters, a tied one once."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=True)}
+
+
+def dictionary_in_place(hook_point: str, dictionary: Dictionary) -> Trainable:
+    """A dictionary with the hook point where it is spliced in.
+
+    Raises:
+        TrainingError: it can't be trained, or acts elsewhere.
+    """
+    if not isinstance(dictionary, Trainable):
+        raise TrainingError(f"{dictionary!r} can't be trained; wb.Codebook(...) makes a dictionary that can.")
+    dictionary.reads = dictionary.reads or hook_point
+    dictionary.writes = dictionary.writes or hook_point
+    if dictionary.writes != hook_point:
+        raise TrainingError(f"{dictionary.name} writes at {dictionary.writes} and can't be spliced in at {hook_point}.")
+    return dictionary
