@@ -59,6 +59,8 @@ class Edit:
     positions: Positions = "all"
     source: str = ""
     """What the edit came from, for error messages."""
+    standing: bool = False
+    """Whether it belongs to the model and not to a call; what is watched there is what this edit gets to see."""
 
 
 class Intervention(Protocol):
@@ -91,7 +93,8 @@ class Run:
     Args:
         groups: edits with the batch rows they belong to, applied in order.
         prompt_lengths: tokens before the first generated one, `[batch]`; None where nothing is generated.
-        watch: hook points whose tensors are to be seen, after the edits, with what to do with them.
+        watch: hook points whose tensors are to be seen, with what to do with them: after the edits, but where one of
+            them is standing, before.
     """
 
     def __init__(
@@ -119,6 +122,10 @@ class Run:
 
     def apply(self, hook_point: str, value: Tensor) -> Tensor:
         """Run the edits of this hook point on `value` `[batch, pos, ...]`."""
+        watch = self.watch.get(hook_point)
+        if watch is not None and any(edit.standing for _, edit in self.at[hook_point]):
+            watch(value)
+            watch = None
         for rows, edit in self.at[hook_point]:
             everywhere = rows == slice(None)
             mask = self._mask(edit.positions)
@@ -144,8 +151,8 @@ class Run:
             value = value.clone()
             target = value if everywhere else value[rows]
             target[mask] = changed
-        if hook_point in self.watch:
-            self.watch[hook_point](value)
+        if watch is not None:
+            watch(value)
         return value
 
     def inside(self, rule: Positions) -> Tensor | None:

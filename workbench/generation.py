@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +136,8 @@ class LanguageModel:
     ) -> dict[str, Tensor]:
         """Activations at hook points, `[batch, pos, *shape]` each, under the interventions in force here.
 
+        Where the model has a dictionary of its own (`splices`), it is what this gets, not what it makes of it.
+
         The run stops after the last hook point asked for; the LM head is never computed for its own sake.
         """
         tokens = self._as_tokens(tokens)
@@ -197,9 +199,11 @@ class LanguageModel:
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
         scratch: dict = {}
-        standing = [dictionary.splice(hook_point) for hook_point, dictionary in self.splices.items()]
-        outer = [*standing, *(one for model, one in (*_spliced.get(), *_in_force.get()) if model is self)]
-        return self.network.prepare([edit for one in [*outer, *interventions] for edit in one.bind(self, scratch)])
+        own = [dictionary.splice(hook_point) for hook_point, dictionary in self.splices.items()]
+        outer = [one for model, one in (*_spliced.get(), *_in_force.get()) if model is self]
+        standing = [replace(edit, standing=True) for one in own for edit in one.bind(self, scratch)]
+        called = [edit for one in [*outer, *interventions] for edit in one.bind(self, scratch)]
+        return self.network.prepare([*standing, *called])
 
     def generate(self, prompt: str | Tensor, max_new_tokens: int = 64, **how: Any) -> Generation:
         """Continue a prompt; see `generate_batch` for the settings."""

@@ -1,0 +1,273 @@
+"""The TokFSM language, models that are fine-tuned on it through codebooks, and what is measured of states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+import workbench as wb
+from workbench.corpus import CorpusError
+from workbench.measures.states import codes_of_state, count_codes, next_states
+from workbench.training import read_history
+
+MACHINE = wb.TokFSM(states=12, edges=3, digits=2, base=4, seed=1)
+HEADS, MLP = "blocks.0.attn.hook_z", "blocks.1.hook_mlp_out"
+HOW: dict[str, Any] = {"batch": 8, "context": 32, "lr": 3e-3, "tokens": 8 * 32 * 12}
+
+
+@pytest.fixture(scope="module")
+def speaker(_tiny_cache: Path) -> wb.LanguageModel:
+    """An untrained tiny model of the language."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=MACHINE.n_vocab,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        bos_token_id=MACHINE.bos,
+        eos_token_id=MACHINE.bos,
+        architectures=["GPTNeoXForCausalLM"],
+    )
+    model = wb.load_model(GPTNeoXForCausalLM(config), tokenizer=MACHINE.tokenizer())
+    patch.undo()
+    return model
+
+
+def books(**how: Any) -> dict[str, wb.Codebook]:
+    return {HEADS: wb.Codebook(16, 20, groups=2, **how), MLP: wb.Codebook(16, 30, k=2, **how)}
+
+
+def test_texts_walk_along_edges() -> None:
+    machine = wb.TokFSM()
+    assert machine.successors.shape == (100, 10)
+    assert all(len(set(row)) == 10 for row in machine.successors.tolist())
+    walks = machine.walk(500, 63, 0)
+    assert bool(machine.follows[walks[:, :-1], walks[:, 1:]].all())
+    edges = torch.zeros(100, 100).index_put_((walks[:, :-1].flatten(), walks[:, 1:].flatten()), torch.tensor(1.0), True)
+    shares = (edges / edges.sum(1, keepdim=True))[machine.follows].view(100, 10)
+    assert float((shares - 0.1).abs().max()) < 0.08  # uniform: 310 visits to each state
+    tokens = machine.write(walks)
+    assert tokens.shape == (500, 127)
+    assert bool((tokens[:, 0] == 10).all())
+    assert torch.equal(machine.read(tokens), walks)
+    assert tokens[0, 1:5].tolist() == [*divmod(int(walks[0, 0]), 10), *divmod(int(walks[0, 1]), 10)]
+    assert not torch.equal(wb.TokFSM(seed=1).follows, machine.follows)
+
+
+def test_batches_are_the_same_again_and_shared_out(speaker: wb.LanguageModel) -> None:
+    one = [batch.tokens for batch, _ in zip(MACHINE.batches(speaker, 32, 4, seed=3), range(4), strict=False)]
+    two = [batch.tokens for batch, _ in zip(MACHINE.batches(speaker, 32, 4, seed=3), range(4), strict=False)]
+    assert torch.equal(torch.stack(one), torch.stack(two))
+    second = next(iter(MACHINE.batches(speaker, 32, 4, seed=3, shard=(1, 2))))
+    assert torch.equal(second.tokens, one[1])
+    assert not second.content[:, 0].any()
+    assert sum(1 for _ in MACHINE.batches(speaker, 32, 4, 300)) == 3
+
+
+def test_the_tokenizer_writes_and_reads_digits(speaker: wb.LanguageModel) -> None:
+    tokens = MACHINE.write(torch.tensor([[5, 11, 0]]))
+    assert speaker.to_text(tokens) == "112300"
+    assert torch.equal(speaker.to_tokens("112300"), tokens)
+
+
+class Knows:
+    """A model that knows the machine, or always goes on with a state."""
+
+    def __init__(self, always: int | None = None):
+        self.always = always
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        logits = torch.zeros(*tokens.shape, MACHINE.n_vocab)
+        for row, said in enumerate(tokens.tolist()):
+            for place in range(len(said)):
+                whole, begun = divmod(place, 2)
+                if whole == 0:
+                    continue
+                last = said[2 * whole - 1] * 4 + said[2 * whole]
+                state = min(last, 11)
+                following = MACHINE.successors[state, 1] if self.always is None else self.always
+                logits[row, place, int(following) // 4 if not begun else int(following) % 4] = 1.0
+        return logits
+
+
+def test_transition_accuracy_of_models_that_are_known() -> None:
+    assert MACHINE.transition_accuracy(Knows(), walks=40, context=32) == 1.0
+    right = MACHINE.transitions(Knows(always=7), walks=40, context=32)
+    shares = float(MACHINE.follows[:, 7].double().mean())
+    assert abs(float(right.double().mean()) - shares) < 0.25
+    assert MACHINE.transition_accuracy(Knows(always=15), walks=40, context=32) == 0.0  # 15 is no state
+
+
+def test_next_states_by_brute_force(speaker: wb.LanguageModel) -> None:
+    walks = MACHINE.walk(3, 5, 0)
+    found = next_states(speaker, MACHINE, walks)
+    assert found.shape == (3, 12)
+    for row in range(3):
+        tokens = MACHINE.write(walks)[row].tolist()
+        for state in range(12):
+            first, second = divmod(state, 4)
+            one = speaker(torch.tensor([tokens]))[0, -1].softmax(-1)[first]
+            two = speaker(torch.tensor([[*tokens, first]]))[0, -1].softmax(-1)[second]
+            assert float(found[row, state]) == pytest.approx(float(one * two), rel=1e-4)
+
+
+def test_plain_fine_tuning_equals_a_loop_written_here(speaker: wb.LanguageModel) -> None:
+    before = speaker.hash, speaker(torch.tensor([[4, 1, 2]]))
+    tuned = wb.fine_tune(speaker, MACHINE, warmup=0.0, clip=None, **HOW)
+    import copy
+
+    module: Any = copy.deepcopy(speaker.network.module)
+    optimiser = torch.optim.Adam(module.requires_grad_(True).parameters(), lr=HOW["lr"])
+    for batch, _ in zip(MACHINE.batches(speaker, 32, 8), range(12), strict=False):
+        logits = module(input_ids=batch.tokens).logits[:, 1:-1]
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 2:].flatten()).backward()
+        optimiser.step()
+    tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
+    torch.testing.assert_close(tuned(tokens), module(input_ids=tokens).logits, rtol=1e-3, atol=1e-4)
+    assert tuned.hash != speaker.hash
+    assert speaker.hash == before[0]
+    assert torch.equal(speaker(torch.tensor([[4, 1, 2]])), before[1])
+    assert not any(parameter.requires_grad for parameter in tuned.network.module.parameters())
+
+
+def test_the_dictionaries_loss_moves_the_dictionaries_alone(speaker: wb.LanguageModel) -> None:
+    frozen = wb.fine_tune(speaker, MACHINE, books(), frozen=True, **HOW)
+    for (name, one), two in zip(
+        speaker.network.module.named_parameters(), frozen.network.module.parameters(), strict=True
+    ):
+        assert torch.equal(one, two), name
+    lines: list[Any] = []
+    how = HOW | {"tokens": 8 * 32 * 50, "frozen": True, "fresh": False, "weight": 100.0}
+    wb.fine_tune(speaker, MACHINE, books(), log=lines.append, **how)
+    assert lines[-1]["error"] < 0.9 * lines[0]["error"]
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 11])
+def test_it_goes_on_where_it_was_stopped(speaker: wb.LanguageModel, tmp_path: Path, stop_after: int) -> None:
+    def stops() -> Any:
+        asked = iter(range(10**6))
+        return lambda: next(asked) > stop_after
+
+    how = HOW | {"dead_after": 600, "first_k": 4}
+    whole = wb.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "whole", **how)
+    wb.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", cancel=stops(), **how)
+    parts = wb.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", **how)
+    assert parts.hash == whole.hash
+    assert [line["step"] for line in read_history(tmp_path / "parts")] == list(range(1, 13))
+    how |= {"folder": tmp_path / "parts"}
+    again = wb.fine_tune(speaker, MACHINE, books(), cancel=lambda: pytest.fail("works"), **how)
+    tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
+    assert torch.equal(again(tokens), whole(tokens))
+    with pytest.raises(wb.TrainingError, match="another training: its lr is"):
+        wb.fine_tune(speaker, MACHINE, books(), **how | {"lr": 0.1})
+    with pytest.raises(wb.TrainingError, match="began with other weights"):
+        wb.fine_tune(speaker, MACHINE, books(seed=9), **how)
+
+
+def test_saved_and_opened_it_gives_equal_logits(speaker: wb.LanguageModel, tmp_path: Path) -> None:
+    tuned = wb.fine_tune(speaker, MACHINE, books(), **HOW)
+    wb.save_model(tuned, tmp_path / "model")
+    opened = wb.load_model(tmp_path / "model")
+    tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
+    assert torch.equal(opened(tokens), tuned(tokens))
+    assert opened.hash == tuned.hash
+    assert list(opened.splices) == [HEADS, MLP]
+    assert opened.generate(tokens[0], 6).tokens == tuned.generate(tokens[0], 6).tokens
+    note = json.loads((tmp_path / "model" / "spliced.json").read_text())
+    (tmp_path / "model" / "spliced.json").write_text(json.dumps(note | {"format": 99}))
+    with pytest.raises(wb.ModelError, match="format 99"):
+        wb.load_model(tmp_path / "model")
+    (tmp_path / "model" / "spliced.json").write_text("{")
+    with pytest.raises(wb.ModelError, match="damaged"):
+        wb.load_model(tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(wb.ModelError, match="is no model that was saved"):
+        wb.save_model(tuned, tmp_path / "other")
+
+
+def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.LanguageModel) -> None:
+    tuned = wb.fine_tune(speaker, MACHINE, books(), **HOW)
+    tokens = MACHINE.write(MACHINE.walk(2, 6, 1))
+    seen: list[Tensor] = []
+
+    class Watch:
+        def bind(self, model: wb.LanguageModel, scratch: dict) -> list[Any]:
+            def look(codes: Any) -> Any:
+                seen.append(codes.indices)
+                return codes
+
+            for _, changes in scratch["spliced"][id(tuned.splices[MLP])]:
+                changes.append(look)
+            return []
+
+    with tuned.intervening([Watch()]):
+        seen.clear()
+        tuned(tokens)
+    x = tuned.capture(tokens, [MLP])[MLP]
+    assert torch.equal(tuned.splices[MLP].encode(x).indices, seen[0])  # type: ignore[attr-defined]
+
+
+def test_codes_are_counted_and_forced_by_state(speaker: wb.LanguageModel) -> None:
+    tuned = wb.fine_tune(speaker, MACHINE, {HEADS: wb.Codebook(16, 20, groups=2)}, **HOW)
+    counted = count_codes(tuned, MACHINE, walks=70)
+    counts = counted.counts[HEADS]
+    assert counts.shape == (40, 12)
+    assert int(counted.seen.sum()) == 70 * 15
+    assert torch.equal(counts.view(2, 20, 12).sum(1), counted.seen.expand(2, -1))  # k = 1: one code of each head
+    features = codes_of_state(tuned, counted, 4)
+    assert [feature.index // 20 for feature in features] == [0, 1]
+    for feature in features:
+        group = counts.view(2, 20, 12)[feature.index // 20, :, 4]
+        assert int(counts[feature.index, 4]) == int(group.max())
+    walks = MACHINE.walk(5, 6, 3)
+    plain = next_states(tuned, MACHINE, walks)
+    edits = [wb.Force(feature, "all", positions=[12]) for feature in features]
+    forced = next_states(tuned, MACHINE, walks, edits)
+    assert bool((forced >= 0).all())
+    assert bool((forced.sum(1) <= 1.0001).all())
+    assert not torch.equal(plain, forced)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"tokens": 0}, "tokens is a whole number"),
+        ({"batch": 2.5}, "batch is a whole number"),
+        ({"lr": float("inf")}, "lr is a number above 0"),
+        ({"weight": float("nan")}, "weight is a number from 0"),
+        ({"decay": 2.0}, "decay is a share"),
+        ({"first_k": 0}, "first_k is a whole number"),
+        ({"spliced": {}, "frozen": True}, "There is nothing to train"),
+        ({"spliced": {"blocks.7.attn.hook_z": wb.Codebook(16, 4)}}, "no hook point"),
+        ({"spliced": {MLP: wb.Codebook(8, 4)}}, "width 8, but .* is 16 wide"),
+        ({"spliced": {MLP: wb.Codebook(16, 4, hook_point=HEADS)}}, "can't be spliced in at"),
+        ({"spliced": {MLP: 3}}, "can't be trained"),
+    ],
+)
+def test_bad_settings(speaker: wb.LanguageModel, how: dict[str, Any], words: str) -> None:
+    with pytest.raises((wb.TrainingError, wb.HookPointError, wb.DictionaryError), match=words):
+        wb.fine_tune(speaker, MACHINE, **({"spliced": None} | HOW | how))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"states": 0}, "states is a whole number"),
+        ({"edges": 101}, "can't have 101 edges"),
+        ({"digits": 1}, "can't be written with 1 digits"),
+    ],
+)
+def test_bad_machines(how: dict[str, int], words: str) -> None:
+    with pytest.raises(CorpusError, match=words):
+        wb.TokFSM(**how)
