@@ -113,6 +113,7 @@ def train(machine: wb.TokFSM, plan: Plan, work: Path, names: Sequence[str]) -> N
                 **how,
             )
         if not (BUNDLED / f"tokfsm-{name}").exists():
+            made[name].about |= {"machine": asdict(machine)}
             wb.save_model(made[name], BUNDLED / f"tokfsm-{name}", half=True)
 
 

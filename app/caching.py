@@ -19,8 +19,9 @@ import streamlit as st
 from jobs import Job, Stopped, Task  # noqa: F401 - a door to all long work
 
 if TYPE_CHECKING:
-    from workbench import Dictionary, Feature, LanguageModel, NeuronTable
+    from workbench import Dictionary, Feature, LanguageModel, NeuronTable, TokFSM
     from workbench.index import FeatureIndex
+    from workbench.measures.states import StateCounts
 
 MODELS_KEPT = 3
 TASKS_KEPT = 20
@@ -139,7 +140,10 @@ def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
     return made
 
 
-_BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {"workbench.generation.LanguageModel": lambda model: model.hash}
+_BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {
+    "workbench.generation.LanguageModel": lambda model: model.hash,
+    "workbench.tokfsm.TokFSM": lambda machine: machine.hash,
+}
 
 
 @st.cache_resource(show_spinner=False, max_entries=5000, hash_funcs=_BY_WEIGHTS)
@@ -181,3 +185,13 @@ def feature_index(
     from workbench.index import open_index
 
     return open_index(f"{folder}/index", model, dictionary(folder, name, of))
+
+
+@st.cache_resource(
+    show_spinner="Counting which codes are active on which states …", max_entries=8, hash_funcs=_BY_WEIGHTS
+)
+def state_counts(model: LanguageModel, machine: TokFSM) -> StateCounts:
+    """How often each code of the model is active on each state of a machine."""
+    from workbench.measures.states import count_codes
+
+    return count_codes(model, machine)

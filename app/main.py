@@ -17,6 +17,8 @@ EXPLAINED = {
     "Inspect": "Type a text and see which features of the model are active on each of its words.",
     "Steer": "Hold neurons or latents at a value while the model writes, and read what comes of it.",
     "Train": "Let a sparse dictionary learn the features that a layer's activations are made of.",
+    "States": "A model of a language whose truth is known: which codes stand for which state, and what the model "
+    "expects next when they are forced.",
     "Compare": "Measure how much of the model two dictionaries keep when it runs through them.",
 }
 
@@ -39,6 +41,7 @@ def show() -> None:
             st.Page(session.STEER, title="Steer", icon=":material/tune:"),
             st.Page(session.TRAIN, title="Train", icon=":material/model_training:"),
             st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
+            st.Page(session.STATES, title="States", icon=":material/account_tree:"),
         ]
     )
     tokens.use_style()

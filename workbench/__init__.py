@@ -14,6 +14,7 @@ from workbench.dictionaries.folder import DictionaryError as DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLUSAE as JumpReLUSAE
 from workbench.dictionaries.jumprelu import JumpReLUSkipTranscoder as JumpReLUSkipTranscoder
 from workbench.dictionaries.jumprelu import JumpReLUTranscoder as JumpReLUTranscoder
+from workbench.dictionaries.key_value import KeyValueBottleneck as KeyValueBottleneck
 from workbench.dictionaries.protocol import Codes as Codes
 from workbench.dictionaries.protocol import Dictionary as Dictionary
 from workbench.dictionaries.protocol import load_dictionary as load_dictionary

@@ -68,6 +68,7 @@ class LanguageModel:
         tokenizer: Hugging Face tokenizer, or None for a model that works on token ids alone.
         hook_points: every hook point by name.
         splices: dictionaries that the model always runs through, by hook point; part of the model, not of a call.
+        about: what else is recorded with the model, as plain data, such as how it was trained.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
@@ -78,6 +79,7 @@ class LanguageModel:
         self.hook_points = self.network.hook_points
         self.stop_tokens = _stop_tokens(module, tokenizer)
         self.splices: Mapping[str, Spliceable] = {}
+        self.about: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"

@@ -78,6 +78,7 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
             dictionary._folder = was
             hook_points[name] = str(number)
         note = {"format": FORMAT, "hook_points": hook_points, "name": model.name, "hash": model.hash}
+        note["about"] = model.about
         (temporary / NOTE).write_text(json.dumps(note, indent=2))
 
 
@@ -91,7 +92,7 @@ def _open(folder: Path, name: str) -> LanguageModel:
     if version != FORMAT:
         raise ModelError(f"{folder} is in format {version}, and this version reads format {FORMAT}.")
     model = load_plain(folder / "model")
-    model.name, model.hash = name, hash
+    model.name, model.hash, model.about = name, hash, dict(note.get("about") or {})
     model.splices = {point: load_dictionary(folder / "dictionaries" / at) for point, at in hook_points.items()}
     model.bind([])  # complain here
     return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +85,18 @@ def known() -> list[Known]:
     return list(found.values())
 
 
+def own(model: LanguageModel) -> list[Known]:
+    """The dictionaries that the model itself runs through."""
+    found = []
+    for one in model.splices.values():
+        assert isinstance(one, Dictionary)
+        found.append(replace(_described(Path(one._folder)), name=one.name, model_hash=""))
+    return found
+
+
 def fitting(model: LanguageModel) -> list[Known]:
-    """Those that were made for this model, or could have been."""
-    return [one for one in known() if not trouble(model, one)]
+    """Those that the model runs through, were made for it, or could have been."""
+    return [*own(model), *(one for one in known() if not trouble(model, one))]
 
 
 def trouble(model: LanguageModel, one: Known) -> str:
@@ -104,6 +113,9 @@ def trouble(model: LanguageModel, one: Known) -> str:
 
 def load(model: LanguageModel, one: Known) -> Dictionary:
     """The dictionary itself, checked against the model; raises `DictionaryError` if it can't be used."""
+    for mine in model.splices.values():
+        if isinstance(mine, Dictionary) and Path(mine._folder).absolute() == place(one):
+            return mine
     if complaint := trouble(model, one):
         raise DictionaryError(complaint)
     made = caching.dictionary(one.folder, one.name, one.stamp)
@@ -135,7 +147,7 @@ def usable_index(model: LanguageModel, one: Known) -> FeatureIndex | None:
 
 def called(model: LanguageModel, name: str) -> Known:
     """The dictionary of this name; raises `DictionaryError` if it is not known or does not fit the model."""
-    for one in known():
+    for one in [*own(model), *known()]:
         if name in (one.name, one.folder, one.title):
             if complaint := trouble(model, one):
                 raise DictionaryError(complaint)

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from workbench import LanguageModel
 
 CLAMP, SCALE, ZERO, MEAN, ADD = "Clamp", "Scale", "Ablate to zero", "Ablate to mean", "Steer"
+FORCE_LEAST, FORCE_ALL, FORCE_NONE = "Force for the least", "Force for all", "Force beside all"
+FORCES = {FORCE_LEAST: "least", FORCE_ALL: "all", FORCE_NONE: "none"}
 KINDS = [CLAMP, SCALE, ZERO, MEAN, ADD]
+CODES = [*FORCES, ZERO, SCALE, CLAMP]
+"""What can be done with a code."""
 AMOUNTS = {CLAMP: ("Set to", 20.0, 40.0, 0.5), SCALE: ("Multiply by", 2.0, 5.0, 0.1), ADD: ("Add", 20.0, 40.0, 0.5)}
 """Name, first value, reach to both sides, step."""
 POSITIONS = {"all": "everywhere", "prompt": "in the prompt", "generated": "in the new text"}
@@ -62,7 +66,8 @@ def add_feature(model: LanguageModel, text: str) -> None:
     """Clamp this feature, unless it is in the list; raises one of the package's errors if there is none."""
     feature = dictionaries.feature(model, text)
     if all(row.start.feature != feature for row in rows()):
-        add(wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
+        is_code = isinstance(feature.source, wb.Codebook)
+        add(wb.Force(feature) if is_code else wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
 
 
 def amounts(model: LanguageModel, feature: wb.Feature | None) -> dict[str, tuple[str, float, float, float]]:
@@ -102,8 +107,14 @@ def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
     else:
         feature = start.feature
         _latent(model, feature, place, sites)
+    offered = CODES if isinstance(feature.source, wb.Codebook) else KINDS
     kind = kinds.selectbox(
-        "Edit", KINDS, index=KINDS.index(_kind(start)), key=f"kind-{number}", persist_state="session", help=EXPLAINED
+        "Edit",
+        offered,
+        index=offered.index(_kind(start)),
+        key=f"kind-{number}",
+        persist_state="session",
+        help=EXPLAINED,
     )
     fitted = amounts(model, feature)
     amount = _amount(sizes, kind, number, start, fitted) if kind in AMOUNTS else 0.0
@@ -152,13 +163,15 @@ def _name(place: Any, feature: wb.Feature, name: str, tokens: Sequence[str]) -> 
 
 EXPLAINED = (
     "**Clamp** holds the feature at a value, **Scale** multiplies it, **Ablate** sets it to zero or to its mean, "
-    "**Steer** adds to it."
+    "**Steer** adds to it. **Force** activates a code in place of the least similar one chosen, of all, or beside them."
 )
 
 
 def _make(
     kind: str, feature: wb.Feature, amount: float, positions: Any, start: FeatureIntervention
 ) -> FeatureIntervention:
+    if kind in FORCES:
+        return wb.Force(feature, FORCES[kind], positions=positions)
     if kind == CLAMP:
         return wb.Clamp(feature, amount, positions=positions)
     if kind == SCALE:
@@ -172,6 +185,8 @@ def _make(
 def _kind(one: FeatureIntervention) -> str:
     if isinstance(one, wb.Ablate):
         return ZERO if one.mode == "zero" else MEAN
+    if isinstance(one, wb.Force):
+        return next(kind for kind, replaces in FORCES.items() if replaces == one.replaces)
     return type(one).__name__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import caching
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 
 DEFAULT = "SmolLM2-135M-Instruct"
 BROWSE, INSPECT, STEER = "views/browse.py", "views/inspect.py", "views/steer.py"
-TRAIN, COMPARE = "views/train.py", "views/compare.py"
+TRAIN, COMPARE, STATES = "views/train.py", "views/compare.py", "views/states.py"
 
 
 def choose_model() -> None:
     """The sidebar's chooser, with room beneath it for what is known about the model."""
-    known: list[str] = st.session_state.setdefault("known models", [DEFAULT])
+    known: list[str] = st.session_state.setdefault("known models", [DEFAULT, *shipped_models()])
     chosen = st.session_state.get("source")
     if chosen and chosen not in known:
         known.append(chosen)
@@ -33,6 +34,18 @@ def choose_model() -> None:
             help="The default model, or type the name of a model on Hugging Face or the path of a folder.",
         )
         st.session_state["facts"] = st.empty()
+
+
+def shipped_models() -> list[str]:
+    """The models that come with Workbench and run through dictionaries."""
+    folder = Path(__file__).resolve().parents[2] / "data" / "models"
+    return sorted(note.parent.name for note in folder.glob("*/spliced.json"))
+
+
+def take_model(name: str) -> None:
+    """Choose this model in the sidebar; for callbacks."""
+    st.session_state["source"] = name
+    _forget()
 
 
 def is_open() -> bool:
@@ -87,10 +100,12 @@ def _forget() -> None:
 def _show_facts(model: LanguageModel) -> None:
     network = model.network
     width = network.neuron_hook_point(0, "post").width
+    through = [f"runs through {len(model.splices)} dictionaries"] if model.splices else []
     facts = [
         f"{network.n_layers} layers, {network.n_layers * width:,} MLP neurons",
         f"residual stream {network.d_model:,} wide, {network.n_heads} heads",
         f"{network.vocab_size:,} tokens, context {network.n_ctx:,}",
         f"weights {model.hash[:12]}",
+        *through,
     ]
     st.session_state["facts"].caption("  \n".join(map(plain, facts)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import load_dictionary
@@ -53,23 +53,32 @@ class DictionaryLearner:
         self.watch, self.processes = watch, processes
         self.device, self.n_features = processes.device, dictionary.n_features
         self.resamples = dictionary.resamples
-        self.constrain = dictionary.constrain
-        self.parameters, self.shared = dictionary.parameters, dictionary.buffers
-        self.parameter_groups = dictionary.parameter_groups
 
     @property
     def provenance(self) -> dict[str, Any]:
         """The dictionary's."""
         return self.dictionary.provenance
 
-    @provenance.setter
-    def provenance(self, provenance: dict[str, Any]) -> None:
-        self.dictionary.provenance = provenance
-
     @property
     def hash(self) -> str:
         """The dictionary's."""
         return self.dictionary.hash
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The dictionary's."""
+        return self.dictionary.parameters()
+
+    def shared(self) -> Iterator[Tensor]:
+        """The dictionary's buffers."""
+        return self.dictionary.buffers()
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The dictionary's."""
+        return self.dictionary.parameter_groups(lr)
+
+    def constrain(self) -> None:
+        """The dictionary's."""
+        self.dictionary.constrain()
 
     def unit(self, lr: float) -> float:
         """So that the gradient's length is that of the loss per coordinate."""

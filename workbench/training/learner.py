@@ -23,8 +23,6 @@ class Learner(Protocol):
     """Features that are watched for silence; 0 where there are none."""
     resamples: bool
     """Whether dead features are revived by `resample` now and then."""
-    provenance: dict[str, Any]
-    """What it was made from; kept on disk with it."""
 
     def batches(self, done: int, fresh: bool) -> Iterator[Any] | None:
         """The batches after `done` of them; `fresh`: it first sets what is set from a sample, and then gives that too.
@@ -69,6 +67,11 @@ class Learner(Protocol):
 
     def resample(self, batch: Any, dead: Tensor, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
         """Give dead features a new start."""
+        ...
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What it was made from, to be added to; kept on disk with it."""
         ...
 
     @property

@@ -48,8 +48,6 @@ class ModelLearner:
         processes: those that learn together.
     """
 
-    shared: Callable[[], Iterator[Tensor]]
-
     def __init__(
         self,
         model: LanguageModel,
@@ -69,7 +67,6 @@ class ModelLearner:
         self.device, self.n_features = processes.device, sum(one.n_features for one in self.dictionaries)
         self.resamples = any(one.resamples for one in self.dictionaries)
         self.provenance: dict[str, Any] = {}
-        self.shared = lambda: itertools.chain(*(one.buffers() for one in self.dictionaries))
         self._read: list[Tensor] = []
 
     @property
@@ -81,6 +78,10 @@ class ModelLearner:
         """See `Learner`."""
         own = iter(()) if self.frozen else self.module.parameters()
         return itertools.chain(own, *(one.parameters() for one in self.dictionaries))
+
+    def shared(self) -> Iterator[Tensor]:
+        """The dictionaries' buffers."""
+        return itertools.chain(*(one.buffers() for one in self.dictionaries))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """The model at this learning rate; dictionaries at theirs, as they would have alone."""

@@ -109,7 +109,7 @@ class Training:
         if self.run and self.run.note:
             self.run.restore_state(state)
         else:
-            learner.provenance = learner.provenance | _provenance(self.settings)
+            learner.provenance.update(_provenance(self.settings))
         if int(processes.add(torch.tensor(state.step, device=learner.device))) != state.step * processes.count:
             raise TrainingError(
                 "The processes see different checkpoints; the folder must be one that all of them share."

@@ -145,7 +145,7 @@ def fine_tune(
     for one in dictionaries:
         one.provenance = one.provenance | learner.provenance
     twin.splices = dict(zip(points, dictionaries, strict=True))
-    twin.hash = learner.hash
+    twin.hash, twin.about = learner.hash, model.about | {"trained": learner.provenance}
     return twin
 
 

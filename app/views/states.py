@@ -1,0 +1,19 @@
+"""States: a model of a finite state machine's language; codes that stand for states, and forcing them."""
+
+import streamlit as st
+from components import session, states
+from components.waiting import one_sentence
+
+model = session.current_model()
+machine = states.machine_of(model)
+if machine is None:
+    offered = [name for name in session.shipped_models() if name.startswith("tokfsm")]
+    st.info(
+        "This page is for models of a finite state machine's language, whose truth is known.", icon=":material/info:"
+    )
+    with st.container(horizontal=True):
+        for name in offered:
+            st.button(name, key=f"open {name}", on_click=session.take_model, args=(name,))
+    st.stop()
+with one_sentence():
+    states.show(model, machine)

@@ -1,0 +1,230 @@
+"""Discrete key-value bottleneck: frozen keys choose which values are fetched, and only fetched values ever learn.
+
+Träuble, Goyal, Rahaman, Mozer, Kawaguchi, Bengio, Schölkopf, "Discrete Key-Value Bottleneck" (2022), arXiv 2207.11240.
+Each codebook sees the activation through a random projection of its own, finds the nearest key and fetches its value;
+the mean of the fetched values is the output, such as the logits of classes. An update touches nothing but what was
+fetched, so that what was learned about other inputs is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import Codes, Dictionary
+
+ROWS = 1024
+"""Activations encoded at a time: bounds the `[rows, n_keys]` matrix of distances."""
+
+
+class KeyValueBottleneck(Dictionary):
+    """Key-value pairs as features.
+
+    Args:
+        d_in: width of the activations.
+        d_value: width of the values, such as the number of classes.
+        codebooks: how many; each fetches one value.
+        n_keys: pairs in each codebook.
+        d_key: width of the random projections.
+        hook_point: what it reads.
+        name: what features call it.
+        seed: of the projections and of the keys before they are learned; None leaves them to be filled.
+
+    Attributes:
+        projections: `[codebooks, d_in, d_key]`, fixed.
+        keys: `[codebooks, n_keys, d_key]`; `learn_keys` sets them.
+        values: `[codebooks, n_keys, d_value]`; begin at 0. Feature `c * n_keys + i` is pair i of codebook c.
+
+    Raises:
+        DictionaryError: sizes that can't be used.
+    """
+
+    kind = "key_value"
+
+    def __init__(
+        self,
+        d_in: int,
+        d_value: int,
+        codebooks: int = 64,
+        n_keys: int = 1024,
+        d_key: int = 14,
+        *,
+        hook_point: str = "",
+        name: str = "",
+        seed: int | None = 0,
+    ):
+        super().__init__(name)
+        sizes = {"d_in": d_in, "d_value": d_value, "codebooks": codebooks, "n_keys": n_keys, "d_key": d_key}
+        for what, size in sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise DictionaryError(f"{what} is a whole number from 1, not {size!r}.")
+        self.d_in, self.d_out, self.n_features = d_in, d_value, codebooks * n_keys
+        self.codebooks, self.n_keys = codebooks, n_keys
+        self.reads, self.writes = hook_point, ""
+        self.register_buffer("projections", torch.empty(codebooks, d_in, d_key))
+        self.register_buffer("keys", torch.empty(codebooks, n_keys, d_key))
+        self.values = nn.Parameter(torch.zeros(codebooks, n_keys, d_value), requires_grad=False)
+        self.projections: Tensor
+        self.keys: Tensor
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+            self.projections.copy_(torch.randn(self.projections.shape, generator=generator) / d_in**0.5)
+            self.keys.copy_(torch.randn(self.keys.shape, generator=generator))
+
+    @classmethod
+    def example(cls) -> Self:
+        """Three codebooks of five pairs, with random values."""
+        made = cls(8, 4, codebooks=3, n_keys=5, d_key=2)
+        made.values.copy_(torch.randn(made.values.shape, generator=torch.Generator().manual_seed(1)))
+        return made
+
+    def encode(self, x: Tensor) -> Codes:
+        """Activations `[..., d_in]` as pairs `[..., codebooks]`, each with the weight 1 / codebooks."""
+        if x.shape[-1:] != (self.d_in,):
+            raise DictionaryError(f"{self.name} reads activations of width {self.d_in:,}, not {list(x.shape)}.")
+        indices = self._nearest(self._projected(x.reshape(-1, self.d_in)))
+        indices = indices + self.n_keys * torch.arange(self.codebooks, device=indices.device)
+        indices = indices.view(*x.shape[:-1], self.codebooks)
+        return Codes(self.values.new_full(indices.shape, 1 / self.codebooks), indices, self.n_features)
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        """Activations `[n, d_in]` as each codebook sees them: `[codebooks, n, d_key]`."""
+        return torch.einsum("nd,cdk->cnk", rows.to(self.keys.dtype), self.projections)
+
+    @torch.no_grad()
+    def _nearest(self, projected: Tensor) -> Tensor:
+        """Place of the nearest key in each codebook, for `[codebooks, n, d_key]`: `[n, codebooks]`."""
+        half = self.keys.square().sum(-1)[:, None] / -2  # [codebooks, 1, n_keys]
+        keys = self.keys.transpose(1, 2)  # [codebooks, d_key, n_keys]
+        parts = [torch.baddbmm(half, some, keys).argmax(-1) for some in projected.split(ROWS, dim=1)]
+        return torch.cat(parts, 1).T
+
+    def decode(self, codes: Codes) -> Tensor:
+        """The weighted sum of the fetched values: `[..., d_value]`."""
+        if codes.n_features != self.n_features:
+            raise DictionaryError(
+                f"{self.name} has {self.n_features:,} pairs, and these codes belong to one with {codes.n_features:,}."
+            )
+        fetched = self.values.flatten(0, 1)[codes.indices]  # [..., columns, d_value]
+        return (codes.values.unsqueeze(-1).to(fetched) * fetched).sum(-2)
+
+    def direction(self, index: int) -> Tensor:
+        """The pair's value: `[d_value]`."""
+        self.check(index)
+        return self.values.flatten(0, 1)[index]
+
+    @torch.no_grad()
+    def learn_keys(
+        self, x: Tensor, *, epochs: int = 10, batch: int = 256, decay: float = 0.95, seed: int = 0
+    ) -> list[float]:
+        """Set the keys to centres of activations, by k-means with moving averages; the values start anew.
+
+        As the paper does: averages with this decay, counts smoothed by 1e-5, keys that nothing is near to replaced by
+        activations.
+
+        Args:
+            x: activations, without labels, `[n, d_in]`.
+            epochs: times through them.
+            batch: activations per update.
+            decay: of the averages.
+            seed: of the order.
+
+        Returns:
+            The mean squared distance to the nearest key, for each epoch.
+        """
+        if x.ndim != 2 or not len(x):
+            raise DictionaryError(f"Keys are learned from activations [n, {self.d_in}], not {list(x.shape)}.")
+        projected = self._projected(x)  # [codebooks, n, d_key]
+        chance = torch.Generator().manual_seed(seed)
+        first = torch.stack([torch.randint(len(x), (self.n_keys,), generator=chance) for _ in range(self.codebooks)])
+        self.keys.copy_(projected.gather(1, first[..., None].expand(-1, -1, projected.shape[-1])))
+        self.keys.add_(1e-4 * torch.randn(self.keys.shape, generator=chance) * projected.std())
+        counts = torch.ones(self.codebooks, self.n_keys)
+        sums = self.keys.clone()
+        history = []
+        for _ in range(epochs):
+            distance = 0.0
+            for rows in torch.randperm(len(x), generator=chance).split(batch):
+                part = projected[:, rows]  # [codebooks, batch, d_key]
+                nearest = self._nearest(part).T  # [codebooks, batch]
+                places = nearest[..., None].expand_as(part)
+                distance += float((part - self.keys.gather(1, places)).square().sum(-1).mean(0).sum())
+                found = torch.zeros_like(counts).scatter_add_(1, nearest, torch.ones_like(part[..., 0]))
+                counts.mul_(decay).add_(found, alpha=1 - decay)
+                sums.mul_(decay).add_(torch.zeros_like(sums).scatter_add_(1, places, part), alpha=1 - decay)
+                total = counts.sum(1, keepdim=True)
+                smoothed = (counts + 1e-5) / (total + self.n_keys * 1e-5) * total
+                self.keys.copy_(sums / smoothed[..., None])
+                self._replace_dead(part, counts, sums, chance)
+            history.append(distance / len(x))
+        self.values.zero_()
+        return history
+
+    def _replace_dead(self, part: Tensor, counts: Tensor, sums: Tensor, chance: torch.Generator) -> None:
+        """Keys that hardly anything has been near to become activations of the batch."""
+        dead = counts < 1e-2 * counts.mean()
+        if not bool(dead.any()):
+            return
+        drawn = torch.randint(part.shape[1], counts.shape, generator=chance)
+        fresh = part.gather(1, drawn[..., None].expand_as(self.keys))
+        self.keys[dead] = fresh[dead]
+        counts[dead] = counts.mean()
+        sums[dead] = fresh[dead] * counts.mean()
+
+    @torch.no_grad()
+    def learn(self, x: Tensor, labels: Tensor, lr: float = 0.3, smoothing: float = 0.1) -> float:
+        """One step of gradient descent on the fetched values, with the mean of the values as logits.
+
+        Args:
+            x: activations, `[batch, d_in]`.
+            labels: classes, `[batch]`, from 0 to `d_value` - 1.
+            lr: learning rate, of the sum over the batch, so that it means the same for any number of codebooks.
+            smoothing: share of each label that is spread over all classes.
+
+        Returns:
+            The cross-entropy before the step, in nats.
+        """
+        if labels.shape != x.shape[:1] or not len(x):
+            raise DictionaryError(f"Labels are [batch] = {list(x.shape[:1])}, not {list(labels.shape)}.")
+        if int(labels.min()) < 0 or int(labels.max()) >= self.d_out:
+            raise DictionaryError(f"A label is a class from 0 to {self.d_out - 1}.")
+        codes = self.encode(x)
+        logits = self.decode(codes)
+        target = nn.functional.one_hot(labels, self.d_out).to(logits) * (1 - smoothing) + smoothing / self.d_out
+        loss = nn.functional.cross_entropy(logits, target)
+        slope = (logits.softmax(-1) - target)[:, None].expand(-1, self.codebooks, -1)  # [batch, codebooks, d_value]
+        self.values.view(self.n_features, -1).index_add_(
+            0, codes.indices.flatten(), slope.reshape(-1, self.d_out), alpha=-lr
+        )
+        return float(loss)
+
+    def config(self) -> dict[str, Any]:
+        """Under a name that SAELens does not know, with its fields for sizes and hook points."""
+        settings = {"codebooks": self.codebooks, "n_keys": self.n_keys, "d_key": self.keys.shape[-1]}
+        return {
+            "architecture": self.kind,
+            "d_in": self.d_in,
+            "d_out": self.d_out,
+            "d_sae": self.n_features,
+            "metadata": {"hook_name": self.reads},
+            "workbench": {"settings": settings},
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """See `Dictionary`."""
+        made = cls(config["d_in"], config["d_out"], **config["workbench"]["settings"], seed=None)
+        state = made.state_dict()
+        for name in sorted(state.keys() ^ tensors.keys()):
+            raise DictionaryError(f"its weights {'lack' if name in state else 'have an unknown'} {name}")
+        for name, tensor in tensors.items():
+            if tensor.shape != state[name].shape:
+                raise DictionaryError(
+                    f"{name} has the shape {tuple(tensor.shape)}, and cfg.json says {tuple(state[name].shape)}"
+                )
+        made.load_state_dict(dict(tensors), assign=True)
+        return made
