@@ -1,8 +1,10 @@
 """Train what ships for the default model: an SAE on the residual stream, transcoders of six MLPs, and their indexes.
 
 TopK SAE of Gao et al., "Scaling and evaluating sparse autoencoders" (2024), arXiv 2406.04093; TopK transcoders after
-Dunefsky, Chlenski, Nanda, "Transcoders find interpretable LLM feature circuits" (2024), arXiv 2406.11944. They learn
-from the bundled corpus and from real text, and are measured on texts that none of them has seen.
+Dunefsky, Chlenski, Nanda, "Transcoders find interpretable LLM feature circuits" (2024), arXiv 2406.11944, with the
+linear path of Paulo, Shabalin, Belrose, "Transcoders beat sparse autoencoders for interpretability" (2025), arXiv
+2501.18823: in layer 13, in equal training at 64 active latents, it recovers 0.92 of the loss, and 0.78 without it. They
+learn from the bundled corpus and from real text, and are measured on texts that none of them has seen.
 
     python analyses/train_defaults.py --real valid.txt --work runs/defaults
 
@@ -29,7 +31,7 @@ from workbench.measures.fidelity import Fidelity, measure_fidelities
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "data" / "dictionaries"
-WIDTH = 4608
+WIDTH, TRANSCODER_WIDTH = 4608, 4096
 SAE_LAYER, SAE_K = 15, 48
 LAYERS, TRANSCODER_K = range(10, 16), 64
 STORIES = 2000
@@ -39,9 +41,9 @@ BATCH, LR = 2048, 3e-3
 """In 300,000 tokens the SAE leaves 0.20 of the variance with these, 0.26 with 4,096 and 1e-3."""
 HELD_OUT = 0.3
 """Share of the real texts that nothing is trained on."""
-MEASURED = 8_192
+MEASURED = 32_768
 """Tokens on which fidelity is measured."""
-KEPT = 96
+KEPT = 60
 """Entries that an index keeps per latent."""
 SEED = 0
 
@@ -55,7 +57,7 @@ def dictionaries() -> dict[str, SparseCoder]:
     for layer in LAYERS:
         name = f"transcoder-{layer}"
         reads, writes = f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out"
-        made[name] = wb.TopKTranscoder(576, WIDTH, TRANSCODER_K, reads=reads, writes=writes, name=name)
+        made[name] = wb.TopKSkipTranscoder(576, TRANSCODER_WIDTH, TRANSCODER_K, reads=reads, writes=writes, name=name)
     return made
 
 
@@ -94,7 +96,7 @@ def main() -> None:
     how = {"tokens": MEASURED, "context": 256, "seed": SEED, "progress": _teller("Fidelity")}
     found = measure_fidelities(model, list(shipped.values()), unseen, **how)
     results = {
-        "provenance": provenance(model, SEED, width=WIDTH, epochs=EPOCHS, training_tokens=tokens),
+        "provenance": provenance(model, SEED, widths=[WIDTH, TRANSCODER_WIDTH], epochs=EPOCHS, training_tokens=tokens),
         "trained_on": {"texts": len(corpus), "tokens": len(store), "hash": corpus.hash},
         "measured_on": {"texts": len(unseen), "tokens": MEASURED, "hash": unseen.hash},
         "dictionaries": {name: _row(shipped[name], one) for name, one in zip(shipped, found, strict=True)},

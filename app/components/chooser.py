@@ -68,7 +68,7 @@ def _titled(name: str, offered: dict[str, Known]) -> str:
     one = offered.get(name)
     if one is None:
         return name
-    count = f" · {one.n_features:,} latents" if one.n_features else ""
+    count = f" · {one.n_features:,} {one.noun}s" if one.n_features else ""
     where = one.reads if one.reads == one.writes else f"{one.reads} → {one.writes}"
     return f"{one.title} · {one.kind.replace('_', ' ')}{count} · {where}"
 

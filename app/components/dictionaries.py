@@ -49,6 +49,11 @@ class Known:
         return Path(self.name).name
 
     @property
+    def noun(self) -> str:
+        """What one of its features is called."""
+        return {"codebook": "code", "key_value": "pair"}.get(self.kind, "latent")
+
+    @property
     def index_folder(self) -> Path:
         """Where its feature index is, or would be."""
         return Path(self.folder) / "index"
@@ -197,7 +202,7 @@ def latent_tokens(index: FeatureIndex, latent: int, count: int = 4) -> tuple[lis
 
 def about(one: Known) -> str:
     """A dictionary in a line of plain Markdown."""
-    size = f"{one.n_features:,} latents" if one.n_features else "latents"
+    size = f"{one.n_features:,} {one.noun}s" if one.n_features else f"{one.noun}s"
     where = plain(one.reads) if one.reads == one.writes else f"{plain(one.reads)} → {plain(one.writes)}"
     return f"{plain(one.kind.replace('_', ' '))}, {size}, at {where}"
 

@@ -145,7 +145,7 @@ def _latent(model: LanguageModel, feature: wb.Feature, place: Any, sites: Any) -
     tokens = dictionaries.latent_tokens(index, feature.index, 3)[0] if index is not None else []
     remark = index.remarks().get(feature.index) if index is not None else None
     label = f": {remark.label}" if remark is not None and remark.label else ""
-    _name(place, feature, f"{one.title}, latent {feature.index}{label}", tokens)
+    _name(place, feature, f"{one.title}, {one.noun} {feature.index}{label}", tokens)
     sites.caption(plain(one.writes), help="Where it is changed.")
 
 

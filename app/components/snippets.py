@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,11 @@ def states(source: str, walk: Sequence[int], target: int | None) -> str:
             f"for code in codes_of_state(model, counted, {target}):\n"
             "    edits.append(wb.Force(code, 'all', positions=place))\n"
         )
-    return code + "print(next_states(model, machine, visited, edits)[0].topk(12))\n"
+    return code + (
+        "found = next_states(model, machine, visited, edits)[0]\n"
+        "for probability, state in zip(*found.topk(12)):\n"
+        "    print(int(state), f'{float(probability):.4f}')\n"
+    )
 
 
 def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str, str]]:
@@ -144,8 +149,16 @@ def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str
         source = one.feature.source if one.feature is not None else None
         if source is not None and source.name not in names:
             names[source.name] = f"dictionary{len(names) + 1}" if names else "dictionary"
-            lines += f"{names[source.name]} = wb.load_dictionary({source._folder or source.name!r})\n"
+            lines += f"{names[source.name]} = {_opened(source)}\n"
     return lines, names
+
+
+def _opened(dictionary: Any) -> str:
+    """How a script gets a dictionary: from the model that runs through it, or from its folder."""
+    folder = Path(dictionary._folder or dictionary.name)
+    if (folder.parent.parent / "spliced.json").exists():
+        return f"next(one for one in model.splices.values() if one.name == {dictionary.name!r})"
+    return f"wb.load_dictionary({str(folder)!r})"
 
 
 def training(source: str, made: str, call: str) -> str:

@@ -1,0 +1,84 @@
+"""The app on a codebook model, without a browser: the States page, and codes in Inspect and Steer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+from test_app import APP, quiet, run_code
+from test_tokfsm import HEADS, HOW, MACHINE, speaker  # noqa: F401 (a fixture)
+
+import workbench as wb
+
+
+@pytest.fixture(autouse=True)
+def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `streamlit run` does it."""
+    monkeypatch.syspath_prepend(str(APP))
+
+
+@pytest.fixture(scope="module")
+def folder(speaker: wb.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """A codebook model on disk."""
+    from dataclasses import asdict
+
+    made = wb.fine_tune(speaker, MACHINE, {HEADS: wb.Codebook(16, 20, groups=2, name="heads")}, **HOW)
+    made.about["machine"] = asdict(MACHINE)
+    path = tmp_path_factory.mktemp("models") / "small"
+    wb.save_model(made, path)
+    return path
+
+
+def visit(folder: Path | None, name: str, feature: str = "") -> AppTest:
+    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
+    if folder:
+        page.session_state["source"] = str(folder)
+    page.run()
+    if feature:
+        page.query_params["feature"] = feature
+    return page.switch_page(f"views/{name}.py").run()
+
+
+def test_a_run_its_codes_and_what_forcing_does(folder: Path, tiny_cache: Path) -> None:
+    page = quiet(visit(folder, "states"))
+    walk = MACHINE.walk(1, 8, 0)[0].tolist()
+    assert any(all(f"`{state:02d}`" in one.value for state in walk) for one in page.markdown)
+    table = page.dataframe[0].value
+    assert list(table["where"]) == [f"{HEADS}, head 0", f"{HEADS}, head 1"]
+    model = wb.load_model(folder)
+    seen = model.capture(MACHINE.write(torch.tensor([walk])), [HEADS])[HEADS].flatten(2)
+    codes = model.splices[HEADS].encode(seen).indices[0, 2::2]  # type: ignore[attr-defined]
+    assert [int(table["3"][head].split()[0]) for head in range(2)] == codes[3].tolist()
+    assert page.metric[0].label == "Probability on the forced state's edges"
+    page.selectbox(key="forced state").set_value(5).run()
+    shown = float(quiet(page).metric[0].value.rstrip("%")) / 100
+    printed = run_code(next(code.value for code in page.code if "codes_of_state" in code.value))
+    from workbench.measures.states import codes_of_state, count_codes, next_states
+
+    counted = count_codes(model, MACHINE)
+    edits = [wb.Force(code, "all", positions=[16]) for code in codes_of_state(model, counted, 5)]
+    found = next_states(model, MACHINE, torch.tensor([walk]), edits)[0]
+    assert [int(line.split()[0]) for line in printed.splitlines()] == found.topk(12).indices.tolist()
+    assert shown == pytest.approx(float(found[MACHINE.follows[5]].sum()), abs=6e-4)
+
+
+def test_other_models_are_told_what_the_page_is_for(zoo, tmp_path: Path, tiny_cache: Path) -> None:
+    import tiny
+
+    tiny.build("llama").save_pretrained(tmp_path / "llama")
+    tiny.tokenizer(chat=False).save_pretrained(tmp_path / "llama")
+    page = quiet(visit(tmp_path / "llama", "states"))
+    assert "whose truth is known" in page.info[0].value
+
+
+def test_codes_are_inspected_and_forced_like_any_feature(folder: Path, tiny_cache: Path) -> None:
+    page = quiet(visit(folder, "inspect"))
+    page.text_area(key="inspected").set_value("0123").run()
+    page.button(key="read now").click().run()
+    assert list(quiet(page).dataframe[0].value["token"][:2]) == ["0", "0"]
+    steer = quiet(visit(folder, "steer", "heads:23"))
+    assert "Force for the least" in [box.value for box in steer.selectbox]
+    browse = quiet(visit(folder, "browse", "heads:23"))
+    assert "heads, code 23" in [one.value for one in browse.subheader]
