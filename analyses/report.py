@@ -10,8 +10,6 @@ import html
 import json
 import math
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -24,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from workbench.figures import visible
 from workbench.generation import LanguageModel
-from workbench.weights import replacing
+from workbench.weights import command_line, replacing
 
 PACKAGES = ("workbench-lm", "torch", "transformers", "transformer-lens", "plotly")
 
@@ -121,8 +119,6 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> dict[str, float 
 
 def provenance(model: LanguageModel, seed: int, **more: Any) -> dict[str, Any]:
     """Where results come from: model, seed, versions, and the command that made them."""
-    script = Path(sys.argv[0])
-    command = ["python", "/".join(script.parts[-2:]), *sys.argv[1:]]
     versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
     return {
         "model": model.name,
@@ -130,7 +126,7 @@ def provenance(model: LanguageModel, seed: int, **more: Any) -> dict[str, Any]:
         "seed": seed,
         "threads": torch.get_num_threads(),
         "versions": versions,
-        "command": shlex.join(command),
+        "command": f"python {command_line()}",
     } | more
 
 

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,12 @@ def cache_folder() -> Path:
     if os.environ.get("WORKBENCH_CACHE"):
         return Path(os.environ["WORKBENCH_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
+
+
+def command_line() -> str:
+    """The command that runs, to be recorded with what it makes; absolute paths in it are told from where it runs."""
+    words = [os.path.relpath(word) if os.path.isabs(word) else word for word in sys.argv]
+    return shlex.join(words)
 
 
 def file_sha256(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError, difference
-from workbench.weights import Progress, replacing
+from workbench.weights import Progress, command_line, replacing
 
 
 class Store:
@@ -120,7 +119,7 @@ class Store:
             "dtype": dtype,
             "widths": {name: harvest.model.hook_points[name].width for name in names},
             "versions": {name: version(name) for name in ("torch", "transformers")},
-            "command": " ".join(sys.argv),
+            "command": command_line(),
         }
         found = _read_progress(folder) or note | {"committed": 0, "complete": False}
         wrong = difference(found["harvest"] | {"dtype": found["dtype"]}, note["harvest"] | {"dtype": dtype})

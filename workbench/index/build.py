@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -35,7 +34,7 @@ from workbench.index.selection import LEAST_KEPT
 from workbench.index.spool import DenseSpool, SparseSpool, Spool
 from workbench.index.tokens import write_tokens
 from workbench.interventions import dictionary_of
-from workbench.weights import Progress, replacing
+from workbench.weights import Progress, command_line, replacing
 
 NEURONS_KEPT = 512
 """Entries kept per neuron where `keep` is not given: every neuron has a value at every token."""
@@ -193,7 +192,7 @@ class _Job:
             "n_tokens": len(columns["tokens"]),
             "corpus": {"name": self.corpus.name, "source": self.corpus.source, "licence": self.corpus.licence},
             "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pyarrow")},
-            "command": " ".join(sys.argv),
+            "command": command_line(),
         }
         with replacing(self.path / DATA) as folder:
             folder.mkdir()

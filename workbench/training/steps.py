@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -23,6 +21,7 @@ from workbench.training.checkpoints import RunFolder, State, TrainingError
 from workbench.training.learner import Learner
 from workbench.training.processes import Processes
 from workbench.training.reading import Watch
+from workbench.weights import command_line
 
 LINES = 1000
 """Lines of history, at most."""
@@ -190,5 +189,5 @@ def _provenance(settings: dict[str, Any]) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     versions |= {name: version(name) for name in ("workbench-lm", "torch", "transformers")}
     made = {name: source[other] for name, other in names.items() if other in source}
-    how = {"seed": settings["seed"], "versions": versions, "command": shlex.join(sys.argv), "settings": settings}
+    how = {"seed": settings["seed"], "versions": versions, "command": command_line(), "settings": settings}
     return made | {"tokens": 0} | how
