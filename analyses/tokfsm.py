@@ -112,9 +112,8 @@ def train(machine: wb.TokFSM, plan: Plan, work: Path, names: Sequence[str]) -> N
                 log=_teller(name),
                 **how,
             )
-        if not (BUNDLED / f"tokfsm-{name}").exists():
-            made[name].about |= {"machine": asdict(machine)}
-            wb.save_model(made[name], BUNDLED / f"tokfsm-{name}", half=True)
+        made[name].about |= {"machine": asdict(machine)}
+        wb.save_model(made[name], BUNDLED / f"tokfsm-{name}")
 
 
 def _teller(name: str) -> Any:

@@ -41,8 +41,8 @@ BATCH, LR = 2048, 3e-3
 """In 300,000 tokens the SAE leaves 0.20 of the variance with these, 0.26 with 4,096 and 1e-3."""
 HELD_OUT = 0.3
 """Share of the real texts that nothing is trained on."""
-MEASURED = 32_768
-"""Tokens on which fidelity is measured."""
+MEASURED, WORDS = 16_384, 700
+"""Tokens on which fidelity is measured, and words of each text of which they are the beginning."""
 KEPT = 60
 """Entries that an index keeps per latent."""
 SEED = 0
@@ -84,7 +84,7 @@ def main() -> None:
         _train(model, one, Store(store.folder, list(dict.fromkeys((one.reads, one.writes)))), tokens, said.work / name)
         _ship(said.work / name, SHIPPED / name)
 
-    shipped = {name: wb.load_dictionary(SHIPPED / name) for name in untrained}
+    shipped: dict[str, Any] = {name: wb.load_dictionary(SHIPPED / name) for name in untrained}
     build_indexes(
         model,
         {SHIPPED / name / "index": one for name, one in shipped.items()},
@@ -93,13 +93,18 @@ def main() -> None:
         seed=SEED,
         progress=_teller("Indexes"),
     )
+    heads = wb.Corpus([" ".join(text.split(" ")[:WORDS]) for text in unseen.texts], f"beginnings of {unseen.name}")
+    linear = {name: _without_codes(name) for name, one in shipped.items() if one.W_skip is not None}
     how = {"tokens": MEASURED, "context": 256, "seed": SEED, "progress": _teller("Fidelity")}
-    found = measure_fidelities(model, list(shipped.values()), unseen, **how)
+    found = measure_fidelities(model, [*shipped.values(), *linear.values()], heads, **how)
+    rows = {name: _row(one, of) for (name, one), of in zip(shipped.items(), found, strict=False)}
+    for name, of in zip(linear, found[len(shipped) :], strict=True):
+        rows[name]["linear_path_alone"] = {what: getattr(of, what) for what in ("loss_recovered", "fvu", "kl")}
     results = {
         "provenance": provenance(model, SEED, widths=[WIDTH, TRANSCODER_WIDTH], epochs=EPOCHS, training_tokens=tokens),
         "trained_on": {"texts": len(corpus), "tokens": len(store), "hash": corpus.hash},
-        "measured_on": {"texts": len(unseen), "tokens": MEASURED, "hash": unseen.hash},
-        "dictionaries": {name: _row(shipped[name], one) for name, one in zip(shipped, found, strict=True)},
+        "measured_on": {"texts": len(heads), "tokens": MEASURED, "hash": heads.hash},
+        "dictionaries": rows,
         "megabytes": sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) / 1e6,
     }
     write_json(said.summary, results)
@@ -125,8 +130,16 @@ def _ship(trained: Path, shipped: Path) -> None:
     """Put a trained dictionary where it ships, with 16 bits per weight."""
     one = wb.load_dictionary(trained)
     one.name = trained.name
-    if not (shipped / "cfg.json").exists():
-        one.save(shipped, half=True)
+    one.save(shipped, half=True)
+
+
+def _without_codes(name: str) -> SparseCoder:
+    """A transcoder whose codes write nothing, so that its bias and its linear path are all that is left."""
+    one = wb.load_dictionary(SHIPPED / name)
+    assert isinstance(one, SparseCoder)
+    with torch.no_grad():
+        one.W_dec.zero_()
+    return one
 
 
 def _row(one: Any, found: Fidelity) -> dict[str, Any]:

@@ -125,6 +125,15 @@ def test_forcing_by_hand(replaces: str, combine: Any) -> None:
             torch.testing.assert_close(forced[row, group], wanted)
 
 
+def test_codes_forced_one_after_another_are_all_there() -> None:
+    cb, x = book(combine="sum", k=2), inputs(6, 8)
+    codes = cb.force(cb.force(cb.encode(x), 2, "least"), 4, "least")
+    wanted = cb.codes[0, 2] + cb.codes[0, 4]
+    torch.testing.assert_close(cb.decode(codes).view(6, 2, 4)[:, 0], wanted.expand(6, -1))
+    beside = cb.decode(cb.force(cb.force(cb.encode(x), 2, "all"), 4, "none")).view(6, 2, 4)[:, 0]
+    torch.testing.assert_close(beside, wanted.expand(6, -1))
+
+
 def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.LanguageModel) -> None:
     point = llama.hook_points[HEADS]
     cb = wb.Codebook(point.width, 20, k=2, groups=point.shape[0], hook_point=HEADS)

@@ -544,6 +544,37 @@ def test_what_fires_on_a_prompt(sae_world: World, neuron_world: World) -> None:
         wb.open_index(sae_world.index.path).fires_on("The dog")
 
 
+def test_a_regular_expression_without_end_is_given_up(tmp_path: Path, llama, monkeypatch) -> None:
+    from workbench.index import tokens
+
+    monkeypatch.setattr(tokens, "PATIENCE", 0.2)
+    corpus = wb.Corpus(["the dog ran to the river and the cat ran to the house " * 8])
+    sae = wb.TopKSAE(32, 16, 4, hook_point="blocks.1.hook_resid_post", name="sae")
+    index = wb.build_index(llama, sae, corpus, tmp_path / "index")
+    with pytest.raises(wb.FeatureIndexError, match=r"takes longer than 0\.2 s"):
+        index.search(regex=r"(\w+ ?){1,60}\d")
+
+
+@pytest.mark.real
+def test_a_prompt_is_read_behind_bos_as_the_texts_were(model: wb.LanguageModel, tmp_path: Path) -> None:
+    sae = wb.TopKSAE(576, 64, 4, hook_point="blocks.2.hook_resid_post", name="sae")
+    text = "The dog ran to the river."
+    index = wb.build_index(model, sae, wb.Corpus([text]), tmp_path / "index")
+    fired = index.fires_on(text)
+    bos = torch.tensor([[model.tokenizer.bos_token_id]])
+    tokens = torch.cat([bos, model.to_tokens(text)], 1)
+    codes = sae.encode(model.capture(tokens, [sae.reads])[sae.reads][0, 1:])
+    assert [one.token for one in fired] == model.token_texts(tokens[0, 1:])
+    for one, values, indices in zip(fired, codes.values, codes.indices, strict=True):
+        assert dict(zip(one.features, one.values, strict=True)) == pytest.approx(
+            dict(zip(indices.tolist(), values.tolist(), strict=True)), rel=1e-4
+        )
+    with pytest.raises(wb.PromptError, match="longer than the 8,192 tokens"):
+        index.fires_on("dog " * 9000)
+    with pytest.raises(wb.PromptError, match="empty"):
+        index.fires_on(" ")
+
+
 def test_damage_is_seen(unbroken: Path, llama, zoo, tmp_path: Path) -> None:
     import shutil
 

@@ -171,8 +171,37 @@ def test_it_goes_on_where_it_was_stopped(speaker: wb.LanguageModel, tmp_path: Pa
     assert torch.equal(again(tokens), whole(tokens))
     with pytest.raises(wb.TrainingError, match="another training: its lr is"):
         wb.fine_tune(speaker, MACHINE, books(), **how | {"lr": 0.1})
+    assert all(one.provenance["tokens"] == 8 * 32 * 12 for one in again.splices.values())  # type: ignore[attr-defined]
+    assert again.about["trained"] == whole.about["trained"]
+    wider = books()
+    wider[HEADS].k = 2
+    with pytest.raises(wb.TrainingError, match="another training"):
+        wb.fine_tune(speaker, MACHINE, wider, **how)
     with pytest.raises(wb.TrainingError, match="began with other weights"):
         wb.fine_tune(speaker, MACHINE, books(seed=9), **how)
+
+
+def test_going_on_with_its_own_dictionaries_leaves_the_model_as_it_is(speaker: wb.LanguageModel) -> None:
+    tuned = wb.fine_tune(speaker, MACHINE, books(), **HOW)
+    tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
+    before, hashes = tuned(tokens), [one.hash for one in tuned.splices.values()]  # type: ignore[attr-defined]
+    lines: list[Any] = []
+    further = wb.fine_tune(tuned, MACHINE, log=lines.append, **HOW)
+    assert torch.equal(tuned(tokens), before)
+    assert [one.hash for one in tuned.splices.values()] == hashes  # type: ignore[attr-defined]
+    assert [one.hash for one in further.splices.values()] != hashes  # type: ignore[attr-defined]
+    assert lines[0]["error"] == pytest.approx(wb_error(tuned), rel=0.5)  # not set from a sample again
+
+
+def wb_error(model: wb.LanguageModel) -> float:
+    """What the model's dictionaries leave over, token mean of the sum over dimensions, on the first batch."""
+    batch = next(iter(MACHINE.batches(model, 32, 8)))
+    found = model.capture(batch.tokens, [HEADS, MLP])
+    total = 0.0
+    for name, book in model.splices.items():
+        x = found[name].flatten(2)[batch.content]
+        total += float((book.reconstruct(x) - x).square().sum(-1).mean())  # type: ignore[attr-defined]
+    return total
 
 
 def test_saved_and_opened_it_gives_equal_logits(speaker: wb.LanguageModel, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def training_curves(history: Sequence[Mapping[str, float]], tokens: int | None =
     for place, name in enumerate(CURVES):
         line = go.Scatter(
             x=[one["tokens"] for one in history],
-            y=[one[name] for one in history],
+            y=[one.get(name) for one in history],
             mode="lines" if len(history) > 1 else "markers",
             line={"color": AGAINST if name == "dead" else FOR, "width": 2},
             hovertemplate="%{x:,} tokens<br>%{y:.4g}<extra></extra>",

@@ -125,13 +125,14 @@ class FeatureIntervention(ABC):
         reads, writes = places(dictionary, model.hook_points)
         groups = scratch.setdefault("groups", {})
         own = dictionary.name, id(self.feature.source)
-        last, changes = groups.get(writes.key, (None, []))
+        last, changes, _ = groups.get(writes.key, (None, [], ""))
         if last == own:
             changes.append(here)
             return [self._marker(writes.name)]
         changes = [here]
+        _close(groups, writes.key)
         groups.pop(reads.key, None)
-        groups[writes.key] = own, changes
+        groups[writes.key] = own, changes, reads.key
 
         def intervene(read: Tensor, written: Tensor) -> Tensor:
             return dictionary.intervene(read, written, changes)
@@ -259,7 +260,7 @@ class Steer(FeatureIntervention):
             raise EditError(
                 f"The direction has {len(self.direction):,} values, but {point.name} is {point.width:,} wide."
             )
-        scratch.get("groups", {}).pop(point.key, None)
+        _close(scratch.get("groups", {}), point.key)
         added = self.amount * torch.tensor(self.direction).view(point.shape)
         return [] if self.amount == 0 else [Edit(point.name, lambda x: x + added.to(x), self.positions, str(self))]
 
@@ -302,7 +303,7 @@ class Force(FeatureIntervention):
 
         def rewrite(codes: Codes) -> Codes:
             forced = dictionary.force(codes, self.feature.index, self.replaces)
-            before = torch.nn.functional.pad(codes.values, (0, 1))
+            before = torch.nn.functional.pad(codes.values, (1, 0))
             values = only_at(self.positions, lambda old: forced.values)(before)
             return Codes(values, forced.indices, codes.n_features)
 
@@ -310,6 +311,13 @@ class Force(FeatureIntervention):
 
     def settings(self) -> dict[str, Any]:
         return {"replaces": self.replaces}
+
+
+def _close(groups: dict[str, tuple[Any, list, str]], key: str) -> None:
+    """What is about to be edited at a hook point shall be seen by whoever reads or writes there next."""
+    for writes, (_, _, reads) in list(groups.items()):
+        if key in (writes, reads):
+            del groups[writes]
 
 
 def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> float:

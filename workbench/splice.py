@@ -8,6 +8,7 @@ spliced.json      where each one sits, and the hash of the whole
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,9 @@ def load_model(
         ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.
         DictionaryError: a damaged dictionary of a model that runs through some.
     """
-    if isinstance(source, str) and source in bundled_models() and not Path(source).exists():
+    if isinstance(source, str) and source in bundled_models() and not os.path.exists(source):
         return _open(BUNDLED / source, source)
-    if isinstance(source, str | Path) and (Path(source) / NOTE).exists():
+    if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
         return _open(Path(source), str(source))
     return load_plain(source, tokenizer=tokenizer, progress=progress)
 

@@ -81,5 +81,5 @@ def _add(model: LanguageModel) -> None:
         st.session_state["dictionary"] = dictionaries.add_folder(model, typed).name
         session.open_feature(None)
         st.session_state["typed folder"] = ""
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError) as error:  # the last: a home folder of nobody
         st.session_state["trouble with folder"] = str(error)

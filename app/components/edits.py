@@ -194,8 +194,9 @@ def _amount(place: Any, kind: str, number: int, start: FeatureIntervention, fitt
     name, first, reach, step = fitted[kind]
     if _kind(start) == kind:
         first = next(value for key, value in start.settings().items() if key in ("value", "factor", "amount"))
-    reach = max(reach, abs(first))
-    return place.slider(name, -reach, reach, first, step, "%.4g", key=f"{kind}-{number}", persist_state="session")
+    key = f"{kind}-{number}"
+    reach = max(reach, abs(first), abs(st.session_state.get(key, 0.0)))  # an index may have come with a lower highest
+    return place.slider(name, -reach, reach, first, step, "%.4g", key=key, persist_state="session")
 
 
 def _where(place: Any, number: int, start: FeatureIntervention) -> Any:

@@ -37,11 +37,13 @@ class Asked:
     folders: tuple[str, ...]
     corpus: str
     tokens: int
+    stamp: str
+    """Changes when the model or a dictionary does."""
 
     @property
     def key(self) -> tuple[str, ...]:
         """Names the measuring."""
-        return ("fidelity", self.source, *self.folders, self.corpus, str(self.tokens))
+        return ("fidelity", self.source, *self.folders, self.corpus, str(self.tokens), self.stamp)
 
 
 def begin(model: LanguageModel, asked: Asked) -> None:

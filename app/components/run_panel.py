@@ -78,6 +78,19 @@ def _state(model: LanguageModel, run: Run) -> None:
             st.rerun()
 
 
+MEASURES = {
+    "fvu": (
+        "Not explained (FVU)",
+        ".3f",
+        "The share of the activations' variance that the dictionary does not explain. 0 is perfect.",
+    ),
+    "ce": ("Cross-entropy", ".3f", "How surprised the model is by the next token, in nats."),
+    "accuracy": ("Accuracy", ".1%", "How often the likeliest next token is the right one."),
+    "l0": ("Active (L0)", ".1f", "Active latents per token."),
+    "dead": ("Dead", ".1%", "Latents that have long not been active."),
+}
+
+
 def _curves(run: Run) -> None:
     history = run.history
     if not history:
@@ -86,14 +99,9 @@ def _curves(run: Run) -> None:
     last = history[-1]
     with st.container(horizontal=True, gap="large"):
         st.metric("Tokens", f"{last['tokens']:,.0f}", width="content")
-        st.metric(
-            "Not explained (FVU)",
-            f"{last['fvu']:.3f}",
-            width="content",
-            help="The share of the activations' variance that the dictionary does not explain. 0 is perfect.",
-        )
-        st.metric("Active (L0)", f"{last['l0']:.1f}", width="content", help="Active latents per token.")
-        st.metric("Dead", f"{last['dead']:.1%}", width="content", help="Latents that have long not been active.")
+        for name, (title, form, help) in MEASURES.items():
+            if last.get(name) is not None:  # a model's training has others than a dictionary's
+                st.metric(title, format(last[name], form), width="content", help=help)
         st.metric(
             "Speed",
             f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f} /s",

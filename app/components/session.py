@@ -18,6 +18,11 @@ BROWSE, INSPECT, STEER = "views/browse.py", "views/inspect.py", "views/steer.py"
 TRAIN, COMPARE, STATES = "views/train.py", "views/compare.py", "views/states.py"
 
 
+FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
+FORGOTTEN += ("training layer", "training place", "state count", "forced state")
+"""What belongs to a model, and goes with it."""
+
+
 def choose_model() -> None:
     """The sidebar's chooser, with room beneath it for what is known about the model."""
     known: list[str] = st.session_state.setdefault("known models", [DEFAULT, *shipped_models()])
@@ -93,7 +98,7 @@ def _source() -> str:
 
 def _forget() -> None:
     """Drop what belongs to the model before."""
-    for key in ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading"):
+    for key in FORGOTTEN:
         st.session_state.pop(key, None)
 
 

@@ -11,6 +11,7 @@ from caching import Job, Stopped
 from components.tokens import plain
 
 Result = TypeVar("Result")
+ERROR = ":material/error:"
 
 
 @contextmanager
@@ -21,12 +22,16 @@ def one_sentence(place: Any = None) -> Iterator[None]:
     """
     try:
         yield
+    except OSError as error:
+        (place or st).error(
+            plain(f"{error.filename or 'A file'} can't be used: {error.strerror or error}."), icon=ERROR
+        )
     except (ValueError, KeyError) as error:
         from workbench import HookPointError
 
         if isinstance(error, KeyError) and not isinstance(error, HookPointError):
             raise
-        (place or st).error(plain(error), icon=":material/error:")
+        (place or st).error(plain(error), icon=ERROR)
 
 
 def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = False) -> Result:

@@ -42,6 +42,7 @@ asked = Asked(
     tuple(offered[name].folder for name in chosen),
     corpus,
     int(tokens),
+    repr([model.hash, *(offered[name].stamp for name in chosen)]),
 )
 with one_sentence():
     if button.button(

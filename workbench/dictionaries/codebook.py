@@ -183,7 +183,8 @@ class Codebook(Trainable):
     def force(self, codes: Codes, index: int, replaces: str) -> Codes:
         """Codes in which one code is active: in place of its group's least similar one, of all of them, or beside them.
 
-        Where the code is active already, only "all" changes anything: it alone remains.
+        Where the code is active already, only "all" changes anything: it alone remains. A forced code counts as the
+        most similar, so that the next one forced does not displace it while others are left.
 
         Args:
             codes: `[..., columns]`, in the order of `encode`.
@@ -191,7 +192,7 @@ class Codebook(Trainable):
             replaces: "least", "all" or "none".
 
         Returns:
-            The same columns and one more.
+            One column, of the forced code, and behind it the same as before.
         """
         group = self.group_of(index)
         here = (codes.indices // self.n_codes == group) & (codes.values != 0)  # [..., columns]
@@ -204,9 +205,9 @@ class Codebook(Trainable):
             last = here & (here.flip(-1).cumsum(-1).flip(-1) == 1)
             removed = last & ~present if replaces == "least" else torch.zeros_like(here)
         added = torch.zeros_like(codes.values[..., :1]) + weight
-        values = torch.cat([codes.values.masked_fill(removed, 0), added], -1)
+        values = torch.cat([added, codes.values.masked_fill(removed, 0)], -1)
         new = codes.indices.new_full((*codes.indices.shape[:-1], 1), index)
-        return Codes(values, torch.cat([codes.indices, new], -1), codes.n_features)
+        return Codes(values, torch.cat([new, codes.indices], -1), codes.n_features)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, target: Tensor | None = None) -> None:

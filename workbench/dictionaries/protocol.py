@@ -153,7 +153,9 @@ class Dictionary(nn.Module):
             )
 
     def force(self, codes: Codes, index: int, replaces: str) -> Codes:
-        """Codes in which a discrete feature is active in place of others; `Codebook.force` says how.
+        """Codes in which a discrete feature is active in place of others, one column in front of the old ones.
+
+        `Codebook.force` says how.
 
         Raises:
             DictionaryError: the dictionary's features are not discrete.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from workbench.corpus import Corpus, TokenBatch
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
 from workbench.features import Feature
@@ -23,6 +24,7 @@ from workbench.index.searching import Searcher
 from workbench.index.selection import BANDS, TOP, shown
 from workbench.index.statistics import histogram_edges, read_statistics
 from workbench.index.tokens import TokenTable
+from workbench.sampling import PromptError
 
 Order = Literal["f1", "precision", "recall"]
 
@@ -207,19 +209,28 @@ class FeatureIndex:
         """
         if self.model is None or self.dictionary is None:
             raise FeatureIndexError("To run a prompt, open the index with open_index(path, model, dictionary).")
-        tokens = self.model.to_tokens(prompt)
+        batch = self._window(prompt)
         with torch.no_grad():
-            x = self.model.capture(tokens, [self.dictionary.reads])[self.dictionary.reads]
+            x = self.model.capture(batch.tokens, [self.dictionary.reads])[self.dictionary.reads]
             codes = self.dictionary.encode(x[0].flatten(1).float())  # [pos, k]
         values, order = codes.values.sort(dim=-1, descending=True, stable=True)
         features = codes.indices.gather(-1, order)
+        texts = self.model.token_texts(batch.tokens[0])
         fired = []
-        for token, text, row in zip(
-            tokens[0].tolist(), self.model.token_texts(tokens[0]), range(len(x[0])), strict=True
-        ):
+        for row in (batch.positions[0] >= 0).nonzero()[:, 0].tolist():
             active = values[row].nonzero()[:top, 0]
-            fired.append(said.TokenFeatures(token, text, features[row, active].tolist(), values[row, active].tolist()))
+            pair = features[row, active].tolist(), values[row, active].tolist()
+            fired.append(said.TokenFeatures(int(batch.tokens[0, row]), texts[row], *pair))
         return fired
+
+    def _window(self, prompt: str) -> TokenBatch:
+        """A prompt as the index's own texts were read: behind BOS, where the model has one."""
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise PromptError("The prompt is empty; give the model at least one token to start from.")
+        windows = list(Corpus([prompt]).batches(self.model, self.model.network.n_ctx, 1, shuffle=False))
+        if len(windows) > 1:
+            raise PromptError(f"The prompt is longer than the {self.model.network.n_ctx:,} tokens that the model sees.")
+        return windows[0]
 
     def label(self, index: int, text: str) -> None:
         """Name a feature; an empty text takes the name away. It is on disk when the call returns."""

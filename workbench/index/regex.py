@@ -6,20 +6,19 @@ activations, recall hits by matches.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
+import regex
 
 from workbench.index.card import RegexScore
 from workbench.index.entries import Entries
 from workbench.index.layout import FeatureIndexError
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str) -> regex.Pattern[str]:
     """The regular expression; raises `FeatureIndexError` if it is none."""
     try:
-        return re.compile(pattern)
-    except (re.error, TypeError) as error:
+        return regex.compile(pattern)
+    except (regex.error, TypeError) as error:
         raise FeatureIndexError(f"The regular expression {pattern!r} can't be read: {error}.") from error
 
 

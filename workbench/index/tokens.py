@@ -7,7 +7,7 @@ belong to the token behind them, are placed right.
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import regex
 
 from workbench.corpus import Corpus
 from workbench.index.layout import FeatureIndexError, mapped
 from workbench.index.selection import AFTER, BEFORE
 
 _TEXTS_TOGETHER = 256
+PATIENCE = 10.0
+"""Seconds that a regular expression may take."""
 
 
 class TokenTable:
@@ -72,18 +75,31 @@ class TokenTable:
         begins = np.maximum(self._stretches[stretch - 1], rows - BEFORE)
         return begins, np.minimum(self._stretches[stretch], rows + AFTER + 1)
 
-    def matches(self, pattern: re.Pattern[str]) -> np.ndarray:
+    def matches(self, pattern: regex.Pattern[str]) -> np.ndarray:
         """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
 
         A match that begins outside the tokens read, or whose group is empty-handed, is none.
+
+        Raises:
+            FeatureIndexError: the pattern tries so many ways to match that it takes longer than `PATIENCE`.
         """
         group = 1 if pattern.groups else 0
-        starts = [
-            base + at
-            for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
-            for at in (match.start(group) for match in pattern.finditer(text))
-            if at >= 0
-        ]
+        until = time.monotonic() + PATIENCE
+        try:
+            starts = [
+                base + at
+                for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
+                for at in (
+                    match.start(group)  # others of this process go on meanwhile
+                    for match in pattern.finditer(text, concurrent=True, timeout=max(until - time.monotonic(), 1e-3))
+                )
+                if at >= 0
+            ]
+        except TimeoutError:
+            raise FeatureIndexError(
+                f"The regular expression {pattern.pattern!r} takes longer than {PATIENCE:g} s; write it with fewer "
+                "repetitions inside repetitions."
+            ) from None
         ends, begins, rows = self._characters
         at = np.array(starts, np.int64)
         place = np.searchsorted(ends, at, "right")

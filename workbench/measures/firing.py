@@ -58,7 +58,8 @@ def active_features(
     if not text.strip():
         raise CorpusError("There is no text; write something for the model to read.")
     reads = {id(one): places(one, model.hook_points)[0].name for one in dictionaries}
-    corpus, found = Corpus([text]), []
+    corpus = Corpus([text])
+    found: dict[int, Fired] = {}
     total = max(corpus.count_tokens(model), 1)
     with torch.inference_mode():
         for batch in corpus.batches(model, model.network.n_ctx, 1, shuffle=False):
@@ -76,9 +77,10 @@ def active_features(
                     kept = zip(values.tolist(), code.indices[place, columns].tolist(), strict=True)
                     fired += [(value, one.feature(index)) for value, index in kept if value > 0]
                 fired.sort(key=lambda pair: -pair[0])
-                found.append(
-                    Fired(int(batch.tokens[0, place]), texts[place], [one for _, one in fired], [v for v, _ in fired])
+                at = int(batch.positions[0, place])
+                found[at] = Fired(
+                    int(batch.tokens[0, place]), texts[place], [one for _, one in fired], [v for v, _ in fired]
                 )
             if progress:
                 progress(len(found) / total, f"{len(found):,} of {total:,} tokens")
-    return found
+    return [found[at] for at in sorted(found)]  # windows come in the order of their lengths

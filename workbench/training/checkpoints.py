@@ -153,7 +153,7 @@ class RunFolder:
         learner.save(partial, final=False)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
         save_file(tensors, partial / OPTIMISER)
-        self._note(state, optimiser_sha256=fingerprint(tensors))
+        self._note(learner, state, optimiser_sha256=fingerprint(tensors))
         (partial / PROGRESS).write_text(json.dumps(self.note, indent=2))
         for path in (*partial.rglob("*"), partial):
             _to_disk(path)
@@ -165,14 +165,14 @@ class RunFolder:
     def finish(self, learner: Learner, state: State) -> None:
         """Write what was trained; then the checkpoint is no longer needed."""
         learner.save(self.folder, final=True)
-        self._note(state)
+        self._note(learner, state)
         with replacing(self.folder / PROGRESS) as temporary:
             temporary.write_text(json.dumps(self.note, indent=2))
         self._clear()
 
-    def _note(self, state: State, **more: Any) -> None:
+    def _note(self, learner: Learner, state: State, **more: Any) -> None:
         where = {"step": state.step, "seconds": state.seconds, "start": self.note["start"]}
-        self.note = {"format": FORMAT, **where, **more, "settings": self.settings}
+        self.note = {"format": FORMAT, **where, **more, "provenance": learner.provenance, "settings": self.settings}
 
     def _read_note(self) -> dict[str, Any]:
         path = (self._at or self.folder) / PROGRESS

@@ -25,6 +25,12 @@ NUMBERS = ("loss", "error", "penalty", "auxiliary", "fvu", "l0")
 """What of a `Step` is measured."""
 
 
+def described(dictionary: Trainable) -> dict[str, Any]:
+    """What kind of dictionary it is, as plain data."""
+    sizes = {name: getattr(dictionary, name) for name in ("kind", "d_in", "d_out", "n_features")}
+    return sizes | dictionary.config().get("workbench", {}).get("settings", {})
+
+
 class DictionaryLearner:
     """See `Learner`.
 

@@ -118,7 +118,9 @@ class ModelLearner:
         for one in self.dictionaries:
             x = torch.cat(found[one.reads])
             one.initialise(x, None if one.reads == one.writes else torch.cat(found[one.writes]))
-            self.processes.copy_first(one.state_dict().values())
+            units = torch.tensor([one.unit_in, one.unit_out], dtype=torch.float64, device=self.device)
+            self.processes.copy_first([*one.state_dict().values(), units])
+            one.unit_in, one.unit_out = units.tolist()
 
     def step(
         self, batch: TokenBatch, dead: Tensor | None, done: float, sparsity: float
@@ -189,7 +191,7 @@ class ModelLearner:
         parts = dead.split([one.n_features for one in self.dictionaries])
         for one, lost, x in zip(self.dictionaries, parts, self._read, strict=True):
             if one.resamples and one.reads == one.writes and bool(lost.any()):
-                one.resample(self.processes.join(x), lost, optimiser=optimiser, generator=generator)
+                one.resample(self.processes.join_ragged(x), lost, optimiser=optimiser, generator=generator)
 
     def save(self, folder: Path, *, final: bool) -> None:
         """Weights and dictionaries; `fine_tune` says what becomes of them in the end."""
@@ -198,6 +200,7 @@ class ModelLearner:
         for number, (one, k) in enumerate(zip(self.dictionaries, self.ks, strict=True)):
             if isinstance(one, Codebook):
                 one.k = k
+            one.provenance = one.provenance | self.provenance
             name = one._folder
             one.save(folder / str(number))
             one._folder = name
@@ -214,13 +217,14 @@ class ModelLearner:
             found = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
         except (OSError, SafetensorError, DictionaryError) as error:
             raise TrainingError(f"The training can't be continued ({error}); delete {folder}.") from error
+        self.provenance.update(note.get("provenance", {}))
         with torch.no_grad():
             for name, tensor in _own(self.module).items():
                 tensor.copy_(tensors[name])
         for one, other in zip(self.dictionaries, found, strict=True):
             assert isinstance(other, Trainable)
             one.load_state_dict(other.state_dict())
-            one.unit_in, one.unit_out = other.unit_in, other.unit_out
+            one.unit_in, one.unit_out, one.provenance = other.unit_in, other.unit_out, other.provenance
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that is trained, by name."""

@@ -60,6 +60,14 @@ class Processes:
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
+    def join_ragged(self, rows: Tensor) -> Tensor:
+        """As `join`, where the processes have different numbers of rows: `[total, width]`."""
+        if self.count == 1:
+            return rows
+        counts = self.join(torch.tensor([len(rows)], device=self.device)).tolist()
+        padded = torch.nn.functional.pad(rows, (0, 0, 0, max(counts) - len(rows)))
+        return torch.cat([part[:n] for part, n in zip(self.join(padded).chunk(self.count), counts, strict=True)])
+
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the tensors of the first."""
         if self.count > 1:

@@ -10,14 +10,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
 from workbench.generation import LanguageModel
 from workbench.harvest import Buffer, Harvest, Source
 from workbench.training.checkpoints import RunFolder, TrainingError
-from workbench.training.dictionary_learner import DictionaryLearner
+from workbench.training.dictionary_learner import DictionaryLearner, described
 from workbench.training.processes import Processes
 from workbench.training.reading import Reader, Watch
 from workbench.training.steps import Training
@@ -116,7 +116,7 @@ def train(
     settings = counts | shares | {"lr": lr, "clip": clip, "seed": seed, "fresh": fresh}
     settings |= {"reads": reads, "writes": writes, "processes": processes.count}
     of_source = {name: value for name, value in source.settings().items() if name != "shard"}
-    settings |= {"dictionary": _described(dictionary), "source": of_source}
+    settings |= {"dictionary": described(dictionary), "source": of_source}
     run = RunFolder(folder, settings) if folder is not None else None
     watch = Watch(tokens, progress if processes.rank == 0 else None, cancel)
     reader = Reader(source, (processes.rank, processes.count), watch)
@@ -192,9 +192,3 @@ def _harvest(
         raise TrainingError(f"{corpus.name} holds no token to learn from, only special ones.")
     points = list(dict.fromkeys(hook_points))
     return Harvest(model, corpus, points, context=context, seed=seed, repeat=True, shard=shard)
-
-
-def _described(dictionary: Trainable) -> dict[str, Any]:
-    """What kind of dictionary it is, as plain data."""
-    sizes = {name: getattr(dictionary, name) for name in ("kind", "d_in", "d_out", "n_features")}
-    return sizes | dictionary.config().get("workbench", {}).get("settings", {})

@@ -15,6 +15,7 @@ from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
 from workbench.generation import LanguageModel
 from workbench.training.checkpoints import RunFolder, TrainingError
+from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, dictionary_in_place
 from workbench.training.processes import Processes
 from workbench.training.reading import Watch
@@ -69,8 +70,8 @@ def fine_tune(
     Args:
         model: left as it is.
         texts: a `Corpus` or a `TokFSM`; used again, in another order, when `tokens` are more than they have.
-        spliced: dictionaries by the hook point where they write, trained in place; None for those that the model runs
-            through already.
+        spliced: dictionaries by the hook point where they write, trained in place; None for copies of those that the
+            model runs through already.
         tokens: positions to learn from, rounded up to whole batches.
         lr: learning rate of the model's weights; a dictionary's is set from it as in `train`.
         batch: windows per step, over all processes.
@@ -98,7 +99,7 @@ def fine_tune(
         HookPointError, DictionaryError: a dictionary that does not fit the model.
         CorpusError: texts that can't be read.
     """
-    given = dict(model.splices if spliced is None else spliced)
+    given = copy.deepcopy(dict(model.splices)) if spliced is None else dict(spliced)
     shares = {"warmup": warmup, "decay": decay, "k_decay": k_decay}
     counts = {"tokens": tokens, "batch": batch, "context": context, "dead_after": dead_after}
     _check(counts, shares, {"lr": lr, "clip": 1.0 if clip is None else clip}, weight, first_k)
@@ -131,6 +132,7 @@ def fine_tune(
     settings: dict[str, Any] = counts | shares | {"lr": lr, "clip": clip, "seed": seed, "fresh": fresh}
     settings |= {"batch_size": batch * context, "sparsity_warmup": 0.0, "frozen": frozen, "weight": weight}
     settings |= {"first_k": first_k, "hook_points": points, "processes": processes.count}
+    settings["dictionaries"] = [described(one) for one in dictionaries]
     settings["source"] = {"model": model.name, "model_hash": model.hash, "corpus_hash": texts.hash}
     run = RunFolder(folder, settings) if folder is not None else None
     training = Training(learner, settings, processes, run)
