@@ -209,7 +209,7 @@ class FeatureIndex:
         """
         if self.model is None or self.dictionary is None:
             raise FeatureIndexError("To run a prompt, open the index with open_index(path, model, dictionary).")
-        batch = self._window(prompt)
+        batch = _window(self.model, prompt)
         with torch.no_grad():
             x = self.model.capture(batch.tokens, [self.dictionary.reads])[self.dictionary.reads]
             codes = self.dictionary.encode(x[0].flatten(1).float())  # [pos, k]
@@ -222,15 +222,6 @@ class FeatureIndex:
             pair = features[row, active].tolist(), values[row, active].tolist()
             fired.append(said.TokenFeatures(int(batch.tokens[0, row]), texts[row], *pair))
         return fired
-
-    def _window(self, prompt: str) -> TokenBatch:
-        """A prompt as the index's own texts were read: behind BOS, where the model has one."""
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError("The prompt is empty; give the model at least one token to start from.")
-        windows = list(Corpus([prompt]).batches(self.model, self.model.network.n_ctx, 1, shuffle=False))
-        if len(windows) > 1:
-            raise PromptError(f"The prompt is longer than the {self.model.network.n_ctx:,} tokens that the model sees.")
-        return windows[0]
 
     def label(self, index: int, text: str) -> None:
         """Name a feature; an empty text takes the name away. It is on disk when the call returns."""
@@ -329,3 +320,13 @@ def _text(text: str) -> str:
     if not isinstance(text, str):
         raise FeatureIndexError(f"A label or note is a text, not {text!r}.")
     return text
+
+
+def _window(model: LanguageModel, prompt: str) -> TokenBatch:
+    """A prompt as an index's own texts were read: behind BOS, where the model has one."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise PromptError("The prompt is empty; give the model at least one token to start from.")
+    windows = list(Corpus([prompt]).batches(model, model.network.n_ctx, 1, shuffle=False))
+    if len(windows) > 1:
+        raise PromptError(f"The prompt is longer than the {model.network.n_ctx:,} tokens that the model sees.")
+    return windows[0]
