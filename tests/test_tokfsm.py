@@ -225,6 +225,21 @@ def test_saved_and_opened_it_gives_equal_logits(speaker: wb.LanguageModel, tmp_p
         wb.save_model(tuned, tmp_path / "other")
 
 
+@pytest.mark.real
+def test_codebooks_of_the_default_model_are_saved_without_it(model: wb.LanguageModel, tmp_path: Path) -> None:
+    point = "blocks.3.attn.hook_z"
+    how: dict[str, Any] = {"tokens": 2 * 16, "batch": 2, "context": 16, "frozen": True}
+    texts = wb.Corpus(["The dog ran to the river, and the cat ran to the house."] * 4)
+    tuned = wb.fine_tune(model, texts, {point: wb.Codebook(576, 12, k=2, groups=9)}, **how)
+    wb.save_model(tuned, tmp_path / "tuned")
+    assert not (tmp_path / "tuned" / "model").exists()
+    opened = wb.load_model(tmp_path / "tuned")
+    tokens = model.to_tokens("The dog ran to the house.")
+    assert torch.equal(opened(tokens), tuned(tokens))
+    assert not torch.equal(opened(tokens), model(tokens))
+    assert (opened.hash, opened.plain_hash) == (tuned.hash, model.hash)
+
+
 def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.LanguageModel) -> None:
     tuned = wb.fine_tune(speaker, MACHINE, books(), **HOW)
     tokens = MACHINE.write(MACHINE.walk(2, 6, 1))

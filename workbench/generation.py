@@ -64,6 +64,7 @@ class LanguageModel:
     Attributes:
         name: what it was loaded as.
         hash: SHA-256 over its weights; artifacts made with the model record it.
+        plain_hash: the same without the dictionaries that it runs through; equal to `hash` where there are none.
         network: the modules and hook points.
         tokenizer: Hugging Face tokenizer, or None for a model that works on token ids alone.
         hook_points: every hook point by name.
@@ -73,7 +74,7 @@ class LanguageModel:
 
     def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
         self.name = name
-        self.hash = hash
+        self.hash = self.plain_hash = hash
         self.tokenizer = tokenizer
         self.network = Network(module, tokenizer)
         self.hook_points = self.network.hook_points

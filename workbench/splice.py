@@ -1,6 +1,7 @@
 """Models that always run through dictionaries, such as codebook models, as folders that open again.
 
-model/            an ordinary Hugging Face folder: what the model is without its dictionaries
+model/            an ordinary Hugging Face folder: what the model is without its dictionaries; left out where that is
+                  the default model as it is, which everybody has
 dictionaries/0/   one folder for each dictionary
 spliced.json      where each one sits, and the hash of the whole
 """
@@ -17,7 +18,7 @@ from torch import nn
 from workbench.dictionaries.protocol import Dictionary, load_dictionary
 from workbench.generation import LanguageModel
 from workbench.generation import load_model as load_plain
-from workbench.weights import ModelError, Progress, replacing
+from workbench.weights import ModelError, Progress, default_hash, replacing
 
 FORMAT = 1
 NOTE = "spliced.json"
@@ -68,9 +69,11 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
     if path.exists() and not (path / NOTE).exists():
         raise ModelError(f"{path} is there already and is no model that was saved with save_model; choose another.")
     with replacing(path) as temporary:
-        model.network.module.save_pretrained(temporary / "model")
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(temporary / "model")
+        temporary.mkdir()
+        if model.plain_hash != default_hash():
+            model.network.module.save_pretrained(temporary / "model")
+            if model.tokenizer is not None:
+                model.tokenizer.save_pretrained(temporary / "model")
         hook_points = {}
         for number, (name, dictionary) in enumerate(model.splices.items()):
             assert isinstance(dictionary, Dictionary)
@@ -79,7 +82,7 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
             dictionary._folder = was
             hook_points[name] = str(number)
         note = {"format": FORMAT, "hook_points": hook_points, "name": model.name, "hash": model.hash}
-        note["about"] = model.about
+        note |= {"about": model.about, "plain_hash": model.plain_hash}
         (temporary / NOTE).write_text(json.dumps(note, indent=2))
 
 
@@ -88,11 +91,16 @@ def _open(folder: Path, name: str) -> LanguageModel:
     try:
         note = json.loads((folder / NOTE).read_text())
         hook_points, version, hash = dict(note["hook_points"]), note["format"], str(note["hash"])
+        plain = str(note["plain_hash"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / NOTE} is damaged ({error}); copy the folder again.") from error
     if version != FORMAT:
         raise ModelError(f"{folder} is in format {version}, and this version reads format {FORMAT}.")
-    model = load_plain(folder / "model")
+    model = load_plain(folder / "model" if (folder / "model").exists() else None)
+    if model.hash != plain:
+        raise ModelError(
+            f"{folder} was made for a model of the hash {plain[:12]}, not {model.hash[:12]}; copy it again."
+        )
     model.name, model.hash, model.about = name, hash, dict(note.get("about") or {})
     model.splices = {point: load_dictionary(folder / "dictionaries" / at) for point, at in hook_points.items()}
     model.bind([])  # complain here

@@ -296,6 +296,14 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
     raise ModelError(f"The model cache {folder} is damaged again after it was made anew; is the disk full?")
 
 
+def default_hash() -> str:
+    """What `read_default` gives as the fingerprint, if the default model is in the cache; empty if it is not."""
+    try:
+        return str(json.loads((cache_folder() / "models" / GGUF_SHA256 / "workbench.json").read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
     """A plain Hugging Face model with the given weights."""
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -20,7 +20,7 @@ from workbench.training.model_learner import ModelLearner, dictionary_in_place
 from workbench.training.processes import Processes
 from workbench.training.reading import Watch
 from workbench.training.steps import Training
-from workbench.weights import Progress
+from workbench.weights import Progress, fingerprint, parameters_of
 
 
 class Texts(Protocol):
@@ -148,6 +148,7 @@ def fine_tune(
         one.provenance = one.provenance | learner.provenance
     twin.splices = dict(zip(points, dictionaries, strict=True))
     twin.hash, twin.about = learner.hash, model.about | {"trained": learner.provenance}
+    twin.plain_hash = model.plain_hash if frozen else fingerprint(parameters_of(twin.network.module))
     return twin
 
 
