@@ -34,6 +34,7 @@ def show() -> None:
     """The page that the address asks for."""
     st.set_page_config("Workbench", "app/icon.svg", layout="wide", initial_sidebar_state=270)
     st.logo("app/logo.svg", size="large", icon_image="app/icon.svg")
+    machines = [st.Page(session.STATES, title="States", icon=":material/account_tree:")]
     page = st.navigation(
         [
             st.Page(session.BROWSE, title="Browse", icon=":material/search:", default=True),
@@ -41,7 +42,7 @@ def show() -> None:
             st.Page(session.STEER, title="Steer", icon=":material/tune:"),
             st.Page(session.TRAIN, title="Train", icon=":material/model_training:"),
             st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
-            st.Page(session.STATES, title="States", icon=":material/account_tree:"),
+            *(machines if session.may_know_states() else []),
         ]
     )
     tokens.use_style()

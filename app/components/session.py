@@ -47,6 +47,11 @@ def shipped_models() -> list[str]:
     return sorted(note.parent.name for note in folder.glob("*/spliced.json"))
 
 
+def may_know_states() -> bool:
+    """Whether there is, or could be, a model of a state machine's language to look at."""
+    return _source() != DEFAULT or any(name.startswith("tokfsm") for name in shipped_models())
+
+
 def take_model(name: str) -> None:
     """Choose this model in the sidebar; for callbacks."""
     st.session_state["source"] = name
