@@ -1,4 +1,5 @@
-"""The app in a real browser: from `streamlit run` to a usable page, and from a word to its neurons."""
+"""The app in a real browser: from `streamlit run` to a usable page, from a word to its neurons, from a latent's card to
+the next."""
 
 from __future__ import annotations
 
@@ -32,13 +33,31 @@ WATCH = """word => new Promise(resolve => {
 })"""
 
 
+CARDS = 8
+# From a click to the moment when the heading names another latent and other examples, or the word that there are none,
+# are there.
+CLICK = """link => new Promise(resolve => {
+  const heading = () => [...document.querySelectorAll('h3')].map(one => one.innerText).find(one => /latent/.test(one));
+  const examples = () => document.querySelector('.st-key-card :is(.wb-examples, [data-testid=stAlert])')?.innerText;
+  const before = [heading(), examples()];
+  const start = performance.now();
+  link.click();
+  const look = () => {
+    if (heading() && heading() !== before[0] && examples() && examples() !== before[1])
+      resolve(performance.now() - start);
+    else requestAnimationFrame(look);
+  };
+  look();
+})"""
+
+
 def main() -> None:
     """Print both times and their ratio to what is wanted."""
     path = find_chromium()
     if path is None:
         print("There is no Chromium here, so the app can't be timed; try: python -m playwright install chromium")
         return
-    starts, typed, entered = [], [], []
+    starts, typed, entered, cards = [], [], [], []
     with chromium(path) as browser, tempfile.TemporaryDirectory() as folder:
         for number in range(STARTS + 1):  # the first warms the caches
             begun = time.perf_counter()
@@ -52,10 +71,12 @@ def main() -> None:
                     _search(page, WORDS[0], enter=False)
                     typed = [_search(page, word, enter=False) for word in WORDS[1:]]
                     entered = [_search(page, word, enter=True) for word in WORDS]
+                    cards = _cards(page, server.url)
                 page.close()
     _report("From `streamlit run` to a usable page", starts[1:], 10.0)
     _report("Search, from the last key, pause included", typed, 0.5)
     _report("Search, with Enter", entered, 0.5)
+    _report("A latent's card, from a click on a neighbour", cards, 0.3)
 
 
 def _search(page: Page, word: str, enter: bool) -> float:
@@ -69,6 +90,20 @@ def _search(page: Page, word: str, enter: bool) -> float:
     watch.dispose()
     page.wait_for_timeout(400)
     return seconds
+
+
+def _cards(page: Page, url: str) -> list[float]:
+    """Seconds from a click on the nearest latent to its card, examples included, several times in a row."""
+    page.goto(f"{url}/?feature=resid-15:100")
+    page.get_by_text("Nearest latents").wait_for(timeout=PATIENCE)
+    times = []
+    for number in range(CARDS + 1):  # the first warms the caches
+        page.wait_for_timeout(1500)
+        links = page.locator("[data-testid=stPageLink-NavLink]").filter(has=page.locator("strong"))
+        seconds = page.evaluate(CLICK, links.nth(number % 3).element_handle())
+        if number:
+            times.append(seconds / 1000)
+    return times
 
 
 def _report(what: str, times: list[float], wanted: float) -> None:

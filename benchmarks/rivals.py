@@ -69,7 +69,7 @@ def saelens(architecture: str, **settings: Any) -> Callable[..., Made]:
         sae = sae_class(
             config_class(d_in=d_in, d_sae=width, normalize_activations="expected_average_only_in", **(settings | own))
         )
-        config = SAETrainerConfig(10**9, batch, lr=3e-4, dead_feature_window=-(-DEAD_AFTER // batch))
+        config = SAETrainerConfig(10**9, batch, lr=3e-4, lr_end=3e-4, dead_feature_window=-(-DEAD_AFTER // batch))
         rows = itertools.cycle(x[:-batch].split(batch))
         trainer: Any = SAETrainer(config, sae, rows)
         trainer.activation_scaler.estimate_scaling_factor(d_in=d_in, data_provider=rows, n_batches_for_norm_estimate=4)

@@ -29,14 +29,14 @@ class Activation(nn.Module):
 
     @abstractmethod
     def entries(self, pre: Tensor, unit: float) -> Entries:
-        """The entries of a training batch; those with value 0 take part in no reconstruction."""
+        """The entries of a training batch; those with value 0 take part in no reconstruction. May write into `pre`."""
 
     def backward(self, entries: Entries, slopes: Tensor, unit: float, strength: float) -> tuple[Tensor, float]:
         """From the loss's gradient by the values to that by the pre-activations; adds the penalty on density.
 
         Args:
             entries: what `entries` gave.
-            slopes: gradient of the reconstruction loss by each value, `[entries]`.
+            slopes: gradient of the reconstruction loss by each value, `[entries]`; may be written into.
             unit: typical size of one coordinate of the activations.
             strength: share of the penalty that applies, 0 to 1, for warming up.
 
@@ -44,7 +44,7 @@ class Activation(nn.Module):
             The gradient by the pre-activations `[entries]`, and the penalty. Gradients of the part's own parameters go
             into their `.grad`.
         """
-        return slopes * (entries.values > 0), 0.0
+        return entries.where_active(slopes), 0.0
 
     def initialise(self, unit: float) -> None:
         """Set the part's parameters for activations of this size."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from workbench.dictionaries.activations import Activation, codes_above
 from workbench.dictionaries.coder import SparseCoder
-from workbench.dictionaries.sparse import Entries, cheapest_entries
+from workbench.dictionaries.sparse import PIECE, DenseEntries, Entries, entries_where, is_sparse
 
 START = 0.01
 """Threshold at the start, in units of the activations' size."""
@@ -35,6 +35,8 @@ class JumpReLU(Activation):
         super().__init__()
         self.l0 = l0
         self.bandwidth = bandwidth
+        self._inside: Tensor | None = None
+        """Which entries of the batch at hand are in the band, from `entries` to `backward`."""
         self.threshold = nn.Parameter(torch.full((width,), START), requires_grad=False)
 
     def codes(self, pre: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,20 +44,36 @@ class JumpReLU(Activation):
         return codes_above(pre, self.threshold)
 
     def entries(self, pre: Tensor, unit: float) -> Entries:
-        """The active latents, and with value 0 those in the lower half of the band."""
-        entries = cheapest_entries(pre, pre > self.threshold - self.bandwidth * unit / 2)
-        entries.values = torch.where(entries.pre > entries.spread(self.threshold), entries.pre, 0)
-        return entries
+        """The active latents, and with value 0 those in the lower half of the band; where they are many, in the place
+        of all pre-activations."""
+        half = self.bandwidth * unit / 2
+        near = pre > self.threshold - half
+        if is_sparse(near):
+            entries = entries_where(pre, near)
+            threshold = entries.spread(self.threshold)
+            entries.values = torch.where(entries.pre > threshold, entries.pre, 0)
+            self._inside = entries.pre < threshold + half
+            return entries
+        self._inside = near.logical_and_(pre < self.threshold + half)
+        pre.mul_(pre > self.threshold)
+        return DenseEntries(pre, pre)
 
     def backward(self, entries: Entries, slopes: Tensor, unit: float, strength: float) -> tuple[Tensor, float]:
         """Adds l0 * mean over rows of the number of active latents; gives the threshold its gradient."""
         weight = self.l0 * strength / entries.batch
         band = self.bandwidth * unit
-        threshold = entries.spread(self.threshold)
-        inside = (entries.pre - threshold).abs() < band / 2
-        self.threshold.grad = entries.per_latent(-(threshold * slopes + weight) * inside / band)
-        active = entries.pre > threshold
-        return slopes * active, weight * int(active.count_nonzero())
+        inside, self._inside = self._inside, None
+        assert inside is not None
+        if isinstance(entries, DenseEntries):
+            steep = torch.zeros_like(self.threshold)  # [width]
+            many = torch.zeros_like(self.threshold)
+            for some, near in zip(slopes.split(PIECE), inside.split(PIECE), strict=True):
+                steep += (some * near).sum(0)
+                many += near.sum(0)
+        else:
+            steep, many = entries.per_latent(slopes * inside), entries.per_latent(inside.to(slopes.dtype))
+        self.threshold.grad = (self.threshold * steep + weight * many) / -band
+        return entries.where_active(slopes), weight * int(entries.fired().sum())
 
     def initialise(self, unit: float) -> None:
         """All thresholds as at the start."""

@@ -63,7 +63,7 @@ def loss_and_gradients(
     _remove_parallel(coder.W_dec)
 
     variance = _squares(spread) - len(x) * _squares(spread.mean(0))
-    fired = entries.per_latent((entries.values > 0).to(pre.dtype)).round().long()
+    fired = entries.fired()
     return Step(
         loss=squared / square + penalty + auxiliary,
         error=squared / square,

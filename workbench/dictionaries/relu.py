@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.dictionaries.activations import Activation, padded_codes
 from workbench.dictionaries.coder import SparseCoder
-from workbench.dictionaries.sparse import Entries, cheapest_entries
+from workbench.dictionaries.sparse import DenseEntries, Entries, entries_where, is_sparse
 
 
 class ReLU(Activation):
@@ -35,13 +35,17 @@ class ReLU(Activation):
         return padded_codes(pre, pre > 0)
 
     def entries(self, pre: Tensor, unit: float) -> Entries:
-        """The positive pre-activations."""
-        return cheapest_entries(pre, pre > 0)
+        """The positive pre-activations; where they are many, in the place of all of them."""
+        mask = pre > 0
+        if is_sparse(mask):
+            return entries_where(pre, mask)
+        pre.relu_()
+        return DenseEntries(pre, pre)
 
     def backward(self, entries: Entries, slopes: Tensor, unit: float, strength: float) -> tuple[Tensor, float]:
         """Adds l1 * mean over rows of the sum of values / unit."""
         weight = self.l1 * strength / unit / entries.batch
-        return (slopes + weight) * (entries.values > 0), weight * float(entries.values.sum())
+        return entries.where_active(slopes.add_(weight)), weight * float(entries.values.sum())
 
     def settings(self) -> dict[str, Any]:
         """`l1`."""

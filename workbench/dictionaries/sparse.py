@@ -21,8 +21,19 @@ from torch.nn.functional import embedding_bag, pad
 _sampled_products = torch.ops.aten._embedding_bag_per_sample_weights_backward
 """The gradient of an embedding bag by its weights is the sampled dense-dense product; the last argument says "sum"."""
 
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
+"""The gradient of a ReLU, in one pass and in place."""
+
+PIECE = 256
+"""Rows of a dense matrix that are summed at a time, so that what is made of them stays in the cache."""
+
 WORTH_THREADS = 1 << 18
 """Searches among fewer numbers than this are not worth a second thread."""
+
+SORTED = 1024
+"""Rows up to this width are sorted whole."""
+CACHED = 1 << 21
+"""Numbers that a thread searches at a time."""
 
 DENSE_SHARE = 1 / 16
 """With more than this share of the latents active, dense products are faster than sparse ones."""
@@ -47,6 +58,14 @@ class Entries(Protocol):
 
     def per_latent(self, weights: Tensor) -> Tensor:
         """Sums of the weights `[entries]` over the batch, for each latent: `[width]`."""
+        ...
+
+    def where_active(self, slopes: Tensor) -> Tensor:
+        """Slopes `[entries]` where the values are above 0, and 0 elsewhere; may write into what it gets."""
+        ...
+
+    def fired(self) -> Tensor:
+        """In how many rows each latent's value is above 0: `[width]`, whole numbers."""
         ...
 
     def decode(self, directions: Tensor) -> Tensor:
@@ -89,6 +108,14 @@ class SparseEntries:
         """See `Entries`."""
         return weights.new_zeros(self.width).index_add_(0, self.latents, weights)
 
+    def where_active(self, slopes: Tensor) -> Tensor:
+        """See `Entries`."""
+        return slopes * (self.values > 0)
+
+    def fired(self) -> Tensor:
+        """See `Entries`."""
+        return torch.bincount(self.latents[self.values > 0], minlength=self.width)
+
     def decode(self, directions: Tensor) -> Tensor:
         """See `Entries`."""
         return embedding_bag(
@@ -121,9 +148,14 @@ class SparseEntries:
 
 @dataclass
 class DenseEntries:
-    """Entries as a full `[batch, width]` matrix, 0 where a latent is absent."""
+    """Entries as a full `[batch, width]` matrix, 0 where a latent is absent.
+
+    Such a matrix is larger than any cache, and fresh memory for one costs as much as several passes over it. So values
+    are made in the place of the pre-activations, slopes are changed in place, and sums are taken some rows at a time.
+    """
 
     pre: Tensor
+    """The values, once they are made."""
     values: Tensor
 
     @property
@@ -138,6 +170,17 @@ class DenseEntries:
     def per_latent(self, weights: Tensor) -> Tensor:
         """See `Entries`."""
         return weights.sum(0)
+
+    def where_active(self, slopes: Tensor) -> Tensor:
+        """See `Entries`."""
+        return _threshold_backward(slopes, self.values, 0, grad_input=slopes)
+
+    def fired(self) -> Tensor:
+        """See `Entries`."""
+        total = self.values.new_zeros(self.values.shape[1])
+        for some in self.values.split(PIECE):
+            total += some.sign().sum(0)  # values are never below 0
+        return total.round().long()
 
     def decode(self, directions: Tensor) -> Tensor:
         """See `Entries`."""
@@ -175,11 +218,9 @@ def entries_where(pre: Tensor, mask: Tensor) -> SparseEntries:
     return SparseEntries(values, values, flat - rows * pre.shape[1], rows, starts, pre.shape[1])
 
 
-def cheapest_entries(pre: Tensor, mask: Tensor) -> SparseEntries | DenseEntries:
-    """Entries wherever the mask is true, sparse or dense, whichever is faster for so many."""
-    if int(mask.count_nonzero()) <= DENSE_SHARE * mask.numel():
-        return entries_where(pre, mask)
-    return DenseEntries(pre, torch.where(mask, pre, 0))
+def is_sparse(mask: Tensor) -> bool:
+    """Whether entries where a mask `[batch, width]` is true are better handled as a list."""
+    return int(mask.count_nonzero()) <= DENSE_SHARE * mask.numel()
 
 
 def flat_places(mask: Tensor) -> Tensor:
@@ -193,8 +234,8 @@ def flat_places(mask: Tensor) -> Tensor:
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Columns of the k highest scores of each row, in no particular order.
 
-    One pass finds the maximum of each block of columns: the k highest entries can only lie in the k blocks with the
-    highest maxima, so that a search among √(width·k) blocks and then as many columns replaces one over all columns.
+    Some rows at a time, so that they stay in the cache: numpy sorts with vector instructions, and without the
+    interpreter's lock.
 
     Args:
         scores: `[rows, width]`.
@@ -203,31 +244,45 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     Returns:
         Columns, `[rows, k]`.
     """
+    if scores.device.type != "cpu":
+        return scores.topk(k, sorted=False).indices
+    plain = scores.detach().numpy()
+    if plain.size < WORTH_THREADS:
+        return torch.from_numpy(_top_k(plain, k))
+    rows = max(1, CACHED // plain.shape[1])
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        found = pool.map(lambda start: _top_k(plain[start : start + rows], k), range(0, len(plain), rows))
+        return torch.from_numpy(np.concatenate(list(found)))
+
+
+def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """As `top_k`. One pass finds the maximum of each block of columns: the k highest entries can only lie in the k
+    blocks with the highest maxima, so that a search among √(width·k) blocks and then as many columns replaces one over
+    all columns."""
     rows, width = scores.shape
     size = round((width / k) ** 0.5)  # columns per block
     if size < 4:
         return _highest(scores, k)
     blocks = width // size  # block b holds the columns b, b + blocks, b + 2 * blocks, …
-    body = scores[:, : blocks * size].unflatten(1, (size, blocks))
-    chosen = _highest(body.amax(1), k)  # [rows, k]
-    steps = torch.arange(0, blocks * size, blocks, device=scores.device)
-    places = (chosen[:, None, :] + steps[:, None]).flatten(1)  # [rows, size * k]
+    chosen = _highest(scores[:, : blocks * size].reshape(rows, size, blocks).max(1), k)  # [rows, k]
+    places = (chosen[:, None, :] + np.arange(0, blocks * size, blocks)[:, None]).reshape(rows, -1)  # [rows, size * k]
     if blocks * size < width:
-        rest = torch.arange(blocks * size, width, device=scores.device).expand(rows, -1)
-        places = torch.cat([places, rest], dim=1)
-    return places.gather(1, _highest(scores.gather(1, places), k))
+        rest = np.broadcast_to(np.arange(blocks * size, width), (rows, width - blocks * size))
+        places = np.concatenate([places, rest], axis=1)
+    best = _highest(np.take_along_axis(scores, places, 1), k)
+    return np.take_along_axis(places, best, 1)
 
 
-def _highest(scores: Tensor, k: int) -> Tensor:
-    """As `top_k`, by a search over all columns."""
-    if scores.device.type != "cpu":
-        return scores.topk(k, sorted=False).indices
+def _highest(scores: np.ndarray, k: int) -> np.ndarray:
+    """As `top_k`, by a search over all columns.
 
-    def search(part: Tensor) -> Tensor:  # numpy's partition uses vector instructions and is twice as fast as torch.topk
-        order = np.argpartition(part.detach().numpy(), part.shape[1] - k, axis=1)
-        return torch.from_numpy(order[:, part.shape[1] - k :].copy())
-
-    if scores.numel() < WORTH_THREADS:
-        return search(scores)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # it releases the interpreter lock
-        return torch.cat(list(pool.map(search, scores.chunk(torch.get_num_threads()))))
+    A row's k-th highest number is found by sorting the row, and then everything from it on; where equal numbers make
+    that more than k, by a partition of the columns themselves.
+    """
+    rows, width = scores.shape
+    if width <= SORTED:
+        lowest = np.sort(scores, axis=1)[:, width - k, None]
+        flat = np.flatnonzero(scores >= lowest)
+        if len(flat) == rows * k:
+            return flat.reshape(rows, k) - np.arange(0, rows * width, width)[:, None]
+    return np.argpartition(scores, width - k, axis=1)[:, width - k :]
