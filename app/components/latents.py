@@ -111,6 +111,7 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
         selection_mode="single-row",
         height=35 * (min(len(hits), ROWS_SHOWN) + 1) + 3,
     )
+    st.caption("The box in front of a row opens its card.")
 
 
 REGEX_COLUMNS = {

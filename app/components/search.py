@@ -169,6 +169,7 @@ def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | Non
         selection_mode="single-row",
         height=35 * (min(len(hits), ROWS_SHOWN) + 1) + 3,
     )
+    st.caption("The box in front of a row opens its card.")
 
 
 def _open(key: str, features: list[str]) -> None:

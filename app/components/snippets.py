@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from components.session import DEFAULT
 
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
+
 if TYPE_CHECKING:
     from workbench.interventions import FeatureIntervention
 
@@ -78,7 +80,7 @@ def latent_search(folder: str, how: dict[str, Any]) -> str:
     scores = "[hit.score.precision, hit.score.recall], " if "regex" in how else ""
     return (
         "import workbench as wb\n\n"
-        f"index = wb.open_index({folder + '/index'!r})\n"
+        f"index = wb.open_index({_place(folder)!r})\n"
         f"for hit in index.search({given}):\n"
         f"    print(hit.index, {scores}repr(hit.label), hit.activating[:6], hit.promoted[:6])\n"
     )
@@ -88,7 +90,7 @@ def latent_card(folder: str, latent: int) -> str:
     """All that an index knows of a latent."""
     return (
         "import workbench as wb\n\n"
-        f"index = wb.open_index({folder + '/index'!r})\n"
+        f"index = wb.open_index({_place(folder)!r})\n"
         f"card = index.feature({latent})\n"
         "print(repr(card.label), card.density, card.highest, card.mean)\n"
         "print('promoted  ', [(one.token, round(one.score, 3)) for one in card.promoted])\n"
@@ -103,9 +105,9 @@ def latent_card(folder: str, latent: int) -> str:
 def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
     """The index of a dictionary."""
     return opening(source) + (
-        f"dictionary = wb.load_dictionary({folder!r})\n"
+        f"dictionary = wb.load_dictionary({_place(folder)!r})\n"
         f"corpus = wb.Corpus.load({corpus!r})\n"
-        f"index = wb.build_index(model, dictionary, corpus, {folder + '/index'!r}, tokens={tokens})\n"
+        f"index = wb.build_index(model, dictionary, corpus, {_place(folder) + '/index'!r}, tokens={tokens})\n"
     )
 
 
@@ -114,7 +116,7 @@ def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
     return (
         "from workbench.measures.firing import active_features\n"
         + opening(source)
-        + f"dictionaries = [wb.load_dictionary(folder) for folder in {list(folders)!r}]\n"
+        + f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(_place, folders))!r}]\n"
         f"for token in active_features(model, dictionaries, {text!r}, top={top}):\n"
         "    fired = zip(map(str, token.features), token.values)\n"
         "    print(repr(token.text), [(feature, round(value, 2)) for feature, value in fired])\n"
@@ -158,7 +160,13 @@ def _opened(dictionary: Any) -> str:
     folder = Path(dictionary._folder or dictionary.name)
     if (folder.parent.parent / "spliced.json").exists():
         return f"next(one for one in model.splices.values() if one.name == {dictionary.name!r})"
-    return f"wb.load_dictionary({str(folder)!r})"
+    return f"wb.load_dictionary({_place(str(folder))!r})"
+
+
+def _place(folder: str) -> str:
+    """A dictionary's folder as it can be written anywhere: the name of one that comes with Workbench, or all of it."""
+    path = Path(folder).absolute()
+    return path.name if path.parent == SHIPPED else str(path)
 
 
 def training(source: str, made: str, call: str) -> str:
@@ -169,7 +177,7 @@ def training(source: str, made: str, call: str) -> str:
 def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> str:
     """Dictionaries measured on the same tokens."""
     return opening(source) + (
-        f"dictionaries = [wb.load_dictionary(folder) for folder in {list(folders)!r}]\n"
+        f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(_place, folders))!r}]\n"
         f"corpus = wb.Corpus.load({corpus!r})\n"
         f"for one in wb.measure_fidelities(model, dictionaries, corpus, tokens={tokens}):\n"
         "    for name, (low, high) in one.intervals.items():\n"

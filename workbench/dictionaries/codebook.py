@@ -319,7 +319,5 @@ class Codebook(Trainable):
 
 def _most_similar(scores: Tensor, k: int) -> Tensor:
     """Columns of the k highest scores `[rows, n_codes]` of each row, the highest first: `[rows, k]`."""
-    if k == 1:
-        return scores.argmax(1, keepdim=True)
     chosen = top_k(scores, k)
-    return chosen.gather(1, scores.gather(1, chosen).argsort(1, descending=True))
+    return chosen if k == 1 else chosen.gather(1, scores.gather(1, chosen).argsort(1, descending=True))

@@ -252,6 +252,8 @@ def load_dictionary(path: str | Path) -> Dictionary:
     folder = Path(path)
     if not folder.exists() and str(path) in bundled():
         folder = BUNDLED / folder
+    elif not folder.exists() and bundled():
+        raise DictionaryError(f"There is no folder {path}; {', '.join(bundled())} come with Workbench.")
     config, tensors = read_folder(folder)
     try:
         made = _made(config, tensors)

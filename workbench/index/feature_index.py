@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from workbench.corpus import Corpus, TokenBatch
+from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.protocol import BUNDLED, Dictionary, bundled
 from workbench.features import Feature
 from workbench.generation import LanguageModel
 from workbench.index import card as said
@@ -32,6 +33,10 @@ Order = Literal["f1", "precision", "recall"]
 def identity(model: LanguageModel | None, dictionary: Dictionary) -> str:
     """The hash by which an index knows its dictionary: of its weights; of the model's, for neurons."""
     return model.hash if isinstance(dictionary, Neurons) and model is not None else dictionary.hash
+
+
+INSIDE = "index"
+"""Where an index lies in the folder of its dictionary."""
 
 
 class FeatureIndex:
@@ -293,10 +298,19 @@ def open_index(
 ) -> FeatureIndex:
     """Open an index; without model and dictionary it can do all but run prompts.
 
+    Args:
+        path: the index's folder, that of the dictionary which it lies in, or the name of a dictionary that comes with
+            Workbench, such as "resid-15".
+        model: what it was built on.
+        dictionary: what it is the index of; the features of its hits can be used in interventions then.
+
     Raises:
         FeatureIndexError: there is none, it is damaged, or of another version, model or dictionary.
     """
-    return FeatureIndex(path, model, dictionary)
+    folder = Path(path)
+    if not folder.exists() and str(path) in bundled():
+        folder = BUNDLED / folder
+    return FeatureIndex(folder / INSIDE if (folder / CONFIG).exists() else folder, model, dictionary)
 
 
 def _check_same(path: Path, note: dict[str, Any], model: LanguageModel | None, dictionary: Dictionary | None) -> None:

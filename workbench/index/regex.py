@@ -52,6 +52,7 @@ class RegexScores:
         else:
             active = entries.counts
             self.hits = np.bincount(features, self._weights(features, ranks), minlength=n)
+            self.hits = np.minimum(self.hits, np.minimum(active, self.matches))  # an estimate can't be more
         self.precision = self.hits / np.maximum(active, 1)
         self.recall = self.hits / max(self.matches, 1)
         self.f1 = 2 * self.hits / np.maximum(active + self.matches, 1)
