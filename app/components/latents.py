@@ -111,7 +111,15 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
         selection_mode="single-row",
         height=35 * (min(len(hits), ROWS_SHOWN) + 1) + 3,
     )
-    st.caption("The box in front of a row opens its card.")
+    estimated = any(hit.score is not None and not hit.score.exact for hit in hits)
+    st.caption(
+        "The box in front of a row opens its card."
+        + (
+            " Some of the precisions and recalls are estimates: the index keeps only a part of these latents' tokens."
+            if estimated
+            else ""
+        )
+    )
 
 
 REGEX_COLUMNS = {
