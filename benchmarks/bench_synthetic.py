@@ -3,7 +3,7 @@
 sae-lens makes the data (its synthetic benchmark: Zipfian, correlated and hierarchical features, here 1,024 of them in
 128 dimensions), trains on it with its defaults, and judges both sides' dictionaries; ours it reads from our folders.
 Both see the same activations, batch size, number of latents, k, warm-up and decay; each side's learning rate is the
-best of the same five. Untrained dictionaries are judged too: one that is above chance before it learned has seen the
+best of the same seven. Untrained dictionaries are judged too: one that is above chance before it learned has seen the
 answers (features and weights drawn from one seed are the same), and the benchmark refuses to report.
 
     python benchmarks/bench_synthetic.py --rival /path/to/python-with-sae-lens
@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 import workbench as wb
 from workbench.harvest import Activations
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 1.7e-2, 3e-2)
 SEED = 1
 """Of our starting weights; none of `synthetic_rival.SEEDS`."""
 KINDS = {"topk": wb.TopKSAE, "batchtopk": wb.BatchTopKSAE}

@@ -124,7 +124,7 @@ def test_from_a_word_to_a_changed_answer(visit: Callable[[str], Page]) -> None:
     expect(page.get_by_text("Most similar neurons")).to_be_visible()
 
     page.get_by_role("button", name="Steer this neuron").click()
-    expect(page.get_by_text("Layer 29, neuron 808")).to_be_visible()
+    expect(page.get_by_role("link", name="Layer 29, neuron 808")).to_be_visible()
     shorten(page)
     slider = page.get_by_role("slider", name="Set to")
     expect(slider).to_have_value("20")

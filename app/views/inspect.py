@@ -19,9 +19,10 @@ if not offered:
     st.stop()
 st.session_state.setdefault("inspected", TEXT)
 kept = [name for name in st.session_state.get("inspected with", []) if name in offered]
-st.session_state["inspected with"] = kept or [
-    next((name for name, one in offered.items() if one.indexed), next(iter(offered)))
-]
+browsed = st.session_state.get("dictionary")
+indexed = [name for name, one in offered.items() if one.indexed]
+first = browsed if browsed in offered else [*indexed, *offered][0]
+st.session_state["inspected with"] = kept or [first]
 text = st.text_area("Text", key="inspected", height=100, persist_state="session")
 which, count, button = st.columns([5, 2, 1.3], vertical_alignment="bottom")
 names = which.multiselect(
