@@ -26,7 +26,7 @@ from workbench.edits import Edit, Group, Run
 from workbench.generation import LanguageModel
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
-from workbench.weights import fingerprint
+from workbench.weights import fingerprint, parameters_of
 
 WEIGHTS = "model.safetensors"
 SAMPLE = 4096
@@ -196,7 +196,7 @@ class ModelLearner:
     def save(self, folder: Path, *, final: bool) -> None:
         """Weights and dictionaries; `fine_tune` says what becomes of them in the end."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_own(self.module), folder / WEIGHTS)
+        save_file(parameters_of(self.module), folder / WEIGHTS)
         for number, (one, k) in enumerate(zip(self.dictionaries, self.ks, strict=True)):
             if isinstance(one, Codebook):
                 one.k = k
@@ -219,7 +219,7 @@ class ModelLearner:
             raise TrainingError(f"The training can't be continued ({error}); delete {folder}.") from error
         self.provenance.update(note.get("provenance", {}))
         with torch.no_grad():
-            for name, tensor in _own(self.module).items():
+            for name, tensor in parameters_of(self.module).items():
                 tensor.copy_(tensors[name])
         for one, other in zip(self.dictionaries, found, strict=True):
             assert isinstance(other, Trainable)
@@ -228,18 +228,13 @@ class ModelLearner:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that is trained, by name."""
-        own = {f"model.{name}": tensor for name, tensor in _own(self.module).items()}
+        own = {f"model.{name}": tensor for name, tensor in parameters_of(self.module).items()}
         of_dictionaries = {
             f"{number}.{name}": tensor
             for number, one in enumerate(self.dictionaries)
             for name, tensor in one.tensors().items()
         }
         return own | of_dictionaries
-
-
-def _own(module: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters, a tied one once."""
-    return {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=True)}
 
 
 def dictionary_in_place(hook_point: str, dictionary: Dictionary) -> Trainable:
