@@ -217,7 +217,7 @@ def test_dead_latents_get_gradients_or_are_resampled(kind: type[Trainable]) -> N
     assert not coder.loss_and_gradients(x, target).fired[:5].any()
     if not coder.resamples:
         coder.loss_and_gradients(x, target, dead=dead)
-        assert bool((coder.W_enc.grad[:, :5] != 0).any(0).all())
+        assert bool((coder.W_enc_T.grad[:5] != 0).any(1).all())
         return
     optimiser = torch.optim.Adam(coder.parameter_groups(1e-3))
     optimiser.step()
@@ -228,9 +228,9 @@ def test_dead_latents_get_gradients_or_are_resampled(kind: type[Trainable]) -> N
     assert bool((coder.loss_and_gradients(x, target).fired[:5] > 0).all())
     assert torch.equal(coder.W_enc[:, 5:], kept)
     torch.testing.assert_close(coder.W_dec.norm(dim=1), torch.ones_like(coder.b_enc))
-    moment = optimiser.state[coder.W_enc]["exp_avg"]
-    assert not moment[:, :5].any()
-    assert bool(moment[:, 5:].any())
+    moment = optimiser.state[coder.W_enc_T]["exp_avg"]
+    assert not moment[:5].any()
+    assert bool(moment[5:].any())
     assert coder.resample(x, torch.zeros_like(dead), target) == 0
 
 

@@ -49,7 +49,7 @@ def filled(dictionary: Any, seed: int) -> Any:
 def perfect() -> StandardSAE:
     """One latent for each direction of each coordinate."""
     dictionary = StandardSAE(32, 64, hook_point=MLP_OUT)
-    dictionary.W_enc.data = torch.cat([torch.eye(32), -torch.eye(32)], 1)
+    dictionary.W_enc.copy_(torch.cat([torch.eye(32), -torch.eye(32)], 1))
     dictionary.W_dec.data = dictionary.W_enc.T.clone()
     return dictionary
 
@@ -262,7 +262,7 @@ def test_refused_in_one_sentence(model) -> None:
 def test_a_perfect_dictionary_on_the_default_model(model) -> None:
     real = wb.load_model()
     dictionary = StandardSAE(576, 1152, hook_point="blocks.15.hook_resid_post")
-    dictionary.W_enc.data = torch.cat([torch.eye(576), -torch.eye(576)], 1)
+    dictionary.W_enc.copy_(torch.cat([torch.eye(576), -torch.eye(576)], 1))
     dictionary.W_dec.data = dictionary.W_enc.T.clone()
     found = wb.measure_fidelity(real, dictionary, Corpus(TEXTS), resamples=20)
     assert found.loss_recovered == pytest.approx(1, abs=1e-4)

@@ -245,7 +245,7 @@ def test_a_comparison_inside_a_splice_compares_spliced_models(llama) -> None:
 
 def test_a_perfect_dictionary_changes_nothing_and_zero_is_ablation(llama, plain) -> None:
     perfect = StandardSAE(32, 64, hook_point=MLP_OUT)
-    perfect.W_enc.data = torch.cat([torch.eye(32), -torch.eye(32)], 1)
+    perfect.W_enc.copy_(torch.cat([torch.eye(32), -torch.eye(32)], 1))
     perfect.W_dec.data = perfect.W_enc.T.clone()
     with llama.spliced({MLP_OUT: perfect}):
         assert close(llama(TOKENS), logits_under(plain, TOKENS))

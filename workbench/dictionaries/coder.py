@@ -42,7 +42,8 @@ class SparseCoder(Trainable):
         seed: of the starting weights; None leaves them to be filled.
 
     Attributes:
-        W_enc: `[d_in, width]`.
+        W_enc_T: `[width, d_in]`, the encoder as it is learned: its gradient comes latent by latent.
+        W_enc: `[d_in, width]`, the same memory seen the other way round.
         b_enc: `[width]`.
         W_dec: `[width, d_out]`; rows of unit norm in training.
         b_dec: `[d_out]`.
@@ -77,7 +78,7 @@ class SparseCoder(Trainable):
         self.activation = activation
         self.resamples = activation.resamples
         self._room: Tensor | None = None
-        self.W_enc = nn.Parameter(torch.empty(d_in, width), requires_grad=False)
+        self.W_enc_T = nn.Parameter(torch.empty(width, d_in), requires_grad=False)
         self.b_enc = nn.Parameter(torch.zeros(width), requires_grad=False)
         self.W_dec = nn.Parameter(torch.empty(width, d_out), requires_grad=False)
         self.b_dec = nn.Parameter(torch.zeros(d_out), requires_grad=False)
@@ -85,12 +86,17 @@ class SparseCoder(Trainable):
         if seed is not None:
             self._randomise(torch.Generator().manual_seed(seed))
 
+    @property
+    def W_enc(self) -> Tensor:
+        """See `SparseCoder`."""
+        return self.W_enc_T.T
+
     @torch.no_grad()
     def _randomise(self, generator: torch.Generator) -> None:
         """Random unit vectors; an autoencoder's encoder begins as the decoder's transpose."""
         self.W_dec.copy_(normalize(torch.randn(self.W_dec.shape, generator=generator), dim=1))
         if self.centred:
-            self.W_enc.copy_(self.W_dec.T)
+            self.W_enc_T.copy_(self.W_dec)
         else:
             self.W_enc.copy_(normalize(torch.randn(self.W_enc.shape, generator=generator), dim=0))
 
@@ -109,7 +115,7 @@ class SparseCoder(Trainable):
     def encode(self, x: Tensor) -> Codes:
         """Activations as codes: `[..., columns]`."""
         rows = self.centre(x).reshape(-1, self.d_in)  # [rows, d_in]
-        learns = torch.is_grad_enabled() and (rows.requires_grad or self.W_enc.requires_grad)
+        learns = torch.is_grad_enabled() and (rows.requires_grad or self.W_enc_T.requires_grad)
         room = None if learns else self.W_enc.new_empty(min(ROWS, len(rows)), self.n_features)
         parts = []
         for part in rows.split(ROWS):
@@ -158,7 +164,7 @@ class SparseCoder(Trainable):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """One group for each parameter; see `Trainable`."""
         ratio = self.unit_out / self.unit_in
-        sizes = {"W_enc": ratio, "W_dec": 1.0, "W_skip": ratio}  # all others have the unit of what is written
+        sizes = {"W_enc_T": ratio, "W_dec": 1.0, "W_skip": ratio}  # all others have the unit of what is written
         return [
             {"params": [parameter], "lr": lr * sizes.get(name, self.unit_out), "name": name}
             for name, parameter in ((_short(name), parameter) for name, parameter in self.named_parameters())
@@ -190,7 +196,8 @@ class SparseCoder(Trainable):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by SAELens's names."""
-        return {_short(name): tensor for name, tensor in self.state_dict().items()}
+        found = {_short(name): tensor for name, tensor in self.state_dict().items()}
+        return {"W_enc": found.pop("W_enc_T").T.contiguous()} | found
 
     def config(self) -> dict[str, Any]:
         """SAELens's fields, and ours under `workbench`."""
@@ -230,15 +237,15 @@ class SparseCoder(Trainable):
         if made.centred and made.d_in != made.d_out:
             raise DictionaryError("apply_b_dec_to_input needs d_in and d_out to be the same")
         made.unit_in, made.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
-        state = made.state_dict()
-        expected = {_short(name): name for name in state}
+        expected = made.tensors()
         for name in sorted(expected.keys() ^ tensors.keys()):
             raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")
-        for name, full_name in expected.items():
-            shape = tuple(state[full_name].shape)
+        for name, tensor in expected.items():
+            shape = tuple(tensor.shape)
             if tuple(tensors[name].shape) != shape:
                 raise DictionaryError(f"{name} has the shape {tuple(tensors[name].shape)}, and cfg.json says {shape}")
-        made.load_state_dict({expected[name]: tensor for name, tensor in tensors.items()}, assign=True)
+        given = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
+        made.load_state_dict({name: given[_short(name)] for name in made.state_dict()}, assign=True)
         return made
 
 

@@ -51,7 +51,7 @@ def loss_and_gradients(
     slopes, penalty = coder.activation.backward(entries, entries.products(g, coder.W_dec), coder.unit_out, sparsity)
     _set(coder.b_enc, entries.per_latent(slopes))
     _set(coder.W_dec, entries.outer(entries.values, g))
-    _set(coder.W_enc, entries.outer(slopes, centred).T)
+    _set(coder.W_enc_T, entries.outer(slopes, centred))
     auxiliary = 0.0
     if dead is not None and coder.activation.auxiliary and bool(dead.any()):
         auxiliary = _auxiliary(coder, pre, centred, g, dead=dead, square=square)
@@ -94,7 +94,7 @@ def _auxiliary(coder: SparseCoder, pre: Tensor, centred: Tensor, g: Tensor, *, d
     slope = over * (2 * weight)
     slopes = (slope @ directions.T) * (values != 0)  # [batch, dead]
     _grad(coder.W_dec).index_add_(0, index, values.T @ slope)
-    _grad(coder.W_enc).index_add_(1, index, centred.T @ slopes)
+    _grad(coder.W_enc_T).index_add_(0, index, slopes.T @ centred)
     _grad(coder.b_enc).index_add_(0, index, slopes.sum(0))
     return weight * _squares(over)
 
@@ -193,19 +193,18 @@ def resample(
     loss = (coder.reconstruct(x) - target).square().sum(1)  # [n]
     weights = (loss / loss.max().clamp(min=1e-30)).square() + 1e-12
     drawn = torch.multinomial(weights, len(index), replacement=len(index) > len(x), generator=generator)
-    alive = coder.W_enc[:, ~dead].norm(dim=0)
+    alive = coder.W_enc_T[~dead].norm(dim=1)
     size = 0.2 * float(alive.mean()) if len(alive) else 1.0
     inputs = x[drawn] - (coder.b_dec if coder.centred else x.mean(0))  # [dead, d_in]
     columns = normalize(inputs, dim=1) * size
-    coder.W_enc[:, index] = columns.T
+    coder.W_enc_T[index] = columns
     coder.W_dec[index] = normalize(target[drawn] - coder.b_dec, dim=1)
     coder.b_enc[index] = 0.0 if coder.centred else -(columns @ x.mean(0))
     coder.activation.forget(index, coder.unit_out)
-    own = [(parameter, 0) for parameter in coder.activation.parameters()]
-    for parameter, axis in [(coder.W_enc, 1), (coder.W_dec, 0), (coder.b_enc, 0), *own]:
+    for parameter in (coder.W_enc_T, coder.W_dec, coder.b_enc, *coder.activation.parameters()):
         for moment in optimiser.state.get(parameter, {}).values() if optimiser else ():
             if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                moment.index_fill_(axis, index, 0)
+                moment.index_fill_(0, index, 0)
     return len(index)
 
 

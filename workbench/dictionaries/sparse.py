@@ -30,8 +30,6 @@ PIECE = 256
 WORTH_THREADS = 1 << 18
 """Searches among fewer numbers than this are not worth a second thread."""
 
-SORTED = 1024
-"""Rows up to this width are sorted whole."""
 CACHED = 1 << 21
 """Numbers that a thread searches at a time."""
 
@@ -256,33 +254,29 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """As `top_k`. One pass finds the maximum of each block of columns: the k highest entries can only lie in the k
-    blocks with the highest maxima, so that a search among √(width·k) blocks and then as many columns replaces one over
-    all columns."""
+    """As `top_k`. One pass finds the maximum of each block of columns: the k-th highest of these is a bound that k
+    scores of the row reach and few more, which a second pass finds."""
     rows, width = scores.shape
+    if k == 1:
+        return scores.argmax(1)[:, None]
     size = round((width / k) ** 0.5)  # columns per block
-    if size < 4:
-        return _highest(scores, k)
     blocks = width // size  # block b holds the columns b, b + blocks, b + 2 * blocks, …
-    chosen = _highest(scores[:, : blocks * size].reshape(rows, size, blocks).max(1), k)  # [rows, k]
-    places = (chosen[:, None, :] + np.arange(0, blocks * size, blocks)[:, None]).reshape(rows, -1)  # [rows, size * k]
-    if blocks * size < width:
-        rest = np.broadcast_to(np.arange(blocks * size, width), (rows, width - blocks * size))
-        places = np.concatenate([places, rest], axis=1)
-    best = _highest(np.take_along_axis(scores, places, 1), k)
-    return np.take_along_axis(places, best, 1)
+    highest = scores[:, : blocks * size].reshape(rows, size, blocks).max(1)
+    highest.sort(1)
+    flat = np.flatnonzero(scores >= highest[:, blocks - k, None])
+    if len(flat) != rows * k:
+        flat = _highest(scores, flat, k)
+    if len(flat) != rows * k:  # some are equal, or no numbers
+        return np.argpartition(scores, width - k, axis=1)[:, width - k :]
+    return flat.reshape(rows, k) - np.arange(0, rows * width, width)[:, None]
 
 
-def _highest(scores: np.ndarray, k: int) -> np.ndarray:
-    """As `top_k`, by a search over all columns.
-
-    A row's k-th highest number is found by sorting the row, and then everything from it on; where equal numbers make
-    that more than k, by a partition of the columns themselves.
-    """
-    rows, width = scores.shape
-    if width <= SORTED:
-        lowest = np.sort(scores, axis=1)[:, width - k, None]
-        flat = np.flatnonzero(scores >= lowest)
-        if len(flat) == rows * k:
-            return flat.reshape(rows, k) - np.arange(0, rows * width, width)[:, None]
-    return np.argpartition(scores, width - k, axis=1)[:, width - k :]
+def _highest(scores: np.ndarray, flat: np.ndarray, k: int) -> np.ndarray:
+    """Of places in the flattened scores, ascending, those of each row's k highest, and of all that equal the lowest."""
+    values, inside = scores.reshape(-1)[flat], flat // scores.shape[1]  # [n], [n] rows
+    counts = np.bincount(inside, minlength=len(scores))
+    columns = np.arange(len(flat)) - (counts.cumsum() - counts)[inside]
+    table = np.full((len(scores), max(k, counts.max())), -np.inf, scores.dtype)
+    table[inside, columns] = values
+    table.sort(1)
+    return flat[values >= table[inside, -k]]
