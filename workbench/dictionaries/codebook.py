@@ -119,11 +119,13 @@ class Codebook(Trainable):
         """Activations as codes `[..., groups * k]`, group by group, in each the most similar code first."""
         parts = self.prepare(x.detach()).reshape(-1, self.groups, self.d_in // self.groups)  # [rows, groups, d]
         indices = torch.empty(len(parts), self.groups, self.k, dtype=torch.long, device=parts.device)
+        room = parts.new_empty(min(ROWS, len(parts)), self.n_codes)  # fresh memory costs more than the product
         for group in range(self.groups):
             keys, bias = self._keys(group)
             for start in range(0, len(parts), ROWS):
                 rows = parts[start : start + ROWS, group]
-                scores = rows @ keys if bias is None else torch.addmm(bias, rows, keys)  # [rows, n_codes]
+                scores = torch.mm(rows, keys, out=room[: len(rows)])  # [rows, n_codes]
+                scores = scores if bias is None else scores.add_(bias)
                 indices[start : start + ROWS, group] = _most_similar(scores, self.k) + group * self.n_codes
         indices = indices.view(*x.shape[:-1], self.groups * self.k)
         return Codes(parts.new_full(indices.shape, self.weight), indices, self.n_features)
