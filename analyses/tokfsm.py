@@ -38,6 +38,8 @@ PUBLISHED = {
 """The paper's loss, accuracy of the next token, and of the next state, in %."""
 LEAST_RECALL = 0.01
 """Codes that are active on a smaller share of a state's visits are not taken for a code of it."""
+ORDER = ["plain", "attention", "mlp", "both"]
+"""The models, as the table has them."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def train(machine: wb.TokFSM, plan: Plan, work: Path, names: Sequence[str]) -> N
                 **how,
             )
         made[name].about |= {"machine": asdict(machine)}
-        wb.save_model(made[name], BUNDLED / f"tokfsm-{name}")
+        wb.save_model(made[name], BUNDLED / f"tokfsm-{name}", half=True)
 
 
 def _teller(name: str) -> Any:
@@ -280,9 +282,8 @@ def steering(model: wb.LanguageModel, machine: wb.TokFSM, counted: StateCounts, 
     }
 
 
-def experiment(folder: Path, plan: Plan, machine: wb.TokFSM) -> dict[str, Any]:
-    """Everything that is measured, from the models that ship."""
-    models = {name.removeprefix("tokfsm-"): wb.load_model(name) for name in wb.bundled_models() if "tokfsm" in name}
+def experiment(folder: Path, plan: Plan, machine: wb.TokFSM, models: dict[str, wb.LanguageModel]) -> dict[str, Any]:
+    """Everything that is measured of models of the machine's language, one of which is "plain"."""
     plain = models["plain"]
     hashes = {name: model.hash for name, model in models.items()}
     notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, hashes, asdict(plan), machine.hash])
@@ -311,14 +312,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("reports/tokfsm"), help="folder of the report")
     parser.add_argument("--train", action="store_true", help="train the models, or go on doing so, first")
-    parser.add_argument("--names", nargs="*", default=["plain", "attention", "mlp", "both"], help="models to train")
+    parser.add_argument("--names", nargs="*", default=ORDER, help="models to train")
     parser.add_argument("--work", type=Path, default=Path("runs/tokfsm"), help="checkpoints")
     parser.add_argument("--summary", type=Path, help="also write the figures worth citing to this JSON file")
     asked = parser.parse_args(arguments)
     plan, machine = Plan(), wb.TokFSM()
     if asked.train:
         train(machine, plan, asked.work, asked.names)
-    results = experiment(asked.out, plan, machine)
+    shipped = [name for name in ORDER if f"tokfsm-{name}" in wb.bundled_models()]
+    results = experiment(asked.out, plan, machine, {name: wb.load_model(f"tokfsm-{name}") for name in shipped})
     write_json(asked.out / "results.json", results)
     if asked.summary:
         write_json(asked.summary, results, indent=1)

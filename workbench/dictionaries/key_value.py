@@ -176,11 +176,12 @@ class KeyValueBottleneck(Dictionary):
         sums[dead] = fresh[dead] * counts.mean()
 
     @torch.no_grad()
-    def learn(self, x: Tensor, labels: Tensor, lr: float = 0.3, smoothing: float = 0.1) -> float:
+    def learn(self, x: Tensor | Codes, labels: Tensor, lr: float = 0.3, smoothing: float = 0.1) -> float:
         """One step of gradient descent on the fetched values, with the mean of the values as logits.
 
         Args:
-            x: activations, `[batch, d_in]`.
+            x: activations, `[batch, d_in]`, or their codes, `[batch, codebooks]`: keys are frozen, so that codes have
+                to be found only once.
             labels: classes, `[batch]`, from 0 to `d_value` - 1.
             lr: learning rate, of the sum over the batch, so that it means the same for any number of codebooks.
             smoothing: share of each label that is spread over all classes.
@@ -188,11 +189,12 @@ class KeyValueBottleneck(Dictionary):
         Returns:
             The cross-entropy before the step, in nats.
         """
-        if labels.shape != x.shape[:1] or not len(x):
-            raise DictionaryError(f"Labels are [batch] = {list(x.shape[:1])}, not {list(labels.shape)}.")
+        batch = list((x.indices if isinstance(x, Codes) else x).shape[:1])
+        if list(labels.shape) != batch or not batch[0]:
+            raise DictionaryError(f"Labels are [batch] = {batch}, not {list(labels.shape)}.")
         if int(labels.min()) < 0 or int(labels.max()) >= self.d_out:
             raise DictionaryError(f"A label is a class from 0 to {self.d_out - 1}.")
-        codes = self.encode(x)
+        codes = x if isinstance(x, Codes) else self.encode(x)
         logits = self.decode(codes)
         target = nn.functional.one_hot(labels, self.d_out).to(logits) * (1 - smoothing) + smoothing / self.d_out
         loss = nn.functional.cross_entropy(logits, target)

@@ -1,0 +1,229 @@
+"""The analyses of codebooks and of the key-value bottleneck, small, against counts and rules written here."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import regex
+import torch
+from test_tokfsm import HEADS, HOW, MACHINE, books, speaker  # noqa: F401
+
+import workbench as wb
+from workbench.corpus import Corpus
+from workbench.measures.states import StateCounts, count_codes
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+import codebook_language as language
+import codebook_language_page
+import continual
+import tokfsm
+import tokfsm_page
+
+# A language whose truth is known
+
+
+PLAN = tokfsm.Plan(measured=512, walks=16, pairs=12)
+
+
+@pytest.fixture(scope="module")
+def models(speaker: wb.LanguageModel) -> dict[str, wb.LanguageModel]:  # noqa: F811
+    return {"plain": speaker, "both": wb.fine_tune(speaker, MACHINE, books(), **HOW)}
+
+
+@pytest.fixture(scope="module")
+def results(models: dict[str, wb.LanguageModel], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    patch = pytest.MonkeyPatch()
+    for name, value in {"CONTEXT": 32, "LAYERS": 2, "HEADS": 2, "D_MODEL": 16}.items():
+        patch.setattr(tokfsm, name, value)
+    folder = tmp_path_factory.mktemp("report")
+    found = tokfsm.experiment(folder, PLAN, MACHINE, models)
+    assert tokfsm.experiment(folder, PLAN, MACHINE, models) == found
+    page = tokfsm_page.write_page(folder, found, tokfsm.PUBLISHED)
+    assert "attention + MLP" in page.read_text()
+    patch.undo()
+    return found
+
+
+def test_loss_and_accuracy_by_a_loop(results: dict[str, Any], models: dict[str, wb.LanguageModel]) -> None:
+    for name, model in models.items():
+        losses, right = [], []
+        for batch in MACHINE.batches(model, 32, 64, PLAN.measured, seed=PLAN.seed + 999):
+            for row in batch.tokens:
+                logits = model(row[None])[0].log_softmax(-1)
+                for place in range(2, len(row)):  # the first digit can't be known
+                    losses.append(-float(logits[place - 1, row[place]]))
+                    right.append(int(logits[place - 1].argmax()) == int(row[place]))
+        said = results["models"][name]["language"]
+        assert said["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+        assert said["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_state_codes_by_counting(results: dict[str, Any], models: dict[str, wb.LanguageModel]) -> None:
+    model = models["both"]
+    counted = count_codes(model, MACHINE, walks=PLAN.walks, seed=PLAN.seed + 32)
+    for row in results["models"]["both"]["state_codes"]["states"]:
+        counts = counted.counts[row["hook_point"]][row["code"]]  # [states]
+        active = int(counts.sum())
+        assert row["precision"] == pytest.approx(int(counts[row["state"]]) / active if active else 0)
+        assert row["recall"] == pytest.approx(int(counts[row["state"]]) / int(counted.seen[row["state"]]))
+        assert 0 <= row["neuron"]["precision"] <= 1
+
+
+def test_divergence_of_states_that_share_a_code(models: dict[str, wb.LanguageModel]) -> None:
+    counts = torch.zeros(40, MACHINE.states, dtype=torch.long)
+    group = torch.arange(MACHINE.states) // 2  # states 0 and 1 have code 0 in both heads, 2 and 3 code 1, ...
+    counts[group, torch.arange(MACHINE.states)] = 5
+    counts[20 + group, torch.arange(MACHINE.states)] = 5
+    found = tokfsm.divergences(models["both"], MACHINE, StateCounts({HEADS: counts}, torch.ones(MACHINE.states)))
+    edges = [set(row.nonzero()[:, 0].tolist()) for row in MACHINE.follows]
+
+    def divergence(
+        a: int, b: int
+    ) -> float:  # of two uniform distributions over equally many states: the share not shared
+        return 1 - len(edges[a] & edges[b]) / MACHINE.edges
+
+    pairs = [(a, a + 1) for a in range(0, MACHINE.states - 1, 2)]
+    assert found[HEADS]["shared"] == pytest.approx(np.mean([divergence(*pair) for pair in pairs]))
+    every = [divergence(a, b) for a in range(MACHINE.states) for b in range(a)]
+    assert found[HEADS]["random"] == pytest.approx(np.mean(every))
+    assert found[HEADS]["pairs"] == 2 * len(pairs)
+
+
+def test_steering_says_shares(results: dict[str, Any]) -> None:
+    steering = results["models"]["both"]["steering"]
+    assert steering["chance"] == MACHINE.edges / MACHINE.states
+    for kind in ("plain", "forced", "random"):
+        assert all(0 <= steering[kind][what] <= 1 for what in ("target", "own", "sampled"))
+
+
+# Learning one kind after another
+
+
+@pytest.fixture(scope="module")
+def trial() -> continual.Trial:
+    chance = torch.Generator().manual_seed(0)
+    plane = torch.randn(2, 24, generator=chance)
+    angles = torch.arange(5) * 2 * torch.pi / 5
+    centres = 6 * torch.stack([angles.cos(), angles.sin()], 1) @ plane  # kinds are neighbours on a circle
+    labels = [kind for kind in "abcde" for _ in range(40)]
+    x = torch.cat([centre + torch.randn(40, 24, generator=chance) for centre in centres])
+    plan = continual.Plan(epochs=4, codebooks=16, n_keys=32, d_key=6, seeds=1)
+    return continual.Trial(x, labels, plan, 3)
+
+
+def test_texts_are_split_within_each_kind_and_none_is_used_twice(trial: continual.Trial) -> None:
+    assert {part: Counter(y.tolist()) for part, y in trial.data.y.items()} == {
+        "learn": Counter(dict.fromkeys(range(5), 24)),
+        "choose": Counter(dict.fromkeys(range(5), 8)),
+        "test": Counter(dict.fromkeys(range(5), 8)),
+    }
+    rows = torch.cat(list(trial.data.x.values()))
+    assert len(rows.unique(dim=0)) == 200
+    torch.testing.assert_close(trial.data.x["learn"].mean(0), torch.zeros(24), atol=1e-5, rtol=0)
+
+
+def test_the_bottleneck_keeps_what_a_probe_forgets(trial: continual.Trial) -> None:
+    kept = trial.run("key-value bottleneck", 0.1, mixed=False)
+    assert len(kept["curve"]) == 5
+    assert kept["test"] > 0.9
+    assert trial.run("key-value bottleneck", 0.1, mixed=False) == kept
+    assert trial.run("linear probe", 0.03, mixed=True)["test"] > 0.9
+    assert trial.run("linear probe", 0.3, mixed=False)["test"] < kept["test"] - 0.2
+
+
+def test_learning_from_codes_is_learning_from_activations(trial: continual.Trial) -> None:
+    keys, rows = trial.keys, torch.arange(0, 120, 3)
+    x, y = trial.data.x["learn"][rows], trial.data.y["learn"][rows]
+    keys.values.zero_()
+    keys.learn(x, y, lr=0.2)
+    expected = keys.values.clone()
+    learn, _ = trial.learner("key-value bottleneck", 0.2)
+    learn(rows)
+    torch.testing.assert_close(keys.values, expected)
+
+
+# A language model
+
+
+TEXTS = ["The Dogs ran to a dog.", "A doghouse stood there, and the puppy slept.", "Nothing to see, my friend."]
+
+
+@pytest.fixture(scope="module")
+def spliced(zoo: Any) -> wb.LanguageModel:
+    model = zoo["llama"]
+    points = [f"blocks.{layer}.attn.hook_z" for layer in range(2)]
+    made = {
+        point: wb.Codebook(model.hook_points[point].width, 12, 2, groups=2, hook_point=point, name=f"book-{n}", seed=n)
+        for n, point in enumerate(points)
+    }
+    return wb.fine_tune(model, Corpus(TEXTS), made, tokens=64, batch=2, context=16, frozen=True)
+
+
+def test_codes_on_a_topic_s_words_by_a_loop(spliced: wb.LanguageModel) -> None:
+    corpus, pattern = Corpus(TEXTS), r"\b(dogs?|puppy)\b"
+    plan = language.Plan(searched=10_000)
+    found = language.count_codes(spliced, corpus, {"dog": pattern}, plan)
+    points = list(spliced.splices)
+    active, hits, matches = Counter(), Counter(), 0
+    for text in TEXTS:
+        said = spliced.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        bos = spliced.tokenizer.bos_token_id
+        tokens = torch.tensor([([] if bos is None else [bos]) + said["input_ids"]])
+        shift = tokens.shape[1] - len(said["input_ids"])
+        starts = {match.start(1) for match in regex.finditer(pattern, text, regex.IGNORECASE)}
+        values = spliced.capture(tokens, points)
+        for place, (begin, end) in enumerate(said["offset_mapping"]):
+            marked = any(begin <= start < end for start in starts)
+            matches += marked
+            for number, point in enumerate(points):
+                book: Any = spliced.splices[point]
+                for code in book.encode(values[point][0, shift + place].flatten()).indices.tolist():
+                    active[number * book.n_features + code] += 1
+                    hits[number * book.n_features + code] += marked
+    assert found.matches == {"dog": matches}
+    assert matches == 3
+    assert {n: count for n, count in enumerate(found.active.tolist()) if count} == dict(active)
+    assert {n: count for n, count in enumerate(found.hits["dog"].tolist()) if count} == dict(+hits)
+    best = language.codes_of_topic(spliced, found, "dog", language.Plan(forced=3, least=1))
+    f1 = {code: 2 * hits[code] / (active[code] + matches) for code in active}
+    scores = [2 * row["precision"] * row["recall"] / max(row["precision"] + row["recall"], 1e-9) for row in best]
+    assert scores == pytest.approx(sorted(f1.values(), reverse=True)[:3])
+
+
+def test_random_codes_are_of_the_same_heads(spliced: wb.LanguageModel) -> None:
+    asked = ["book-0:3", "book-1:20", "book-0:23"]
+    drawn = language.random_codes(spliced, asked, 1)
+    assert [(one.source.name, one.index // 12) for one in drawn] == [("book-0", 0), ("book-1", 1), ("book-0", 1)]
+
+
+def test_a_rival_is_as_strong_as_costs_the_same(monkeypatch: pytest.MonkeyPatch, llama: wb.LanguageModel) -> None:
+    costs = {0.5: 2.0, 1.0: 3.0, 1.5: 2.5, 2.0: 5.0, 3.0: 6.0}
+    monkeypatch.setattr(language, "_cost", lambda model, plain, edits, plan: costs[edits])
+    plan: Any = language.Plan()
+    assert language.matched(lambda strength: strength, 4.0, llama, plan) == pytest.approx(1.75)
+    assert language.matched(lambda strength: strength, 9.0, llama, plan) == 3.0
+
+
+def test_texts_on_topic_and_the_report(tmp_path: Path) -> None:
+    made = language.Texts(["A Dragon came.", "dragonfly", "nothing <b>here</b>"], 12.0, 0.9)
+    assert made.on_topic(language.TOPICS["dragon"]) == pytest.approx(1 / 3)
+    row = language.told(made, "dragon")
+    assert row["sample"] == "A Dragon came."
+    plan = language.asdict(language.Plan())
+    one = {"on_topic": 0.1, "perplexity": 9.0, "distinct": 0.9, "sample": "nothing <b>here</b>"}
+    code = {"feature": "heads-10:1", "precision": 0.5, "recall": 0.5}
+    results = {
+        "provenance": {"plan": plan, "versions": {}},
+        "cost": {"text": {n: {"loss": 1.0, "accuracy": 0.5} for n in ("plain", "codebooks")}},
+        "topics": {"dead": 0.0, "matches": {"dragon": 3}, "codes": {"dragon": [code]}},
+        "unsteered": {n: {"on_topic": {"dragon": 0.0}, "perplexity": 8.0} for n in ("plain", "codebooks")},
+        "steering": {"dragon": {"latent": code} | dict.fromkeys(language.METHODS, one)},
+    }
+    page = codebook_language_page.write_page(tmp_path, results, language.METHODS).read_text()
+    assert "nothing &lt;b&gt;here&lt;/b&gt;" in page
+    assert "<b>here</b>" not in page
