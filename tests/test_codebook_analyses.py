@@ -195,6 +195,29 @@ def test_codes_on_a_topic_s_words_by_a_loop(spliced: wb.LanguageModel) -> None:
     assert scores == pytest.approx(sorted(f1.values(), reverse=True)[:3])
 
 
+def test_padding_and_bos_take_no_part_in_learning(zoo: Any) -> None:
+    model = zoo["llama"]
+    point = "blocks.0.attn.hook_z"
+    book = wb.Codebook(model.hook_points[point].width, 12, groups=2, hook_point=point)
+    lines: list[Any] = []
+    how: dict[str, Any] = {"tokens": 3 * 64, "batch": 3, "context": 64, "frozen": True, "fresh": False}
+    before = book.codes.clone()
+    wb.fine_tune(model, Corpus(TEXTS), {point: book}, log=lines.append, **how)
+    book.codes.copy_(before)
+    squares, losses = [], []
+    for text in TEXTS:  # one by one, with no padding
+        words = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        bos = model.tokenizer.bos_token_id
+        tokens = torch.tensor([([] if bos is None else [bos]) + words])
+        x = model.capture(tokens, [point])[point][0, -len(words) :].flatten(1)
+        squares.append((book.decode(book.encode(x)) - x).square().sum(1))
+        with model.spliced({point: book}):
+            logits = model(tokens)[0, -len(words) : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(words[1:]), reduction="none"))
+    assert lines[0]["error"] == pytest.approx(float(torch.cat(squares).mean()), rel=1e-4)
+    assert lines[0]["ce"] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+
+
 def test_random_codes_are_of_the_same_heads(spliced: wb.LanguageModel) -> None:
     asked = ["book-0:3", "book-1:20", "book-0:23"]
     drawn = language.random_codes(spliced, asked, 1)

@@ -153,6 +153,13 @@ def test_the_dictionaries_loss_moves_the_dictionaries_alone(speaker: wb.Language
     assert lines[-1]["error"] < 0.9 * lines[0]["error"]
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "inner", "euclidean"])
+def test_it_learns_by_every_similarity(speaker: wb.LanguageModel, similarity: Any) -> None:
+    lines: list[Any] = []
+    wb.fine_tune(speaker, MACHINE, books(similarity=similarity), log=lines.append, **HOW)
+    assert lines[-1]["ce"] < lines[0]["ce"]
+
+
 @pytest.mark.parametrize("stop_after", [1, 5, 11])
 def test_it_goes_on_where_it_was_stopped(speaker: wb.LanguageModel, tmp_path: Path, stop_after: int) -> None:
     def stops() -> Any:

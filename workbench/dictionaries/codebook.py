@@ -115,6 +115,7 @@ class Codebook(Trainable):
         parts = x.to(self.codes.dtype).unflatten(-1, (self.groups, -1))
         return layer_norm(parts, parts.shape[-1:]) if self.normalize_input else parts
 
+    @torch.no_grad()
     def encode(self, x: Tensor) -> Codes:
         """Activations as codes `[..., groups * k]`, group by group, in each the most similar code first."""
         parts = self.prepare(x.detach()).reshape(-1, self.groups, self.d_in // self.groups)  # [rows, groups, d]

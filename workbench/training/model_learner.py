@@ -133,10 +133,12 @@ class ModelLearner:
         errors: list[Tensor] = []
         fired: list[Tensor] = []
         pairs = batch.content[:, :-1] & batch.content[:, 1:]  # [batch, pos - 1]
+        mask = None if bool(batch.mask.all()) else batch.mask
+        content = batch.content if mask is None else batch.content[mask]  # edits see no padding
         with torch.enable_grad():
-            edits = [edit for place in range(len(self.places)) for edit in self._through(place, batch, errors, fired)]
+            edits = [edit for place in range(len(self.places)) for edit in self._through(place, content, errors, fired)]
             run = Run([Group(self.model.network.prepare(edits))]) if edits else None
-            logits = self.model.network.run(batch.tokens, run, mask=None if bool(batch.mask.all()) else batch.mask)
+            logits = self.model.network.run(batch.tokens, run, mask=mask)
             target = batch.tokens[:, 1:][pairs]
             wanted = logits[:, :-1][pairs]  # [predictions, vocab]
             ce = nn.functional.cross_entropy(wanted, target)
@@ -148,22 +150,23 @@ class ModelLearner:
         silent = torch.zeros(0, dtype=torch.long, device=self.device)
         return measured | {"accuracy": accuracy}, torch.cat([silent, *fired])
 
-    def _through(self, place: int, batch: TokenBatch, errors: list[Tensor], fired: list[Tensor]) -> list[Edit]:
-        """Edits that put a dictionary in its place, and note what it leaves over and which features are active."""
+    def _through(self, place: int, content: Tensor, errors: list[Tensor], fired: list[Tensor]) -> list[Edit]:
+        """Edits that put a dictionary in its place, and note what it leaves over and which features are active, at the
+        positions where `content` is true."""
         dictionary, (reads, writes) = self.dictionaries[place], self.places[place]
 
         def act(read: Tensor, written: Tensor) -> Tensor:
             codes = dictionary.encode(read)
-            indices = codes.indices[batch.content][codes.values[batch.content] != 0]
+            indices = codes.indices[content][codes.values[content] != 0]
             fired.append(torch.bincount(indices, minlength=dictionary.n_features))
-            self._read.append(read[batch.content].detach())
+            self._read.append(read[content].detach())
             if isinstance(dictionary, Codebook):
                 alone, given = dictionary.decode(codes), dictionary.prepare(written).flatten(-2)
                 made = dictionary.pass_through(read, alone)
             else:
                 alone, given = dictionary.reconstruct(read.detach()), written
                 made = dictionary.reconstruct(read, codes)
-            errors.append((alone - given.detach())[batch.content].square().sum(-1).mean())
+            errors.append((alone - given.detach())[content].square().sum(-1).mean())
             return made
 
         return acting(dictionary, reads, writes, act, f"the splice at {writes.name}")
