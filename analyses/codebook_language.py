@@ -28,6 +28,7 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.corpus import TokenBatch
+from workbench.edits import Edit, Group, Run
 from workbench.harvest import Harvest, Store
 from workbench.index.tokens import text_ends
 from workbench.splice import BUNDLED
@@ -38,19 +39,19 @@ NAME = "smollm2-codebooks"
 SAE = Path(__file__).resolve().parents[1] / "data" / "dictionaries" / "resid-15"
 TOPICS = {
     "dragon": r"\b(dragons?)\b",
-    "football": r"\b(football|soccer|goalkeeper|touchdown|quarterback|stadium)\b",
-    "music": r"\b(guitars?|piano|violin|orchestra|concerts?|melody|melodies)\b",
-    "sea": r"\b(ocean|sailors?|ships?|waves|harbou?r)\b",
-    "space": r"\b(planets?|spaceship|astronauts?|galaxy|galaxies|rockets?|asteroids?)\b",
-    "baking": r"\b(recipes?|oven|flour|butter|dough|baked|baking)\b",
+    "music": r"\b(music|musicians?|songs?|guitars?|pianos?|violins?|orchestra|concerts?|melody|melodies)\b",
+    "sea": r"\b(oceans?|seas?|sailors?|ships?|waves|harbou?r)\b",
+    "space": r"\b(planets?|stars?|spaceships?|astronauts?|galaxy|galaxies|rockets?|asteroids?)\b",
     "garden": r"\b(gardens?|gardening|flowers?|tomato|tomatoes|seeds|soil)\b",
-    "dog": r"\b(dogs?|puppy|puppies|barked|barking)\b",
+    "royalty": r"\b(kings?|queens?|castles?|knights?|princess|throne)\b",
+    "bread": r"\b(bread|oven|flour|butter|dough|baked|baking)\b",
+    "medicine": r"\b(doctors?|nurses?|hospitals?|patients?|surgery)\b",
 }
-"""Chosen, with their words, before any was tried."""
+"""Chosen, with their words, before any was tried, from what the bundled corpus writes about most."""
 TRIED = {
-    "horse": r"\b(horses?|saddle|stables?|galloped)\b",
-    "robot": r"\b(robots?|robotic|android)\b",
-    "snow": r"\b(snow|snowy|blizzard|icy|snowflakes?)\b",
+    "train": r"\b(trains?|railways?|railroads?|locomotives?)\b",
+    "coffee": r"\b(coffee|tea|café|cup)\b",
+    "crime": r"\b(police|crimes?|detectives?|thief|stolen)\b",
 }
 """On these it was decided how codes are chosen and how many are forced."""
 PROMPTS = ("Once upon a time", "Last summer, my family", "Yesterday I", "It was early in the morning when")
@@ -77,8 +78,10 @@ class Plan:
     """Tokens on which all learn together, by the model's own loss."""
     lr: float = 1e-3
     measured: int = 16_384
-    searched: int = 120_000
+    searched: int = 150_000
     """Tokens in which topics are searched."""
+    shown: int = 10
+    """Codes that are told of each topic."""
     forced: int = 64
     """Codes of a topic that are forced at once."""
     least: int = 20
@@ -214,14 +217,54 @@ def codes_of_topic(model: wb.LanguageModel, counts: Counts, topic: str, plan: Pl
     hits, active = counts.hits[topic].double(), counts.active.double()
     f1 = 2 * hits / (active + counts.matches[topic])
     f1[counts.active < plan.least] = 0
+    return [_row(model, counts, topic, place) for place in f1.topk(plan.shown).indices.tolist()]
+
+
+def _row(model: wb.LanguageModel, counts: Counts, topic: str, place: int) -> dict[str, Any]:
+    """What is told of a code, by its place among those of all layers."""
     books: list[Any] = list(model.splices.values())
-    rows = []
-    for place in f1.topk(plan.forced).indices.tolist():
-        book, index = books[place // books[0].n_features], place % books[0].n_features
-        precision = float(hits[place] / active[place])
-        recall = float(hits[place] / max(counts.matches[topic], 1))
-        rows.append({"feature": str(book.feature(index)), "precision": precision, "recall": recall})
-    return rows
+    book, index = books[place // books[0].n_features], place % books[0].n_features
+    hits, active = int(counts.hits[topic][place]), int(counts.active[place])
+    precision, recall = hits / max(active, 1), hits / max(counts.matches[topic], 1)
+    return {"feature": str(book.feature(index)), "precision": precision, "recall": recall}
+
+
+class Nudge:
+    """An edit that adds a vector to every activation at a hook point, so that a gradient by it can be taken."""
+
+    def __init__(self, hook_point: str, added: Tensor):
+        self.hook_point, self.added = hook_point, added
+
+    def bind(self, model: wb.LanguageModel, scratch: dict) -> list[Edit]:
+        """See `Intervention`."""
+        shape = model.hook_points[self.hook_point].shape
+        return [Edit(self.hook_point, lambda x: x + self.added.view(shape))]
+
+
+def effects(model: wb.LanguageModel, corpus: wb.Corpus, patterns: Mapping[str, str], plan: Plan) -> dict[str, Tensor]:
+    """For each topic how much each code, `[codes of all layers]`, raises the log probability of the topic's words, to
+    first order and compared with the mean code of its head: its product with the gradient at its hook point, mean over
+    the positions of some texts."""
+    vocabulary = model.token_texts(list(range(model.network.vocab_size)))
+    batch = next(iter(corpus.batches(model, 64, 16, seed=plan.seed)))
+    points = list(model.splices)
+    found = {}
+    for topic, pattern in patterns.items():
+        compiled = regex.compile(pattern, regex.IGNORECASE)
+        ids = [number for number, text in enumerate(vocabulary) if compiled.fullmatch(text.strip())]
+        added = [torch.zeros(model.hook_points[point].width, requires_grad=True) for point in points]
+        edits = model.bind([Nudge(point, one) for point, one in zip(points, added, strict=True)])
+        with torch.enable_grad():
+            logits = model.network.run(batch.tokens, Run([Group(edits)]), mask=batch.mask)[batch.content]
+            gained = (logits[:, ids].logsumexp(1) - logits.logsumexp(1)).mean()
+            slopes = torch.autograd.grad(gained, added)
+        parts = []
+        for point, slope in zip(points, slopes, strict=True):
+            book: Any = model.splices[point]
+            gain = torch.einsum("gnd,gd->gn", book.codes, slope.view(book.groups, -1))  # [groups, n_codes]
+            parts.append((gain - gain.mean(1, keepdim=True)).flatten())
+        found[topic] = torch.cat(parts)
+    return found
 
 
 # Steering

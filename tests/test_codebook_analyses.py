@@ -189,10 +189,32 @@ def test_codes_on_a_topic_s_words_by_a_loop(spliced: wb.LanguageModel) -> None:
     assert matches == 3
     assert {n: count for n, count in enumerate(found.active.tolist()) if count} == dict(active)
     assert {n: count for n, count in enumerate(found.hits["dog"].tolist()) if count} == dict(+hits)
-    best = language.codes_of_topic(spliced, found, "dog", language.Plan(forced=3, least=1))
+    best = language.codes_of_topic(spliced, found, "dog", language.Plan(shown=3, least=1))
     f1 = {code: 2 * hits[code] / (active[code] + matches) for code in active}
     scores = [2 * row["precision"] * row["recall"] / max(row["precision"] + row["recall"], 1e-9) for row in best]
     assert scores == pytest.approx(sorted(f1.values(), reverse=True)[:3])
+
+
+def test_effects_are_slopes(spliced: wb.LanguageModel) -> None:
+    corpus, plan = Corpus(TEXTS * 6), language.Plan()
+    found = language.effects(spliced, corpus, {"the": "the"}, plan)["the"]
+    batch = next(iter(corpus.batches(spliced, 64, 16, seed=plan.seed)))
+    texts = spliced.token_texts(list(range(spliced.network.vocab_size)))
+    ids = [number for number, text in enumerate(texts) if text.strip().lower() == "the"]
+    point = "blocks.1.attn.hook_z"  # behind it nothing is snapped
+    book: Any = spliced.splices[point]
+
+    def gained(code: int, size: float) -> float:
+        steer = wb.Steer.along(point, book.direction(code), size)
+        with spliced.intervening([steer]):
+            logits = spliced(batch.tokens, mask=batch.mask)[batch.content].double()
+        return float((logits[:, ids].logsumexp(1) - logits.logsumexp(1)).mean())
+
+    size = 1e-2
+    slopes = torch.tensor([(gained(c, size) - gained(c, -size)) / (2 * size) for c in range(book.n_features)])
+    slopes = (slopes.view(2, 12) - slopes.view(2, 12).mean(1, keepdim=True)).flatten()
+    mine = found[book.n_features :]
+    torch.testing.assert_close(mine, slopes.float(), rtol=0.05, atol=0.02 * float(mine.abs().max()))
 
 
 def test_padding_and_bos_take_no_part_in_learning(zoo: Any) -> None:
