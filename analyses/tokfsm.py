@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import workbench as wb
 from workbench.corpus import TokenBatch
-from workbench.measures.states import StateCounts, at_states, codes_of_state, count_codes, next_states
+from workbench.measures.states import StateCounts, at_states, count_codes, forcing, next_states
 from workbench.splice import BUNDLED
 
-FORMAT = 1
+FORMAT = 2
 """Of the notes; a new number measures everything anew."""
 LAYERS, HEADS, D_MODEL, CONTEXT = 4, 4, 128, 128
 PUBLISHED = {
@@ -253,31 +253,30 @@ def divergences(model: wb.LanguageModel, machine: wb.TokFSM, counted: StateCount
     return found
 
 
-def steering(model: wb.LanguageModel, machine: wb.TokFSM, counted: StateCounts, plan: Plan) -> dict[str, Any]:
+def steering(model: wb.LanguageModel, machine: wb.TokFSM, counted: Sequence[StateCounts], plan: Plan) -> dict[str, Any]:
     """Force another state's codes on a walk's last state: how much of the next state's probability is on whose edges.
 
-    The codes are those that are active most often on the other state, in all codebooks; the rival is as many codes
-    drawn at random from the same codebooks.
+    The codes are those that are active most often on the other state, in all codebooks, and behind it while the next
+    state is being written; the rival is as many codes drawn at random from the same codebooks.
     """
     chance = torch.Generator().manual_seed(plan.seed + 77)
-    of_state = {state: codes_of_state(model, counted, state) for state in range(machine.states)}
-    kinds = ("plain", "forced", "random")
-    rows: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
+    rows: dict[str, list[list[float]]] = {kind: [] for kind in ("plain", "forced", "random")}
     walks = machine.walk(plan.pairs, 12, [machine.seed, 23, plan.seed])
     targets = torch.randint(machine.states, (plan.pairs,), generator=chance)
+
+    def drawn(edit: wb.Force) -> wb.Force:
+        book: Any = edit.feature.source
+        code = int(torch.randint(book.n_codes, (1,), generator=chance))
+        return replace(edit, feature=book.feature(book.group_of(edit.feature.index) * book.n_codes + code))
+
     for state in range(machine.states):
         mine = walks[targets == state]
         if not len(mine):
             continue
-        place = [mine.shape[1] * machine.digits]
-        drawn = []
-        for feature in of_state[state]:
-            book: Any = feature.source
-            group = book.group_of(feature.index)
-            code = int(torch.randint(book.n_codes, (1,), generator=chance))
-            drawn.append(book.feature(group * book.n_codes + code))
-        for kind, features in zip(kinds, ([], of_state[state], drawn), strict=True):
-            edits = [wb.Force(feature, "all", positions=place) for feature in features]
+        forced = forcing(model, machine, counted, state, mine.shape[1])
+        kinds: dict[str, Any] = {"plain": (), "forced": forced}
+        kinds["random"] = lambda written, forced=forced: [drawn(edit) for edit in forced(written)]
+        for kind, edits in kinds.items():
             found = next_states(model, machine, mine, edits)
             on_target = (found * machine.follows[state]).sum(1)
             on_own = (found * machine.follows[mine[:, -1]]).sum(1)
@@ -303,12 +302,15 @@ def experiment(folder: Path, plan: Plan, machine: wb.TokFSM, models: dict[str, w
         say(f"Measuring {name}")
         found = {"language": notes.get(f"{name} language", lambda m=model: language(m, machine, plan))}
         if model.splices:
-            counted = count_codes(model, machine, walks=plan.walks, seed=plan.seed + 30)
+            counted, *later = (
+                count_codes(model, machine, walks=plan.walks, written=written, seed=plan.seed + 30)
+                for written in range(machine.digits)
+            )
             made: dict[str, Any] = {
                 "dead": lambda c=counted: dead_codes(c),
                 "state_codes": lambda m=model: state_codes(m, plain, machine, plan),
                 "divergence": lambda m=model, c=counted: divergences(m, machine, c),
-                "steering": lambda m=model, c=counted: steering(m, machine, c, plan),
+                "steering": lambda m=model, c=(counted, *later): steering(m, machine, c, plan),
             }
             found |= {what: notes.get(f"{name} {what}", make) for what, make in made.items()}
         results["models"][name] = found | {"hash": model.hash}

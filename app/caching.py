@@ -190,8 +190,8 @@ def feature_index(
 @st.cache_resource(
     show_spinner="Counting which codes are active on which states …", max_entries=8, hash_funcs=_BY_WEIGHTS
 )
-def state_counts(model: LanguageModel, machine: TokFSM) -> StateCounts:
-    """How often each code of the model is active on each state of a machine."""
+def state_counts(model: LanguageModel, machine: TokFSM) -> list[StateCounts]:
+    """How often each code of the model is active on each state of a machine, and behind it on the next one's digits."""
     from workbench.measures.states import count_codes
 
-    return count_codes(model, machine)
+    return [count_codes(model, machine, written=written) for written in range(machine.digits)]

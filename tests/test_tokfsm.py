@@ -13,7 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import workbench as wb
 from workbench.corpus import CorpusError
-from workbench.measures.states import codes_of_state, count_codes, next_states
+from workbench.measures.states import codes_of_state, count_codes, forcing, next_states, place_of
 from workbench.training import read_history
 
 MACHINE = wb.TokFSM(states=12, edges=3, digits=2, base=4, seed=1)
@@ -288,6 +288,37 @@ def test_codes_are_counted_and_forced_by_state(speaker: wb.LanguageModel) -> Non
     assert bool((forced >= 0).all())
     assert bool((forced.sum(1) <= 1.0001).all())
     assert not torch.equal(plain, forced)
+
+
+def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.LanguageModel) -> None:
+    model = wb.fine_tune(speaker, MACHINE, books(), **HOW)
+    counted = [count_codes(model, MACHINE, walks=70, written=written) for written in range(2)]
+    walks = MACHINE.walk(70, 15, [MACHINE.seed, 19, 2])
+    book: Any = model.splices[MLP]
+    counts = torch.zeros_like(counted[1].counts[MLP])
+    for row in walks:
+        x = model.capture(MACHINE.write(row[None]), [MLP])[MLP][0]
+        for step in range(14):
+            column = int(row[step]) * 4 + int(row[step + 1]) // 4
+            for code in book.encode(x[2 * (step + 1) + 1]).indices.tolist():
+                counts[code, column] += 1
+    assert torch.equal(counted[1].counts[MLP], counts)
+    assert torch.equal(counted[1].seen * 2, counts.sum(0))  # k = 2
+
+    target, walk = 7, MACHINE.walk(1, 6, 3)
+    found = next_states(model, MACHINE, walk, forcing(model, MACHINE, counted, target, 6))[0]
+    tokens = MACHINE.write(walk)[0].tolist()
+    edits = [wb.Force(code, "all", positions=[12]) for code in codes_of_state(model, counted[0], target)]
+    for state in range(12):
+        first, second = divmod(state, 4)
+        column = place_of(MACHINE, target, [first])
+        assert column == target * 4 + first
+        more = [wb.Force(code, "all", positions=[13]) for code in codes_of_state(model, counted[1], column)]
+        with model.intervening(edits):
+            one = model(torch.tensor([tokens]))[0, -1].softmax(-1)[first]
+        with model.intervening([*edits, *(more if int(counted[1].seen[column]) else [])]):
+            two = model(torch.tensor([[*tokens, first]]))[0, -1].softmax(-1)[second]
+        assert float(found[state]) == pytest.approx(float(one * two), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -126,16 +126,14 @@ def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
 def states(source: str, walk: Sequence[int], target: int | None) -> str:
     """What a model of a state machine expects after a run, with another state's codes forced on its last state."""
     code = (
-        "import torch\nfrom workbench.measures.states import codes_of_state, count_codes, next_states\n"
+        "import torch\nfrom workbench.measures.states import count_codes, forcing, next_states\n"
         + opening(source)
-        + f"machine = wb.TokFSM(**model.about['machine'])\nvisited = torch.tensor([{list(walk)!r}])\nedits = []\n"
+        + f"machine = wb.TokFSM(**model.about['machine'])\nvisited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
     )
     if target is not None:
         code += (
-            "counted = count_codes(model, machine)\n"
-            "place = [visited.shape[1] * machine.digits]  # the last digit of the last state\n"
-            f"for code in codes_of_state(model, counted, {target}):\n"
-            "    edits.append(wb.Force(code, 'all', positions=place))\n"
+            "counted = [count_codes(model, machine, written=n) for n in range(machine.digits)]\n"
+            f"edits = forcing(model, machine, counted, {target}, visited.shape[1])\n"
         )
     return code + (
         "found = next_states(model, machine, visited, edits)[0]\n"

@@ -50,7 +50,7 @@ def show(model: LanguageModel, machine: TokFSM) -> None:
         _expected(model, machine, visited, None, None)
         return
     counted = caching.state_counts(model, machine)
-    _codes(model, machine, counted, walk)
+    _codes(model, machine, counted[0], walk)
     st.subheader("Force a state's codes", anchor=False)
     asked, how = st.columns([2, 4], vertical_alignment="bottom")
     target = asked.selectbox(
@@ -59,7 +59,8 @@ def show(model: LanguageModel, machine: TokFSM) -> None:
         index=1 + (walk[-1] + machine.states // 2) % machine.states,
         format_func=lambda one: OWN if one is None else f"state {one:0{machine.digits}d}",
         key="forced state",
-        help="The codes that are active on that state most often, one from every codebook.",
+        help="The codes that are active on that state most often, one from every codebook; and while the next state is "
+        "written, those that are active behind it.",
     )
     how.caption("Squares mark the states that may follow: those of the run's last state, and those of the forced one.")
     _expected(model, machine, visited, counted, target)
@@ -98,21 +99,19 @@ def _codes(model: LanguageModel, machine: TokFSM, counted: StateCounts, walk: li
 
 
 def _expected(
-    model: LanguageModel, machine: TokFSM, visited: object, counted: StateCounts | None, target: int | None
+    model: LanguageModel, machine: TokFSM, visited: object, counted: list[StateCounts] | None, target: int | None
 ) -> None:
     """What the model expects next, with and without the forced codes."""
     import torch
 
-    import workbench as wb
-    from workbench.measures.states import codes_of_state, next_states
+    from workbench.measures.states import forcing, next_states
 
     assert isinstance(visited, torch.Tensor)
     own = int(visited[0, -1])
     names, marked = [OWN], [machine.successors[own].tolist()]
     rows = [next_states(model, machine, visited)[0].tolist()]
     if counted is not None and target is not None:
-        place = [visited.shape[1] * machine.digits]
-        edits = [wb.Force(feature, "all", positions=place) for feature in codes_of_state(model, counted, target)]
+        edits = forcing(model, machine, counted, target, visited.shape[1])
         forced = next_states(model, machine, visited, edits)[0]
         rows.append(forced.tolist())
         names.append(f"forced: {target:0{machine.digits}d}")
