@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from test_tokfsm import HEADS, HOW, MACHINE, books, speaker  # noqa: F401
 
 import workbench as wb
 from workbench.corpus import Corpus
-from workbench.measures.states import StateCounts, count_codes
+from workbench.measures.states import StateCounts, count_codes, forcing, next_states
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
 import codebook_language as language
@@ -99,6 +100,28 @@ def test_steering_says_shares(results: dict[str, Any]) -> None:
     assert steering["chance"] == MACHINE.edges / MACHINE.states
     for kind in ("plain", "forced", "random"):
         assert all(0 <= steering[kind][what] <= 1 for what in ("target", "own", "sampled"))
+
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+
+@pytest.mark.parametrize("name", ["plain", "attention"])
+def test_what_ships_gives_the_reported_loss_and_accuracy(name: str) -> None:
+    said = json.loads((RESULTS / "tokfsm.json").read_text())
+    model, plan = wb.load_model(f"tokfsm-{name}"), tokfsm.Plan()
+    assert said["provenance"]["plan"] == json.loads(json.dumps(tokfsm.asdict(plan)))
+    assert said["models"][name]["hash"] == model.hash
+    assert tokfsm.language(model, wb.TokFSM(), plan) == pytest.approx(said["models"][name]["language"], rel=1e-3)
+
+
+def test_what_ships_is_steered_as_reported() -> None:
+    said = json.loads((RESULTS / "tokfsm.json").read_text())["models"]["both"]["steering"]
+    model, machine = wb.load_model("tokfsm-both"), wb.TokFSM()
+    counted = [count_codes(model, machine, walks=256, written=written) for written in range(2)]
+    walk, target = machine.walk(4, 12, 5), 55
+    found = next_states(model, machine, walk, forcing(model, machine, counted, target, 12))
+    share = float(found[:, machine.follows[target]].sum(1).mean())
+    assert share == pytest.approx(said["forced"]["target"], abs=0.15)
 
 
 # Learning one kind after another
