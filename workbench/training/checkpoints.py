@@ -29,7 +29,7 @@ from workbench.harvest.activations import difference
 from workbench.training.learner import Learner
 from workbench.weights import fingerprint, replacing
 
-FORMAT = 1
+FORMAT = 2
 """Version of `progress.json`."""
 HISTORY = "history.jsonl"
 OPTIMISER = "optimiser.safetensors"
@@ -178,7 +178,8 @@ class RunFolder:
         path = (self._at or self.folder) / PROGRESS
         try:
             note = json.loads(path.read_text())
-            known = note["format"] == FORMAT and {"start", "step", "seconds", "settings"} <= note.keys()
+            readable = {FORMAT, 1} if self.finished else {FORMAT}  # what changed is the optimiser's state alone
+            known = note["format"] in readable and {"start", "step", "seconds", "settings"} <= note.keys()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not of a training, or damaged; choose another folder.") from error
         if not known:
