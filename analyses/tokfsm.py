@@ -62,7 +62,7 @@ class Plan:
     """Codes of each MLP output."""
     measured: int = 131_072
     """Tokens of the loss and of accuracy."""
-    walks: int = 2_048
+    walks: int = 512
     pairs: int = 1_000
     """Of states, for steering."""
     seed: int = 0
@@ -198,7 +198,7 @@ def _neurons(plain: wb.LanguageModel, machine: wb.TokFSM, plan: Plan, recalls: T
     points = [plain.network.neuron_hook_point(layer, "post").name for layer in range(LAYERS)]
 
     def read(seed: int) -> tuple[Tensor, Tensor]:
-        parts = list(at_states(plain, machine, points, plan.walks // 4, seed=seed))
+        parts = list(at_states(plain, machine, points, plan.walks, seed=seed))
         values = torch.cat([torch.cat([found[point] for point in points], 1) for _, found in parts])
         return torch.cat([states for states, _ in parts]), values  # [n], [n, neurons]
 

@@ -47,7 +47,7 @@ def count_codes(
     model: LanguageModel,
     machine: TokFSM,
     hook_points: Sequence[str] = (),
-    walks: int = 1024,
+    walks: int = 256,
     *,
     written: int = 0,
     seed: int = 2,
