@@ -62,7 +62,8 @@ METHODS = ("codes", "random codes", "SAE latent", "activation addition")
 class Plan:
     """What is trained and measured."""
 
-    layers: tuple[int, ...] = tuple(range(10, 18))
+    layers: tuple[int, ...] = tuple(range(20, 28))
+    """What heads further down write reaches the words only through all that follows, and takes fluency with it."""
     codes: int = 1024
     """Of each head."""
     k: int = 8
@@ -82,8 +83,8 @@ class Plan:
     """Tokens in which topics are searched."""
     shown: int = 10
     """Codes that are told of each topic."""
-    forced: int = 64
-    """Codes of a topic that are forced at once."""
+    forced: int = 48
+    """Codes of a topic that are forced at once, of each head at most k."""
     least: int = 20
     """A code that is active less often is no code of a topic."""
     samples: int = 10
@@ -267,6 +268,18 @@ def effects(model: wb.LanguageModel, corpus: wb.Corpus, patterns: Mapping[str, s
     return found
 
 
+def strongest(effect: Tensor, plan: Plan) -> list[int]:
+    """Places of the codes, among those of all layers, that raise a topic's words most; of each head at most k."""
+    of_head: dict[int, int] = {}
+    chosen: list[int] = []
+    for place in effect.argsort(descending=True).tolist():
+        head = place // plan.codes
+        if of_head.get(head, 0) < plan.k and len(chosen) < plan.forced:
+            of_head[head] = of_head.get(head, 0) + 1
+            chosen.append(place)
+    return chosen
+
+
 # Steering
 
 
@@ -434,7 +447,12 @@ def experiment(folder: Path, plan: Plan, real: str | None) -> dict[str, Any]:
         counts = count_codes(model, learned, TOPICS | TRIED, plan)
         dead = float((counts.active == 0).double().mean())
         codes = {topic: codes_of_topic(model, counts, topic, plan) for topic in TOPICS | TRIED}
-        return {"dead": dead, "matches": dict(counts.matches), "codes": codes}
+        raising = effects(model, learned, TOPICS | TRIED, plan)
+        forced = {
+            topic: [_row(model, counts, topic, place) for place in strongest(effect, plan)]
+            for topic, effect in raising.items()
+        }
+        return {"dead": dead, "matches": dict(counts.matches), "codes": codes, "forced": forced}
 
     found = notes.get("topics", topics)
     away = directions(plain, learned, TOPICS, plan)
@@ -442,7 +460,7 @@ def experiment(folder: Path, plan: Plan, real: str | None) -> dict[str, Any]:
     steered = {
         topic: notes.get(
             f"steering {topic}",
-            lambda t=topic: steer(t, [row["feature"] for row in found["codes"][t]], (model, plain), away[t], plan),
+            lambda t=topic: steer(t, [row["feature"] for row in found["forced"][t]], (model, plain), away[t], plan),
         )
         for topic in TOPICS
     }

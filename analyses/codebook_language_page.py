@@ -46,7 +46,7 @@ def write_page(folder: Path, results: dict[str, Any], methods: Sequence[str]) ->
     topics = results["topics"]
     page.section(
         "Codes of topics",
-        f"Codes that tell a topic's words from all others; the best of each topic, and how many were forced at once. "
+        "The code that tells a topic's words best from all others, and the SAE latent that does. "
         f"{topics['dead']:.1%} of all codes were never used in {plan['searched']:,} tokens.",
     )
     rows = [
@@ -67,9 +67,9 @@ def write_page(folder: Path, results: dict[str, Any], methods: Sequence[str]) ->
     page.section(
         "Steering",
         f"4 prompts, {plan['samples']} texts of {plan['length']} tokens of each, temperature 1: the share of texts "
-        f"with a word of the topic. The {plan['forced']} best codes are forced while the text is written, each "
-        "in place of its head's least similar one. The rivals are as strong as leaves texts as likely to the plain "
-        "model.",
+        "with a word of the topic. While the text is written, codes are forced, each in place of its head's least "
+        f"similar one: the {plan['forced']} that raise the topic's words most, to first order, of each head at most "
+        f"{plan['k']}. The rivals are as strong as leaves texts as likely to the plain model.",
     )
     page.figure("steering", _bars(results, methods), "Share of texts on topic.")
     rows = []

@@ -204,14 +204,16 @@ def _neurons(plain: wb.LanguageModel, machine: wb.TokFSM, plan: Plan, recalls: T
 
     states, values = read(plan.seed + 41)
     later, others = read(plan.seed + 42)
+    columns = {sign: (sign * values).T.contiguous().sort(1).values for sign in (1, -1)}  # [neurons, n], ascending
     found = []
     for state in range(machine.states):
         inside = states == state
         best = (-1.0, 0, 0.0, 1)
         for sign in (1, -1):
             threshold = (sign * values[inside]).quantile(1 - recalls[state].clamp(0, 1), dim=0)  # [neurons]
-            active = sign * values >= threshold  # [n, neurons]
-            precision = (active & inside[:, None]).sum(0).double() / active.sum(0).clamp(min=1)
+            active = len(values) - torch.searchsorted(columns[sign], threshold[:, None])[:, 0]  # [neurons]
+            hits = (sign * values[inside] >= threshold).sum(0)
+            precision = hits.double() / active.clamp(min=1)
             value, neuron = precision.max(0)
             best = max(best, (float(value), int(neuron), float(threshold[neuron]), sign))
         _, neuron, limit, sign = best

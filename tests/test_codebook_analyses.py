@@ -263,6 +263,12 @@ def test_padding_and_bos_take_no_part_in_learning(zoo: Any) -> None:
     assert lines[0]["ce"] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
 
 
+def test_the_strongest_codes_are_at_most_k_of_each_head() -> None:
+    effect = torch.arange(48).float()  # 12 codes in each of four heads
+    plan = language.Plan(codes=12, k=2, forced=5)
+    assert language.strongest(effect, plan) == [47, 46, 35, 34, 23]
+
+
 def test_random_codes_are_of_the_same_heads(spliced: wb.LanguageModel) -> None:
     asked = ["book-0:3", "book-1:20", "book-0:23"]
     drawn = language.random_codes(spliced, asked, 1)

@@ -136,7 +136,7 @@ def forcing(
             column = place_of(machine, state, written[:digits])
             if int(counts.seen[column]):
                 codes = codes_of_state(model, counts, column)
-                made += [Force(code, "all", positions=[length * machine.digits + digits]) for code in codes]
+                made += [Force(code, "all", positions=(length * machine.digits + digits,)) for code in codes]
         return made
 
     return edits
