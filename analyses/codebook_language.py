@@ -1,7 +1,7 @@
 """Tamkin, Taufeeque, Goodman, "Codebook Features" (2023, arXiv 2310.17230), sections 4 and 5: codebooks in a language
 model, what their codes stand for, and steering by forcing them.
 
-SmolLM2-135M-Instruct runs through codebooks on every head of eight middle layers. Its own weights stay as they are, so
+SmolLM2-135M-Instruct runs through codebooks on every head of eight late layers. Its own weights stay as they are, so
 that what ships is the codes alone. How much does it lose, which codes tell a topic's words from all others, and does
 forcing them make it write about the topic? Rivals: as many codes drawn at random, an SAE latent, and the addition of an
 activation (Turner et al. 2023, arXiv 2308.10248), each as strong as leaves the text as likely to the plain model.
@@ -440,8 +440,7 @@ def experiment(folder: Path, plan: Plan, real: str | None) -> dict[str, Any]:
     }
     for where, found in cost.items():
         say(f"{where}: accuracy {found['plain']['accuracy']:.4f}, with codebooks {found['codebooks']['accuracy']:.4f}")
-    stories = wb.Corpus.load("stories")
-    learned = stories.take(plan.texts)
+    learned = texts(plan, None)["learned"]
 
     def topics() -> dict[str, Any]:
         counts = count_codes(model, learned, TOPICS | TRIED, plan)

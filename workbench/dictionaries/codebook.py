@@ -131,7 +131,6 @@ class Codebook(Trainable):
         indices = indices.view(*x.shape[:-1], self.groups * self.k)
         return Codes(parts.new_full(indices.shape, self.weight), indices, self.n_features)
 
-    @torch.no_grad()
     def _keys(self, group: int) -> tuple[Tensor, Tensor | None]:
         """What activations are multiplied with `[d, n_codes]`, and what is added, for scores by similarity."""
         codes = self.codes[group]
