@@ -77,7 +77,7 @@ class SparseCoder(Trainable):
         self.reads, self.writes = reads, writes
         self.activation = activation
         self.resamples = activation.resamples
-        self._room: Tensor | None = None
+        self._room: tuple[Tensor, Tensor, Tensor] | None = None
         self.W_enc_T = nn.Parameter(torch.empty(width, d_in), requires_grad=False)
         self.b_enc = nn.Parameter(torch.zeros(width), requires_grad=False)
         self.W_dec = nn.Parameter(torch.empty(width, d_out), requires_grad=False)
@@ -144,12 +144,22 @@ class SparseCoder(Trainable):
         out = super().reconstruct(x, codes)
         return out if self.W_skip is None else out + x.to(self.W_skip.dtype) @ self.W_skip.T
 
-    def room(self, batch: int) -> Tensor:
-        """Memory for the pre-activations of training batches `[batch, width]`, the same again as long as the size is:
-        fresh memory of this size costs a sixth of the product that is written to it."""
-        if self._room is None or self._room.shape[0] != batch or self._room.dtype != self.W_enc.dtype:
-            self._room = self.W_enc.new_empty(batch, self.n_features)
-        return self._room
+    def pre_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder's product sees `[batch, d_in]`, and the pre-activations `[batch, width]`, for training.
+
+        Both are in memory that the next batch of this size uses again: fresh memory for the pre-activations costs a
+        sixth of the product that is written to it. The biases are one more input, which is 1: torch would copy them
+        to each row of the result first.
+        """
+        if self._room is None or len(self._room[0]) != len(x) or self._room[0].dtype != self.W_enc.dtype:
+            sizes, new = (self.d_in + 1, 16 * (self.d_in // 16 + 1)), self.W_enc.new_ones  # rows begin at cache lines
+            inputs, weights = (new(rows, sizes[1])[:, : sizes[0]] for rows in (len(x), self.n_features))
+            self._room = inputs, weights, new(len(x), self.n_features)
+        inputs, weights, pre = self._room
+        torch.sub(x, self.b_dec if self.centred else 0, out=inputs[:, :-1])
+        weights[:, :-1] = self.W_enc_T
+        weights[:, -1] = self.b_enc
+        return inputs[:, :-1], torch.mm(inputs, weights.T, out=pre)
 
     def direction(self, index: int) -> Tensor:
         """The latent's decoder row: `[d_out]`."""

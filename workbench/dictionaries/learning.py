@@ -36,11 +36,10 @@ def loss_and_gradients(
     source = x.to(coder.W_enc.dtype)
     target = source if target is None else target.to(source.dtype)
     _check(coder, source, target)
-    centred = coder.centre(source)  # [batch, d_in]
+    centred, pre = coder.pre_activations(source)  # [batch, d_in], [batch, width]
     spread = centred if own and coder.centred else target - coder.b_dec  # [batch, d_out]
     square = coder.unit_out**2 * len(x)
 
-    pre = torch.addmm(coder.b_enc, centred, coder.W_enc, out=coder.room(len(x)))  # [batch, width]
     entries = coder.activation.entries(pre, coder.unit_out)
     error = entries.decode(coder.W_dec).sub_(spread)  # [batch, d_out]
     if coder.W_skip is not None:
@@ -50,8 +49,8 @@ def loss_and_gradients(
 
     slopes, penalty = coder.activation.backward(entries, entries.products(g, coder.W_dec), coder.unit_out, sparsity)
     _set(coder.b_enc, entries.per_latent(slopes))
-    _set(coder.W_dec, entries.outer(entries.values, g))
-    _set(coder.W_enc_T, entries.outer(slopes, centred))
+    entries.outer(entries.values, g, out=_grad(coder.W_dec))
+    entries.outer(slopes, centred, out=_grad(coder.W_enc_T))
     auxiliary = 0.0
     if dead is not None and coder.activation.auxiliary and bool(dead.any()):
         auxiliary = _auxiliary(coder, pre, centred, g, dead=dead, square=square)
@@ -223,14 +222,12 @@ def _squares(values: Tensor) -> float:
 
 
 def _set(parameter: Tensor, gradient: Tensor) -> None:
-    """Put a gradient in place of the one that is there, in the same memory if there is one."""
-    if parameter.grad is None:
-        parameter.grad = gradient.contiguous()
-    else:
-        parameter.grad.copy_(gradient)
+    """Put a gradient in place of the one that is there."""
+    _grad(parameter).copy_(gradient)
 
 
 def _grad(parameter: Tensor) -> Tensor:
-    """The gradient that is there."""
-    assert parameter.grad is not None
+    """The gradient that is there, or memory for one."""
+    if parameter.grad is None:
+        parameter.grad = torch.empty_like(parameter)
     return parameter.grad

@@ -1,13 +1,15 @@
 """Sparse linear algebra for dictionaries: finding active latents, decoding them, and their weights' gradients.
 
-With k of `width` latents active per row, only the encoder's product is dense. Decoding is an embedding bag: a weighted
-sum of decoder rows for each row of the batch. Both weight gradients are the same sum with the roles turned round, a
-weighted sum of batch rows for each latent, once the entries are sorted by latent. The values' gradient is a sampled
-dense-dense product: only the entries that exist are computed.
+With k of `width` latents active per row, only the encoder's product is dense. Decoding is a sparse matrix times the
+directions: a weighted sum of decoder rows for each row of the batch. Both weight gradients are products with that
+matrix turned round, a weighted sum of batch rows for each latent, once the entries are sorted by latent. The values'
+gradient is a sampled dense-dense product: only the entries that exist are computed.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import pad
 
 _sampled_products = torch.ops.aten._embedding_bag_per_sample_weights_backward
 """The gradient of an embedding bag by its weights is the sampled dense-dense product; the last argument says "sum"."""
@@ -30,11 +32,18 @@ PIECE = 256
 WORTH_THREADS = 1 << 18
 """Searches among fewer numbers than this are not worth a second thread."""
 
-CACHED = 1 << 21
-"""Numbers that a thread searches at a time."""
+CACHED = 5 << 19
+"""Numbers that a thread searches at a time, at most."""
+
+STRIP = 96
+"""Columns of a dense matrix that a sparse one is multiplied with at a time: all rows of these fit in a core's cache."""
 
 DENSE_SHARE = 1 / 16
 """With more than this share of the latents active, dense products are faster than sparse ones."""
+
+with warnings.catch_warnings():  # torch says once per process that such tensors are in beta
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.long), torch.tensor([]), (1, 1))
 
 
 class Entries(Protocol):
@@ -74,8 +83,9 @@ class Entries(Protocol):
         """For each entry its row `[batch, d]` times its latent's direction `[width, d]`: `[entries]`."""
         ...
 
-    def outer(self, weights: Tensor, rows: Tensor) -> Tensor:
-        """For each latent the sum over the batch of weight `[entries]` times row `[batch, d]`: `[width, d]`."""
+    def outer(self, weights: Tensor, rows: Tensor, out: Tensor) -> None:
+        """For each latent the sum over the batch of weight `[entries]` times row `[batch, d]`, put in `out`:
+        `[width, d]`."""
         ...
 
 
@@ -112,36 +122,28 @@ class SparseEntries:
 
     def fired(self) -> Tensor:
         """See `Entries`."""
-        return torch.bincount(self.latents[self.values > 0], minlength=self.width)
+        return self.per_latent((self.values > 0).float()).round().long()
 
     def decode(self, directions: Tensor) -> Tensor:
         """See `Entries`."""
-        return embedding_bag(
-            self.latents,
-            directions,
-            self.starts,
-            mode="sum",
-            per_sample_weights=self.values,
-            include_last_offset=True,
-        )
+        out = directions.new_empty(self.batch, directions.shape[1])
+        return _product(self.starts, self.latents, self.values, directions, out)
 
     def products(self, rows: Tensor, directions: Tensor) -> Tensor:
         """See `Entries`."""
         return _sampled_products(rows, directions, self.latents, self.starts[:-1], self.rows, 0)
 
-    def outer(self, weights: Tensor, rows: Tensor) -> Tensor:
+    def outer(self, weights: Tensor, rows: Tensor, out: Tensor) -> None:
         """See `Entries`."""
         order, sorted_rows, starts = self._by_latent
-        return embedding_bag(
-            sorted_rows, rows, starts, mode="sum", per_sample_weights=weights[order], include_last_offset=True
-        )
+        _product(starts, sorted_rows, weights[order], rows, out)
 
     @cached_property
     def _by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
         """The order that sorts entries by latent, their rows in that order, and where each latent's begin."""
         order = self.latents.int().sort(stable=True).indices  # 32-bit numbers sort twice as fast
         counts = torch.bincount(self.latents, minlength=self.width)
-        return order, self.rows[order], pad(counts.cumsum(0), (1, 0))
+        return order, self.rows[order].int(), pad(counts.cumsum(0), (1, 0)).int()
 
 
 @dataclass
@@ -188,9 +190,18 @@ class DenseEntries:
         """See `Entries`."""
         return rows @ directions.T
 
-    def outer(self, weights: Tensor, rows: Tensor) -> Tensor:
+    def outer(self, weights: Tensor, rows: Tensor, out: Tensor) -> None:
         """See `Entries`."""
-        return weights.T @ rows
+        torch.mm(weights.T, rows, out=out)
+
+
+def _product(starts: Tensor, columns: Tensor, values: Tensor, rows: Tensor, out: Tensor) -> Tensor:
+    """A sparse matrix times a dense one `[columns, d]`, in `out`: the values of the matrix's row r, and their columns,
+    are those from `starts[r]` to `starts[r + 1]`."""
+    matrix = torch.sparse_csr_tensor(starts.int(), columns.int(), values, (len(out), len(rows)))
+    for strip, of_rows in zip(out.split(STRIP, 1), rows.split(STRIP, 1), strict=True):
+        torch.addmm(strip, matrix, of_rows, beta=0, out=strip)
+    return out
 
 
 def entries_at(pre: Tensor, places: Tensor) -> SparseEntries:
@@ -247,8 +258,10 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     plain = scores.detach().numpy()
     if plain.size < WORTH_THREADS:
         return torch.from_numpy(_top_k(plain, k))
-    rows = max(1, CACHED // plain.shape[1])
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    threads = torch.get_num_threads()
+    pieces = threads * math.ceil(plain.size / CACHED / threads)  # as many for each thread
+    rows = math.ceil(len(plain) / pieces)
+    with ThreadPoolExecutor(threads) as pool:
         found = pool.map(lambda start: _top_k(plain[start : start + rows], k), range(0, len(plain), rows))
         return torch.from_numpy(np.concatenate(list(found)))
 
@@ -273,10 +286,10 @@ def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
 
 def _highest(scores: np.ndarray, flat: np.ndarray, k: int) -> np.ndarray:
     """Of places in the flattened scores, ascending, those of each row's k highest, and of all that equal the lowest."""
-    values, inside = scores.reshape(-1)[flat], flat // scores.shape[1]  # [n], [n] rows
-    counts = np.bincount(inside, minlength=len(scores))
-    columns = np.arange(len(flat)) - (counts.cumsum() - counts)[inside]
-    table = np.full((len(scores), max(k, counts.max())), -np.inf, scores.dtype)
-    table[inside, columns] = values
+    rows, width = scores.shape
+    values = scores.reshape(-1).take(flat)  # [n]
+    counts = np.diff(flat.searchsorted(np.arange(0, rows * width + 1, width)))  # [rows]
+    table = np.full((rows, max(k, counts.max())), -np.inf, scores.dtype)
+    table[np.arange(table.shape[1]) < counts[:, None]] = values
     table.sort(1)
-    return flat[values >= table[inside, -k]]
+    return flat.compress(values >= table[:, -k].repeat(counts))
