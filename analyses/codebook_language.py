@@ -13,6 +13,7 @@ activation (Turner et al. 2023, arXiv 2308.10248), each as strong as leaves the 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -338,10 +339,15 @@ def _cost(model: wb.LanguageModel, plain: wb.LanguageModel, edits: Edits, plan: 
     return math.log(write(model, plain, edits, short).perplexity)
 
 
+@functools.cache
+def rival_sae() -> tuple[wb.Dictionary, wb.FeatureIndex]:
+    """The SAE that ships, and its index."""
+    return wb.load_dictionary(SAE), wb.open_index(SAE / "index")
+
+
 def sae_latent(topic: str, patterns: Mapping[str, str]) -> tuple[dict[str, Any], Callable[[float], Edits]]:
     """The latent that tells the topic's words best, and what clamps it to so many times its highest activation."""
-    index = wb.open_index(SAE / "index")
-    hit = index.search(regex=f"(?i){patterns[topic]}", limit=1)[0]
+    hit = rival_sae()[1].search(regex=f"(?i){patterns[topic]}", limit=1)[0]
     assert hit.score is not None
     said = {"feature": str(hit.feature), "precision": hit.score.precision, "recall": hit.score.recall}
     return said, lambda strength: [wb.Clamp(hit.feature, strength * hit.highest, positions="generated")]
@@ -353,7 +359,7 @@ def directions(
 ) -> dict[str, tuple[float, Tensor]]:
     """For each topic the mean activation on its words less that on all tokens, where the SAE is, as a unit vector; and
     the usual distance of activations from their mean."""
-    point = wb.load_dictionary(SAE).reads
+    point = rival_sae()[0].reads
     compiled = {topic: regex.compile(pattern, regex.IGNORECASE) for topic, pattern in patterns.items()}
     parts: list[Tensor] = []
     marks: dict[str, list[Tensor]] = {topic: [] for topic in patterns}
@@ -371,13 +377,8 @@ def random_codes(model: wb.LanguageModel, codes: Sequence[str], seed: int) -> li
     """As many codes, of the same heads."""
     books = {one.name: one for one in model.splices.values()}  # type: ignore[attr-defined]
     chance = torch.Generator().manual_seed(seed)
-    drawn = []
-    for feature in codes:
-        name, index = feature.rsplit(":", 1)
-        book: Any = books[name]
-        code = int(torch.randint(book.n_codes, (1,), generator=chance))
-        drawn.append(book.feature(book.group_of(int(index)) * book.n_codes + code))
-    return drawn
+    named = (feature.rsplit(":", 1) for feature in codes)
+    return [books[name].drawn_like(int(index), chance) for name, index in named]
 
 
 def steer(
@@ -391,7 +392,7 @@ def steer(
     wanted = _cost(model, plain, forced(codes), plan)
     latent, clamped = sae_latent(topic, patterns)
     size, unit = direction
-    point = wb.load_dictionary(SAE).reads
+    point = rival_sae()[0].reads
 
     def added(strength: float) -> Edits:
         return [wb.Steer.along(point, unit, strength * size, positions="generated")]
@@ -454,12 +455,12 @@ def experiment(folder: Path, plan: Plan, real: str | None) -> dict[str, Any]:
         return {"dead": dead, "matches": dict(counts.matches), "codes": codes, "forced": forced}
 
     found = notes.get("topics", topics)
-    away = directions(plain, learned, TOPICS, plan)
+    away = functools.cache(lambda: directions(plain, learned, TOPICS, plan))
     unsteered = notes.get("unsteered", lambda: _unsteered(plain, model, plan))
     steered = {
         topic: notes.get(
             f"steering {topic}",
-            lambda t=topic: steer(t, [row["feature"] for row in found["forced"][t]], (model, plain), away[t], plan),
+            lambda t=topic: steer(t, [row["feature"] for row in found["forced"][t]], (model, plain), away()[t], plan),
         )
         for topic in TOPICS
     }

@@ -268,8 +268,7 @@ def steering(model: wb.LanguageModel, machine: wb.TokFSM, counted: Sequence[Stat
 
     def drawn(edit: wb.Force) -> wb.Force:
         book: Any = edit.feature.source
-        code = int(torch.randint(book.n_codes, (1,), generator=chance))
-        return replace(edit, feature=book.feature(book.group_of(edit.feature.index) * book.n_codes + code))
+        return replace(edit, feature=book.drawn_like(edit.feature.index, chance))
 
     for state in range(machine.states):
         mine = walks[targets == state]

@@ -20,6 +20,7 @@ from workbench.dictionaries.learning import unit_of
 from workbench.dictionaries.protocol import Codes
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.trainable import Step, Trainable
+from workbench.features import Feature
 
 SIMILARITIES = ("cosine", "inner", "euclidean")
 COMBINATIONS = ("sum", "mean")
@@ -107,6 +108,11 @@ class Codebook(Trainable):
         """The group that a feature's code belongs to."""
         self.check(index)
         return index // self.n_codes
+
+    def drawn_like(self, index: int, generator: torch.Generator) -> Feature:
+        """A code drawn at random from the group of another: what forcing that one is compared with."""
+        code = int(torch.randint(self.n_codes, (1,), generator=generator))
+        return self.feature(self.group_of(index) * self.n_codes + code)
 
     def prepare(self, x: Tensor) -> Tensor:
         """Activations `[..., d_in]` as codes see them: `[..., groups, d_in / groups]`."""
