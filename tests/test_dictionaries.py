@@ -281,3 +281,9 @@ def test_top_k_finds_the_highest(width: int, k: int) -> None:
         torch.testing.assert_close(scores.gather(1, found).sort(1).values, scores.topk(k).values.flip(1))
     ties = torch.zeros(2, width)
     assert all(len(row.unique()) == k for row in top_k(ties, k))
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "standard", "topk_transcoder"])
+def test_a_width_that_is_none_is_named_before_k_is(kind: str):
+    with pytest.raises(DictionaryError, match=r"^width is a whole number from 1, not -1\.$"):
+        Dictionary.kinds[kind](8, -1)  # type: ignore[call-arg]

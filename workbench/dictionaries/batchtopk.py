@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.dictionaries.activations import Activation, codes_above
 from workbench.dictionaries.coder import SparseCoder
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.folder import DictionaryError, check_sizes
 from workbench.dictionaries.sparse import Entries, SparseEntries, entries_where
 
 RATE = 0.01
@@ -34,6 +34,7 @@ class BatchTopK(Activation):
 
     def __init__(self, width: int, k: float = 32, auxiliary: float = 1 / 32):
         super().__init__()
+        check_sizes(width=width)
         if isinstance(k, bool) or not isinstance(k, int | float) or not 0 < k <= width:
             raise DictionaryError(f"k is a number above 0 and up to the width, {width:,}, not {k!r}.")
         self.k = k

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, layer_norm, normalize
 
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.folder import DictionaryError, check_sizes
 from workbench.dictionaries.learning import unit_of
 from workbench.dictionaries.protocol import Codes
 from workbench.dictionaries.sparse import top_k
@@ -72,9 +72,7 @@ class Codebook(Trainable):
         seed: int | None = 0,
     ):
         super().__init__(name)
-        for what, size in (("d_in", d_in), ("n_codes", n_codes), ("k", k), ("groups", groups)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise DictionaryError(f"{what} is a whole number from 1, not {size!r}.")
+        check_sizes(d_in=d_in, n_codes=n_codes, k=k, groups=groups)
         if d_in % groups:
             raise DictionaryError(f"A width of {d_in:,} can't be cut into {groups:,} equal groups.")
         if k > n_codes:

@@ -20,7 +20,7 @@ from torch.nn.functional import embedding_bag, normalize, pad
 
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.folder import DictionaryError, check_sizes
 from workbench.dictionaries.protocol import Codes
 from workbench.dictionaries.saelens import VERSION
 from workbench.dictionaries.trainable import Step, Trainable
@@ -71,8 +71,7 @@ class SparseCoder(Trainable):
     ):
         super().__init__(name)
         d_out = d_in if d_out is None else d_out
-        for what, size in (("d_in", d_in), ("width", width), ("d_out", d_out)):
-            _check_size(what, size)
+        check_sizes(d_in=d_in, width=width, d_out=d_out)
         self.d_in, self.d_out, self.n_features = d_in, d_out, width
         self.reads, self.writes = reads, writes
         self.activation = activation
@@ -237,8 +236,7 @@ class SparseCoder(Trainable):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Dictionary`."""
-        for what in ("d_in", "d_sae"):
-            _check_size(what, config[what])
+        check_sizes(d_in=config["d_in"], d_sae=config["d_sae"])
         own = config.get("workbench") or {}
         known = {name: config[name] for name in ("k", "d_out") if name in config} | own.get("settings", {})
         accepted = {name: known[name] for name in inspect.signature(cls).parameters if name in known}
@@ -257,11 +255,6 @@ class SparseCoder(Trainable):
         given = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
         made.load_state_dict({name: given[_short(name)] for name in made.state_dict()}, assign=True)
         return made
-
-
-def _check_size(what: str, size: object) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise DictionaryError(f"{what} is a whole number from 1, not {size!r}.")
 
 
 def _short(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.folder import DictionaryError, check_sizes
 from workbench.dictionaries.protocol import Codes, Dictionary
 
 ROWS = 1024
@@ -58,10 +58,7 @@ class KeyValueBottleneck(Dictionary):
         seed: int | None = 0,
     ):
         super().__init__(name)
-        sizes = {"d_in": d_in, "d_value": d_value, "codebooks": codebooks, "n_keys": n_keys, "d_key": d_key}
-        for what, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise DictionaryError(f"{what} is a whole number from 1, not {size!r}.")
+        check_sizes(d_in=d_in, d_value=d_value, codebooks=codebooks, n_keys=n_keys, d_key=d_key)
         self.d_in, self.d_out, self.n_features = d_in, d_value, codebooks * n_keys
         self.codebooks, self.n_keys = codebooks, n_keys
         self.reads, self.writes = hook_point, ""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.coder import SparseCoder
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.folder import DictionaryError, check_sizes
 from workbench.dictionaries.sparse import Entries, entries_at, top_k
 
 
@@ -30,6 +30,7 @@ class TopK(Activation):
 
     def __init__(self, width: int, k: int = 32, auxiliary: float = 1 / 32):
         super().__init__()
+        check_sizes(width=width)
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= width:
             raise DictionaryError(f"k is a whole number from 1 to the width, {width:,}, not {k!r}.")
         self.k = k
