@@ -7,7 +7,7 @@ Monosemanticity", 2023). A transcoder is measured against what it reconstructs, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,12 +17,11 @@ from torch import Tensor
 from workbench.corpus import Corpus, CorpusError
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.protocol import Dictionary
-from workbench.edits import Edit, Group, Run
+from workbench.edits import Edit
 from workbench.generation import LanguageModel, uninterrupted
+from workbench.measures.predictions import PREDICTIONS, logits_under, some_places
+from workbench.measures.resampling import drawn_weights, interval
 from workbench.weights import Progress
-
-PREDICTIONS = 256
-"""Predictions compared at a time: bounds the `[predictions, vocab]` matrices of log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +123,17 @@ def measure_fidelities(
             pairs = content[:, :-1] & content[:, 1:]  # [batch, pos - 1]
             if not bool(pairs.any()):
                 continue
-            plain = _logits(model, windows.tokens, [])
+            plain = logits_under(model, windows.tokens, [])
             for part in plain.split(1):  # in place, since a second copy would double the memory
                 for some in part[0].split(PREDICTIONS):
                     some.copy_(some.log_softmax(-1))
             zeroed: dict[str, Tensor] = {}
             for tally in tallies:
                 if tally.writes.key not in zeroed:
-                    logits = _logits(model, windows.tokens, _zero(tally, content))
+                    logits = logits_under(model, windows.tokens, _zero(tally, content))
                     zeroed[tally.writes.key] = _compare(plain, logits, windows.tokens, pairs)[:, 1:2]
                 texts = windows.texts[:, None].expand_as(content)
-                logits = _logits(model, windows.tokens, _through(tally, content, texts[content]))
+                logits = logits_under(model, windows.tokens, _through(tally, content, texts[content]))
                 found = [_compare(plain, logits, windows.tokens, pairs), zeroed[tally.writes.key]]
                 tally.add("predictions", texts[:, :-1][pairs], torch.cat(found, 1))
             done += int(content.sum())
@@ -184,15 +183,9 @@ class _Tally:
             torch.stack([found.get(text, none[kind]) for text in texts])  # [texts, columns]
             for kind, found in self.sums.items()
         )
-        chance = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(len(texts), (resamples, len(texts)), generator=chance)
-        weights = torch.ones(1 + resamples, len(texts)).double()  # the first row is what was measured
-        weights[1:] = torch.zeros_like(weights[1:]).scatter_add_(1, drawn, torch.ones_like(weights[1:]))
+        weights = drawn_weights(len(texts), resamples, seed)
         values = _measures(*(weights @ sums for sums in (tokens, written, predictions)))
-        intervals = {}
-        for name, found in values.items():
-            low, high = found[1:].nanquantile(torch.tensor([0.025, 0.975]).double()).tolist()
-            intervals[name] = (low, high)
+        intervals = {name: interval(found) for name, found in values.items()}
         n_tokens, n_predictions = int(tokens[:, 0].sum()), int(predictions[:, 0].sum())
         return Fidelity(
             tokens=n_tokens,
@@ -242,12 +235,6 @@ def _zero(tally: _Tally, content: Tensor) -> list[Edit]:
     return [Edit(tally.writes.name, lambda x: x.masked_fill(at, 0.0))]
 
 
-def _logits(model: LanguageModel, tokens: Tensor, edits: list[Edit]) -> Tensor:
-    """Logits `[batch, pos, vocab]`; padding on the right needs no mask: no token of a causal model looks there."""
-    edits = [*model.bind([]), *model.network.prepare(edits)]
-    return model.network.run(tokens, Run([Group(edits)]) if edits else None).float()
-
-
 def _compare(plain: Tensor, logits: Tensor, tokens: Tensor, pairs: Tensor) -> Tensor:
     """How two models predict the next tokens.
 
@@ -261,17 +248,9 @@ def _compare(plain: Tensor, logits: Tensor, tokens: Tensor, pairs: Tensor) -> Te
         `[predictions, 3]`: cross-entropy of the plain and of the other model, KL(plain ‖ other).
     """
     rows = []
-    for row, at in _places(pairs):
+    for row, at in some_places(pairs):
         target = tokens[row, at + 1][:, None]  # [n, 1]
         of, to = plain[row, at], logits[row, at].log_softmax(-1)  # [n, vocab]
         kl = torch.where(of == -torch.inf, 0, of.exp() * (of - to)).sum(-1)
         rows.append(torch.stack([-of.gather(1, target)[:, 0], -to.gather(1, target)[:, 0], kl], 1))
     return torch.cat(rows) if rows else torch.zeros(0, 3)
-
-
-def _places(pairs: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Row by row the positions that count, some at a time, in the order in which a mask selects them."""
-    for row, counts in enumerate(pairs):
-        for at in counts.nonzero()[:, 0].split(PREDICTIONS):
-            if len(at):
-                yield row, at
