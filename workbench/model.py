@@ -160,13 +160,9 @@ class Network:
         return self.module.get_output_embeddings().weight.detach().float()
 
     def final_norm(self) -> tuple[Tensor, bool]:
-        """The final norm's gain `[d_model]` and whether it subtracts the mean, both found by asking the norm itself."""
-        norm: Any = self.module.get_submodule(self.hook_points["ln_final.hook_out"].module or "")
-        flips = torch.ones(self.d_model, dtype=self.module.dtype)
-        flips[1::2] = -1.0
-        with torch.no_grad():
-            zero, ones, alternating = norm(torch.stack([torch.zeros_like(flips), torch.ones_like(flips), flips]))
-        return ((alternating - zero) * flips).float(), bool(((ones - zero).abs() < 1e-3).all())
+        """The final norm's gain `[d_model]` and whether it subtracts the mean."""
+        gain, _, centres = self.norm_weights("ln_final.hook_out")
+        return gain, centres
 
     @property
     def neuron_sites(self) -> tuple[str, ...]:
@@ -207,6 +203,46 @@ class Network:
         weight = module.weight.detach().float()
         stored_in_out = type(module).__name__ == "Conv1D"  # GPT-2 stores [in, out], all others [out, in]
         return weight.T if stored_in_out != (weights == "down") else weight
+
+    def attention_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the heads of a layer read into their values and write from them.
+
+        Returns:
+            Of the values `[kv_heads, d_model, d_head]` and their bias `[kv_heads, d_head]`; of the output
+            `[n_heads, d_head, d_model]` and its bias `[d_model]`. Biases are zeros where the model has none.
+
+        Raises:
+            ModelError: a model that keeps them in a form that can't be read per head.
+        """
+        try:
+            attention = self.bridge.blocks[layer].attn
+            value, out = attention.W_V.detach().float(), attention.W_O.detach().float()
+            biases = [getattr(part, "bias", None) for part in (attention.v, attention.o)]
+        except (AttributeError, NotImplementedError, RuntimeError) as error:
+            raise ModelError(f"The attention weights of this model can't be read per head: {error}.") from error
+        shapes = (value.shape[0], value.shape[2]), (out.shape[2],)
+        value_bias, out_bias = (
+            torch.zeros(shape) if bias is None else bias.detach().float().reshape(shape)
+            for bias, shape in zip(biases, shapes, strict=True)
+        )
+        return value, value_bias, out, out_bias
+
+    def norm_weights(self, hook_point: str) -> tuple[Tensor, Tensor, bool]:
+        """Of the norm at a hook point such as `blocks.3.ln1.hook_out`: gain and bias `[d_model]`, and whether it
+        subtracts the mean; all found by asking the norm itself.
+
+        Raises:
+            ModelError: there is no norm of its own there.
+        """
+        path = self.hook_points[hook_point].module
+        if path is None:
+            raise ModelError(f"This model has no norm of its own at {hook_point}.")
+        norm: Any = self.module.get_submodule(path)
+        flips = torch.ones(self.d_model, dtype=self.module.dtype)
+        flips[1::2] = -1.0
+        with torch.no_grad():
+            zero, ones, alternating = norm(torch.stack([torch.zeros_like(flips), torch.ones_like(flips), flips]))
+        return ((alternating - zero) * flips).float(), zero.float(), bool(((ones - zero).abs() < 1e-3).all())
 
     def _host(self, run: Run | None) -> nn.Module:
         """The tree of modules that can carry out this run, hooked where it needs to be."""
