@@ -1,0 +1,381 @@
+"""Children: what a model is whose weights were changed.
+
+A child has tensors of its own only where they differ from its parent's; all others are the parent's very tensors. It
+is what plain transformers builds from its configuration, and nothing of ours is in it: `save_pretrained` writes an
+ordinary checkpoint. The parent is never touched, so to undo is to go back to it.
+
+Every operation ends in `make_child`:
+
+    tensors = {"model.layers.3.mlp.down_proj.weight": new}
+    child = make_child(parent, tensors, {"operation": "prune", "sparsity": 0.5})
+
+and where layers go or the configuration changes, `keep_layers` and `config=` say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from workbench.generation import LanguageModel
+from workbench.weights import ModelError, command_line, fingerprint, parameters_of, read_huggingface
+
+FORMAT = 1
+NOTE = "surgery.json"
+"""What the folder of a child says of where it comes from, beside the ordinary files of a checkpoint."""
+
+_building = threading.Lock()
+
+
+class SurgeryError(ValueError):
+    """A change that can't be made, held in weights, saved or undone."""
+
+
+@dataclass(eq=False)
+class Child:
+    """A changed model.
+
+    Attributes:
+        model: opened and ready to run.
+        parent: what it was made from, as it was.
+        own: names of the tensors that are not the parent's.
+        history: what was done, step by step from the first parent on, as plain data; the last step made this child.
+    """
+
+    model: LanguageModel
+    parent: LanguageModel
+    own: tuple[str, ...]
+    history: list[dict[str, Any]] = field(repr=False)
+
+    def undo(self) -> LanguageModel:
+        """The parent, with exactly the weights that the child was made from.
+
+        Raises:
+            SurgeryError: somebody changed the parent's weights meanwhile.
+        """
+        if fingerprint(parameters_of(self.parent.network.module)) != self.history[-1]["parent"]["hash"]:
+            raise SurgeryError(
+                f"The weights of {self.parent.name} were changed since this child was made, so it can't be undone; "
+                "load the parent again."
+            )
+        return self.parent
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write an ordinary Hugging Face checkpoint, and beside it what was done (`surgery.json`); whole or not at all.
+
+        Args:
+            folder: one that is there is replaced if it holds such a checkpoint.
+
+        Raises:
+            SurgeryError: the folder holds something else, or can't be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / NOTE).exists():
+            raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
+        try:
+            _write_whole(folder, self._write)
+        except (OSError, SafetensorError) as error:
+            raise SurgeryError(f"{folder} can't be written: {error}.") from error
+
+    def _write(self, folder: Path) -> None:
+        with _quietly():
+            self.model.network.module.save_pretrained(folder)
+        if self.model.tokenizer is not None:
+            self.model.tokenizer.save_pretrained(folder)
+        note = {"format": FORMAT, "name": self.model.name, "hash": self.model.hash, "history": self.history}
+        (folder / NOTE).write_text(json.dumps(note, indent=2))
+
+
+def make_child(
+    parent: LanguageModel,
+    tensors: Mapping[str, Tensor],
+    step: Mapping[str, Any],
+    *,
+    config: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+) -> Child:
+    """A model with other tensors in the places named.
+
+    Args:
+        parent: left as it is.
+        tensors: by the name that the parameter has in the child's module (`parameters_of(child.model.network.module)`).
+            A tensor that equals the parent's of this name costs nothing: the parent's is taken. One of the parent's own
+            tensors may stand under another name; it is shared.
+        step: what was done, as plain data (JSON); `step["operation"]` is its name.
+        config: values of the configuration that change; what the child's module is follows from them.
+        name: of the child; the parent's with the operation in brackets without it.
+        seed: recorded with the step.
+
+    Raises:
+        SurgeryError: a parent with dictionaries of its own; a tensor that the child has no place for, of another shape,
+            with values that are not finite; one that is missing.
+    """
+    if parent.splices:
+        raise SurgeryError(
+            f"{parent.name} runs through dictionaries, which an ordinary checkpoint can't hold; operate on the model "
+            "without them."
+        )
+    old = parameters_of(parent.network.module)
+    kind, settings = type(parent.network.module), changed_config(parent, config or {})
+    new, own = _complete(_places(kind, settings), old, tensors)
+    module = _build(kind, settings, new)
+    module.generation_config = copy.deepcopy(getattr(parent.network.module, "generation_config", None))
+    title = name or f"{parent.name} ({step['operation']})"
+    model = LanguageModel(module, parent.tokenizer, title, fingerprint(parameters_of(module)))
+    done = {
+        **step,
+        "edit_hash": edit_hash(step),
+        "parent": {"name": parent.name, "hash": parent.hash},
+        "hash": model.hash,
+        "own_tensors": len(own),
+        "config": dict(config or {}),
+        "seed": seed,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("workbench-lm", "torch", "transformers")},
+        "command": command_line(),
+    }
+    history = [*parent.about.get("surgery", []), json.loads(json.dumps(done))]
+    model.about = parent.about | {"surgery": history}
+    return Child(model, parent, own, history)
+
+
+def open_child(folder: str | Path, parent: LanguageModel) -> Child:
+    """A child from the folder that `save_pretrained` wrote, sharing with its parent what is equal.
+
+    Without the parent `wb.load_model(folder)` opens the same model.
+
+    Raises:
+        SurgeryError: it is no such folder, it is damaged, or it was made from another parent.
+    """
+    folder = Path(folder)
+    try:
+        note = json.loads((folder / NOTE).read_text())
+        history, said, format = list(note["history"]), str(note["hash"]), note["format"]
+        made_from, name = history[-1]["parent"], str(note["name"])
+        wanted = str(made_from["hash"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise SurgeryError(f"{folder} holds no model that was saved by surgery ({error}).") from error
+    if format != FORMAT:
+        raise SurgeryError(f"{folder} is in format {format}, and this version reads format {FORMAT}.")
+    if wanted != parent.hash:
+        raise SurgeryError(
+            f"{folder} was made from {made_from['name']} ({wanted[:12]}), not from {parent.name} ({parent.hash[:12]})."
+        )
+    try:
+        with _quietly():
+            module, tokenizer, hash = read_huggingface(str(folder))
+    except ModelError as error:
+        raise SurgeryError(str(error)) from error
+    if hash != said:
+        raise SurgeryError(f"The weights in {folder} are not those that were saved there; copy the folder again.")
+    old = parameters_of(parent.network.module)
+    found = {place: _among(old, place, tensor) for place, tensor in parameters_of(module).items()}
+    own = [place for place, (_, shared) in found.items() if not shared]
+    shared = _build(type(module), module.config, {place: tensor for place, (tensor, _) in found.items()})
+    shared.generation_config = module.generation_config
+    model = LanguageModel(shared, tokenizer, name, hash)
+    model.about = parent.about | {"surgery": history}
+    return Child(model, parent, tuple(own), history)
+
+
+def keep_layers(model: LanguageModel, layers: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration, for `make_child`, of a model that has only these layers left, in this order.
+
+    Raises:
+        SurgeryError: no layer is left, one that does not exist, or an architecture whose layers depend on their number.
+    """
+    number = model.network.n_layers
+    wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)]
+    wrong += [layer for layer in layers if layer not in wrong and not 0 <= layer < number]
+    if wrong:
+        raise SurgeryError(f"There is no layer {wrong[0]!r}: {model.name} has {number} layers, 0 to {number - 1}.")
+    if not layers:
+        raise SurgeryError("No layer would be left; keep at least one.")
+    sizes = model.network.config.get_text_config()
+    if getattr(sizes, "scale_attn_by_inverse_layer_idx", False):
+        raise SurgeryError(
+            f"The layers of {model.name} scale attention by their number and can't move up; remove their attention "
+            "and MLP instead."
+        )
+    prefix = layers_path(model)
+    inside = re.compile(rf"{re.escape(prefix)}\.(\d+)\.(.+)")
+    tensors = {}
+    for place, tensor in parameters_of(model.network.module).items():
+        match = inside.fullmatch(place)
+        if match:
+            for at, layer in enumerate(layers):
+                if int(match[1]) == layer:
+                    tensors[f"{prefix}.{at}.{match[2]}"] = tensor
+    config: dict[str, Any] = {"num_hidden_layers": len(layers)}
+    for key, value in sizes.to_dict().items():  # such as layer_types
+        if isinstance(value, list | tuple) and len(value) == number and hasattr(sizes, key):
+            config[key] = [value[layer] for layer in layers]
+    return tensors, config
+
+
+def layers_path(model: LanguageModel) -> str:
+    """Where the layers are in the plain module, such as `model.layers`; raises `SurgeryError` where that is unclear."""
+    found = [
+        path
+        for path, inner in model.network.module.named_modules()
+        if isinstance(inner, nn.ModuleList) and len(inner) == model.network.n_layers
+    ]
+    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    if len(outer) != 1:
+        raise SurgeryError(f"It is unclear where the layers of {model.name} are; this architecture can't be changed.")
+    return outer[0]
+
+
+def changed_config(model: LanguageModel, changes: Mapping[str, Any]) -> Any:
+    """A copy of a model's configuration with other values.
+
+    Raises:
+        SurgeryError: the configuration has no such value.
+    """
+    config = copy.deepcopy(model.network.config)
+    inner = config.get_text_config()
+    for key, value in changes.items():
+        if not hasattr(inner, key):
+            raise SurgeryError(f"The configuration of {model.name} has no {key!r}, so it can't be changed.")
+        setattr(inner, key, value)
+        if hasattr(config, key):
+            setattr(config, key, value)
+    return config
+
+
+def edit_hash(step: Mapping[str, Any]) -> str:
+    """SHA-256 of what was done, in hex."""
+    try:
+        return hashlib.sha256(json.dumps(step, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    except (TypeError, ValueError) as error:
+        raise SurgeryError(f"What was done has to be plain data that JSON can hold ({error}).") from error
+
+
+def _places(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters that a model of this configuration has; nothing is allocated."""
+    with _building:
+        try:
+            with torch.device("meta"):
+                skeleton = kind(copy.deepcopy(config))
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, IndexError) as error:
+            raise SurgeryError(f"A {kind.__name__} of this configuration can't be built: {error}.") from error
+        return {name: tuple(one.shape) for name, one in skeleton.named_parameters(remove_duplicate=True)}
+
+
+def _complete(
+    places: Mapping[str, tuple[int, ...]], old: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A tensor for every place, the parent's where there is no other, and the names of those that are not shared."""
+    unknown = [name for name in tensors if name not in places]
+    if unknown:
+        raise SurgeryError(f"The changed model has no place for {unknown[0]}.")
+    shared = {tensor.data_ptr() for tensor in old.values()}
+    found, own = {}, []
+    for name, shape in places.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            if name not in old:
+                raise SurgeryError(f"The changed model needs a tensor for {name}.")
+            tensor = old[name]
+        elif name in old and _equal(old[name], tensor):
+            tensor = old[name]
+        if tuple(tensor.shape) != shape:
+            raise SurgeryError(f"{name} is {list(shape)} in the changed model, but it was given {list(tensor.shape)}.")
+        if tensor.data_ptr() not in shared:
+            own.append(name)
+            like = next(iter(old.values()))
+            tensor = tensor.detach().to(like.dtype).contiguous()
+            if not bool(tensor.isfinite().all()):
+                raise SurgeryError(f"{name} would hold a value that is not a finite number.")
+        found[name] = tensor
+    return found, tuple(own)
+
+
+def _equal(old: Tensor, new: Tensor) -> bool:
+    """Whether two tensors are the same to the bit."""
+    if old.data_ptr() == new.data_ptr() and old.shape == new.shape and old.stride() == new.stride():
+        return True
+    return old.shape == new.shape and old.dtype == new.dtype and torch.equal(old, new)
+
+
+def _among(old: Mapping[str, Tensor], place: str, tensor: Tensor) -> tuple[Tensor, bool]:
+    """The parent's tensor that equals this one, of the same name or of another, if there is any; whether there is."""
+    named = [old[place]] if place in old else []
+    starts = tensor.flatten()[:64]
+    others = [one for one in old.values() if one.shape == tensor.shape and torch.equal(one.flatten()[:64], starts)]
+    for candidate in [*named, *others]:
+        if _equal(candidate, tensor):
+            return candidate, True
+    return tensor, False
+
+
+def _build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The module that plain transformers makes of a configuration and these tensors, which it shares."""
+    like = next(iter(tensors.values()))
+    config = copy.deepcopy(config)
+    attention = getattr(config, "_attn_implementation", None)
+    with _quietly():
+        module = kind.from_pretrained(
+            None, config=config, state_dict=dict(tensors), dtype=like.dtype, attn_implementation=attention
+        )
+    made = parameters_of(module)
+    strange = [name for name in tensors if name not in made or not _equal(made[name], tensors[name])]
+    if strange:
+        raise SurgeryError(f"transformers does not take {strange[0]} as it is; this architecture can't be changed.")
+    return module.eval()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """One building or saving at a time, since both turn global switches of transformers, and without its bars."""
+    from transformers.utils import logging as spoken
+
+    with _building:
+        shown, level = spoken.is_progress_bar_enabled(), spoken.get_verbosity()
+        spoken.disable_progress_bar()
+        spoken.set_verbosity_error()
+        try:
+            yield
+        finally:
+            spoken.set_verbosity(level)
+            if shown:
+                spoken.enable_progress_bar()
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary neighbour of a folder, and only then put it in its place.
+
+    The old folder is moved aside, not deleted first: at no moment is there a part of a folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as scratch:
+        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
+        fresh.mkdir()
+        write(fresh)
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(fresh, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
