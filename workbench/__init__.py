@@ -59,6 +59,7 @@ from workbench.sampling import Sampling as Sampling
 from workbench.splice import bundled_models as bundled_models
 from workbench.splice import load_model as load_model
 from workbench.splice import save_model as save_model
+from workbench.surgery.dare import dare as dare
 from workbench.tokfsm import TokFSM as TokFSM
 from workbench.training import TrainingError as TrainingError
 from workbench.training import fine_tune as fine_tune
