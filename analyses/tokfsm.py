@@ -318,11 +318,20 @@ def experiment(folder: Path, plan: Plan, machine: wb.TokFSM, models: dict[str, w
     return results
 
 
+def index(model: wb.LanguageModel, machine: wb.TokFSM) -> None:
+    """Build a feature index of each of a model's codebooks, beside it on disk."""
+    books: Any = model.splices.values()
+    folder = BUNDLED / "tokfsm-attention" / "dictionaries"
+    wanted = {folder / str(number) / "index": book for number, book in enumerate(books)}
+    wb.build_indexes(model, wanted, machine.corpus(texts=200), context=128)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the analysis from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("reports/tokfsm"), help="folder of the report")
     parser.add_argument("--train", action="store_true", help="train the models, or go on doing so, first")
+    parser.add_argument("--index", action="store_true", help="build the feature indexes that ship with `attention`")
     parser.add_argument("--names", nargs="*", default=ORDER, help="models to train")
     parser.add_argument("--work", type=Path, default=Path("runs/tokfsm"), help="checkpoints")
     parser.add_argument("--summary", type=Path, help="also write the figures worth citing to this JSON file")
@@ -330,6 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan, machine = Plan(), wb.TokFSM()
     if asked.train:
         train(machine, plan, asked.work, asked.names)
+    if asked.index:
+        index(wb.load_model("tokfsm-attention"), machine)
     shipped = [name for name in ORDER if f"tokfsm-{name}" in wb.bundled_models()]
     results = experiment(asked.out, plan, machine, {name: wb.load_model(f"tokfsm-{name}") for name in shipped})
     write_json(asked.out / "results.json", results)

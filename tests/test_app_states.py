@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,25 @@ def test_codes_are_inspected_and_forced_like_any_feature(folder: Path, tiny_cach
     assert "Force for the least" in [box.value for box in steer.selectbox]
     browse = quiet(visit(folder, "browse", "heads:23"))
     assert "heads, code 23" in [one.value for one in browse.subheader]
+
+
+def test_codes_are_indexed_on_walks_of_the_machine(folder: Path, tiny_cache: Path) -> None:
+    page = visit(folder, "browse", "heads:23")
+    assert page.selectbox(key="index corpus").value == "walks of its state machine"
+    page.number_input(key="index tokens").set_value(1000).run()
+    printed = next(code.value for code in quiet(page).code if "build_index" in code.value)
+    assert 'wb.TokFSM(**model.about["machine"]).corpus()' in printed
+    page.button(key="build index").click().run()
+    for _ in range(100):
+        if (folder / "dictionaries" / "0" / "index" / "data" / "index.json").exists():
+            break
+        time.sleep(0.2)
+    index = wb.open_index(folder / "dictionaries" / "0" / "index")
+    assert index.n_tokens >= 1000
+    assert "heads, code 23" in [one.value for one in quiet(page.run()).subheader]
+
+
+def test_a_model_that_lacks_the_words_begins_with_a_text_of_its_own(folder: Path, tiny_cache: Path) -> None:
+    text = quiet(visit(folder, "inspect")).text_area(key="inspected").value
+    assert text == "0" + wb.load_model(folder).generate("0", 24, temperature=1.0).text
+    assert len(text) > 1

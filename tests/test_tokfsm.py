@@ -353,3 +353,12 @@ def test_bad_settings(speaker: wb.LanguageModel, how: dict[str, Any], words: str
 def test_bad_machines(how: dict[str, int], words: str) -> None:
     with pytest.raises(CorpusError, match=words):
         wb.TokFSM(**how)
+
+
+def test_a_corpus_of_walks_is_read_back_as_walks_along_edges() -> None:
+    corpus = MACHINE.corpus(texts=5, length=9)
+    tokens = torch.tensor(MACHINE.tokenizer()(list(corpus.texts))["input_ids"])
+    visited = MACHINE.read(tokens)
+    assert visited.shape == (5, 9)
+    assert bool(MACHINE.follows[visited[:, :-1], visited[:, 1:]].all())
+    assert corpus.texts == MACHINE.corpus(texts=5, length=9).texts != MACHINE.corpus(texts=5, length=9, seed=4).texts

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.corpus import CorpusError, TokenBatch
+from workbench.corpus import Corpus, CorpusError, TokenBatch
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,15 @@ class TokFSM:
         numbers = (parts * self.base ** torch.arange(self.digits - 1, -1, -1)).sum(-1)
         return torch.where((parts < self.base).all(-1) & (numbers < self.states), numbers, -1)
 
+    def corpus(self, texts: int = 800, length: int = 63, seed: int = 3) -> Corpus:
+        """Walks of `length` states as texts, for what takes a corpus: a feature index, say."""
+        walks = self.write(self.walk(texts, length, [self.seed, 29, seed]))[:, 1:].tolist()
+        return Corpus(["".join(map(self._word, walk)) for walk in walks], f"{texts} walks", {"machine": self.hash})
+
+    def _word(self, digit: int) -> str:
+        """A digit as text."""
+        return f"{digit:x}" if self.base <= 16 else f"[{digit}]"
+
     def batches(
         self,
         model: Any,
@@ -141,9 +150,7 @@ class TokFSM:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
         from transformers import PreTrainedTokenizerFast
 
-        words = {f"{digit:x}" if self.base <= 16 else f"[{digit}]": digit for digit in range(self.base)} | {
-            "<s>": self.bos
-        }
+        words = {self._word(digit): digit for digit in range(self.base)} | {"<s>": self.bos}
         made = Tokenizer(models.WordLevel(words, unk_token="<s>"))
         made.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # type: ignore[assignment]
         made.decoder = decoders.Fuse()  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from components import snippets
+from components.sample import sample_text
 
 import workbench as wb
 
@@ -92,7 +93,8 @@ def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tupl
     """The widgets; what they say now, and the place for the button that asks it."""
     can_chat = bool(getattr(model.tokenizer, "chat_template", None))
     st.session_state.setdefault("mode", CHAT if can_chat else CONTINUE)
-    st.session_state.setdefault("prompt", QUESTION)
+    if st.session_state.get("prompt", QUESTION) == QUESTION:
+        st.session_state["prompt"] = sample_text(model, QUESTION)
     head, settings = st.columns([5, 2], vertical_alignment="bottom")
     how = head.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     how.subheader("Prompt", anchor=False, width="content")

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import streamlit as st
+from components import session
 
-FIRST = "stories"
+if TYPE_CHECKING:
+    from workbench import Corpus, LanguageModel
+
+FIRST, WALKS = "stories", "walks of its state machine"
 
 
-def choose(key: str, place: object = None, disabled: bool = False) -> str:
-    """The chooser; what `Corpus.load` takes."""
-    known: list[str] = st.session_state.setdefault("known corpora", _bundled())
+def load(model: LanguageModel, name: str) -> Corpus:
+    """What was chosen."""
+    import workbench as wb
+
+    machine = session.machine_of(model)
+    return machine.corpus() if machine and name == WALKS else wb.Corpus.load(name)
+
+
+def choose(key: str, place: object = None, disabled: bool = False, *, first: Sequence[str] = ()) -> str:
+    """The chooser, which offers `first` before all others; what `load` or `Corpus.load` takes."""
+    known: list[str] = [*first, *st.session_state.setdefault("known corpora", _bundled())]
     if (chosen := st.session_state.get(key)) and chosen not in known:
+        st.session_state["known corpora"].append(chosen)
         known.append(chosen)
     chosen = (place or st).selectbox(
         "Texts",

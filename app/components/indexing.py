@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from components import background, corpora, dictionaries, snippets
+from components import background, corpora, dictionaries, session, snippets
 from components.dictionaries import Known
 from components.tokens import plain
 
@@ -41,7 +41,7 @@ def begin(model: LanguageModel, one: Known) -> None:
     if task is not None and task.stopping:
         st.info("Building was stopped. With the same settings it goes on where it stopped.", icon=":material/pause:")
     texts, count, button = st.columns([3, 2, 2], vertical_alignment="bottom")
-    corpus = corpora.choose("index corpus", texts)
+    corpus = corpora.choose("index corpus", texts, first=[corpora.WALKS] if session.machine_of(model) else [])
     tokens = int(
         count.number_input(
             "Tokens",
@@ -69,7 +69,7 @@ def _work(model: LanguageModel, one: Known, corpus: str, tokens: int) -> Callabl
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
         import workbench as wb
 
-        texts = wb.Corpus.load(corpus)
+        texts = corpora.load(model, corpus)
         dictionary = dictionaries.load(model, one)
         wb.build_index(model, dictionary, texts, one.index_folder, tokens=tokens, progress=tell, cancel=cancelled)
 

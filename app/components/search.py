@@ -11,6 +11,7 @@ import streamlit as st
 from caching import TOP_K, Stopped
 from components import session, snippets
 from components.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
+from components.sample import knows
 from components.tokens import plain
 from components.waiting import begin_again, one_sentence, wait_for, was_stopped
 
@@ -68,7 +69,7 @@ def _decode(model: LanguageModel, weights: str, scale: str, what: str) -> None:
 def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> None:
     word = query.text.strip()
     if not word:
-        _show_examples()
+        _show_examples(model)
         hits = most_specialised(table, query)
         st.markdown(f"**The most specialised neurons**: their best token stands out most from chance.{_shown(hits)}")
         _show_table(hits, query)
@@ -119,10 +120,13 @@ def _shown(hits: Sequence[Hit]) -> str:
     return f" The first {LIMIT}." if len(hits) == LIMIT else ""
 
 
-def _show_examples() -> None:
+def _show_examples(model: LanguageModel) -> None:
+    words = [word for word in EXAMPLES if knows(model, word)]
+    if not words:
+        return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.caption("For example", width="content")
-        for word in EXAMPLES:
+        for word in words:
             st.button(word, key=f"example {word}", on_click=_search, args=(word,), type="secondary")
 
 

@@ -11,7 +11,7 @@ from components.tokens import plain
 from components.waiting import one_sentence, wait_for
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench import LanguageModel, TokFSM
 
 DEFAULT = "SmolLM2-135M-Instruct"
 BROWSE, INSPECT, STEER = "views/browse.py", "views/inspect.py", "views/steer.py"
@@ -50,6 +50,14 @@ def shipped_models() -> list[str]:
 def may_know_states() -> bool:
     """Whether there is, or could be, a model of a state machine's language to look at."""
     return _source() != DEFAULT or any(name.startswith("tokfsm") for name in shipped_models())
+
+
+def machine_of(model: LanguageModel) -> TokFSM | None:
+    """The machine whose language a model was trained on, if it was on one."""
+    import workbench as wb
+
+    said = model.about.get("machine")
+    return wb.TokFSM(**said) if said else None
 
 
 def take_model(name: str) -> None:

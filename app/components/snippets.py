@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from components.corpora import WALKS
 from components.session import DEFAULT
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
@@ -103,10 +104,11 @@ def latent_card(folder: str, latent: int) -> str:
 
 
 def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
-    """The index of a dictionary."""
+    """The index of a dictionary, from a corpus or from walks of the model's own state machine."""
+    made = 'wb.TokFSM(**model.about["machine"]).corpus()' if corpus == WALKS else f"wb.Corpus.load({corpus!r})"
     return opening(source) + (
         f"dictionary = wb.load_dictionary({_place(folder)!r})\n"
-        f"corpus = wb.Corpus.load({corpus!r})\n"
+        f"corpus = {made}\n"
         f"index = wb.build_index(model, dictionary, corpus, {_place(folder) + '/index'!r}, tokens={tokens})\n"
     )
 

@@ -21,14 +21,6 @@ LENGTH, MOST = 8, 40
 OWN = "the run as it is"
 
 
-def machine_of(model: LanguageModel) -> TokFSM | None:
-    """The machine whose language a model was trained on, if it was on one."""
-    import workbench as wb
-
-    said = model.about.get("machine")
-    return wb.TokFSM(**said) if said else None
-
-
 def show(model: LanguageModel, machine: TokFSM) -> None:
     """The run, its codes, and the forcing."""
     st.caption(

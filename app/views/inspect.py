@@ -2,6 +2,7 @@
 
 import streamlit as st
 from components import dictionaries, firing, session
+from components.sample import sample_text
 from components.tokens import plain
 from components.waiting import one_sentence
 
@@ -17,7 +18,8 @@ if not offered:
         icon=":material/info:",
     )
     st.stop()
-st.session_state.setdefault("inspected", TEXT)
+if st.session_state.get("inspected", TEXT) == TEXT:
+    st.session_state["inspected"] = sample_text(model, TEXT)
 kept = [name for name in st.session_state.get("inspected with", []) if name in offered]
 browsed = st.session_state.get("dictionary")
 indexed = [name for name, one in offered.items() if one.indexed]

@@ -5,7 +5,7 @@ from components import session, states
 from components.waiting import one_sentence
 
 model = session.current_model()
-machine = states.machine_of(model)
+machine = session.machine_of(model)
 if machine is None:
     offered = [name for name in session.shipped_models() if name.startswith("tokfsm")]
     st.info(

@@ -1,0 +1,33 @@
+"""A text to begin with, in words that the model knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+
+LENGTH = 24
+"""Tokens of a model's own text."""
+
+
+def knows(model: LanguageModel, text: str) -> bool:
+    """Whether the model's tokens can say this text."""
+    tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return model.tokenizer.decode(tokens, skip_special_tokens=True).strip() == text.strip()
+
+
+def sample_text(model: LanguageModel, text: str) -> str:
+    """The text, or one that the model writes itself where it has no words for that."""
+    if knows(model, text):
+        return text
+    kept = st.session_state.setdefault("own texts", {})
+    if model.hash not in kept:
+        special = set(model.tokenizer.all_special_ids)
+        first = next(token for token in range(model.network.vocab_size) if token not in special)
+        opening = model.token_texts([first])[0]
+        length = min(LENGTH, model.network.n_ctx - 2)
+        kept[model.hash] = opening + model.generate(opening, length, temperature=1.0).text
+    return kept[model.hash]
