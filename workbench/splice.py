@@ -68,6 +68,8 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
     path = Path(path)
     if path.exists() and not (path / NOTE).exists():
         raise ModelError(f"{path} is there already and is no model that was saved with save_model; choose another.")
+    if not all(isinstance(one, Dictionary) for one in model.splices.values()):
+        raise ModelError(f"{model.name} leaves out neurons; save the model without that, and its thresholds beside it.")
     with replacing(path) as temporary:
         temporary.mkdir()
         if model.plain_hash != default_hash():
