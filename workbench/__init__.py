@@ -1,5 +1,12 @@
 """Workbench: see, measure, steer and change the parts of a language model, on one machine."""
 
+from workbench.circuits.attribution import attribute as attribute
+from workbench.circuits.attribution_frozen import AttributionError as AttributionError
+from workbench.circuits.attribution_verification import verify_graph as verify_graph
+from workbench.circuits.deembedding import deembed as deembed
+from workbench.circuits.graph import Graph as Graph
+from workbench.circuits.graph_json import load_graph as load_graph
+from workbench.circuits.graph_json import save_graph as save_graph
 from workbench.corpus import Corpus as Corpus
 from workbench.corpus import CorpusError as CorpusError
 from workbench.decode import NeuronTable as NeuronTable

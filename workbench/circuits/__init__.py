@@ -1,0 +1,1 @@
+"""Circuits: which heads and which features do the work."""
