@@ -34,12 +34,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from workbench.corpus import Corpus
+from workbench.dictionaries.protocol import Dictionary
 from workbench.generation import LanguageModel
+from workbench.interventions import load_interventions, save_interventions
+from workbench.surgery.certificate import JSON, MARKDOWN, Certificate, certify
 from workbench.weights import ModelError, command_line, fingerprint, parameters_of, read_huggingface
 
 FORMAT = 1
 NOTE = "surgery.json"
 """What the folder of a child says of where it comes from, beside the ordinary files of a checkpoint."""
+
+BESIDE = "interventions.json"
+"""Edits that weights can't hold, to be run with the model."""
 
 _building = threading.Lock()
 
@@ -57,12 +64,25 @@ class Child:
         parent: what it was made from, as it was.
         own: names of the tensors that are not the parent's.
         history: what was done, step by step from the first parent on, as plain data; the last step made this child.
+        reference: interventions under which the parent computes the same as the child; empty where there are none.
+        beside: interventions that are part of the change and that weights can't hold; to be given with the model.
+        before: the child that was changed, if the parent is one itself.
+        certificate: what was measured of it; None until it was.
     """
 
     model: LanguageModel
     parent: LanguageModel
     own: tuple[str, ...]
     history: list[dict[str, Any]] = field(repr=False)
+    reference: tuple[Any, ...] = ()
+    beside: tuple[Any, ...] = ()
+    before: Child | None = None
+    certificate: Certificate | None = None
+
+    def certify(self, corpus: Corpus | None = None, tokens: int = 2048, **how: Any) -> Certificate:
+        """Measure what the change does and costs, on held-out text; see `certificate.certify` for the settings."""
+        self.certificate = certify(self, corpus, tokens, **how)
+        return self.certificate
 
     def undo(self) -> LanguageModel:
         """The parent, with exactly the weights that the child was made from.
@@ -70,7 +90,7 @@ class Child:
         Raises:
             SurgeryError: somebody changed the parent's weights meanwhile.
         """
-        if fingerprint(parameters_of(self.parent.network.module)) != self.history[-1]["parent"]["hash"]:
+        if fingerprint(parameters_of(self.parent.network.module)) != self.parent.plain_hash:
             raise SurgeryError(
                 f"The weights of {self.parent.name} were changed since this child was made, so it can't be undone; "
                 "load the parent again."
@@ -78,7 +98,11 @@ class Child:
         return self.parent
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face checkpoint, and beside it what was done (`surgery.json`); whole or not at all.
+        """Write an ordinary Hugging Face checkpoint, whole or not at all.
+
+        Beside its files are what was done (`surgery.json`), the certificate as `certificate.md` and `.json`, and
+        `interventions.json` where there are edits that weights can't hold. Without a certificate one is made first, as
+        `certify` makes it without settings.
 
         Args:
             folder: one that is there is replaced if it holds such a checkpoint.
@@ -87,9 +111,11 @@ class Child:
             SurgeryError: the folder holds something else, or can't be written.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / NOTE).exists():
-            raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
         try:
+            if folder.exists() and not (folder / NOTE).exists():
+                raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
+            if self.certificate is None:
+                self.certify()
             _write_whole(folder, self._write)
         except (OSError, SafetensorError) as error:
             raise SurgeryError(f"{folder} can't be written: {error}.") from error
@@ -101,6 +127,11 @@ class Child:
             self.model.tokenizer.save_pretrained(folder)
         note = {"format": FORMAT, "name": self.model.name, "hash": self.model.hash, "history": self.history}
         (folder / NOTE).write_text(json.dumps(note, indent=2))
+        if self.beside:
+            save_interventions(folder / BESIDE, self.model, self.beside)
+        if self.certificate is not None:
+            (folder / JSON).write_text(json.dumps(self.certificate.to_dict(), indent=2))
+            (folder / MARKDOWN).write_text(self.certificate.to_markdown())
 
 
 def make_child(
@@ -121,7 +152,7 @@ def make_child(
             tensors may stand under another name; it is shared.
         step: what was done, as plain data (JSON); `step["operation"]` is its name.
         config: values of the configuration that change; what the child's module is follows from them.
-        name: of the child; the parent's with the operation in brackets without it.
+        name: of the child; without it, that of the model at the start with all operations in brackets.
         seed: recorded with the step.
 
     Raises:
@@ -135,10 +166,12 @@ def make_child(
         )
     old = parameters_of(parent.network.module)
     kind, settings = type(parent.network.module), changed_config(parent, config or {})
-    new, own = _complete(_places(kind, settings), old, tensors)
+    new, own = _complete(parameter_shapes(kind, settings), old, tensors)
     module = _build(kind, settings, new)
     module.generation_config = copy.deepcopy(getattr(parent.network.module, "generation_config", None))
-    title = name or f"{parent.name} ({step['operation']})"
+    earlier = list(parent.about.get("surgery", []))
+    start = earlier[0]["parent"]["name"] if earlier else parent.name
+    title = name or f"{start} ({', '.join(str(one['operation']) for one in [*earlier, step])})"
     model = LanguageModel(module, parent.tokenizer, title, fingerprint(parameters_of(module)))
     done = {
         **step,
@@ -152,32 +185,39 @@ def make_child(
         | {name: version(name) for name in ("workbench-lm", "torch", "transformers")},
         "command": command_line(),
     }
-    history = [*parent.about.get("surgery", []), json.loads(json.dumps(done))]
+    history = [*earlier, json.loads(json.dumps(done))]
     model.about = parent.about | {"surgery": history}
     return Child(model, parent, own, history)
 
 
-def open_child(folder: str | Path, parent: LanguageModel) -> Child:
+def open_child(folder: str | Path, parent: LanguageModel, dictionaries: Sequence[Dictionary] = ()) -> Child:
     """A child from the folder that `save_pretrained` wrote, sharing with its parent what is equal.
 
     Without the parent `wb.load_model(folder)` opens the same model.
 
+    Args:
+        folder: of the checkpoint.
+        parent: what it was made from, at the start or at any later step.
+        dictionaries: those whose features are named in the interventions beside the checkpoint.
+
     Raises:
         SurgeryError: it is no such folder, it is damaged, or it was made from another parent.
+        DictionaryError, EditError: interventions beside it that can't be read.
     """
     folder = Path(folder)
     try:
         note = json.loads((folder / NOTE).read_text())
         history, said, format = list(note["history"]), str(note["hash"]), note["format"]
-        made_from, name = history[-1]["parent"], str(note["name"])
-        wanted = str(made_from["hash"])
+        name, ancestors = str(note["name"]), [step["parent"] for step in history]
+        first, wanted = str(ancestors[0]["name"]), [str(one["hash"]) for one in ancestors]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise SurgeryError(f"{folder} holds no model that was saved by surgery ({error}).") from error
     if format != FORMAT:
         raise SurgeryError(f"{folder} is in format {format}, and this version reads format {FORMAT}.")
-    if wanted != parent.hash:
+    if parent.hash not in wanted:
         raise SurgeryError(
-            f"{folder} was made from {made_from['name']} ({wanted[:12]}), not from {parent.name} ({parent.hash[:12]})."
+            f"{folder} was made from {first} ({wanted[0][:12]}), not from {parent.name} ({parent.hash[:12]}); open "
+            "that model first."
         )
     try:
         with _quietly():
@@ -193,11 +233,25 @@ def open_child(folder: str | Path, parent: LanguageModel) -> Child:
     shared.generation_config = module.generation_config
     model = LanguageModel(shared, tokenizer, name, hash)
     model.about = parent.about | {"surgery": history}
-    return Child(model, parent, tuple(own), history)
+    child = Child(model, parent, tuple(own), history)
+    if (folder / BESIDE).exists():
+        child.beside = tuple(load_interventions(folder / BESIDE, model, dictionaries))
+    try:
+        child.certificate = Certificate.from_dict(json.loads((folder / JSON).read_text()))
+    except (OSError, ValueError) as error:
+        raise SurgeryError(f"The certificate in {folder} can't be read ({error}); copy the folder again.") from error
+    return child
 
 
-def keep_layers(model: LanguageModel, layers: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def keep_layers(
+    model: LanguageModel, layers: Sequence[int], changed: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration, for `make_child`, of a model that has only these layers left, in this order.
+
+    Args:
+        model: what they are of.
+        layers: by their numbers, each once.
+        changed: other tensors to take in place of the model's, by the names that they have before layers go.
 
     Raises:
         SurgeryError: no layer is left, one that does not exist, or an architecture whose layers depend on their number.
@@ -209,6 +263,8 @@ def keep_layers(model: LanguageModel, layers: Sequence[int]) -> tuple[dict[str, 
         raise SurgeryError(f"There is no layer {wrong[0]!r}: {model.name} has {number} layers, 0 to {number - 1}.")
     if not layers:
         raise SurgeryError("No layer would be left; keep at least one.")
+    if len(set(layers)) < len(layers):
+        raise SurgeryError(f"A layer is there twice in {list(layers)}; name each once.")
     sizes = model.network.config.get_text_config()
     if getattr(sizes, "scale_attn_by_inverse_layer_idx", False):
         raise SurgeryError(
@@ -218,12 +274,12 @@ def keep_layers(model: LanguageModel, layers: Sequence[int]) -> tuple[dict[str, 
     prefix = layers_path(model)
     inside = re.compile(rf"{re.escape(prefix)}\.(\d+)\.(.+)")
     tensors = {}
-    for place, tensor in parameters_of(model.network.module).items():
+    for place, tensor in (parameters_of(model.network.module) | dict(changed or {})).items():
         match = inside.fullmatch(place)
-        if match:
-            for at, layer in enumerate(layers):
-                if int(match[1]) == layer:
-                    tensors[f"{prefix}.{at}.{match[2]}"] = tensor
+        if match is None:
+            tensors[place] = tensor
+        elif int(match[1]) in layers:
+            tensors[f"{prefix}.{list(layers).index(int(match[1]))}.{match[2]}"] = tensor
     config: dict[str, Any] = {"num_hidden_layers": len(layers)}
     for key, value in sizes.to_dict().items():  # such as layer_types
         if isinstance(value, list | tuple) and len(value) == number and hasattr(sizes, key):
@@ -269,7 +325,7 @@ def edit_hash(step: Mapping[str, Any]) -> str:
         raise SurgeryError(f"What was done has to be plain data that JSON can hold ({error}).") from error
 
 
-def _places(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters that a model of this configuration has; nothing is allocated."""
     with _building:
         try:

@@ -54,7 +54,7 @@ class Argument:
             "text": isinstance(value, str),
             "layers": isinstance(value, Sequence) and not isinstance(value, str),
         }[self.kind]
-        if fits and self.kind in ("number", "whole"):
+        if fits and isinstance(value, int | float) and self.kind in ("number", "whole"):
             fits = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
         if not fits:
             raise SurgeryError(f"{self.name} is {self._said()}, not {value!r}.")
@@ -115,14 +115,14 @@ def register(operation: Operation) -> None:
 
 
 def operate(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     operation: str,
     *,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     **arguments: Any,
 ) -> Child:
-    """Change a model by an operation of this name; arguments that are not given have their first values.
+    """Change a model, or a child further, by an operation of this name; what is not given has its first value.
 
     Raises:
         SurgeryError: there is no such operation, or an argument can't be used.
@@ -135,4 +135,6 @@ def operate(
         if name not in known:
             raise SurgeryError(f"{operation} has no argument {name!r}; it has {', '.join(known) if known else 'none'}.")
     given = {name: one.check(arguments.get(name, one.default)) for name, one in known.items()}
-    return chosen.run(model, progress=progress, cancel=cancel, **given)
+    child = chosen.run(model.model if isinstance(model, Child) else model, progress=progress, cancel=cancel, **given)
+    child.before = model if isinstance(model, Child) else None
+    return child
