@@ -84,8 +84,10 @@ from workbench.surgery.bake_edits import AblateDirection as AblateDirection
 from workbench.surgery.bake_edits import RemoveHead as RemoveHead
 from workbench.surgery.bake_edits import RemoveLayer as RemoveLayer
 from workbench.surgery.bake_edits import RemoveSublayer as RemoveSublayer
+from workbench.surgery.bake_operations import direction_of as direction_of
 from workbench.surgery.certificate import Certificate as Certificate
 from workbench.surgery.certificate import verify_checkpoint as verify_checkpoint
+from workbench.surgery.certificate_texts import compare_texts as compare_texts
 from workbench.surgery.child import Child as Child
 from workbench.surgery.child import SurgeryError as SurgeryError
 from workbench.surgery.child import open_child as open_child

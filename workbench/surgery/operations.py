@@ -15,12 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from workbench.features import Feature
 from workbench.generation import LanguageModel
 from workbench.surgery.child import Child, SurgeryError
 from workbench.weights import Progress
 
-Kind = Literal["number", "whole", "yes", "choice", "text", "layers"]
-"""A number, a whole number, True or False, one of several words, a text, or a list of layers."""
+Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature"]
+"""A number, a whole number, True or False, one of several words, a text, a list of layers or of heads, a list of
+interventions, or a feature."""
+LISTS = ("layers", "heads", "edits")
 
 
 class Cancelled(SurgeryError):
@@ -52,21 +55,22 @@ class Argument:
             "yes": isinstance(value, bool),
             "choice": value in self.choices,
             "text": isinstance(value, str),
-            "layers": isinstance(value, Sequence) and not isinstance(value, str),
-        }[self.kind]
+            "feature": isinstance(value, str | Feature) and bool(value),
+        }.get(self.kind, isinstance(value, Sequence) and not isinstance(value, str))
         if fits and isinstance(value, int | float) and self.kind in ("number", "whole"):
             fits = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
         if not fits:
             raise SurgeryError(f"{self.name} is {self._said()}, not {value!r}.")
-        return list(value) if isinstance(value, Sequence) and self.kind == "layers" else value
+        return list(value) if isinstance(value, Sequence) and self.kind in LISTS else value
 
     def _said(self) -> str:
         if self.kind == "choice":
             return "one of " + ", ".join(map(repr, self.choices))
         word = {"number": "a number", "whole": "a whole number", "yes": "True or False", "text": "a text"}
+        word |= {kind: f"a list of {kind}" for kind in LISTS} | {"feature": "a feature, such as neurons.29.post:808"}
         ends = [f"from {self.low:g}"] if self.low is not None else []
         ends += [f"to {self.high:g}"] if self.high is not None else []
-        return " ".join([word.get(self.kind, "a list of layers"), *ends])
+        return " ".join([word[self.kind], *ends])
 
 
 class Run(Protocol):
