@@ -16,6 +16,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["dictionaries"], 2),
     **dict.fromkeys(["harvest", "interventions", "splice", "training"], 3),
     **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures"], 4),
+    **dict.fromkeys(["figures_sparsity"], 4),
 }
 """Files and folders of `workbench/`; above them are the pages, scripts and benchmarks."""
 TOP = 5
@@ -29,6 +30,7 @@ NEIGHBOURS = {
     ("corpus", "weights"),
     ("tokfsm", "corpus"),
     ("training", "harvest"),
+    ("figures_sparsity", "figures"),
 }
 """Who may import whom on one floor."""
 BLIND = {"dictionaries": {"weights"}}
@@ -36,7 +38,7 @@ BLIND = {"dictionaries": {"weights"}}
 DOORS = {
     "transformer_lens": ("workbench/model.py",),
     "streamlit": ("app/",),
-    "plotly": ("workbench/figures.py", "analyses/"),
+    "plotly": ("workbench/figures.py", "workbench/figures_", "analyses/"),
 }
 """Who may import a foreign library."""
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -115,7 +115,7 @@ def token_changes(changes: Sequence[Moved], top: int = 12) -> go.Figure:
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
     )
-    figure.update_xaxes(tickformat=".1%", title=_title("mean probability over the positions of the plain text"))
+    figure.update_xaxes(tickformat=".1%", title=axis_title("mean probability over the positions of the plain text"))
     _name_rows(figure, [one.text for one in shown])
     return figure
 
@@ -152,8 +152,8 @@ def dose_curve(response: Response, at: float | None = None, title: str = "clamp 
     )
     if at is not None:
         figure.add_vline(x=at, line={"color": GRID, "width": 2}, layer="below")
-    figure.update_xaxes(title=_title(title), zeroline=True, zerolinecolor=GRID)
-    figure.update_yaxes(type="log", title=_title(f"probability of {_label(response.word)}"), exponentformat="power")
+    figure.update_xaxes(title=axis_title(title), zeroline=True, zerolinecolor=GRID)
+    figure.update_yaxes(type="log", title=axis_title(f"probability of {_label(response.word)}"), exponentformat="power")
     return figure
 
 
@@ -175,8 +175,10 @@ def activation_histogram(edges: Sequence[float], counts: Sequence[int]) -> go.Fi
     )
     figure = _figure(bars, rows=0)
     figure.update_layout(height=240, margin={"l": 60, "r": 20, "t": 10, "b": 45}, bargap=0)
-    figure.update_xaxes(title=_title("value"))
-    figure.update_yaxes(type="log", title=_title("tokens"), dtick=1, range=[-0.3, math.log10(max([*counts, 1])) + 0.3])
+    figure.update_xaxes(title=axis_title("value"))
+    figure.update_yaxes(
+        type="log", title=axis_title("tokens"), dtick=1, range=[-0.3, math.log10(max([*counts, 1])) + 0.3]
+    )
     return figure
 
 
@@ -205,7 +207,7 @@ def training_curves(history: Sequence[Mapping[str, float]], tokens: int | None =
             hovertemplate="%{x:,} tokens<br>%{y:.4g}<extra></extra>",
         )
         figure.add_trace(line, row=place // 2 + 1, col=place % 2 + 1)
-    _dress(figure)
+    dress(figure)
     figure.update_layout(height=440, margin={"l": 50, "r": 20, "t": 30, "b": 40})
     figure.update_annotations(font={"size": 13, "color": FAINT})
     figure.update_xaxes(range=[0, tokens] if tokens else None, tickformat="~s", nticks=6)
@@ -251,7 +253,7 @@ def fidelity_comparison(names: Sequence[str], results: Sequence[Measured]) -> go
             hovertemplate="%{customdata[0]}<br>%{y:.4g} (%{customdata[1]:.4g} to %{customdata[2]:.4g})<extra></extra>",
         )
         figure.add_trace(points, row=place // 3 + 1, col=place % 3 + 1)
-    _dress(figure)
+    dress(figure)
     figure.update_layout(height=460, margin={"l": 50, "r": 20, "t": 30, "b": 30})
     figure.update_annotations(font={"size": 13, "color": FAINT})
     ticks = {"tickvals": list(range(len(names))), "ticktext": [_label(name) for name in names]}
@@ -293,13 +295,13 @@ def next_state_map(
     figure.update_layout(height=150 + 46 * len(rows), margin={"l": 10, "r": 10, "t": 10, "b": 40})
     figure.update_xaxes(title="next state", range=[-0.6, states - 0.4])
     figure.update_yaxes(autorange="reversed")
-    _dress(figure)
+    dress(figure)
     return figure
 
 
 def _figure(*traces: go.Bar | go.Scatter, rows: int, row_height: int = 24, head: int = 6) -> go.Figure:
     figure = go.Figure(list(traces))
-    _dress(figure)
+    dress(figure)
     figure.update_layout(
         height=max(80, rows * row_height + head + 10) + (40 if head > 6 else 0),
         margin={"l": 10, "r": 10, "t": head, "b": 10},
@@ -308,7 +310,7 @@ def _figure(*traces: go.Bar | go.Scatter, rows: int, row_height: int = 24, head:
     return figure
 
 
-def _dress(figure: go.Figure) -> None:
+def dress(figure: go.Figure) -> None:
     """The look that all figures share."""
     figure.update_layout(
         template="plotly_white",
@@ -323,7 +325,8 @@ def _dress(figure: go.Figure) -> None:
     figure.update_yaxes(gridcolor=GRID, automargin=True)
 
 
-def _title(text: str) -> dict:
+def axis_title(text: str) -> dict:
+    """The title of an axis, as all figures have it."""
     return {"text": text, "font": {"size": 13, "color": FAINT}}
 
 

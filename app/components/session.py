@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DEFAULT = "SmolLM2-135M-Instruct"
 BROWSE, INSPECT, STEER = "views/browse.py", "views/inspect.py", "views/steer.py"
 TRAIN, COMPARE, STATES = "views/train.py", "views/compare.py", "views/states.py"
+SPARSITY = "views/sparsity.py"
 
 
 FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
