@@ -20,6 +20,7 @@ EXPLAINED = {
     "States": "A model of a language whose truth is known: which codes stand for which state, and what the model "
     "expects next when they are forced.",
     "Sparsity": "Find out how many of the model's neurons each word can do without, and at what price.",
+    "Attribution": "See which features a prediction is made of, what leads to what, and what happens without them.",
     "Compare": "Measure how much of the model two dictionaries keep when it runs through them.",
 }
 
@@ -43,6 +44,7 @@ def show() -> None:
             st.Page(session.STEER, title="Steer", icon=":material/tune:"),
             st.Page(session.TRAIN, title="Train", icon=":material/model_training:"),
             st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
+            st.Page(session.ATTRIBUTION, title="Attribution", icon=":material/hub:"),
             st.Page(session.SPARSITY, title="Sparsity", icon=":material/blur_on:"),
             *(machines if session.may_know_states() else []),
         ]

@@ -15,7 +15,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["weights", "model", "decoder", "generation", "corpus", "tokfsm"], 1),
     **dict.fromkeys(["dictionaries"], 2),
     **dict.fromkeys(["harvest", "interventions", "splice", "training"], 3),
-    **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures"], 4),
+    **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures", "figures_attribution"], 4),
     **dict.fromkeys(["figures_sparsity"], 4),
 }
 """Files and folders of `workbench/`; above them are the pages, scripts and benchmarks."""
@@ -30,6 +30,7 @@ NEIGHBOURS = {
     ("corpus", "weights"),
     ("tokfsm", "corpus"),
     ("training", "harvest"),
+    ("figures_attribution", "figures"),
     ("figures_sparsity", "figures"),
 }
 """Who may import whom on one floor."""

@@ -186,6 +186,23 @@ def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> s
     )
 
 
+def attribution(asked: Any) -> str:
+    """The graph of features behind a prediction, and what taking them out does."""
+    opened = ", ".join(f"wb.load_dictionary({_place(folder)!r})" for folder in asked.folders)
+    return opening(asked.source) + (
+        f"transcoders = [{opened}]\n"
+        f"graph = wb.attribute(\n    model, transcoders, {asked.prompt!r}, {asked.target!r}, "
+        f"max_latents={asked.latents}, mlps={asked.mlps!r}\n)\n"
+        "print(graph.target.label, graph.target.value, graph.shares, max(graph.completeness()))\n"
+        "for edge in graph.prune(0.5, 0.9).edges:\n"
+        "    source, target = graph.node(edge.source), graph.node(edge.target)\n"
+        "    print(f'{edge.weight:+.3f}', source.label, source.position, '->', target.label, target.position)\n"
+        "found = wb.verify_graph(model, transcoders, graph, 10)\n"
+        "print(found.pearson)\n"
+        "wb.save_graph(graph.prune(0.5, 0.9), 'graph.json')\n"
+    )
+
+
 def intervention(one: FeatureIntervention, names: Mapping[str, str] = MappingProxyType({})) -> str:
     """An intervention as it is written in Python; `names` says in which variables its dictionaries are."""
     settings = dict(one.settings())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class Graph:
         """The node of this id; raises `KeyError` if the graph has none."""
         return self._by_id[id]
 
-    @property
+    @cached_property
     def _by_id(self) -> dict[int, Node]:
         return {node.id: node for node in self.nodes}
 

@@ -1,0 +1,253 @@
+"""The Attribution page without a browser: a tiny model, three tiny transcoders; and its picture."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from streamlit.testing.v1 import AppTest
+from test_app import APP, button, complaint, quiet, run_code, words
+from test_attribution import coder
+
+import workbench as wb
+from workbench.circuits.graph_json import from_json
+from workbench.figures_attribution import LOOKS, attribution_graph
+
+TEXT = "The dog <b>ran</b> to"
+
+
+@pytest.fixture(autouse=True)
+def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `streamlit run` does it."""
+    monkeypatch.syspath_prepend(str(APP))
+
+
+class Shelf:
+    """A tiny model's folder, and beside it transcoders."""
+
+    def __init__(self, root: Path):
+        self.model_folder, self.dictionaries = root / "model", root / "dictionaries"
+        tiny.build("llama").save_pretrained(self.model_folder)
+        tiny.tokenizer(chat=False).save_pretrained(self.model_folder)
+        self.model = wb.load_model(str(self.model_folder))
+        (root / "texts.txt").write_text("\n\n".join(tiny.TEXT.splitlines() * 4))
+        for layer in range(3):
+            one = coder(layer, wb.TopKSkipTranscoder, k=4)
+            one.save(self.dictionaries / one.name)
+            if layer == 1:
+                wb.build_index(
+                    self.model, one, wb.Corpus.load(str(root / "texts.txt")), self.dictionaries / one.name / "index"
+                )
+        wb.TopKSAE(32, 16, k=4, hook_point="blocks.1.hook_resid_post", name="sae").save(self.dictionaries / "sae")
+
+    def graph(self, target: Any = None, **how: Any) -> wb.Graph:
+        """What the page traces, whole."""
+        return wb.attribute(self.model, self.coders, TEXT, target, **how)
+
+    @property
+    def coders(self) -> list[Any]:
+        return [wb.load_dictionary(self.dictionaries / f"t{layer}") for layer in range(3)]
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return Shelf(tmp_path_factory.mktemp("attribution"))
+
+
+@pytest.fixture
+def shelf(_made: Shelf, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """The model and dictionaries that the app finds."""
+    monkeypatch.setenv("WORKBENCH_DICTIONARIES", str(_made.dictionaries))
+    monkeypatch.setenv("WORKBENCH_RUNS", str(_made.dictionaries / "none"))
+    from components import dictionaries
+
+    monkeypatch.setattr(dictionaries, "SHIPPED", _made.dictionaries / "none")
+    return _made
+
+
+def visit(shelf: Shelf) -> AppTest:
+    """A new session on the page."""
+    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
+    page.session_state["source"] = str(shelf.model_folder)
+    return page.run().switch_page("views/attribution.py").run()
+
+
+def traced(page: AppTest) -> AppTest:
+    """The page once its graph is there."""
+    import caching
+
+    button(page, "Attribute").click().run()
+    key = page.session_state["attributed"].key
+    until = time.monotonic() + 120
+    while not caching.task(key).done:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return page.run()
+
+
+def asked(shelf: Shelf) -> AppTest:
+    """The page with the graph of the likeliest token."""
+    page = visit(shelf)
+    page.text_area(key="attributed prompt").set_value(TEXT).run()
+    return traced(page)
+
+
+def shown(graph: wb.Graph, name: str, share: float) -> int:
+    """The most influential latent of a dictionary whose name begins so, of those that the page shows."""
+    nodes = sorted(graph.prune(0.98, 0.98).prune(share, 0.9).nodes, key=lambda node: -node.influence)
+    return next(node.id for node in nodes if node.kind == "latent" and str(node.feature).startswith(name))
+
+
+def test_a_graph_is_traced_and_shown(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = visit(shelf)
+    assert page.multiselect(key="attributed with").options == [
+        f"t{layer} · blocks.{layer}.hook_mlp_out" for layer in range(3)
+    ]
+    page.text_area(key="attributed prompt").set_value(TEXT).run()
+    page = quiet(traced(page))
+    graph = shelf.graph()
+    assert page.metric[0].value == f"{graph.target.value:.3f}"
+    assert float(page.metric[2].value) < 1e-3
+    monkeypatch.chdir(tmp_path)  # where the script writes its file
+    printed = run_code(next(code.value for code in page.code if "wb.attribute(" in code.value))
+    assert printed.splitlines()[0].split()[-1] == str(max(graph.completeness()))
+    assert any(" -> " in line for line in printed.splitlines())
+    assert wb.load_graph("graph.json").target.label == graph.target.label
+
+
+def test_settings_reach_the_graph(shelf: Shelf) -> None:
+    page = visit(shelf)
+    page.text_area(key="attributed prompt").set_value(TEXT)
+    page.text_input(key="attributed token").set_value("a")
+    page.text_input(key="other token").set_value("b")
+    page.number_input(key="attributed latents").set_value(3)
+    page.selectbox(key="attributed mlps").set_value("frozen")
+    page.multiselect(key="attributed with").set_value(["t0", "t2"]).run()
+    page = quiet(traced(page))
+    graph = wb.attribute(shelf.model, shelf.coders[::2], TEXT, ("a", "b"), max_latents=3, mlps="frozen")
+    assert page.metric[0].value == f"{graph.target.value:.3f}"
+    assert page.metric[1].value == "3"
+    page.text_input(key="other token").set_value("").run()
+    assert any("settings have changed" in one.value for one in page.caption)
+
+
+def test_a_node_its_card_and_what_taking_it_out_does(shelf: Shelf) -> None:
+    page = quiet(asked(shelf))
+    graph = shelf.graph()
+    nodes = {node.id: node for node in graph.nodes}
+    page.slider(key="attribution share").set_value(0.95).run()
+    latent = shown(graph, "t1", 0.95)
+    page.selectbox(key="attribution node").set_value(latent).run()
+    node = nodes[latent]
+    assert any(f"t1:{node.feature.index}" in one.value.replace("\\", "") for one in quiet(page).markdown)
+    assert f"t1, latent {node.feature.index}" in [head.value for head in page.subheader]  # its card
+    button(page, "Close").click().run()
+    assert f"t1, latent {node.feature.index}" not in [head.value for head in quiet(page).subheader]
+    button(page, "Show its card").click().run()
+    assert f"t1, latent {node.feature.index}" in [head.value for head in quiet(page).subheader]
+
+    button(page, "Pin").click().run()
+    assert page.session_state["attribution pins"] == [latent]
+    button(page, "Measure").click().run()
+    frame = quiet(page).dataframe[-1].value
+    found = wb.verify_graph(shelf.model, shelf.coders, graph, [latent])
+    for regime in ("direct", "latents", "free"):
+        assert list(frame[f"{regime} was"]) == [f"{found.measured[regime][0]:+.4f}"]
+        assert list(frame[f"{regime} said"]) == [f"{found.predicted[regime][0]:+.4f}"]
+    button(page, "All of them together").click().run()
+    assert "**The next token**" in words(quiet(page))
+    button(page, "Unpin").click().run()
+    assert page.session_state["attribution pins"] == []
+    page.selectbox(key="attribution node").set_value(None).run()
+    button(quiet(page), "Measure the ten strongest").click().run()
+    assert len(quiet(page).dataframe[-1].value) == 10
+    assert any("Correlation" in one.value for one in page.caption)
+
+
+def test_deembeddings_on_the_page(shelf: Shelf) -> None:
+    page = asked(shelf)
+    graph = shelf.graph()
+    page.slider(key="attribution share").set_value(0.95).run()
+    latent = shown(graph, "t", 0.95)
+    page.selectbox(key="attribution node").set_value(latent).run()
+    feature = graph.node(latent).feature
+    page.toggle(key=f"deembed {feature}").set_value(True).run()
+    found = wb.deembed(shelf.model, shelf.coders[graph.node(latent).layer], feature.index, top=12, heads=3)
+    assert any(
+        f"Head {found.heads[0].head} of layer {found.heads[0].layer}" in one.value for one in quiet(page).caption
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("attributed token", "two words here", "tokens for this model"),
+        ("attributed prompt", "", "empty"),
+        ("other token", "a", "Name the token"),
+    ],
+)
+def test_mistakes_are_sentences(shelf: Shelf, field: str, value: str, word: str) -> None:
+    page = visit(shelf)
+    place = page.text_area if field == "attributed prompt" else page.text_input
+    place(key=field).set_value(value).run()
+    if field == "other token":
+        button(page, "Attribute").click().run()
+    else:
+        page = traced(page)
+    assert word in complaint(page)
+
+
+def test_without_transcoders_the_page_says_so(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_DICTIONARIES", str(shelf.dictionaries / "none"))
+    assert "no transcoder" in quiet(visit(shelf)).info[0].value
+
+
+def test_tracing_is_cancelled_in_order(shelf: Shelf) -> None:
+    import caching
+    from components import attribution
+    from components.attribution_asked import Asked
+
+    asked_for = Asked(
+        str(shelf.model_folder), ("t0",), (str(shelf.dictionaries / "t0"),), TEXT * 3, "", "", 20, "linear", "x"
+    )
+    attribution.begin(shelf.model, asked_for)
+    task = caching.task(asked_for.key)
+    task.stop()
+    task.wait(60)
+    assert not task.failed
+    assert task.result().traced <= 20
+
+
+# ---- the picture
+
+
+def test_the_picture_shows_what_the_graph_holds(shelf: Shelf) -> None:
+    graph = shelf.graph().prune(0.6)
+    figure = attribution_graph(graph, {graph.nodes[-1].id: "<i>words</i>"}, chosen=graph.nodes[1].id, pinned=[0])
+    drawn = {
+        id: kind
+        for kind, (name, *_) in LOOKS.items()
+        for one in figure.data
+        if one.name == name
+        for id in one.customdata
+    }
+    assert drawn == {node.id: node.kind for node in graph.nodes}
+    lines = [one for one in figure.data if one.mode == "lines"]
+    assert sum(len(one.x) for one in lines) == 3 * len(graph.edges)
+    said = json.dumps(figure.to_dict(), default=str)
+    assert "<i>" not in said
+    assert "&lt;i&gt;words" in said
+    assert "<b>ran" not in said
+
+
+def test_what_is_downloaded_opens_again(shelf: Shelf) -> None:
+    from workbench.circuits.graph_json import to_json
+
+    graph = shelf.graph().prune(0.5)
+    assert from_json(to_json(graph)).edges == graph.edges
