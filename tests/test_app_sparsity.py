@@ -47,10 +47,11 @@ def visit(folders: tuple[Path, Path, Path]) -> AppTest:
 
 
 def key_of(folder: Path) -> tuple[str, ...]:
-    """The task that measures a model."""
+    """The task that measures a model on the texts of its grammar."""
     import caching
 
-    (key,) = [one for one in caching._tasks() if one[0] == "sparsity" and one[1] == str(folder)]
+    texts = str(folder.parent / "texts.txt")
+    (key,) = [one for one in caching._tasks() if one[0] == "sparsity" and one[1] == str(folder) and one[3] == texts]
     return key
 
 
@@ -117,3 +118,25 @@ def test_texts_that_can_not_be_used(folders: tuple[Path, Path, Path], tiny_cache
 
     key = next(one for one in caching._tasks() if str(tmp_path / "short.txt") in one)
     assert "no two tokens" in complaint(ended(page, key))
+
+
+def test_the_neurons_and_their_groups(folders: tuple[Path, Path, Path], tiny_cache: Path) -> None:
+    page = visit(folders)
+    page.button(key="measure sparsity").click().run()
+    page = quiet(ended(page, key_of(folders[0])))
+    page.button(key="look at neurons").click().run()
+    import caching
+    from components import sparsity_neurons
+
+    key = next(one for one in caching._tasks() if one[0] == "sparsity neurons")
+    page = quiet(ended(page, key))
+    looked = caching.task(key).result()
+    assert [one.value for one in page.metric[-3:-1]] == [
+        f"{float(looked.activity.always().float().mean()):.1%}",
+        f"{float(looked.activity.never().float().mean()):.1%}",
+    ]
+    table = page.dataframe[-1].value
+    assert list(table["picked"]) == list(sparsity_neurons.PICKED) * 3
+    printed = run_code(next(code.value for code in page.code if "group_neurons" in code.value))
+    rises = [float(line.split()[-1]) for line in printed.splitlines()[-3:]]
+    assert rises == pytest.approx(list(table["rise"])[:3], abs=1e-4)

@@ -2,7 +2,7 @@
 
 import caching
 import streamlit as st
-from components import corpora, session, sparsity, sparsity_text
+from components import corpora, session, sparsity, sparsity_neurons, sparsity_text
 from components.sparsity import INCREASES, Asked
 from components.waiting import one_sentence, wait_for
 
@@ -54,3 +54,4 @@ with one_sentence():
     ]
     if read:
         sparsity_text.show(*zip(*read, strict=True))
+        sparsity_neurons.show(*read[0])
