@@ -61,7 +61,6 @@ from workbench.measures.dose_response import dose_response as dose_response
 from workbench.measures.fidelity import Fidelity as Fidelity
 from workbench.measures.fidelity import measure_fidelities as measure_fidelities
 from workbench.measures.fidelity import measure_fidelity as measure_fidelity
-from workbench.measures.sparsity import Sparsity as Sparsity
 from workbench.measures.sparsity import measure_sparsities as measure_sparsities
 from workbench.measures.sparsity import measure_sparsity as measure_sparsity
 from workbench.measures.sparsity import measure_thinned as measure_thinned
@@ -71,6 +70,7 @@ from workbench.measures.sparsity_groups import group_neurons as group_neurons
 from workbench.measures.sparsity_groups import measure_routing as measure_routing
 from workbench.measures.sparsity_neurons import neuron_activity as neuron_activity
 from workbench.measures.sparsity_output import save_sparsities as save_sparsities
+from workbench.measures.sparsity_result import Sparsity as Sparsity
 from workbench.measures.sparsity_tokens import token_demand as token_demand
 from workbench.measures.sparsity_verification import verify_sparsity as verify_sparsity
 from workbench.sampling import PromptError as PromptError
@@ -92,7 +92,14 @@ from workbench.surgery.child import Child as Child
 from workbench.surgery.child import SurgeryError as SurgeryError
 from workbench.surgery.child import open_child as open_child
 from workbench.surgery.dare import dare as dare
+from workbench.surgery.healing import Decay as Decay
+from workbench.surgery.healing import heal as heal
 from workbench.surgery.operations import operate as operate
+from workbench.surgery.pruning import prune as prune
+from workbench.surgery.pruning import search_sparsity as search_sparsity
+from workbench.surgery.quantising import quantise as quantise
+from workbench.surgery.quantising import search_bits as search_bits
+from workbench.surgery.skipping import skip as skip
 from workbench.tokfsm import TokFSM as TokFSM
 from workbench.training import TrainingError as TrainingError
 from workbench.training import fine_tune as fine_tune

@@ -48,6 +48,9 @@ NOTE = "surgery.json"
 BESIDE = "interventions.json"
 """Edits that weights can't hold, to be run with the model."""
 
+CUSTOM = "custom"
+"""In `model.about`: why plain transformers can't hold a model whose modules are not what its configuration says."""
+
 _building = threading.Lock()
 
 
@@ -164,6 +167,8 @@ def make_child(
             f"{parent.name} runs through dictionaries, which an ordinary checkpoint can't hold; operate on the model "
             "without them."
         )
+    if CUSTOM in parent.about:
+        raise SurgeryError(f"{parent.about[CUSTOM].rstrip('.')}; this operation would lose it, so do it first.")
     old = parameters_of(parent.network.module)
     kind, settings = type(parent.network.module), changed_config(parent, config or {})
     new, own = _complete(parameter_shapes(kind, settings), old, tensors)

@@ -216,17 +216,7 @@ def _recorded(folder: Path) -> tuple[list[str], str, str]:
     return [], "", folder.name
 
 
-def _run(
-    model: LanguageModel,
-    *,
-    tuned: str,
-    p: float,
-    rescale: bool,
-    weight: float,
-    seed: int,
-    progress: Progress | None = None,
-    cancel: Callable[[], bool] | None = None,
-) -> Child:
+def _run(model: LanguageModel, *, tuned: str, p: float, weight: float, **how: Any) -> Child:
     """Folders are separated by line breaks or semicolons."""
     folders = [one.strip() for one in tuned.replace("\n", ";").split(";") if one.strip()]
     if not folders:
@@ -234,7 +224,7 @@ def _run(
     missing = [one for one in folders if not Path(one).is_dir()]
     if missing:
         raise SurgeryError(f"There is no folder {missing[0]!r}.")
-    return dare(model, folders, p, rescale=rescale, weights=weight, seed=seed, progress=progress, cancel=cancel)
+    return dare(model, folders, p, weights=weight, **how)
 
 
 register(

@@ -1,0 +1,242 @@
+"""Searches for levels within a budget, against trying everything; skipping against plain hooks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import reference
+import tiny
+import torch
+from torch import Tensor, nn
+
+import workbench as wb
+from workbench.surgery.bake_edits import RemoveLayer, RemoveSublayer
+from workbench.surgery.budgets import Candidate, even, greedy, ranked, uniform
+from workbench.surgery.child import SurgeryError
+from workbench.surgery.evopress import evopress, search
+from workbench.surgery.fitness import DenseKL
+from workbench.surgery.operations import Cancelled, operate
+from workbench.surgery.skipping import Skips, skip
+
+pytestmark = pytest.mark.usefixtures("tiny_cache")
+
+CORPUS = wb.Corpus([*tiny.TEXT.strip().split("\n"), tiny.TEXT])
+
+
+def kl_of(model: wb.LanguageModel, module: nn.Module, context: int, tokens: int) -> float:
+    """KL(dense ‖ changed) over the tokens of a corpus, one prediction at a time."""
+    total, count = 0.0, 0
+    for batch in CORPUS.batches(model, context, 1, tokens, 0):
+        with torch.no_grad():
+            dense, changed = (m(input_ids=batch.tokens).logits for m in (model.network.module, module))
+        for place in range(batch.tokens.shape[1]):
+            if batch.content[0, place]:
+                total += float(reference.kl(dense[0, place], changed[0, place]))
+                count += 1
+    return total / count
+
+
+class Table:
+    """Levels whose KL is a known function: what each part adds alone, and what pairs add together."""
+
+    def __init__(self, harm: Tensor, together: Tensor, costs: Sequence[Sequence[float]]):
+        self.harm, self.together, self.costs = harm, together, costs
+        self.parts = [f"part {number}" for number in range(len(costs))]
+        self.module: Any = self
+        self.now: Candidate = ()
+
+    def set(self, levels: Candidate) -> None:
+        self.now = levels
+
+    def value(self, levels: Candidate) -> float:
+        x = torch.tensor(levels).double()
+        return float(self.harm.double() @ x.square() + x @ self.together.double() @ x)
+
+
+class TableFitness:
+    """What `DenseKL` is to models; every window says the same."""
+
+    window_tokens, token_forwards = 10.0, 0
+
+    def __len__(self) -> int:
+        return 8
+
+    def __call__(self, table: Table, windows: Sequence[int] | None = None) -> float:
+        self.token_forwards += 10 * (8 if windows is None else len(windows))
+        return table.value(table.now)
+
+
+def table(parts: int, levels: int, seed: int) -> Table:
+    chance = torch.Generator().manual_seed(seed)
+    harm = torch.rand(parts, generator=chance)
+    together = 0.3 * torch.rand(parts, parts, generator=chance).triu(1)
+    sizes = torch.randint(1, 4, (parts,), generator=chance).tolist()
+    return Table(harm, together, [[size * (levels - level) for level in range(levels)] for size in sizes])
+
+
+def best(choice: Table, budget: float) -> float:
+    """The least value within the budget, by trying everything."""
+    return min(
+        choice.value(levels)
+        for levels in itertools.product(*(range(len(costs)) for costs in choice.costs))
+        if sum(costs[level] for costs, level in zip(choice.costs, levels, strict=True)) <= budget
+    )
+
+
+@pytest.mark.parametrize(("parts", "levels"), [(10, 2), (6, 4)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_evopress_finds_the_best_within_the_budget(parts: int, levels: int, seed: int) -> None:
+    choice = table(parts, levels, seed)
+    budget = 0.6 * sum(costs[0] for costs in choice.costs)
+    found = evopress(choice, TableFitness(), budget, passes=40_000, seed=seed)  # type: ignore[arg-type]
+    assert found.cost <= budget
+    assert found.kl == pytest.approx(choice.value(found.levels))
+    assert found.kl == pytest.approx(best(choice, budget))
+    assert choice.now == found.levels
+    assert 40_000 <= found.token_forwards < 42_000
+
+
+@pytest.mark.parametrize("method", ["greedy", "ranked", "uniform", "evopress"])
+def test_every_search_keeps_to_its_budget_and_counts(method: str) -> None:
+    choice, fitness = table(8, 3, 5), TableFitness()
+    whole = sum(costs[0] for costs in choice.costs)
+    for share in (0.9, 0.5, 1 / 3):
+        before = fitness.token_forwards
+        found = search(choice, fitness, share * whole, method, passes=3000)  # type: ignore[arg-type]
+        assert found.cost <= share * whole * (1 + 1e-9)
+        assert found.cost == sum(costs[level] for costs, level in zip(choice.costs, found.levels, strict=True))
+        assert found.token_forwards == fitness.token_forwards - before
+        assert found.kl == pytest.approx(choice.value(found.levels))
+        assert found.chosen == {f"part {n}": level for n, level in enumerate(found.levels) if level}
+
+
+def test_greedy_takes_the_least_harmful_step_each_time() -> None:
+    choice = table(9, 2, 3)
+    choice.costs = [[1.0, 0.0]] * 9
+    found = greedy(choice, TableFitness(), 5, passes=1000)  # type: ignore[arg-type]
+    levels = [0] * 9
+    for _ in range(4):
+        trials = []
+        for part in range(9):
+            if not levels[part]:
+                trials.append((choice.value((*levels[:part], 1, *levels[part + 1 :])), part))
+        levels[min(trials)[1]] = 1
+    assert found.levels == tuple(levels)
+    assert found.evaluations == 9 + 8 + 7 + 6
+    alone = ranked(choice, TableFitness(), 5, passes=1000)  # type: ignore[arg-type]
+    assert {n for n, level in enumerate(alone.levels) if level} == set(choice.harm.argsort()[:4].tolist())
+
+
+def test_even_spreads_are_even() -> None:
+    choice = table(12, 2, 0)
+    choice.costs = [[1.0, 0.0]] * 12
+    for gone in (1, 3, 4, 6):
+        levels = even(choice, 12 - gone)
+        places = [n for n, level in enumerate(levels) if level]
+        assert len(places) == gone
+        assert {b - a for a, b in itertools.pairwise(places)} <= {12 // gone}
+    three = uniform(choice, TableFitness(), 9, passes=1000)  # type: ignore[arg-type]
+    assert three.kl == min(choice.value(even(choice, 9, n / 12)) for n in range(12))
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_the_fitness_is_the_kl_of_every_prediction(name: str, zoo) -> None:
+    model = zoo[name]
+    fitness = DenseKL(model, CORPUS, 60, context=20)
+    other = tiny.build(name, seed=4)
+    assert fitness(other) == pytest.approx(kl_of(model, other, 20, 60), rel=2e-3)
+    assert fitness(model.network.module) == pytest.approx(0, abs=1e-5)
+    lengths = [batch.tokens.shape[1] for batch in CORPUS.batches(model, 20, 1, 60, 0)]
+    assert fitness.token_forwards == 2 * sum(lengths)
+    assert len(fitness) == len(lengths)
+    one = fitness(other, [1])
+    assert fitness.token_forwards == 2 * sum(lengths) + lengths[1]
+    assert one != fitness(other, [0])
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_skipping_is_writing_zero(name: str, zoo) -> None:
+    model, plain = zoo[name], tiny.build(name)
+    choice = Skips(model)
+    tokens = torch.arange(24).view(2, 12)
+    n = model.network.n_layers
+    assert len(choice.parts) == 2 * n
+    for levels in itertools.islice(itertools.product([0, 1], repeat=2 * n), 0, 2 ** (2 * n), 5):
+        choice.set(levels)
+        edits = [
+            reference.PlainEdit(plain.get_submodule(_place(model, *one)), "out", torch.zeros_like)
+            for level, group in zip(levels, choice.sublayers, strict=True)
+            if level
+            for one in group
+        ]
+        with torch.no_grad():
+            made = choice.module(input_ids=tokens, use_cache=False).logits
+        assert torch.allclose(made, reference.logits_under(plain, tokens, edits), atol=1e-5)
+    choice.set((0,) * (2 * n))
+    with torch.no_grad():
+        assert torch.equal(choice.module(input_ids=tokens, use_cache=False).logits, model(tokens))
+
+
+def _place(model: wb.LanguageModel, layer: int, part: str) -> str:
+    return str(model.hook_points[f"blocks.{layer}.hook_{'attn' if part == 'attention' else 'mlp'}_out"].module)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "neox"])
+@pytest.mark.parametrize("method", ["evopress", "greedy"])
+def test_the_child_is_what_the_search_had_in_place(name: str, method: str, zoo) -> None:
+    model = zoo[name]
+    child, found = skip(model, CORPUS, 0.5, method=method, passes=2000, tokens=40, context=20)
+    choice = Skips(model)
+    choice.set(found.levels)
+    tokens = torch.arange(30).view(2, 15)
+    with torch.no_grad():
+        assert torch.allclose(child.model(tokens), choice.module(input_ids=tokens, use_cache=False).logits, atol=1e-4)
+    assert sum(found.levels) == model.network.n_layers
+    every = itertools.product([0, 1], repeat=len(found.levels))
+    fitness = DenseKL(model, CORPUS, 40, context=20)
+    kls = {}
+    for levels in every:
+        if sum(levels) == sum(found.levels):
+            choice.set(levels)
+            kls[levels] = fitness(choice.module)
+    if method == "evopress":
+        assert kls[found.levels] <= sorted(kls.values())[len(kls) // 5]  # it judges on draws of windows, not on all
+
+
+def test_whole_layers_leave_the_model(llama: wb.LanguageModel) -> None:
+    choice = Skips(llama, whole=True)
+    assert choice.parts == ["layer 0", "layer 1", "layer 2"]
+    assert choice.edits((0, 1, 0)) == [RemoveLayer(1)]
+    assert Skips(llama).edits((1, 0, 1, 1, 0, 1)) == [
+        RemoveLayer(1),
+        RemoveSublayer(0, "attention"),
+        RemoveSublayer(2, "mlp"),
+    ]
+    child, found = skip(llama, CORPUS, 0.34, whole=True, passes=500, tokens=40, context=20)
+    assert child.model.network.n_layers == 2
+    assert len(found.chosen) == 1
+    again = operate(llama, "skip", share=0.34, whole=True, passes=500, tokens=40, corpus="stories")
+    assert again.model.network.n_layers == 2
+
+
+def test_what_cannot_be_skipped(llama: wb.LanguageModel) -> None:
+    for share in (0.0, 1.0, 1.5, -0.2, float("nan"), 0.01):
+        with pytest.raises(SurgeryError, match="some of the 6 sublayers go and some stay"):
+            skip(llama, CORPUS, share)
+    with pytest.raises(SurgeryError, match="has the layers 0 to 2"):
+        Skips(llama, layers=[3])
+    with pytest.raises(SurgeryError, match="one of evopress, greedy"):
+        skip(llama, CORPUS, method="hope")
+    with pytest.raises(Cancelled):
+        skip(llama, CORPUS, cancel=lambda: True, passes=10_000, tokens=40, context=20)
+    choice, fitness = Skips(llama), DenseKL(llama, CORPUS, 40, context=20)
+    for budget in (-1.0, 7.0):
+        with pytest.raises(SurgeryError, match="between 0 and 6"):
+            greedy(choice, fitness, budget, passes=100)
+    with pytest.raises(SurgeryError, match="whole number from 1"):
+        uniform(choice, fitness, 3, passes=0)
+    with pytest.raises(SurgeryError, match="last step keeps 1"):
+        evopress(choice, fitness, 3, passes=100, selection=[(2, 1)])
