@@ -17,7 +17,7 @@ import torch
 from reference import PlainEdit, at_index, logits_under
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import GemmaConfig, GemmaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, GemmaConfig, GemmaForCausalLM
 
 import workbench as wb
 from workbench.surgery.bake import BakeError, unbakeable
@@ -385,6 +385,21 @@ def test_what_is_in_force_around_the_call_is_not_baked(llama: wb.LanguageModel) 
     alone = wb.bake(llama, edits)
     with llama.intervening([wb.Clamp("neurons.0.gate:1", 9.0)]):
         assert wb.bake(llama, edits).model.hash == alone.model.hash
+
+
+@pytest.mark.usefixtures("tiny_cache")
+def test_behind_a_norm_only_silence_can_be_baked() -> None:
+    torch.manual_seed(0)
+    size = {"vocab_size": tiny.VOCAB, "max_position_embeddings": tiny.CONTEXT, "hidden_size": 32, "head_dim": 8}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    plain = Gemma2ForCausalLM(Gemma2Config(**size | heads, eos_token_id=0, bos_token_id=None, pad_token_id=1)).eval()
+    model = wb.load_model(plain, tokenizer=tiny.tokenizer())
+    wanted = logits_under(plain, tokens(), [PlainEdit(plain.model.layers[1].mlp, "out", torch.zeros_like)])
+    assert off(wb.bake(model, [wb.RemoveSublayer(1, "mlp")]), wanted) < 2e-6
+    with pytest.raises(BakeError, match="lies behind a norm"):
+        wb.bake(model, [wb.AblateDirection(vector(32))])
+    with pytest.raises(BakeError, match="goes through a norm first"):
+        wb.bake(model, [wb.Steer.along("blocks.0.hook_resid_post", vector(32))])
 
 
 FRESH = """

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DEFAULT = "SmolLM2-135M-Instruct"
 BROWSE, INSPECT, STEER = "views/browse.py", "views/inspect.py", "views/steer.py"
 TRAIN, COMPARE, STATES = "views/train.py", "views/compare.py", "views/states.py"
+SURGERY = "views/surgery.py"
 SPARSITY = "views/sparsity.py"
 ATTRIBUTION = "views/attribution.py"
 
@@ -23,6 +24,7 @@ ATTRIBUTION = "views/attribution.py"
 FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
 FORGOTTEN += ("training layer", "training place", "state count", "forced state")
 FORGOTTEN += ("attributed", "attribution of", "attribution node", "attribution pins", "attribution measured")
+FORGOTTEN += ("surgery", "surgery tried", "surgery key", "surgery texts", "surgery saving", "surgery loading")
 """What belongs to a model, and goes with it."""
 
 

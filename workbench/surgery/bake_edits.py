@@ -125,10 +125,12 @@ class AblateDirection:
     def bind(self, model: LanguageModel, scratch: dict) -> list[Edit]:
         """Fresh edits for one run."""
         unit = self.unit(model)
-        return [
-            Edit(name, lambda x: x - (x @ unit.to(x))[..., None] * unit.to(x), source=str(self))
-            for name in writers(model)
-        ]
+
+        def take_out(x: Tensor) -> Tensor:  # [..., d_model]; rounded once, as the baked weights are
+            exact = x.double()
+            return (exact - (exact @ unit)[..., None] * unit).to(x.dtype)
+
+        return [Edit(name, take_out, source=str(self)) for name in writers(model)]
 
     def unit(self, model: LanguageModel) -> Tensor:
         """The direction with length 1, `[d_model]`; raises `EditError` if it has another width than the model."""

@@ -117,7 +117,8 @@ class Certificate:
         lines += ["", f"KL from the predictions before to those after: {self.kl:.4g} nats. The likeliest next token is"]
         lines += [f"the same for {self.same_top:.1%} of the predictions."]
         lines += ["", f"Measured on {self.predictions:,} predictions in {_plain(self.corpus['name'])}"]
-        lines += [f"(`{self.corpus['hash']}`), by `{_plain(self.made['command'])}`."]
+        command = str(self.made["command"]).replace("`", "'")
+        lines += [f"(`{self.corpus['hash']}`), by `{command}`."]
         return "\n".join([*lines, ""])
 
     def exactness(self) -> str:
@@ -360,4 +361,4 @@ def _short(value: Any) -> str:
 def _plain(text: object) -> str:
     """A text that Markdown and HTML take as it is."""
     escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{sign}" if sign in "\\`*_[]|#" else sign for sign in escaped).replace("\n", " ")
+    return "".join(f"\\{sign}" if sign in "\\`*_[]|#$" else sign for sign in escaped).replace("\n", " ")

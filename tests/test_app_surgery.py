@@ -1,0 +1,180 @@
+"""The page Surgery, without a browser: a tiny model, tried, kept, undone, saved, loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from streamlit.testing.v1 import AppTest
+from test_app import APP, complaint, quiet, run_code, words
+
+import workbench as wb
+from workbench.interventions import FeatureIntervention
+
+
+@pytest.fixture(autouse=True)
+def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `streamlit run` does it."""
+    monkeypatch.syspath_prepend(str(APP))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny model's folder, beside it texts and room for runs."""
+    tiny.build("llama").save_pretrained(tmp_path / "model")
+    tiny.tokenizer(chat=False).save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n\n".join(tiny.TEXT.strip().splitlines() * 2))
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "model"
+
+
+def visit(folder: Path, edits: list[FeatureIntervention] | None = None) -> AppTest:
+    """A new session on Surgery, with these edits in Steer's list."""
+    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
+    page.session_state["source"] = str(folder)
+    page.session_state["surgery corpus"] = str(folder.parent / "texts.txt")
+    page.session_state["surgery tokens"] = 64
+    if edits:
+        from components.edits import Row
+
+        page.session_state["rows"] = [Row(100 + number, one) for number, one in enumerate(edits)]
+    page.run()
+    return page.switch_page("views/surgery.py").run()
+
+
+def ended(page: AppTest, place: str = "surgery key") -> AppTest:
+    """The page once the work in this place has ended."""
+    import caching
+
+    until = time.monotonic() + 400
+    while (task := caching.task(page.session_state[place])) is not None and not task.done:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return page.run()
+
+
+def tried(page: AppTest) -> AppTest:
+    page.button(key="surgery try").click().run()
+    return ended(page)
+
+
+def choose(page: AppTest, operation: str) -> AppTest:
+    return quiet(page.selectbox(key="surgery operation").set_value(operation).run())
+
+
+def test_an_edit_is_baked_kept_copied_and_undone(folder: Path) -> None:
+    edit = wb.Clamp("neurons.1.gate:5", 3.0)
+    page = quiet(tried(quiet(visit(folder, [edit]))))
+    child = page.session_state["surgery tried"].child
+    model = wb.load_model(str(folder))
+    assert child.model.hash == wb.bake(model, [edit]).model.hash
+    shown = {metric.label: metric.value for metric in page.metric}
+    assert shown["KL"] == f"{child.certificate.kl:.3g}"
+    assert shown["Perplexity"] == f"{child.certificate.perplexity_after:.4g}"
+    page.button(key="surgery keep").click().run()
+    assert len(quiet(page).session_state["surgery"]) == 1
+    code = next(one.value for one in page.code if "wb.operate" in one.value)
+    printed = run_code(code.replace(str(folder.parent / "runs" / "edited"), str(folder.parent / "copied")))
+    assert f"{child.certificate.kl:.4g} nats" in printed
+    assert wb.load_model(str(folder.parent / "copied")).hash == child.model.hash
+    page.button(key="surgery undo").click().run()
+    assert quiet(page).session_state["surgery"] == []
+    assert "as it was opened" in "".join(one.value for one in page.caption)
+
+
+def test_steps_follow_one_another_are_written_saved_and_loaded(folder: Path) -> None:
+    page = choose(visit(folder), "remove layers")
+    page.multiselect(key="surgery remove layers layers").set_value([1]).run()
+    tried(page).button(key="surgery keep").click().run()
+    choose(page, "remove heads")
+    page.multiselect(key="surgery remove heads heads").set_value([0, 3]).run()
+    tried(page).button(key="surgery keep").click().run()
+    kept = quiet(page).session_state["surgery"]
+    assert [step.operation for step in kept] == ["remove layers", "remove heads"]
+    child = kept[-1].child
+    assert child.model.network.n_layers == 2
+    assert child.before is kept[0].child
+
+    page.text_input(key="surgery prompt").set_value("The dog").run()
+    page.button(key="surgery write").click().run()
+    texts = quiet(page).session_state["surgery texts"].texts
+    model = wb.load_model(str(folder))
+    assert texts.before.text == model.generate("The dog", 48).text
+    assert texts.after.text == child.model.generate("The dog", 48).text
+
+    page.button(key="surgery save").click().run()
+    page = quiet(ended(page, "surgery saving"))
+    assert len(page.success) == 1
+    saved = folder.parent / "runs" / "edited"
+    assert wb.load_model(str(saved)).hash == child.model.hash
+    assert json.loads((saved / "certificate.json").read_text())["child"]["hash"] == child.model.hash
+
+    page = visit(folder)
+    page.button(key="surgery load").click().run()
+    page = quiet(ended(page, "surgery loading"))
+    assert page.session_state["surgery"][0].child.model.hash == child.model.hash
+    assert "Loaded" in words(page)
+    tokens = torch.arange(20)[None]
+    assert torch.equal(page.session_state["surgery"][0].child.undo()(tokens), model(tokens))
+
+
+@pytest.mark.parametrize(
+    ("operation", "settings", "word"),
+    [
+        ("remove layers", {}, "No layer is chosen"),
+        ("remove layers", {"layers": [0, 1, 2]}, "All layers"),
+        ("remove heads", {}, "No head is chosen"),
+        ("bake", {}, "nothing to bake"),
+    ],
+)
+def test_what_cant_be_done_is_one_sentence(folder: Path, operation: str, settings: dict, word: str) -> None:
+    page = choose(visit(folder), operation)
+    for name, value in settings.items():
+        page.multiselect(key=f"surgery {operation} {name}").set_value(value).run()
+    assert word in complaint(tried(page))
+
+
+def test_a_feature_that_is_not_there_can_be_mended(folder: Path) -> None:
+    page = choose(visit(folder), "ablate direction")
+    page.text_input(key="surgery ablate direction feature").set_value("neurons.77.post:1").run()
+    assert "layer 77" in complaint(page)
+    assert page.button(key="surgery try").disabled
+    page.text_input(key="surgery ablate direction feature").set_value("neurons.2.post:1").run()
+    page = quiet(tried(page))
+    child = page.session_state["surgery tried"].child
+    written = wb.load_model(str(folder)).network.neuron_weights(2, "down")[1]
+    assert child.reference == (wb.AblateDirection(written),)
+    page.button(key="surgery discard").click().run()
+    assert quiet(page).session_state["surgery tried"] is None
+
+
+def test_what_weights_cant_hold_is_said_and_can_stay_beside(folder: Path) -> None:
+    here = wb.Clamp("neurons.1.gate:5", 3.0, positions="prompt")
+    page = tried(visit(folder, [wb.Scale("neurons.2.up:5", 3.0), here]))
+    assert "some positions only" in complaint(page)
+    page.toggle(key="surgery bake beside").set_value(True).run()
+    page = quiet(tried(page))
+    assert page.session_state["surgery tried"].child.beside == (here,)
+
+
+@pytest.mark.parametrize("typed", ["", "texts.txt", "nowhere"])
+def test_a_folder_that_cant_be_loaded(folder: Path, typed: str) -> None:
+    page = visit(folder)
+    page.text_input(key="surgery folder").set_value(str(folder.parent / typed) if typed else "").run()
+    page.button(key="surgery load").click().run()
+    if typed:
+        page = ended(page, "surgery loading")
+    assert complaint(page)
+
+
+def test_texts_of_a_model_are_escaped(folder: Path) -> None:
+    page = choose(visit(folder), "remove layers")
+    page.multiselect(key="surgery remove layers layers").set_value([1]).run()
+    page = quiet(tried(page))
+    page.text_input(key="surgery prompt").set_value("<b>dog</b> **cat**").run()
+    page.button(key="surgery write").click().run()
+    assert "<b>" not in "".join(one.value for one in quiet(page).markdown)
