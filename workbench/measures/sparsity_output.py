@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.measures.sparsity import Sparsity
 from workbench.measures.sparsity_dropping import SparsityError
+from workbench.measures.sparsity_result import Sparsity
 from workbench.measures.sparsity_running import Thinned
 from workbench.weights import replacing
 

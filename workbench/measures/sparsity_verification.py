@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from workbench.corpus import Corpus
 from workbench.generation import LanguageModel
-from workbench.measures.sparsity import Sparsity, sample_corpora
+from workbench.measures.sparsity import sample_corpora
 from workbench.measures.sparsity_dropping import LEAST, SparsityError, checked_thresholds
+from workbench.measures.sparsity_result import Sparsity
 from workbench.measures.sparsity_running import Sample
 
 

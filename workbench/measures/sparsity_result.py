@@ -1,0 +1,71 @@
+"""What a measurement of sparsity finds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from workbench.measures.sparsity_running import Thinned
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What another way of choosing neurons leaves out at the same rise in perplexity."""
+
+    setting: float
+    """`fixed`: the threshold of all layers; `top_k`: the share of each layer's neurons that is left out."""
+    calibrated: Thinned
+    reported: Thinned
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the neurons left out, on the texts that the setting was not found on."""
+        return self.reported.sparsity
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """PPL-p% sparsity of a model."""
+
+    asked: float
+    """By what share perplexity may rise: 0.01 is 1%."""
+    cett: float
+    """The CETT that all layers share."""
+    thresholds: list[float]
+    """Least magnitude of a contribution that is kept, for each layer; `with_sparsity` takes them."""
+    calibrated: Thinned = field(repr=False)
+    """On the texts that the thresholds were found on."""
+    reported: Thinned = field(repr=False)
+    """On texts that they were not found on."""
+    cett_by_layer: list[float] = field(repr=False)
+    """Each layer's CETT on the reported texts, while the plain model runs; empty in an early answer."""
+    rivals: dict[str, Rival] = field(repr=False)
+    """`fixed`: one threshold for all layers; `top_k`: as many neurons for every token."""
+    curves: dict[str, list[tuple[float, float, float]]] = field(repr=False)
+    """All that was run on the calibration texts, by measure (`cett` and the rivals): setting, sparsity and rise in
+    perplexity, by rising setting."""
+    passes: float
+    """Passes of the model over all texts so far, those over a part of them counted as that part; for all p together."""
+    early: bool
+    """Whether this is an early answer, from a part of the calibration texts alone."""
+    provenance: dict[str, Any] = field(repr=False)
+
+    @property
+    def sparsity(self) -> float:
+        """Mean share of the neurons that a token's computation can do without, on the reported texts."""
+        return self.reported.sparsity
+
+    @property
+    def by_layer(self) -> list[float]:
+        """The same for each layer."""
+        return self.reported.by_layer
+
+    @property
+    def ppl_increase(self) -> float:
+        """By what share perplexity does rise, on the calibration texts; `reported.ppl_increase` has the others."""
+        return self.calibrated.ppl_increase
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        short = {"sparsity": self.sparsity, "by_layer": self.by_layer, "ppl_increase": self.ppl_increase}
+        return short | asdict(self)
