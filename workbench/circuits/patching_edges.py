@@ -1,0 +1,91 @@
+"""What one head does for a task by what it writes into another, by brute force.
+
+Path patching of the direct edge (Goldowsky-Dill et al. 2023, arXiv 2304.05969): the later head's queries, keys and
+values see what the earlier head writes on the corrupted prompt, all else is as it was; then only the later head's output
+changes for the rest of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from workbench.circuits.patching import head_variant
+from workbench.circuits.patching_gradients import input_point
+from workbench.circuits.patching_runs import (
+    Variant,
+    capture_all,
+    head_point,
+    last_logits,
+    output_weights,
+    run_variants,
+)
+from workbench.circuits.tasks import Task, TaskError, encode, log_odds
+from workbench.generation import LanguageModel
+from workbench.weights import Progress
+
+Edge = tuple[int, int, int, int]
+"""Layer and head that write, layer and head that read."""
+
+
+def patch_edges(
+    model: LanguageModel,
+    task: Task,
+    edges: Sequence[Edge],
+    *,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Tensor:
+    """How much of `log P(right) - log P(wrong)`, in nats, is lost where an edge is patched: `[edges]`.
+
+    Mean over the prompts. Interventions and splices in force around the call are set aside.
+
+    Args:
+        model: the model.
+        task: the prompts.
+        edges: `(layer, head, later layer, head)`.
+        progress: told the share done.
+        cancel: asked after each layer; once it says True, the work is given up.
+
+    Raises:
+        TaskError: an edge that does not go up, a task that does not fit the model, or work given up.
+    """
+    network = model.network
+    for source, head, target, reader in edges:
+        inside = 0 <= source < target < network.n_layers and min(head, reader) >= 0
+        if not inside or max(head, reader) >= network.n_heads:
+            raise TaskError(f"An edge goes from a head to one of a later layer, not {(source, head, target, reader)}.")
+    encoded = encode(model, task)
+    plain = log_odds(last_logits(model, encoded.tokens), encoded)
+    points = [head_point(model, layer) for layer in range(network.n_layers)]
+    clean, corrupted = (capture_all(model, tokens, points) for tokens in (encoded.tokens, encoded.corrupted))
+    lost = torch.zeros(len(edges), dtype=torch.float64)
+    done = 0
+    for target in sorted({edge[2] for edge in edges}):
+        mine = [number for number, edge in enumerate(edges) if edge[2] == target]
+        sources = sorted({edges[number][:2] for number in mine})
+        moved = []
+        for source, head in sources:
+            change = (corrupted[points[source]] - clean[points[source]])[:, :, head]  # [n, pos, d_head]
+            moved.append(_added(input_point(target), change @ output_weights(model, source)[head]))
+        heard = torch.empty(len(sources), *clean[points[target]].shape)  # [sources, n, pos, head, d_head]
+        for chosen, rows, z in run_variants(model, encoded.tokens, moved, points[target]):
+            heard[chosen, rows] = z
+        place = {source: number for number, source in enumerate(sources)}
+        variants = [head_variant(points[target], edges[number][3], heard[place[edges[number][:2]]]) for number in mine]
+        for chosen, rows, logits in run_variants(model, encoded.tokens, variants):
+            changed = torch.stack([log_odds(one, encoded.rows(rows)) for one in logits])
+            lost[torch.tensor(mine)[chosen]] += (plain[rows] - changed).double().sum(1)
+        done += len(mine)
+        if progress:
+            progress(done / len(edges), f"edges: {done:,} of {len(edges):,}")
+        if cancel is not None and cancel():
+            raise TaskError("The work was given up before every edge had been changed.")
+    return (lost / len(task)).float()
+
+
+def _added(point: str, change: Tensor) -> Variant:
+    """`change` `[n, pos, d_model]` is added at a hook point."""
+    return Variant(point, lambda rows: lambda x: x + change[rows].to(x))

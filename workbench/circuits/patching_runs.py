@@ -1,0 +1,117 @@
+"""Runs of many changed copies of the same prompts at once, and where heads and MLPs write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from workbench.circuits.tasks import TaskError
+from workbench.edits import Edit, Group, Run
+from workbench.generation import LanguageModel, uninterrupted
+
+TOKENS = 2048
+"""Tokens that run at once: enough for the full speed of matrix products, few enough for the memory."""
+
+
+def head_point(model: LanguageModel, layer: int) -> str:
+    """The hook point of a layer's head outputs before the output projection, `[batch, pos, head, d_head]`.
+
+    Raises:
+        TaskError: the model's heads can't be read one by one.
+    """
+    name = f"blocks.{layer}.attn.hook_z"
+    point = model.hook_points[name]
+    if len(point.shape) != 2 or point.module is None:
+        raise TaskError(f"The heads of {model.name} can't be changed one by one: {name} does not have them apart.")
+    return name
+
+
+def mlp_point(layer: int) -> str:
+    """The hook point of what a layer's MLP adds to the residual stream, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_mlp_out"
+
+
+def output_weights(model: LanguageModel, layer: int) -> Tensor:
+    """What each head's output is multiplied with to be added to the residual stream: `[head, d_head, d_model]`.
+
+    Found by asking the output projection itself, however it stores its weights.
+    """
+    point = model.hook_points[head_point(model, layer)]
+    module: nn.Module = model.network.module.get_submodule(point.module or "")
+    width = point.width
+    with torch.no_grad():
+        ones = torch.cat([torch.eye(width), torch.zeros(1, width)]).to(model.network.module.dtype)
+        rows = module(ones).float()
+    return (rows[:-1] - rows[-1]).view(*point.shape, -1)
+
+
+def capture_all(model: LanguageModel, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Activations `[n, pos, *shape]` of all prompts, some at a time; nothing in force around the call acts."""
+    parts: list[dict[str, Tensor]] = []
+    with uninterrupted(), torch.inference_mode():
+        for some in tokens.split(max(1, TOKENS // tokens.shape[1])):
+            parts.append(model.capture(some, names))
+    return {name: torch.cat([part[name] for part in parts]).clone() for name in names}
+
+
+def last_logits(model: LanguageModel, tokens: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
+    """Logits behind each prompt, `[n, vocab]`, under edits that don't depend on the row."""
+    found = []
+    with uninterrupted(), torch.inference_mode():
+        groups = [Group([*model.bind([]), *model.network.prepare(edits)])]
+        for some in tokens.split(max(1, TOKENS // tokens.shape[1])):
+            found.append(model.network.run(some, Run(groups), last=1)[:, -1].float())
+    return torch.cat(found).clone()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to change the model: at a hook point the tensor of the prompts `rows` becomes `change(rows)(tensor)`."""
+
+    hook_point: str
+    change: Callable[[slice], Callable[[Tensor], Tensor]]
+
+
+def run_variants(
+    model: LanguageModel, tokens: Tensor, variants: Sequence[Variant], watch: str | None = None
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Run every prompt under every variant, many of both at once.
+
+    Args:
+        model: the model; interventions and splices in force around the call are set aside.
+        tokens: `[n, pos]`.
+        variants: the changes, each alone.
+        watch: a hook point to read instead of the logits; the runs stop there.
+
+    Yields:
+        Which variants, which prompts, and `[variants, prompts, vocab]`, or `[variants, prompts, pos, *shape]`.
+    """
+    length = tokens.shape[1]
+    prompts = min(len(tokens), max(1, TOKENS // length))
+    at_once = max(1, TOKENS // (length * prompts))
+    for start in range(0, len(tokens), prompts):
+        rows = slice(start, min(start + prompts, len(tokens)))
+        count = rows.stop - rows.start
+        for first in range(0, len(variants), at_once):
+            chosen = slice(first, min(first + at_once, len(variants)))
+            some = variants[chosen]
+            with uninterrupted(), torch.inference_mode():
+                groups = [Group(model.bind([]))]
+                for place, one in enumerate(some):
+                    edit = model.network.prepare([Edit(one.hook_point, one.change(rows))])
+                    groups.append(Group(edit, slice(place * count, (place + 1) * count)))
+                found = _run(model, tokens[rows].repeat(len(some), 1), groups, watch)
+            yield chosen, rows, found.unflatten(0, (len(some), count)).clone()
+
+
+def _run(model: LanguageModel, tokens: Tensor, groups: list[Group], watch: str | None) -> Tensor:
+    if watch is None:
+        return model.network.run(tokens, Run(groups), last=1)[:, -1].float()
+    seen: dict[str, Tensor] = {}
+    key = model.hook_points[watch].key
+    watching: Mapping[str, Callable[[Tensor], None]] = {key: lambda value: seen.__setitem__(key, value)}
+    model.network.capture(tokens, [watch], Run(groups, watch=watching))
+    return seen[key]

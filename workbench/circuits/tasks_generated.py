@@ -1,0 +1,177 @@
+"""Three tasks that circuits are looked for in, made for the tokens of the model at hand.
+
+Indirect object identification: Wang et al. 2022, arXiv 2211.00593. Greater-than: Hanna, Liu, Variengien 2023, arXiv
+2305.00586. Docstring: Heimersheim, Janiak 2023. The corruptions are those of O'Neill, Bui 2024, arXiv 2405.12522.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from workbench.circuits.tasks import Task, TaskError
+from workbench.generation import LanguageModel
+
+NAMES = (
+    "Mary John David Anna James Robert Michael William Richard Thomas Charles Daniel Matthew Mark Paul Steven Andrew "
+    "George Kevin Brian Edward Jason Jeffrey Ryan Jacob Gary Nicholas Eric Jonathan Stephen Larry Justin Scott Brandon "
+    "Benjamin Samuel Frank Patrick Jack Dennis Adam Henry Peter Lisa Sarah Karen Nancy Emily Laura Rebecca Amy Kate "
+    "Rachel Julia Alice Jane Martha Helen Emma Susan Linda Lucy"
+)
+PLACES = "store garden restaurant school hospital office house station market park"
+OBJECTS = "ring kiss book basketball computer drink snack letter gift phone"
+TEMPLATES = (
+    "When {a} and {b} went to the {place}, {s} gave a {object} to",
+    "After {a} and {b} went to the {place}, {s} gave a {object} to",
+    "While {a} and {b} were at the {place}, {s} gave a {object} to",
+    "Once {a} and {b} got to the {place}, {s} gave a {object} to",
+    "When {a} and {b} came to the {place}, {s} handed a {object} to",
+)
+NOUNS = "war conflict strike contract mission project tour journey trial reign marriage crisis famine campaign"
+ARGUMENTS = (
+    "files page names size read last first load path name test user text node item file code word date list line value "
+    "model state table index image event group field point order level class mode frame result count start query"
+)
+WORDS = (
+    "message tree oil column piece crime unit dark sector gap detail mine plant content population house river stone "
+    "music paper summer winter garden market bridge school letter window engine island"
+)
+OFTEN = 40
+"""Tries for each pair of prompts that is wanted."""
+
+
+def ioi(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
+    """Indirect object identification: `When Mary and John went to the store, John gave a drink to` → ` Mary`.
+
+    The wrong answer is the name that gives. Either name comes first. In the corrupted prompt the repeated name is a
+    third one, so that nothing says who gets it.
+
+    Raises:
+        TaskError: too few of the words are single tokens for this model.
+    """
+    _check(examples)
+    names, places, objects = (_singles(model, words, 6) for words in (NAMES, PLACES, OBJECTS))
+
+    def draw(chance: random.Random) -> Pair:
+        subject, object_, third = chance.sample(names, 3)
+        first = chance.sample((subject, object_), 2)
+        said = {"place": chance.choice(places), "object": chance.choice(objects), "a": first[0], "b": first[1]}
+        template = chance.choice(TEMPLATES)
+        prompts = (template.format(s=name, **said) for name in (subject, third))
+        return *prompts, (f" {object_}",), (f" {subject}",)
+
+    about = "The name that was not repeated follows. Corrupted: the repeated name is a third one."
+    return _collect(model, "indirect object", draw, examples=examples, seed=seed, about=about)
+
+
+def greater_than(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
+    """Greater-than: `The war lasted from the year 1732 to the year 17` → a digit above 3.
+
+    Made for tokenizers that write numbers digit by digit: what is asked is the first digit in which the years differ,
+    the tens. Right are the digits above that of the first year, wrong those below; the digit itself is neither, since
+    the last digit still decides there. In the corrupted prompt the first year ends in 01, so that hardly a digit is
+    wrong.
+
+    Raises:
+        TaskError: this model's tokenizer does not write numbers digit by digit.
+    """
+    _check(examples)
+    if len(model.to_tokens("1732", start=False)[0]) != 4:
+        raise TaskError(f"{model.name} does not write numbers digit by digit, which this form of greater-than needs.")
+    nouns = _singles(model, NOUNS, 4)
+
+    def draw(chance: random.Random) -> Pair:
+        noun, century, tens, ones = (
+            chance.choice(nouns),
+            chance.randint(11, 18),
+            chance.randint(2, 7),
+            chance.choice(DIGITS),
+        )
+        prompts = (
+            f"The {noun} lasted from the year {century}{end} to the year {century}" for end in (f"{tens}{ones}", "01")
+        )
+        return *prompts, tuple(map(str, range(tens + 1, 10))), tuple(map(str, range(tens)))
+
+    about = "The tens of a later year follow, digit by digit. Corrupted: the first year ends in 01."
+    return _collect(model, "greater-than", draw, examples=examples, seed=seed, about=about)
+
+
+def docstring(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
+    """Docstring completion: the third of a function's four arguments follows after the docs of the first two.
+
+    Wrong are the other three. In the corrupted prompt all arguments, in the definition and in the docs, have other
+    names.
+
+    Raises:
+        TaskError: too few of the words are single tokens for this model.
+    """
+    _check(examples)
+    arguments, words = _singles(model, ARGUMENTS, 12), _singles(model, WORDS, 12)
+
+    def prompt(name: str, said: Sequence[str], mine: Sequence[str]) -> str:
+        one, two, three, four = mine
+        return (
+            f"def {name}(self, {one}, {two}, {three}, {four}):\n"
+            f'    """{said[0]} {said[1]} {said[2]}\n\n'
+            f"    :param {one}: {said[3]} {said[4]}\n"
+            f"    :param {two}: {said[5]} {said[6]}\n"
+            "    :param"
+        )
+
+    def draw(chance: random.Random) -> Pair:
+        mine, said = chance.sample(arguments, 9), chance.sample(words, 7)
+        prompts = (prompt(mine[0], said, some) for some in (mine[1:5], mine[5:]))
+        return *prompts, (f" {mine[3]}",), tuple(f" {mine[other]}" for other in (1, 2, 4))
+
+    about = "The third argument's docs follow those of the first two. Corrupted: other names of the arguments."
+    return _collect(model, "docstring", draw, examples=examples, seed=seed, about=about)
+
+
+TASKS: dict[str, Callable[..., Task]] = {"indirect object": ioi, "greater-than": greater_than, "docstring": docstring}
+"""The generators by their tasks' names."""
+
+Pair = tuple[str, str, Iterable[str], Iterable[str]]
+DIGITS = "0123456789"
+
+
+def _check(examples: int) -> None:
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise TaskError(f"examples is a whole number from 1, not {examples!r}.")
+
+
+def _singles(model: LanguageModel, words: str, least: int) -> list[str]:
+    """The words that are single tokens behind a space."""
+    found = [word for word in words.split() if len(model.to_tokens(f" {word}", start=False)[0]) == 1]
+    if len(found) < least:
+        raise TaskError(
+            f"For {model.name} only {len(found)} of the words that this task is made of are single tokens; write the "
+            "task as JSON lines with words of its own."
+        )
+    return found
+
+
+def _collect(
+    model: LanguageModel, name: str, draw: Callable[[random.Random], Pair], *, examples: int, seed: int, about: str
+) -> Task:
+    """So many different pairs, all of the length that most have."""
+    drawn = list(_drawn(model, draw, random.Random(f"{name} {seed}"), OFTEN * examples))
+    lengths = Counter(length for length, _ in drawn)
+    usual = max(lengths, key=lambda length: (lengths[length], -length)) if lengths else 0
+    pairs = list({pair[:2]: pair for length, pair in drawn if length == usual}.values())[:examples]
+    if len(pairs) < examples:
+        raise TaskError(
+            f"Only {len(pairs)} pairs of prompts with the same number of tokens were found for {model.name}."
+        )
+    return Task(name, *map(list, zip(*pairs, strict=True)), about=about)  # type: ignore[arg-type]
+
+
+def _drawn(
+    model: LanguageModel, draw: Callable[[random.Random], Pair], chance: random.Random, tries: int
+) -> Iterator[tuple[int, Pair]]:
+    """Pairs whose two prompts have the same number of tokens, with that number."""
+    for _ in range(tries):
+        pair = draw(chance)
+        one, other = (model.to_tokens(prompt).shape[1] for prompt in pair[:2])
+        if one == other:
+            yield one, pair
