@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from workbench.corpus import Corpus
 from workbench.generation import LanguageModel, uninterrupted
@@ -104,11 +105,19 @@ def measure_sparsities(
     unknown = [name for name in rivals if name not in RIVALS]
     if unknown:
         raise SparsityError(f"There is no rival measure {unknown[0]!r}; there are {' and '.join(RIVALS)}.")
-    work = _Work(model, sample_corpora(corpus, held_out, seed), wanted, list(rivals), progress=progress, cancel=cancel)
-    how = {"context": context, "batch": batch, "seed": seed}
+    work = _Work(
+        model,
+        sample_corpora(corpus, held_out, seed),
+        wanted,
+        rivals=list(rivals),
+        resamples=resamples,
+        progress=progress,
+        cancel=cancel,
+        told=told,
+    )
     with uninterrupted(), torch.inference_mode():
         try:
-            work.find(tokens // 2, tokens - tokens // 2, how, resamples, told)
+            work.find((tokens // 2, tokens - tokens // 2), {"context": context, "batch": batch, "seed": seed})
         except _Stop:
             if not work.answers:
                 raise SparsityError("The measurement was stopped before there was an answer.") from None
@@ -164,13 +173,16 @@ class _Work:
         model: LanguageModel,
         corpora: Sequence[Corpus],
         wanted: Sequence[float],
-        rivals: Sequence[str],
         *,
+        rivals: Sequence[str],
+        resamples: int,
         progress: Progress | None,
         cancel: Callable[[], bool] | None,
+        told: Callable[[list[Sparsity]], None] | None,
     ):
         self.model, self.corpora, self.wanted, self.rivals = model, corpora, sorted(set(wanted)), rivals
-        self.progress, self.cancel = progress, cancel
+        self.resamples, self.seed = resamples, 0
+        self.progress, self.cancel, self.told = progress, cancel, told
         self.answers: list[Sparsity] = []
         self.done, self.size, self.what = 0, 1, "Reading the texts"
         # each p takes about four passes over half of the texts, each rival as many; then what is run once
@@ -190,91 +202,97 @@ class _Work:
         if self.cancel is not None and self.cancel():
             raise _Stop
 
-    def find(
-        self,
-        first: int,
-        second: int,
-        how: dict[str, int],
-        resamples: int,
-        told: Callable[[list[Sparsity]], None] | None,
-    ) -> None:
-        """The whole measurement; `answers` has what is known at every time."""
-        sizes = zip(self.corpora, (first, second), strict=True)
-        finding, reporting = (Sample.read(self.model, corpus, self.tick, tokens=n, **how) for corpus, n in sizes)
-        self.size = finding.positions + reporting.positions
-        provenance = self._provenance(how | {"tokens": first + second, "positions": self.size})
-
-        def tell(answers: list[Sparsity]) -> None:
-            self.answers = answers
-            if told:
-                told(answers)
-
+    def find(self, sizes: tuple[int, int], how: dict[str, int]) -> None:
+        """The whole measurement, on so many tokens of either corpus; `answers` has what is known at every time."""
+        finding, reporting = (
+            Sample.read(self.model, corpus, self.tick, tokens=tokens, **how)
+            for corpus, tokens in zip(self.corpora, sizes, strict=True)
+        )
+        self.size, self.seed = finding.positions + reporting.positions, how["seed"]
+        provenance = self._provenance(how | {"tokens": sum(sizes), "positions": self.size})
         self.what = "Reading the plain model"
         meter = CurveMeter(self.model)
         finding.run_plain(meter.look)
         curves = meter.curves()
-        top = max(curve.cett[-1] for curve in curves)
-
-        def by_cett(sample: Sample) -> Search:
-            return Search(lambda cett: sample.run_thinned(keeping_above(self.model, _thresholds(curves, cett))), top)
-
-        self.what = "A first answer"
-        small = by_cett(finding.first(SMALL_SHARE))
-        guesses = self._answer(small, [FIRST_GUESS] * len(self.wanted), rough=ROUGH)
-        plain = {
-            "cett_by_layer": [],
-            "rivals": {},
-            "curves": {"cett": _listed(small)},
-            "provenance": provenance,
-            "early": True,
-        }
-        early = []
-        for p, point in zip(self.wanted, guesses, strict=True):
-            found = summarised(point.sums, resamples, how["seed"])
-            limits = _thresholds(curves, point.setting)
-            early.append(Sparsity(p, point.setting, limits, found, found, passes=self.passes, **plain))
-        tell(early)
-
-        self.what = "Finding the thresholds"
-        search = by_cett(finding)
-        points = self._answer(search, [point.setting for point in guesses])
-        self.what = "Other texts"
-        keeps = [keeping_above(self.model, _thresholds(curves, point.setting)) for point in points]
-        cett = CettMeter(self.model, keeps)
-        reporting.run_plain(cett.look)
-        reported = [summarised(reporting.run_thinned(keep), resamples, how["seed"]) for keep in keeps]
-        answers = [
-            Sparsity(
-                p,
-                point.setting,
-                _thresholds(curves, point.setting),
-                summarised(point.sums, resamples, how["seed"]),
-                other,
-                by_layer,
-                {},
-                {"cett": _listed(search)},
-                self.passes,
-                False,
-                provenance,
-            )
-            for p, point, other, by_layer in zip(self.wanted, points, reported, cett.means(), strict=True)
-        ]
-        tell(answers)
+        guesses = self._early(finding.first(SMALL_SHARE), curves, provenance)
+        self._all(finding, reporting, curves, guesses, provenance)
         for name in self.rivals:
-            self.what = {"fixed": "One threshold for all layers", "top_k": "The strongest of each token"}[name]
-            other = Search(
-                lambda setting, name=name: finding.run_thinned(self._keeps(name, setting)), _top(name, curves)
-            )
-            starts = [_start(name, answer) for answer in answers]
-            found = self._answer(other, starts, LEAST if name == "fixed" else 0.0, rough=2.0)
-            for number, point in enumerate(found):
-                outcome = reporting.run_thinned(self._keeps(name, point.setting))
-                made = Rival(point.setting, *(summarised(s, resamples, how["seed"]) for s in (point.sums, outcome)))
-                answers[number] = replace(answers[number], rivals=answers[number].rivals | {name: made})
-            answers = [replace(one, passes=self.passes, curves=one.curves | {name: _listed(other)}) for one in answers]
-            tell(answers)
+            top = 1.0 if name == "top_k" else max(curve.thresholds[-1] for curve in curves)
+            self._rival(name, finding, reporting, top)
         if self.progress:
             self.progress(1.0, f"{self.passes:.1f} passes")
+
+    def _early(self, small: Sample, curves: list[CettCurve], provenance: dict[str, Any]) -> list[float]:
+        """Answers from a small sample; the CETT of each p."""
+        self.what = "A first answer"
+        search = self._by_cett(small, curves)
+        points = self._answer(search, [FIRST_GUESS] * len(self.wanted), rough=ROUGH)
+        answers = []
+        for p, point in zip(self.wanted, points, strict=True):
+            found, limits = self._summarised(point.sums), _thresholds(curves, point.setting)
+            known: dict[str, Any] = {"calibrated": found, "reported": found, "curves": {"cett": _listed(search)}}
+            known |= {"cett_by_layer": [], "rivals": {}, "passes": self.passes, "provenance": provenance}
+            answers.append(Sparsity(p, point.setting, limits, early=True, **known))
+        self._tell(answers)
+        return [point.setting for point in points]
+
+    def _all(
+        self,
+        finding: Sample,
+        reporting: Sample,
+        curves: list[CettCurve],
+        guesses: Sequence[float],
+        provenance: dict[str, Any],
+    ) -> None:
+        """Answers from all texts: thresholds found on some and reported on others."""
+        self.what = "Finding the thresholds"
+        search = self._by_cett(finding, curves)
+        points = self._answer(search, guesses)
+        self.what = "Other texts"
+        limits = [_thresholds(curves, point.setting) for point in points]
+        keeps = [keeping_above(self.model, one) for one in limits]
+        cett = CettMeter(self.model, keeps)
+        reporting.run_plain(cett.look)
+        reported = [self._summarised(reporting.run_thinned(keep)) for keep in keeps]
+        answers = []
+        for number, (p, point) in enumerate(zip(self.wanted, points, strict=True)):
+            known: dict[str, Any] = {"calibrated": self._summarised(point.sums), "reported": reported[number]}
+            known |= {"cett_by_layer": cett.means()[number], "rivals": {}, "curves": {"cett": _listed(search)}}
+            known |= {"passes": self.passes, "provenance": provenance}
+            answers.append(Sparsity(p, point.setting, limits[number], early=False, **known))
+        self._tell(answers)
+
+    def _rival(self, name: str, finding: Sample, reporting: Sample, top: float) -> None:
+        """What another measure leaves out at each p."""
+        self.what = {"fixed": "One threshold for all layers", "top_k": "The strongest of each token"}[name]
+        search = Search(lambda setting: finding.run_thinned(self._keeps(name, setting)), top)
+        starts = [_start(name, answer) for answer in self.answers]
+        points = self._answer(search, starts, LEAST if name == "fixed" else 0.0, rough=2.0)
+        made = [
+            Rival(point.setting, *map(self._summarised, (point.sums, reporting.run_thinned(keeps))))
+            for point in points
+            for keeps in [self._keeps(name, point.setting)]
+        ]
+        curve = {name: _listed(search)}
+        self._tell(
+            [
+                replace(one, passes=self.passes, curves=one.curves | curve, rivals=one.rivals | {name: rival})
+                for one, rival in zip(self.answers, made, strict=True)
+            ]
+        )
+
+    def _tell(self, answers: list[Sparsity]) -> None:
+        self.answers = answers
+        if self.told:
+            self.told(answers)
+
+    def _summarised(self, sums: Tensor) -> Thinned:
+        return summarised(sums, self.resamples, self.seed)
+
+    def _by_cett(self, sample: Sample, curves: list[CettCurve]) -> Search:
+        """A search over the CETT that all layers share."""
+        top = max(curve.cett[-1] for curve in curves)
+        return Search(lambda cett: sample.run_thinned(keeping_above(self.model, _thresholds(curves, cett))), top)
 
     def _answer(
         self, search: Search, guesses: Sequence[float], least: float = 0.0, *, rough: float = 1.0
@@ -318,11 +336,6 @@ def _thresholds(curves: Sequence[CettCurve], cett: float) -> list[float]:
 
 def _listed(search: Search) -> list[tuple[float, float, float]]:
     return [(one.setting, one.sparsity, one.ppl_increase) for one in search.points]
-
-
-def _top(name: str, curves: Sequence[CettCurve]) -> float:
-    """The highest setting of a rival: everything is left out."""
-    return 1.0 if name == "top_k" else max(curve.thresholds[-1] for curve in curves)
 
 
 def _start(name: str, answer: Sparsity) -> float:
