@@ -327,8 +327,15 @@ def test_pruning_keeps_the_share_asked_for(llama: wb.LanguageModel) -> None:
             assert edge.weight == float(whole.weights[whole.rows.index(edge.target), edge.source])
     stranger = min(whole.nodes[2:], key=lambda node: node.influence)
     assert stranger in whole.prune(0.3, keep=(stranger.id,)).nodes
+    latents = whole.prune(0.5, 1.0, kinds=["latent"])
+    assert {node.kind for node in latents.nodes} == {"target", "latent"}
+    sizes = sorted((node.influence for node in whole.nodes if node.kind == "latent"), reverse=True)
+    least = next(n for n in range(1, len(sizes)) if sum(sizes[:n]) >= 0.5 * sum(sizes))
+    assert len(latents) <= least + 1
     with pytest.raises(AttributionError, match="share"):
         whole.prune(0)
+    with pytest.raises(AttributionError, match="kind"):
+        whole.prune(0.5, kinds=["edge"])
 
 
 def test_tracing_can_be_stopped(llama: wb.LanguageModel) -> None:

@@ -8,7 +8,7 @@ each target's normed to 1, along all paths to the graph's target.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -146,21 +146,32 @@ class Graph:
         sums = self.weights.double().sum(1).tolist()
         return [abs(made - read) / max(abs(read), 1e-12) for made, read in zip(sums, self.totals, strict=True)]
 
-    def prune(self, share: float = 0.8, edges: float = 0.95, *, keep: tuple[int, ...] = ()) -> Graph:
+    def prune(
+        self,
+        share: float = 0.8,
+        edges: float = 0.95,
+        *,
+        keep: tuple[int, ...] = (),
+        kinds: Collection[str] = KINDS,
+    ) -> Graph:
         """The graph of the most influential nodes and edges.
 
         Args:
             share: keep the most influential nodes that together have this share of all nodes' influence.
             edges: of the edges between those, the most influential that together have this share.
             keep: ids of nodes to keep in any case.
+            kinds: keep only nodes of these kinds, and take shares of the influence of these.
 
         Raises:
-            AttributionError: a share outside 0 to 1.
+            AttributionError: a share outside 0 to 1, or an unknown kind.
         """
         for what, value in (("share", share), ("edges", edges)):
             if not 0 < value <= 1:
                 raise AttributionError(f"{what} is a share above 0 and up to 1, not {value!r}.")
-        kept = {self.target.id, *keep} | _heaviest({node.id: node.influence for node in self.nodes[1:]}, share)
+        if strange := [kind for kind in kinds if kind not in KINDS]:
+            raise AttributionError(f"There are no nodes of the kind {strange[0]!r}; there are {', '.join(KINDS)}.")
+        sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in kinds}
+        kept = {self.target.id, *keep} | _heaviest(sizes, share)
         masked = self._only(kept, self.weights)
         influence = {self.target.id: 1.0} | {node.id: node.influence for node in self.nodes[1:]}
         flows = {}
@@ -190,7 +201,7 @@ class Graph:
             invariants=self.invariants[rows][:, columns],
             scales=[self.scales[row] for row in rows],
             totals=[self.totals[row] for row in rows],
-            made=self.made | {"pruned": {"share": share, "edges": edges}},
+            made=self.made | {"pruned": {"share": share, "edges": edges, "kinds": sorted(kinds)}},
         )
 
     def to_dict(self) -> dict[str, Any]:
