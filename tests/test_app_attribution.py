@@ -100,7 +100,10 @@ def asked(shelf: Shelf) -> AppTest:
 
 def shown(graph: wb.Graph, name: str, share: float) -> int:
     """The most influential latent of a dictionary whose name begins so, of those that the page shows."""
-    nodes = sorted(graph.prune(0.98, 0.98).prune(share, 0.9).nodes, key=lambda node: -node.influence)
+    nodes = sorted(
+        graph.prune(0.98, 0.98).prune(share, 0.9, kinds=["latent", "embedding", "error"]).nodes,
+        key=lambda node: -node.influence,
+    )
     return next(node.id for node in nodes if node.kind == "latent" and str(node.feature).startswith(name))
 
 

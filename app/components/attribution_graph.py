@@ -14,8 +14,11 @@ from workbench.figures import visible
 if TYPE_CHECKING:
     from workbench import Graph, LanguageModel
 
-SHOWN = 0.5
+SHOWN = 0.3
 """Share of the influence whose nodes are shown at first."""
+KINDS = {"latent": "latents", "embedding": "embeddings", "error": "errors", "mlp": "other MLPs", "bias": "biases"}
+FIRST = ["latent", "embedding", "error"]
+"""The kinds that are shown at first."""
 
 
 def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
@@ -24,7 +27,7 @@ def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
     pins: list[int] = st.session_state[PINS]
     known = {node.id for node in whole.nodes}
     pins[:] = [id for id in pins if id in known]
-    slider, mark = st.columns([3, 2], vertical_alignment="bottom")
+    slider, which = st.columns([3, 4], vertical_alignment="top")
     share = slider.slider(
         "Show the nodes that have this share of the influence",
         0.1,
@@ -35,8 +38,16 @@ def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
         persist_state="session",
         help="Influence: absolute weights along all paths to the target. The fewer, the clearer.",
     )
-    graph = whole.prune(share, 0.9, keep=tuple(pins))
-    mark.caption(f"{len(graph):,} of {sum(whole.counts.values()):,} nodes, {sum(1 for _ in graph.edges):,} edges.")
+    kinds = which.pills(
+        "Of these kinds",
+        list(KINDS),
+        default=FIRST,
+        format_func=lambda kind: KINDS[kind],
+        selection_mode="multi",
+        key="attribution kinds",
+    )
+    graph = whole.prune(share, 0.9, keep=tuple(pins), kinds=kinds or list(KINDS))
+    st.caption(f"{len(graph):,} of {sum(whole.counts.values()):,} nodes, {sum(1 for _ in graph.edges):,} edges.")
     words = _words(model, graph)
     chosen = st.session_state.get(NODE)
     from workbench.figures_attribution import attribution_graph
