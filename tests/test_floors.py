@@ -16,7 +16,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["dictionaries"], 2),
     **dict.fromkeys(["harvest", "interventions", "splice", "training"], 3),
     **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures", "figures_attribution"], 4),
-    **dict.fromkeys(["figures_sparsity"], 4),
+    **dict.fromkeys(["figures_sparsity", "figures_circuits"], 4),
 }
 """Files and folders of `workbench/`; above them are the pages, scripts and benchmarks."""
 TOP = 5
@@ -32,6 +32,7 @@ NEIGHBOURS = {
     ("training", "harvest"),
     ("figures_attribution", "figures"),
     ("figures_sparsity", "figures"),
+    ("figures_circuits", "figures"),
 }
 """Who may import whom on one floor."""
 BLIND = {"dictionaries": {"weights"}}

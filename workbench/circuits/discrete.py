@@ -67,7 +67,7 @@ def find_circuit_discrete(
     l1: float = 0.02,
     lr: float = 1e-3,
     epochs: int = 500,
-    rescale: bool = False,
+    centred: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -87,8 +87,8 @@ def find_circuit_discrete(
         l1: weight of the sum of latents, mean over rows, against the mean squared error.
         lr: of Adam.
         epochs: steps, each on all rows.
-        rescale: divide the outputs by a constant, so that their mean squared entry is about 1; the paper does not. `l1`
-            has to be chosen for either.
+        centred: take from each head's outputs their mean over all prompts first, so that codes are about what varies
+            and not about what a head always writes; the paper does not.
         seed: of the choice of the prompts and of the first weights.
         progress: told the share done.
         cancel: asked after each epoch; once it says True, the work is given up.
@@ -101,6 +101,8 @@ def find_circuit_discrete(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise TaskError(f"{name} is a whole number from 1, not {value!r}.")
     outputs, count = head_outputs(model, positives, negatives)  # [n, layer, head, d_model]
+    if centred:
+        outputs = outputs - outputs.mean(0)
     chance = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(outputs), generator=chance)[:examples].sort().values
     coder = train_coder(
@@ -109,7 +111,6 @@ def find_circuit_discrete(
         l1=l1,
         lr=lr,
         epochs=epochs,
-        rescale=rescale,
         seed=seed,
         progress=progress,
         cancel=cancel,

@@ -30,14 +30,12 @@ class HeadCoder:
     """`[features, d_model]`, rows of norm 1."""
     centre: Tensor
     """`[d_model]`."""
-    scale: float
-    """What head outputs are divided by first."""
     losses: list[float]
     """Of every epoch."""
 
     def encode(self, outputs: Tensor) -> Tensor:
         """Latents `[..., features]` of head outputs `[..., d_model]`."""
-        return ((outputs / self.scale - self.centre) @ self.encoder.T + self.bias).relu()
+        return ((outputs - self.centre) @ self.encoder.T + self.bias).relu()
 
     def codes(self, outputs: Tensor) -> Tensor:
         """The strongest latent of each output, `[...]`; where none is active, a code of its own, `features`."""
@@ -52,7 +50,6 @@ def train_coder(
     l1: float = 0.02,
     lr: float = 1e-3,
     epochs: int = 500,
-    rescale: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -60,15 +57,13 @@ def train_coder(
     """Train on head outputs `[n, d_model]`, all of them in every step; settings as in `find_heads_discrete`."""
     chance = torch.Generator().manual_seed(seed)
     width = outputs.shape[1]
-    scale = float(outputs.norm(dim=1).mean() / math.sqrt(width)) if rescale else 1.0
-    x = outputs / (scale or 1.0)
     encoder, decoder = (_unit(torch.randn(features, width, generator=chance)) for _ in range(2))
     bias = (2 * torch.rand(features, generator=chance) - 1) / math.sqrt(width)
     weights = [encoder, bias, decoder, torch.zeros(width)]
     adam = torch.optim.Adam(weights, lr=lr, fused=True)
     losses = []
     for epoch in range(epochs):
-        loss, slopes = loss_and_slopes(x, *weights, l1=l1)
+        loss, slopes = loss_and_slopes(outputs, *weights, l1=l1)
         for weight, slope in zip(weights, slopes, strict=True):
             weight.grad = slope
         adam.step()
@@ -80,7 +75,7 @@ def train_coder(
         if cancel is not None and cancel():
             raise TaskError("The work was given up before the codes had been learned.")
     encoder, bias, decoder, centre = (one.detach() for one in weights)
-    return HeadCoder(encoder, bias, decoder, centre, scale or 1.0, losses)
+    return HeadCoder(encoder, bias, decoder, centre, losses)
 
 
 def loss_and_slopes(

@@ -1,8 +1,8 @@
 """What one head does for a task by what it writes into another, by brute force.
 
 Path patching of the direct edge (Goldowsky-Dill et al. 2023, arXiv 2304.05969): the later head's queries, keys and
-values see what the earlier head writes on the corrupted prompt, all else is as it was; then only the later head's output
-changes for the rest of the model.
+values see what the earlier head writes on the corrupted prompt, all else is as it was; then only the later head's
+output changes for the rest of the model.
 """
 
 from __future__ import annotations
