@@ -4,12 +4,12 @@ from workbench.circuits.attribution import attribute as attribute
 from workbench.circuits.attribution_frozen import AttributionError as AttributionError
 from workbench.circuits.attribution_verification import verify_graph as verify_graph
 from workbench.circuits.deembedding import deembed as deembed
-from workbench.circuits.graph import Graph as Graph
-from workbench.circuits.graph_json import load_graph as load_graph
-from workbench.circuits.graph_json import save_graph as save_graph
 from workbench.circuits.discrete import DiscreteCircuit as DiscreteCircuit
 from workbench.circuits.discrete import find_circuit_discrete as find_circuit_discrete
 from workbench.circuits.discrete import find_heads_discrete as find_heads_discrete
+from workbench.circuits.graph import Graph as Graph
+from workbench.circuits.graph_json import load_graph as load_graph
+from workbench.circuits.graph_json import save_graph as save_graph
 from workbench.circuits.patching import patch_parts as patch_parts
 from workbench.circuits.patching_gradients import attribute_parts as attribute_parts
 from workbench.circuits.tasks import Task as Task
@@ -91,6 +91,7 @@ from workbench.sampling import Sampling as Sampling
 from workbench.splice import bundled_models as bundled_models
 from workbench.splice import load_model as load_model
 from workbench.splice import save_model as save_model
+from workbench.surgery.activation_swap import swap_activation as swap_activation
 from workbench.surgery.bake import BakeError as BakeError
 from workbench.surgery.bake import bake as bake
 from workbench.surgery.bake_edits import AblateDirection as AblateDirection
@@ -98,6 +99,7 @@ from workbench.surgery.bake_edits import RemoveHead as RemoveHead
 from workbench.surgery.bake_edits import RemoveLayer as RemoveLayer
 from workbench.surgery.bake_edits import RemoveSublayer as RemoveSublayer
 from workbench.surgery.bake_operations import direction_of as direction_of
+from workbench.surgery.causal import see_ahead as see_ahead
 from workbench.surgery.certificate import Certificate as Certificate
 from workbench.surgery.certificate import verify_checkpoint as verify_checkpoint
 from workbench.surgery.certificate_texts import compare_texts as compare_texts
@@ -110,6 +112,8 @@ from workbench.surgery.experts import expert as expert
 from workbench.surgery.gqa import fewer_kv_heads as fewer_kv_heads
 from workbench.surgery.healing import Decay as Decay
 from workbench.surgery.healing import heal as heal
+from workbench.surgery.labelling import Labelled as Labelled
+from workbench.surgery.labelling import label_scores as label_scores
 from workbench.surgery.operations import operate as operate
 from workbench.surgery.pruning import prune as prune
 from workbench.surgery.pruning import search_sparsity as search_sparsity

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.generation import LanguageModel
+from workbench.hookpoints import HookPoints
 from workbench.surgery.child import CUSTOM, Child, SurgeryError, make_child
 from workbench.weights import fingerprint, parameters_of
 
@@ -82,6 +83,8 @@ def make_custom_from(
 def _finished(parent: LanguageModel, model: LanguageModel, history: list[dict[str, Any]], why: str) -> CustomChild:
     """The child, with a hash of its own that its modules are part of."""
     module = model.network.module
+    points = HookPoints(point for point in model.hook_points.values() if point.module is not None)
+    model.network.hook_points = model.hook_points = points  # the bridge's modules would not be the changed ones
     module.save_pretrained = _Refuses(why)
     own = parameters_of(module)
     model.plain_hash = fingerprint(own)

@@ -66,7 +66,7 @@ class Decay:
 
 def heal(
     model: LanguageModel | Child,
-    texts: Texts,
+    texts: Texts | Corpus,
     *,
     tokens: int,
     lr: float = 1e-4,

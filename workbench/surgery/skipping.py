@@ -1,6 +1,6 @@
 """Skipping of layers and of sublayers, attention or MLP, and the search for those that are missed least.
 
-Liu et al., "SWIFT" (2024), arXiv 2410.06916, skip sublayers, never those of the first and last layer; Sieberling et
+Xia et al., "SWIFT" (2024), arXiv 2410.06916, skip sublayers, never those of the first and last layer; Sieberling et
 al., "EvoPress" (2024), arXiv 2410.14649, search for them.
 """
 
