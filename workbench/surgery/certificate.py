@@ -31,7 +31,7 @@ from workbench.weights import ModelError, Progress, command_line
 
 AGREES = 1e-4
 """The largest difference of a logit at which two models agree."""
-PREDICTIONS = 256
+PREDICTIONS = 128
 """Predictions looked at together: bounds the `[predictions, vocab]` matrices of log-probabilities."""
 JSON, MARKDOWN = "certificate.json", "certificate.md"
 Task = Callable[[LanguageModel], float]
@@ -139,7 +139,7 @@ def certify(
     *,
     tasks: Mapping[str, Task] | None = None,
     context: int = 128,
-    batch: int = 4,
+    batch: int = 2,
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -272,8 +272,10 @@ def verify_checkpoint(
         tokens: `[batch, pos]` to compare on; random ones without it.
 
     Raises:
-        ModelError: transformers can't load the checkpoint.
+        ModelError: there is no checkpoint, or transformers can't load it.
     """
+    if not (Path(folder) / "config.json").exists():
+        raise ModelError(f"{folder} is not a checkpoint: it has no config.json.")
     if tokens is None:
         chance = torch.Generator().manual_seed(1)
         tokens = torch.randint(model.network.vocab_size, (2, min(64, model.network.n_ctx)), generator=chance)
