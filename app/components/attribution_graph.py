@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -56,7 +57,7 @@ def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
         attribution_graph(graph, words, chosen=chosen, pinned=pins),
         theme=None,
         key=CHART,
-        on_select=_picked,
+        on_select=partial(_picked, whole),
         selection_mode="points",
         config={"displayModeBar": False},
     )
@@ -89,13 +90,14 @@ def _belongs(asked: Asked) -> None:
         st.session_state[NODE] = None
 
 
-def _picked() -> None:
+def _picked(whole: Graph) -> None:
     """A click on the picture."""
     points: list[Any] = st.session_state[CHART]["selection"]["points"]
     ids = [point["customdata"] for point in points if "customdata" in point]
     ids = [id[0] if isinstance(id, list) else id for id in ids]
     if ids:
         st.session_state[NODE] = int(ids[0])
+        _opened(whole)
 
 
 def _opened(whole: Graph) -> None:
