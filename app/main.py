@@ -21,6 +21,7 @@ EXPLAINED = {
     "expects next when they are forced.",
     "Sparsity": "Find out how many of the model's neurons each word can do without, and at what price.",
     "Attribution": "See which features a prediction is made of, what leads to what, and what happens without them.",
+    "Circuits": "Find the attention heads that do a task, by several methods side by side, and take the others away.",
     "Surgery": "Write changes into the model's weights, see what they cost, and save an ordinary checkpoint.",
     "Compare": "Measure how much of the model two dictionaries keep when it runs through them.",
 }
@@ -47,6 +48,7 @@ def show() -> None:
             st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
             st.Page(session.SURGERY, title="Surgery", icon=":material/content_cut:"),
             st.Page(session.ATTRIBUTION, title="Attribution", icon=":material/hub:"),
+            st.Page(session.CIRCUITS, title="Circuits", icon=":material/lan:"),
             st.Page(session.SPARSITY, title="Sparsity", icon=":material/blur_on:"),
             *(machines if session.may_know_states() else []),
         ]

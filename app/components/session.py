@@ -19,12 +19,14 @@ TRAIN, COMPARE, STATES = "views/train.py", "views/compare.py", "views/states.py"
 SURGERY = "views/surgery.py"
 SPARSITY = "views/sparsity.py"
 ATTRIBUTION = "views/attribution.py"
+CIRCUITS = "views/circuits.py"
 
 
 FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
 FORGOTTEN += ("training layer", "training place", "state count", "forced state")
 FORGOTTEN += ("attributed", "attribution of", "attribution node", "attribution pins", "attribution measured")
 FORGOTTEN += ("surgery", "surgery tried", "surgery key", "surgery texts", "surgery saving", "surgery loading")
+FORGOTTEN += ("circuit", "circuit of", "circuit size")
 """What belongs to a model, and goes with it."""
 
 

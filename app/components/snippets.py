@@ -203,6 +203,29 @@ def attribution(asked: Any) -> str:
     )
 
 
+def circuits(asked: Any) -> str:
+    """The heads of a task by every method that was asked for."""
+    if asked.name == "own prompts":
+        code = "from workbench.circuits.tasks import from_jsonl\n" + opening(asked.source)
+        code += f"task = from_jsonl({asked.own!r})\n"
+    else:
+        made = f"TASKS[{asked.name!r}](model, {asked.pairs}, {asked.seed})"
+        code = "from workbench.circuits.tasks_generated import TASKS\n" + opening(asked.source) + f"task = {made}\n"
+    code += "print(wb.measure_task(model, task))\nscores = {}\n"
+    calls = {
+        "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={asked.seed})",
+        "attribution": "wb.attribute_parts(model, task, mlps=False).heads",
+    }
+    for method in asked.methods:
+        call = calls.get(method, f"wb.patch_parts(model, task, {method!r}, mlps=False, seed={asked.seed}).heads")
+        code += f"scores[{method!r}] = {call}\n"
+    return code + (
+        "for method, score in scores.items():\n"
+        "    best = score.abs().flatten().argsort(descending=True, stable=True)[:10]\n"
+        "    print(method, [(int(one) // score.shape[1], int(one) % score.shape[1]) for one in best])\n"
+    )
+
+
 def intervention(one: FeatureIntervention, names: Mapping[str, str] = MappingProxyType({})) -> str:
     """An intervention as it is written in Python; `names` says in which variables its dictionaries are."""
     settings = dict(one.settings())

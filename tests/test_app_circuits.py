@@ -1,0 +1,163 @@
+"""The Circuits page without a browser: a tiny model and prompts of one's own; a model set by hand; the pictures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from streamlit.testing.v1 import AppTest
+from test_app import APP, button, complaint, quiet, run_code
+from test_circuit_patching import TASK
+
+import workbench as wb
+from workbench.circuits.handmade import induction_model
+from workbench.circuits.patching import keep_heads
+from workbench.circuits.tasks import to_jsonl
+from workbench.circuits.tasks_done import measure_task
+from workbench.figures_circuits import head_maps, roc_curves
+
+
+@pytest.fixture(autouse=True)
+def _app_on_path(monkeypatch: pytest.MonkeyPatch, tiny_cache: Path) -> None:
+    """As `streamlit run` does it."""
+    monkeypatch.syspath_prepend(str(APP))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("circuits") / "tiny"
+    tiny.build("llama").save_pretrained(path)
+    tiny.tokenizer(chat=False).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+    """The induction model in a folder."""
+    path, one = tmp_path_factory.mktemp("circuits") / "induction", induction_model(0)
+    one.model.network.module.save_pretrained(path)
+    one.model.tokenizer.save_pretrained(path)
+    return path, one
+
+
+def visit(folder: Path) -> AppTest:
+    """A new session on the page."""
+    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
+    page.session_state["source"] = str(folder)
+    return page.run().switch_page("views/circuits.py").run()
+
+
+def own(page: AppTest, text: str, methods: list[str]) -> AppTest:
+    page.selectbox(key="circuit task").set_value("own prompts").run()
+    page.text_area(key="circuit own").set_value(text)
+    page.multiselect(key="circuit methods").set_value(methods)
+    return button(page, "Find heads").click().run()  # type: ignore[attr-defined]
+
+
+def ended(page: AppTest, press: str = "", key: tuple[str, ...] = ()) -> AppTest:
+    """The page once its work is done."""
+    import caching
+
+    if press:
+        button(page, press).click().run()  # type: ignore[attr-defined]
+    key = key or page.session_state["circuit"].key
+    until = time.monotonic() + 200
+    while not caching.task(key).done:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return page.run()
+
+
+def test_heads_by_every_method_and_the_circuit_alone(made: tuple) -> None:
+    folder, one = made
+    task = one.task(6, 0)
+    page = quiet(ended(own(visit(folder), to_jsonl(task), ["attribution", "patch", "zero"])))
+    model = wb.load_model(folder)
+    done = measure_task(model, task)
+    assert [one.value for one in page.metric[:3]] == ["100%", "100%", f"{done.logit_difference:.2f}"]
+    assert list(page.dataframe[1].value["method"]) == ["attribution patching", "zero ablation"]
+    assert list(page.dataframe[1].value["auc"]) == ["1.000", "1.000"]
+    assert not page.warning
+
+    page.slider(key="circuit size").set_value(2).run()
+    key = (*page.session_state["circuit"].key, "ablated", "patch", "2")
+    page = quiet(ended(page, "Take away", key))
+    heads = [tuple(place) for place in one.heads.nonzero().tolist()]
+    shown = [float(metric.value) for metric in page.metric[4:7]]
+    alone = measure_task(model, task, keep_heads(model, task, heads))
+    without = measure_task(model, task, keep_heads(model, task, heads, others=False))
+    assert shown == pytest.approx([done.logit_difference, alone.logit_difference, without.logit_difference], abs=0.0051)
+    assert alone.accuracy == 1.0
+    assert without.logit_difference < 1
+
+    printed = run_code(next(code.value for code in page.code if "scores" in code.value))
+    assert set(eval(printed.splitlines()[-1].removeprefix("zero "))[:2]) == set(heads)
+
+
+def test_the_discrete_finder_and_a_model_at_chance(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = quiet(ended(own(visit(folder), to_jsonl(TASK), ["discrete"])))
+    assert "no better than chance" in page.warning[0].value
+    assert any("no truth" in caption.value for caption in page.caption)
+    asked = page.session_state["circuit"]
+    import caching
+
+    found = caching.task(asked.key).result()
+    model = wb.load_model(folder)
+    expected = wb.find_heads_discrete(model, TASK.positives, TASK.corrupted, seed=0)
+    assert torch.equal(found.scores["discrete"], expected)
+    assert found.judged() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "at least one text"),
+        ("no JSON", "Line 1 is not a pair"),
+        ('{"positive": "The dog ran", "corrupted": "The", "answers": ["a"], "wrong": ["b"]}', "same number of tokens"),
+        (
+            '{"positive": "The", "corrupted": "The", "answers": [" zebra"], "wrong": ["b"]}',
+            "choose one that is one token",
+        ),
+        ('{"positive": "The", "corrupted": "The", "answers": [], "wrong": ["b"]}', "at least one text"),
+    ],
+)
+def test_bad_prompts_are_one_sentence(folder: Path, text: str, said: str) -> None:
+    assert said in complaint(own(visit(folder), text, ["attribution"]))
+
+
+def test_a_task_that_the_tokens_can_t_write_is_one_sentence(folder: Path) -> None:
+    page = visit(folder)
+    assert "single tokens" in complaint(button(page, "Find heads").click().run())  # type: ignore[attr-defined]
+
+
+def test_the_example_is_a_task_and_the_work_can_be_stopped(folder: Path) -> None:
+    from workbench.circuits.tasks import from_jsonl
+
+    page = visit(folder)
+    page.selectbox(key="circuit task").set_value("own prompts").run()
+    assert len(from_jsonl(page.text_area(key="circuit own").value)) == 2
+    import caching
+    from components import circuits
+    from components.circuits_asked import Asked
+
+    model = wb.load_model(folder)
+    asked = Asked(str(folder), "own prompts", 4, 1, to_jsonl(TASK), ("attribution", "patch"), model.hash)
+    circuits.begin(model, asked)
+    task = caching.task(asked.key)
+    task.stop()
+    task.wait(60)
+    found = task.result()
+    assert set(found.scores) <= {"attribution"} or set(found.scores) == {"attribution", "patch"}
+
+
+def test_the_pictures() -> None:
+    figure = head_maps({"a": [[1.0, -2.0], [0.0, 0.5]], "b": [[0.0, 3.0], [1.0, 0.0]]}, [(0, 1)])
+    heat = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert [(one.zmin, one.zmax) for one in heat] == [(-2.0, 2.0), (0, 3.0)]
+    marks = [trace for trace in figure.data if trace.type == "scatter"]
+    assert [(list(one.x), list(one.y)) for one in marks] == [([1], [0])] * 2
+    curves = roc_curves({"a": ([0, 0.5, 1], [0, 1, 1])})
+    assert [list(trace.y) for trace in curves.data] == [[0, 1, 1], [0, 1]]
