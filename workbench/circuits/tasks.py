@@ -61,8 +61,9 @@ class Task:
     def __getitem__(self, rows: slice | Sequence[int]) -> Task:
         """The same task with some of its prompts."""
         chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
-        lists = ([one[row] for row in chosen] for one in (self.positives, self.corrupted, self.answers, self.wrong))
-        return Task(self.name, *lists, about=self.about)
+        prompts = ([one[row] for row in chosen] for one in (self.positives, self.corrupted))
+        ends = ([one[row] for row in chosen] for one in (self.answers, self.wrong))
+        return Task(self.name, *prompts, *ends, about=self.about)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def ioi(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
         first = chance.sample((subject, object_), 2)
         said = {"place": chance.choice(places), "object": chance.choice(objects), "a": first[0], "b": first[1]}
         template = chance.choice(TEMPLATES)
-        prompts = (template.format(s=name, **said) for name in (subject, third))
-        return *prompts, (f" {object_}",), (f" {subject}",)
+        positive, corrupted = (template.format(s=name, **said) for name in (subject, third))
+        return positive, corrupted, (f" {object_}",), (f" {subject}",)
 
     about = "The name that was not repeated follows. Corrupted: the repeated name is a third one."
     return _collect(model, "indirect object", draw, examples=examples, seed=seed, about=about)
@@ -88,10 +88,10 @@ def greater_than(model: LanguageModel, examples: int = 10, seed: int = 0) -> Tas
             chance.randint(2, 7),
             chance.choice(DIGITS),
         )
-        prompts = (
+        positive, corrupted = (
             f"The {noun} lasted from the year {century}{end} to the year {century}" for end in (f"{tens}{ones}", "01")
         )
-        return *prompts, tuple(map(str, range(tens + 1, 10))), tuple(map(str, range(tens)))
+        return positive, corrupted, tuple(map(str, range(tens + 1, 10))), tuple(map(str, range(tens)))
 
     about = "The tens of a later year follow, digit by digit. Corrupted: the first year ends in 01."
     return _collect(model, "greater-than", draw, examples=examples, seed=seed, about=about)
@@ -121,8 +121,8 @@ def docstring(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
 
     def draw(chance: random.Random) -> Pair:
         mine, said = chance.sample(arguments, 9), chance.sample(words, 7)
-        prompts = (prompt(mine[0], said, some) for some in (mine[1:5], mine[5:]))
-        return *prompts, (f" {mine[3]}",), tuple(f" {mine[other]}" for other in (1, 2, 4))
+        positive, corrupted = (prompt(mine[0], said, some) for some in (mine[1:5], mine[5:]))
+        return positive, corrupted, (f" {mine[3]}",), tuple(f" {mine[other]}" for other in (1, 2, 4))
 
     about = "The third argument's docs follow those of the first two. Corrupted: other names of the arguments."
     return _collect(model, "docstring", draw, examples=examples, seed=seed, about=about)
