@@ -62,7 +62,9 @@ def sparsity_by_layer(names: Sequence[str], outcomes: Sequence[Outcome]) -> go.F
         )
     dress(figure)
     figure.update_layout(height=320, margin={"l": 60, "r": 20, "t": 30, "b": 45}, **_legend(len(names) > 1))
-    figure.update_xaxes(title=axis_title("layer"))
+    figure.update_xaxes(
+        title=axis_title("layer"), tickformat="d", nticks=min(max(len(one.by_layer) for one in outcomes), 12)
+    )
     figure.update_yaxes(title=axis_title("neurons left out"), tickformat=".0%", rangemode="tozero")
     return figure
 
@@ -98,6 +100,8 @@ def sparsity_price(names: Sequence[str], results: Sequence[Measured]) -> go.Figu
         )
     dress(figure)
     figure.update_layout(height=360, margin={"l": 70, "r": 20, "t": 30, "b": 50}, **_legend(True))
+    if len(names) > 1:  # many entries, below the picture
+        figure.update_layout(height=440, legend={"y": -0.22, "yanchor": "top", "font": {"size": 11}})
     figure.update_xaxes(
         title=axis_title("neurons left out, on the texts that thresholds are found on"), tickformat=".0%"
     )

@@ -185,8 +185,8 @@ class _Work:
         self.progress, self.cancel, self.told = progress, cancel, told
         self.answers: list[Sparsity] = []
         self.done, self.size, self.what = 0, 1, "Reading the texts"
-        # each p takes about four passes over half of the texts, each rival as many; then what is run once
-        self.expected = 2.0 + len(self.wanted) * 2.0 * (1 + len(rivals))
+        # each p takes about five passes over half of the texts, each rival as many; then what is run once
+        self.expected = 2.0 + len(self.wanted) * 2.5 * (1 + len(rivals))
         self.norms = [weights.norm(dim=1) for weights in down_weights(model)]
 
     @property
