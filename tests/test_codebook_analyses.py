@@ -277,10 +277,18 @@ def test_random_codes_are_of_the_same_heads(spliced: wb.LanguageModel) -> None:
 
 def test_a_rival_is_as_strong_as_costs_the_same(monkeypatch: pytest.MonkeyPatch, llama: wb.LanguageModel) -> None:
     costs = {0.5: 2.0, 1.0: 3.0, 1.5: 2.5, 2.0: 5.0, 3.0: 6.0}
-    monkeypatch.setattr(language, "_cost", lambda model, plain, edits, plan: costs[edits])
-    plan: Any = language.Plan()
+    asked: list[float] = []
+
+    def write(model: Any, judge: Any, edits: Any, plan: language.Plan) -> language.Texts:
+        asked.append(edits)
+        return language.Texts([], np.exp(costs[edits]), 1.0)
+
+    monkeypatch.setattr(language, "write", write)
+    plan = language.Plan(strengths=tuple(costs))
     assert language.matched(lambda strength: strength, 4.0, llama, plan) == pytest.approx(1.75)
+    assert asked == [0.5, 1.0, 1.5, 2.0]
     assert language.matched(lambda strength: strength, 9.0, llama, plan) == 3.0
+    assert language.matched(lambda strength: strength, 1.0, llama, plan) == 0.5
 
 
 def test_texts_on_topic_and_the_report(tmp_path: Path) -> None:
