@@ -14,6 +14,7 @@ from test_app import APP, complaint, quiet, run_code, words
 
 import workbench as wb
 from workbench.interventions import FeatureIntervention
+from workbench.surgery.operations import OPERATIONS
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +121,13 @@ def test_steps_follow_one_another_are_written_saved_and_loaded(folder: Path) -> 
     assert "Loaded" in words(page)
     tokens = torch.arange(20)[None]
     assert torch.equal(page.session_state["surgery"][0].child.undo()(tokens), model(tokens))
+
+
+def test_every_operation_has_a_form(folder: Path) -> None:
+    page = visit(folder)
+    for name in OPERATIONS:
+        choose(page, name)
+        assert OPERATIONS[name].about in "".join(one.value for one in page.caption).replace("\\", "")
 
 
 @pytest.mark.parametrize(

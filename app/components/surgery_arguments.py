@@ -14,6 +14,9 @@ from workbench.surgery.operations import OPERATIONS, Argument, Operation
 if TYPE_CHECKING:
     from workbench import LanguageModel
 
+FIRST = "bake"
+"""The operation that the list begins with."""
+
 
 def show(model: LanguageModel) -> tuple[Asked | None, Any]:
     """The widgets; what they ask for, None while that can't be said; and a place for the button that tries it."""
@@ -21,7 +24,7 @@ def show(model: LanguageModel) -> tuple[Asked | None, Any]:
     chooser, about = st.columns([2, 3], vertical_alignment="bottom")
     name = chooser.selectbox(
         "Operation",
-        list(OPERATIONS),
+        sorted(OPERATIONS, key=lambda one: one != FIRST),
         format_func=lambda one: OPERATIONS[one].title,
         key="surgery operation",
         persist_state="session",
