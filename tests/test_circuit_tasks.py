@@ -13,7 +13,7 @@ import torch
 
 import workbench as wb
 from workbench.circuits.tasks import Task, TaskError, encode, from_jsonl, load_task, log_odds, save_task, to_jsonl
-from workbench.circuits.tasks_done import measure_task
+from workbench.circuits.tasks_done import Done, measure_task
 from workbench.circuits.tasks_generated import TASKS, docstring, greater_than, ioi
 
 OWN = Task(
@@ -106,6 +106,23 @@ def test_how_well_a_task_is_done_equals_a_loop(llama: wb.LanguageModel) -> None:
 
 def test_a_model_at_chance_is_said_to_be(llama: wb.LanguageModel) -> None:
     assert "no better than chance" in measure_task(llama, alike(llama)).warning
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "examples", "said"),
+    [
+        (0.5, 50, "no better than chance"),
+        (1.0, 4, "too few prompts"),
+        (1.0, 5, ""),
+        (0.6, 50, "chance"),
+        (0.64, 50, ""),
+    ],
+)
+def test_when_a_task_is_at_chance(accuracy: float, examples: int, said: str) -> None:
+    """By guessing 4 of 4 are right once in 16 times, 5 of 5 once in 32; 31 of 50 and more with 5.9%, 32 with 3.2%."""
+    done = Done(examples, 1.0, 0.0, 0.1, accuracy, 0.0, 0.5)
+    assert said in done.warning
+    assert done.at_chance == bool(said)
 
 
 def test_log_odds_of_one_against_one_is_the_logit_difference(llama: wb.LanguageModel) -> None:

@@ -33,18 +33,19 @@ class Done:
 
     @property
     def at_chance(self) -> bool:
-        """Whether an accuracy this low or lower would be usual for guessing: less than 1.645 standard errors above."""
-        return self.accuracy <= self.chance + 1.645 * math.sqrt(self.chance * (1 - self.chance) / self.examples)
+        """Whether guessing would be right this often, or more often, with a probability above 5%."""
+        right = round(self.accuracy * self.examples)
+        return sum(_binomial(some, self.examples, self.chance) for some in range(right, self.examples + 1)) > 0.05
 
     @property
     def warning(self) -> str:
-        """One sentence if there is nothing to look for, else nothing."""
+        """One sentence if there may be nothing to look for, else nothing."""
         if not self.at_chance:
             return ""
-        return (
-            f"The model does this task no better than chance ({self.accuracy:.0%} right, {self.chance:.0%} by chance, "
-            f"{self.examples} prompts), so there may be no circuit to find."
-        )
+        said = f"{self.accuracy:.0%} right, {self.chance:.0%} by chance, {self.examples} prompts"
+        if self.accuracy == 1:
+            return f"These are too few prompts to tell whether the model can do this task ({said}); take more."
+        return f"The model does this task no better than chance ({said}), so there may be no circuit to find."
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -85,3 +86,8 @@ def measure_encoded(model: LanguageModel, encoded: Encoded, edits: Sequence[Edit
         first=float(first.double().mean()),
         chance=float((counts[0] / (counts[0] + counts[1])).mean()),
     )
+
+
+def _binomial(successes: int, trials: int, rate: float) -> float:
+    """The probability of so many successes."""
+    return math.comb(trials, successes) * rate**successes * (1 - rate) ** (trials - successes)
