@@ -125,6 +125,8 @@ class Certificate:
         """One sentence on how exactly the weights do what the interventions did."""
         if self.max_logit_difference is None:
             return "No step stands for interventions, so there is nothing that the weights should do exactly."
+        if self.max_logit_difference == 0:
+            return "Every logit is the same to the bit as that of the parent under the interventions."
         verdict = "within" if self.exact else "more than"
         return (
             f"No logit is further than {self.max_logit_difference:.2g} from that of the parent under the interventions "
