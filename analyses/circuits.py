@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,11 @@ def by_codes(model: wb.LanguageModel, task: wb.Task, **how: Any) -> dict[str, An
     return {"heads": found.heads.tolist(), "loss": found.losses[-1], **took}
 
 
+def exchanged(task: wb.Task) -> wb.Task:
+    """Positive prompts for corrupted ones: what is found then is not what does the task."""
+    return replace(task, positives=task.corrupted, corrupted=task.positives)
+
+
 def by_distance(model: wb.LanguageModel, task: wb.Task) -> dict[str, Any]:
     """No learning at all: how far a head's mean output on positive prompts is from that on corrupted ones."""
 
@@ -160,6 +165,7 @@ def trials(model: wb.LanguageModel, name: str, plan: Plan, notes: Notes) -> list
                 "attribution": lambda t=task: by_gradients(model, t),
                 "discrete": lambda t=task, s=seed: by_codes(model, t, seed=s, l1=l1),
                 "discrete, centred": lambda t=task, s=seed: by_codes(model, t, seed=s, l1=l1, centred=True),
+                "discrete, exchanged": lambda t=task, s=seed: by_codes(model, exchanged(t), seed=s, l1=l1),
                 "distance": lambda t=task: by_distance(model, t),
             }
             for method, act in methods.items():
@@ -225,7 +231,6 @@ def by_hand(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
         }
 
     cases: list[tuple[str, dict[str, Any]]] = [(kind, {"busy": busy}) for kind in HANDMADE for busy in (0, 4, 8)]
-    cases.append(("induction", {"busy": 0, "marked": False}))
     rows = []
     for kind, how in cases:
         for seed in range(plan.seeds):
@@ -242,6 +247,8 @@ def judged(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
     for trial in found["trials"]:
         said = judge(torch.tensor(trial["heads"]), circuit).to_dict()
         said |= {"seconds": trial["seconds"], "cpu": trial["cpu"]}
+        above = torch.tensor(trial["heads"]) > 0
+        said |= {"missed": float((~above)[circuit].double().mean()), "false": float(above[~circuit].double().mean())}
         rows.setdefault((trial["method"], trial["pairs"]), []).append(said)
     nodes = [{"method": method, "pairs": pairs, **_spread(said)} for (method, pairs), said in rows.items()]
     for method in ("mean", "zero", "resample"):

@@ -14,6 +14,7 @@ SAID = {
     "attribution": "attribution patching",
     "discrete": "discrete SAE",
     "discrete, centred": "discrete SAE, each head's mean taken away",
+    "discrete, exchanged": "discrete SAE, positive and corrupted prompts exchanged",
     "distance": "distance of the mean outputs, nothing learned",
     "mean": "mean ablation",
     "zero": "zero ablation",
@@ -74,21 +75,20 @@ def _by_hand(page: Page, rows: list[dict[str, Any]]) -> None:
     page.section(
         "Circuits set by hand",
         "Two small models whose weights are set by hand: 2 heads of 16 copy a name that followed before, 3 of 16 and "
-        "an MLP compare digits. Busy heads look at the same words as the circuit and write what nobody reads. "
-        "Unmarked: the induction head writes nothing but the name that it found, which is another in every prompt. "
-        "Mean ROC AUC over the seeds, 10 pairs.",
+        "an MLP compare digits. Busy heads look at the same words as the circuit and write what nobody reads. Mean ROC "
+        "AUC over the seeds, 10 pairs.",
     )
     cases: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        cases.setdefault((row["kind"], row["busy"], row.get("marked", True)), []).append(row)
+        cases.setdefault((row["kind"], row["busy"]), []).append(row)
     listed = []
-    for (kind, busy, marked), some in cases.items():
+    for (kind, busy), some in cases.items():
         means = [
             f"{sum(one[what]['auc'] for one in some) / len(some):.3f}"
             for what in ("discrete", "patch", "attribution", "discrete edges", "eap edges")
         ]
         accuracy = sum(one["accuracy"] for one in some) / len(some)
-        listed.append([kind if marked else f"{kind}, unmarked", busy, f"{accuracy:.0%}", *means])
+        listed.append([kind, busy, f"{accuracy:.0%}", *means])
     columns = ["circuit", "busy heads", "accuracy", "discrete SAE", "patching", "attribution patching"]
     page.add(table([*columns, "discrete SAE: edges", "EAP: edges"], listed))
 
@@ -133,6 +133,7 @@ def _task(page: Page, name: str, found: dict[str, Any], plan: dict[str, Any]) ->
     ]
     columns = ["method", "pairs", "trials", "ROC AUC", "average precision", "precision", "recall", "chosen"]
     page.add("<h3>Heads</h3>", table([*columns, "processor seconds"], rows))
+    page.add(f"<p>{_why(found)}</p>")
     page.add(
         f'<p class="note">Patching every head took {found["patch"]["cpu"]:.0f} processor seconds for '
         f"{found['patch']['examples']} pairs. Precision and recall: of as many heads as the circuit has, with all that "
@@ -148,6 +149,19 @@ def _task(page: Page, name: str, found: dict[str, Any], plan: dict[str, Any]) ->
     page.add(
         f'<p class="note">Against the strongest tenth of {len(patched["effects"])} edges that were patched one by one '
         f"on {plan['edge_prompts']} pairs ({patched['cpu']:.0f} processor seconds).</p>"
+    )
+
+
+def _why(found: dict[str, Any]) -> str:
+    """What the counts of codes have to do with the task, in numbers."""
+    ten = {row["method"]: row for row in found["judged"]["nodes"] if row["pairs"] == 10}
+    own, other = ten["discrete"], ten["discrete, exchanged"]
+    return (
+        f"With 10 pairs {own['missed']:.0%} of the circuit's heads have no code that occurs on positive prompts only, "
+        f"and {own['false']:.0%} of the other heads have at least one. With positive and corrupted prompts exchanged, "
+        f"so that codes of the corrupted ones are counted, the AUC is {other['auc']:.3f} instead of {own['auc']:.3f}: "
+        "the nearer these are, the more the score tells how varied a head's codes are, and the less what the head does "
+        f"for the task. The distance of the mean outputs, from the same activations, has {ten['distance']['auc']:.3f}."
     )
 
 

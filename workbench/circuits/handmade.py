@@ -55,7 +55,7 @@ class HandMade:
     """Makes the task: number of examples, seed."""
 
 
-def induction_model(seed: int = 0, busy: int = 0, marked: bool = True) -> HandMade:
+def induction_model(seed: int = 0, busy: int = 0) -> HandMade:
     """A model that goes on as before: `so Ann Bob now Cat Dan oh Ann` → `Bob`.
 
     A head of the first layer copies the token before; one of the second looks for the place behind the earlier
@@ -65,13 +65,12 @@ def induction_model(seed: int = 0, busy: int = 0, marked: bool = True) -> HandMa
     Args:
         seed: of where the circuit's heads are and of what the others do.
         busy: how many of the other heads look at names.
-        marked: whether the second head also writes that it has found a name, the same for all names.
     """
     words = [BOS, *NAMES, *FRAMES]
     stream = _Stream(words, frame=FRAMES, topic=NAMES, seed=seed)
     before, induct = stream.place(0), stream.place(1)
     stream.copy_before(before)
-    stream.find_behind(induct, NAMES, marked)
+    stream.find_behind(induct, NAMES)
     stream.fill([before, induct], busy)
     return stream.finish([before, induct], _induction_task)
 
@@ -182,16 +181,13 @@ class _Stream:
             value[read, number], output[number, write] = 1, LOUD
         self.set_head(place, query, key, value, output)
 
-    def find_behind(self, place: tuple[int, int], asked: Sequence[str], marked: bool) -> None:
+    def find_behind(self, place: tuple[int, int], asked: Sequence[str]) -> None:
         """A head that looks behind the earlier occurrence of the present word and writes what is there."""
         query, key, value, output = _matrices()
         entries = [self.entries(part, asked) for part in ("token", "before", "out")]
         for number, (here, before, write) in enumerate(zip(*entries, strict=True)):
             query[here, number], key[before, number] = 1, 1 / LOUD
             value[here, number], output[number, write] = 1, LOUD
-        if marked:
-            value[entries[0], -1] = 1
-            output[-1, self.parts["found"][0]] = LOUD
         self.set_head(place, query, key, value, output)
         self.rest_at_bos(place, 0.5)
 
