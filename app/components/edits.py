@@ -86,7 +86,7 @@ def show(model: LanguageModel) -> list[FeatureIntervention]:
     """The list, to be changed; what it says now."""
     said = []
     if not rows():
-        st.caption("None yet. Add a feature below.")
+        st.caption("None yet.")
     for row in list(rows()):
         with st.container(border=True, key=f"edit-{row.number}"), one_sentence():
             said.append(_show_row(model, row))
