@@ -91,6 +91,7 @@ class Judge:
         self.choice, self.fitness, self.budget, self.passes = choice, fitness, budget, passes
         self.progress, self.cancel = progress, cancel
         self.evaluations, self._before = 0, fitness.token_forwards
+        self._known: dict[tuple[Candidate, int], tuple[float, int]] = {}
         most, least = (sum(part[place] for part in choice.costs) for place in (0, -1))
         if not least <= budget <= most:
             raise SurgeryError(
@@ -113,10 +114,15 @@ class Judge:
         return self.cost(levels) <= self.budget * (1 + 1e-9)
 
     def kl(self, levels: Candidate, windows: Sequence[int]) -> float:
-        """Of a candidate, on some windows."""
-        self.choice.set(levels)
-        self.evaluations += 1
-        return self.fitness(self.choice.module, windows)
+        """Of a candidate, on some windows; it is run on each of them once, however often it is asked for."""
+        fresh = [window for window in windows if (levels, window) not in self._known]
+        if fresh:
+            self.choice.set(levels)
+            self.evaluations += 1
+        for window in fresh:
+            self._known[levels, window] = self.fitness.on(self.choice.module, window)
+        found = [self._known[levels, window] for window in windows]
+        return sum(total for total, _ in found) / sum(count for _, count in found)
 
     def stops(self) -> bool:
         """Whether the passes are used up; tells how far it is."""

@@ -17,6 +17,9 @@ from workbench.surgery.child import SurgeryError
 from workbench.surgery.fitness import DenseKL
 from workbench.weights import Progress
 
+IDLE = 20
+"""Rounds without a candidate that was not known already, after which there is nothing left to find."""
+
 
 def evopress(
     choice: Levels,
@@ -38,7 +41,8 @@ def evopress(
         choice: the parts and their levels.
         fitness: judges candidates, on as many of its windows as a step of the selection says, drawn anew each time.
         budget: what all parts together may cost.
-        passes: positions that may be run through candidates; the search ends with the round in which they are used up.
+        passes: positions that may be run through candidates; the search ends with the round in which they are used up,
+            or when mutants are no longer new.
         offspring: λ, mutants of the parent in a round.
         selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
         start: candidates to begin from, beside evenly spread ones and random ones; those above the budget are left out.
@@ -59,11 +63,14 @@ def evopress(
         made = even(choice, budget, len(pool) / (len(start) + first)) if len(pool) % 2 else _random(judge, chance)
         pool.append(made)
     parent, kl = _select(judge, list(dict.fromkeys(pool)), selection, None, chance)
-    while not judge.stops():
+    idle = 0
+    while not judge.stops() and idle < IDLE:
         children = {_mutated(judge, parent, chance) for _ in range(offspring)} - {parent}
         if not children:
             break
+        used = judge.used
         parent, kl = _select(judge, sorted(children), selection, parent, chance)
+        idle = idle + 1 if judge.used == used else 0
     return judge.found(parent, kl)
 
 

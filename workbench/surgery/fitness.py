@@ -6,7 +6,9 @@ log-probabilities are kept in 16 bits, which moves a KL by about 1e-6, because i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +16,16 @@ from torch import Tensor
 
 from workbench.corpus import Corpus, CorpusError
 from workbench.generation import LanguageModel
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a changed model costs on a text."""
+
+    kl: float
+    """KL(dense ‖ changed) in nats, mean over predictions."""
+    perplexity: float
+    predictions: int
 
 
 class DenseKL:
@@ -60,15 +72,35 @@ class DenseKL:
         return sum(window.shape[1] for window in self._windows) / len(self._windows)
 
     @torch.inference_mode()
+    def on(self, module: Any, window: int) -> tuple[float, int]:
+        """Sum of KL(dense ‖ changed) in nats over the predictions of one window, and how many these are."""
+        tokens = self._windows[window]
+        self.token_forwards += tokens.numel()
+        logits = module(input_ids=tokens, use_cache=False).logits[0, self._content[window]]
+        to = logits.float().log_softmax(-1)  # [predictions, vocab]
+        of = self._dense[window].float().log_softmax(-1)
+        return float(torch.nn.functional.kl_div(to, of, reduction="sum", log_target=True)), len(to)
+
     def __call__(self, module: Any, windows: Sequence[int] | None = None) -> float:
         """KL(dense ‖ changed) in nats, mean over the predictions of some windows, by number; None for all."""
-        total, count = 0.0, 0
-        for number in range(len(self)) if windows is None else windows:
-            tokens = self._windows[number]
-            self.token_forwards += tokens.numel()
-            logits = module(input_ids=tokens, use_cache=False).logits[0, self._content[number]]
-            to = logits.float().log_softmax(-1)  # [predictions, vocab]
-            of = self._dense[number].float().log_softmax(-1)
-            total += float(torch.nn.functional.kl_div(to, of, reduction="sum", log_target=True))
-            count += len(to)
-        return total / count
+        found = [self.on(module, window) for window in (range(len(self)) if windows is None else windows)]
+        return sum(total for total, _ in found) / sum(count for _, count in found)
+
+    @torch.inference_mode()
+    def costs(self, module: Any = None) -> Costs:
+        """What a changed model costs on all windows; without one, the perplexity of the dense model."""
+        kl = loss = 0.0
+        count = pairs = 0
+        for number, tokens in enumerate(self._windows):
+            of, content = self._dense[number].float().log_softmax(-1), self._content[number]
+            to = of
+            if module is not None:
+                self.token_forwards += tokens.numel()
+                to = module(input_ids=tokens, use_cache=False).logits[0, content].float().log_softmax(-1)
+                kl += float(torch.nn.functional.kl_div(to, of, reduction="sum", log_target=True))
+            at = content.nonzero()[:, 0]  # of each row of `to`
+            followed = torch.isin(at + 1, at)
+            targets = tokens[0, at[followed] + 1]
+            loss -= float(to[followed].gather(1, targets[:, None]).double().sum())
+            count, pairs = count + len(at), pairs + len(targets)
+        return Costs(kl / count, math.exp(loss / pairs) if pairs else math.nan, count)

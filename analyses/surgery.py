@@ -1,0 +1,327 @@
+"""What every operation of surgery costs the default model: budget against perplexity and KL, beside the papers' claims.
+
+Everything is calibrated, searched and healed on one half of a text's articles, and measured on the other half and on
+bundled stories. Claims are those of the papers that the operations are from; whether they hold at this size is decided
+by rules that are written beside each.
+
+    python analyses/surgery.py --real wiki.valid.txt --out reports/surgery --summary docs/results/surgery.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from report import Notes, provenance, say, write_json
+from surgery_page import write_page
+from surgery_tasks import accuracy, corpora_of, kinds
+
+import workbench as wb
+from workbench.surgery.evopress import search
+from workbench.surgery.experts import cut_expert, masks_by_domain, neuron_use
+from workbench.surgery.fitness import DenseKL
+from workbench.surgery.labelling import Labelled, label_scores, punctuation
+from workbench.surgery.matrices import matrices
+from workbench.surgery.skipping import Skips
+
+FORMAT = 1
+"""Of the notes; a new number measures everything anew."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done, and on how much."""
+
+    calibration: int = 2048
+    """Tokens that searches judge candidates on."""
+    context: int = 128
+    test: int = 2048
+    """Tokens of the other half of the articles."""
+    stories: int = 1024
+    """Tokens of bundled stories."""
+    passes: int = 85_000
+    """Positions that each search at the central budget runs."""
+    fewer_passes: int = 25_000
+    """Of the other searches."""
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3)
+    """Of sublayers that are skipped; the one in the middle is the central budget."""
+    sparsities: tuple[float, ...] = (0.25, 0.5, 0.75)
+    bits: tuple[int, ...] = (8, 6, 5, 4, 3)
+    heal_tokens: int = 12_000
+    heal_lr: float = 1e-4
+    kinds: tuple[str, ...] = ("code", "dialogue", "email", "list", "qa", "children", "review", "speech")
+    kind_tokens: int = 48
+    """Of each text whose kind is named."""
+    kind_texts: int = 30
+    """Of each kind that are tested on."""
+    tune_tokens: int = 40_000
+    tune_lr: float = 3e-5
+    drops: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)
+    domains: tuple[str, ...] = ("code", "email", "news")
+    keep: float = 0.75
+    """Share of the neurons that an expert keeps."""
+    label_tokens: int = 24_000
+    label_lr: float = 1e-4
+    label_words: int = 60
+    label_texts: int = 100
+    """Texts that labels are tested on."""
+    seed: int = 0
+
+
+class Bench:
+    """The model, the texts, and what was measured so far."""
+
+    def __init__(self, model: wb.LanguageModel, real: wb.Corpus, plan: Plan, notes: Notes):
+        self.model, self.plan, self.notes = model, plan, notes
+        self.seen, self.unseen = real.split(0.5, plan.seed)
+        self.stories = wb.Corpus.load("stories")
+        self.rows: list[dict[str, Any]] = []
+
+    @functools.cached_property
+    def fitness(self) -> DenseKL:
+        """On the half that is calibrated on."""
+        return DenseKL(self.model, self.seen, self.plan.calibration, context=self.plan.context)
+
+    @functools.cached_property
+    def tests(self) -> dict[str, DenseKL]:
+        """On the texts that nothing was chosen on."""
+        return {
+            "articles": DenseKL(self.model, self.unseen, self.plan.test, context=self.plan.context, seed=1),
+            "stories": DenseKL(self.model, self.stories, self.plan.stories, context=self.plan.context, seed=1),
+        }
+
+    def costs(self, module: Any) -> dict[str, float]:
+        """KL and perplexity on both texts; None as the module is the model as it is."""
+        found = {}
+        for name, test in self.tests.items():
+            measured = test.costs(module)
+            found |= {f"kl_{name}": measured.kl, f"perplexity_{name}": measured.perplexity}
+        return found
+
+    def row(self, operation: str, setting: str, budget: str, make: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
+        """Measure one changed model: `make` gives its plain module, and what else is said of it."""
+
+        def measure() -> dict[str, Any]:
+            module, said = make()
+            return said | self.costs(module)
+
+        found = self.notes.get(f"{operation}: {setting}", measure)
+        self.rows.append({"operation": operation, "setting": setting, "budget": budget} | found)
+        say(f"{operation}, {setting}: KL {found['kl_articles']:.4f}, perplexity {found['perplexity_articles']:.2f}")
+
+    def child(self, make: Callable[[], wb.Child]) -> Callable[[], tuple[Any, dict[str, Any]]]:
+        """For `row`, of an operation that gives a child."""
+        return lambda: (make().model.network.module, {})
+
+
+def skipping(bench: Bench) -> None:
+    """Sublayers skipped, by four searches at the central budget and by EvoPress at the others."""
+    plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
+    choice: list[Skips] = []
+
+    def find(share: float, method: str, passes: int, whole: bool) -> tuple[Any, dict[str, Any]]:
+        if not choice or choice[0].sublayers[0] != ([(0, "attention"), (0, "mlp")] if whole else [(0, "attention")]):
+            choice[:] = [Skips(bench.model, whole=whole)]
+        parts = choice[0]
+        budget = sum(costs[0] for costs in parts.costs) * (1 - round(share * len(parts.parts)) / len(parts.parts))
+        found = search(parts, bench.fitness, budget, method, passes=passes, seed=plan.seed)
+        said = {"skipped": list(found.chosen), "token_forwards": found.token_forwards, "kl_calibration": found.kl}
+        return parts.module, said | {"evaluations": found.evaluations, "share": share, "method": method}
+
+    for share in plan.shares:
+        for method in ("evopress", "greedy", "ranked", "uniform") if share == centre else ("evopress", "uniform"):
+            passes = plan.passes if share == centre else plan.fewer_passes
+            make = functools.partial(find, share, method, passes, False)
+            bench.row("skip sublayers", f"{share:.0%}, {method}", f"{1 - share:.0%} of sublayers", make)
+    make = functools.partial(find, centre, "evopress", plan.fewer_passes, True)
+    bench.row("skip layers", f"{centre:.0%}, evopress", f"{1 - centre:.0%} of layers", make)
+
+
+def healed_skipping(bench: Bench) -> None:
+    """The best skipped model, healed."""
+    plan = bench.plan
+    best = min(
+        (row for row in bench.rows if row["operation"] == "skip sublayers" and row["share"] == plan.shares[1]),
+        key=lambda row: row["kl_calibration"],
+    )
+
+    def make() -> wb.Child:
+        edits = [wb.RemoveSublayer(int(one.split(".")[0]), one.split(".")[1]) for one in best["skipped"]]
+        return heal(bench, wb.bake(bench.model, edits), "skipped")
+
+    bench.row("skip sublayers", f"{best['setting']}, healed", best["budget"], bench.child(make))
+
+
+def heal(bench: Bench, child: wb.Child | wb.LanguageModel, name: str, **how: Any) -> wb.Child:
+    """A short fine-tune on the half that is calibrated on; low rank, unless `how` says otherwise."""
+    plan = bench.plan
+    how = {"rank": 8, "tokens": plan.heal_tokens, "lr": plan.heal_lr, "seed": plan.seed} | how
+    folder = bench.notes.file.parent / "healed" / name
+    return wb.heal(child, bench.seen, context=plan.context, folder=folder, **how)
+
+
+def pruning(bench: Bench) -> None:
+    """Magnitude and Wanda at several sparsities, 2:4, sparsities of each matrix's own, and masks that come slowly."""
+    plan, model = bench.plan, bench.model
+    for score in ("magnitude", "wanda"):
+        how = {"score": score, "corpus": bench.seen, "seed": plan.seed}
+        for sparsity in plan.sparsities:
+            make = bench.child(functools.partial(wb.prune, model, sparsity, **how))
+            bench.row("prune", f"{sparsity:.0%}, {score}", f"{1 - sparsity:.0%} of weights", make)
+        make = bench.child(functools.partial(wb.prune, model, pattern="2:4", **how))
+        bench.row("prune", f"2:4, {score}", "50% of weights", make)
+
+    def own() -> tuple[Any, dict[str, Any]]:
+        child, found = wb.search_sparsity(
+            model, bench.seen, 0.5, passes=plan.fewer_passes, tokens=plan.calibration // 2, seed=plan.seed
+        )
+        return child.model.network.module, {"token_forwards": found.token_forwards, "kl_calibration": found.kl}
+
+    bench.row("prune", "50% on average, wanda, evopress", "50% of weights", own)
+    full: dict[str, Any] = {"rank": None, "only": r"layers\.\d+\.", "lr": plan.heal_lr / 2}
+    for until, name in ((0.5, "decaying mask"), (0.0, "mask at once")):
+        decay = wb.Decay(pattern="2:4", until=until)
+        make = bench.child(functools.partial(heal, bench, model, name, sparsify=decay, **full))
+        bench.row("prune", f"2:4, magnitude, healed with a {name}", "50% of weights", make)
+
+
+def rounding(bench: Bench) -> None:
+    """Rounding to the nearest value, and bits of each matrix's own."""
+    plan = bench.plan
+    for bits in plan.bits:
+        bench.row(
+            "round", f"{bits} bits", f"{bits} bits", bench.child(functools.partial(wb.quantise, bench.model, bits))
+        )
+
+    def own() -> tuple[Any, dict[str, Any]]:
+        child, found = wb.search_bits(
+            bench.model, bench.seen, 4.0, passes=plan.fewer_passes, tokens=plan.calibration // 2, seed=plan.seed
+        )
+        return child.model.network.module, {"token_forwards": found.token_forwards, "kl_calibration": found.kl}
+
+    bench.row("round", "4 bits on average, evopress", "4 bits", own)
+
+
+def heads(bench: Bench) -> None:
+    """Three key and value heads become one, by their mean and by singular vectors, before and after healing."""
+    for method in ("mean", "svd"):
+        join = functools.partial(wb.fewer_kv_heads, bench.model, 1, method=method, corpus=bench.seen)
+        bench.row("join heads", f"3 → 1, {method}", "1/3 of the cache", bench.child(join))
+        make = bench.child(lambda join=join, method=method: heal(bench, join(), f"heads {method}"))
+        bench.row("join heads", f"3 → 1, {method}, healed", "1/3 of the cache", make)
+
+
+def activations(bench: Bench) -> None:
+    """Other activations, as fitted and after healing."""
+    for kind in ("relu", "polyrelu", "polynorm", "series"):
+        swap = functools.partial(wb.swap_activation, bench.model, kind, corpus=bench.seen)
+        bench.row("swap activation", kind, "the same size", bench.child(swap))
+        make = bench.child(lambda swap=swap, kind=kind: heal(bench, swap(), f"activation {kind}"))
+        bench.row("swap activation", f"{kind}, healed", "the same size", make)
+
+
+def experts(bench: Bench) -> dict[str, dict[str, float]]:
+    """KL of each domain's expert on texts of each domain: rows are experts, columns what they are measured on."""
+    plan, model = bench.plan, bench.model
+    halves = {name: corpus.split(0.5, plan.seed) for name, corpus in corpora_of(plan.domains).items()}
+
+    def measure() -> dict[str, dict[str, float]]:
+        uses = {name: neuron_use(model, half[0], seed=plan.seed) for name, half in halves.items()}
+        uses["all"] = sum(uses.values()) / len(uses)  # type: ignore[assignment]
+        tests = {name: DenseKL(model, half[1], plan.stories // 2) for name, half in halves.items()}
+        found: dict[str, dict[str, float]] = {}
+        for name, mask in masks_by_domain(uses, plan.keep).items():
+            module = cut_expert(model, mask, of=name).model.network.module
+            found[name] = {other: test.costs(module).kl for other, test in tests.items()}
+            say(f"expert of {name}: {found[name]}")
+        return found
+
+    return bench.notes.get("experts", measure)
+
+
+def dare(bench: Bench) -> dict[str, Any]:
+    """Accuracy at naming the kind of a text: of the model, of a fine-tuned sibling, and of what DARE leaves of it."""
+    plan, model = bench.plan, bench.model
+    learn, test = kinds(plan.kinds, plan.kind_tokens, plan.kind_texts, plan.seed)
+
+    @functools.cache
+    def sibling() -> wb.Child:
+        how: dict[str, Any] = {"tokens": plan.tune_tokens, "lr": plan.tune_lr, "context": plan.kind_tokens + 8}
+        return wb.heal(model, learn, batch=8, folder=bench.notes.file.parent / "healed" / "kinds", **how)
+
+    found: dict[str, Any] = {"texts": len(test.texts), "chance": 1 / len(test.names), "drops": []}
+    found["base"] = bench.notes.get("kinds: base", lambda: accuracy(model, test))
+    found["tuned"] = bench.notes.get("kinds: tuned", lambda: accuracy(sibling().model, test))
+    for p in plan.drops:
+        for rescale in (True, False) if p else (True,):
+            seeds = (0, 1) if p == 0.9 else (0,)
+            for seed in seeds:
+                made = bench.notes.get(
+                    f"kinds: {p} {rescale} {seed}",
+                    lambda p=p, rescale=rescale, seed=seed: accuracy(
+                        wb.dare(model, sibling(), p, rescale=rescale, seed=seed).model, test
+                    ),
+                )
+                found["drops"].append({"p": p, "rescale": rescale, "seed": seed, "accuracy": made})
+                say(f"DARE, p = {p}, {'with' if rescale else 'without'} rescaling: {made:.3f}")
+    return found
+
+
+def labels(bench: Bench) -> dict[str, Any]:
+    """Marks behind words: F1 after the same fine-tune, with the mask taken off groups of layers."""
+    plan, n = bench.plan, bench.model.network.n_layers
+    groups = {"no layer": [], "first half": range(n // 2), "last half": range(n // 2, n), "all layers": range(n)}
+    learn = punctuation(bench.stories.split(0.2, plan.seed)[0], plan.label_words)
+    test = punctuation(bench.stories.split(0.2, plan.seed)[1], plan.label_words)
+    test = Labelled(test.words[: plan.label_texts], test.labels[: plan.label_texts], test.names)
+    found = {}
+    for name, layers in groups.items():
+
+        def measure(layers: Sequence[int] = tuple(layers), name: str = name) -> dict[str, Any]:
+            start = wb.see_ahead(bench.model, list(layers)) if layers else bench.model
+            folder = bench.notes.file.parent / "healed" / f"labels {name}"
+            how: dict[str, Any] = {"tokens": plan.label_tokens, "lr": plan.label_lr, "folder": folder}
+            tuned = wb.heal(start, learn, context=96, batch=8, only=r"layers\.\d+\.|norm", **how)
+            return label_scores(tuned.model, test).to_dict()
+
+        found[name] = bench.notes.get(f"labels: {name}", measure)
+        say(f"labels, {name}: F1 {found[name]['f1']:.3f}, accuracy {found[name]['accuracy']:.3f}")
+    return found
+
+
+def experiment(model: wb.LanguageModel, real: wb.Corpus, plan: Plan, folder: Path) -> dict[str, Any]:
+    """All operations; a run that was broken off goes on where it stopped."""
+    notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, model.hash, real.hash, asdict(plan)])
+    bench = Bench(model, real, plan, notes)
+    results: dict[str, Any] = {
+        "plain": notes.get("plain", lambda: {f"perplexity_{n}": t.costs().perplexity for n, t in bench.tests.items()}),
+        "dare": dare(bench),
+    }
+    for operation in (skipping, rounding, pruning, heads, activations, healed_skipping):
+        operation(bench)
+    results |= {"experts": experts(bench), "labels": labels(bench), "rows": bench.rows}
+    results["matrices"] = len(matrices(model))
+    return results | {"provenance": provenance(model, plan.seed, text=real.hash, plan=asdict(plan))}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the analysis from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("reports/surgery"), help="folder of the report")
+    parser.add_argument("--real", default="stories", help="a corpus of articles: half is tuned on, half measured on")
+    parser.add_argument("--summary", type=Path, help="also write the figures worth citing to this JSON file")
+    asked = parser.parse_args(arguments)
+    results = experiment(wb.load_model(), wb.Corpus.load(asked.real), Plan(), asked.out)
+    write_json(asked.out / "results.json", results)
+    page, claims = write_page(asked.out, results)
+    if asked.summary:
+        write_json(asked.summary, results | {"claims": [asdict(one) for one in claims]}, indent=1)
+    say(f"Written: {page}")
+
+
+if __name__ == "__main__":
+    main()

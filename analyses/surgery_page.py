@@ -1,0 +1,125 @@
+"""The report of `surgery.py`: claims and whether they hold, cost curves, and the table of everything."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from neuron_decoding_figures import look
+from report import Cell, Page, table
+from surgery_claims import Claim, claims, mean_accuracy
+
+from workbench.figures import AGAINST, FAINT, FOR
+
+COLOURS = [FOR, AGAINST, "#7c8b93", "#a86b00", "#5a4fcf"]
+
+
+def write_page(folder: Path, results: dict[str, Any]) -> tuple[Path, list[Claim]]:
+    """Write `index.html` and the figures' JSON; the page, and the claims with what is to be said of them."""
+    made, plain = results["provenance"], results["plain"]
+    plan = made["plan"]
+    said = claims(results)
+    page = Page(
+        folder,
+        "What surgery costs",
+        f"Every operation on {html.escape(made['model'])}, measured on text that nothing was calibrated, searched or "
+        "healed on: the other half of the articles, and bundled stories. KL is from the plain model's predictions to "
+        "the changed model's, in nats.",
+    )
+    page.section("Claims of the papers", "“Holds” is decided by the rule in the last column, for this model only.")
+    rows = [[one.operation, one.paper, one.claimed, one.here, _verdict(one), one.rule] for one in said]
+    page.add(table(["operation", "paper", "claim", "here", "", "rule"], rows))
+    _searches(page, results)
+    _dare(page, results["dare"])
+    page.section(
+        "Everything",
+        f"The plain model's perplexity is {plain['perplexity_articles']:.2f} on articles and "
+        f"{plain['perplexity_stories']:.2f} on stories. Healing is a fine-tune on {plan['heal_tokens']:,} tokens of "
+        "the half that is calibrated on, which also teaches the model what articles are like: beside the plain model's "
+        "perplexity a healed one looks better than it is, and its KL says more.",
+    )
+    columns = ["operation", "setting", "what is left", "KL, articles", "perplexity", "KL, stories", "perplexity "]
+    keys = ("kl_articles", "perplexity_articles", "kl_stories", "perplexity_stories")
+    lines = [
+        [row["operation"], row["setting"], row["budget"], *(_short(row[key]) for key in keys)]
+        for row in results["rows"]
+    ]
+    page.add(table(columns, lines))
+    _experts(page, results["experts"], plan["keep"])
+    _labels(page, results["labels"], plan)
+    where = {key: value for key, value in made.items() if key != "plan"}
+    return page.write(where | {"plan": json.dumps(plan)}), said
+
+
+def _verdict(claim: Claim) -> Cell:
+    return Cell('<span class="yes">holds</span>' if claim.holds else '<span class="no">does not</span>')
+
+
+def _short(value: float) -> str:
+    return f"{value:,.4f}" if value < 1 else f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _searches(page: Page, results: dict[str, Any]) -> None:
+    """Share that is skipped against KL, by search."""
+    figure = go.Figure()
+    rows = [row for row in results["rows"] if row["operation"] == "skip sublayers" and "method" in row]
+    for colour, method in zip(COLOURS, ("evopress", "greedy", "ranked", "uniform"), strict=False):
+        points = [(row["share"], row["kl_articles"]) for row in rows if row["method"] == method]
+        figure.add_scatter(
+            x=[100 * share for share, _ in points],
+            y=[kl for _, kl in points],
+            mode="lines+markers",
+            name=method,
+            line={"color": colour},
+        )
+    figure.update_xaxes(title="sublayers skipped, %")
+    figure.update_yaxes(title="KL, nats", type="log")
+    page.section(
+        "Skipping",
+        "Attention and MLP sublayers left out, found by four searches on the same calibration text. At the share in "
+        "the middle all searches may run equally many positions.",
+    )
+    page.figure("skipping", look(figure, 400), "On articles that no search has seen.")
+
+
+def _dare(page: Page, dare: dict[str, Any]) -> None:
+    """Drop rate against accuracy, with and without rescaling."""
+    figure = go.Figure()
+    for rescale, colour, name in ((True, FOR, "rescaled"), (False, AGAINST, "not rescaled")):
+        ps = sorted({one["p"] for one in dare["drops"] if one["rescale"] == rescale})
+        ps = ps if rescale else [0.0, *ps]
+        values = [mean_accuracy(dare, p, rescale or p == 0) for p in ps]
+        figure.add_scatter(x=ps, y=values, mode="lines+markers", name=name, line={"color": colour})
+    figure.add_hline(dare["base"], line={"color": FAINT, "dash": "dash"}, annotation_text="before fine-tuning")
+    figure.update_xaxes(title="drop rate p")
+    figure.update_yaxes(title="accuracy", range=[0, 1.02])
+    page.section(
+        "DARE",
+        f"A sibling of the model learned to name which of {round(1 / dare['chance'])} kinds a text's beginning is of. "
+        f"Most of what this changed in its weights is dropped again. {dare['texts']} texts that were not learned from.",
+    )
+    page.figure("dare", look(figure, 380), "Accuracy with what is left of the delta.")
+
+
+def _experts(page: Page, cut: dict[str, dict[str, float]], keep: float) -> None:
+    names = [name for name in cut if name != "all"]
+    page.section(
+        "Experts",
+        f"The {keep:.0%} of each layer's neurons that texts of a kind use most; KL to the whole model on other texts "
+        "of each kind.",
+    )
+    rows = [[f"neurons of {name}", *(_short(cut[name][other]) for other in names)] for name in cut]
+    page.add(table(["", *(f"on {name}" for name in names)], rows))
+
+
+def _labels(page: Page, scores: dict[str, Any], plan: dict[str, Any]) -> None:
+    page.section(
+        "Labelling",
+        "Which mark, a comma or a full stop, stood behind each word of a text in lower case: F1 and accuracy after the "
+        f"same fine-tune on {plan['label_tokens']:,} tokens, by which layers see ahead.",
+    )
+    rows = [[name, f"{one['f1']:.3f}", f"{one['accuracy']:.3f}", one["words"]] for name, one in scores.items()]
+    page.add(table(["layers that see ahead", "F1", "accuracy", "words"], rows))

@@ -1,0 +1,131 @@
+"""The analysis of surgery on a tiny model: all of it runs, goes on where it stopped, and judges by its rules."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import workbench as wb
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+import surgery
+import surgery_claims
+import surgery_tasks
+from surgery_page import write_page
+
+pytestmark = pytest.mark.usefixtures("tiny_cache")
+
+PLAN = surgery.Plan(
+    calibration=48,
+    context=16,
+    test=48,
+    stories=48,
+    passes=400,
+    fewer_passes=200,
+    heal_tokens=128,
+    kinds=("code", "list"),
+    kind_tokens=12,
+    kind_texts=3,
+    tune_tokens=256,
+    drops=(0.0, 0.9),
+    domains=("code", "list"),
+    label_tokens=128,
+    label_texts=4,
+    label_words=20,
+)
+
+
+@pytest.fixture(scope="module")
+def done(zoo, _tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("surgery")
+    real = wb.Corpus([f"{line} {number}" for number in range(4) for line in tiny.TEXT.strip().split("\n")])
+    before = pytest.MonkeyPatch()
+    before.setenv("WORKBENCH_CACHE", str(_tiny_cache))
+    # three key and value heads, as the default model has
+    module = tiny.build("llama", num_attention_heads=6, num_key_value_heads=3, hidden_size=48, head_dim=8)
+    model = wb.load_model(module, tokenizer=tiny.tokenizer())
+    results = surgery.experiment(model, real, PLAN, folder)
+    notes = (folder / "work" / "notes.jsonl").read_text()
+    again = surgery.experiment(model, real, PLAN, folder)
+    assert (folder / "work" / "notes.jsonl").read_text() == notes  # nothing was measured twice
+    assert json.dumps(again, sort_keys=True) == json.dumps(results, sort_keys=True)
+    before.undo()
+    return results, folder
+
+
+def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> None:
+    results, folder = done
+    operations = {row["operation"] for row in results["rows"]}
+    assert operations == {"skip sublayers", "skip layers", "prune", "round", "join heads", "swap activation"}
+    assert all(row["kl_articles"] > 0 and row["perplexity_stories"] > 1 for row in results["rows"])
+    central = [row for row in results["rows"] if row.get("share") == 0.2 and row["operation"] == "skip sublayers"]
+    assert {row["method"] for row in central} == {"evopress", "greedy", "ranked", "uniform"}
+    assert all(len(row["skipped"]) == 1 for row in central)
+    assert set(results["experts"]) == {"code", "list", "all"}
+    assert set(results["labels"]) == {"no layer", "first half", "last half", "all layers"}
+    assert [(one["p"], one["rescale"]) for one in results["dare"]["drops"]] == [
+        (0.0, True),
+        *[(0.9, True)] * 2,
+        *[(0.9, False)] * 2,
+    ]
+    assert results["dare"]["drops"][0]["accuracy"] == results["dare"]["tuned"]  # nothing dropped
+    page, said = write_page(folder, results)
+    text = page.read_text()
+    assert len(said) == 11
+    for row in results["rows"]:
+        assert row["setting"].replace("→", "") in text.replace("→", "")
+    assert (folder / "skipping.json").exists()
+    assert (folder / "dare.json").exists()
+
+
+def test_claims_are_judged_by_their_rules(done: tuple[dict[str, Any], Path]) -> None:
+    results = json.loads(json.dumps(done[0]))
+    for row in results["rows"]:
+        row["kl_articles"] = 1.0
+        if row.get("method") == "evopress":
+            row["kl_articles"] = 0.86
+    judged = {one.operation: one for one in surgery_claims.claims(results)}
+    assert not judged["skip sublayers"].holds
+    for row in results["rows"]:
+        if row.get("method") == "evopress":
+            row["kl_articles"] = 0.84
+    judged = {one.operation: one for one in surgery_claims.claims(results)}
+    assert judged["skip sublayers"].holds
+    assert "16% lower" in judged["skip sublayers"].here
+    dare = results["dare"]
+    for scaled, bare, holds in ((0.895, 0.5, True), (0.88, 0.5, False), (0.9, 0.895, False)):
+        dare["tuned"] = 0.9
+        for one in dare["drops"]:
+            one["accuracy"] = scaled if one["rescale"] else bare
+        assert {one.operation: one for one in surgery_claims.claims(results)}["DARE"].holds is holds
+
+
+def test_naming_kinds_asks_at_the_last_token(llama: wb.LanguageModel) -> None:
+    learn, test = surgery_tasks.kinds(("code", "list"), 12, 3, 0)
+    assert not set(learn.texts) & set(test.texts)
+    assert sorted(test.kinds) == ["code"] * 3 + ["list"] * 3
+    question = llama.to_tokens(surgery_tasks.QUESTION, start=False)[0].tolist()
+    answers = test.answers(llama)
+    row = 0
+    for batch in test.batches(llama, batch=2, shuffle=False):
+        for ids, labels, mask in zip(batch.tokens, batch.labels, batch.mask, strict=True):
+            wanted = llama.to_tokens(test.texts[row])[0, :12].tolist() + question
+            assert ids[mask].tolist() == wanted
+            at = (labels >= 0).nonzero()[:, 0].tolist()
+            assert at == [len(wanted) - 1]
+            assert int(labels[at[0]]) == answers[test.names.index(test.kinds[row])]
+            row += 1
+    assert row == 6
+    right = 0
+    for text, kind in zip(test.texts, test.kinds, strict=True):
+        with torch.no_grad():
+            ids = llama.to_tokens(text)[0, :12].tolist() + question
+            logits = llama(torch.tensor([ids]))[0, -1]
+        right += kind == test.names[int(logits[answers].argmax())]
+    assert surgery_tasks.accuracy(llama, test) == right / 6
