@@ -200,10 +200,9 @@ KILLED = """
 import os, signal, sys
 import tiny
 import workbench as wb
-from workbench.surgery import child as module
 child = wb.bake(wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer()), [wb.RemoveLayer(0)])
 child.certify(tokens=64)
-module.os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all is written, nothing is in its place
+os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all is written, nothing is in its place
 child.save_pretrained(sys.argv[1])
 """
 

@@ -101,7 +101,7 @@ from workbench.surgery.bake_edits import RemoveSublayer as RemoveSublayer
 from workbench.surgery.bake_operations import direction_of as direction_of
 from workbench.surgery.causal import see_ahead as see_ahead
 from workbench.surgery.certificate import Certificate as Certificate
-from workbench.surgery.certificate import verify_checkpoint as verify_checkpoint
+from workbench.surgery.certificate_check import verify_checkpoint as verify_checkpoint
 from workbench.surgery.certificate_texts import compare_texts as compare_texts
 from workbench.surgery.child import Child as Child
 from workbench.surgery.child import SurgeryError as SurgeryError

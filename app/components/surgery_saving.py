@@ -17,7 +17,7 @@ import workbench as wb
 
 if TYPE_CHECKING:
     from workbench import Child, LanguageModel
-    from workbench.surgery.certificate import Verification
+    from workbench.surgery.certificate_check import Verification
 
 SAVING, LOADING = "surgery saving", "surgery loading"
 

@@ -30,7 +30,8 @@ from workbench.surgery.bake_edits import (
 )
 from workbench.surgery.bake_fold import Add, Coordinate, Fold, Op, Project, Silence, fold
 from workbench.surgery.bake_places import Places
-from workbench.surgery.child import Child, SurgeryError, changed_config, keep_layers, make_child, parameter_shapes
+from workbench.surgery.child import Child, SurgeryError, keep_layers, make_child
+from workbench.surgery.child_building import changed_config, parameter_shapes
 from workbench.weights import parameters_of
 
 PROBE = 16

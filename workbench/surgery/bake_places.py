@@ -13,7 +13,7 @@ from workbench.generation import LanguageModel, uninterrupted
 from workbench.hookpoints import HookPoint, HookPointError
 from workbench.surgery.bake_edits import PARTS
 from workbench.surgery.bake_fold import Place, holds_matrix
-from workbench.surgery.child import SurgeryError, changed_config, parameter_shapes
+from workbench.surgery.child_building import SurgeryError, changed_config, parameter_shapes
 
 SWITCHES = ("mlp_bias", "attention_bias", "use_bias", "bias")
 """Values of configurations that give matrices a bias."""

@@ -1,0 +1,167 @@
+"""How a changed model is built: what plain transformers makes of a configuration and tensors, most of them shared."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.generation import LanguageModel
+from workbench.weights import parameters_of
+
+_building = threading.Lock()
+
+
+class SurgeryError(ValueError):
+    """A change that can't be made, held in weights, saved or undone."""
+
+
+def layers_path(model: LanguageModel) -> str:
+    """Where the layers are in the plain module, such as `model.layers`; raises `SurgeryError` where that is unclear."""
+    found = [
+        path
+        for path, inner in model.network.module.named_modules()
+        if isinstance(inner, nn.ModuleList) and len(inner) == model.network.n_layers
+    ]
+    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    if len(outer) != 1:
+        raise SurgeryError(f"It is unclear where the layers of {model.name} are; this architecture can't be changed.")
+    return outer[0]
+
+
+def changed_config(model: LanguageModel, changes: Mapping[str, Any]) -> Any:
+    """A copy of a model's configuration with other values.
+
+    Raises:
+        SurgeryError: the configuration has no such value.
+    """
+    config = copy.deepcopy(model.network.config)
+    inner = config.get_text_config()
+    for key, value in changes.items():
+        if not hasattr(inner, key):
+            raise SurgeryError(f"The configuration of {model.name} has no {key!r}, so it can't be changed.")
+        setattr(inner, key, value)
+        if hasattr(config, key):
+            setattr(config, key, value)
+    return config
+
+
+def parameter_shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters that a model of this configuration has; nothing is allocated."""
+    with _building:
+        try:
+            with torch.device("meta"):
+                skeleton = kind(copy.deepcopy(config))
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, IndexError) as error:
+            raise SurgeryError(f"A {kind.__name__} of this configuration can't be built: {error}.") from error
+        return {name: tuple(one.shape) for name, one in skeleton.named_parameters(remove_duplicate=True)}
+
+
+def complete(
+    places: Mapping[str, tuple[int, ...]], old: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A tensor for every place, the parent's where there is no other, and the names of those that are not shared."""
+    unknown = [name for name in tensors if name not in places]
+    if unknown:
+        raise SurgeryError(f"The changed model has no place for {unknown[0]}.")
+    shared = {tensor.data_ptr() for tensor in old.values()}
+    found, own = {}, []
+    for name, shape in places.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            if name not in old:
+                raise SurgeryError(f"The changed model needs a tensor for {name}.")
+            tensor = old[name]
+        elif name in old and equal(old[name], tensor):
+            tensor = old[name]
+        if tuple(tensor.shape) != shape:
+            raise SurgeryError(f"{name} is {list(shape)} in the changed model, but it was given {list(tensor.shape)}.")
+        if tensor.data_ptr() not in shared:
+            own.append(name)
+            like = next(iter(old.values()))
+            tensor = tensor.detach().to(like.dtype).contiguous()
+            if not bool(tensor.isfinite().all()):
+                raise SurgeryError(f"{name} would hold a value that is not a finite number.")
+        found[name] = tensor
+    return found, tuple(own)
+
+
+def equal(old: Tensor, new: Tensor) -> bool:
+    """Whether two tensors are the same to the bit."""
+    if old.data_ptr() == new.data_ptr() and old.shape == new.shape and old.stride() == new.stride():
+        return True
+    return old.shape == new.shape and old.dtype == new.dtype and torch.equal(old, new)
+
+
+def among(old: Mapping[str, Tensor], place: str, tensor: Tensor) -> tuple[Tensor, bool]:
+    """The parent's tensor that equals this one, of the same name or of another, if there is any; whether there is."""
+    named = [old[place]] if place in old else []
+    starts = tensor.flatten()[:64]
+    others = [one for one in old.values() if one.shape == tensor.shape and torch.equal(one.flatten()[:64], starts)]
+    for candidate in [*named, *others]:
+        if equal(candidate, tensor):
+            return candidate, True
+    return tensor, False
+
+
+def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The module that plain transformers makes of a configuration and these tensors, which it shares."""
+    like = next(iter(tensors.values()))
+    config = copy.deepcopy(config)
+    attention = getattr(config, "_attn_implementation", None)
+    with quietly():
+        module = kind.from_pretrained(
+            None, config=config, state_dict=dict(tensors), dtype=like.dtype, attn_implementation=attention
+        )
+    made = parameters_of(module)
+    strange = [name for name in tensors if name not in made or not equal(made[name], tensors[name])]
+    if strange:
+        raise SurgeryError(f"transformers does not take {strange[0]} as it is; this architecture can't be changed.")
+    return module.eval()
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """One building or saving at a time, since both turn global switches of transformers, and without its bars."""
+    from transformers.utils import logging as spoken
+
+    with _building:
+        shown, level = spoken.is_progress_bar_enabled(), spoken.get_verbosity()
+        spoken.disable_progress_bar()
+        spoken.set_verbosity_error()
+        try:
+            yield
+        finally:
+            spoken.set_verbosity(level)
+            if shown:
+                spoken.enable_progress_bar()
+
+
+def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary neighbour of a folder, and only then put it in its place.
+
+    The old folder is moved aside, not deleted first: at no moment is there a part of a folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as scratch:
+        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
+        fresh.mkdir()
+        write(fresh)
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(fresh, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
