@@ -235,7 +235,7 @@ def by_hand(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
     for kind, how in cases:
         for seed in range(plan.seeds):
             say(f"by hand: {kind} {how}, seed {seed}")
-            made = notes.get(f"by hand {kind} {how} {seed}", lambda k=kind, s=seed, h=how: one(k, s, **h))
+            made = notes.get(f"set by hand: {kind} {how} {seed}", lambda k=kind, s=seed, h=how: one(k, s, **h))
             rows.append({"kind": kind, "seed": seed, **how, **made})
     return rows
 
