@@ -68,6 +68,7 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     rows = [row for row in results["rows"] if row["operation"] == "skip sublayers" and "method" in row]
     for colour, method in zip(COLOURS, ("evopress", "greedy", "ranked", "uniform"), strict=False):
         points = [(row["share"], row["kl_articles"]) for row in rows if row["method"] == method]
+        points = sorted(dict(reversed(points)).items())  # the first seed
         figure.add_scatter(
             x=[100 * share for share, _ in points],
             y=[kl for _, kl in points],
@@ -89,9 +90,9 @@ def _dare(page: Page, dare: dict[str, Any]) -> None:
     """Drop rate against accuracy, with and without rescaling."""
     figure = go.Figure()
     for rescale, colour, name in ((True, FOR, "rescaled"), (False, AGAINST, "not rescaled")):
-        ps = sorted({one["p"] for one in dare["drops"] if one["rescale"] == rescale})
-        ps = ps if rescale else [0.0, *ps]
-        values = [mean_accuracy(dare, p, rescale or p == 0) for p in ps]
+        ps = sorted({one["p"] for one in dare["drops"] if one["rescale"] == rescale and one["p"]})
+        values = [dare["tuned"], *(mean_accuracy(dare, p, rescale) for p in ps)]
+        ps = [0.0, *ps]
         figure.add_scatter(x=ps, y=values, mode="lines+markers", name=name, line={"color": colour})
     figure.add_hline(dare["base"], line={"color": FAINT, "dash": "dash"}, annotation_text="before fine-tuning")
     figure.update_xaxes(title="drop rate p")

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("tiny_cache")
 PLAN = surgery.Plan(
     calibration=48,
     context=16,
+    window=16,
     test=48,
     stories=48,
     passes=400,
@@ -67,6 +68,7 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
     central = [row for row in results["rows"] if row.get("share") == 0.2 and row["operation"] == "skip sublayers"]
     assert {row["method"] for row in central} == {"evopress", "greedy", "ranked", "uniform"}
     assert all(len(row["skipped"]) == 1 for row in central)
+    assert len(central) == 5  # EvoPress twice
     assert set(results["experts"]) == {"code", "list", "all"}
     assert set(results["labels"]) == {"no layer", "first half", "last half", "all layers"}
     assert [(one["p"], one["rescale"]) for one in results["dare"]["drops"]] == [

@@ -202,20 +202,26 @@ def ranked(
         SurgeryError: as `Judge`.
     """
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
-    count = len(choice.costs)
-    dense: Candidate = (0,) * count
-    windows = range(max(1, min(len(fitness), int(passes / (count * fitness.window_tokens)))))
+    windows = range(max(1, min(len(fitness), int(passes / (len(choice.costs) * fitness.window_tokens)))))
+    levels = least_harmful(judge, windows)
+    return judge.found(levels, judge.kl(levels, windows))
+
+
+def least_harmful(judge: Judge, windows: Sequence[int]) -> Candidate:
+    """A candidate of the parts that are least harmful when each alone is raised by one level, per cost saved."""
+    parts = judge.choice.costs
+    dense: Candidate = (0,) * len(parts)
     harm = []
-    for part, costs in enumerate(choice.costs):
+    for part, costs in enumerate(parts):
         judge.stops()
         harm.append(judge.kl(raised(dense, part), windows) / (costs[0] - costs[1]))
-    order = sorted(range(count), key=harm.__getitem__)
+    order = sorted(range(len(parts)), key=harm.__getitem__)
     levels = dense
-    for level in range(max(map(len, choice.costs)) - 1):
+    for level in range(max(map(len, parts)) - 1):
         for part in order:
-            if not judge.fits(levels) and levels[part] == level and level + 1 < len(choice.costs[part]):
+            if not judge.fits(levels) and levels[part] == level and level + 1 < len(parts[part]):
                 levels = raised(levels, part)
-    return judge.found(levels, judge.kl(levels, windows))
+    return levels
 
 
 def even(choice: Levels, budget: float, offset: float = 0.0) -> Candidate:

@@ -12,7 +12,18 @@ from typing import Any
 
 import torch
 
-from workbench.surgery.budgets import Candidate, Found, Judge, Levels, even, greedy, raised, ranked, uniform
+from workbench.surgery.budgets import (
+    Candidate,
+    Found,
+    Judge,
+    Levels,
+    even,
+    greedy,
+    least_harmful,
+    raised,
+    ranked,
+    uniform,
+)
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.fitness import DenseKL
 from workbench.weights import Progress
@@ -27,10 +38,9 @@ def evopress(
     budget: float,
     *,
     passes: int,
-    offspring: int = 16,
-    selection: Sequence[tuple[int, int]] = ((4, 1), (1, 4)),
-    start: Sequence[Candidate] = (),
-    first: int = 16,
+    offspring: int = 8,
+    selection: Sequence[tuple[int, int]] = ((2, 2), (1, 8)),
+    first: int = 8,
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -45,8 +55,8 @@ def evopress(
             or when mutants are no longer new.
         offspring: λ, mutants of the parent in a round.
         selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
-        start: candidates to begin from, beside evenly spread ones and random ones; those above the budget are left out.
-        first: how many of the latter two kinds there are.
+        first: candidates to begin from, evenly spread and random ones in turns. Beside them there is one of the parts
+            that are least harmful alone, judged on one window, if a tenth of `passes` is enough to find that out.
         seed: of everything.
         progress, cancel: as for every operation, asked after each round.
 
@@ -54,14 +64,15 @@ def evopress(
         SurgeryError: as `Judge`, or a selection that does not end with 1 candidate.
         Cancelled: somebody said to stop.
     """
+    if isinstance(first, bool) or first < 1 or offspring < 1:
+        raise SurgeryError(f"first and offspring are whole numbers from 1, not {first!r} and {offspring!r}.")
     if not selection or selection[-1][0] != 1 or any(kept < 1 or windows < 1 for kept, windows in selection):
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
-    pool = [tuple(one) for one in start if judge.fits(one)]
-    while len(pool) < len(start) + first:
-        made = even(choice, budget, len(pool) / (len(start) + first)) if len(pool) % 2 else _random(judge, chance)
-        pool.append(made)
+    pool = [_random(judge, chance) if number % 2 else even(choice, budget, number / first) for number in range(first)]
+    if len(choice.costs) * fitness.window_tokens <= passes / 10:
+        pool.append(least_harmful(judge, range(1)))
     parent, kl = _select(judge, list(dict.fromkeys(pool)), selection, None, chance)
     idle = 0
     while not judge.stops() and idle < IDLE:

@@ -8,10 +8,11 @@ can also come slowly: Kao et al., "Training Recipe for N:M Structured Sparsity w
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 from workbench.corpus import Corpus, TokenBatch
 from workbench.generation import LanguageModel
-from workbench.surgery.child import CUSTOM, Child, SurgeryError, make_child
+from workbench.surgery.child import CUSTOM, Child, SurgeryError, layers_path, make_child
 from workbench.surgery.custom import make_custom_from
+from workbench.surgery.learned_weights import Shaped
 from workbench.surgery.matrices import matrices
 from workbench.surgery.operations import Argument, Operation, register
 from workbench.surgery.pruning import check_pattern, check_sparsity, kept
@@ -36,6 +38,8 @@ from workbench.training.steps import Training
 from workbench.training.tuning import Texts
 from workbench.weights import Progress, parameters_of
 
+CUT = 0.01
+"""Share of zeros in a matrix from which on they are there on purpose."""
 UNLABELLED = -100
 """Label of a token that has none."""
 
@@ -89,7 +93,7 @@ def heal(
     """Let a model, such as a child of surgery, learn from text.
 
     It is the training of `fine_tune`, with choices that surgery needs. Full training holds gradients and two moments of
-    every weight, four to five times the model; with `rank` it is little more than the model and its child.
+    every weight, five times the model; with `rank` it is little more than the model and its child.
 
     Args:
         model: left as it is.
@@ -98,7 +102,8 @@ def heal(
             `fine_tune`.
         rank: add to each matrix of the layers a product of two thin ones, `rank` wide, and train these alone.
         only: train only parameters in whose names this regular expression is found, such as `act`.
-        keep_zeros: hold at zero what is zero in the layers' matrices at the beginning.
+        keep_zeros: hold at zero what is zero in the layers' matrices at the beginning, where that is at least 1% of a
+            matrix; fewer are zero by chance.
         sparsify: set weights to zero slowly, while the model learns.
         cancel: asked before each step; the child is then what was learned until there.
 
@@ -120,9 +125,11 @@ def heal(
         how: dict[str, Any] = {"seed": seed, "repeat": True, "shard": shard}
         return texts.batches(twin, context, max(batch // processes.count, 1), **how)
 
-    wanted = re.compile(r"parametrizations\.weight\.\d+\.(up|down)$" if rank else only or "")
-    until = sparsify.until if sparsify else 1.0
-    learner = Healer(twin, batches, wanted, masks=masks, until=until, processes=processes)
+    wanted = re.compile(r"\.shaped\.(up|down)$" if rank else only or "")
+    layers: Any = twin.network.module.get_submodule(layers_path(twin))
+    for layer in layers if rank else ():  # what happens inside is computed once more on the way back, not kept
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+    learner = Healer(twin, batches, wanted, masks=masks, sparsify=sparsify, processes=processes)
     settings: dict[str, Any] = {"tokens": tokens, "batch": batch, "context": context, "lr": lr, "warmup": warmup}
     settings |= {"decay": decay, "clip": clip, "seed": seed, "rank": rank, "only": only, "keep_zeros": keep_zeros}
     settings |= {"sparsify": asdict(sparsify) if sparsify else None}
@@ -136,6 +143,8 @@ def heal(
         training.go(Watch(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
     processes.wait()
     learner.finish()
+    for layer in layers if rank else ():
+        del layer.forward
     done = int(learner.provenance.get("tokens", 0))
     step = {"operation": "heal", **settings, "done": done, "corpus_hash": texts.hash}
     if CUSTOM in start.about:
@@ -150,8 +159,8 @@ class Healer(ModelLearner):
         model: whose parameters are trained in place; those that are not may be shared.
         batches: makes the endless batches anew.
         wanted: what is found in the names of the parameters that are trained.
-        masks: those that come slowly.
-        until: share of the steps by which they are there.
+        masks: matrices, and their modules, that weights go from slowly.
+        sparsify: how.
         processes: those that learn together.
     """
 
@@ -161,12 +170,12 @@ class Healer(ModelLearner):
         batches: Callable[[], Iterator[TokenBatch]],
         wanted: re.Pattern[str],
         *,
-        masks: Sequence[_Mask],
-        until: float,
+        masks: Sequence[tuple[Shaped, nn.Module]],
+        sparsify: Decay | None,
         processes: Processes,
     ):
         super().__init__(model, [], batches, weight=1.0, frozen=False, first_k=None, processes=processes)
-        self.masks, self.until = masks, until
+        self.masks, self.sparsify = masks, sparsify
         self.trained = [one for name, one in self.module.named_parameters() if wanted.search(name)]
         if not self.trained:
             raise SurgeryError(f"There is nothing to train: no parameter's name has {wanted.pattern!r} in it.")
@@ -186,23 +195,35 @@ class Healer(ModelLearner):
         self, batch: TokenBatch, dead: Tensor | None, done: float, sparsity: float
     ) -> tuple[dict[str, float], Tensor]:
         """Cross-entropy of the next token, or of labels."""
-        for mask in self.masks:
-            mask.renew(max(0.0, 1 - done / self.until) if self.until else 0.0)
+        self._mask(done)
         for parameter in self.trained:
             parameter.grad = None
-        padded = None if bool(batch.mask.all()) else batch.mask
-        with torch.enable_grad():
-            logits = self.model.network.run(batch.tokens, mask=padded)
-            if isinstance(batch, LabelBatch):
-                at = batch.labels != UNLABELLED
-                wanted, target = logits[at], batch.labels[at]  # [labels, vocab], [labels]
-            else:
-                pairs = batch.content[:, :-1] & batch.content[:, 1:]  # [batch, pos - 1]
-                wanted, target = logits[:, :-1][pairs], batch.tokens[:, 1:][pairs]
-            ce = nn.functional.cross_entropy(wanted, target)
-            ce.backward()
-        accuracy = float((wanted.argmax(-1) == target).double().mean())
-        return {"loss": ce.item(), "ce": ce.item(), "accuracy": accuracy}, torch.zeros(0, dtype=torch.long)
+        count = sum(len(target) for _, _, target in map(_wanted, _rows(batch)))
+        total = right = 0.0
+        for row in _rows(batch):  # one at a time, since activations and logits of all would be more than the model
+            tokens, at, target = _wanted(row)
+            with torch.enable_grad():
+                logits = self.model.network.run(tokens)[at]  # [predictions, vocab]
+                loss = nn.functional.cross_entropy(logits, target, reduction="sum") / count
+                loss.backward()
+            total += loss.item()
+            right += int((logits.argmax(-1) == target).sum())
+        total = total if count else math.nan
+        measured = {"loss": total, "ce": total, "accuracy": right / max(count, 1)}
+        return measured, torch.zeros(0, dtype=torch.long)
+
+    @torch.no_grad()
+    def _mask(self, done: float) -> None:
+        """Choose anew which weights go, and how much is left of them after this share of the steps."""
+        if self.sparsify is None:
+            return
+        share = max(0.0, 1 - done / self.sparsify.until) if self.sparsify.until else 0.0
+        for shaped, module in self.masks:
+            shaped.kept = None  # so that the weights show before they are multiplied
+            weight: Any = module.weight
+            score = shaped.made(weight.detach()).abs()
+            keep = kept(score.T if shaped.turned else score, self.sparsify.sparsity, self.sparsify.pattern)
+            shaped.kept, shaped.share = (keep.T if shaped.turned else keep), share
 
     def save(self, folder: Path, *, final: bool) -> None:
         """What is trained; all else is the parent's."""
@@ -224,81 +245,51 @@ class Healer(ModelLearner):
     @torch.no_grad()
     def finish(self) -> None:
         """Leave plain parameters: what was added and what was masked is in them."""
-        for mask in self.masks:
-            mask.renew(0.0)
+        self._mask(1.0)
         inner: list[Any] = list(self.module.modules())
         for module in inner:
-            if parametrize.is_parametrized(module, "weight"):
-                made = module.weight.detach().clone()
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-                module.weight = nn.Parameter(made, requires_grad=False)
+            if isinstance(getattr(module, "shaped", None), Shaped):
+                module.shaped.leave(module)
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
 
 
-class _Mask(nn.Module):
-    """Multiplies some weights by a number.
-
-    Args:
-        kept: those that are left as they are, bool in the shape of the weights.
-        module: whose weights, where they are chosen anew in every step; None where they are not.
-        decay: how they are chosen.
-    """
-
-    kept: Tensor
-
-    def __init__(self, kept: Tensor, module: nn.Module | None = None, decay: Decay | None = None):
-        super().__init__()
-        self.register_buffer("kept", kept)
-        self.share, self._decay = 0.0, decay
-        self._module = [module]  # in a list, so that it is no submodule
-        self._turned = type(module).__name__ == "Conv1D"  # GPT-2 stores [in, out]
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return torch.where(self.kept, weight, weight * self.share)
-
-    @torch.no_grad()
-    def renew(self, share: float) -> None:
-        """Choose what goes by the weights as they are now, and multiply it by this share."""
-        module: Any = self._module[0]
-        decay = self._decay
-        assert module is not None
-        assert decay is not None
-        self.share = 1.0  # so that the weights show before they are multiplied
-        score: Any = module.weight.detach().abs()
-        keep = kept(score.T if self._turned else score, decay.sparsity, decay.pattern)
-        self.kept, self.share = (keep.T if self._turned else keep), share
+def _rows(batch: TokenBatch) -> Iterator[TokenBatch]:
+    """The rows of a batch that have something to predict, each alone and without its padding, which is on the right."""
+    for row, length in enumerate(batch.mask.sum(1).tolist()):
+        parts: dict[str, Tensor] = {
+            one.name: getattr(batch, one.name)[row : row + 1] for one in fields(batch) if one.name != "texts"
+        }
+        alone = type(batch)(texts=batch.texts[row : row + 1], **{n: part[:, :length] for n, part in parts.items()})
+        if len(_wanted(alone)[2]):
+            yield alone
 
 
-class _LowRank(nn.Module):
-    """Adds the product of two thin matrices, nothing at first."""
-
-    def __init__(self, weight: Tensor, rank: int, chance: torch.Generator):
-        super().__init__()
-        rows, columns = weight.shape
-        self.up = nn.Parameter(torch.zeros(rows, rank))
-        self.down = nn.Parameter(torch.randn(rank, columns, generator=chance) / columns**0.5)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.up @ self.down
+def _wanted(batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, where they are to be predicted at (bool, `[batch, pos]`), and what is to be predicted there."""
+    if isinstance(batch, LabelBatch):
+        at = batch.labels != UNLABELLED
+        return batch.tokens, at, batch.labels[at]
+    at = torch.zeros_like(batch.content)
+    at[:, :-1] = batch.content[:, :-1] & batch.content[:, 1:]
+    return batch.tokens, at, batch.tokens[:, 1:][at[:, :-1]]
 
 
-def _prepare(twin: LanguageModel, rank: int | None, keep_zeros: bool, sparsify: Decay | None, seed: int) -> list[_Mask]:
-    """Put low-rank additions and masks on the matrices; the masks that come slowly."""
+def _prepare(
+    twin: LanguageModel, rank: int | None, keep_zeros: bool, sparsify: Decay | None, seed: int
+) -> list[tuple[Shaped, nn.Module]]:
+    """Put low-rank additions and masks on the matrices; those whose masks come slowly."""
     chance = torch.Generator().manual_seed(seed)
     slow = []
     for path in matrices(twin):
         module: Any = twin.network.module.get_submodule(path)
         weight = module.weight.detach()
-        if rank:
-            parametrize.register_parametrization(module, "weight", _LowRank(weight, rank, chance), unsafe=True)
-        if keep_zeros and bool((weight == 0).any()):
-            parametrize.register_parametrization(module, "weight", _Mask(weight != 0), unsafe=True)
-        if sparsify:
-            mask = _Mask(torch.ones_like(weight, dtype=torch.bool), module, sparsify)
-            parametrize.register_parametrization(module, "weight", mask, unsafe=True)
-            slow.append(mask)
+        zeros = weight == 0
+        zeros = zeros if keep_zeros and float(zeros.float().mean()) >= CUT else None
+        if rank or zeros is not None or sparsify:
+            shaped = Shaped(module, rank, zeros, chance)
+            slow += [(shaped, module)] if sparsify else []
     return slow
 
 

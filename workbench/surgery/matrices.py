@@ -106,6 +106,7 @@ class MatrixLevels:
             [one * self._dense[path].numel() for one in cost] for path in self.parts
         ]
         self._change, self._now = levels, [0] * len(self.parts)
+        self._own: dict[str, Tensor] = {}
 
     def set(self, levels: Candidate) -> None:
         """Put the matrices at these levels in place; only those that change are made."""
@@ -115,12 +116,15 @@ class MatrixLevels:
                 module.weight = self._dense[path]
                 if level:
                     made = as_stored(module, self._change[level - 1](path, out_in(module)))
-                    module.weight = nn.Parameter(made, requires_grad=False)
+                    # written to where the last level was, since memory that is freed in pieces is not given back
+                    own = self._own.setdefault(path, torch.empty_like(made)).copy_(made)
+                    module.weight = nn.Parameter(own, requires_grad=False)
                 self._now[place] = level
 
     def tensors(self, levels: Candidate) -> dict[str, Tensor]:
-        """The matrices that these levels change, by the name of the parameter."""
+        """The matrices that these levels change, by the name of the parameter; they are the caller's to keep."""
         self.set(levels)
+        self._own = {}
         return {
             f"{path}.weight": self.module.get_submodule(path).weight.detach()
             for path, level in zip(self.parts, levels, strict=True)

@@ -72,7 +72,7 @@ def search_bits(
     method: str = "evopress",
     passes: int = 50_000,
     tokens: int = 1024,
-    context: int = 128,
+    context: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,

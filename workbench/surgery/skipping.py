@@ -45,6 +45,7 @@ class Skips:
             raise SurgeryError(f"{model.name} has the layers 0 to {model.network.n_layers - 1}, not {list(wanted)}.")
         places = {(layer, part): _path(model, layer, part) for layer in wanted for part in PARTS}
         forms = _forms(self.module, list(places.values()))
+        self.whole = whole
         groups = [[(layer, part) for part in PARTS] for layer in wanted] if whole else [[place] for place in places]
         self.sublayers = groups
         """Of each part: the sublayers `(layer, "attention" | "mlp")` that it leaves out."""
@@ -77,7 +78,7 @@ def skip(
     whole: bool = False,
     passes: int = 100_000,
     tokens: int = 2048,
-    context: int = 128,
+    context: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,

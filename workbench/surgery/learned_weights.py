@@ -1,0 +1,90 @@
+"""A matrix as it is while a model heals: with a low-rank addition, with zeros that stay, with a mask that comes slowly.
+
+The linear module that it belongs to runs with it and has its own gradient: what the matrix is at the moment is made
+once more on the way back instead of being kept, since all matrices together would be as large as the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+class Shaped(nn.Module):
+    """What a linear module's matrix becomes when it is used; it stands in the module as `shaped`.
+
+    Args:
+        module: a linear one; from now on it runs so.
+        rank: width of the addition, which is zero at first; None or 0 for none.
+        zeros: numbers that stay zero, bool in the shape of the weight; None for none.
+        chance: draws the addition's beginning.
+
+    Attributes:
+        kept: numbers that are left as they are, bool; the others are multiplied by `share`. None where all are kept.
+        share: see `kept`.
+    """
+
+    def __init__(self, module: Any, rank: int | None, zeros: Tensor | None, chance: torch.Generator):
+        super().__init__()
+        rows, columns = module.weight.shape
+        self.up = self.down = None
+        if rank:
+            self.up = nn.Parameter(torch.zeros(rows, rank))
+            self.down = nn.Parameter(torch.randn(rank, columns, generator=chance) / columns**0.5)
+        self.zeros, self.share = zeros, 1.0
+        self.kept: Tensor | None = None
+        self.turned = isinstance(module, Conv1D)  # GPT-2 stores [in, out]
+        module.shaped = self
+        module.forward = lambda x: _Linear.apply(self, x, module.weight, module.bias, self.up, self.down)
+
+    def made(self, weight: Tensor) -> Tensor:
+        """The matrix as it is used, in memory of its own."""
+        up, down = self.up, self.down
+        return self.mask_(weight.clone() if up is None or down is None else torch.addmm(weight, up, down))
+
+    def mask_(self, x: Tensor) -> Tensor:
+        """Numbers in the shape of the weight, those that go made zero or smaller, in place."""
+        if self.zeros is not None:
+            x.masked_fill_(self.zeros, 0.0)
+        if self.kept is not None:
+            x.mul_(self.kept.to(x.dtype).mul_(1 - self.share).add_(self.share))
+        return x
+
+    def leave(self, module: Any) -> None:
+        """Give the module the matrix as it is now, and let it run as it did."""
+        del module.shaped, module.forward
+        module.weight = nn.Parameter(self.made(module.weight.detach()).detach(), requires_grad=False)
+
+
+class _Linear(torch.autograd.Function):
+    """x times the matrix as it is used, plus the bias."""
+
+    @staticmethod
+    def forward(ctx: Any, shaped: Shaped, *tensors: Tensor | None) -> Tensor:
+        x, weight, bias, _, _ = tensors
+        ctx.save_for_backward(*tensors)
+        ctx.shaped = shaped
+        assert x is not None
+        assert weight is not None
+        made = shaped.made(weight)
+        return nn.functional.linear(x, made.T if shaped.turned else made, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, _, up, down = ctx.saved_tensors
+        shaped: Shaped = ctx.shaped
+        _, for_x, for_weight, for_bias, _, _ = ctx.needs_input_grad
+        g = gradients[0]
+        made = shaped.made(weight)
+        to_x = g @ (made.T if shaped.turned else made) if for_x else None
+        rows, columns = g.flatten(0, -2), x.flatten(0, -2)
+        to_bias = rows.sum(0) if for_bias else None
+        if not for_weight and up is None:
+            return None, to_x, None, to_bias, None, None
+        to_weight = shaped.mask_(columns.T @ rows if shaped.turned else rows.T @ columns)
+        if up is None:
+            return None, to_x, to_weight, to_bias, None, None
+        return None, to_x, to_weight if for_weight else None, to_bias, to_weight @ down.T, up.T @ to_weight
