@@ -47,9 +47,12 @@ def loss_and_gradients(
     squared = _squares(error)
     g = error.mul_(2 / square)
 
-    slopes, penalty = coder.activation.backward(entries, entries.products(g, coder.W_dec), coder.unit_out, sparsity)
+    products = entries.products(g, coder.W_dec)
+    lengthening = entries.value_sums(products)  # what each direction's gradient would change of its norm: [width]
+    slopes, penalty = coder.activation.backward(entries, products, coder.unit_out, sparsity)
     _set(coder.b_enc, entries.per_latent(slopes))
     entries.outer(entries.values, g, out=_grad(coder.W_dec))
+    _remove_parallel(_grad(coder.W_dec), coder.W_dec, lengthening)
     entries.outer(slopes, centred, out=_grad(coder.W_enc_T))
     auxiliary = 0.0
     if dead is not None and coder.activation.auxiliary and bool(dead.any()):
@@ -59,7 +62,6 @@ def loss_and_gradients(
         _grad(coder.b_dec).sub_(coder.W_enc @ _grad(coder.b_enc))
     if coder.W_skip is not None:
         _set(coder.W_skip, g.T @ source)
-    _remove_parallel(coder.W_dec)
 
     variance = _squares(spread) - len(x) * _squares(spread.mean(0))
     fired = entries.fired()
@@ -92,16 +94,21 @@ def _auxiliary(coder: SparseCoder, pre: Tensor, centred: Tensor, g: Tensor, *, d
     weight = coder.activation.auxiliary * min(1.0, len(index) / k) / square
     slope = over * (2 * weight)
     slopes = (slope @ directions.T) * (values != 0)  # [batch, dead]
-    _grad(coder.W_dec).index_add_(0, index, values.T @ slope)
+    gradient = values.T @ slope  # [dead, d_out]
+    _remove_parallel(gradient, directions)
+    _grad(coder.W_dec).index_add_(0, index, gradient)
     _grad(coder.W_enc_T).index_add_(0, index, slopes.T @ centred)
     _grad(coder.b_enc).index_add_(0, index, slopes.sum(0))
     return weight * _squares(over)
 
 
-def _remove_parallel(weights: Tensor) -> None:
-    """Take from a gradient of unit rows `[width, d]` what would only change the rows' norm (Gao et al. 2024)."""
-    gradient = _grad(weights)
-    gradient.addcmul_(torch.linalg.vecdot(gradient, weights)[:, None], weights, value=-1)
+def _remove_parallel(gradient: Tensor, weights: Tensor, along: Tensor | None = None) -> None:
+    """Take from the gradient of unit rows `[n, d]` what would only change the rows' norm (Gao et al. 2024).
+
+    `along` is each row's product with its gradient `[n]`, where that is known already.
+    """
+    known: Tensor = torch.linalg.vecdot(gradient, weights) if along is None else along
+    gradient.addcmul_(known[:, None], weights, value=-1)
 
 
 @torch.no_grad()

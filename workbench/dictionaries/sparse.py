@@ -83,6 +83,10 @@ class Entries(Protocol):
         """For each entry its row `[batch, d]` times its latent's direction `[width, d]`: `[entries]`."""
         ...
 
+    def value_sums(self, weights: Tensor) -> Tensor | None:
+        """Sums of values times weights `[entries]` over the batch, for each latent `[width]`; None if costly."""
+        ...
+
     def outer(self, weights: Tensor, rows: Tensor, out: Tensor) -> None:
         """For each latent the sum over the batch of weight `[entries]` times row `[batch, d]`, put in `out`:
         `[width, d]`."""
@@ -132,6 +136,10 @@ class SparseEntries:
     def products(self, rows: Tensor, directions: Tensor) -> Tensor:
         """See `Entries`."""
         return _sampled_products(rows, directions, self.latents, self.starts[:-1], self.rows, 0)
+
+    def value_sums(self, weights: Tensor) -> Tensor:
+        """See `Entries`."""
+        return self.per_latent(self.values * weights)
 
     def outer(self, weights: Tensor, rows: Tensor, out: Tensor) -> None:
         """See `Entries`."""
@@ -189,6 +197,9 @@ class DenseEntries:
     def products(self, rows: Tensor, directions: Tensor) -> Tensor:
         """See `Entries`."""
         return rows @ directions.T
+
+    def value_sums(self, weights: Tensor) -> None:
+        """See `Entries`."""
 
     def outer(self, weights: Tensor, rows: Tensor, out: Tensor) -> None:
         """See `Entries`."""
