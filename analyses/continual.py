@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import workbench as wb
 from workbench.dictionaries.protocol import Codes
 from workbench.figures import AGAINST, FAINT, FOR
-from workbench.weights import replacing
+from workbench.files import replacing
 
 FORMAT = 1
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "corpora" / "stories.parquet"

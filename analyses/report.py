@@ -21,8 +21,9 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from workbench.figures import visible
+from workbench.files import replacing
 from workbench.generation import LanguageModel
-from workbench.weights import command_line, replacing
+from workbench.weights import command_line
 
 PACKAGES = ("workbench-lm", "torch", "transformers", "transformer-lens", "plotly")
 

@@ -200,22 +200,30 @@ KILLED = """
 import os, signal, sys
 import tiny
 import workbench as wb
+import workbench.files
 child = wb.bake(wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer()), [wb.RemoveLayer(0)])
 child.certify(tokens=64)
-os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all is written, nothing is in its place
+exchange = workbench.files._exchange
+def kill(*names):  # when all is written, before or after it is in its place
+    sys.argv[2] == "before" or exchange(*names)
+    os.kill(os.getpid(), signal.SIGKILL)
+workbench.files._exchange = kill
 child.save_pretrained(sys.argv[1])
 """
 
 
-def test_a_killed_save_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_killed_save_leaves_a_whole_checkpoint(when: str, tmp_path: Path) -> None:
     parent = fresh()
     child = certified(wb.bake(parent, EDITS))
     child.save_pretrained(tmp_path / "child")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "child")]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "child"), when]
     ended = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert list(tmp_path.glob(".child.*.part/new/model.safetensors")), "it was killed in the middle"
-    assert wb.open_child(tmp_path / "child", parent).model.hash == child.model.hash
+    assert list(tmp_path.glob(".child.*.part/child/model.safetensors")), "it was killed in the middle"
+    saved = wb.open_child(tmp_path / "child", parent)
+    assert (saved.model.hash == child.model.hash) == (when == "before")
+    assert saved.model.network.n_layers == parent.network.n_layers - (when == "after")
     child.save_pretrained(tmp_path / "child")
     assert wb.open_child(tmp_path / "child", parent).model.hash == child.model.hash
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(["hookpoints", "features", "edits", "kvcache", "sampling"], 0),
+    **dict.fromkeys(["hookpoints", "features", "edits", "files", "kvcache", "sampling"], 0),
     **dict.fromkeys(["weights", "model", "decoder", "generation", "corpus", "tokfsm"], 1),
     **dict.fromkeys(["dictionaries"], 2),
     **dict.fromkeys(["harvest", "interventions", "splice", "training"], 3),

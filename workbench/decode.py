@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.features import Feature, FeatureError
+from workbench.files import replacing
 from workbench.generation import LanguageModel
 from workbench.interventions import dictionary_of
-from workbench.weights import Progress, cache_folder, fingerprint, replacing
+from workbench.weights import Progress, cache_folder, fingerprint
 
 FORMAT = 1
 """Version of the table on disk."""

@@ -28,8 +28,9 @@ from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite
 from workbench.edits import Edit, EditError, Positions, as_positions, only_at
 from workbench.features import Feature, FeatureError
+from workbench.files import replacing
 from workbench.generation import LanguageModel, uninterrupted
-from workbench.weights import ModelError, replacing
+from workbench.weights import ModelError
 
 FORMAT = 1
 

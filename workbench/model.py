@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from workbench.edits import Edit, EditError, Run, current_run, running
+from workbench.files import replacing
 from workbench.hookpoints import HookPoint, HookPoints
-from workbench.weights import ModelError, cache_folder, replacing
+from workbench.weights import ModelError, cache_folder
 
 TABLE = 2
 """Version of the tables of hook points on disk."""

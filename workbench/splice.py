@@ -16,9 +16,10 @@ from typing import Any
 from torch import nn
 
 from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.files import replacing
 from workbench.generation import LanguageModel
 from workbench.generation import load_model as load_plain
-from workbench.weights import ModelError, Progress, default_hash, replacing
+from workbench.weights import ModelError, Progress, default_hash
 
 FORMAT = 1
 NOTE = "spliced.json"

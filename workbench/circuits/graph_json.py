@@ -12,7 +12,7 @@ import torch
 from workbench.circuits.attribution_frozen import AttributionError
 from workbench.circuits.graph import FORMAT, Graph, Node
 from workbench.features import Feature
-from workbench.weights import replacing
+from workbench.files import replacing
 
 
 def to_json(graph: Graph) -> str:

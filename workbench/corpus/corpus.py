@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from workbench.corpus.reading import CorpusError, read_source
-from workbench.weights import replacing
+from workbench.files import replacing
 
 _STREAMED_TEXTS = 20_000
 _TEXTS_TOGETHER = 64

@@ -22,6 +22,7 @@ import torch
 from workbench.corpus import Corpus
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.files import replacing
 from workbench.generation import LanguageModel, uninterrupted
 from workbench.harvest import Activations, Harvest
 from workbench.index.feature_index import FeatureIndex, identity
@@ -34,7 +35,7 @@ from workbench.index.selection import LEAST_KEPT
 from workbench.index.spool import DenseSpool, SparseSpool, Spool
 from workbench.index.tokens import write_tokens
 from workbench.interventions import dictionary_of
-from workbench.weights import Progress, command_line, replacing
+from workbench.weights import Progress, command_line
 
 NEURONS_KEPT = 512
 """Entries kept per neuron where `keep` is not given: every neuron has a value at every token."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.files import replacing
 from workbench.measures.sparsity_dropping import SparsityError
 from workbench.measures.sparsity_result import Sparsity
 from workbench.measures.sparsity_running import Thinned
-from workbench.weights import replacing
 
 
 def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:

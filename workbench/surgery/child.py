@@ -30,6 +30,7 @@ from torch import Tensor
 
 from workbench.corpus import Corpus
 from workbench.dictionaries.protocol import Dictionary
+from workbench.files import replacing
 from workbench.generation import LanguageModel
 from workbench.interventions import load_interventions, save_interventions
 from workbench.surgery.certificate import JSON, MARKDOWN, Certificate, certify
@@ -41,10 +42,8 @@ from workbench.surgery.child_building import (
     complete,
     layers_path,
     parameter_shapes,
-    quietly,
-    write_whole,
 )
-from workbench.weights import ModelError, command_line, fingerprint, parameters_of, read_huggingface
+from workbench.weights import ModelError, building, command_line, fingerprint, parameters_of, read_huggingface
 
 FORMAT = 1
 NOTE = "surgery.json"
@@ -118,12 +117,14 @@ class Child:
                 raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
             if self.certificate is None:
                 self.certify()
-            write_whole(folder, self._write)
+            with replacing(folder) as temporary:
+                temporary.mkdir()
+                self._write(temporary)
         except (OSError, SafetensorError) as error:
             raise SurgeryError(f"{folder} can't be written: {error}.") from error
 
     def _write(self, folder: Path) -> None:
-        with quietly():
+        with building():
             self.model.network.module.save_pretrained(folder)
         if self.model.tokenizer is not None:
             self.model.tokenizer.save_pretrained(folder)
@@ -224,8 +225,7 @@ def open_child(folder: str | Path, parent: LanguageModel, dictionaries: Sequence
             "that model first."
         )
     try:
-        with quietly():
-            module, tokenizer, hash = read_huggingface(str(folder))
+        module, tokenizer, hash = read_huggingface(str(folder))
     except ModelError as error:
         raise SurgeryError(str(error)) from error
     if hash != said:

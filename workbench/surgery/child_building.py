@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
-import shutil
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from workbench.generation import LanguageModel
-from workbench.weights import parameters_of
-
-_building = threading.Lock()
+from workbench.weights import building, parameters_of
 
 
 class SurgeryError(ValueError):
@@ -57,7 +49,7 @@ def changed_config(model: LanguageModel, changes: Mapping[str, Any]) -> Any:
 
 def parameter_shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters that a model of this configuration has; nothing is allocated."""
-    with _building:
+    with building():
         try:
             with torch.device("meta"):
                 skeleton = kind(copy.deepcopy(config))
@@ -118,7 +110,7 @@ def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     like = next(iter(tensors.values()))
     config = copy.deepcopy(config)
     attention = getattr(config, "_attn_implementation", None)
-    with quietly():
+    with building():
         module = kind.from_pretrained(
             None, config=config, state_dict=dict(tensors), dtype=like.dtype, attn_implementation=attention
         )
@@ -127,41 +119,3 @@ def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     if strange:
         raise SurgeryError(f"transformers does not take {strange[0]} as it is; this architecture can't be changed.")
     return module.eval()
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """One building or saving at a time, since both turn global switches of transformers, and without its bars."""
-    from transformers.utils import logging as spoken
-
-    with _building:
-        shown, level = spoken.is_progress_bar_enabled(), spoken.get_verbosity()
-        spoken.disable_progress_bar()
-        spoken.set_verbosity_error()
-        try:
-            yield
-        finally:
-            spoken.set_verbosity(level)
-            if shown:
-                spoken.enable_progress_bar()
-
-
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary neighbour of a folder, and only then put it in its place.
-
-    The old folder is moved aside, not deleted first: at no moment is there a part of a folder.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as scratch:
-        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
-        fresh.mkdir()
-        write(fresh)
-        if folder.exists():
-            os.rename(folder, old)
-        try:
-            os.rename(fresh, folder)
-        except OSError:
-            if old.exists():
-                os.rename(old, folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)

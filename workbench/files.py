@@ -1,0 +1,61 @@
+"""Writing files and folders whole or not at all: under a temporary name beside their place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2(2): paths from where the process runs; the two names change places."""
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary neighbour of `target`, renamed to it when the block ends well and removed when it does not.
+
+    A folder that is there changes places with the new one at one moment, where the file system can do that; elsewhere
+    it is moved aside first, and moved back if the new one can't take its place.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)) / target.name
+    try:
+        yield temporary
+        if not target.is_dir() or target.is_symlink():
+            os.replace(temporary, target)
+        elif not _exchange(temporary, target):
+            _replace_folder(temporary, target)
+    finally:
+        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two names have changed places; they have not where the system or the file system can't do it."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return call is not None and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    """In two steps, with the old folder kept until the new one is in its place."""
+    old = temporary.parent / "old"
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+
+
+def _sweep(target: Path) -> None:
+    """Remove what a process that was killed while it wrote `target` left beside it more than a day ago."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(left)
