@@ -176,9 +176,8 @@ def search_sparsity(
         [1.0, *(1 - share for share in levels)],
     )
     budget = (1 - sparsity) * sum(costs[0] for costs in choice.costs)
-    fitness = DenseKL(model, corpus, tokens, context=context)
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(choice, fitness, budget, method, **how)
+    found = search(choice, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
     shares = {path: levels[level - 1] for path, level in found.chosen.items()}
     step = {"operation": "prune", "sparsity": sparsity, "score": score, "pattern": pattern, "sparsities": shares}
     return make_child(model, choice.tensors(found.levels), step | scored.about | {"method": method}, seed=seed), found

@@ -94,9 +94,8 @@ def search_bits(
         _check_bits(one)
     choice = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
     weights = sum(costs[0] for costs in choice.costs) / 16
-    fitness = DenseKL(model, corpus, tokens, context=context)
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(choice, fitness, bits * weights, method, **how)
+    found = search(choice, DenseKL(model, corpus, tokens, context=context), bits * weights, method, **how)
     chosen = {path: levels[level - 1] for path, level in found.chosen.items()}
     step = {"operation": "quantise", "bits": float(bits), "per_part": chosen, "method": method}
     return make_child(model, choice.tensors(found.levels), step, seed=seed), found

@@ -112,10 +112,9 @@ def skip(
             f"share is a number between 0 and 1 by which some of the {len(choice.parts)} {what} go and some stay, "
             f"not {share!r}."
         )
-    fitness = DenseKL(model, corpus, tokens, context=context)
     budget = sum(most for most, _ in choice.costs) * (1 - gone / len(choice.parts))
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(choice, fitness, budget, method, **how)
+    found = search(choice, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
     return bake(model, choice.edits(found.levels)), found
 
 
