@@ -202,12 +202,16 @@ def titled(step: Step) -> str:
 
 def in_words(step: Step) -> str:
     """What it was asked to do."""
+    known = OPERATIONS[step.operation].arguments if step.operation else ()
+    titles = {argument.name: argument.title[0].lower() + argument.title[1:] for argument in known}
+    defaults = {argument.name: argument.default for argument in known}
     said = []
     for name, value in step.arguments.items():
-        if value in ("", None, [], ()):
-            continue
-        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        said.append(shown if name == "edits" else f"{name} {shown}")
+        if isinstance(value, bool):
+            said += [f"{titles.get(name, name)}: {'yes' if value else 'no'}"] if value != defaults.get(name) else []
+        elif value not in ("", None, [], ()):
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            said.append(shown if name == "edits" else f"{name} {shown}")
     return "; ".join(said) or "as it is"
 
 

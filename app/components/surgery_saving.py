@@ -84,7 +84,8 @@ def _follow_saving() -> None:
     if background.show_failure(key) or task.failed:
         return
     seen: Verification = task.result()
-    far = f"no logit is further than {seen.max_logit_difference:.2g} from the model here"
+    largest = seen.max_logit_difference
+    far = f"no logit is further than {largest:.2g} from the model here" if largest else "every logit is the same"
     message = f"Saved in {key[1]}. Plain transformers {seen.transformers} loads it as {seen.loaded}; {far}."
     (st.success if seen.agrees else st.warning)(plain(message), icon=":material/verified:")
     st.button("Open it on all pages", key="surgery open", on_click=session.take_model, args=(key[1],))
@@ -113,7 +114,7 @@ def _follow_loading() -> None:
     if background.show_failure(key) or task.failed:
         return
     st.session_state[surgery.STEPS] = [Step(task.result(), "", {"folder": key[1]})]
-    for name in (surgery.TRIED, surgery.TEXTS, LOADING):
+    for name in (surgery.TRIED, surgery.TEXTS, LOADING, SAVING):
         st.session_state.pop(name, None)
     caching.forget(key)
     st.rerun()
