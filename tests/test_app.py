@@ -17,7 +17,8 @@ import tiny
 from streamlit.testing.v1 import AppTest
 
 import workbench as wb
-from workbench.interventions import FeatureIntervention, to_json
+from workbench.interventions import FeatureIntervention
+from workbench.saved_interventions import to_json
 
 APP = Path(__file__).parent.parent / "app"
 DOG = "neurons.29.gate:808"

@@ -14,7 +14,7 @@ from test_app import APP, button, complaint, quiet, run_code, words
 
 import workbench as wb
 from workbench.index import open_index
-from workbench.interventions import to_json
+from workbench.saved_interventions import to_json
 
 POINT = "blocks.1.hook_resid_post"
 TEXTS = [*tiny.TEXT.strip().splitlines(), "The dog and the cat saw New York.", "New ideas for New York."] * 4

@@ -14,7 +14,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["hookpoints", "features", "edits", "files", "kvcache", "sampling"], 0),
     **dict.fromkeys(["weights", "model", "decoder", "generation", "corpus", "tokfsm"], 1),
     **dict.fromkeys(["dictionaries"], 2),
-    **dict.fromkeys(["harvest", "interventions", "splice", "training"], 3),
+    **dict.fromkeys(["harvest", "interventions", "saved_interventions", "splice", "training"], 3),
     **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures", "figures_attribution"], 4),
     **dict.fromkeys(["figures_sparsity", "figures_circuits"], 4),
 }
@@ -30,6 +30,7 @@ NEIGHBOURS = {
     ("corpus", "weights"),
     ("tokfsm", "corpus"),
     ("training", "harvest"),
+    ("saved_interventions", "interventions"),
     ("figures_attribution", "figures"),
     ("figures_sparsity", "figures"),
     ("figures_circuits", "figures"),

@@ -65,8 +65,6 @@ from workbench.interventions import Clamp as Clamp
 from workbench.interventions import Force as Force
 from workbench.interventions import Scale as Scale
 from workbench.interventions import Steer as Steer
-from workbench.interventions import load_interventions as load_interventions
-from workbench.interventions import save_interventions as save_interventions
 from workbench.measures.comparison import Comparison as Comparison
 from workbench.measures.comparison import compare as compare
 from workbench.measures.comparison import compare_steps as compare_steps
@@ -88,6 +86,8 @@ from workbench.measures.sparsity_tokens import token_demand as token_demand
 from workbench.measures.sparsity_verification import verify_sparsity as verify_sparsity
 from workbench.sampling import PromptError as PromptError
 from workbench.sampling import Sampling as Sampling
+from workbench.saved_interventions import load_interventions as load_interventions
+from workbench.saved_interventions import save_interventions as save_interventions
 from workbench.splice import bundled_models as bundled_models
 from workbench.splice import load_model as load_model
 from workbench.splice import save_model as save_model

@@ -11,7 +11,7 @@ from components import dictionaries, edits
 from components.tokens import plain
 
 from workbench import Dictionary, EditError
-from workbench.interventions import from_json, to_json
+from workbench.saved_interventions import from_json, to_json
 
 if TYPE_CHECKING:
     from workbench import LanguageModel

@@ -19,7 +19,8 @@ from workbench.dictionaries.acting import places as places_of
 from workbench.dictionaries.neurons import Neurons
 from workbench.edits import EditError, Intervention
 from workbench.generation import LanguageModel, uninterrupted
-from workbench.interventions import Ablate, FeatureIntervention, Force, Steer, dictionary_of, mean_value, to_dict
+from workbench.interventions import Ablate, FeatureIntervention, Force, Steer, dictionary_of, mean_value
+from workbench.saved_interventions import to_dict
 from workbench.surgery.bake_edits import (
     PARTS,
     AblateDirection,

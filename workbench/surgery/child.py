@@ -32,7 +32,7 @@ from workbench.corpus import Corpus
 from workbench.dictionaries.protocol import Dictionary
 from workbench.files import replacing
 from workbench.generation import LanguageModel
-from workbench.interventions import load_interventions, save_interventions
+from workbench.saved_interventions import load_interventions, save_interventions
 from workbench.surgery.certificate import JSON, MARKDOWN, Certificate, certify
 from workbench.surgery.child_building import (
     SurgeryError,
