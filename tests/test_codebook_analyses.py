@@ -124,6 +124,22 @@ def test_what_ships_is_steered_as_reported() -> None:
     assert share == pytest.approx(said["forced"]["target"], abs=0.15)
 
 
+def test_the_language_model_that_ships_gives_the_reported_accuracy_and_writes_on_topic() -> None:
+    said = json.loads((RESULTS / "codebook_language.json").read_text())
+    model, plan = wb.load_model(language.NAME), language.Plan()
+    assert said["provenance"]["plan"] == json.loads(json.dumps(language.asdict(plan)))
+    assert said["provenance"]["model_hash"] == model.hash
+    own = said["cost"]["the model's own stories"]["codebooks"]
+    found = language.language(model, language.texts(plan, None)["the model's own stories"], plan)
+    assert found == pytest.approx(own, rel=1e-3)
+    topic = max(said["steering"], key=lambda topic: said["steering"][topic]["codes"]["on_topic"])
+    codes = [row["feature"] for row in said["topics"]["forced"][topic]]
+    books = {one.name: one for one in model.splices.values()}  # type: ignore[attr-defined]
+    forced = [books[name].feature(int(index)) for name, index in (one.rsplit(":", 1) for one in codes)]
+    made = language.write(model, model, language.forced(forced), language.Plan(samples=2, length=60))
+    assert made.on_topic(language.TOPICS[topic]) >= 0.5
+
+
 # Learning one kind after another
 
 
