@@ -390,6 +390,8 @@ def test_a_graph_comes_back_from_json(llama: wb.LanguageModel, tmp_path: Path) -
     graph = attribute(llama, coders(llama), "The dog ran", target="a").prune(0.7)
     save_graph(graph, tmp_path / "graph.json")
     back = load_graph(tmp_path / "graph.json")
+    made = coders(llama)
+    assert verify_graph(llama, made, back, 3).measured == verify_graph(llama, made, graph, 3).measured
     assert isinstance(back, Graph)
     assert back.nodes == graph.nodes
     assert back.edges == graph.edges
@@ -460,6 +462,12 @@ def test_more_bad_input(llama: wb.LanguageModel) -> None:
         verify_graph(llama, coders(llama), graph, regimes=["some"])  # type: ignore[list-item]
     with pytest.raises(AttributionError, match="not a latent of this graph"):
         verify_graph(llama, coders(llama), graph, [0])
+    for nodes in (0, -1, True, 2.5):
+        with pytest.raises(AttributionError, match="nodes is"):
+            verify_graph(llama, coders(llama), graph, nodes)  # type: ignore[arg-type]
+    for factor in (1.0, float("nan"), "0"):
+        with pytest.raises(AttributionError, match="factor is"):
+            verify_graph(llama, coders(llama), graph, factor=factor)  # type: ignore[arg-type]
 
 
 def test_without_transcoders_everything_is_an_mlp(llama: wb.LanguageModel) -> None:

@@ -196,6 +196,11 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
         wb.verify_checkpoint(tmp_path / "notes", child.model)
 
 
+def test_only_a_corpus_is_measured_on() -> None:
+    with pytest.raises(ModelError, match="Texts to measure on are a Corpus"):
+        wb.bake(fresh(), EDITS).certify("stories", 64)  # type: ignore[arg-type]
+
+
 KILLED = """
 import os, signal, sys
 import tiny

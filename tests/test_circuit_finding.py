@@ -177,6 +177,9 @@ def test_refused_in_one_sentence(llama: wb.LanguageModel) -> None:
     for name in ("examples", "features", "epochs"):
         with pytest.raises(TaskError, match=f"{name} is a whole number"):
             wb.find_heads_discrete(llama, POSITIVES, NEGATIVES, **{name: 0})
+    for how in ({"l1": float("nan")}, {"l1": -1.0}, {"lr": 0.0}, {"lr": "x"}, {"seed": 1.5}, {"seed": "x"}):
+        with pytest.raises(TaskError, match=f"{next(iter(how))} is a"):
+            wb.find_heads_discrete(llama, POSITIVES, NEGATIVES, **how)  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="given up"):
         wb.find_heads_discrete(llama, POSITIVES, NEGATIVES, cancel=lambda: True)
 

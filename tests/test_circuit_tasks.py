@@ -104,6 +104,11 @@ def test_how_well_a_task_is_done_equals_a_loop(llama: wb.LanguageModel) -> None:
     assert done.examples == count
 
 
+def test_prompts_that_corrupt_nothing_are_said_to() -> None:
+    done = Done(50, 1.0, 1.0, 0.1, 0.9, 0.5, 0.5)
+    assert "corrupt what the answer depends on" in done.warning
+
+
 def test_a_model_at_chance_is_said_to_be(llama: wb.LanguageModel) -> None:
     assert "no better than chance" in measure_task(llama, alike(llama)).warning
 

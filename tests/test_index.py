@@ -618,6 +618,16 @@ def test_damage_is_seen(unbroken: Path, llama, zoo, tmp_path: Path) -> None:
     assert {"versions", "command", "corpus"} <= set(opened.about)
 
 
+@pytest.mark.parametrize("name", ["data", "building"])
+def test_what_is_no_index_is_never_replaced(sae_world: World, tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    with pytest.raises(wb.FeatureIndexError, match="choose another folder"):
+        wb.build_index(sae_world.model, sae_world.dictionary, sae_world.corpus, tmp_path, **HOW)
+    assert mine.read_text() == "precious"
+
+
 def test_bad_input(llama, sae_world: World, corpus: Corpus, tmp_path: Path) -> None:
     index = sae_world.index
     for bad in (-1, 24, "3", True, 1.0):

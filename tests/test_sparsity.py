@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,15 @@ def test_perplexity_rises_by_what_was_asked(learned: wb.LanguageModel, corpus: C
             assert value == pytest.approx(one.cett, rel=0.2), layer
 
 
+def test_an_answer_says_where_it_is_not_what_was_asked(found: list[wb.Sparsity]) -> None:
+    assert not any(one.warnings for one in found)
+    one = found[2]
+    few = replace(one, reported=replace(one.reported, texts=1), calibrated=replace(one.calibrated, ppl_increase=0.004))
+    missed, texts = few.warnings
+    assert "by 0.40%" in missed
+    assert "Only 1 text to report on" in texts
+
+
 def test_larger_p_never_gives_less(learned: wb.LanguageModel, corpus: Corpus, found: list[wb.Sparsity]) -> None:
     by_p = sorted(found, key=lambda one: one.asked)
     for one, more in itertools.pairwise(by_p):
@@ -450,6 +460,8 @@ def test_a_bad_p(learned: wb.LanguageModel, corpus: Corpus, p: Any) -> None:
 
 
 def test_bad_texts(learned: wb.LanguageModel) -> None:
+    with pytest.raises(wb.SparsityError, match="Texts are a Corpus"):
+        wb.measure_sparsity(learned, "stories")  # type: ignore[arg-type]
     with pytest.raises(CorpusError, match="no text at all"):
         wb.measure_sparsity(learned, Corpus([" "]))
     for texts, words in ((["a", "b", "c"], "no two tokens"), (["The dog ran."], "one distinct text")):

@@ -185,3 +185,10 @@ def test_what_cannot_be_pruned(llama: wb.LanguageModel) -> None:
         prune(llama, cancel=lambda: True, score="magnitude")
     with pytest.raises(Cancelled):
         quantise(llama, cancel=lambda: True)
+
+
+def test_a_pattern_has_its_own_sparsity(llama: wb.LanguageModel) -> None:
+    assert wb.prune(llama, 0.5, score="magnitude", pattern="1:4").history[-1]["sparsity"] == 0.75
+    path = matrices(llama)[0]
+    with pytest.raises(wb.SurgeryError, match="one sparsity for all"):
+        wb.prune(llama, score="magnitude", pattern="2:4", sparsities={path: 0.0})

@@ -27,6 +27,9 @@ def show(model: LanguageModel, asked: Asked, found: Found) -> None:
     name = of.selectbox("The highest heads by", names, format_func=METHODS.__getitem__, key="circuit of")
     score = found.scores[name].abs()
     total = score.numel()
+    if not bool(score.any()):
+        st.info("All heads score 0 by this method: it found nothing.", icon=":material/info:")
+        return
     st.session_state["circuit size"] = min(st.session_state.get("circuit size", math.ceil(total / 10)), total)
     size = int(count.slider("How many", 0, total, key="circuit size"))
     order = score.flatten().argsort(descending=True, stable=True)[:size].tolist()
@@ -34,6 +37,12 @@ def show(model: LanguageModel, asked: Asked, found: Found) -> None:
     key = (*asked.key, "ablated", name, str(size))
     if button.button("Take away", icon=":material/content_cut:", width="stretch", key="take away"):
         _begin(model, found, heads, key)
+    lowest = score.flatten()[order].min() if order else math.inf
+    tied = int((score >= lowest).sum()) - size
+    if order and tied:
+        st.caption(
+            f"{tied} more heads score as much as the last of these; of equal ones those of lower layers are taken."
+        )
     st.caption(plain(", ".join(f"{layer}.{head}" for layer, head in heads[:60]) + (" …" if size > 60 else "")))
     task = caching.task(key)
     if task is None:

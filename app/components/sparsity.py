@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workbench import LanguageModel, Sparsity
 
 INCREASES = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""By what shares perplexity may rise; all are measured together, which costs little more than one."""
+"""By what shares perplexity may rise; all are measured together, since each begins with what the others have shown."""
 EVERY = 2.0
 """Seconds between looks at a measurement that goes on."""
 
@@ -137,6 +137,8 @@ def _headline(one: Asked, found: Sparsity, named: bool) -> None:
             f"Thresholds found on {found.calibrated.tokens:,} tokens, reported on {texts}. CETT {found.cett:.3f}; "
             f"{found.passes:.1f} passes of the model over all texts for all five p."
         )
+        for sentence in found.warnings:
+            st.warning(plain(sentence), icon=":material/warning:")
 
 
 def _table(found: Sparsity, name: str) -> None:

@@ -9,6 +9,7 @@ Three regimes, from what the graph describes exactly to the model as it is:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -28,6 +29,8 @@ from workbench.interventions import Scale
 
 Regime = Literal["direct", "latents", "free"]
 REGIMES: tuple[Regime, ...] = ("direct", "latents", "free")
+AT_ONCE = 32
+"""Latents that are scaled in one batch, each in a row of its own."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,14 @@ def verify_graph(
     Args:
         model: the model that the graph is of.
         transcoders: those that it was made with.
-        graph: from `attribute`, whole or pruned.
+        graph: from `attribute` or `load_graph`, whole or pruned; an edge that was cut predicts no direct change.
         nodes: how many latents, those with the largest absolute free effects; or their ids in the graph.
         factor: what each is multiplied by.
         regimes: what to measure; see above.
 
     Raises:
         AttributionError: another model or other transcoders than the graph's, an unknown regime, or a node that is no
-            latent.
+            latent; a number of nodes or a factor that can't be used.
     """
     coders = by_layer(model, transcoders)
     hashes = [{"name": one.name, "hash": one.hash} for one in coders.values()]
@@ -84,23 +87,32 @@ def verify_graph(
         raise AttributionError("The graph was made with another model or other transcoders; give those.")
     if wrong := [one for one in regimes if one not in REGIMES]:
         raise AttributionError(f"A regime is 'direct', 'latents' or 'free', not {wrong[0]!r}.")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor == 1:
+        raise AttributionError(f"factor is a finite number other than 1, which would change nothing; not {factor!r}.")
     chosen = _chosen(graph, nodes)
     tokens = torch.tensor([graph.tokens])
     with uninterrupted(), torch.no_grad():
         reader = _reader(model, coders, graph)
         bare = float(read_stream(model, tokens, reader, [])[0])
         column = {node.id: place for place, node in enumerate(graph.nodes)}
+        parts = [chosen[start : start + AT_ONCE] for start in range(0, len(chosen), AT_ONCE)]
         predicted: dict[str, list[float]] = {}
         measured: dict[str, list[float]] = {}
         frozen = None
         for regime in regimes:
             if regime == "free":
-                found = _free(model, tokens, reader, chosen, factor)
+                found = torch.cat(
+                    [_free(model, tokens, reader, [_scale(coders, node, factor) for node in some]) for some in parts]
+                )
             else:
                 frozen = frozen or _freeze(model, tokens, coders, graph)
                 held = _Held(model, frozen, coders, graph, latents=regime == "latents")
-                groups = [Group(held.edits(chosen, factor))]
-                found = read_stream(model, tokens.expand(len(chosen), -1), reader, groups)
+                found = torch.cat(
+                    [
+                        read_stream(model, tokens.expand(len(some), -1), reader, [Group(held.edits(some, factor))])
+                        for some in parts
+                    ]
+                )
             sizes = {
                 "direct": [float(graph.weights[0, column[node.id]]) for node in chosen],
                 "latents": [node.effect for node in chosen],
@@ -125,6 +137,8 @@ def verify_graph(
 
 def _chosen(graph: Graph, nodes: int | Sequence[int]) -> list[Node]:
     latents = [node for node in graph.nodes if node.kind == "latent"]
+    if isinstance(nodes, bool) or (isinstance(nodes, int) and nodes < 1) or isinstance(nodes, float | str):
+        raise AttributionError(f"nodes is a whole number from 1, or a list of ids of latents, not {nodes!r}.")
     if isinstance(nodes, int):
         latents.sort(key=lambda node: -abs(node.free_effect))
         chosen = latents[:nodes]
@@ -151,14 +165,16 @@ def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, SparseCod
     return freeze(model, tokens, coders, first=graph.made["first"], linear_from=model.network.n_layers)
 
 
-def _free(model: LanguageModel, tokens: Tensor, reader: Reader, nodes: Sequence[Node], factor: float) -> Tensor:
+def _free(model: LanguageModel, tokens: Tensor, reader: Reader, scales: Sequence[Scale]) -> Tensor:
     """With the plain model: each row its own intervention."""
-    groups = []
-    for row, node in enumerate(nodes):
-        assert node.feature is not None
-        edits = model.bind([Scale(node.feature, factor, positions=(node.position,))])
-        groups.append(Group(edits, slice(row, row + 1)))
-    return read_stream(model, tokens.expand(len(nodes), -1), reader, groups)
+    groups = [Group(model.bind([one]), slice(row, row + 1)) for row, one in enumerate(scales)]
+    return read_stream(model, tokens.expand(len(scales), -1), reader, groups)
+
+
+def _scale(coders: Mapping[int, SparseCoder], node: Node, factor: float) -> Scale:
+    """The intervention on a latent's node; what a loaded graph has as its feature is a name alone."""
+    assert node.feature is not None
+    return Scale(coders[node.layer].feature(node.feature.index), factor, positions=(node.position,))
 
 
 class _Held:

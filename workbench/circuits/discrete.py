@@ -6,6 +6,7 @@ it never has on corrupted ones.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ def find_circuit_discrete(
     for name, value in (("examples", examples), ("features", features), ("epochs", epochs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise TaskError(f"{name} is a whole number from 1, not {value!r}.")
+    for name, value, least in (("l1", l1, 0.0), ("lr", lr, 1e-12)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+            raise TaskError(f"{name} is a finite number above 0 (l1 may be 0), not {value!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise TaskError(f"seed is a whole number from 0, not {seed!r}.")
     outputs, count = head_outputs(model, positives, negatives)  # [n, layer, head, d_model]
     if centred:
         outputs = outputs - outputs.mean(0)

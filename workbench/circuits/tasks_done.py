@@ -39,13 +39,24 @@ class Done:
 
     @property
     def warning(self) -> str:
-        """One sentence if there may be nothing to look for, else nothing."""
+        """A sentence or two if there may be nothing to look for, else nothing."""
+        return " ".join(filter(None, (self._chance_warning(), self._corrupted_warning())))
+
+    def _chance_warning(self) -> str:
         if not self.at_chance:
             return ""
         said = f"{self.accuracy:.0%} right, {self.chance:.0%} by chance, {self.examples} prompts"
         if self.accuracy == 1:
             return f"These are too few prompts to tell whether the model can do this task ({said}); take more."
         return f"The model does this task no better than chance ({said}), so there may be no circuit to find."
+
+    def _corrupted_warning(self) -> str:
+        if self.corrupted < self.logit_difference:
+            return ""
+        return (
+            f"The corrupted prompts are answered as well as the others ({self.corrupted:.2f} against "
+            f"{self.logit_difference:.2f} nats), so patching takes nothing away; corrupt what the answer depends on."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

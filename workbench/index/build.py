@@ -128,6 +128,7 @@ class _Job:
             "signed": dense,
         }
         self.building = path / BUILDING
+        _check_ours(path)
         People(path / PEOPLE, self.note["dictionary"]["hash"])  # complains if the labels there are of another
         self.spool: Spool = (DenseSpool if dense else SparseSpool)(self.building, dictionary.n_features)
         self._files: list[GrowingFiles] = []
@@ -205,6 +206,19 @@ class _Job:
             write_entries(folder, self.spool, note, relations, check)
             write_note(folder, note)
         shutil.rmtree(self.building)
+
+
+def _check_ours(path: Path) -> None:
+    """Complain where `data` or `building` holds what no index has written: both are replaced."""
+    data, building = path / DATA, path / BUILDING
+    if data.exists() and not (data / NOTE).is_file():
+        raise FeatureIndexError(f"{data} is there already and is no index; choose another folder for the index.")
+    if building.exists() and not (building.is_dir() and all(_written_here(one) for one in building.iterdir())):
+        raise FeatureIndexError(f"{building} is there already and is no unfinished index; choose another folder.")
+
+
+def _written_here(file: Path) -> bool:
+    return file.is_file() and (file.suffix == ".bin" or file.name.strip(".").startswith("progress.json"))
 
 
 def _read(

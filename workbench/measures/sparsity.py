@@ -161,6 +161,9 @@ def measure_thinned(
 
 def sample_corpora(corpus: Corpus, held_out: Corpus | None, seed: int) -> tuple[Corpus, Corpus]:
     """The texts to find thresholds on, and those to report on: without a text in common."""
+    for one in (corpus,) if held_out is None else (corpus, held_out):
+        if not isinstance(one, Corpus):
+            raise SparsityError(f'Texts are a Corpus, such as Corpus.load("stories"), not {one!r:.40}.')
     return corpus.split(0.5, seed) if held_out is None else (corpus, held_out)
 
 

@@ -25,6 +25,8 @@ def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".json", ".parquet"):
         raise SparsityError(f"Results are saved as .json or .parquet, not as {path.name}.")
+    if not isinstance(results, Sequence):
+        raise SparsityError("Results are saved as a list, such as [result] for a single one.")
     if not results:
         raise SparsityError("There are no results to save.")
     with replacing(path) as temporary:

@@ -7,6 +7,12 @@ from typing import Any
 
 from workbench.measures.sparsity_running import Thinned
 
+MISSED = 0.001
+"""A rise in perplexity that is this far from what was asked, and a tenth of it, has missed it."""
+FEW = 8
+"""Below so many texts an interval over texts is not to be relied on."""
+NAMES = {"fixed": "one threshold", "top_k": "top-k"}
+
 
 @dataclass(frozen=True)
 class Rival:
@@ -65,7 +71,27 @@ class Sparsity:
         """By what share perplexity does rise, on the calibration texts; `reported.ppl_increase` has the others."""
         return self.calibrated.ppl_increase
 
+    @property
+    def warnings(self) -> list[str]:
+        """What keeps this answer from being what was asked, one sentence each; empty where nothing does."""
+        said = []
+        rises = {"cett": self.ppl_increase} | {
+            name: rival.calibrated.ppl_increase for name, rival in self.rivals.items()
+        }
+        for name, reached in rises.items():
+            if abs(reached - self.asked) > max(MISSED, self.asked / 10):
+                what = "Perplexity rises" if name == "cett" else f"With {NAMES[name]} perplexity rises"
+                said.append(
+                    f"{what} by {reached:.2%} on the texts of the search, not by {self.asked:.2%}: no setting nearer "
+                    "to it was found; more tokens make the curve smoother."
+                )
+        if self.reported.texts < FEW:
+            texts = f"{self.reported.texts} text{'s' if self.reported.texts > 1 else ''}"
+            said.append(f"Only {texts} to report on: an interval over so few says little; take more tokens.")
+        return said
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         short = {"sparsity": self.sparsity, "by_layer": self.by_layer, "ppl_increase": self.ppl_increase}
+        short |= {"warnings": self.warnings}
         return short | asdict(self)

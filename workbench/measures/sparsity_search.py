@@ -17,6 +17,8 @@ from torch import Tensor
 from workbench.measures.sparsity_dropping import LEAST
 from workbench.measures.sparsity_running import mean_sparsity, rise
 
+CREEP = 0.2
+"""How far up from a setting that costs little enough a step goes at least, of the way to one that costs too much."""
 FARTHEST = 100.0
 """How far down one step may go, as a factor."""
 
@@ -95,13 +97,14 @@ class Search:
             higher = next((one for one in self.points if one.setting > beyond.setting), None)
             low = least if below is None else below.setting
             made = max(_along(beyond, _power(beyond, higher), wanted), beyond.setting / FARTHEST)
-            return max(made, low + 0.05 * (beyond.setting - low)) if low > LEAST else made
+            return max(made, low + CREEP * (beyond.setting - low)) if low > LEAST else made
         if below is not None and below.setting > 0 and below.ppl_increase > 0:
             lower = next((one for one in reversed(self.points) if one.setting < below.setting), None)
             made = _along(below, _power(lower, below), wanted)
             return min(max(made, 1.05 * below.setting), 4 * below.setting, self.top)
         known = 0.0 if below is None else below.setting
-        return min(max(guess, least, 4 * known), self.top)
+        farther = min(4 * known, (known + self.top) / 2) if known < self.top else self.top
+        return min(max(guess, least, farther if known > 0 else 0.0), self.top)
 
 
 def _along(point: Point, power: float, wanted: float) -> float:

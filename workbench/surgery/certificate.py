@@ -162,6 +162,8 @@ def certify(
     """
     chain = _chain(child)
     start, end = chain[0].parent, child.model
+    if corpus is not None and not isinstance(corpus, Corpus):
+        raise ModelError(f'Texts to measure on are a Corpus, such as Corpus.load("stories"), not {corpus!r:.40}.')
     text = held_out(start) if corpus is None else corpus
     differences: list[float | None] = [0.0 if one.reference else None for one in chain]
     sums, done = torch.zeros(5).double(), 0
@@ -178,7 +180,7 @@ def certify(
                 if largest is not None:
                     off = logits_with(one.parent, ids, one.reference)
                     off -= after if one is child else logits_with(one.model, ids, one.beside)
-                    differences[number] = max(largest, float(off[mask].abs().max()))
+                    differences[number] = max(largest, float(off[mask].abs().nan_to_num(nan=math.inf).max()))
             done += int(content.sum())
             if progress:
                 progress(min(done / tokens, 1.0), f"{min(done, tokens):,} of {tokens:,} tokens")

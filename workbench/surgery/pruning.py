@@ -118,6 +118,11 @@ def prune(
     for one in wanted.values():
         check_sparsity(one)
     check_pattern(model, pattern)
+    if ":" in pattern:
+        if sparsities:
+            raise SurgeryError(f"The pattern {pattern} has one sparsity for all matrices; leave out sparsities.")
+        n, m = n_of_m(pattern)
+        sparsity = 1 - n / m
     scored = Scores(model, score, corpus, tokens, seed)
     tensors = {}
     for done, (path, share) in enumerate(wanted.items()):
