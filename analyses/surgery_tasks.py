@@ -16,6 +16,7 @@ from continual import CORPUS
 
 import workbench as wb
 from workbench.surgery.healing import UNLABELLED, LabelBatch
+from workbench.surgery.labelling import label_batches
 
 QUESTION = "\nThe kind of this text is:"
 
@@ -54,27 +55,18 @@ class Kinds:
         shard: tuple[int, int] = (0, 1),
     ) -> Iterator[LabelBatch]:
         """Rows of text and question; the only label is at the last token."""
-        rows = self._rows(model, seed, repeat, shuffle)
-        together = iter(lambda: list(itertools.islice(rows, batch)), [])
-        for some in itertools.islice(together, shard[0], None, shard[1]):
-            longest = max(len(ids) for ids, _ in some)
-            tokens = torch.zeros(len(some), longest, dtype=torch.long)
-            labels = torch.full_like(tokens, UNLABELLED)
-            for row, (ids, label) in enumerate(some):
-                tokens[row, : len(ids)] = torch.tensor(ids)
-                labels[row, len(ids) - 1] = label
-            mask = torch.arange(longest) < torch.tensor([len(ids) for ids, _ in some])[:, None]
-            where = torch.arange(longest).expand_as(mask).masked_fill(~mask, -1)
-            yield LabelBatch(tokens, mask, mask, torch.arange(len(some)), where, labels)
+        return label_batches(self._rows(model, seed, repeat, shuffle), batch, shard)
 
-    def _rows(self, model: wb.LanguageModel, seed: int, repeat: bool, shuffle: bool) -> Iterator[tuple[list[int], int]]:
+    def _rows(
+        self, model: wb.LanguageModel, seed: int, repeat: bool, shuffle: bool
+    ) -> Iterator[tuple[list[int], list[int]]]:
         answers = self.answers(model)
         question = model.to_tokens(QUESTION, start=False)[0].tolist()
         for epoch in itertools.count():
             order = np.random.default_rng([seed, epoch]).permutation(len(self.texts))
             for text in order.tolist() if shuffle else range(len(self.texts)):
-                ids = model.to_tokens(self.texts[text])[0, : self.tokens].tolist()
-                yield ids + question, answers[self.names.index(self.kinds[text])]
+                ids = model.to_tokens(self.texts[text])[0, : self.tokens].tolist() + question
+                yield ids, [UNLABELLED] * (len(ids) - 1) + [answers[self.names.index(self.kinds[text])]]
             if not repeat:
                 return
 

@@ -68,10 +68,7 @@ class Labelled:
         shard: tuple[int, int] = (0, 1),
     ) -> Iterator[LabelBatch]:
         """Rows of whole words, each of one text, padded on the right; see `Corpus.batches`."""
-        rank, world = shard
-        made = self._rows(model, context, seed, repeat, shuffle)
-        together = iter(lambda: list(itertools.islice(made, batch)), [])
-        return (_padded(rows) for rows in itertools.islice(together, rank, None, world))
+        return label_batches(self._rows(model, context, seed, repeat, shuffle), batch, shard)
 
     def _rows(
         self, model: LanguageModel, context: int, seed: int, repeat: bool, shuffle: bool
@@ -146,6 +143,21 @@ def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, b
             hits += int(((chosen == wanted) & (wanted > 0)).sum())
             said, true = said + int((chosen > 0).sum()), true + int((wanted > 0).sum())
     return LabelScores(words, right / words, 2 * hits / max(said + true, 1))
+
+
+def label_batches(
+    rows: Iterator[tuple[list[int], list[int]]], batch: int, shard: tuple[int, int] = (0, 1)
+) -> Iterator[LabelBatch]:
+    """Rows of tokens and labels together, padded on the right; see `Corpus.batches`.
+
+    Args:
+        rows: tokens, and as many labels: tokens that stand for one, or `UNLABELLED`.
+        batch: rows of each.
+        shard: (which, of how many) of the batches.
+    """
+    rank, world = shard
+    together = iter(lambda: list(itertools.islice(rows, batch)), [])
+    return map(_padded, itertools.islice(together, rank, None, world))
 
 
 def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> LabelBatch:
