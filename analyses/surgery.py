@@ -309,13 +309,14 @@ def experiment(model: wb.LanguageModel, real: wb.Corpus, plan: Plan, folder: Pat
     """All operations; a run that was broken off goes on where it stopped."""
     notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, model.hash, real.hash, asdict(plan)])
     bench = Bench(model, real, plan, notes)
-    results: dict[str, Any] = {
-        "plain": notes.get("plain", lambda: {f"perplexity_{n}": t.costs().perplexity for n, t in bench.tests.items()}),
-        "dare": dare(bench),
-    }
-    for operation in (skipping, rounding, pruning, heads, activations, healed_skipping):
+    plain = notes.get("plain", lambda: {f"perplexity_{n}": t.costs().perplexity for n, t in bench.tests.items()})
+    results: dict[str, Any] = {"plain": plain, "dare": dare(bench)}
+    for operation in (rounding, pruning, heads, activations):
         operation(bench)
-    results |= {"experts": experts(bench), "labels": labels(bench), "rows": bench.rows}
+    results |= {"experts": experts(bench), "labels": labels(bench)}
+    for operation in (skipping, healed_skipping):
+        operation(bench)
+    results["rows"] = bench.rows
     results["matrices"] = len(matrices(model))
     return results | {"provenance": provenance(model, plan.seed, text=real.hash, plan=asdict(plan))}
 

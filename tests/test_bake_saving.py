@@ -17,6 +17,7 @@ import torch
 from reference import kl
 
 import workbench as wb
+from workbench.corpus import CorpusError
 from workbench.surgery.child import keep_layers, make_child
 from workbench.surgery.operations import OPERATIONS, Argument
 from workbench.weights import ModelError, fingerprint, parameters_of
@@ -128,7 +129,7 @@ def test_a_wrong_child_is_not_certified_as_exact() -> None:
 def test_each_step_is_held_against_its_own_parent() -> None:
     child = wb.bake(wb.bake(fresh(), EDITS), [wb.RemoveLayer(0)])
     other = make_child(child.model, {}, {"operation": "nothing"})
-    other.before = child
+    assert other.before is child
     said = certified(other).certificate
     assert said is not None
     assert len(said.differences) == 3
@@ -197,7 +198,7 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
 
 
 def test_only_a_corpus_is_measured_on() -> None:
-    with pytest.raises(ModelError, match="Texts to measure on are a Corpus"):
+    with pytest.raises(CorpusError, match="given as a Corpus"):
         wb.bake(fresh(), EDITS).certify("stories", 64)  # type: ignore[arg-type]
 
 

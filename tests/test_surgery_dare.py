@@ -128,8 +128,9 @@ def test_what_cannot_be_merged(llama: wb.LanguageModel, zoo, tmp_path: Path) -> 
         dare(llama, stranger)
     with pytest.raises(SurgeryError, match="one finite weight"):
         dare(llama, [other], weights=[1.0, 2.0])
-    with pytest.raises(SurgeryError, match="one finite weight"):
-        dare(llama, [])
+    for nothing in ([], None, [None]):
+        with pytest.raises(SurgeryError, match="Give the fine-tuned models"):
+            dare(llama, nothing)  # type: ignore[arg-type]
     with pytest.raises(SurgeryError, match="no weights"):
         dare(llama, tmp_path)
     with pytest.raises(SurgeryError, match="no folder"):

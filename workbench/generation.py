@@ -70,6 +70,7 @@ class LanguageModel:
         hook_points: every hook point by name.
         splices: dictionaries that the model always runs through, by hook point; part of the model, not of a call.
         about: what else is recorded with the model, as plain data, such as how it was trained.
+        made_by: the child of surgery that this is the model of; None for one that was opened.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
@@ -81,6 +82,7 @@ class LanguageModel:
         self.stop_tokens = _stop_tokens(module, tokenizer)
         self.splices: Mapping[str, Spliceable] = {}
         self.about: dict[str, Any] = {}
+        self.made_by: Any = None
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"

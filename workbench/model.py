@@ -405,7 +405,8 @@ def _apply(run: Run, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor
     """Edit a tensor in the form that the hook point promises, and give it back in the module's own."""
     if value.shape[2:] == shape:
         return run.apply(name, value)
-    shaped = value.view(*value.shape[:2], *shape)
+    lead = value.shape[:2] if value.ndim > 2 else run.positions.shape  # OPT's MLPs see the tokens of all rows as one
+    shaped = value.view(*lead, *shape)
     edited = run.apply(name, shaped)
     return value if edited is shaped else edited.reshape(value.shape)
 

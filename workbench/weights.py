@@ -70,14 +70,21 @@ def file_sha256(path: Path) -> str:
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes, types and bytes of tensors, independent of their order; in hex."""
-
-    def digest(name: str) -> bytes:
-        tensor = tensors[name].detach().contiguous().cpu()
-        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        return hashlib.sha256(head + tensor.flatten().view(torch.uint8).numpy().data).digest()
-
+    names = sorted(tensors)
     with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter lock
-        return hashlib.sha256(b"".join(pool.map(digest, sorted(tensors)))).hexdigest()
+        return combined(dict(zip(names, pool.map(digest, names, [tensors[name] for name in names]), strict=True)))
+
+
+def digest(name: str, tensor: Tensor) -> bytes:
+    """What one tensor adds to a fingerprint."""
+    tensor = tensor.detach().contiguous().cpu()
+    head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+    return hashlib.sha256(head + tensor.flatten().view(torch.uint8).numpy().data).digest()
+
+
+def combined(digests: Mapping[str, bytes]) -> str:
+    """The fingerprint of tensors that were looked at one at a time."""
+    return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import json
+import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,10 +197,11 @@ class Corpus:
             CorpusError: a setting that can't be used, or a model without a tokenizer.
         """
         rank, world = shard
-        if context < 2 or batch < 1 or seed < 0 or (tokens is not None and tokens < 1) or not 0 <= rank < world:
+        counts = [(context, 2), (batch, 1), (seed, 0), *([] if tokens is None else [(tokens, 1)])]
+        if not all(_is_whole(number, low) for number, low in counts) or not 0 <= rank < world:
             raise CorpusError(
-                "context is a number from 2, batch and tokens from 1, seed from 0, and the rank in shard is below the "
-                f"world size; these are {context}, {batch}, {tokens}, {seed} and {shard}."
+                "context is a whole number from 2, batch and tokens from 1, seed from 0, and the rank in shard below "
+                f"the world size; these are {context!r}, {batch!r}, {tokens!r}, {seed!r} and {shard}."
             )
         special_ids(model)  # complain here, not at the first batch
         room = min(context, model.network.n_ctx) - (bos and _bos(model) is not None)
@@ -275,6 +277,21 @@ def _pad(windows: Sequence[_Window], prefix: list[int], specials: Tensor) -> Tok
         torch.tensor([window.text for window in windows]),
         positions.masked_fill(~mask | (column < 0), -1),
     )
+
+
+def as_corpus(texts: object) -> Corpus:
+    """A corpus as it is.
+
+    Raises:
+        CorpusError: something else, such as the name of one.
+    """
+    if not isinstance(texts, Corpus):
+        raise CorpusError(f'Texts are given as a Corpus, such as wb.Corpus.load("stories"), not as {texts!r:.60}.')
+    return texts
+
+
+def _is_whole(number: object, low: int) -> bool:
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool) and int(number) >= low
 
 
 def special_ids(model: Any) -> frozenset[int]:

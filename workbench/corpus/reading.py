@@ -27,6 +27,8 @@ def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | 
         CorpusError: nothing is there, or it can't be read; for a stream, when it is first used.
     """
     name = str(source)
+    if not name.strip():
+        raise CorpusError("Name a corpus: a bundled name such as stories, a file, a folder, or a data set.")
     path = Path(source).expanduser()
     if name in bundled():
         path = _BUNDLED / f"{name}.parquet"

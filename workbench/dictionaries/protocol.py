@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -147,9 +148,9 @@ class Dictionary(nn.Module):
 
     def check(self, index: int) -> None:
         """Raise `FeatureError` unless `index` is a coordinate of this dictionary."""
-        if not 0 <= index < self.n_features:
+        if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= int(index) < self.n_features:
             raise FeatureError(
-                f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {index}."
+                f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {index!r}."
             )
 
     def force(self, codes: Codes, index: int, replaces: str) -> Codes:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.corpus import Corpus
+from workbench.corpus import Corpus, as_corpus
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Codes, Dictionary
 from workbench.files import replacing
@@ -92,6 +92,7 @@ def build_indexes(
     """
     if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < LEAST_KEPT):
         raise FeatureIndexError(f"keep is a number of entries from {LEAST_KEPT}, or None for all, not {keep!r}.")
+    as_corpus(corpus)
     if not dictionaries:
         raise FeatureIndexError("There is no dictionary to build an index for.")
     named = {Path(path): _named(model, dictionary) for path, dictionary in dictionaries.items()}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.corpus import Corpus, CorpusError
+from workbench.corpus import Corpus, CorpusError, as_corpus
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.protocol import Dictionary
 from workbench.edits import Edit
@@ -115,10 +115,11 @@ def measure_fidelities(
         CorpusError: a setting that can't be used, a model without a tokenizer, or texts without two tokens in a row.
     """
     tallies = [_Tally(model, dictionary) for dictionary in dictionaries]
+    batches = as_corpus(corpus).batches(model, context, batch, tokens, seed)
     total = corpus.count_tokens(model, tokens)
     done = 0
     with uninterrupted(), torch.inference_mode():
-        for windows in corpus.batches(model, context, batch, tokens, seed):
+        for windows in batches:
             content = windows.content
             pairs = content[:, :-1] & content[:, 1:]  # [batch, pos - 1]
             if not bool(pairs.any()):

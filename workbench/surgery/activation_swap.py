@@ -9,17 +9,19 @@ of the configuration and makes an ordinary checkpoint; the others are in no conf
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from workbench.corpus import Corpus
+from workbench.corpus import Corpus, TokenBatch
 from workbench.generation import LanguageModel, uninterrupted
 from workbench.hookpoints import HookPointError
 from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
 from workbench.surgery.custom import make_custom
+from workbench.surgery.given import calibration, named, operand
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
 from workbench.weights import Progress
 
@@ -96,7 +98,7 @@ class Series(nn.Module):
 
 
 def swap_activation(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     kind: Kind | str,
     *,
     corpus: Corpus | None = None,
@@ -124,6 +126,7 @@ def swap_activation(
         SurgeryError: an unknown kind, or an architecture whose activation is not a module of its own.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     if kind not in KINDS:
         raise SurgeryError(f"The activation is one of {', '.join(KINDS)}, not {kind!r}.")
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= 8:
@@ -135,15 +138,10 @@ def swap_activation(
         if setting is None:
             raise SurgeryError(f"The configuration of {model.name} does not say which activation it has.")
         return make_child(model, {}, step, config={setting: "relu"})
-    corpus = corpus or Corpus.load("stories")
-    seen = _seen(model, corpus, tokens, seed, cancel)
-    fitted = {}
-    for layer, path in enumerate(paths):
-        if progress:
-            progress(layer / len(paths), f"layer {layer}")
-        if cancel is not None and cancel():
-            raise Cancelled("Fitting was stopped; nothing has changed.")
-        fitted[path] = fit(_made(str(kind), order, seen[layer]), model.network.module.get_submodule(path), seen[layer])
+    corpus = calibration(corpus)
+    batches = corpus.batches(model, 256, 4, tokens, seed)
+    make = functools.partial(_made, str(kind), order)
+    fitted = _fitted(model, paths, batches, make, tokens=tokens, progress=progress, cancel=cancel)
 
     def change(module: Any) -> None:
         for path, new in fitted.items():
@@ -154,19 +152,33 @@ def swap_activation(
     return make_custom(model, change, step, why, seed)
 
 
-@torch.no_grad()
 def fit(new: nn.Module, old: nn.Module, x: Tensor) -> nn.Module:
-    """Set the weights of a new activation by least squares to what an old one makes of `x`, `[tokens, d_mlp]`.
+    """Set the weights of a new activation by least squares to what an old one makes of `x`, `[tokens, d_mlp]`."""
+    return _solved(new, _sums(new, old, x))
 
-    A little is added to the normal equations, so that terms that don't differ on `x` share what they have to do.
-    """
+
+Sums = tuple[Tensor, Tensor]
+"""Of the normal equations: products of the terms with each other, `[terms, terms]`, and with what is wanted, `[terms]`;
+those of several texts add up."""
+
+
+@torch.no_grad()
+def _sums(new: nn.Module, old: nn.Module, x: Tensor) -> Sums:
     made: Any = new
     terms = torch.stack([term.flatten() for term in made.terms(x)], 1).double()  # [tokens * d_mlp, terms]
-    size = terms.square().mean(0).sqrt().clamp(min=1e-12)
-    terms = terms / size
-    squares = terms.T @ terms / len(terms)
-    wanted = terms.T @ old(x).flatten().double() / len(terms)
-    made.weights.copy_(torch.linalg.solve(squares + 1e-6 * torch.eye(len(size)).double(), wanted) / size)
+    return terms.T @ terms, terms.T @ old(x).flatten().double()
+
+
+@torch.no_grad()
+def _solved(new: nn.Module, sums: Sums) -> nn.Module:
+    """A little is added to the normal equations, so that terms that don't differ share what they have to do."""
+    made: Any = new
+    squares, wanted = sums
+    count = squares[0, 0]  # the first term is 1
+    size = (squares.diagonal() / count).sqrt().clamp(min=1e-12)
+    squares = squares / count / size / size[:, None]
+    alone = 1e-6 * torch.eye(len(size)).double()
+    made.weights.copy_(torch.linalg.solve(squares + alone, wanted / count / size) / size)
     return made.requires_grad_(False)
 
 
@@ -194,27 +206,41 @@ def _path(model: LanguageModel, layer: int) -> str:
     return found[0]
 
 
-def _seen(
-    model: LanguageModel, corpus: Corpus, tokens: int, seed: int, cancel: Callable[[], bool] | None
-) -> list[Tensor]:
-    """What goes into each layer's activation, `[tokens, d_mlp]` each."""
+def _fitted(
+    model: LanguageModel,
+    paths: Sequence[str],
+    batches: Iterator[TokenBatch],
+    make: Callable[[Tensor], nn.Module],
+    *,
+    tokens: int,
+    progress: Progress | None,
+    cancel: Callable[[], bool] | None,
+) -> dict[str, nn.Module]:
+    """The new activation of each layer, by its path; what was seen of a text is kept as sums only."""
     points = [f"blocks.{layer}.mlp.hook_pre" for layer in range(model.network.n_layers)]
-    found: dict[str, list[Tensor]] = {name: [] for name in points}
-    with uninterrupted(), torch.inference_mode():
-        for batch in corpus.batches(model, 256, 4, tokens, seed):
-            if cancel is not None and cancel():
-                raise Cancelled("Fitting was stopped; nothing has changed.")
-            try:
-                seen = model.capture(batch.tokens, points)
-            except HookPointError as error:
-                raise SurgeryError(f"What goes into the activation of {model.name} can't be seen: {error}") from error
-            for name, value in seen.items():
-                found[name].append(value[batch.content])
-    return [torch.cat(found[name]) for name in points]
+    news: list[nn.Module] = []
+    sums: list[Sums] = []
+    done = 0
+    for batch in batches:
+        if cancel is not None and cancel():
+            raise Cancelled("Fitting was stopped; nothing has changed.")
+        try:
+            with uninterrupted(), torch.inference_mode():
+                seen = [value[batch.content] for value in model.capture(batch.tokens, points).values()]
+        except HookPointError as error:
+            raise SurgeryError(f"What goes into the activation of {model.name} can't be seen: {error}") from error
+        news = news or [make(x) for x in seen]
+        olds = [model.network.module.get_submodule(path) for path in paths]
+        more = [_sums(new, old, x) for new, old, x in zip(news, olds, seen, strict=True)]
+        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, more, strict=True)] if sums else more
+        done += int(batch.content.sum())
+        if progress:
+            progress(min(done / tokens, 1.0), f"{done:,} of {tokens:,} tokens")
+    return {path: _solved(new, one) for path, new, one in zip(paths, news, sums, strict=True)}
 
 
 def _run(model: LanguageModel, *, kind: str, corpus: str, **how: Any) -> Child:
-    return swap_activation(model, kind, corpus=Corpus.load(corpus), **how)
+    return swap_activation(model, kind, corpus=named(corpus), **how)
 
 
 register(

@@ -8,7 +8,7 @@ In the end the baked and the intervened model are compared: an edit that came ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from workbench.surgery.bake_fold import Add, Coordinate, Fold, Op, Project, Sile
 from workbench.surgery.bake_places import Places
 from workbench.surgery.child import Child, SurgeryError, keep_layers, make_child
 from workbench.surgery.child_building import changed_config, parameter_shapes
+from workbench.surgery.given import operand
 from workbench.weights import parameters_of
 
 PROBE = 16
@@ -62,7 +63,7 @@ class _Plan:
 
 
 def bake(
-    model: LanguageModel, edits: Sequence[Intervention], *, beside: bool = False, name: str | None = None
+    model: LanguageModel | Child, edits: Sequence[Intervention], *, beside: bool = False, name: str | None = None
 ) -> Child:
     """Write interventions into the weights of a new model.
 
@@ -87,8 +88,19 @@ def bake(
         EditError, FeatureError, HookPointError: one that the model can't run under at all.
         SurgeryError: a model that runs through dictionaries, no edit, or no layer left.
     """
-    before = model if isinstance(model, Child) else None
-    model = model.model if isinstance(model, Child) else model
+    model = operand(model)
+    return baked(model, edits, {}, beside=beside, name=name)
+
+
+def baked(
+    model: LanguageModel,
+    edits: Sequence[Intervention],
+    found: Mapping[str, Any],
+    *,
+    beside: bool = False,
+    name: str | None = None,
+) -> Child:
+    """The same for edits that were found by a search; `found`, plain data, is recorded with them."""
     edits = _checked(model, edits)
     places = Places(model)
     plans, reasons = _plans(model, edits, places)
@@ -108,9 +120,10 @@ def bake(
         "operation": "bake",
         "edits": [described(plan.edit) for plan in plans],
         "beside": [described(one) for one in kept],
+        **found,
     }
     child = make_child(model, tensors, step, config=config, name=name)
-    child.before, child.reference, child.beside = before, tuple(edits), tuple(kept)
+    child.reference, child.beside = tuple(edits), tuple(kept)
     _verify(model, child)
     return child
 

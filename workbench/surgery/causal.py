@@ -8,15 +8,16 @@ has such tasks, and `heal` trains on them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from workbench.generation import LanguageModel
-from workbench.surgery.child import SurgeryError
+from workbench.surgery.child import Child, SurgeryError
 from workbench.surgery.custom import CustomChild, make_custom
+from workbench.surgery.given import operand
 from workbench.surgery.operations import Argument, Operation, register
 
 WHY = (
@@ -29,7 +30,7 @@ CACHES = ("past_key_values", "past_key_value", "layer_past")
 """What attention modules call the cache of keys and values."""
 
 
-def see_ahead(model: LanguageModel, layers: Sequence[int] | None = None) -> CustomChild:
+def see_ahead(model: LanguageModel | Child, layers: Sequence[int] | None = None) -> CustomChild:
     """The model with the causal mask taken off some layers' attention.
 
     Padding stays hidden, and a sliding window reaches as far to the right as to the left. Such a model reads and
@@ -42,11 +43,15 @@ def see_ahead(model: LanguageModel, layers: Sequence[int] | None = None) -> Cust
     Raises:
         SurgeryError: no layer, one that does not exist, or an architecture whose attention takes no mask.
     """
+    model = operand(model)
     n = model.network.n_layers
-    chosen = list(range(n)) if layers is None else sorted(set(layers))
+    if isinstance(layers, str) or not isinstance(layers, Iterable | None):
+        raise SurgeryError(f"layers is a list of layers, such as [0, 1], not {layers!r}.")
+    chosen = list(range(n)) if layers is None else list(dict.fromkeys(layers))
     wrong = [one for one in chosen if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < n]
     if wrong:
         raise SurgeryError(f"There is no layer {wrong[0]!r}: {model.name} has {n} layers, 0 to {n - 1}.")
+    chosen.sort()
     if not chosen:
         raise SurgeryError("No layer is named; name at least one that shall see ahead.")
     paths = [_attention(model, layer) for layer in chosen]

@@ -18,11 +18,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from workbench.corpus import Corpus
+from workbench.corpus import Corpus, as_corpus
 from workbench.edits import Group, Run
 from workbench.generation import LanguageModel, uninterrupted
 from workbench.weights import ModelError, Progress, command_line
 
+HELD_OUT = 0.1
+"""Share of the bundled stories that nothing is calibrated on where no texts are named."""
 AGREES = 1e-4
 """The largest difference of a logit at which two models agree."""
 PREDICTIONS = 128
@@ -117,6 +119,11 @@ class Certificate:
 
     def exactness(self) -> str:
         """One sentence on how exactly the weights do what the interventions did."""
+        if self.max_logit_difference is None and any(step.get("edits") for step in self.steps):
+            return (
+                "It was not measured how exactly the weights do what interventions did: the model was opened from its "
+                "folder, without them."
+            )
         if self.max_logit_difference is None:
             return "No step stands for interventions, so there is nothing that the weights should do exactly."
         if self.max_logit_difference == 0:
@@ -162,9 +169,7 @@ def certify(
     """
     chain = _chain(child)
     start, end = chain[0].parent, child.model
-    if corpus is not None and not isinstance(corpus, Corpus):
-        raise ModelError(f'Texts to measure on are a Corpus, such as Corpus.load("stories"), not {corpus!r:.40}.')
-    text = held_out(start) if corpus is None else corpus
+    text = held_out(start) if corpus is None else as_corpus(corpus)
     differences: list[float | None] = [0.0 if one.reference else None for one in chain]
     sums, done = torch.zeros(5).double(), 0
     with uninterrupted(), torch.inference_mode():
@@ -217,7 +222,7 @@ def certify(
 
 def held_out(model: LanguageModel) -> Corpus | str:
     """The text that certificates are measured on where no other is given: a tenth of the bundled stories."""
-    return "random tokens" if model.tokenizer is None else Corpus.load("stories").split(0.1)[1]
+    return "random tokens" if model.tokenizer is None else Corpus.load("stories").split(HELD_OUT)[1]
 
 
 def _chain(child: Any) -> list[Any]:

@@ -67,7 +67,6 @@ class Child:
         history: what was done, step by step from the first parent on, as plain data; the last step made this child.
         reference: interventions under which the parent computes the same as the child; empty where there are none.
         beside: interventions that are part of the change and that weights can't hold; to be given with the model.
-        before: the child that was changed, if the parent is one itself.
         certificate: what was measured of it; None until it was.
     """
 
@@ -77,8 +76,15 @@ class Child:
     history: list[dict[str, Any]] = field(repr=False)
     reference: tuple[Any, ...] = ()
     beside: tuple[Any, ...] = ()
-    before: Child | None = None
     certificate: Certificate | None = None
+
+    def __post_init__(self) -> None:
+        self.model.made_by = self
+
+    @property
+    def before(self) -> Child | None:
+        """The child whose model was changed, if the parent is one."""
+        return self.parent.made_by
 
     def certify(self, corpus: Corpus | None = None, tokens: int = 2048, **how: Any) -> Certificate:
         """Measure what the change does and costs, on held-out text; see `certificate.certify` for the settings."""

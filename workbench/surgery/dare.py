@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ from torch import Tensor
 from workbench.generation import LanguageModel
 from workbench.splice import NOTE as SPLICED
 from workbench.surgery.child import NOTE, Child, SurgeryError, make_child
+from workbench.surgery.given import operand
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
-from workbench.weights import Progress, parameters_of
+from workbench.weights import Progress, combined, digest, parameters_of
 
 Tuned = LanguageModel | Child | str | Path
 """A fine-tuned model, or its folder, whose tensors are then read one at a time and never all held."""
 
 
 def dare(
-    base: LanguageModel,
+    base: LanguageModel | Child,
     tuned: Tuned | Sequence[Tuned],
     p: float = 0.9,
     *,
@@ -57,9 +58,13 @@ def dare(
     """
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
         raise SurgeryError(f"The drop rate p is a number from 0 to below 1, not {p!r}: at 1 nothing would be left.")
-    many = [tuned] if isinstance(tuned, LanguageModel | Child | str | Path) else list(tuned)
-    shares = [float(weights)] * len(many) if isinstance(weights, int | float) else [float(one) for one in weights]
-    if not many or len(shares) != len(many) or not all(map(math.isfinite, shares)):
+    base = operand(base)
+    many = [tuned] if isinstance(tuned, Tuned) else list(tuned) if isinstance(tuned, Iterable) else []
+    if not many or not all(isinstance(one, Tuned) for one in many):
+        raise SurgeryError(f"Give the fine-tuned models, or their folders, not {tuned!r:.60}.")
+    given = [weights] * len(many) if isinstance(weights, int | float) else list(weights)
+    shares = [float(one) if isinstance(one, int | float) else math.nan for one in given]
+    if len(shares) != len(many) or not all(map(math.isfinite, shares)):
         raise SurgeryError(
             f"Give one finite weight for each fine-tuned model: there are {len(many)} and {len(shares)}."
         )
@@ -79,7 +84,7 @@ def dare(
         if bool(total.any()):
             made[name] = total.add_(tensor)
     for source in sources:
-        source.check_size()
+        source.check()
     step = {"operation": "dare", "p": float(p), "rescale": rescale, "weights": shares, "of": [s.about for s in sources]}
     return make_child(base, made, step, seed=seed)
 
@@ -103,9 +108,11 @@ class _Source:
 
     def __init__(self, base: LanguageModel, tuned: Tuned):
         self._tensors: dict[str, Tensor] | _Folder
+        self._stated, self._digests = "", dict[str, bytes]()
         if isinstance(tuned, str | Path):
             self._tensors = _Folder(Path(tuned))
             recorded, hash, self.name = _recorded(Path(tuned))
+            self._stated = hash if (Path(tuned) / NOTE).exists() else ""
         else:
             model = tuned.model if isinstance(tuned, Child) else tuned
             if model.splices:
@@ -135,7 +142,10 @@ class _Source:
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
         """tuned - base of one tensor; freely writable."""
-        delta = self._tensors[name].to(tensor.dtype) - tensor
+        tuned = self._tensors[name]
+        if self._stated:
+            self._digests[name] = digest(name, tuned)
+        delta = tuned.to(tensor.dtype) - tensor
         self._squares[0] += float(delta.norm()) ** 2
         self._squares[1] += float(tensor.norm()) ** 2
         return delta
@@ -149,8 +159,13 @@ class _Source:
         twins = [one for one, tensor in parameters_of(self._base.network.module).items() if tensor.data_ptr() == at]
         return not twins or torch.equal(self._tensors[name], self._tensors[twins[0]])
 
-    def check_size(self) -> None:
-        """Refuse a delta as large as the weights, which no fine-tuning leaves, where no parent is on record."""
+    def check(self) -> None:
+        """Refuse a folder whose weights are not those on record, and a delta as large as the weights, which no
+        fine-tuning leaves."""
+        if self._stated and combined(self._digests) != self._stated:
+            raise SurgeryError(
+                f"The weights of {self.name} are not those that were saved in its folder; copy it again."
+            )
         if self._squares[0] >= self._squares[1]:
             raise SurgeryError(
                 f"{self.name} differs from {self._base.name} by more than the size of its weights, so it is not "

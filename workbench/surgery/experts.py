@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.corpus import Corpus
+from workbench.corpus import Corpus, as_corpus
 from workbench.generation import LanguageModel, uninterrupted
 from workbench.hookpoints import HookPointError
 from workbench.surgery.child import Child, SurgeryError, make_child
+from workbench.surgery.given import named, operand
 from workbench.surgery.matrices import as_stored, out_in
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
 from workbench.weights import ModelError, Progress, parameters_of
@@ -27,7 +28,7 @@ WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
 
 
 def neuron_use(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     corpus: Corpus,
     tokens: int = 4096,
     *,
@@ -40,6 +41,7 @@ def neuron_use(
         SurgeryError: an architecture whose MLPs are not made of neurons that can be seen.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     points = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.network.n_layers)]
     try:
         lengths = torch.stack([model.network.neuron_weights(layer, "down").norm(dim=1) for layer in range(len(points))])
@@ -47,7 +49,7 @@ def neuron_use(
         raise SurgeryError(f"The neurons of {model.name} can't be cut: {error}") from error
     total, count = torch.zeros(lengths.shape, dtype=torch.float64), 0
     with uninterrupted(), torch.inference_mode():
-        for batch in corpus.batches(model, 256, 4, tokens, seed):
+        for batch in as_corpus(corpus).batches(model, 256, 4, tokens, seed):
             if cancel is not None and cancel():
                 raise Cancelled("The search for neurons was stopped; nothing has changed.")
             for layer, value in enumerate(model.capture(batch.tokens, points).values()):
@@ -82,17 +84,21 @@ def masks_by_domain(uses: Mapping[str, Tensor], keep: float) -> dict[str, Tensor
     return masks
 
 
-def cut_expert(model: LanguageModel, mask: Tensor, *, of: str = "") -> Child:
+def cut_expert(
+    model: LanguageModel | Child, mask: Tensor, *, of: str = "", about: Mapping[str, Any] | None = None
+) -> Child:
     """The model with these neurons only.
 
     Args:
         model: left as it is.
         mask: the neurons that stay, bool `[layers, d_mlp]`, equally many in each layer.
         of: what they were chosen for; recorded.
+        about: how they were chosen, as plain data; recorded too.
 
     Raises:
         SurgeryError: a mask that does not fit, or an architecture whose MLPs can't be narrower.
     """
+    model = operand(model)
     layers, width = model.network.n_layers, model.network.neuron_hook_point(0, "post").width
     if mask.dtype != torch.bool or tuple(mask.shape) != (layers, width):
         raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask.dtype} {list(mask.shape)}.")
@@ -116,12 +122,12 @@ def cut_expert(model: LanguageModel, mask: Tensor, *, of: str = "") -> Child:
             if site != "post" and f"{path}.bias" in known:
                 tensors[f"{path}.bias"] = known[f"{path}.bias"][stays]
     chosen = [mask[layer].nonzero()[:, 0].tolist() for layer in range(layers)]
-    step = {"operation": "cut_expert", "of": of, "neurons": left[0], "chosen": chosen}
+    step = {"operation": "cut_expert", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
     return make_child(model, tensors, step, config={names[0]: left[0]})
 
 
 def expert(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     corpus: Corpus,
     keep: float = 0.5,
     *,
@@ -144,15 +150,17 @@ def expert(
         SurgeryError: as the functions above.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     masks_by_domain({"": torch.zeros(1, model.network.neuron_hook_point(0, "post").width)}, keep)  # complain here
     if progress:
         progress(0.0, "Looking which neurons are used")
     use = neuron_use(model, corpus, tokens, seed=seed, cancel=cancel)
-    return cut_expert(model, masks_by_domain({"": use}, keep)[""], of=corpus.name)
+    about = {"corpus_hash": corpus.hash, "tokens": tokens, "keep": keep, "text_seed": seed}
+    return cut_expert(model, masks_by_domain({"": use}, keep)[""], of=corpus.name, about=about)
 
 
 def _run(model: LanguageModel, *, corpus: str, **how: Any) -> Child:
-    return expert(model, Corpus.load(corpus), **how)
+    return expert(model, named(corpus), **how)
 
 
 register(

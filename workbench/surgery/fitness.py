@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.corpus import Corpus, CorpusError
+from workbench.corpus import Corpus, CorpusError, as_corpus
 from workbench.generation import LanguageModel
 
 
@@ -47,6 +47,7 @@ class DenseKL:
 
     def __init__(self, model: LanguageModel, corpus: Corpus, tokens: int = 2048, *, context: int = 128, seed: int = 0):
         self.token_forwards = 0
+        corpus = as_corpus(corpus)
         self._windows: list[Tensor] = []  # [1, pos] each
         self._content: list[Tensor] = []  # [pos] each
         self._dense: list[Tensor] = []  # [predictions, vocab] each, float16

@@ -12,6 +12,7 @@ the replacement exact where the group's keys are multiples of one another.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor
 from workbench.corpus import Corpus
 from workbench.generation import LanguageModel, uninterrupted
 from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
+from workbench.surgery.given import calibration, named, operand
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
 from workbench.weights import Progress
 
@@ -29,7 +31,7 @@ METHODS = ("svd", "mean")
 
 
 def fewer_kv_heads(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     heads: int,
     *,
     method: str = "svd",
@@ -54,10 +56,13 @@ def fewer_kv_heads(
         SurgeryError: a number of heads that does not divide the old one, or an architecture that this can't be done to.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     if method not in METHODS:
         raise SurgeryError(f"The method is one of {', '.join(METHODS)}, not {method!r}.")
     shape = _shape(model, heads)
-    corpus = corpus or Corpus.load("stories")
+    if method == "svd" and not _turns_halves(model):
+        raise SurgeryError(f"{model.name} turns other planes of a head by position than Llama does; take the mean.")
+    corpus = calibration(corpus)
     spread = _covariances(model, shape, corpus, tokens=tokens, seed=seed, cancel=cancel) if method == "svd" else None
     tensors: dict[str, Tensor] = {}
     for layer in range(model.network.n_layers):
@@ -114,6 +119,13 @@ def _shape(model: LanguageModel, heads: int) -> _Shape:
     if getattr(sizes, "partial_rotary_factor", None) not in (None, 1, 1.0):
         raise SurgeryError(f"{model.name} turns only a part of each head by its position; its heads can't be joined.")
     return _Shape(sizes.num_attention_heads, old, heads, width)
+
+
+def _turns_halves(model: LanguageModel) -> bool:
+    """Whether positions turn the planes of `_as_complex`, as in Llama; Cohere's are of neighbours."""
+    attention: Any = model.network.module.get_submodule(f"{layers_path(model)}.0").self_attn
+    rotate = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
+    return rotate is not None and rotate(torch.arange(1.0, 5.0)).tolist() == [-3.0, -4.0, 1.0, 2.0]
 
 
 def _as_complex(x: Tensor) -> Tensor:
@@ -231,7 +243,7 @@ def _as_real(z: Tensor) -> Tensor:
 
 
 def _run(model: LanguageModel, *, corpus: str, heads: int, **how: Any) -> Child:
-    return fewer_kv_heads(model, heads, corpus=Corpus.load(corpus), **how)
+    return fewer_kv_heads(model, heads, corpus=named(corpus), **how)
 
 
 register(

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from workbench.corpus import Corpus, TokenBatch
+from workbench.corpus import Corpus, TokenBatch, as_corpus
 from workbench.generation import LanguageModel
 from workbench.surgery.child import CUSTOM, Child, SurgeryError, layers_path, make_child
 from workbench.surgery.custom import make_custom_from
+from workbench.surgery.given import named, operand
 from workbench.surgery.learned_weights import Shaped
 from workbench.surgery.matrices import matrices
 from workbench.surgery.operations import Argument, Operation, register
@@ -111,7 +112,9 @@ def heal(
         SurgeryError: nothing to train, or settings that don't go together.
         TrainingError, CorpusError: as `fine_tune`.
     """
-    start = model.model if isinstance(model, Child) else model
+    start = operand(model)
+    if not hasattr(texts, "batches"):
+        as_corpus(texts)  # complains
     if start.splices:
         raise SurgeryError(f"{start.name} runs through dictionaries; fine_tune trains such models.")
     _check(start, rank, only, sparsify)
@@ -317,15 +320,15 @@ def _check_recipe(counts: Mapping[str, int], shares: Mapping[str, float], lr: fl
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise SurgeryError(f"{name} is a whole number from 1, not {number!r}.")
     for name, share in shares.items():
-        if not 0 <= share <= 1:
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise SurgeryError(f"{name} is a share of the steps, from 0 to 1, not {share!r}.")
     for name, size in {"lr": lr, "clip": 1.0 if clip is None else clip}.items():
-        if not 0 < size < math.inf:
+        if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
             raise SurgeryError(f"{name} is a number above 0, not {size!r}.")
 
 
 def _run(model: LanguageModel, *, corpus: str, rank: int, **how: Any) -> Child:
-    return heal(model, Corpus.load(corpus), rank=rank or None, **how)
+    return heal(model, named(corpus), rank=rank or None, **how)
 
 
 register(

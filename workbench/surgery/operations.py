@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from workbench.features import Feature
 from workbench.generation import LanguageModel
 from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.given import operand
 from workbench.weights import Progress
 
 Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature"]
@@ -139,6 +140,4 @@ def operate(
         if name not in known:
             raise SurgeryError(f"{operation} has no argument {name!r}; it has {', '.join(known) if known else 'none'}.")
     given = {name: one.check(arguments.get(name, one.default)) for name, one in known.items()}
-    child = chosen.run(model.model if isinstance(model, Child) else model, progress=progress, cancel=cancel, **given)
-    child.before = model if isinstance(model, Child) else None
-    return child
+    return chosen.run(operand(model), progress=progress, cancel=cancel, **given)

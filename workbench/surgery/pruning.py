@@ -21,6 +21,7 @@ from workbench.surgery.budgets import Found
 from workbench.surgery.child import Child, SurgeryError, make_child
 from workbench.surgery.evopress import search
 from workbench.surgery.fitness import DenseKL
+from workbench.surgery.given import calibration, named, operand
 from workbench.surgery.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in, per_matrix
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
 from workbench.weights import Progress
@@ -75,7 +76,7 @@ def check_pattern(model: LanguageModel, pattern: str) -> None:
     """
     if pattern in ("row", "matrix"):
         return
-    if ":" not in pattern:
+    if not isinstance(pattern, str) or ":" not in pattern:
         raise SurgeryError(f"The pattern is 'row', 'matrix', or N:M such as '2:4', not {pattern!r}.")
     m = n_of_m(pattern)[1]
     for path in matrices(model):
@@ -85,7 +86,7 @@ def check_pattern(model: LanguageModel, pattern: str) -> None:
 
 
 def prune(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     sparsity: float = 0.5,
     *,
     score: str = "wanda",
@@ -114,6 +115,7 @@ def prune(
         SurgeryError: a sparsity outside [0, 1), an unknown score, pattern or matrix.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     wanted = per_matrix(model, sparsity, sparsities)
     for one in wanted.values():
         check_sparsity(one)
@@ -139,7 +141,7 @@ def prune(
 
 
 def search_sparsity(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     corpus: Corpus,
     sparsity: float = 0.5,
     *,
@@ -170,6 +172,7 @@ def search_sparsity(
         SurgeryError: sparsities that can't be had, or as `prune`.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     for one in (sparsity, *levels):
         check_sparsity(one)
     if pattern not in ("row", "matrix"):
@@ -209,7 +212,7 @@ class Scores:
         self._norms: dict[str, Tensor] | None = None
         self.about: dict[str, Any] = {}
         if score == "wanda":
-            corpus = corpus or Corpus.load("stories")
+            corpus = calibration(corpus)
             self._norms = input_norms(model, corpus, tokens, seed=seed)
             self.about = {"calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
 
@@ -229,7 +232,7 @@ def check_sparsity(sparsity: float) -> None:
 
 
 def _run(model: LanguageModel, *, corpus: str, **how: Any) -> Child:
-    return prune(model, corpus=Corpus.load(corpus), **how)
+    return prune(model, corpus=named(corpus), **how)
 
 
 register(

@@ -17,6 +17,7 @@ from workbench.surgery.budgets import Found
 from workbench.surgery.child import Child, SurgeryError, make_child
 from workbench.surgery.evopress import search
 from workbench.surgery.fitness import DenseKL
+from workbench.surgery.given import operand
 from workbench.surgery.matrices import MatrixLevels, as_stored, out_in, per_matrix
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
 from workbench.weights import Progress
@@ -30,7 +31,7 @@ def rounded(weight: Tensor, bits: int) -> Tensor:
 
 
 def quantise(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     bits: int = 8,
     *,
     per_part: Mapping[str, int] | None = None,
@@ -49,6 +50,7 @@ def quantise(
         SurgeryError: bits that can't be had, or an unknown matrix.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     wanted = per_matrix(model, bits, per_part)
     for one in wanted.values():
         _check_bits(one)
@@ -64,7 +66,7 @@ def quantise(
 
 
 def search_bits(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     corpus: Corpus,
     bits: float = 4.0,
     *,
@@ -90,6 +92,7 @@ def search_bits(
         SurgeryError: bits that can't be had.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     for one in levels:
         _check_bits(one)
     choice = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from workbench.corpus import Corpus
 from workbench.generation import LanguageModel
-from workbench.surgery.bake import bake
+from workbench.surgery.bake import baked
 from workbench.surgery.bake_edits import PARTS, RemoveLayer, RemoveSublayer
 from workbench.surgery.budgets import Candidate, Found
 from workbench.surgery.child import Child, SurgeryError
 from workbench.surgery.evopress import search
 from workbench.surgery.fitness import DenseKL
+from workbench.surgery.given import named, operand
 from workbench.surgery.operations import Argument, Operation, register
 from workbench.weights import Progress
 
@@ -70,7 +71,7 @@ class Skips:
 
 
 def skip(
-    model: LanguageModel,
+    model: LanguageModel | Child,
     corpus: Corpus,
     share: float = 0.2,
     *,
@@ -104,6 +105,7 @@ def skip(
             can't be removed.
         Cancelled: it was stopped.
     """
+    model = operand(model)
     choice = Skips(model, whole=whole)
     gone = round(share * len(choice.parts)) if isinstance(share, int | float) and math.isfinite(share) else 0
     if not 0 < gone < len(choice.parts):
@@ -115,7 +117,9 @@ def skip(
     budget = sum(most for most, _ in choice.costs) * (1 - gone / len(choice.parts))
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
     found = search(choice, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
-    return bake(model, choice.edits(found.levels)), found
+    said = {"found_by": method, "calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
+    said |= {"context": context, "passes": found.token_forwards, "search_seed": seed, "kl_calibration": found.kl}
+    return baked(model, choice.edits(found.levels), said), found
 
 
 class _Nothing(nn.Module):
@@ -164,7 +168,7 @@ def _forms(module: Any, paths: Sequence[str]) -> dict[str, int | None]:
 
 
 def _run(model: LanguageModel, *, corpus: str, tokens: int, **how: Any) -> Child:
-    return skip(model, Corpus.load(corpus), tokens=tokens, **how)[0]
+    return skip(model, named(corpus), tokens=tokens, **how)[0]
 
 
 register(

@@ -1,0 +1,171 @@
+"""What operations take: a model or any child of one, float32 only, texts that certificates are not measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import CohereConfig, CohereForCausalLM, OPTConfig, OPTForCausalLM
+
+import workbench as wb
+from workbench.corpus import CorpusError
+from workbench.surgery.certificate import held_out
+from workbench.surgery.child import SurgeryError
+from workbench.surgery.given import calibration, named
+
+pytestmark = pytest.mark.usefixtures("tiny_cache")
+
+CORPUS = wb.Corpus([*tiny.TEXT.strip().split("\n"), tiny.TEXT])
+EDIT = wb.Clamp("neurons.0.post:3", 2.0)
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "bake": lambda model: wb.bake(model, [wb.RemoveHead(1, 0)]),
+    "prune": lambda model: wb.prune(model, 0.5, score="magnitude"),
+    "quantise": lambda model: wb.quantise(model, 4),
+    "search_sparsity": lambda model: wb.search_sparsity(model, CORPUS, 0.5, passes=200, tokens=40, context=16)[0],
+    "search_bits": lambda model: wb.search_bits(model, CORPUS, 4, passes=200, tokens=40, context=16)[0],
+    "skip": lambda model: wb.skip(model, CORPUS, 0.2, passes=200, tokens=40, context=16)[0],
+    "fewer_kv_heads": lambda model: wb.fewer_kv_heads(model, 1, corpus=CORPUS, tokens=40),
+    "swap_activation": lambda model: wb.swap_activation(model, "polyrelu", corpus=CORPUS, tokens=40),
+    "see_ahead": lambda model: wb.see_ahead(model, [1]),
+    "expert": lambda model: wb.expert(model, CORPUS, 0.5, tokens=40),
+    "heal": lambda model: wb.heal(model, CORPUS, tokens=40, batch=2, context=16),
+    "dare": lambda model: wb.dare(model, wb.quantise(model, 8), 0.5),
+    "operate": lambda model: wb.operate(model, "remove sublayers", layers=[1]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_operation_takes_a_child_and_certifies_from_the_start(name: str, llama: wb.LanguageModel) -> None:
+    first = wb.bake(llama, [EDIT])
+    for given in (first, first.model):
+        child = CHANGES[name](given)
+        assert child.before is first
+        said = child.certify(CORPUS, 60)
+        assert said.parent["hash"] == llama.hash
+        assert said.differences[0] is not None
+        assert said.exact
+    assert CHANGES[name](llama).before is None
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_things_and_other_precisions_are_refused(name: str) -> None:
+    half = wb.load_model(tiny.build("llama").bfloat16(), tokenizer=tiny.tokenizer())
+    with pytest.raises(SurgeryError, match="in bfloat16, and surgery is exact in float32 only"):
+        CHANGES[name](half)
+    with pytest.raises(SurgeryError, match="Operations change a model"):
+        CHANGES[name](None)
+
+
+def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.LanguageModel) -> None:
+    kept = held_out(llama)
+    assert isinstance(kept, wb.Corpus)
+    for texts in (calibration(None), named("stories")):
+        assert not {*texts.texts} & {*kept.texts}
+        assert {*texts.texts} | {*kept.texts} == {*wb.Corpus.load("stories").texts}
+    assert calibration(CORPUS) is CORPUS
+    by_name = wb.operate(llama, "prune", tokens=50).history[-1]
+    by_default = wb.prune(llama, tokens=50).history[-1]
+    assert by_name["corpus_hash"] == by_default["corpus_hash"] == calibration(None).hash
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda model: wb.prune(model, corpus="stories"),
+        lambda model: wb.skip(model, "stories"),
+        lambda model: wb.heal(model, "stories", tokens=40),
+        lambda model: wb.expert(model, "stories"),
+        lambda model: wb.measure_fidelities(model, [], "stories"),
+        lambda model: wb.build_index(model, "neurons.0.post", "stories", "nowhere"),
+        lambda model: wb.Corpus.load(""),
+    ],
+)
+def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.LanguageModel) -> None:
+    with pytest.raises(CorpusError, match=r"given as a Corpus|Name a corpus"):
+        wrong(llama)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (lambda model: wb.prune(model, pattern=None), "The pattern is 'row'"),
+        (lambda model: wb.prune(model, corpus=CORPUS, tokens="a"), "is a whole number"),
+        (lambda model: wb.heal(model, CORPUS, tokens=40, lr="a"), "lr is a number above 0"),
+        (lambda model: wb.see_ahead(model, 3), "layers is a list of layers"),
+        (lambda model: wb.dare(model, model, weights="a"), "one finite weight"),
+        (lambda model: wb.measure_fidelities(model, [], CORPUS, tokens=float("nan")), "is a whole number"),
+        (lambda model: wb.Feature.parse("neurons.0.post:a"), "neurons"),
+    ],
+)
+def test_odd_values_get_a_sentence(wrong: Callable[[Any], Any], match: str, llama: wb.LanguageModel) -> None:
+    with pytest.raises(ValueError, match=match):
+        wrong(llama)
+
+
+def test_how_it_was_chosen_is_on_record(llama: wb.LanguageModel) -> None:
+    skipped, found = wb.skip(llama, CORPUS, 0.2, passes=200, tokens=40, context=16, seed=3)
+    said = skipped.history[-1]
+    assert (said["found_by"], said["search_seed"], said["corpus_hash"]) == ("evopress", 3, CORPUS.hash)
+    assert said["passes"] == found.token_forwards
+    cut = wb.expert(llama, CORPUS, 0.5, tokens=40, seed=2).history[-1]
+    assert (cut["keep"], cut["text_seed"], cut["tokens"], cut["corpus_hash"]) == (0.5, 2, 40, CORPUS.hash)
+
+
+def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: Path) -> None:
+    parent = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+    child = wb.bake(parent, [EDIT])
+    child.certify(CORPUS, 60)
+    child.save_pretrained(tmp_path / "child")
+    opened = wb.open_child(tmp_path / "child", parent)
+    assert opened.certificate is not None
+    assert opened.certificate.exact
+    said = opened.certify(CORPUS, 60)
+    assert said.exact is None
+    assert "not measured" in said.exactness()
+    assert "No step stands for interventions" in wb.prune(parent, score="magnitude").certify(CORPUS, 60).exactness()
+
+
+def test_a_folder_whose_weights_were_exchanged_is_not_merged(tmp_path: Path) -> None:
+    parent = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+    for name, factor in (("one", 1.01), ("two", 1.02)):
+        child = wb.bake(parent, [wb.Scale("neurons.0.post:3", factor)])
+        child.certify(CORPUS, 60)
+        child.save_pretrained(tmp_path / name)
+    assert wb.dare(parent, tmp_path / "one", 0.0).own
+    weights = tmp_path / "two" / "model.safetensors"
+    weights.replace(tmp_path / "one" / "model.safetensors")
+    with pytest.raises(SurgeryError, match="are not those that were saved"):
+        wb.dare(parent, tmp_path / "one", 0.0)
+
+
+def test_heads_that_turn_neighbours_have_a_mean_and_no_singular_vectors() -> None:
+    torch.manual_seed(0)
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    model = wb.load_model(CohereForCausalLM(CohereConfig(**size | heads, eos_token_id=0, bos_token_id=1)).eval())
+    with pytest.raises(SurgeryError, match="take the mean"):
+        wb.fewer_kv_heads(model, 1, corpus=CORPUS)
+    assert wb.fewer_kv_heads(model, 1, method="mean").model.network.config.num_key_value_heads == 1
+
+
+def test_mlps_that_see_all_rows_as_one_can_be_read_edited_and_baked() -> None:
+    torch.manual_seed(0)
+    size = {"vocab_size": 64, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "word_embed_proj_dim": 32}
+    module = OPTForCausalLM(OPTConfig(**size, num_attention_heads=4, max_position_embeddings=64)).eval()
+    model = wb.load_model(module)
+    tokens = torch.arange(14).view(2, 7)
+    seen: list[torch.Tensor] = []
+    handle = module.model.decoder.layers[0].fc1.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    with torch.no_grad():
+        module(input_ids=tokens)
+    handle.remove()
+    name = "blocks.0.mlp.hook_pre"
+    assert torch.allclose(model.capture(tokens, [name])[name].flatten(0, 1), seen[0].flatten(0, -2), atol=1e-6)
+    with model.intervening([EDIT]):
+        wanted = model(tokens)
+    assert float((wanted - model(tokens)).abs().max()) > 1e-3
+    assert float((wanted - wb.bake(model, [EDIT]).model(tokens)).abs().max()) < 1e-5

@@ -1,0 +1,50 @@
+"""What operations are given: the model that they change, and texts to calibrate on."""
+
+from __future__ import annotations
+
+import torch
+
+from workbench.corpus import Corpus, as_corpus
+from workbench.generation import LanguageModel
+from workbench.surgery.certificate import HELD_OUT
+from workbench.surgery.child import Child, SurgeryError
+
+STORIES = "stories"
+"""The bundled texts; a tenth of them is kept for certificates."""
+
+
+def operand(model: LanguageModel | Child) -> LanguageModel:
+    """The model that an operation changes: that of a child, or the one given.
+
+    Raises:
+        SurgeryError: it is neither, or its weights are not in float32, in which nothing could be shown to 1e-4.
+    """
+    found = model.model if isinstance(model, Child) else model
+    if not isinstance(found, LanguageModel):
+        raise SurgeryError(f"Operations change a model, such as wb.load_model(), or a child of one, not {model!r:.60}.")
+    kind = found.network.module.dtype
+    if kind != torch.float32:
+        raise SurgeryError(
+            f"{found.name} is in {str(kind).removeprefix('torch.')}, and surgery is exact in float32 only; open it by "
+            "its name or folder, or give module.float()."
+        )
+    return found
+
+
+def calibration(corpus: Corpus | None) -> Corpus:
+    """Texts to calibrate on: those given, or the bundled stories but for the tenth that certificates measure on.
+
+    Raises:
+        CorpusError: something else is given.
+    """
+    return stories() if corpus is None else as_corpus(corpus)
+
+
+def named(corpus: str) -> Corpus:
+    """The same for a corpus by its name; raises `CorpusError` if there is none of it."""
+    return stories() if corpus == STORIES else Corpus.load(corpus)
+
+
+def stories() -> Corpus:
+    """The bundled stories, but for the tenth that certificates measure on."""
+    return Corpus.load(STORIES).split(HELD_OUT)[0]
