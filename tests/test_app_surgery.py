@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -121,6 +122,65 @@ def test_steps_follow_one_another_are_written_saved_and_loaded(folder: Path) -> 
     assert "Loaded" in words(page)
     tokens = torch.arange(20)[None]
     assert torch.equal(page.session_state["surgery"][0].child.undo()(tokens), model(tokens))
+
+
+def kept(page: AppTest, layer: int) -> AppTest:
+    """The page with the attention of one more layer taken out."""
+    choose(page, "remove sublayers")
+    page.multiselect(key="surgery remove sublayers layers").set_value([layer]).run()
+    return quiet(tried(page).button(key="surgery keep").click().run())
+
+
+def test_a_trial_of_what_was_undone_meanwhile_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = kept(visit(folder), 0)
+    go = threading.Event()
+    operate = wb.operate
+    monkeypatch.setattr(wb, "operate", lambda *args, **how: go.wait(60) and operate(*args, **how))
+    page.button(key="surgery try").click().run()
+    key = page.session_state["surgery key"]
+    page.button(key="surgery undo").click().run()
+    import caching
+
+    task = caching.task(key)
+    assert task is not None
+    assert task.stopping
+    go.set()
+    task.wait(60)
+    assert task.done
+    page = quiet(page.run())
+    assert page.session_state["surgery"] == []
+    assert not [one for one in page.button if one.key == "surgery keep"]
+
+
+def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> None:
+    page = kept(visit(folder), 0)
+    page.button(key="surgery save").click().run()
+    page = ended(page, "surgery saving")
+    saved = folder.parent / "runs" / "edited"
+    first = wb.load_model(str(saved)).hash
+    page = kept(page, 1)
+    second = page.session_state["surgery"][-1].child.model.hash
+
+    page.button(key="surgery load").click().run()  # the second step is not in the folder
+    assert "takes the place of what was kept" in "".join(one.value for one in quiet(page).warning)
+    page.button(key="surgery no").click().run()
+    assert [step.child.model.hash for step in quiet(page).session_state["surgery"]] == [first, second]
+    page.button(key="surgery save").click().run()
+    assert "replaces it" in "".join(one.value for one in quiet(page).warning)
+    assert wb.load_model(str(saved)).hash == first
+    page.button(key="surgery yes").click().run()
+    page = quiet(ended(page, "surgery saving"))
+    assert wb.load_model(str(saved)).hash == second
+    page.button(key="surgery load").click().run()  # nothing is lost by it now
+    page = quiet(ended(page, "surgery loading"))
+    assert [step.child.model.hash for step in page.session_state["surgery"]] == [second]
+
+
+def test_what_was_wrong_is_said_until_something_else_is_asked(folder: Path) -> None:
+    page = choose(visit(folder), "remove layers")
+    assert "No layer is chosen" in complaint(tried(page))
+    page.multiselect(key="surgery remove layers layers").set_value([1]).run()
+    assert not quiet(page).error
 
 
 def test_every_operation_has_a_form(folder: Path) -> None:

@@ -25,7 +25,8 @@ CIRCUITS = "views/circuits.py"
 FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
 FORGOTTEN += ("training layer", "training place", "state count", "forced state")
 FORGOTTEN += ("attributed", "attribution of", "attribution node", "attribution pins", "attribution measured")
-FORGOTTEN += ("surgery", "surgery tried", "surgery key", "surgery texts", "surgery saving", "surgery loading")
+FORGOTTEN += ("surgery", "surgery tried", "surgery key", "surgery texts")
+FORGOTTEN += ("surgery saving", "surgery loading", "surgery asked")
 FORGOTTEN += ("circuit", "circuit of", "circuit size")
 """What belongs to a model, and goes with it."""
 

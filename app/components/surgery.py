@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +109,12 @@ def begin(model: LanguageModel, asked: Asked) -> None:
     caching.begin(key, OPERATIONS[asked.operation].title, work)
 
 
-def follow() -> bool:
-    """Show the trial that goes on, or take what came of it; whether one goes on."""
+def follow(asked: Asked | None) -> bool:
+    """Show the trial that goes on, or take what came of it; whether one goes on.
+
+    Args:
+        asked: what the widgets ask for now; why a trial of something else failed is of no use any more.
+    """
     key = st.session_state.get(KEY)
     task = caching.task(key) if key else None
     if task is None:
@@ -119,7 +123,9 @@ def follow() -> bool:
         background.follow(key)
         return True
     if task.failed:
-        if not background.show_failure(key):
+        if asked is None or key[:-1] != asked.key:
+            st.session_state[KEY] = None
+        elif not background.show_failure(key):
             st.info("Stopped before anything was measured.", icon=":material/pause:")
         return False
     st.session_state[TRIED], st.session_state[KEY] = task.result(), None
@@ -223,10 +229,19 @@ def costs(certificate: Certificate) -> str:
     )
 
 
+def take(found: Sequence[Step]) -> None:
+    """Make this the list of what was done. A trial of what the model was is dropped, and stopped if it goes on."""
+    key = st.session_state.pop(KEY, None)
+    task = caching.task(key) if key else None
+    if task is not None:
+        task.stop()
+    st.session_state[STEPS] = list(found)
+    _discard()
+
+
 def _keep() -> None:
     if step := st.session_state.get(TRIED):
-        steps().append(step)
-    _discard()
+        take([*steps(), step])
 
 
 def _discard() -> None:
@@ -243,5 +258,4 @@ def _undo() -> None:
     except ValueError as error:
         st.session_state["surgery trouble"] = str(error)
         return
-    steps().pop()
-    _discard()
+    take(steps()[:-1])

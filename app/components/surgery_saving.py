@@ -14,12 +14,13 @@ from components.surgery import Step
 from components.tokens import plain
 
 import workbench as wb
+from workbench.surgery.child import NOTE
 
 if TYPE_CHECKING:
     from workbench import Child, LanguageModel
     from workbench.surgery.certificate_check import Verification
 
-SAVING, LOADING = "surgery saving", "surgery loading"
+SAVING, LOADING, ASKED = "surgery saving", "surgery loading", "surgery asked"
 
 
 def show(model: LanguageModel) -> None:
@@ -41,10 +42,14 @@ def show(model: LanguageModel) -> None:
         st.caption("What was kept can be saved.")
     if (saves or loads) and not folder:
         st.error("Type a folder first.", icon=":material/error:")
-    elif saves:
-        _begin_saving(kept[-1].child, folder)
-    elif loads:
-        _begin_loading(model, folder)
+    elif saves and (Path(folder) / NOTE).exists():
+        _ask(SAVING, "A changed model is saved in this folder already; saving replaces it.", "Replace it")
+    elif loads and kept and not _is_saved(kept[-1].child, folder):
+        _ask(LOADING, "Loading takes the place of what was kept here, and that is not saved in this folder.", "Load it")
+    elif saves or loads:
+        st.session_state[ASKED] = None
+        (_begin_saving if saves else _begin_loading)(model, folder)
+    _show_question(model, folder)
     _follow_saving()
     _follow_loading()
     if kept and kept[-1].child.certificate is not None:
@@ -61,7 +66,39 @@ def show(model: LanguageModel) -> None:
         )
 
 
-def _begin_saving(child: Child, folder: str) -> None:
+def _ask(what: str, warning: str, button: str) -> None:
+    st.session_state[ASKED] = (what, warning, button)
+
+
+def _show_question(model: LanguageModel, folder: str) -> None:
+    """What would be lost, until somebody says yes, or asks for something else."""
+    asked = st.session_state.get(ASKED)
+    if asked is None:
+        return
+    what, warning, button = asked
+    st.warning(warning, icon=":material/warning:")
+    with st.container(horizontal=True):
+        yes = st.button(button, key="surgery yes", icon=":material/check:")
+        no = st.button("Leave it", key="surgery no", icon=":material/close:")
+    if yes or no:
+        st.session_state[ASKED] = None
+    if yes:
+        (_begin_saving if what == SAVING else _begin_loading)(model, folder)
+    if yes or no:
+        st.rerun()
+
+
+def _is_saved(child: Child, folder: str) -> bool:
+    """Whether this folder holds the child itself."""
+    try:
+        return json.loads((Path(folder) / NOTE).read_text())["hash"] == child.model.hash
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _begin_saving(model: LanguageModel, folder: str) -> None:
+    child = surgery.steps()[-1].child
+
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Verification:
         tell(0.1, "Writing the checkpoint")
         child.save_pretrained(folder)
@@ -113,8 +150,8 @@ def _follow_loading() -> None:
         return
     if background.show_failure(key) or task.failed:
         return
-    st.session_state[surgery.STEPS] = [Step(task.result(), "", {"folder": key[1]})]
-    for name in (surgery.TRIED, surgery.TEXTS, LOADING, SAVING):
+    surgery.take([Step(task.result(), "", {"folder": key[1]})])
+    for name in (LOADING, SAVING):
         st.session_state.pop(name, None)
     caching.forget(key)
     st.rerun()

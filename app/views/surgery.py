@@ -21,7 +21,7 @@ with st.container(), one_sentence():
     if wanted and asked is not None:
         surgery.begin(model, asked)
 with st.container(), one_sentence():
-    surgery.follow()
+    surgery.follow(asked)
     surgery.show_trial()
 seen = surgery.shown()
 if seen:

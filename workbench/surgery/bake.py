@@ -237,9 +237,9 @@ def _refusal(edits: Sequence[Any], reasons: dict[int, str], beside: bool) -> str
     number, reason = next(iter(reasons.items()))
     others = f" ({len(reasons) - 1} more can't either)" if len(reasons) > 1 else ""
     hint = (
-        "there is nothing else to bake, so save it with save_interventions"
+        "there is nothing else to bake, so save it as JSON by itself (save_interventions)"
         if beside or len(reasons) == len(edits)
-        else "beside=True bakes the others and saves it as JSON beside the model"
+        else "bake the others and keep it beside the model as JSON (beside=True)"
     )
     return f"{edits[number]} can't be baked: {reason}{others}; {hint}."
 
