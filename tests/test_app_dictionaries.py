@@ -317,6 +317,16 @@ def test_a_bad_name_for_a_training(shelf: Shelf, name: str) -> None:
     assert "folder's name" in complaint(page)
 
 
+def test_settings_that_cannot_be_leave_no_training_behind(shelf: Shelf) -> None:
+    page = visit(shelf, "train")
+    page.number_input(key="training topk width").set_value(16)
+    page.number_input(key="training topk k").set_value(17)
+    page.text_input(key="training name").set_value("wide").run()
+    button(page, "Train").click().run()
+    assert "k is a whole number from 1 to the width" in complaint(page)
+    assert not (shelf.runs / "wide").exists()
+
+
 def test_texts_that_are_not_there(shelf: Shelf) -> None:
     from components import runs
 

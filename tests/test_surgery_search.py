@@ -222,6 +222,71 @@ def test_the_child_is_what_the_search_had_in_place(name: str, method: str, zoo) 
         assert kls[found.levels] <= sorted(kls.values())[len(kls) // 5]  # it judges on draws of windows, not on all
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_slopes_are_those_of_shares_that_are_left_out(name: str, whole: bool, zoo) -> None:
+    model, plain = zoo[name], tiny.build(name).double()
+    choice, fitness = Skips(model, whole=whole), DenseKL(model, CORPUS, 40, context=20)
+    levels = tuple(part % 2 for part in range(len(choice.parts)))
+    before = fitness.token_forwards
+    found = choice.slopes(fitness, levels, [0, 1])
+    windows = [batch.tokens for batch in CORPUS.batches(model, 20, 1, 40, 0)][:2]
+    assert fitness.token_forwards - before == 3 * sum(window.numel() for window in windows)
+    contents = [batch.content[0] for batch in CORPUS.batches(model, 20, 1, 40, 0)][:2]
+
+    def kl(shares: list[float]) -> float:
+        """With these shares of the parts left out, by hooks that multiply."""
+        edits = [
+            reference.PlainEdit(
+                plain.get_submodule(_place(model, *one)), "out", lambda x, share=share: x * (1.0 - share)
+            )
+            for share, group in zip(shares, choice.sublayers, strict=True)
+            for one in group
+        ]
+        total, count = 0.0, 0
+        for tokens, content in zip(windows, contents, strict=True):
+            dense = reference.logits_under(plain, tokens)[0, content].log_softmax(-1)
+            changed = reference.logits_under(plain, tokens, edits)[0, content].log_softmax(-1)
+            total += float((dense.exp() * (dense - changed)).sum())
+            count += int(content.sum())
+        return total / count
+
+    for part in range(len(levels)):
+        ends = [[float(level) for level in levels] for _ in range(2)]
+        ends[0][part] += 1e-3
+        ends[1][part] -= 1e-3
+        slope = (kl(ends[0]) - kl(ends[1])) / 2e-3
+        assert float(found[part]) == pytest.approx(slope, rel=0.02, abs=2e-3 * float(found.abs().max()))
+    choice.set((0,) * len(levels))
+    with torch.no_grad():  # nothing is left behind
+        assert torch.equal(choice.module(input_ids=windows[0], use_cache=False).logits, model(windows[0]))
+
+
+class Steep(Table):
+    """Levels 0 and 1 of known value whose slopes are known too."""
+
+    def slopes(self, fitness: TableFitness, levels: Candidate, windows: Sequence[int]) -> Tensor:
+        fitness.token_forwards += 30 * len(windows)
+        x = torch.tensor(levels).double().requires_grad_()
+        (self.harm.double() @ x.square() + x @ self.together.double() @ x).backward()
+        assert x.grad is not None
+        return x.grad.float()
+
+
+def test_with_slopes_better_parts_are_found_in_equal_passes() -> None:
+    parts, values = 24, {Steep: [], Table: []}
+    for seed in range(8):
+        flat = table(parts, 2, seed)
+        for kind, found_values in values.items():
+            choice = kind(flat.harm, flat.together, [[1.0, 0.0]] * parts)
+            found = evopress(choice, TableFitness(), parts - 8, passes=3000, seed=seed)  # type: ignore[arg-type]
+            assert sum(found.levels) == 8
+            assert found.token_forwards < 3300
+            found_values.append(choice.value(found.levels))
+    assert sum(values[Steep]) < sum(values[Table])
+    assert all(guided <= blind * 1.02 for guided, blind in zip(values[Steep], values[Table], strict=True))
+
+
 def test_whole_layers_leave_the_model(llama: wb.LanguageModel) -> None:
     choice = Skips(llama, whole=True)
     assert choice.parts == ["layer 0", "layer 1", "layer 2"]

@@ -115,7 +115,7 @@ def current() -> Request | None:
 
 
 def begin(model: LanguageModel, request: Request) -> None:
-    """Start a training, or go on with one; raises `TrainingError` if that can't be."""
+    """Start a training, or go on with one; raises `TrainingError` or `DictionaryError` if that can't be."""
     if not re.fullmatch(r"[\w.-]+", request.name) or request.name.startswith("."):
         raise TrainingError(f"{request.name!r} can't be a folder's name; use letters, digits, - and _.")
     if going := current():
@@ -123,16 +123,17 @@ def begin(model: LanguageModel, request: Request) -> None:
     earlier = _read(request.folder)
     if (earlier.request is not None and earlier.request != request) or (earlier.request is None and earlier.history):
         raise TrainingError(f"There is another training called {request.name}; choose another name.")
+    _, built, _ = request.call(model)
+    dictionary = wb.Dictionary.kinds[request.kind](**built)  # complains before there is a folder
     request.folder.mkdir(parents=True, exist_ok=True)
     with replacing(request.folder / REQUEST) as temporary:
         temporary.write_text(json.dumps(asdict(request), indent=2))
-    caching.begin(KEY, f"Training {request.name}", _work(model, request), request)
+    caching.begin(KEY, f"Training {request.name}", _work(model, request, dictionary), request)
 
 
-def _work(model: LanguageModel, request: Request) -> Callable[..., None]:
+def _work(model: LanguageModel, request: Request, dictionary: Any) -> Callable[..., None]:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
-        _, built, how = request.call(model)
-        dictionary = wb.Dictionary.kinds[request.kind](**built)
+        how = request.call(model)[2]
         corpus = wb.Corpus.load(request.corpus)
         wb.train(dictionary, model, request.reads, corpus, **how, progress=tell, cancel=cancelled)  # type: ignore[type-var]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
 
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.fitness import DenseKL
@@ -33,6 +35,15 @@ class Levels(Protocol):
 
     def set(self, levels: Candidate) -> None:
         """Put these levels in place."""
+        ...
+
+
+@runtime_checkable
+class Sloped(Levels, Protocol):
+    """Levels whose effect a gradient tells: a part can be left out by a share, and level 1 leaves it out whole."""
+
+    def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> Tensor:
+        """How the mean KL on these windows rises with the share of each part that is left out, `[parts]` in nats."""
         ...
 
 
@@ -203,20 +214,26 @@ def ranked(
     """
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     windows = range(max(1, min(len(fitness), int(passes / (len(choice.costs) * fitness.window_tokens)))))
-    levels = least_harmful(judge, windows)
+    levels = least_harmful(judge, harms(judge, windows))
     return judge.found(levels, judge.kl(levels, windows))
 
 
-def least_harmful(judge: Judge, windows: Sequence[int]) -> Candidate:
-    """A candidate of the parts that are least harmful when each alone is raised by one level, per cost saved."""
-    parts = judge.choice.costs
-    dense: Candidate = (0,) * len(parts)
-    harm = []
-    for part, costs in enumerate(parts):
+def harms(judge: Judge, windows: Sequence[int]) -> list[float]:
+    """KL of each part raised alone, by one level."""
+    dense: Candidate = (0,) * len(judge.choice.costs)
+    found = []
+    for part in range(len(dense)):
         judge.stops()
-        harm.append(judge.kl(raised(dense, part), windows) / (costs[0] - costs[1]))
-    order = sorted(range(len(parts)), key=harm.__getitem__)
-    levels = dense
+        found.append(judge.kl(raised(dense, part), windows))
+    return found
+
+
+def least_harmful(judge: Judge, harm: Sequence[float]) -> Candidate:
+    """A candidate of the parts that are least harmful alone, per cost saved."""
+    parts = judge.choice.costs
+    each = [one / (costs[0] - costs[1]) for one, costs in zip(harm, parts, strict=True)]
+    order = sorted(range(len(parts)), key=each.__getitem__)
+    levels: Candidate = (0,) * len(parts)
     for level in range(max(map(len, parts)) - 1):
         for part in order:
             if not judge.fits(levels) and levels[part] == level and level + 1 < len(parts[part]):

@@ -2,7 +2,9 @@
 
 Sieberling, Kuznedelev, Kurtic and Alistarh, "EvoPress" (2024), arXiv 2410.14649: (1 + λ) with mutations that move
 budget from one part to another, the KL to the dense model's predictions as fitness, and a selection in several steps,
-each with fewer candidates on more tokens; the parent is judged only in the last one.
+each with fewer candidates on more tokens; the parent is judged only in the last one. Two things are not in the paper:
+where parts have slopes, mutants go where these say (`evopress_guide.py`), and at the end the last parents are judged
+once more, on more and more windows, since a parent that won on a few may have been lucky.
 """
 
 from __future__ import annotations
@@ -17,17 +19,24 @@ from workbench.surgery.budgets import (
     Found,
     Judge,
     Levels,
+    Sloped,
     even,
     greedy,
+    harms,
     least_harmful,
     raised,
     ranked,
     uniform,
 )
 from workbench.surgery.child import SurgeryError
+from workbench.surgery.evopress_guide import Guide
 from workbench.surgery.fitness import DenseKL
 from workbench.weights import Progress
 
+FINALISTS = 8
+"""Parents that are judged once more at the end."""
+FINAL = 0.1
+"""Share of the passes that is kept for it."""
 IDLE = 20
 """Rounds without a candidate that was not known already, after which there is nothing left to find."""
 
@@ -55,8 +64,8 @@ def evopress(
             or when mutants are no longer new.
         offspring: λ, mutants of the parent in a round.
         selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
-        first: candidates to begin from, evenly spread and random ones in turns. Beside them there is one of the parts
-            that are least harmful alone, judged on one window, if a tenth of `passes` is enough to find that out.
+        first: candidates to begin from, evenly spread and random ones in turns. If a tenth of `passes` is enough to
+            judge each part alone on one window, there is one of the least harmful parts too, and mutants are guided.
         seed: of everything.
         progress, cancel: as for every operation, asked after each round.
 
@@ -71,18 +80,37 @@ def evopress(
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
     pool = [_random(judge, chance) if number % 2 else even(choice, budget, number / first) for number in range(first)]
+    guide = None
     if len(choice.costs) * fitness.window_tokens <= passes / 10:
-        pool.append(least_harmful(judge, range(1)))
+        harm = harms(judge, range(1))
+        pool.append(least_harmful(judge, harm))
+        guide = Guide(judge, choice, harm, chance) if isinstance(choice, Sloped) else None
     parent, kl = _select(judge, list(dict.fromkeys(pool)), selection, None, chance)
-    idle = 0
-    while not judge.stops() and idle < IDLE:
-        children = {_mutated(judge, parent, chance) for _ in range(offspring)} - {parent}
+    parents, same, idle = [parent], 0, 0
+    while not judge.stops() and judge.used < (1 - FINAL) * passes and idle < IDLE:
+        used = judge.used
+        if guide:
+            guide.look(parent, kl, same)
+            used = judge.used
+        children = {_mutated(judge, parent, guide, chance) for _ in range(offspring)} - {parent}
         if not children:
             break
-        used = judge.used
         parent, kl = _select(judge, sorted(children), selection, parent, chance)
+        same = same + 1 if parent == parents[-1] else 0
         idle = idle + 1 if judge.used == used else 0
-    return judge.found(parent, kl)
+        parents = parents if parent == parents[-1] else [*parents, parent]
+    return judge.found(*_luckless(judge, list(dict.fromkeys(parents[::-1]))[:FINALISTS], chance))
+
+
+def _luckless(judge: Judge, parents: Sequence[Candidate], chance: torch.Generator) -> tuple[Candidate, float]:
+    """The best of some candidates, of which half go each time that the windows become twice as many; and its KL."""
+    order = torch.randperm(len(judge.fitness), generator=chance).tolist()
+    left, windows = list(parents), 8
+    while True:
+        scored = sorted((judge.kl(one, order[:windows]), one) for one in left)
+        if windows >= len(order) or len(left) == 1 or judge.stops():
+            return scored[0][1], scored[0][0]
+        left, windows = [one for _, one in scored[: -(-len(left) // 2)]], 2 * windows
 
 
 def _select(
@@ -106,9 +134,11 @@ def _pick(places: Sequence[int], chance: torch.Generator) -> int:
     return places[int(torch.randint(len(places), (1,), generator=chance))]
 
 
-def _mutated(judge: Judge, parent: Candidate, chance: torch.Generator) -> Candidate:
+def _mutated(judge: Judge, parent: Candidate, guide: Guide | None, chance: torch.Generator) -> Candidate:
     """One to three moves of budget: a part gets a lower level, and others higher ones until the budget is met again."""
     moves = int(torch.randint(1, 4, (2,), generator=chance).min())
+    if guide:
+        return guide.mutated(parent, moves)
     levels = parent
     for _ in range(moves):
         high = [part for part, level in enumerate(levels) if level > 0]

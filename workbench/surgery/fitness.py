@@ -39,7 +39,7 @@ class DenseKL:
         seed: of the choice of the texts.
 
     Attributes:
-        token_forwards: positions that were run through changed models so far.
+        token_forwards: positions that were run through changed models so far; on the way back they count twice.
 
     Raises:
         CorpusError: a setting that can't be used, or texts without tokens.
@@ -52,7 +52,7 @@ class DenseKL:
         self._content: list[Tensor] = []  # [pos] each
         self._dense: list[Tensor] = []  # [predictions, vocab] each, float16
         module: Any = model.network.module
-        with torch.inference_mode():
+        with torch.no_grad():
             for batch in corpus.batches(model, context, 1, tokens, seed):
                 content = batch.content[0]
                 if bool(content.any()):
@@ -75,12 +75,27 @@ class DenseKL:
     @torch.inference_mode()
     def on(self, module: Any, window: int) -> tuple[float, int]:
         """Sum of KL(dense ‖ changed) in nats over the predictions of one window, and how many these are."""
+        total, count = self._loss(module, window)
+        return float(total), count
+
+    def gradient(self, module: Any, window: int, of: Tensor) -> tuple[Tensor, int]:
+        """Gradient of that sum by a tensor that the module uses, and how many predictions there are.
+
+        The way back counts as two runs.
+        """
+        with torch.enable_grad():
+            total, count = self._loss(module, window)
+            (found,) = torch.autograd.grad(total, of)
+        self.token_forwards += 2 * self._windows[window].numel()
+        return found, count
+
+    def _loss(self, module: Any, window: int) -> tuple[Tensor, int]:
         tokens = self._windows[window]
         self.token_forwards += tokens.numel()
         logits = module(input_ids=tokens, use_cache=False).logits[0, self._content[window]]
         to = logits.float().log_softmax(-1)  # [predictions, vocab]
         of = self._dense[window].float().log_softmax(-1)
-        return float(torch.nn.functional.kl_div(to, of, reduction="sum", log_target=True)), len(to)
+        return torch.nn.functional.kl_div(to, of, reduction="sum", log_target=True), len(to)
 
     def __call__(self, module: Any, windows: Sequence[int] | None = None) -> float:
         """KL(dense ‖ changed) in nats, mean over the predictions of some windows, by number; None for all."""

@@ -63,6 +63,22 @@ class Skips:
             for path, original, nothing in ways:
                 self.module.set_submodule(path, nothing if level else original)
 
+    def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> Tensor:
+        """See `Sloped`: what each part writes is multiplied by a number, 0 at level 1, and the gradient is taken."""
+        self.set((0,) * len(levels))
+        gates = (1 - torch.tensor(levels, dtype=torch.float32)).requires_grad_()
+        handles = [
+            original.register_forward_hook(_scaling(gates, part))
+            for part, ways in enumerate(self._ways)
+            for _, original, _ in ways
+        ]
+        try:
+            found = [fitness.gradient(self.module, window, gates) for window in windows]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return -torch.stack([total for total, _ in found]).sum(0) / sum(count for _, count in found)
+
     def edits(self, levels: Candidate) -> list[RemoveLayer | RemoveSublayer]:
         """What these levels leave out, as edits that `bake` writes into the weights."""
         out = [one for level, group in zip(levels, self.sublayers, strict=True) if level for one in group]
@@ -137,6 +153,17 @@ class _Nothing(nn.Module):
         x = args[0] if args else kwargs["hidden_states"]
         zero = torch.zeros_like(x)
         return zero if self.extra is None else (zero, *(None,) * self.extra)
+
+
+def _scaling(gates: Tensor, part: int) -> Any:
+    """A hook that multiplies what a module writes by the number of its part."""
+
+    def hook(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> Any:
+        if isinstance(output, tuple):
+            return (output[0] * gates[part], *output[1:])
+        return output * gates[part]
+
+    return hook
 
 
 def _path(model: LanguageModel, layer: int, part: str) -> str:
