@@ -19,9 +19,9 @@ TOKENS = 100_000
 
 def show(model: LanguageModel, one: Known) -> None:
     """What to do about it."""
-    st.markdown(f"**{plain(one.title)} has no index yet**, so its latents can't be searched and have no examples.")
+    st.markdown(f"**{plain(one.title)} has no index yet**, so its {one.noun}s can't be searched and have no examples.")
     st.caption(
-        "Building one runs the model once over some texts and notes which latents are active where. "
+        f"Building one runs the model once over some texts and notes which {one.noun}s are active where. "
         "It can be stopped, and goes on later where it stopped."
     )
     begin(model, one)
@@ -51,7 +51,7 @@ def begin(model: LanguageModel, one: Known) -> None:
             10_000,
             key="index tokens",
             persist_state="session",
-            help="More tokens give rarer latents their examples. 100,000 take a few minutes.",
+            help=f"More tokens give rarer {one.noun}s their examples. 100,000 take a few minutes.",
         )
     )
     if button.button("Build the index", type="primary", icon=":material/database:", key="build index"):

@@ -32,7 +32,7 @@ def show(model: LanguageModel, text: str) -> None:
             return
         remarks.show(one, index, feature.index)
         if card.active == 0:
-            st.info(f"This latent was active on none of the index's {index.n_tokens:,} tokens.")
+            st.info(f"This {one.noun} was active on none of the index's {index.n_tokens:,} tokens.")
         else:
             _examples(card)
         _words(card)
@@ -50,7 +50,7 @@ def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
             st.metric("Highest", f"{card.highest:.3g}", width="content", help="Its highest value in the index.")
             st.metric("Mean", f"{card.mean:.3g}", width="content", help="Its mean value where it is active.")
     with actions.container(horizontal=True, horizontal_alignment="right"):
-        if st.button("Steer this latent", type="primary", icon=":material/tune:", key="steer this"):
+        if st.button(f"Steer this {one.noun}", type="primary", icon=":material/tune:", key="steer this"):
             st.session_state.pop("linked", None)
             st.switch_page(session.STEER, query_params={"feature": str(feature)})
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
@@ -99,13 +99,13 @@ def _words(card: FeatureCard) -> None:
 def _relations(one: Known, index: FeatureIndex, card: FeatureCard) -> None:
     left, right = st.columns(2, gap="large")
     with left:
-        st.markdown("**Nearest latents**")
+        st.markdown(f"**Nearest {one.noun}s**")
         st.caption("By the cosine of their directions.")
         for near in card.neighbours:
             _link(one, index, near.index, f"{near.cosine:.2f}", near.label)
     with right:
         st.markdown("**Active together**")
-        st.caption("On which share of this latent's tokens the other is active too.")
+        st.caption(f"On which share of this {one.noun}'s tokens the other is active too.")
         for partner in card.cofiring:
             _link(one, index, partner.index, f"{partner.share:.0%}", partner.label)
 

@@ -55,8 +55,8 @@ class LatentQuery:
         return said | {"limit": LIMIT}
 
 
-def ask() -> LatentQuery:
-    """The widgets; what they say now."""
+def ask(noun: str) -> LatentQuery:
+    """The widgets, for features called so; what they say now."""
     box, how, more = st.columns([4, 3, 1.2], vertical_alignment="bottom")
     mode = how.segmented_control(
         "Look for",
@@ -68,7 +68,7 @@ def ask() -> LatentQuery:
         help="  \n".join(f"**{name}**: {hint}" for name, (_, hint) in HINTS.items()),
     )
     text = box.text_input(
-        "Search the latents",
+        f"Search the {noun}s",
         key="latent query",
         type="search",
         placeholder=HINTS[mode][0],

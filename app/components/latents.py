@@ -35,7 +35,7 @@ def show(model: LanguageModel, one: Known) -> None:
 @st.fragment
 def _panel(model: LanguageModel, one: Known) -> None:
     """A search draws only this part of the page anew."""
-    query = latent_query.ask()
+    query = latent_query.ask(one.noun)
     if st.session_state.pop("opened", False) and not st.session_state["whole page"]:
         st.rerun()  # there is a card to be drawn
     with one_sentence():
@@ -43,19 +43,19 @@ def _panel(model: LanguageModel, one: Known) -> None:
         if index is None:
             st.rerun()
         hits = index.search(**query.how())
-        st.markdown(_said(query, hits, index.n_tokens))
+        st.markdown(_said(query, hits, index.n_tokens, one.noun))
         if hits:
             _show_table(one, hits, query)
         snippets.show(snippets.latent_search(one.folder, query.how()))
 
 
-def _said(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int) -> str:
-    count = f"The first {LIMIT} latents" if len(hits) == LIMIT else f"{len(hits)} latent{'s' if len(hits) != 1 else ''}"
+def _said(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int, noun: str) -> str:
+    count = f"The first {LIMIT} {noun}s" if len(hits) == LIMIT else f"{len(hits)} {noun}{'s' if len(hits) != 1 else ''}"
     if not query.text.strip():
         which = "with a star, the most often active first" if query.starred else "the most often active first"
         return f"**{count}, {which}.** The index covers {n_tokens:,} tokens."
     if not hits:
-        return f"No latent fits “{plain(query.text)}” under these settings."
+        return f"No {noun} fits “{plain(query.text)}” under these settings."
     matches = f" It marks {hits[0].score.matches:,} of {n_tokens:,} tokens." if hits[0].score else ""
     return f"**{count} for “{plain(query.text)}”, best first.**{matches}"
 
@@ -66,7 +66,7 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
     columns: dict[str, tuple[list, object]] = {
         "latent": (
             [hit.index for hit in hits],
-            st.column_config.NumberColumn("Latent", format="%d", width=70),
+            st.column_config.NumberColumn(one.noun.title(), format="%d", width=70),
         ),
         "label": (
             [("★ " if hit.starred else "") + hit.label for hit in hits],
