@@ -44,12 +44,16 @@ class Plan:
     """Of all else."""
     test: int = 1536
     """Tokens of the other half of the articles."""
+    test_searches: int = 6144
+    """Of them, for what searches found: the sets differ by less than articles do."""
     stories: int = 768
     """Tokens of bundled stories."""
     split: int = 1
     """Which articles are in which half. The search's own settings were chosen on other halves."""
     passes: int = 85_000
-    """Positions that EvoPress and the greedy search run at the central budget."""
+    """Positions that each search may run at the central budget."""
+    few: int = 42_500
+    """The same where the greedy search has a single window for each candidate."""
     searches: int = 2
     """Seeds of EvoPress there."""
     fewer_passes: int = 25_000
@@ -104,6 +108,11 @@ class Bench:
             "stories": DenseKL(self.model, self.stories, self.plan.stories, context=self.plan.context, seed=1),
         }
 
+    @functools.cached_property
+    def many(self) -> DenseKL:
+        """For what searches found."""
+        return DenseKL(self.model, self.unseen, self.plan.test_searches, context=self.plan.context, seed=2)
+
     def costs(self, module: Any) -> dict[str, float]:
         """KL and perplexity on both texts; None as the module is the model as it is."""
         found = {}
@@ -140,26 +149,31 @@ def skipping(bench: Bench) -> None:
         budget = sum(costs[0] for costs in parts.costs) * (1 - round(share * len(parts.parts)) / len(parts.parts))
         found = search(parts, bench.fitness, budget, method, passes=passes, seed=seed)
         said = {"skipped": list(found.chosen), "token_forwards": found.token_forwards, "kl_calibration": found.kl}
-        return parts.module, said | {"evaluations": found.evaluations, "share": share, "method": method}
+        said |= {"evaluations": found.evaluations, "share": share, "method": method}
+        return parts.module, said | {"kl_many": bench.many(parts.module)}
 
-    for share in plan.shares:
+    for share in sorted(plan.shares, key=lambda share: share != centre):
         for method in ("evopress", "greedy", "ranked", "uniform") if share == centre else ("evopress", "uniform"):
-            many = share == centre and method in ("evopress", "greedy")
-            for seed in range(plan.searches if many and method == "evopress" else 1):
-                make = functools.partial(find, share, method, plan.passes if many else plan.fewer_passes, seed)
+            passes = plan.passes if share == centre else plan.fewer_passes
+            for seed in range(plan.searches if share == centre and method == "evopress" else 1):
+                make = functools.partial(find, share, method, passes, seed)
                 name = f"{share:.0%}, {method}" + (f", seed {seed}" if seed else "")
                 bench.row("skip sublayers", name, f"{1 - share:.0%} of sublayers", make)
+    for method, seeds in (("evopress", plan.searches), ("greedy", 1)):
+        for seed in range(seeds):
+            make = functools.partial(find, centre, method, plan.few, seed)
+            name = f"{centre:.0%}, {method}, few positions" + (f", seed {seed}" if seed else "")
+            bench.row("skip sublayers", name, f"{1 - centre:.0%} of sublayers", make)
     make = functools.partial(find, centre, "evopress", plan.fewer_passes, whole=True)
     bench.row("skip layers", f"{centre:.0%}, evopress", f"{1 - centre:.0%} of layers", make)
 
 
 def healed_skipping(bench: Bench) -> None:
-    """The best skipped model, healed."""
+    """The better model of those that EvoPress skipped, by what it was chosen on, healed."""
     plan = bench.plan
-    best = min(
-        (row for row in bench.rows if row["operation"] == "skip sublayers" and row["share"] == plan.shares[1]),
-        key=lambda row: row["kl_calibration"],
-    )
+    named = {f"{plan.shares[1]:.0%}, evopress" + (f", seed {seed}" if seed else "") for seed in range(plan.searches)}
+    skipped = [row for row in bench.rows if row["operation"] == "skip sublayers" and row["setting"] in named]
+    best = min(skipped, key=lambda row: row["kl_calibration"])
 
     def make() -> wb.Child:
         edits = [wb.RemoveSublayer(int(one.split(".")[0]), one.split(".")[1]) for one in best["skipped"]]

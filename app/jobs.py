@@ -26,7 +26,8 @@ class Job(Generic[Result]):
     def __init__(self, work: Callable[..., Result]):
         self.share, self.what, self.waiting = 0.0, "", 0
         self.begun = self._told = time.monotonic()
-        self._work, self._result, self._error = work, None, None
+        self._work: Any = work
+        self._result, self._error = None, None
         self._stop, self._over = False, threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -75,6 +76,7 @@ class Job(Generic[Result]):
             self._result = self._do()
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
             self._error = error
+        self._work = None  # it may hold a model
         self._over.set()
 
 

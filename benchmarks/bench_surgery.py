@@ -35,7 +35,7 @@ def operations(tokens: int, sibling: str) -> dict[str, Callable[[wb.LanguageMode
     heal = functools.partial(wb.heal, texts=texts, tokens=2048, batch=4)
     return {
         "dare": lambda model: wb.dare(model, sibling, 0.9),
-        "skip": lambda model: wb.skip(model, texts, 0.2, **short),
+        "skip": lambda model: wb.skip(model, texts, 0.2, passes=40_000, tokens=tokens),  # enough for gradients
         "prune": lambda model: wb.prune(model, 0.5, corpus=texts, tokens=tokens),
         "prune 2:4": lambda model: wb.prune(model, pattern="2:4", corpus=texts, tokens=tokens),
         "search_sparsity": lambda model: wb.search_sparsity(model, texts, 0.5, **short),

@@ -147,6 +147,7 @@ def test_a_trial_of_what_was_undone_meanwhile_is_dropped(folder: Path, monkeypat
     go.set()
     task.wait(60)
     assert task.done
+    assert caching.task(key) is None or caching.task(key).failed  # type: ignore[union-attr]
     page = quiet(page.run())
     assert page.session_state["surgery"] == []
     assert not [one for one in page.button if one.key == "surgery keep"]
@@ -162,7 +163,7 @@ def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> N
     second = page.session_state["surgery"][-1].child.model.hash
 
     page.button(key="surgery load").click().run()  # the second step is not in the folder
-    assert "takes the place of what was kept" in "".join(one.value for one in quiet(page).warning)
+    assert "takes the place of what was kept or tried" in "".join(one.value for one in quiet(page).warning)
     page.button(key="surgery no").click().run()
     assert [step.child.model.hash for step in quiet(page).session_state["surgery"]] == [first, second]
     page.button(key="surgery save").click().run()
@@ -174,6 +175,29 @@ def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> N
     page.button(key="surgery load").click().run()  # nothing is lost by it now
     page = quiet(ended(page, "surgery loading"))
     assert [step.child.model.hash for step in page.session_state["surgery"]] == [second]
+
+
+def test_a_question_is_about_one_folder_and_one_model(folder: Path) -> None:
+    page = kept(visit(folder), 0)
+    page.button(key="surgery save").click().run()
+    page = ended(page, "surgery saving")
+    saved = str(folder.parent / "runs" / "edited")
+    page.button(key="surgery save").click().run()
+    assert len(quiet(page).warning) == 1
+    page.text_input(key="surgery folder").set_value(str(folder.parent / "other")).run()
+    assert not quiet(page).warning
+    page.text_input(key="surgery folder").set_value(saved).run()
+    assert len(quiet(page).warning) == 1
+    page.button(key="surgery undo").click().run()  # there is nothing to save any more
+    assert not quiet(page).warning
+
+    choose(page, "remove sublayers")
+    page.multiselect(key="surgery remove sublayers layers").set_value([2]).run()
+    page = quiet(tried(page))
+    page.button(key="surgery load").click().run()  # what was tried would be lost
+    assert "kept or tried here" in "".join(one.value for one in quiet(page).warning)
+    page.button(key="surgery no").click().run()
+    assert quiet(page).session_state["surgery tried"] is not None
 
 
 def test_what_was_wrong_is_said_until_something_else_is_asked(folder: Path) -> None:

@@ -522,3 +522,6 @@ def test_deembeddings_are_products_of_weights(zoo: Any, name: str) -> None:
     json.dumps(found.to_dict())
     with pytest.raises(wb.FeatureError):
         wb.deembed(model, mine, 24)
+    for wrong in ({"top": -1}, {"top": 2.5}, {"heads": -1}, {"heads": 1.5}):
+        with pytest.raises(ValueError, match="is a whole number from"):
+            wb.deembed(model, mine, 7, **wrong)

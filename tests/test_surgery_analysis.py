@@ -26,8 +26,10 @@ PLAN = surgery.Plan(
     context=16,
     window=16,
     test=48,
+    test_searches=64,
     stories=48,
     passes=400,
+    few=200,
     fewer_passes=200,
     heal_tokens=128,
     kinds=("code", "list"),
@@ -68,7 +70,7 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
     central = [row for row in results["rows"] if row.get("share") == 0.2 and row["operation"] == "skip sublayers"]
     assert {row["method"] for row in central} == {"evopress", "greedy", "ranked", "uniform"}
     assert all(len(row["skipped"]) == 1 for row in central)
-    assert len(central) == 5  # EvoPress twice
+    assert len(central) == 5 + 3  # EvoPress twice; it and the greedy search once more with few positions
     assert set(results["experts"]) == {"code", "list", "all"}
     assert set(results["labels"]) == {"no layer", "first half", "last half", "all layers"}
     assert [(one["p"], one["rescale"]) for one in results["dare"]["drops"]] == [
@@ -89,17 +91,18 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
 def test_claims_are_judged_by_their_rules(done: tuple[dict[str, Any], Path]) -> None:
     results = json.loads(json.dumps(done[0]))
     for row in results["rows"]:
-        row["kl_articles"] = 1.0
+        row["kl_articles"] = row["kl_many"] = 1.0
         if row.get("method") == "evopress":
-            row["kl_articles"] = 0.86
+            row["kl_many"] = 0.86
     judged = {one.operation: one for one in surgery_claims.claims(results)}
     assert not judged["skip sublayers"].holds
     for row in results["rows"]:
         if row.get("method") == "evopress":
-            row["kl_articles"] = 0.84
+            row["kl_many"] = 0.7 if "few positions" in row["setting"] else 0.84
     judged = {one.operation: one for one in surgery_claims.claims(results)}
     assert judged["skip sublayers"].holds
-    assert "16% lower" in judged["skip sublayers"].here
+    assert "16% lower; with half the positions" in judged["skip sublayers"].here
+    assert judged["skip sublayers"].here.endswith("30% lower")
     dare = results["dare"]
     for scaled, bare, holds in ((0.895, 0.5, True), (0.88, 0.5, False), (0.9, 0.895, False)):
         dare["tuned"] = 0.9

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ def test_every_operation_takes_a_child_and_certifies_from_the_start(name: str, l
         assert said.differences[0] is not None
         assert said.exact
     assert CHANGES[name](llama).before is None
+    assert CHANGES[name](wb.bake(llama, [EDIT])).before is not None  # which nobody else holds
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -99,6 +102,21 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.LanguageModel
         (lambda model: wb.dare(model, model, weights="a"), "one finite weight"),
         (lambda model: wb.measure_fidelities(model, [], CORPUS, tokens=float("nan")), "is a whole number"),
         (lambda model: wb.Feature.parse("neurons.0.post:a"), "neurons"),
+        (lambda model: wb.dare(model, model, weights=None), "one finite weight"),
+        (lambda model: wb.dare(model, model, rescale="no"), "True or False"),
+        (lambda model: wb.skip(model, CORPUS, seed="a"), "seed is a whole number"),
+        (lambda model: wb.search_bits(model, CORPUS, "5"), "bits is a number"),
+        (lambda model: wb.search_bits(model, CORPUS, levels=4), "levels a list"),
+        (lambda model: wb.search_sparsity(model, CORPUS, levels=0.5), "levels is a list"),
+        (lambda model: wb.prune(model, sparsities=0.5), "by their paths"),
+        (lambda model: wb.heal(model, CORPUS, tokens=40, sparsify=True), "sparsify is a Decay"),
+        (lambda model: wb.heal(model, CORPUS, tokens=40, sparsify=wb.Decay(until="x")), "share of the steps"),
+        (lambda model: wb.heal(model, CORPUS, tokens=40, only=5), "regular expression"),
+        (lambda model: wb.cut_expert(model, [1, 2]), "The mask is bool"),
+        (lambda model: wb.see_ahead(model, [[0]]), "no layer"),
+        (lambda model: wb.fewer_kv_heads(wb.see_ahead(model, [0]), 1, corpus=CORPUS), "would lose it"),
+        (lambda model: wb.bake(model, [EDIT]).save_pretrained(None), "Name a folder"),
+        (lambda model: wb.open_child("nowhere", None), "Give the model"),
     ],
 )
 def test_odd_values_get_a_sentence(wrong: Callable[[Any], Any], match: str, llama: wb.LanguageModel) -> None:
@@ -127,6 +145,70 @@ def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: 
     assert said.exact is None
     assert "not measured" in said.exactness()
     assert "No step stands for interventions" in wb.prune(parent, score="magnitude").certify(CORPUS, 60).exactness()
+
+
+def test_exactness_is_claimed_for_all_steps_or_none(tmp_path: Path) -> None:
+    parent = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+    child = wb.bake(parent, [EDIT])
+    child.certify(CORPUS, 60)
+    child.save_pretrained(tmp_path / "child")
+    opened = wb.open_child(tmp_path / "child", parent)
+    said = wb.bake(opened, [wb.RemoveHead(1, 0)]).certify(CORPUS, 60)
+    assert said.differences == [None, pytest.approx(0.0, abs=1e-4)]
+    assert said.exact is None
+    assert "not measured" in said.exactness()
+    assert "In the steps since then no logit is further than" in said.exactness()
+    again = wb.Certificate.from_dict(said.to_dict())
+    assert again.exact is None
+
+
+def test_edits_beside_a_child_are_not_lost_by_the_next_operation(llama: wb.LanguageModel, tmp_path: Path) -> None:
+    here = wb.Clamp("neurons.1.post:3", 5.0, positions="prompt")
+    child = wb.bake(llama, [wb.RemoveHead(0, 1), here], beside=True)
+    for change in CHANGES.values():
+        for given in (child, child.model):
+            with pytest.raises(SurgeryError, match="has edits beside its weights"):
+                change(given)
+    with pytest.raises(SurgeryError, match="has edits beside its weights"):
+        wb.dare(llama, child)
+    child.certify(CORPUS, 60)
+    child.save_pretrained(tmp_path / "child")
+    with pytest.raises(SurgeryError, match="has edits beside its weights"):
+        wb.quantise(wb.open_child(tmp_path / "child", llama))
+
+
+def test_models_are_given_back_as_soon_as_nobody_holds_them() -> None:
+    model = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+    gc.disable()
+    try:
+        first = wb.quantise(model, 8)
+        second = wb.quantise(first, 4)
+        assert second.before is first
+        gone = [weakref.ref(first.model), weakref.ref(second.model)]
+        del second
+        assert gone[1]() is None
+        del first
+        assert gone[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_deltas_are_between_models_that_compute_alike(llama: wb.LanguageModel, tmp_path: Path) -> None:
+    relu = wb.swap_activation(llama, "relu")
+    with pytest.raises(SurgeryError, match="don't compute alike: hidden_act is 'relu' and 'silu'"):
+        wb.dare(llama, relu)
+    relu.certify(CORPUS, 60)
+    relu.save_pretrained(tmp_path / "relu")
+    with pytest.raises(SurgeryError, match="don't compute alike"):
+        wb.dare(llama, tmp_path / "relu")
+    with pytest.raises(SurgeryError, match="it has no plain delta"):
+        wb.dare(llama, wb.see_ahead(llama, [0]))
+
+
+def test_searches_and_fine_tunes_run_inside_inference_mode(llama: wb.LanguageModel) -> None:
+    with torch.inference_mode():
+        found = wb.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
+    assert found == wb.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
 
 
 def test_a_folder_whose_weights_were_exchanged_is_not_merged(tmp_path: Path) -> None:

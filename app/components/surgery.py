@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STEPS, TRIED, KEY, TEXTS = "surgery", "surgery tried", "surgery key", "surgery texts"
 """Places in the session: what was kept, what was tried last, the work that goes on, what was written."""
+ASKED = "surgery asked"
+"""A question before something is replaced."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def begin(model: LanguageModel, asked: Asked) -> None:
 
     mine = st.session_state.setdefault("surgery session", uuid.uuid4().hex)  # what comes of it is taken by one session
     key = (*asked.key, mine)
+    if key != st.session_state.get(KEY):
+        _drop_trial()
     st.session_state[TRIED], st.session_state[KEY] = None, key
     caching.begin(key, OPERATIONS[asked.operation].title, work)
 
@@ -231,12 +235,19 @@ def costs(certificate: Certificate) -> str:
 
 def take(found: Sequence[Step]) -> None:
     """Make this the list of what was done. A trial of what the model was is dropped, and stopped if it goes on."""
+    _drop_trial()
+    st.session_state[STEPS] = list(found)
+    st.session_state[ASKED] = None
+    _discard()
+
+
+def _drop_trial() -> None:
+    """Stop the trial that goes on, and forget one that has ended: it is as large as a model."""
     key = st.session_state.pop(KEY, None)
     task = caching.task(key) if key else None
     if task is not None:
         task.stop()
-    st.session_state[STEPS] = list(found)
-    _discard()
+        caching.forget(key)
 
 
 def _keep() -> None:

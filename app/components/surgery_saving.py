@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workbench import Child, LanguageModel
     from workbench.surgery.certificate_check import Verification
 
-SAVING, LOADING, ASKED = "surgery saving", "surgery loading", "surgery asked"
+SAVING, LOADING = "surgery saving", "surgery loading"
 
 
 def show(model: LanguageModel) -> None:
@@ -43,11 +43,12 @@ def show(model: LanguageModel) -> None:
     if (saves or loads) and not folder:
         st.error("Type a folder first.", icon=":material/error:")
     elif saves and (Path(folder) / NOTE).exists():
-        _ask(SAVING, "A changed model is saved in this folder already; saving replaces it.", "Replace it")
-    elif loads and kept and not _is_saved(kept[-1].child, folder):
-        _ask(LOADING, "Loading takes the place of what was kept here, and that is not saved in this folder.", "Load it")
+        _ask(SAVING, folder, f"A changed model is saved in {folder} already; saving replaces it.", "Replace it")
+    elif loads and any(not _is_saved(one.child, folder) for one in surgery.shown()[-1:]):
+        said = f"Loading takes the place of what was kept or tried here, and {folder} does not hold that."
+        _ask(LOADING, folder, said, "Load it")
     elif saves or loads:
-        st.session_state[ASKED] = None
+        st.session_state[surgery.ASKED] = None
         (_begin_saving if saves else _begin_loading)(model, folder)
     _show_question(model, folder)
     _follow_saving()
@@ -66,22 +67,22 @@ def show(model: LanguageModel) -> None:
         )
 
 
-def _ask(what: str, warning: str, button: str) -> None:
-    st.session_state[ASKED] = (what, warning, button)
+def _ask(what: str, folder: str, warning: str, button: str) -> None:
+    st.session_state[surgery.ASKED] = (what, folder, warning, button)
 
 
-def _show_question(model: LanguageModel, folder: str) -> None:
-    """What would be lost, until somebody says yes, or asks for something else."""
-    asked = st.session_state.get(ASKED)
-    if asked is None:
+def _show_question(model: LanguageModel, typed: str) -> None:
+    """What would be lost, until somebody says yes, names another folder, or changes the list of what was done."""
+    asked = st.session_state.get(surgery.ASKED)
+    if asked is None or asked[1] != typed:
         return
-    what, warning, button = asked
-    st.warning(warning, icon=":material/warning:")
+    what, folder, warning, button = asked
+    st.warning(plain(warning), icon=":material/warning:")
     with st.container(horizontal=True):
         yes = st.button(button, key="surgery yes", icon=":material/check:")
         no = st.button("Leave it", key="surgery no", icon=":material/close:")
     if yes or no:
-        st.session_state[ASKED] = None
+        st.session_state[surgery.ASKED] = None
     if yes:
         (_begin_saving if what == SAVING else _begin_loading)(model, folder)
     if yes or no:

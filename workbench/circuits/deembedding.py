@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.circuits.attribution_frozen import AttributionError
 from workbench.circuits.attribution_sources import by_layer, encoder
 from workbench.dictionaries.coder import SparseCoder
 from workbench.features import Feature
@@ -73,10 +74,14 @@ def deembed(model: LanguageModel, transcoder: SparseCoder, index: int, *, top: i
         heads: how many heads, those with the widest scores; 0 for none.
 
     Raises:
-        AttributionError: not such a transcoder.
+        AttributionError: not such a transcoder, or numbers that can't be.
         FeatureError: it has no such latent.
     """
     feature = transcoder.feature(index)
+    for name, number, low in (("top", top, 1), ("heads", heads, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < low:
+            raise AttributionError(f"{name} is a whole number from {low}, not {number!r}.")
+    top = min(top, model.network.vocab_size)
     direct = token_drives(model, transcoder, index)
     by_head = head_drives(model, transcoder, index) if heads else direct.new_zeros(0, 0, len(direct))
     spread = by_head.std(-1) if heads else by_head.sum(-1)  # [layers, heads]

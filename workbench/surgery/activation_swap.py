@@ -126,7 +126,7 @@ def swap_activation(
         SurgeryError: an unknown kind, or an architecture whose activation is not a module of its own.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     if kind not in KINDS:
         raise SurgeryError(f"The activation is one of {', '.join(KINDS)}, not {kind!r}.")
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= 8:
@@ -183,7 +183,7 @@ def _solved(new: nn.Module, sums: Sums) -> nn.Module:
 
 
 def _made(kind: str, order: int, x: Tensor) -> nn.Module:
-    """A new activation; the knots of a series are spread over what the layer sees, the first one far to the left."""
+    """A new activation; a series' knots are spread over what the layer sees of the first texts."""
     if kind == "polyrelu":
         return PolyReLU(order)
     if kind == "polynorm":

@@ -88,7 +88,7 @@ def bake(
         EditError, FeatureError, HookPointError: one that the model can't run under at all.
         SurgeryError: a model that runs through dictionaries, no edit, or no layer left.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     return baked(model, edits, {}, beside=beside, name=name)
 
 

@@ -60,7 +60,7 @@ class Found:
     kl: float
     """KL(dense ‖ found) in nats on the tokens that it was chosen on."""
     token_forwards: int
-    """Positions that were run through candidates."""
+    """Positions that were run through candidates; on the way back they count twice."""
     evaluations: int
     """Candidates that were run."""
 
@@ -113,7 +113,7 @@ class Judge:
 
     @property
     def used(self) -> int:
-        """Positions run so far."""
+        """Positions run so far; on the way back they count twice."""
         return self.fitness.token_forwards - self._before
 
     def cost(self, levels: Sequence[int]) -> float:

@@ -43,15 +43,15 @@ def see_ahead(model: LanguageModel | Child, layers: Sequence[int] | None = None)
     Raises:
         SurgeryError: no layer, one that does not exist, or an architecture whose attention takes no mask.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     n = model.network.n_layers
     if isinstance(layers, str) or not isinstance(layers, Iterable | None):
         raise SurgeryError(f"layers is a list of layers, such as [0, 1], not {layers!r}.")
-    chosen = list(range(n)) if layers is None else list(dict.fromkeys(layers))
+    chosen = list(range(n)) if layers is None else [*layers]
     wrong = [one for one in chosen if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < n]
     if wrong:
         raise SurgeryError(f"There is no layer {wrong[0]!r}: {model.name} has {n} layers, 0 to {n - 1}.")
-    chosen.sort()
+    chosen = sorted(set(chosen))
     if not chosen:
         raise SurgeryError("No layer is named; name at least one that shall see ahead.")
     paths = [_attention(model, layer) for layer in chosen]

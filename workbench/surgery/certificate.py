@@ -1,9 +1,9 @@
 """The certificate of a changed model: what was done, that the weights do it, and what it costs.
 
-Two things are measured on text that nothing was chosen on. *Exactness*: the largest difference of a logit between the
-changed model and its parent under the interventions that were baked, for each step that has such. *Cost*: how much
-further from the text the changed model's predictions are than those of the model at the start (perplexity), and how far
-from that model's own predictions (KL).
+Two things are measured, on text that nothing should have been chosen on. *Exactness*: the largest difference of a logit
+between the changed model and its parent under the interventions that were baked, for each step that has such. *Cost*:
+how much further from the text the changed model's predictions are than those of the model at the start (perplexity),
+and how far from that model's own predictions (KL).
 """
 
 from __future__ import annotations
@@ -80,9 +80,19 @@ class Certificate:
     """Versions, command and seed of the measurement."""
 
     @property
+    def unmeasured(self) -> bool:
+        """Whether a step stands for interventions that were not at hand, since the model was opened from a folder."""
+        earlier = len(self.steps) - len(self.differences)
+        known = [None] * earlier + list(self.differences)
+        return any(step.get("edits") and one is None for step, one in zip(self.steps, known, strict=True))
+
+    @property
     def exact(self) -> bool | None:
-        """Whether the weights do what the interventions did, to 1e-4 in every logit; None where there are none."""
-        return None if self.max_logit_difference is None else self.max_logit_difference <= AGREES
+        """Whether the weights do what the interventions did, to 1e-4 in every logit; None where there are none, or
+        where some of them were not measured."""
+        if self.max_logit_difference is None or (self.unmeasured and self.max_logit_difference <= AGREES):
+            return None
+        return self.max_logit_difference <= AGREES
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -119,10 +129,12 @@ class Certificate:
 
     def exactness(self) -> str:
         """One sentence on how exactly the weights do what the interventions did."""
-        if self.max_logit_difference is None and any(step.get("edits") for step in self.steps):
+        if self.unmeasured:
+            far = self.max_logit_difference
+            since = "" if far is None else f" In the steps since then no logit is further than {far:.2g} from it."
             return (
-                "It was not measured how exactly the weights do what interventions did: the model was opened from its "
-                "folder, without them."
+                "It was not measured how exactly the weights do what the interventions of earlier steps did: the model "
+                f"was opened from its folder, without them.{since}"
             )
         if self.max_logit_difference is None:
             return "No step stands for interventions, so there is nothing that the weights should do exactly."

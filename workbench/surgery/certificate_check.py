@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workbench.generation import LanguageModel, uninterrupted
 from workbench.surgery.certificate import AGREES, logits_with
+from workbench.surgery.child import Child
 from workbench.weights import ModelError
 
 
@@ -59,7 +60,7 @@ print(json.dumps(said | {"loaded": type(model).__name__, "foreign": foreign}))
 
 
 def verify_checkpoint(
-    folder: str | Path, model: LanguageModel, interventions: Sequence[Any] = (), *, tokens: Tensor | None = None
+    folder: str | Path, model: LanguageModel | Child, interventions: Sequence[Any] = (), *, tokens: Tensor | None = None
 ) -> Verification:
     """Hold a saved checkpoint, loaded by plain transformers in a fresh process, beside a model that runs here.
 
@@ -72,6 +73,7 @@ def verify_checkpoint(
     Raises:
         ModelError: there is no checkpoint, or transformers can't load it.
     """
+    model = model.model if isinstance(model, Child) else model
     if not (Path(folder) / "config.json").exists():
         raise ModelError(f"{folder} is not a checkpoint: it has no config.json.")
     if tokens is None:

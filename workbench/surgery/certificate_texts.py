@@ -10,6 +10,7 @@ import torch
 
 from workbench.edits import Group, Run
 from workbench.generation import Generation, LanguageModel, uninterrupted
+from workbench.surgery.child import Child
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Texts:
 
 def compare_texts(
     start: LanguageModel,
-    changed: LanguageModel,
+    changed: LanguageModel | Child,
     prompt: str | torch.Tensor,
     max_new_tokens: int = 48,
     *,
@@ -36,7 +37,7 @@ def compare_texts(
 
     Args:
         start: the model before the change.
-        changed: the one after it.
+        changed: the one after it; a child brings what stays beside it.
         prompt: a text, or token ids `[pos]`.
         max_new_tokens: how many tokens each may write.
         beside: interventions that belong to the changed model.
@@ -44,6 +45,8 @@ def compare_texts(
     Raises:
         PromptError: an empty prompt, or one that does not fit into the context.
     """
+    if isinstance(changed, Child):
+        changed, beside = changed.model, beside or changed.beside
     with uninterrupted():
         before = start.generate(prompt, max_new_tokens)
         after = changed.generate(prompt, max_new_tokens, interventions=beside)

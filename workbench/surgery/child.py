@@ -19,6 +19,7 @@ import hashlib
 import json
 import platform
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -79,12 +80,13 @@ class Child:
     certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
-        self.model.made_by = self
+        self.model.made_by = weakref.ref(self)  # strong, models would wait for the collector
+        self._before = self.parent.made_by()
 
     @property
     def before(self) -> Child | None:
-        """The child whose model was changed, if the parent is one."""
-        return self.parent.made_by
+        """The child whose model was changed, if it was still held then."""
+        return self._before
 
     def certify(self, corpus: Corpus | None = None, tokens: int = 2048, **how: Any) -> Certificate:
         """Measure what the change does and costs, on held-out text; see `certificate.certify` for the settings."""
@@ -117,6 +119,8 @@ class Child:
         Raises:
             SurgeryError: the folder holds something else, or can't be written.
         """
+        if not isinstance(folder, str | Path) or not str(folder):
+            raise SurgeryError(f"Name a folder to save to, not {folder!r}.")
         folder = Path(folder)
         try:
             if folder.exists() and not (folder / NOTE).exists():
@@ -201,14 +205,14 @@ def make_child(
     return Child(model, parent, own, history)
 
 
-def open_child(folder: str | Path, parent: LanguageModel, dictionaries: Sequence[Dictionary] = ()) -> Child:
+def open_child(folder: str | Path, parent: LanguageModel | Child, dictionaries: Sequence[Dictionary] = ()) -> Child:
     """A child from the folder that `save_pretrained` wrote, sharing with its parent what is equal.
 
-    Without the parent `wb.load_model(folder)` opens the same model.
+    Without the parent `wb.load_model(folder)` opens the same model, but for interventions beside it.
 
     Args:
         folder: of the checkpoint.
-        parent: what it was made from, at the start or at any later step.
+        parent: what it was made from, at the start or at any later step; a child stands for its model.
         dictionaries: those whose features are named in the interventions beside the checkpoint.
 
     Raises:
@@ -216,6 +220,9 @@ def open_child(folder: str | Path, parent: LanguageModel, dictionaries: Sequence
         DictionaryError, EditError: interventions beside it that can't be read.
     """
     folder = Path(folder)
+    parent = parent.model if isinstance(parent, Child) else parent
+    if not isinstance(parent, LanguageModel):
+        raise SurgeryError(f"Give the model that {folder} was made from, not {parent!r:.60}.")
     try:
         note = json.loads((folder / NOTE).read_text())
         history, said, format = list(note["history"]), str(note["hash"]), note["format"]

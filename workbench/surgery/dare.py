@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,11 +22,13 @@ from torch import Tensor
 
 from workbench.generation import LanguageModel
 from workbench.splice import NOTE as SPLICED
-from workbench.surgery.child import NOTE, Child, SurgeryError, make_child
+from workbench.surgery.child import CUSTOM, NOTE, Child, SurgeryError, make_child
 from workbench.surgery.given import operand
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
 from workbench.weights import Progress, combined, digest, parameters_of
 
+UNIMPORTANT = re.compile("token_id|dtype|version|architectures|use_cache|dropout|initializer|task|gradient|label")
+"""In names of values of a configuration that do not change what a model computes."""
 Tuned = LanguageModel | Child | str | Path
 """A fine-tuned model, or its folder, whose tensors are then read one at a time and never all held."""
 
@@ -56,13 +59,15 @@ def dare(
         SurgeryError: a drop rate outside [0, 1); models of another shape or parent; weights that are not numbers.
         Cancelled: it was stopped.
     """
+    if not isinstance(rescale, bool):
+        raise SurgeryError(f"rescale is True or False, not {rescale!r}.")
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
         raise SurgeryError(f"The drop rate p is a number from 0 to below 1, not {p!r}: at 1 nothing would be left.")
-    base = operand(base)
+    _given, base = base, operand(base)
     many = [tuned] if isinstance(tuned, Tuned) else list(tuned) if isinstance(tuned, Iterable) else []
     if not many or not all(isinstance(one, Tuned) for one in many):
         raise SurgeryError(f"Give the fine-tuned models, or their folders, not {tuned!r:.60}.")
-    given = [weights] * len(many) if isinstance(weights, int | float) else list(weights)
+    given = list(weights) if isinstance(weights, Iterable) else [weights] * len(many)
     shares = [float(one) if isinstance(one, int | float) else math.nan for one in given]
     if len(shares) != len(many) or not all(map(math.isfinite, shares)):
         raise SurgeryError(
@@ -119,6 +124,11 @@ class _Source:
                 raise SurgeryError(f"{model.name} runs through dictionaries and has no plain delta.")
             self._tensors, self.name, hash = parameters_of(model.network.module), model.name, model.hash
             recorded = _parents(model.about)
+            if (model.about.get("surgery") or [{}])[-1].get("beside"):
+                raise SurgeryError(f"{model.name} has edits beside its weights, which are in no delta.")
+            if CUSTOM in model.about:
+                raise SurgeryError(f"{model.about[CUSTOM].rstrip('.')}; it has no plain delta.")
+        self._check_config(base, tuned)
         if recorded and base.hash not in recorded:
             raise SurgeryError(
                 f"{self.name} was made from another parent ({', '.join(one[:12] for one in recorded)}), not from "
@@ -139,6 +149,22 @@ class _Source:
                     "only models of equal shapes have a delta."
                 )
         self.about = {"name": self.name, "hash": hash}
+
+    def _check_config(self, base: LanguageModel, tuned: Tuned) -> None:
+        """Refuse weights that were tuned for another way to compute, such as another activation."""
+        if isinstance(tuned, str | Path):
+            try:
+                said = json.loads((Path(tuned) / "config.json").read_text())
+            except (OSError, ValueError):  # weights alone are enough
+                return
+        else:
+            said = (tuned.model if isinstance(tuned, Child) else tuned).network.config.to_dict()
+        own = base.network.config.to_dict()
+        for key in sorted({*said} & {*own}):
+            if said[key] != own[key] and not key.startswith("_") and not UNIMPORTANT.search(key):
+                raise SurgeryError(
+                    f"{self.name} and {base.name} don't compute alike: {key} is {said[key]!r} and {own[key]!r}."
+                )
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
         """tuned - base of one tensor; freely writable."""

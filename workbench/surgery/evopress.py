@@ -35,6 +35,8 @@ from workbench.weights import Progress
 
 FINALISTS = 8
 """Parents that are judged once more at the end."""
+FIRST = 8
+"""Windows that they are judged on first."""
 FINAL = 0.1
 """Share of the passes that is kept for it."""
 IDLE = 20
@@ -75,6 +77,8 @@ def evopress(
     """
     if isinstance(first, bool) or first < 1 or offspring < 1:
         raise SurgeryError(f"first and offspring are whole numbers from 1, not {first!r} and {offspring!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise SurgeryError(f"seed is a whole number, not {seed!r}.")
     if not selection or selection[-1][0] != 1 or any(kept < 1 or windows < 1 for kept, windows in selection):
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
@@ -99,13 +103,15 @@ def evopress(
         same = same + 1 if parent == parents[-1] else 0
         idle = idle + 1 if judge.used == used else 0
         parents = parents if parent == parents[-1] else [*parents, parent]
-    return judge.found(*_luckless(judge, list(dict.fromkeys(parents[::-1]))[:FINALISTS], chance))
+    room = int((passes - judge.used) / (FIRST * fitness.window_tokens))
+    last = list(dict.fromkeys(parents[::-1]))[: max(1, min(room, FINALISTS))]
+    return judge.found(*_luckless(judge, last, chance))
 
 
 def _luckless(judge: Judge, parents: Sequence[Candidate], chance: torch.Generator) -> tuple[Candidate, float]:
     """The best of some candidates, of which half go each time that the windows become twice as many; and its KL."""
     order = torch.randperm(len(judge.fitness), generator=chance).tolist()
-    left, windows = list(parents), 8
+    left, windows = list(parents), FIRST
     while True:
         scored = sorted((judge.kl(one, order[:windows]), one) for one in left)
         if windows >= len(order) or len(left) == 1 or judge.stops():

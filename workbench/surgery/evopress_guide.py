@@ -51,7 +51,7 @@ class Guide:
         """Some parts get a lower level, those with most to gain, and others higher ones until the budget is met."""
         assert self._slopes is not None
         gain = self._slopes + self._noise(parent)
-        harm = self.harm + TRUST * self._slopes + self._noise(parent)
+        harm = self.harm + TRUST * self._slopes - self._noise(parent)
         levels = parent
         back = [part for part in gain.argsort(descending=True).tolist() if parent[part]][:moves]
         for part in back:
@@ -67,6 +67,6 @@ class Guide:
         return levels
 
     def _noise(self, parent: Candidate) -> Tensor:
-        """Gumbel, so that a part is chosen as often as a softmax of its worth says."""
+        """Gumbel, so that the part that comes first is each as often as a softmax of their worths says."""
         uniform = torch.rand(len(parent), generator=self.chance).clamp(1e-9, 1 - 1e-6)
         return -self._heat * (-uniform.log()).log()

@@ -41,7 +41,7 @@ def neuron_use(
         SurgeryError: an architecture whose MLPs are not made of neurons that can be seen.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     points = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.network.n_layers)]
     try:
         lengths = torch.stack([model.network.neuron_weights(layer, "down").norm(dim=1) for layer in range(len(points))])
@@ -98,8 +98,10 @@ def cut_expert(
     Raises:
         SurgeryError: a mask that does not fit, or an architecture whose MLPs can't be narrower.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     layers, width = model.network.n_layers, model.network.neuron_hook_point(0, "post").width
+    if not isinstance(mask, Tensor):
+        raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask!r:.60}.")
     if mask.dtype != torch.bool or tuple(mask.shape) != (layers, width):
         raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask.dtype} {list(mask.shape)}.")
     left = sorted(set(mask.sum(1).tolist()))
@@ -150,7 +152,7 @@ def expert(
         SurgeryError: as the functions above.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     masks_by_domain({"": torch.zeros(1, model.network.neuron_hook_point(0, "post").width)}, keep)  # complain here
     if progress:
         progress(0.0, "Looking which neurons are used")

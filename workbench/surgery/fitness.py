@@ -52,7 +52,7 @@ class DenseKL:
         self._content: list[Tensor] = []  # [pos] each
         self._dense: list[Tensor] = []  # [predictions, vocab] each, float16
         module: Any = model.network.module
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # so that gradients can be taken on them
             for batch in corpus.batches(model, context, 1, tokens, seed):
                 content = batch.content[0]
                 if bool(content.any()):

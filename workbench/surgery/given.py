@@ -16,8 +16,12 @@ STORIES = "stories"
 def operand(model: LanguageModel | Child) -> LanguageModel:
     """The model that an operation changes: that of a child, or the one given.
 
+    A model knows the child that it is of only while somebody holds that, so an operation holds what it was given until
+    the new child is made: `_given, model = model, operand(model)`.
+
     Raises:
-        SurgeryError: it is neither, or its weights are not in float32, in which nothing could be shown to 1e-4.
+        SurgeryError: it is neither; its weights are not in float32, without which nothing could be shown to 1e-4; or
+            there are edits beside it, which the operation would lose.
     """
     found = model.model if isinstance(model, Child) else model
     if not isinstance(found, LanguageModel):
@@ -27,6 +31,12 @@ def operand(model: LanguageModel | Child) -> LanguageModel:
         raise SurgeryError(
             f"{found.name} is in {str(kind).removeprefix('torch.')}, and surgery is exact in float32 only; open it by "
             "its name or folder, or give module.float()."
+        )
+    steps = found.about.get("surgery") or [{}]
+    if steps[-1].get("beside"):
+        raise SurgeryError(
+            f"{found.name} has edits beside its weights, which another operation would lose; operate first, and keep "
+            "them beside the model in the last step."
         )
     return found
 

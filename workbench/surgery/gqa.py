@@ -56,7 +56,7 @@ def fewer_kv_heads(
         SurgeryError: a number of heads that does not divide the old one, or an architecture that this can't be done to.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     if method not in METHODS:
         raise SurgeryError(f"The method is one of {', '.join(METHODS)}, not {method!r}.")
     shape = _shape(model, heads)
@@ -124,7 +124,8 @@ def _shape(model: LanguageModel, heads: int) -> _Shape:
 def _turns_halves(model: LanguageModel) -> bool:
     """Whether positions turn the planes of `_as_complex`, as in Llama; Cohere's are of neighbours."""
     attention: Any = model.network.module.get_submodule(f"{layers_path(model)}.0").self_attn
-    rotate = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
+    homes = [sys.modules[kind.__module__] for kind in type(attention).__mro__]
+    rotate = next((getattr(home, "rotate_half", None) for home in homes if hasattr(home, "rotate_half")), None)
     return rotate is not None and rotate(torch.arange(1.0, 5.0)).tolist() == [-3.0, -4.0, 1.0, 2.0]
 
 

@@ -303,14 +303,18 @@ def _check(model: LanguageModel, rank: int | None, only: str | None, sparsify: D
     if rank is not None and only is not None:
         raise SurgeryError("With a rank the low-rank additions are trained and nothing else; leave out `only`.")
     if only is not None:
+        if not isinstance(only, str):
+            raise SurgeryError(f"only is a regular expression, not {only!r}.")
         try:
             re.compile(only)
         except re.error as error:
             raise SurgeryError(f"{only!r} is no regular expression ({error}).") from error
+    if not isinstance(sparsify, Decay | None):
+        raise SurgeryError(f"sparsify is a Decay, such as wb.Decay(0.5), not {sparsify!r:.60}.")
     if sparsify is not None:
         check_sparsity(sparsify.sparsity)
         check_pattern(model, sparsify.pattern)
-        if not 0 <= sparsify.until <= 1:
+        if not isinstance(sparsify.until, int | float) or not 0 <= sparsify.until <= 1:
             raise SurgeryError(f"until is a share of the steps, from 0 to 1, not {sparsify.until!r}.")
 
 

@@ -139,6 +139,8 @@ def per_matrix(model: LanguageModel, value: Any, given: Mapping[str, Any] | None
         SurgeryError: a path that is no matrix of the model.
     """
     known = matrices(model)
+    if not isinstance(given, Mapping | None):
+        raise SurgeryError(f"Settings of single matrices are given by their paths, not as {given!r:.60}.")
     for path in given or {}:
         if path not in known:
             raise SurgeryError(f"{model.name} has no matrix {path!r}; there are {known[0]} … {known[-1]}.")

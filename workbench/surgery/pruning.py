@@ -115,7 +115,7 @@ def prune(
         SurgeryError: a sparsity outside [0, 1), an unknown score, pattern or matrix.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     wanted = per_matrix(model, sparsity, sparsities)
     for one in wanted.values():
         check_sparsity(one)
@@ -172,7 +172,9 @@ def search_sparsity(
         SurgeryError: sparsities that can't be had, or as `prune`.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
+    if not isinstance(levels, Sequence):
+        raise SurgeryError(f"levels is a list of sparsities, not {levels!r}.")
     for one in (sparsity, *levels):
         check_sparsity(one)
     if pattern not in ("row", "matrix"):

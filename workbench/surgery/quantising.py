@@ -50,7 +50,7 @@ def quantise(
         SurgeryError: bits that can't be had, or an unknown matrix.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     wanted = per_matrix(model, bits, per_part)
     for one in wanted.values():
         _check_bits(one)
@@ -92,7 +92,9 @@ def search_bits(
         SurgeryError: bits that can't be had.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
+    if isinstance(bits, bool) or not isinstance(bits, int | float) or not isinstance(levels, Sequence):
+        raise SurgeryError(f"bits is a number and levels a list of whole numbers, not {bits!r} and {levels!r}.")
     for one in levels:
         _check_bits(one)
     choice = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])

@@ -63,6 +63,7 @@ class Skips:
             for path, original, nothing in ways:
                 self.module.set_submodule(path, nothing if level else original)
 
+    @torch.inference_mode(False)
     def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> Tensor:
         """See `Sloped`: what each part writes is multiplied by a number, 0 at level 1, and the gradient is taken."""
         self.set((0,) * len(levels))
@@ -121,7 +122,7 @@ def skip(
             can't be removed.
         Cancelled: it was stopped.
     """
-    model = operand(model)
+    _given, model = model, operand(model)
     choice = Skips(model, whole=whole)
     gone = round(share * len(choice.parts)) if isinstance(share, int | float) and math.isfinite(share) else 0
     if not 0 < gone < len(choice.parts):
@@ -142,16 +143,16 @@ class _Nothing(nn.Module):
     """Adds nothing to the stream, in the form of what it stands for.
 
     Args:
-        extra: values that the module gives beside the tensor; None where it gives the tensor alone.
+        form: width of the tensor, and how many values the module gives beside it; None where it gives it alone.
     """
 
-    def __init__(self, extra: int | None):
+    def __init__(self, form: tuple[int, int | None]):
         super().__init__()
-        self.extra = extra
+        self.width, self.extra = form
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else kwargs["hidden_states"]
-        zero = torch.zeros_like(x)
+        zero = x.new_zeros(*x.shape[:-1], self.width)
         return zero if self.extra is None else (zero, *(None,) * self.extra)
 
 
@@ -176,13 +177,14 @@ def _path(model: LanguageModel, layer: int, part: str) -> str:
     return point.module
 
 
-def _forms(module: Any, paths: Sequence[str]) -> dict[str, int | None]:
-    """How many values each module gives beside its tensor; None where it gives the tensor alone."""
-    forms: dict[str, int | None] = {}
+def _forms(module: Any, paths: Sequence[str]) -> dict[str, tuple[int, int | None]]:
+    """Width of each module's tensor, and how many values there are beside it; None where it gives the tensor alone."""
+    forms: dict[str, tuple[int, int | None]] = {}
 
     def keep(path: str) -> Any:
         def hook(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> None:
-            forms[path] = len(output) - 1 if isinstance(output, tuple) else None
+            made = output[0] if isinstance(output, tuple) else output
+            forms[path] = made.shape[-1], len(output) - 1 if isinstance(output, tuple) else None
 
         return hook
 
