@@ -283,7 +283,7 @@ def test_a_latent_can_be_added_and_not_held(llama: wb.LanguageModel) -> None:
     hook = PlainEdit(plain.model.layers[1], "out", lambda x: x + added)
     assert off(wb.bake(llama, [wb.Steer(sae.feature(9), 3.0)]), logits_under(plain, tokens(), [hook])) < 2e-6
     for edit in (wb.Clamp(sae.feature(9), 3.0), wb.Scale(sae.feature(9), 2.0), wb.Ablate(sae.feature(9))):
-        with pytest.raises(BakeError, match=r"can't be baked: it depends on the input: .*save_interventions\.$"):
+        with pytest.raises(BakeError, match=r"can't be baked: it depends on the input: .*save_interventions\)\.$"):
             wb.bake(llama, [edit])
     codebook = wb.Codebook(d_in=32, n_codes=8, k=1)
     codebook.reads = codebook.writes = "blocks.1.hook_resid_post"
