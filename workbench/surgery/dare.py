@@ -128,7 +128,6 @@ class _Source:
                 raise SurgeryError(f"{model.name} has edits beside its weights, which are in no delta.")
             if CUSTOM in model.about:
                 raise SurgeryError(f"{model.about[CUSTOM].rstrip('.')}; it has no plain delta.")
-        self._check_config(base, tuned)
         if recorded and base.hash not in recorded:
             raise SurgeryError(
                 f"{self.name} was made from another parent ({', '.join(one[:12] for one in recorded)}), not from "
@@ -148,6 +147,7 @@ class _Source:
                     f"{name} is {list(shape)} in {base.name} but {list(others[name])} in {self.name}; "
                     "only models of equal shapes have a delta."
                 )
+        self._check_config(base, tuned)
         self.about = {"name": self.name, "hash": hash}
 
     def _check_config(self, base: LanguageModel, tuned: Tuned) -> None:
