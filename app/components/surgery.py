@@ -146,7 +146,7 @@ def show_steps(model: LanguageModel) -> None:
         return
     for number, step in enumerate(steps()):
         with st.container(border=True, key=f"surgery-step-{number}"):
-            words, numbers, button = st.columns([5, 4, 1], vertical_alignment="center")
+            words, numbers, button = st.columns([5, 4, 1.6], vertical_alignment="center")
             words.markdown(f"**{number + 1}. {plain(titled(step))}**  \n{plain(in_words(step))}")
             certificate = step.child.certificate
             if certificate is not None:
