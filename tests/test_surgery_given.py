@@ -133,12 +133,17 @@ def test_how_it_was_chosen_is_on_record(llama: wb.LanguageModel) -> None:
     assert (cut["keep"], cut["text_seed"], cut["tokens"], cut["corpus_hash"]) == (0.5, 2, 40, CORPUS.hash)
 
 
-def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: Path) -> None:
+def saved_and_opened(folder: Path) -> tuple[wb.LanguageModel, wb.Child]:
+    """A model, and a child of it that was baked, certified, saved and opened again."""
     parent = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
     child = wb.bake(parent, [EDIT])
     child.certify(CORPUS, 60)
-    child.save_pretrained(tmp_path / "child")
-    opened = wb.open_child(tmp_path / "child", parent)
+    child.save_pretrained(folder / "child")
+    return parent, wb.open_child(folder / "child", parent)
+
+
+def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: Path) -> None:
+    parent, opened = saved_and_opened(tmp_path)
     assert opened.certificate is not None
     assert opened.certificate.exact
     said = opened.certify(CORPUS, 60)
@@ -148,11 +153,7 @@ def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: 
 
 
 def test_exactness_is_claimed_for_all_steps_or_none(tmp_path: Path) -> None:
-    parent = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
-    child = wb.bake(parent, [EDIT])
-    child.certify(CORPUS, 60)
-    child.save_pretrained(tmp_path / "child")
-    opened = wb.open_child(tmp_path / "child", parent)
+    _, opened = saved_and_opened(tmp_path)
     said = wb.bake(opened, [wb.RemoveHead(1, 0)]).certify(CORPUS, 60)
     assert said.differences == [None, pytest.approx(0.0, abs=1e-4)]
     assert said.exact is None

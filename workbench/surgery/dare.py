@@ -23,7 +23,7 @@ from torch import Tensor
 from workbench.generation import LanguageModel
 from workbench.splice import NOTE as SPLICED
 from workbench.surgery.child import CUSTOM, NOTE, Child, SurgeryError, make_child
-from workbench.surgery.given import operand
+from workbench.surgery.given import has_beside, operand
 from workbench.surgery.operations import Argument, Cancelled, Operation, register
 from workbench.weights import Progress, combined, digest, parameters_of
 
@@ -124,7 +124,7 @@ class _Source:
                 raise SurgeryError(f"{model.name} runs through dictionaries and has no plain delta.")
             self._tensors, self.name, hash = parameters_of(model.network.module), model.name, model.hash
             recorded = _parents(model.about)
-            if (model.about.get("surgery") or [{}])[-1].get("beside"):
+            if has_beside(model):
                 raise SurgeryError(f"{model.name} has edits beside its weights, which are in no delta.")
             if CUSTOM in model.about:
                 raise SurgeryError(f"{model.about[CUSTOM].rstrip('.')}; it has no plain delta.")

@@ -32,13 +32,18 @@ def operand(model: LanguageModel | Child) -> LanguageModel:
             f"{found.name} is in {str(kind).removeprefix('torch.')}, and surgery is exact in float32 only; open it by "
             "its name or folder, or give module.float()."
         )
-    steps = found.about.get("surgery") or [{}]
-    if steps[-1].get("beside"):
+    if has_beside(found):
         raise SurgeryError(
             f"{found.name} has edits beside its weights, which another operation would lose; operate first, and keep "
             "them beside the model in the last step."
         )
     return found
+
+
+def has_beside(model: LanguageModel) -> bool:
+    """Whether edits that weights can't hold belong to a model."""
+    steps = model.about.get("surgery") or [{}]
+    return bool(steps[-1].get("beside"))
 
 
 def calibration(corpus: Corpus | None) -> Corpus:
