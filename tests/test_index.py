@@ -40,6 +40,15 @@ TEXTS = [
 HOW = {"context": 48, "batch": 4}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Files are compared byte by byte, and sums are added in another order by another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     return Corpus(TEXTS, "forty")
