@@ -27,7 +27,8 @@ from neuron_decoding_page import write_page
 from report import Notes, provenance, say, wilson, write_json
 
 from workbench.decode import CHUNK, RANDOM_DIRECTIONS, NeuronTable, decode_neurons, top_both
-from workbench.generation import LanguageModel, load_model
+from workbench.generation import LanguageModel
+from workbench.splice import load_model
 
 PLAN = Path(__file__).with_suffix(".toml")
 FORMAT = 1

@@ -25,9 +25,10 @@ from workbench.dictionaries.relu import StandardSAE, Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 from workbench.dictionaries.trainable import Trainable
 from workbench.figures import AGAINST, FAINT, FOR
-from workbench.generation import LanguageModel, load_model
+from workbench.generation import LanguageModel
 from workbench.harvest import Harvest, Store
 from workbench.measures.fidelity import measure_fidelities
+from workbench.splice import load_model
 from workbench.training import train
 
 FORMAT = 1

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,15 +20,6 @@ from workbench.decoder import Decoder, Pieces
 from workbench.edits import Edit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model import Network
 from workbench.sampling import PromptError, Sampling
-from workbench.weights import (
-    DEFAULT_MODEL,
-    ModelError,
-    Progress,
-    fingerprint,
-    parameters_of,
-    read_default,
-    read_huggingface,
-)
 
 
 @dataclass(frozen=True)
@@ -409,34 +399,6 @@ def uninterrupted() -> Iterator[None]:
     finally:
         _in_force.reset(interventions)
         _spliced.reset(splices)
-
-
-def load_model(
-    source: str | Path | nn.Module | None = None, *, tokenizer: Any = None, progress: Progress | None = None
-) -> LanguageModel:
-    """Open a language model.
-
-    Args:
-        source: nothing for SmolLM2-135M-Instruct; a Hugging Face name; a folder; or a loaded Hugging Face model, which
-            is left as it is and shares its weights.
-        tokenizer: for a loaded model, its tokenizer.
-        progress: told how far fetching and converting the default model is.
-
-    Raises:
-        ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.
-    """
-    if source is None or source == DEFAULT_MODEL:
-        module, tokenizer, hash = read_default(progress)
-        return LanguageModel(module, tokenizer, DEFAULT_MODEL, hash)
-    if isinstance(source, nn.Module):
-        if not hasattr(source, "config") or not hasattr(source, "get_output_embeddings"):
-            raise ModelError(
-                "This module is not a Hugging Face causal language model; load one with transformers first."
-            )
-        name = getattr(source.config, "_name_or_path", "") or type(source).__name__
-        return LanguageModel(source, tokenizer, name, fingerprint(parameters_of(source)))
-    module, tokenizer, hash = read_huggingface(str(source))
-    return LanguageModel(module, tokenizer, str(source), hash)
 
 
 def _as_mask(mask: Tensor | None, tokens: Tensor) -> Tensor | None:

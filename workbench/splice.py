@@ -18,8 +18,16 @@ from torch import nn
 from workbench.dictionaries.protocol import Dictionary, load_dictionary
 from workbench.files import replacing
 from workbench.generation import LanguageModel
-from workbench.generation import load_model as load_plain
-from workbench.weights import ModelError, Progress, default_hash
+from workbench.weights import (
+    DEFAULT_MODEL,
+    ModelError,
+    Progress,
+    default_hash,
+    fingerprint,
+    parameters_of,
+    read_default,
+    read_huggingface,
+)
 
 FORMAT = 1
 NOTE = "spliced.json"
@@ -52,7 +60,18 @@ def load_model(
         return _open(BUNDLED / source, source)
     if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
         return _open(Path(source), str(source))
-    return load_plain(source, tokenizer=tokenizer, progress=progress)
+    if source is None or source == DEFAULT_MODEL:
+        module, tokenizer, hash = read_default(progress)
+        return LanguageModel(module, tokenizer, DEFAULT_MODEL, hash)
+    if isinstance(source, nn.Module):
+        if not hasattr(source, "config") or not hasattr(source, "get_output_embeddings"):
+            raise ModelError(
+                "This module is not a Hugging Face causal language model; load one with transformers first."
+            )
+        name = getattr(source.config, "_name_or_path", "") or type(source).__name__
+        return LanguageModel(source, tokenizer, name, fingerprint(parameters_of(source)))
+    module, tokenizer, hash = read_huggingface(str(source))
+    return LanguageModel(module, tokenizer, str(source), hash)
 
 
 def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) -> None:
@@ -99,7 +118,7 @@ def _open(folder: Path, name: str) -> LanguageModel:
         raise ModelError(f"{folder / NOTE} is damaged ({error}); copy the folder again.") from error
     if version != FORMAT:
         raise ModelError(f"{folder} is in format {version}, and this version reads format {FORMAT}.")
-    model = load_plain(folder / "model" if (folder / "model").exists() else None)
+    model = load_model(folder / "model" if (folder / "model").exists() else None)
     if model.hash != plain:
         raise ModelError(
             f"{folder} was made for a model of the hash {plain[:12]}, not {model.hash[:12]}; copy it again."

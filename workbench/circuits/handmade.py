@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from workbench.circuits.tasks import Task
-from workbench.generation import LanguageModel, load_model
+from workbench.generation import LanguageModel
+from workbench.splice import load_model
 
 LAYERS, HEADS, D_HEAD = 2, 8, 32
 D_MODEL = HEADS * D_HEAD
