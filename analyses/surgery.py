@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,12 @@ class Plan:
     """Of them, for what searches found: the sets differ by less than articles do."""
     stories: int = 768
     """Tokens of bundled stories."""
+    calibration_searches: int = 4096
+    """Tokens that sets of sublayers are judged on."""
     split: int = 1
     """Which articles are in which half. The search's own settings were chosen on other halves."""
+    more_splits: tuple[int, ...] = (2, 3)
+    """Other halves, on which EvoPress and greedy search once more: what is found depends on the articles."""
     passes: int = 85_000
     """Positions that each search may run at the central budget."""
     few: int = 42_500
@@ -90,7 +94,7 @@ class Bench:
     """The model, the texts, and what was measured so far."""
 
     def __init__(self, model: wb.LanguageModel, real: wb.Corpus, plan: Plan, notes: Notes):
-        self.model, self.plan, self.notes = model, plan, notes
+        self.model, self.real, self.plan, self.notes = model, real, plan, notes
         self.seen, self.unseen = real.split(0.5, plan.split)
         self.stories = wb.Corpus.load("stories")
         self.rows: list[dict[str, Any]] = []
@@ -98,7 +102,7 @@ class Bench:
     @functools.cached_property
     def fitness(self) -> DenseKL:
         """On the half that is calibrated on."""
-        return DenseKL(self.model, self.seen, self.plan.calibration, context=self.plan.window)
+        return DenseKL(self.model, self.seen, self.plan.calibration_searches, context=self.plan.window)
 
     @functools.cached_property
     def tests(self) -> dict[str, DenseKL]:
@@ -140,32 +144,40 @@ class Bench:
 def skipping(bench: Bench) -> None:
     """Sublayers skipped, by four searches at the central budget and by EvoPress at the others."""
     plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
-    choice: list[Skips] = []
+    choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
 
-    def find(share: float, method: str, passes: int, seed: int = 0, whole: bool = False) -> tuple[Any, dict[str, Any]]:
-        if not choice or choice[0].whole != whole:
-            choice[:] = [Skips(bench.model, whole=whole)]
-        parts = choice[0]
-        budget = sum(costs[0] for costs in parts.costs) * (1 - round(share * len(parts.parts)) / len(parts.parts))
-        found = search(parts, bench.fitness, budget, method, passes=passes, seed=seed)
-        said = {"skipped": list(found.chosen), "token_forwards": found.token_forwards, "kl_calibration": found.kl}
-        said |= {"evaluations": found.evaluations, "share": share, "method": method}
-        return parts.module, said | {"kl_many": bench.many(parts.module)}
+    def find(
+        bench: Bench, share: float, method: str, passes: int, *, seed: int = 0, whole: bool = False, more: str = ""
+    ) -> None:
+        parts, what = choices[whole], "layers" if whole else "sublayers"
 
-    for share in sorted(plan.shares, key=lambda share: share != centre):
-        for method in ("evopress", "greedy", "ranked", "uniform") if share == centre else ("evopress", "uniform"):
-            passes = plan.passes if share == centre else plan.fewer_passes
-            for seed in range(plan.searches if share == centre and method == "evopress" else 1):
-                make = functools.partial(find, share, method, passes, seed)
-                name = f"{share:.0%}, {method}" + (f", seed {seed}" if seed else "")
-                bench.row("skip sublayers", name, f"{1 - share:.0%} of sublayers", make)
-    for method, seeds in (("evopress", plan.searches), ("greedy", 1)):
-        for seed in range(seeds):
-            make = functools.partial(find, centre, method, plan.few, seed)
-            name = f"{centre:.0%}, {method}, few positions" + (f", seed {seed}" if seed else "")
-            bench.row("skip sublayers", name, f"{1 - centre:.0%} of sublayers", make)
-    make = functools.partial(find, centre, "evopress", plan.fewer_passes, whole=True)
-    bench.row("skip layers", f"{centre:.0%}, evopress", f"{1 - centre:.0%} of layers", make)
+        def make() -> tuple[Any, dict[str, Any]]:
+            budget = sum(costs[0] for costs in parts.costs) * (1 - round(share * len(parts.parts)) / len(parts.parts))
+            found = search(parts, bench.fitness, budget, method, passes=passes, seed=seed)
+            said = {"skipped": list(found.chosen), "token_forwards": found.token_forwards, "kl_calibration": found.kl}
+            said |= {"evaluations": found.evaluations, "share": share, "method": method, "halves": bench.plan.split}
+            return parts.module, said | {"kl_many": bench.many(parts.module)}
+
+        name = f"{share:.0%}, {method}{more}" + (f", seed {seed}" if seed else "")
+        bench.row(f"skip {what}", name, f"{1 - share:.0%} of {what}", make)
+
+    def compare(bench: Bench, passes: int, more: str = "") -> None:
+        for seed in range(plan.searches):
+            find(bench, centre, "evopress", passes, seed=seed, more=more)
+        find(bench, centre, "greedy", passes, more=more)
+
+    compare(bench, plan.passes)
+    for method in ("ranked", "uniform"):
+        find(bench, centre, method, plan.passes)
+    for share in plan.shares:
+        for method in ("evopress", "uniform") if share != centre else ():
+            find(bench, share, method, plan.fewer_passes)
+    compare(bench, plan.few, ", few positions")
+    for split in plan.more_splits:
+        other = Bench(bench.model, bench.real, replace(plan, split=split), bench.notes)
+        other.rows = bench.rows
+        compare(other, plan.passes, f", halves {split}")
+    find(bench, centre, "evopress", plan.fewer_passes, whole=True)
 
 
 def healed_skipping(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 
@@ -55,17 +56,21 @@ def _search(rows: list[dict[str, Any]]) -> Claim:
 
 
 def _beside(rows: Iterable[dict[str, Any]]) -> tuple[float, str]:
-    """By how much EvoPress is lower than its best rival, and in words."""
-    both: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    """By how much EvoPress is lower than the best of its rivals on the same halves, and in words."""
+    own: dict[int, list[dict[str, Any]]] = {}
+    rivals: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
-        both[row["method"] == "evopress"].append(row)
-    own = sum(row["kl_many"] for row in both[True]) / len(both[True])
-    most = max(row["token_forwards"] for row in both[True])
-    best = min(both[False], key=lambda row: row["kl_many"])
-    lower = 1 - own / best["kl_many"]
+        (own if row["method"] == "evopress" else rivals).setdefault(row["halves"], []).append(row)
+    best = [min(rivals[halves], key=lambda row: row["kl_many"]) for halves in own]
+    found = [fmean(row["kl_many"] for row in own[halves]) for halves in own]
+    most = max(row["token_forwards"] for each in own.values() for row in each)
+    lower = 1 - fmean(found) / fmean(row["kl_many"] for row in best)
+    named = ", ".join(f"{row['method']} {row['kl_many']:.3f}" for row in best)
+    seeds = len(next(iter(own.values())))
     return lower, (
-        f"mean KL {own:.3f} over {len(both[True])} seeds, each with at most {most:,} positions; the best rival, "
-        f"{best['method']}, {best['kl_many']:.3f} with {best['token_forwards']:,}: {lower:.0%} lower"
+        f"mean KL over {seeds} seeds with at most {most:,} positions each {', '.join(f'{kl:.3f}' for kl in found)}"
+        f"{f' on {len(own)} choices of articles' if len(own) > 1 else ''}; the best rival, {named}, "
+        f"with at most {max(row['token_forwards'] for row in best):,}: {lower:.0%} lower"
     )
 
 

@@ -66,7 +66,7 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     """Share that is skipped against KL, by search."""
     figure = go.Figure()
     rows = [row for row in results["rows"] if row["operation"] == "skip sublayers" and "method" in row]
-    rows = [row for row in rows if "few positions" not in row["setting"]]
+    rows = [row for row in rows if "few positions" not in row["setting"] and row["halves"] == rows[0]["halves"]]
     for colour, method in zip(COLOURS, ("evopress", "greedy", "ranked", "uniform"), strict=False):
         points = [(row["share"], row["kl_many"]) for row in rows if row["method"] == method]
         points = sorted(dict(reversed(points)).items())  # the first seed

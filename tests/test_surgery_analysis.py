@@ -23,6 +23,8 @@ pytestmark = pytest.mark.usefixtures("tiny_cache")
 
 PLAN = surgery.Plan(
     calibration=48,
+    calibration_searches=64,
+    more_splits=(2,),
     context=16,
     window=16,
     test=48,
@@ -70,7 +72,8 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
     central = [row for row in results["rows"] if row.get("share") == 0.2 and row["operation"] == "skip sublayers"]
     assert {row["method"] for row in central} == {"evopress", "greedy", "ranked", "uniform"}
     assert all(len(row["skipped"]) == 1 for row in central)
-    assert len(central) == 5 + 3  # EvoPress twice; it and the greedy search once more with few positions
+    # EvoPress twice; it and the greedy search once more with few positions, and on other halves
+    assert [row["halves"] for row in central] == [1] * (5 + 3) + [2] * 3
     assert set(results["experts"]) == {"code", "list", "all"}
     assert set(results["labels"]) == {"no layer", "first half", "last half", "all layers"}
     assert [(one["p"], one["rescale"]) for one in results["dare"]["drops"]] == [

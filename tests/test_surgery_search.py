@@ -131,6 +131,20 @@ def test_greedy_takes_the_least_harmful_step_each_time() -> None:
     assert {n for n, level in enumerate(alone.levels) if level} == set(choice.harm.argsort()[:4].tolist())
 
 
+def test_parts_that_are_harmless_alone_only_are_no_trap() -> None:
+    """Six parts are the least harmful ones alone, and much worse together than any others."""
+    harm = torch.full((18,), 0.12)
+    harm[:6] = 0.1
+    together = torch.zeros(18, 18)
+    together[:6, :6] = torch.ones(6, 6).triu(1)
+    choice = Table(harm, together, [[1.0, 0.0]] * 18)
+    assert ranked(choice, TableFitness(), 12, passes=1800).kl == pytest.approx(6 * 0.1 + 15)  # type: ignore[arg-type]
+    for seed in range(5):
+        found = evopress(choice, TableFitness(), 12, passes=1800, seed=seed)  # type: ignore[arg-type]
+        assert found.kl < 0.12 * 6 + 1.01
+        assert found.token_forwards < 2400
+
+
 def test_even_spreads_are_even() -> None:
     choice = table(12, 2, 0)
     choice.costs = [[1.0, 0.0]] * 12

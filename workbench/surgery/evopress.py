@@ -2,9 +2,10 @@
 
 Sieberling, Kuznedelev, Kurtic and Alistarh, "EvoPress" (2024), arXiv 2410.14649: (1 + λ) with mutations that move
 budget from one part to another, the KL to the dense model's predictions as fitness, and a selection in several steps,
-each with fewer candidates on more tokens; the parent is judged only in the last one. Two things are not in the paper:
-where parts have slopes, mutants go where these say (`evopress_guide.py`), and at the end the last parents are judged
-once more, on more and more windows, since a parent that won on a few may have been lucky.
+each with fewer candidates on more tokens; the parent is judged only in the last one. Three things are not in the paper:
+it begins from several sets of parts that are little harmful alone, since the best of these sets is often a bad place to
+go on from; where parts have slopes, mutants go where these say (`evopress_guide.py`); and at the end the last parents
+are judged once more, on more and more windows, since a parent that won on a few may have been lucky.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from workbench.surgery.budgets import (
     uniform,
 )
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.evopress_guide import Guide
+from workbench.surgery.evopress_guide import Guide, gumbel
 from workbench.surgery.fitness import DenseKL
 from workbench.weights import Progress
 
@@ -39,6 +40,10 @@ FIRST = 8
 """Windows that they are judged on first."""
 FINAL = 0.1
 """Share of the passes that is kept for it."""
+STARTS = 24
+"""Candidates to begin from where each part was judged alone."""
+SPREAD = 0.3
+"""Size of the chance that is added to the logarithms of their harms."""
 IDLE = 20
 """Rounds without a candidate that was not known already, after which there is nothing left to find."""
 
@@ -67,7 +72,8 @@ def evopress(
         offspring: λ, mutants of the parent in a round.
         selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
         first: candidates to begin from, evenly spread and random ones in turns. If a tenth of `passes` is enough to
-            judge each part alone on one window, there is one of the least harmful parts too, and mutants are guided.
+            judge each part alone on one window, it begins from sets of parts that are little harmful alone in their
+            place, and mutants are guided.
         seed: of everything.
         progress, cancel: as for every operation, asked after each round.
 
@@ -83,12 +89,13 @@ def evopress(
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
-    pool = [_random(judge, chance) if number % 2 else even(choice, budget, number / first) for number in range(first)]
     guide = None
     if len(choice.costs) * fitness.window_tokens <= passes / 10:
         harm = harms(judge, range(1))
-        pool.append(least_harmful(judge, harm))
+        pool = _starts(judge, harm, chance)
         guide = Guide(judge, choice, harm, chance) if isinstance(choice, Sloped) else None
+    else:
+        pool = [_random(judge, chance) if one % 2 else even(choice, budget, one / first) for one in range(first)]
     parent, kl = _select(judge, list(dict.fromkeys(pool)), selection, None, chance)
     parents, same, idle = [parent], 0, 0
     while not judge.stops() and judge.used < (1 - FINAL) * passes and idle < IDLE:
@@ -106,6 +113,13 @@ def evopress(
     room = int((passes - judge.used) / (FIRST * fitness.window_tokens))
     last = list(dict.fromkeys(parents[::-1]))[: max(1, min(room, FINALISTS))]
     return judge.found(*_luckless(judge, last, chance))
+
+
+def _starts(judge: Judge, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
+    """The parts that are least harmful alone, and others that by chance seem to be."""
+    known = torch.tensor(harm).clamp_min(1e-6).log()
+    seeming = [known - SPREAD * gumbel(len(harm), chance) for _ in range(STARTS - 1)]
+    return [least_harmful(judge, one.exp().tolist()) for one in (known, *seeming)]
 
 
 def _luckless(judge: Judge, parents: Sequence[Candidate], chance: torch.Generator) -> tuple[Candidate, float]:

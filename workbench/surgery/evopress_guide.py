@@ -50,8 +50,8 @@ class Guide:
     def mutated(self, parent: Candidate, moves: int) -> Candidate:
         """Some parts get a lower level, those with most to gain, and others higher ones until the budget is met."""
         assert self._slopes is not None
-        gain = self._slopes + self._noise(parent)
-        harm = self.harm + TRUST * self._slopes - self._noise(parent)
+        gain = self._slopes + self._heat * gumbel(len(parent), self.chance)
+        harm = self.harm + TRUST * self._slopes - self._heat * gumbel(len(parent), self.chance)
         levels = parent
         back = [part for part in gain.argsort(descending=True).tolist() if parent[part]][:moves]
         for part in back:
@@ -66,7 +66,8 @@ class Guide:
                 levels = raised(levels, part)
         return levels
 
-    def _noise(self, parent: Candidate) -> Tensor:
-        """Gumbel, so that the part that comes first is each as often as a softmax of their worths says."""
-        uniform = torch.rand(len(parent), generator=self.chance).clamp(1e-9, 1 - 1e-6)
-        return -self._heat * (-uniform.log()).log()
+
+def gumbel(count: int, chance: torch.Generator) -> Tensor:
+    """Numbers by chance. Added to worths, each comes first as often as a softmax of the worths says."""
+    uniform = torch.rand(count, generator=chance).clamp(1e-9, 1 - 1e-6)
+    return -(-uniform.log()).log()
