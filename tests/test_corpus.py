@@ -293,3 +293,18 @@ def test_bundled_corpus_is_what_its_note_says() -> None:
     assert note["tokens"] >= 500_000
     assert stories.licence == "Apache-2.0"
     assert len(set(stories.texts)) == len(stories)
+
+
+def test_passages_hold_every_line_once() -> None:
+    texts = ["one\ntwo\n\nthree is longer\nfour", "\n \n", "five", "six and seven\n" * 3]
+    corpus = Corpus(texts, "some")
+    for characters in (1, 5, 9, 1000):
+        found = corpus.passages(characters)
+        assert "".join("".join(found.texts).split()) == "".join("".join(texts).split())
+        assert all(one in "".join(texts) for one in found.texts)  # nothing is joined across texts or left out
+        assert all(len(one) >= characters or any(text.endswith(one) for text in texts) for one in found.texts)
+        assert all(len("".join(one.splitlines(keepends=True)[:-1])) < characters for one in found.texts)
+    assert corpus.passages(1000).texts == corpus.texts
+    assert "passages of 9" in corpus.passages(9).name
+    with pytest.raises(CorpusError, match="whole number from 1"):
+        corpus.passages(0)

@@ -137,6 +137,28 @@ class Corpus:
         names = (f"{self.name} without {share:g} (seed {seed})", f"{share:g} of {self.name} (seed {seed})")
         return Corpus(parts[0], names[0], self.note), Corpus(parts[1], names[1], self.note)
 
+    def passages(self, characters: int = 500) -> Corpus:
+        """The same texts cut at line breaks, each piece as short as it can be with at least so many characters.
+
+        Batches take one text after another. Of long texts a few tokens are of one or two; of passages, of many.
+
+        Raises:
+            CorpusError: a length that is no whole number from 1.
+        """
+        if not _is_whole(characters, 1):
+            raise CorpusError(f"characters is a whole number from 1, not {characters!r}.")
+        found: list[str] = []
+        for text in self.texts:
+            piece = ""
+            for line in text.splitlines(keepends=True):
+                piece += line
+                if len(piece) >= characters:
+                    found.append(piece)
+                    piece = ""
+            if piece.strip():
+                found.append(piece)
+        return Corpus(found, f"{self.name} in passages of {characters}", self.note)
+
     def save(self, path: str | Path) -> None:
         """Write the texts to a `.parquet` or `.jsonl` file, with the note in a `.json` file beside it."""
         path = Path(path)

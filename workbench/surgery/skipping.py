@@ -105,7 +105,7 @@ def skip(
 
     Args:
         model: left as it is.
-        corpus: texts to calibrate on.
+        corpus: texts to calibrate on; of long ones its `passages`, or all tokens are of one or two.
         share: of the sublayers, or with `whole` of the layers, to be removed; rounded to a whole number.
         method: "evopress", "greedy", "ranked" or "uniform".
         whole: remove attention and MLP of a layer together only.
