@@ -37,26 +37,26 @@ class Plan:
     """What is done, and on how much."""
 
     calibration: int = 2048
-    """Tokens that searches judge candidates on."""
+    """Tokens that pruning and rounding are calibrated on; half of them judge levels of each matrix."""
     window: int = 64
     """Positions of a window that candidates are judged on."""
     context: int = 128
     """Of all else."""
     test: int = 1536
-    """Tokens of the other half of the articles."""
+    """Tokens of the other half of the articles, and since they are few, of one of them."""
     test_searches: int = 6144
-    """Of them, for what searches found: the sets differ by less than articles do."""
+    """Of passages from them, for what searches found: the sets differ by less than articles do."""
     stories: int = 768
     """Tokens of bundled stories."""
     calibration_searches: int = 4096
-    """Tokens that sets of sublayers are judged on, of passages from many articles, as those that they are tested on."""
+    """Tokens of passages that sets of sublayers are judged on."""
     split: int = 1
     """Which articles are in which half. The search's own settings were chosen on other halves."""
     more_splits: tuple[int, ...] = (2,)
     """Other halves, on which EvoPress and greedy search once more: what is found depends on the articles."""
-    passes: int = 85_000
-    """Positions that each search may run at the central budget."""
-    few: int = 42_500
+    passes: int = 70_000
+    """Positions that each search may run at the central budget: what a greedy search with two windows takes."""
+    few: int = 36_000
     """The same where the greedy search has a single window for each candidate."""
     searches: int = 2
     """Seeds of EvoPress there."""
@@ -101,7 +101,7 @@ class Bench:
 
     @functools.cached_property
     def fitness(self) -> DenseKL:
-        """On the half that is calibrated on."""
+        """On passages from the half that is calibrated on."""
         tokens, context = self.plan.calibration_searches, self.plan.window
         return DenseKL(self.model, self.seen.passages(), tokens, context=context)
 
@@ -144,7 +144,8 @@ class Bench:
 
 
 def skipping(bench: Bench) -> None:
-    """Sublayers skipped, by four searches at the central budget and by EvoPress at the others."""
+    """Sublayers skipped: by four searches at the central budget, two of them again with fewer positions and on other
+    halves, and by two at the other budgets; and whole layers."""
     plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
     choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
 

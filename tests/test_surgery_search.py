@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import workbench as wb
 from workbench.surgery.bake_edits import RemoveLayer, RemoveSublayer
-from workbench.surgery.budgets import Candidate, even, greedy, ranked, uniform
+from workbench.surgery.budgets import Candidate, Judge, even, greedy, harms, ranked, uniform
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.evopress import evopress, search
+from workbench.surgery.evopress import _starts, evopress, search
 from workbench.surgery.fitness import DenseKL
 from workbench.surgery.operations import Cancelled, operate
 from workbench.surgery.skipping import Skips, skip
@@ -131,18 +131,23 @@ def test_greedy_takes_the_least_harmful_step_each_time() -> None:
     assert {n for n, level in enumerate(alone.levels) if level} == set(choice.harm.argsort()[:4].tolist())
 
 
-def test_parts_that_are_harmless_alone_only_are_no_trap() -> None:
-    """Six parts are the least harmful ones alone, and much worse together than any others."""
-    harm = torch.full((18,), 0.12)
-    harm[:6] = 0.1
-    together = torch.zeros(18, 18)
+def test_a_search_begins_from_several_sets_that_are_little_harmful_alone() -> None:
+    """The six parts that are least harmful alone are bad together, and with so few passes there is little else."""
+    harm = torch.linspace(0.1, 1.0, 30)
+    together = torch.zeros(30, 30)
     together[:6, :6] = torch.ones(6, 6).triu(1)
-    choice = Table(harm, together, [[1.0, 0.0]] * 18)
-    assert ranked(choice, TableFitness(), 12, passes=1800).kl == pytest.approx(6 * 0.1 + 15)  # type: ignore[arg-type]
-    for seed in range(5):
-        found = evopress(choice, TableFitness(), 12, passes=1800, seed=seed)  # type: ignore[arg-type]
-        assert found.kl < 0.12 * 6 + 1.01
-        assert found.token_forwards < 2400
+    choice = Table(harm, together, [[1.0, 0.0]] * 30)
+    judge = Judge(choice, TableFitness(), 24, passes=1500)  # type: ignore[arg-type]
+    alone = harms(judge, [0])
+    assert alone == pytest.approx(harm.tolist())
+    starts = _starts(judge, alone, torch.Generator().manual_seed(0))
+    assert len(set(starts)) > 12
+    assert all(sum(one) == 6 for one in starts)
+    assert starts[0] == (1,) * 6 + (0,) * 24
+    chosen = torch.tensor(starts).double().mean(0)
+    assert chosen[:6].mean() > 0.6  # by far the most often, and yet seldom all of them
+    assert chosen[15:].mean() < 0.05
+    assert min(map(choice.value, starts)) < choice.value(starts[0]) / 2
 
 
 def test_even_spreads_are_even() -> None:

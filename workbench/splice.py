@@ -1,4 +1,4 @@
-"""Models that always run through dictionaries, such as codebook models, as folders that open again.
+"""Opening models, also those that always run through dictionaries, such as codebook models; and saving these.
 
 model/            an ordinary Hugging Face folder: what the model is without its dictionaries; left out where that is
                   the default model as it is, which everybody has

@@ -140,7 +140,8 @@ class Corpus:
     def passages(self, characters: int = 500) -> Corpus:
         """The same texts cut at line breaks, each piece as short as it can be with at least so many characters.
 
-        Batches take one text after another. Of long texts a few tokens are of one or two; of passages, of many.
+        Batches take one text after another: a few tokens of long texts are of one or two, of passages they are of many.
+        A line stays whole.
 
         Raises:
             CorpusError: a length that is no whole number from 1.

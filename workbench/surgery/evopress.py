@@ -3,9 +3,10 @@
 Sieberling, Kuznedelev, Kurtic and Alistarh, "EvoPress" (2024), arXiv 2410.14649: (1 + λ) with mutations that move
 budget from one part to another, the KL to the dense model's predictions as fitness, and a selection in several steps,
 each with fewer candidates on more tokens; the parent is judged only in the last one. Three things are not in the paper:
-it begins from several sets of parts that are little harmful alone, since the best of these sets is often a bad place to
-go on from; where parts have slopes, mutants go where these say (`evopress_guide.py`); and at the end the last parents
-are judged once more, on more and more windows, since a parent that won on a few may have been lucky.
+where the passes allow to judge each part alone, the search begins from the best of several sets of parts that are
+little harmful alone, since the least harmful ones are often a bad set together; where parts have slopes, mutants then
+go where these say (`evopress_guide.py`); and at the end the last parents are judged once more, on more and more
+windows, since a parent that won on a few may have been lucky.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ from workbench.weights import Progress
 
 FINALISTS = 8
 """Parents that are judged once more at the end."""
-FIRST = 8
-"""Windows that they are judged on first."""
+FINAL_WINDOWS = 8
+"""That they are judged on first."""
 FINAL = 0.1
 """Share of the passes that is kept for it."""
+ALONE = 0.2
+"""Share of the passes that judging each part alone on one window may take."""
 STARTS = 24
 """Candidates to begin from where each part was judged alone."""
 SPREAD = 0.3
@@ -71,9 +74,9 @@ def evopress(
             or when mutants are no longer new.
         offspring: λ, mutants of the parent in a round.
         selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
-        first: candidates to begin from, evenly spread and random ones in turns. If a tenth of `passes` is enough to
-            judge each part alone on one window, it begins from sets of parts that are little harmful alone in their
-            place, and mutants are guided.
+        first: candidates to begin from, evenly spread and random ones in turns. Not used if a fifth of `passes` is
+            enough to judge each part alone on one window: then the search begins from 24 sets of parts that are little
+            harmful alone, and mutants are guided where parts have slopes.
         seed: of everything.
         progress, cancel: as for every operation, asked after each round.
 
@@ -90,7 +93,7 @@ def evopress(
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
     guide = None
-    if len(choice.costs) * fitness.window_tokens <= passes / 10:
+    if len(choice.costs) * fitness.window_tokens <= ALONE * passes:
         harm = harms(judge, range(1))
         pool = _starts(judge, harm, chance)
         guide = Guide(judge, choice, harm, chance) if isinstance(choice, Sloped) else None
@@ -110,7 +113,7 @@ def evopress(
         same = same + 1 if parent == parents[-1] else 0
         idle = idle + 1 if judge.used == used else 0
         parents = parents if parent == parents[-1] else [*parents, parent]
-    room = int((passes - judge.used) / (FIRST * fitness.window_tokens))
+    room = int((passes - judge.used) / (FINAL_WINDOWS * fitness.window_tokens))
     last = list(dict.fromkeys(parents[::-1]))[: max(1, min(room, FINALISTS))]
     return judge.found(*_luckless(judge, last, chance))
 
@@ -125,7 +128,7 @@ def _starts(judge: Judge, harm: Sequence[float], chance: torch.Generator) -> lis
 def _luckless(judge: Judge, parents: Sequence[Candidate], chance: torch.Generator) -> tuple[Candidate, float]:
     """The best of some candidates, of which half go each time that the windows become twice as many; and its KL."""
     order = torch.randperm(len(judge.fitness), generator=chance).tolist()
-    left, windows = list(parents), FIRST
+    left, windows = list(parents), FINAL_WINDOWS
     while True:
         scored = sorted((judge.kl(one, order[:windows]), one) for one in left)
         if windows >= len(order) or len(left) == 1 or judge.stops():
