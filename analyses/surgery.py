@@ -56,8 +56,6 @@ class Plan:
     """Other halves, on which EvoPress and greedy search once more: what is found depends on the articles."""
     passes: int = 70_000
     """Positions that each search may run at the central budget: what a greedy search with two windows takes."""
-    few: int = 36_000
-    """The same where the greedy search has a single window for each candidate."""
     searches: int = 2
     """Seeds of EvoPress there."""
     fewer_passes: int = 25_000
@@ -144,8 +142,8 @@ class Bench:
 
 
 def skipping(bench: Bench) -> None:
-    """Sublayers skipped: by four searches at the central budget, two of them again with fewer positions and on other
-    halves, and by two at the other budgets; and whole layers."""
+    """Sublayers skipped: by three searches at the central budget, by two again on other halves, by one at other budgets;
+    and whole layers."""
     plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
     choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
 
@@ -164,22 +162,20 @@ def skipping(bench: Bench) -> None:
         name = f"{share:.0%}, {method}{more}" + (f", seed {seed}" if seed else "")
         bench.row(f"skip {what}", name, f"{1 - share:.0%} of {what}", make)
 
-    def compare(bench: Bench, passes: int, more: str = "") -> None:
+    def compare(bench: Bench, rivals: Sequence[str], more: str = "") -> None:
         for seed in range(plan.searches):
-            find(bench, centre, "evopress", passes, seed=seed, more=more)
-        find(bench, centre, "greedy", passes, more=more)
+            find(bench, centre, "evopress", plan.passes, seed=seed, more=more)
+        for method in rivals:
+            find(bench, centre, method, plan.passes, more=more)
 
-    compare(bench, plan.passes)
-    for method in ("ranked", "uniform"):
-        find(bench, centre, method, plan.passes)
+    compare(bench, ("greedy", "uniform"))
     for share in plan.shares:
-        for method in ("evopress", "uniform") if share != centre else ():
-            find(bench, share, method, plan.fewer_passes)
-    compare(bench, plan.few, ", few positions")
+        if share != centre:
+            find(bench, share, "evopress", plan.fewer_passes)
     for split in plan.more_splits:
         other = Bench(bench.model, bench.real, replace(plan, split=split), bench.notes)
         other.rows = bench.rows
-        compare(other, plan.passes, f", halves {split}")
+        compare(other, ("greedy",), f", halves {split}")
     find(bench, centre, "evopress", plan.fewer_passes, whole=True)
 
 

@@ -66,8 +66,8 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     """Share that is skipped against KL, by search."""
     figure = go.Figure()
     rows = [row for row in results["rows"] if row["operation"] == "skip sublayers" and "method" in row]
-    rows = [row for row in rows if "few positions" not in row["setting"] and row["halves"] == rows[0]["halves"]]
-    for colour, method in zip(COLOURS, ("evopress", "greedy", "ranked", "uniform"), strict=False):
+    rows = [row for row in rows if row["halves"] == rows[0]["halves"]]
+    for colour, method in zip(COLOURS, ("evopress", "greedy", "uniform"), strict=False):
         points = [(row["share"], row["kl_many"]) for row in rows if row["method"] == method]
         points = sorted(dict(reversed(points)).items())  # the first seed
         figure.add_scatter(
@@ -81,7 +81,7 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     figure.update_yaxes(title="KL, nats", type="log")
     page.section(
         "Skipping",
-        "Attention and MLP sublayers left out, found by four searches on the same calibration text. At the share in "
+        "Attention and MLP sublayers left out, found by three searches on the same calibration text. At the share in "
         "the middle all searches may run equally many positions; what they ran is in results.json.",
     )
     page.figure("skipping", look(figure, 400), "On articles that no search has seen.")
