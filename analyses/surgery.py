@@ -142,8 +142,7 @@ class Bench:
 
 
 def skipping(bench: Bench) -> None:
-    """Sublayers skipped: by three searches at the central budget, by two again on other halves, by one at other budgets;
-    and whole layers."""
+    """Sublayers skipped: by three searches at one budget, by two again on other halves, by one at other budgets; layers."""
     plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
     choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
 
