@@ -65,8 +65,9 @@ def _beside(rows: Iterable[dict[str, Any]]) -> tuple[float, str]:
         kl, most = fmean(row["kl_many"] for row in found), max(row["token_forwards"] for row in found)
         best = min(rivals[halves], key=lambda row: row["kl_many"])
         lower.append(1 - kl / best["kl_many"])
+        mean = f", mean of {len(found)} seeds," if len(found) > 1 else ""
         said.append(
-            f"mean KL {kl:.3f} over {len(found)} seeds, each with at most {most:,} positions; the best rival, "
+            f"KL {kl:.3f}{mean} with at most {most:,} positions; the best rival, "
             f"{best['method']}, {best['kl_many']:.3f} with {best['token_forwards']:,}: {lower[-1]:.0%} lower"
         )
     return min(lower), "; on other articles ".join(said)

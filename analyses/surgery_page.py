@@ -82,7 +82,7 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     page.section(
         "Skipping",
         "Attention and MLP sublayers left out, found by three searches on the same calibration text. At the share in "
-        "the middle all searches may run equally many positions; what they ran is in results.json.",
+        "the middle the greedy search may run a little more positions than the others, since it takes whole windows.",
     )
     page.figure("skipping", look(figure, 400), "On articles that no search has seen.")
 
