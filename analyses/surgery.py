@@ -144,7 +144,10 @@ class Bench:
 
 
 def skipping(bench: Bench) -> None:
-    """Sublayers skipped: three searches at one budget, two again on other halves, one at other budgets; layers."""
+    """Sublayers skipped, by three searches at one budget, two of them again on other halves, and one at other budgets.
+
+    Whole layers are skipped by one search at the same budget.
+    """
     plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
     choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
 
