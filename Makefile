@@ -18,8 +18,9 @@ $(READY): pyproject.toml
 app: $(READY)
 	$(BIN)/python -m streamlit run app/main.py
 
+# two processes of one thread each take half as long as one process of two
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # sae-lens wants an older TransformerLens, so it has an environment of its own
 test-saelens: $(READY) .venv-saelens/.ready

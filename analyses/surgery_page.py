@@ -82,7 +82,8 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     page.section(
         "Skipping",
         "Attention and MLP sublayers left out, found by three searches on the same calibration text. At the share in "
-        "the middle the greedy search may run a little more positions than the others, since it takes whole windows.",
+        "the middle EvoPress may run as many positions as the greedy search did; a way back, for slopes, counts as one "
+        "run more.",
     )
     page.figure("skipping", look(figure, 400), "On articles that no search has seen.")
 

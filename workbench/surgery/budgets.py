@@ -40,10 +40,10 @@ class Levels(Protocol):
 
 @runtime_checkable
 class Sloped(Levels, Protocol):
-    """Levels whose effect a gradient tells: a part can be left out by a share, and level 1 leaves it out whole."""
+    """Levels 0 and 1 of parts in order, whose effect a gradient tells: a share of a part can be left out, 1 is all."""
 
-    def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> Tensor:
-        """How the mean KL on these windows rises with the share of each part that is left out, `[parts]` in nats."""
+    def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> tuple[float, Tensor]:
+        """The mean KL on these windows, and how it rises with the share of each part that is left out, `[parts]`."""
         ...
 
 
@@ -60,7 +60,7 @@ class Found:
     kl: float
     """KL(dense ‖ found) in nats on the tokens that it was chosen on."""
     token_forwards: int
-    """Positions that were run through candidates; on the way back they count twice."""
+    """Positions that were run through candidates; on a way back they count once more."""
     evaluations: int
     """Candidates that were run."""
 
@@ -113,7 +113,7 @@ class Judge:
 
     @property
     def used(self) -> int:
-        """Positions run so far; on the way back they count twice."""
+        """Positions run so far; on a way back they count once more."""
         return self.fitness.token_forwards - self._before
 
     def cost(self, levels: Sequence[int]) -> float:
@@ -134,6 +134,12 @@ class Judge:
             self._known[levels, window] = self.fitness.on(self.choice.module, window)
         found = [self._known[levels, window] for window in windows]
         return sum(total for total, _ in found) / sum(count for _, count in found)
+
+    def slopes(self, levels: Candidate, window: int) -> tuple[float, Tensor]:
+        """KL of a candidate on a window, and its slopes there: see `Sloped`."""
+        assert isinstance(self.choice, Sloped)
+        self.evaluations += 1
+        return self.choice.slopes(self.fitness, levels, [window])
 
     def stops(self) -> bool:
         """Whether the passes are used up; tells how far it is."""

@@ -39,7 +39,7 @@ class DenseKL:
         seed: of the choice of the texts.
 
     Attributes:
-        token_forwards: positions that were run through changed models so far; on the way back they count twice.
+        token_forwards: positions that were run through changed models so far; on a way back they count once more.
 
     Raises:
         CorpusError: a setting that can't be used, or texts without tokens.
@@ -78,16 +78,16 @@ class DenseKL:
         total, count = self._loss(module, window)
         return float(total), count
 
-    def gradient(self, module: Any, window: int, of: Tensor) -> tuple[Tensor, int]:
-        """Gradient of that sum by a tensor that the module uses, and how many predictions there are.
+    def gradient(self, module: Any, window: int, of: Tensor) -> tuple[float, Tensor, int]:
+        """That sum, its gradient by a tensor that the module uses, and how many predictions there are.
 
-        The way back counts as two runs.
+        The way back counts as one run more: weights get no gradient, so it takes as much arithmetic as the way there.
         """
         with torch.enable_grad():
             total, count = self._loss(module, window)
             (found,) = torch.autograd.grad(total, of)
-        self.token_forwards += 2 * self._windows[window].numel()
-        return found, count
+        self.token_forwards += self._windows[window].numel()
+        return float(total.detach()), found, count
 
     def _loss(self, module: Any, window: int) -> tuple[Tensor, int]:
         tokens = self._windows[window]

@@ -64,7 +64,7 @@ class Skips:
                 self.module.set_submodule(path, nothing if level else original)
 
     @torch.inference_mode(False)
-    def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> Tensor:
+    def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> tuple[float, Tensor]:
         """See `Sloped`: what each part writes is multiplied by a number, 0 at level 1, and the gradient is taken."""
         self.set((0,) * len(levels))
         gates = (1 - torch.tensor(levels, dtype=torch.float32)).requires_grad_()
@@ -78,7 +78,9 @@ class Skips:
         finally:
             for handle in handles:
                 handle.remove()
-        return -torch.stack([total for total, _ in found]).sum(0) / sum(count for _, count in found)
+        predictions = sum(count for _, _, count in found)
+        rises = -torch.stack([gradient for _, gradient, _ in found]).sum(0)
+        return sum(total for total, _, _ in found) / predictions, rises / predictions
 
     def edits(self, levels: Candidate) -> list[RemoveLayer | RemoveSublayer]:
         """What these levels leave out, as edits that `bake` writes into the weights."""
