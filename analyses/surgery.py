@@ -160,7 +160,7 @@ def skipping(bench: Bench) -> None:
             found = search(parts, bench.fitness, budget, method, passes=passes, seed=seed)
             said = {"skipped": list(found.chosen), "token_forwards": found.token_forwards, "kl_calibration": found.kl}
             said |= {"evaluations": found.evaluations, "share": share, "method": method, "halves": bench.plan.split}
-            return parts.module, said | {"kl_many": bench.many(parts.module)}
+            return parts.module, said | {"kl_many": bench.many(parts.module), "kl_seen": bench.fitness(parts.module)}
 
         name = f"{share:.0%}, {method}{more}" + (f", seed {seed}" if seed else "")
         bench.row(f"skip {what}", name, f"{1 - share:.0%} of {what}", make)
