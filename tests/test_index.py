@@ -443,6 +443,26 @@ def test_labels_survive_a_kill(llama, corpus: Corpus, tmp_path: Path) -> None:
     assert index.search(label="half") == []
 
 
+def test_labels_are_read_while_the_first_is_written(llama, corpus: Corpus, tmp_path: Path) -> None:
+    index = wb.build_index(llama, make_sae(), corpus, tmp_path / "i", tokens=100, **HOW)
+    file = tmp_path / "i" / "people.sqlite"
+    assert not file.exists()
+    with index._people._writing() as connection:
+        connection.execute("INSERT INTO remarks (feature, label) VALUES (1, 'first')")
+        assert file.exists()  # and holds no tables, since nothing is committed
+        other = wb.open_index(tmp_path / "i")
+        for reader in (index, other):
+            assert reader.feature(1).label == ""
+            assert reader.search(label="first") == []
+            reader.export_labels(tmp_path / "labels.json")
+            assert json.loads((tmp_path / "labels.json").read_text())["features"] == {}
+    assert [reader.feature(1).label for reader in (index, other)] == ["first", "first"]
+    file.write_bytes(b"")  # what a kill just before the first label leaves
+    assert wb.open_index(tmp_path / "i").feature(1).label == ""
+    index.label(1, "again")
+    assert wb.open_index(tmp_path / "i").feature(1).label == "again"
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})

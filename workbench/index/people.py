@@ -130,12 +130,16 @@ class People:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A connection, or None where nothing has been written."""
+        """A connection, or None where nothing has been written.
+
+        A file that somebody is just writing for the first time, or that broke off there, has no tables yet.
+        """
         if not self.file.exists():
             yield None
             return
         with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
-            yield connection
+            (made,) = connection.execute("PRAGMA schema_version").fetchone()
+            yield connection if made else None
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
