@@ -54,9 +54,9 @@ class Plan:
     """Which articles are in which half. The search's own settings were chosen on other halves, 0 and 3."""
     more_splits: tuple[int, ...] = (2, 4, 5)
     """Other halves, on which EvoPress and greedy search once more: what is found depends on the articles."""
-    passes: int = 75_000
-    """Positions that the greedy search may run at the central budget; it takes whole windows, and these are two for
-    each candidate. EvoPress may run as many as it did."""
+    passes: tuple[int, ...] = (37_500, 75_000)
+    """Positions that the greedy search may run at the central budget; it takes whole windows, and these are one for
+    each candidate, the least that there can be, and two. EvoPress may run as many as it did."""
     searches: int = 1
     """Seeds of EvoPress there."""
     fewer_passes: int = 25_000
@@ -143,51 +143,58 @@ class Bench:
 
 
 def skipping(bench: Bench) -> None:
-    """Sublayers skipped, by three searches at one budget, two of them again on other halves, and one at other budgets.
+    """Sublayers skipped: at one budget by four searches, some also on other halves and with other numbers of positions.
 
-    Whole layers are skipped by one search at the same budget.
+    One search does so at other budgets, and skips whole layers at the same one.
     """
     plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
     choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
 
     def find(
-        bench: Bench, share: float, method: str, passes: int, *, seed: int = 0, whole: bool = False, more: str = ""
-    ) -> None:
+        bench: Bench, share: float, method: str, passes: int, *, may: int = 0, seed: int = 0, whole: bool = False
+    ) -> int:
+        """Measure what a search finds within `passes`, or `may` if it may run more; how many it took."""
         parts, what = choices[whole], "layers" if whole else "sublayers"
 
         def make() -> tuple[Any, dict[str, Any]]:
             budget = sum(costs[0] for costs in parts.costs) * (1 - round(share * len(parts.parts)) / len(parts.parts))
-            found = search(parts, bench.fitness, budget, method, passes=passes, seed=seed)
+            found = search(parts, bench.fitness, budget, method, passes=may or passes, seed=seed)
             said = {"skipped": list(found.chosen), "token_forwards": found.token_forwards, "kl_calibration": found.kl}
             said |= {"evaluations": found.evaluations, "share": share, "method": method, "halves": bench.plan.split}
-            return parts.module, said | {"kl_many": bench.many(parts.module), "kl_seen": bench.fitness(parts.module)}
+            said |= {"passes": passes, "kl_many": bench.many(parts.module), "kl_seen": bench.fitness(parts.module)}
+            return parts.module, said
 
-        name = f"{share:.0%}, {method}{more}" + (f", seed {seed}" if seed else "")
-        bench.row(f"skip {what}", name, f"{1 - share:.0%} of {what}", make)
+        name = f"{share:.0%}, {method}, {passes:,} positions"
+        name += f", halves {bench.plan.split}" if bench.plan.split != plan.split else ""
+        bench.row(f"skip {what}", name + (f", seed {seed}" if seed else ""), f"{1 - share:.0%} of {what}", make)
+        return bench.rows[-1]["token_forwards"]
 
-    def compare(bench: Bench, rivals: Sequence[str], more: str = "") -> None:
-        for method in rivals:
-            find(bench, centre, method, plan.passes, more=more)
-        took = next(row["token_forwards"] for row in bench.rows[::-1] if row.get("method") == "greedy")
-        for seed in range(plan.searches):
-            find(bench, centre, "evopress", took, seed=seed, more=more)
-
-    compare(bench, ("greedy", "uniform"))
+    for split in (plan.split, *plan.more_splits):
+        here = bench
+        if split != plan.split:
+            here = Bench(bench.model, bench.real, replace(plan, split=split), bench.notes)
+            here.rows = bench.rows
+        for passes in plan.passes:
+            took = find(here, centre, "greedy", passes)
+            for seed in range(plan.searches):
+                find(here, centre, "evopress", passes, may=took, seed=seed)
+        find(here, centre, "ranked", plan.passes[0])
+    find(bench, centre, "uniform", plan.passes[0])
     for share in plan.shares:
         if share != centre:
             find(bench, share, "evopress", plan.fewer_passes)
-    for split in plan.more_splits:
-        other = Bench(bench.model, bench.real, replace(plan, split=split), bench.notes)
-        other.rows = bench.rows
-        compare(other, ("greedy",), f", halves {split}")
     find(bench, centre, "evopress", plan.fewer_passes, whole=True)
 
 
 def healed_skipping(bench: Bench) -> None:
     """The better model of those that EvoPress skipped, by what it was chosen on, healed."""
-    plan = bench.plan
-    named = {f"{plan.shares[1]:.0%}, evopress" + (f", seed {seed}" if seed else "") for seed in range(plan.searches)}
-    skipped = [row for row in bench.rows if row["operation"] == "skip sublayers" and row["setting"] in named]
+    same = {
+        "operation": "skip sublayers",
+        "method": "evopress",
+        "share": bench.plan.shares[1],
+        "halves": bench.plan.split,
+    }
+    skipped = [row for row in bench.rows if same.items() <= row.items() and row["passes"] == bench.plan.passes[-1]]
     best = min(skipped, key=lambda row: row["kl_calibration"])
 
     def make() -> wb.Child:

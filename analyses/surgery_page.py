@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
@@ -63,29 +65,44 @@ def _short(value: float) -> str:
 
 
 def _searches(page: Page, results: dict[str, Any]) -> None:
-    """Share that is skipped against KL, by search."""
-    figure = go.Figure()
+    """KL by search: against the share that is skipped, and against the positions that were run."""
     rows = [row for row in results["rows"] if row["operation"] == "skip sublayers" and "method" in row]
-    rows = [row for row in rows if row["halves"] == rows[0]["halves"]]
-    for colour, method in zip(COLOURS, ("evopress", "greedy", "uniform"), strict=False):
-        points = [(row["share"], row["kl_many"]) for row in rows if row["method"] == method]
-        points = sorted(dict(reversed(points)).items())  # the first seed
-        figure.add_scatter(
-            x=[100 * share for share, _ in points],
-            y=[kl for _, kl in points],
-            mode="lines+markers",
-            name=method,
-            line={"color": colour},
-        )
-    figure.update_xaxes(title="sublayers skipped, %")
-    figure.update_yaxes(title="KL, nats", type="log")
+    centre = next(row["share"] for row in rows if row["method"] == "greedy")
+    first = [row for row in rows if row["halves"] == rows[0]["halves"]]
+    methods = ("evopress", "greedy", "ranked", "uniform")
+    by_share, by_positions = go.Figure(), go.Figure()
+    for colour, method in zip(COLOURS, methods, strict=False):
+        own = sorted((row for row in first if row["method"] == method), key=lambda row: -row["passes"])
+        points = sorted({row["share"]: row["kl_many"] for row in reversed(own)}.items())  # most passes, first seed
+        _line(by_share, [(100 * share, kl) for share, kl in points], method, colour)
+        central = [row for row in rows if row["method"] == method and row["share"] == centre]
+        runs = [[row for row in central if row["passes"] == passes] for passes in {row["passes"] for row in central}]
+        means = [[fmean(row[key] for row in some) for key in ("token_forwards", "kl_many")] for some in runs]
+        _line(by_positions, sorted(means), method, colour)
+    by_share.update_xaxes(title="sublayers skipped, %")
+    by_positions.update_xaxes(title="positions run", rangemode="tozero")
+    for figure in (by_share, by_positions):
+        figure.update_yaxes(title="KL, nats", type="log")
     page.section(
         "Skipping",
-        "Attention and MLP sublayers left out, found by three searches on the same calibration text. At the share in "
-        "the middle EvoPress may run as many positions as the greedy search did; a way back, for slopes, counts as one "
-        "run more.",
+        "Attention and MLP sublayers left out, found by searches on the same calibration text. At the share in the "
+        "middle EvoPress may run as many positions as the greedy search did; a way back, for slopes, counts as one run "
+        "more.",
     )
-    page.figure("skipping", look(figure, 400), "On articles that no search has seen.")
+    page.figure("skipping", look(by_share, 400), "On articles that no search has seen.")
+    choices = len({row["halves"] for row in rows})
+    page.figure(
+        "positions",
+        look(by_positions, 400),
+        f"{centre:.0%} skipped, on articles that no search has seen; means over {choices} choices of articles, of "
+        "the uniform search over one.",
+    )
+
+
+def _line(figure: go.Figure, points: Sequence[Sequence[float]], name: str, colour: str) -> None:
+    """Through points, or only a mark where there is one."""
+    x, y = ([point[axis] for point in points] for axis in (0, 1))
+    figure.add_scatter(x=x, y=y, mode="lines+markers", name=name, line={"color": colour})
 
 
 def _dare(page: Page, dare: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
 import surgery
 import surgery_claims
 import surgery_tasks
+from report import Notes
 from surgery_page import write_page
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
@@ -30,7 +32,7 @@ PLAN = surgery.Plan(
     test=48,
     test_searches=64,
     stories=48,
-    passes=400,
+    passes=(300, 400),
     searches=2,
     fewer_passes=200,
     heal_tokens=128,
@@ -70,10 +72,12 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
     assert operations == {"skip sublayers", "skip layers", "prune", "round", "join heads", "swap activation"}
     assert all(row["kl_articles"] > 0 and row["perplexity_stories"] > 1 for row in results["rows"])
     central = [row for row in results["rows"] if row.get("share") == 0.2 and row["operation"] == "skip sublayers"]
-    assert {row["method"] for row in central} == {"evopress", "greedy", "uniform"}
+    assert {row["method"] for row in central} == {"evopress", "greedy", "ranked", "uniform"}
     assert all(len(row["skipped"]) == 1 for row in central)
-    # EvoPress twice, a greedy and a uniform search; the first two once more on other halves
-    assert [row["halves"] for row in central] == [1] * 4 + [2] * 3
+    # on each choice of halves: for each number of positions a greedy search and EvoPress twice, and scores of single
+    # parts; a uniform one on the first
+    assert [row["halves"] for row in central] == [1] * 7 + [2] * 7 + [1]
+    assert [row["passes"] for row in central[:7]] == [300] * 3 + [400] * 3 + [300]
     assert set(results["experts"]) == {"code", "list", "all"}
     assert set(results["labels"]) == {"no layer", "first half", "last half", "all layers"}
     assert [(one["p"], one["rescale"]) for one in results["dare"]["drops"]] == [
@@ -84,26 +88,63 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
     assert results["dare"]["drops"][0]["accuracy"] == results["dare"]["tuned"]  # nothing dropped
     page, said = write_page(folder, results)
     text = page.read_text()
-    assert len(said) == 11
+    assert len(said) == 13
     for row in results["rows"]:
         assert row["setting"].replace("→", "") in text.replace("→", "")
     assert (folder / "skipping.json").exists()
     assert (folder / "dare.json").exists()
 
 
+def test_evopress_may_run_what_the_greedy_search_took(zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo["llama"]
+    real = wb.Corpus([f"{line} {number}" for number in range(4) for line in tiny.TEXT.strip().split("\n")])
+    took, asked, search = [], [], surgery.search
+
+    def spied(*args: Any, passes: int, **how: Any) -> Any:
+        found = search(*args, passes=passes, **how)
+        if args[3] == "greedy":
+            took.append(found.token_forwards)
+        elif args[3] == "evopress" and len(took) > len(asked):
+            asked.append(passes)
+        return found
+
+    monkeypatch.setattr(surgery, "search", spied)
+    plan = dataclasses.replace(PLAN, searches=1)
+    bench = surgery.Bench(model, real, plan, Notes(tmp_path / "notes.jsonl", ["once"]))
+    surgery.skipping(bench)
+    assert asked == took
+    assert len(took) == 4
+    assert took[0] < took[1]
+
+
 def test_claims_are_judged_by_their_rules(done: tuple[dict[str, Any], Path]) -> None:
     results = json.loads(json.dumps(done[0]))
 
-    def said(own: float, other: tuple[float, float] | None = None, seen: float = 0.8) -> surgery_claims.Claim:
-        """If EvoPress's KL is `own` and rivals' 1, and on other halves these two; on what is searched on, `seen`."""
+    def all_said(own: float, other: tuple[float, float] | None, seen: float, at: int = 400) -> list[Any]:
+        """The claims of skipping.
+
+        EvoPress's KL is `own` and rivals' 1, on other halves these two, and on what is searched on `seen`; where it
+        may not run `at` positions it is 0.99.
+        """
         for row in results["rows"]:
             row["kl_articles"] = row["kl_many"] = row["kl_seen"] = 1.0
             if row.get("method") == "evopress":
-                row["kl_many"], row["kl_seen"] = own, seen
+                row["kl_many"], row["kl_seen"] = (own, seen) if row["passes"] == at else (0.99, 0.99)
             if other and row.get("halves") == 2:
                 row["kl_many"] = other[row["method"] != "evopress"]
-        return next(one for one in surgery_claims.claims(results) if one.operation == "skip sublayers")
+        return [one for one in surgery_claims.claims(results) if one.operation == "skip sublayers"]
 
+    def said(own: float, other: tuple[float, float] | None = None, seen: float = 0.8) -> surgery_claims.Claim:
+        """Of most positions, beside a greedy search."""
+        return all_said(own, other, seen)[2]
+
+    # scores of single parts only have to be worse; then a greedy search with 300 positions, and with 400
+    assert [one.holds for one in all_said(0.84, None, 0.84)] == [True, False, True]
+    assert [one.holds for one in all_said(0.84, None, 0.84, at=300)] == [True, True, False]
+    assert [one.holds for one in all_said(1.01, None, 0.84, at=300)] == [False, False, False]
+    assert [one.rule.split(" on")[0] for one in all_said(1, None, 1)] == ["lower", *["15% lower"] * 2]
+    assert all_said(1.01, None, 0.84, at=300)[0].here.count("(ranked 1.000)") == 4
+    assert "in the mean 1% higher" in all_said(1.01, None, 0.84, at=300)[0].here
     assert not said(0.86).holds
     assert said(0.84).holds
     assert not said(0.84, seen=0.86).holds

@@ -529,6 +529,31 @@ def test_unknown_names_without_network_are_one_sentence(source: str, monkeypatch
     assert repr(source) in str(caught.value)
 
 
+def test_what_the_hub_gave_before_needs_no_network(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, asked = tmp_path / "models--someone--tiny", []
+    shutil.copytree(saved, held / "snapshots" / "0a1b")
+    (held / "refs").mkdir(parents=True)
+    (held / "refs" / "main").write_text("0a1b")
+
+    def lost(host: str, *_: Any, **__: Any) -> None:
+        asked.append(host)
+        raise OSError("there is no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", lost)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between tries
+    model = wb.load_model("someone/tiny")
+    assert asked == []
+    assert model.hash == wb.load_model(saved).hash
+    (held / "snapshots" / "0a1b" / "tokenizer.json").unlink()
+    with pytest.raises(wb.ModelError) as caught:  # not all is there: now the hub is asked
+        wb.load_model("someone/tiny")
+    assert set(asked) == {"huggingface.co"}
+    assert one_sentence(caught.value), str(caught.value)
+
+
 def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()

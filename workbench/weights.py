@@ -317,31 +317,30 @@ def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
         return LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
 
 
-def _read_tokenizer(source: Path | str) -> Any:
+def _read_tokenizer(source: Path | str, **where: Any) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source, **where)
 
 
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     """A Hugging Face name or a local folder: plain model in float32, tokenizer, fingerprint of its weights.
 
+    What Hugging Face's cache holds whole is taken from there and the network not asked: without one, each file would
+    take it half a minute to give up, and with one, the weights could change from one day to the next.
+
     Raises:
         ModelError: there is no such model, or no network to fetch it.
     """
-    from transformers import AutoModelForCausalLM
-
     if Path(source).exists() and not (Path(source) / "config.json").exists():
         raise ModelError(f"{source!r} is not a model folder: it has no config.json.")
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
     try:
-        with building():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-        module, info = loaded
-        tokenizer = _read_tokenizer(source)
+        try:
+            module, info, tokenizer = _from_huggingface(source, local_files_only=True)
+        except (OSError, ValueError):
+            module, info, tokenizer = _from_huggingface(source)
     except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ModelError(
@@ -351,6 +350,17 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     if info["missing_keys"]:  # transformers fills them with random numbers
         raise ModelError(f"{source!r} has no weights for {min(info['missing_keys'])}; copy or save it again.")
     return module, tokenizer, fingerprint(parameters_of(module))
+
+
+def _from_huggingface(source: str, **where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
+    """Model, what was amiss in loading it, and tokenizer."""
+    from transformers import AutoModelForCausalLM
+
+    with building():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+        )
+    return *loaded, _read_tokenizer(source, **where)
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
