@@ -54,7 +54,7 @@ class Plan:
     """Which articles are in which half. The search's own settings were chosen on other halves, 0 and 3."""
     more_splits: tuple[int, ...] = (2, 4, 5)
     """Other halves, on which EvoPress and greedy search once more: what is found depends on the articles."""
-    passes: tuple[int, ...] = (37_500, 75_000)
+    passes: tuple[int, ...] = (40_000, 75_000)
     """Positions that the greedy search may run at the central budget; it takes whole windows, and these are one for
     each candidate, the least that there can be, and two. EvoPress may run as many as it did."""
     searches: int = 1

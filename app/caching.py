@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MODELS_KEPT = 3
 TASKS_KEPT = 20
 """Ended tasks whose results are kept."""
+SESSIONS_KEPT = 4
+"""Browser sessions whose changed models are kept for when their page is loaded again."""
 TOP_K = 10
 """Tokens kept per neuron; `decode_neurons` keeps as many by default."""
 
@@ -121,6 +123,25 @@ def forget(key: tuple[str, ...]) -> None:
 
 @st.cache_resource(show_spinner=False)
 def _tasks() -> dict[tuple[str, ...], Task[Any]]:
+    return {}
+
+
+def keep(session: str, what: Any) -> None:
+    """Hold what a session made, to be found again by the session that follows it when the page is loaded again."""
+    with _lock():
+        _kept().pop(session, None)
+        _kept()[session] = what
+        for old in list(_kept())[:-SESSIONS_KEPT]:
+            del _kept()[old]
+
+
+def kept(session: str) -> Any:
+    """What `keep` holds of a session; None where there is nothing."""
+    return _kept().get(session)
+
+
+@functools.cache
+def _kept() -> dict[str, Any]:
     return {}
 
 

@@ -253,14 +253,64 @@ def test_what_weights_cant_hold_is_said_and_can_stay_beside(folder: Path) -> Non
     assert page.session_state["surgery tried"].child.beside == (here,)
 
 
-@pytest.mark.parametrize("typed", ["", "texts.txt", "nowhere"])
+@pytest.mark.parametrize("typed", ["", "texts.txt", "nowhere", "damaged"])
 def test_a_folder_that_cant_be_loaded(folder: Path, typed: str) -> None:
+    (folder.parent / "damaged").mkdir()
+    (folder.parent / "damaged" / "surgery.json").write_text("{}")
     page = visit(folder)
     page.text_input(key="surgery folder").set_value(str(folder.parent / typed) if typed else "").run()
     page.button(key="surgery load").click().run()
-    if typed:
+    if typed == "damaged":
         page = ended(page, "surgery loading")
     assert complaint(page)
+
+
+def test_what_was_kept_is_there_when_the_page_is_loaded_again(folder: Path) -> None:
+    page = kept(kept(visit(folder), 0), 2)
+    link = page.query_params["changes"]
+    want = [step.child.model.hash for step in page.session_state["surgery"]]
+
+    def again(model: Path) -> AppTest:
+        page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
+        page.session_state["source"] = str(model)
+        page.session_state["known models"] = [str(folder), str(model)]
+        page.run()
+        page.query_params["changes"] = link
+        return quiet(page.switch_page("views/surgery.py").run())
+
+    page = again(folder)
+    assert [step.child.model.hash for step in page.session_state["surgery"]] == want
+    assert page.query_params["changes"] != link  # two windows at one address don't write over one another's changes
+    page.button(key="surgery undo").click().run()
+    page.button(key="surgery undo").click().run()
+    assert page.session_state["surgery"] == []
+    assert "changes" not in page.query_params
+    assert len(again(folder).session_state["surgery"]) == 2
+    tiny.build("llama", seed=1).save_pretrained(folder.parent / "other")
+    tiny.tokenizer(chat=False).save_pretrained(folder.parent / "other")
+    page = again(folder.parent / "other")
+    assert page.session_state["surgery"] == []  # of another model
+    page.selectbox(key="source").set_value(str(folder)).run()
+    assert len(quiet(page).session_state["surgery"]) == 2
+
+
+def test_one_thing_is_said_of_folders_at_a_time(folder: Path) -> None:
+    page = kept(visit(folder), 0)
+    (folder.parent / "taken").mkdir()
+    page.text_input(key="surgery folder").set_value(str(folder.parent / "taken")).run()
+    page.button(key="surgery save").click().run()
+    assert "taken is there already" in complaint(ended(page, "surgery saving"))
+    page.text_input(key="surgery folder").set_value(str(folder.parent / "nowhere")).run()
+    page.button(key="surgery load").click().run()
+    assert "nowhere holds no model" in complaint(page)
+    assert len(page.error) == 1
+    assert not page.warning
+    page.text_input(key="surgery folder").set_value(str(folder.parent / "new")).run()
+    page.button(key="surgery save").click().run()
+    page = quiet(ended(page, "surgery saving"))
+    assert len(page.success) == 1
+    page.button(key="surgery undo").click().run()
+    assert not quiet(page).success
 
 
 def test_texts_of_a_model_are_escaped(folder: Path) -> None:

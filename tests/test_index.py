@@ -232,6 +232,9 @@ def test_an_index_that_keeps_less(sae_world: World, tmp_path: Path) -> None:
             fuller += 1
             beyond = small.examples(feature, n=5, start=22)
             assert any(None in example.activations for example in beyond)
+            for wrong in ({"n": -3}, {"start": -2}):
+                with pytest.raises(wb.FeatureIndexError, match="whole numbers from 0"):
+                    small.examples(feature, **wrong)
             assert all(example.activations[example.peak] == example.value for example in beyond)
     assert fuller > 3
 

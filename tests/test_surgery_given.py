@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -99,10 +100,10 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.LanguageModel
         (lambda model: wb.prune(model, corpus=CORPUS, tokens="a"), "is a whole number"),
         (lambda model: wb.heal(model, CORPUS, tokens=40, lr="a"), "lr is a number above 0"),
         (lambda model: wb.see_ahead(model, 3), "layers is a list of layers"),
-        (lambda model: wb.dare(model, model, weights="a"), "one finite weight"),
+        (lambda model: wb.dare(model, model, weights="a"), "weights is a finite number, or one for each"),
         (lambda model: wb.measure_fidelities(model, [], CORPUS, tokens=float("nan")), "is a whole number"),
         (lambda model: wb.Feature.parse("neurons.0.post:a"), "neurons"),
-        (lambda model: wb.dare(model, model, weights=None), "one finite weight"),
+        (lambda model: wb.dare(model, model, weights=None), "weights is a finite number, or one for each"),
         (lambda model: wb.dare(model, model, rescale="no"), "True or False"),
         (lambda model: wb.skip(model, CORPUS, seed="a"), "seed is a whole number"),
         (lambda model: wb.search_bits(model, CORPUS, "5"), "bits is a number"),
@@ -115,6 +116,16 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.LanguageModel
         (lambda model: wb.cut_expert(model, [1, 2]), "The mask is bool"),
         (lambda model: wb.see_ahead(model, [[0]]), "no layer"),
         (lambda model: wb.fewer_kv_heads(wb.see_ahead(model, [0]), 1, corpus=CORPUS), "would lose it"),
+        (lambda model: wb.dare(model, model, weights=float("inf")), "weights is a finite number"),
+        (lambda model: wb.bake(model, EDIT), "Edits are given as a list"),
+        (lambda model: wb.bake(model, []), "give at least one edit"),
+        (lambda model: wb.prune(model, corpus=CORPUS, tokens=-4), r"tokens is a whole number from 1, not -4\."),
+        (lambda model: wb.skip(model, CORPUS, context=-4), r"context is a whole number from 2, not -4\."),
+        (lambda model: wb.skip(model, CORPUS, method="greedy", passes=1), "runs about .* candidates here, on"),
+        (lambda model: wb.search_bits(model, CORPUS, 2), "between the least of levels and 16.*not 2 with"),
+        (lambda model: wb.search_bits(model, CORPUS, levels=()), "with levels \\[\\]"),
+        (lambda model: wb.search_sparsity(model, CORPUS, 0.9), "at most the highest of levels; not 0.9"),
+        (lambda model: wb.search_sparsity(model, CORPUS, levels=()), "with levels \\[\\]"),
         (lambda model: wb.bake(model, [EDIT]).save_pretrained(None), "Name a folder"),
         (lambda model: wb.open_child("nowhere", None), "Give the model"),
     ],
@@ -150,6 +161,24 @@ def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: 
     assert said.exact is None
     assert "not measured" in said.exactness()
     assert "No step stands for interventions" in wb.prune(parent, score="magnitude").certify(CORPUS, 60).exactness()
+
+
+def test_exactness_is_said_of_the_steps_that_have_it() -> None:
+    parent = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+    baked = wb.bake(parent, [EDIT])
+    alone = baked.certify(CORPUS, 60).exactness()
+    assert re.match(r"(Every|No) logit .* under the interventions[^.]*\.?[^.]*\.$", alone)
+    assert "tep" not in alone
+    pruned = wb.prune(baked, 0.3, score="magnitude")
+    said = pruned.certify(CORPUS, 60)
+    assert said.kl > 0
+    assert said.exactness().startswith("In step 1, from parent to child: ")
+    assert said.exactness().endswith(" No interventions stand behind step 2.")
+    again = wb.quantise(wb.bake(pruned, [wb.RemoveHead(1, 0)]), 8)
+    words = again.certify(CORPUS, 60).exactness()
+    assert words.startswith("In steps 1 and 3, from parent to child: ")
+    assert words.endswith(" No interventions stand behind steps 2 and 4.")
+    assert words in again.certify(CORPUS, 60).to_markdown()
 
 
 def test_exactness_is_claimed_for_all_steps_or_none(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import ctypes
 import glob
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,19 +22,30 @@ def replacing(target: Path) -> Iterator[Path]:
     """A temporary neighbour of `target`, renamed to it when the block ends well and removed when it does not.
 
     A folder that is there changes places with the new one at one moment, where the file system can do that; elsewhere
-    it is moved aside first, and moved back if the new one can't take its place.
+    it is moved aside first, and moved back if the new one can't take its place. Whoever may read other new files may
+    read these too: safetensors writes files for their owner alone.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)) / target.name
     try:
         yield temporary
+        _share(temporary)
         if not target.is_dir() or target.is_symlink():
             os.replace(temporary, target)
         elif not _exchange(temporary, target):
             _replace_folder(temporary, target)
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _share(made: Path) -> None:
+    """Give files the permissions of any new file, where they have fewer."""
+    usual = made.parent / "usual"
+    usual.touch()
+    for one in made.rglob("*") if made.is_dir() else (made,):
+        if one.is_file() and not one.is_symlink():
+            one.chmod(stat.S_IMODE(one.stat().st_mode | usual.stat().st_mode))
 
 
 def _exchange(one: Path, other: Path) -> bool:

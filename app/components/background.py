@@ -5,6 +5,7 @@ from __future__ import annotations
 import caching
 import streamlit as st
 from components.tokens import plain
+from components.waiting import time_left
 
 EVERY = 1.0
 """Seconds between looks."""
@@ -22,7 +23,7 @@ def follow(key: tuple[str, ...], stop: str = "Stop") -> None:
         left = task.seconds_left
         said = task.what or f"{task.name}: beginning"
         if left is not None and "left" not in said:
-            said += f", about {left:.0f} s left"
+            said += f", about {time_left(left)} left"
         bar.progress(min(max(task.share, 0.0), 1.0), text=plain("Stopping …" if task.stopping else f"{said} …"))
         button.button(stop, key=f"stop {key}", icon=":material/stop:", on_click=task.stop, disabled=task.stopping)
 

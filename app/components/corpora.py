@@ -22,14 +22,16 @@ def load(model: LanguageModel, name: str) -> Corpus:
     return machine.corpus() if machine and name == WALKS else wb.Corpus.load(name)
 
 
-def choose(key: str, place: object = None, disabled: bool = False, *, first: Sequence[str] = ()) -> str:
+def choose(
+    key: str, place: object = None, disabled: bool = False, *, first: Sequence[str] = (), title: str = "Texts"
+) -> str:
     """The chooser, which offers `first` before all others; what `load` or `Corpus.load` takes."""
     known: list[str] = [*first, *st.session_state.setdefault("known corpora", _bundled())]
     if (chosen := st.session_state.get(key)) and chosen not in known:
         st.session_state["known corpora"].append(chosen)
         known.append(chosen)
     chosen = (place or st).selectbox(
-        "Texts",
+        title,
         known,
         key=key,
         accept_new_options=True,

@@ -22,6 +22,8 @@ STEPS, TRIED, KEY, TEXTS = "surgery", "surgery tried", "surgery key", "surgery t
 """Places in the session: what was kept, what was tried last, the work that goes on, what was written."""
 ASKED = "surgery asked"
 """A question before something is replaced."""
+LINK = "changes"
+"""In the address: the session whose changes these are, so that they are found again when the page is loaded again."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,22 @@ class Step:
 def steps() -> list[Step]:
     """What was kept in this session, in order."""
     return st.session_state.setdefault(STEPS, [])
+
+
+def restore(model: LanguageModel) -> None:
+    """Find again what was kept before the page was loaded anew, and name it in the address for the next time."""
+    if STEPS not in st.session_state:
+        found = caching.kept(st.query_params.get(LINK, ""))
+        if found and found[0].child.parent.hash == model.hash:
+            st.session_state[STEPS] = list(found)
+            caching.keep(_session(), tuple(found))
+    if st.session_state.get(STEPS):
+        st.query_params[LINK] = _session()
+
+
+def _session() -> str:
+    """Names this session."""
+    return st.session_state.setdefault("surgery session", uuid.uuid4().hex)
 
 
 def shown() -> list[Step]:
@@ -105,8 +123,7 @@ def begin(model: LanguageModel, asked: Asked) -> None:
         )
         return Step(child, asked.operation, arguments, asked.corpus, asked.tokens)
 
-    mine = st.session_state.setdefault("surgery session", uuid.uuid4().hex)  # what comes of it is taken by one session
-    key = (*asked.key, mine)
+    key = (*asked.key, _session())  # what comes of it is taken by one session
     if key != st.session_state.get(KEY):
         _drop_trial()
     st.session_state[TRIED], st.session_state[KEY] = None, key
@@ -237,6 +254,9 @@ def take(found: Sequence[Step]) -> None:
     """Make this the list of what was done. A trial of what the model was is dropped, and stopped if it goes on."""
     _drop_trial()
     st.session_state[STEPS] = list(found)
+    caching.keep(_session(), tuple(found))
+    if not found:
+        st.query_params.pop(LINK, None)
     st.session_state[ASKED] = None
     _discard()
 

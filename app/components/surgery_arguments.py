@@ -34,9 +34,9 @@ def show(model: LanguageModel) -> tuple[Asked | None, Any]:
     now = surgery.current_model(model)
     arguments = {one.name: _argument(model, now, operation, one) for one in operation.arguments}
     texts, count, button = st.columns([3, 2, 1.2], vertical_alignment="bottom")
-    corpus = corpora.choose("surgery corpus", texts)
+    corpus = corpora.choose("surgery corpus", texts, title="Texts to measure on")
     tokens = count.number_input(
-        "Tokens",
+        "Tokens to measure on",
         64,
         None,
         2048,

@@ -44,11 +44,14 @@ def show(model: LanguageModel) -> None:
         st.error("Type a folder first.", icon=":material/error:")
     elif saves and (Path(folder) / NOTE).exists():
         _ask(SAVING, folder, f"A changed model is saved in {folder} already; saving replaces it.", "Replace it")
+    elif loads and not (Path(folder) / NOTE).exists():
+        _quiet()
+        st.error(plain(f"{folder} holds no model that was saved here."), icon=":material/error:")
     elif loads and any(not _is_saved(one.child, folder) for one in surgery.shown()[-1:]):
         said = f"Loading takes the place of what was kept or tried here, and {folder} does not hold that."
         _ask(LOADING, folder, said, "Load it")
     elif saves or loads:
-        st.session_state[surgery.ASKED] = None
+        _quiet()
         (_begin_saving if saves else _begin_loading)(model, folder)
     _show_question(model, folder)
     _follow_saving()
@@ -67,7 +70,17 @@ def show(model: LanguageModel) -> None:
         )
 
 
+def _quiet() -> None:
+    """Take away what was said of an earlier folder."""
+    st.session_state[surgery.ASKED] = None
+    for name in (SAVING, LOADING):
+        task = caching.task(st.session_state.get(name) or ())
+        if task is not None and task.done:
+            st.session_state.pop(name)
+
+
 def _ask(what: str, folder: str, warning: str, button: str) -> None:
+    _quiet()
     st.session_state[surgery.ASKED] = (what, folder, warning, button)
 
 
@@ -118,6 +131,9 @@ def _follow_saving() -> None:
         return
     if not task.done:
         background.follow(key)
+        return
+    if key[2] not in [step.child.model.hash for step in surgery.steps()]:  # undone since
+        st.session_state.pop(SAVING)
         return
     if background.show_failure(key) or task.failed:
         return

@@ -41,7 +41,12 @@ def show(model: LanguageModel, child: Child) -> None:
     if "surgery prompt" not in st.session_state:
         st.session_state["surgery prompt"] = sample_text(model, QUESTION)
     box, button = st.columns([6, 1], vertical_alignment="bottom")
-    prompt = box.text_input("Prompt", key="surgery prompt", persist_state="session")
+    prompt = box.text_input(
+        "Prompt",
+        key="surgery prompt",
+        persist_state="session",
+        help="Given as a question to models that can chat, and to others as it is.",
+    )
     if button.button("Write", key="surgery write", icon=":material/play_arrow:", width="stretch"):
         st.session_state.pop(surgery.TEXTS, None)
         with st.spinner("Both models are writing …"):

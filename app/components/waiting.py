@@ -81,6 +81,13 @@ def begin_again(what: str) -> None:
     st.session_state.pop(f"stopped {what}", None)
 
 
+def time_left(seconds: float) -> str:
+    """As people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _stop(job: Job, name: str) -> None:
     st.session_state[name] = True
     job.stop()
@@ -91,5 +98,5 @@ def _said(job: Job, what: str) -> tuple[float, str]:
     if job.share <= 0:
         return 0.0, f"{what} …"
     left = job.seconds_left
-    estimate = f", about {left:.0f} s left" if left is not None else ""
+    estimate = f", about {time_left(left)} left" if left is not None else ""
     return min(job.share, 1.0), f"{job.what}{estimate}"

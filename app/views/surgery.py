@@ -11,6 +11,7 @@ if model.splices:
         icon=":material/info:",
     )
     st.stop()
+surgery.restore(model)
 with st.container():
     surgery.show_steps(model)
 with st.container(), one_sentence():

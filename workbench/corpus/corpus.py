@@ -220,12 +220,12 @@ class Corpus:
             CorpusError: a setting that can't be used, or a model without a tokenizer.
         """
         rank, world = shard
-        counts = [(context, 2), (batch, 1), (seed, 0), *([] if tokens is None else [(tokens, 1)])]
-        if not all(_is_whole(number, low) for number, low in counts) or not 0 <= rank < world:
-            raise CorpusError(
-                "context is a whole number from 2, batch and tokens from 1, seed from 0, and the rank in shard below "
-                f"the world size; these are {context!r}, {batch!r}, {tokens!r}, {seed!r} and {shard}."
-            )
+        counts = {"context": (context, 2), "batch": (batch, 1), "seed": (seed, 0)}
+        for name, (number, low) in (counts if tokens is None else counts | {"tokens": (tokens, 1)}).items():
+            if not _is_whole(number, low):
+                raise CorpusError(f"{name} is a whole number from {low}, not {number!r}.")
+        if not 0 <= rank < world:
+            raise CorpusError(f"shard is a rank and a world size above it, not {shard}.")
         special_ids(model)  # complain here, not at the first batch
         room = min(context, model.network.n_ctx) - (bos and _bos(model) is not None)
         windows = self._windows(model, room, tokens=tokens, seed=seed, shuffle=shuffle, repeat=repeat)

@@ -94,8 +94,13 @@ class FeatureIndex:
         """Examples of a feature, highest value first, `start` left out.
 
         In an index with `keep`, ranks above `TOP` may lack values around the peak, and few ranks are there.
+
+        Raises:
+            FeatureIndexError: no such feature, or a number below 0.
         """
         self._check(index)
+        if n < 0 or start < 0:
+            raise FeatureIndexError(f"n and start are whole numbers from 0, not {n} and {start}.")
         places = np.arange(start, min(start + n, len(self.entries.kept(index))))
         return examples(self.entries, self.tokens, index, places)
 

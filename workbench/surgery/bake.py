@@ -142,8 +142,10 @@ def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[Any]:
     """The edits, such as the model can run under, with the means that they set filled in."""
     if model.splices:
         raise SurgeryError(f"{model.name} runs through dictionaries, which weights can't hold; bake without them.")
-    if not isinstance(edits, Sequence) or not edits:
-        raise SurgeryError("There is nothing to bake; give a list of edits, such as [wb.Clamp(feature, 20.0)].")
+    if not isinstance(edits, Sequence):
+        raise SurgeryError(f"Edits are given as a list, such as [wb.Clamp(feature, 20.0)], not as {edits!r:.60}.")
+    if not edits:
+        raise SurgeryError("There is nothing to bake; give at least one edit.")
     with uninterrupted():
         model.bind(edits)  # complain here
     known = (FeatureIntervention, AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer)

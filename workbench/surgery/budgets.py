@@ -6,6 +6,7 @@ A part, such as a sublayer or a matrix, is at level 0 as it is, and at each high
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -174,23 +175,30 @@ def greedy(
     Each evaluation runs on as many windows as `passes` allow, the same for all.
 
     Raises:
-        SurgeryError: as `Judge`.
+        SurgeryError: as `Judge`, or passes that are not enough for one window for each evaluation.
     """
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     levels: Candidate = (0,) * len(choice.costs)
     top = [len(part) - 1 for part in choice.costs]
     rounds = _rounds(judge, top)
-    windows = range(max(1, min(len(fitness), int(passes / (rounds * fitness.window_tokens)))))
+    least = math.ceil(rounds * fitness.window_tokens)
+    if passes < least:
+        raise SurgeryError(
+            f"A greedy search runs about {rounds:,} candidates here, on {least:,} positions at least; give it as many "
+            f"passes, not {passes:,}, or take another method."
+        )
+    windows = range(min(len(fitness), int(passes / (rounds * fitness.window_tokens))))
     kl = 0.0
     while not judge.fits(levels):
         trials = []
         for part, last in enumerate(top):
             if levels[part] < last:
+                judge.stops()
                 one = raised(levels, part)
                 found = judge.kl(one, windows)
                 trials.append(((found - kl) / (judge.cost(levels) - judge.cost(one)), found, one))
         _, kl, levels = min(trials)
-        judge.stops()
+    judge.stops()
     return judge.found(levels, kl)
 
 

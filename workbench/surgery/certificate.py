@@ -138,13 +138,20 @@ class Certificate:
             )
         if self.max_logit_difference is None:
             return "No step stands for interventions, so there is nothing that the weights should do exactly."
+        earlier = len(self.steps) - len(self.differences)
+        numbers = [earlier + at for at, one in enumerate(self.differences, 1) if one is not None]
         if self.max_logit_difference == 0:
-            return "Every logit is the same to the bit as that of the parent under the interventions."
-        verdict = "within" if self.exact else "more than"
-        return (
-            f"No logit is further than {self.max_logit_difference:.2g} from that of the parent under the interventions "
-            f"({verdict} the {AGREES:g} that is wanted)."
-        )
+            said = "every logit is the same to the bit as that of the parent under the interventions."
+        else:
+            said = (
+                f"no logit is further than {self.max_logit_difference:.2g} from that of the parent under the "
+                f"interventions ({'within' if self.exact else 'more than'} the {AGREES:g} that is wanted)."
+            )
+        others = [at for at in range(1, len(self.steps) + 1) if at not in numbers]
+        if len(self.steps) == 1:
+            return said[0].upper() + said[1:]
+        rest = f" No interventions stand behind {_numbered(others)}." if others else ""
+        return f"In {_numbered(numbers)}, from parent to child: {said}{rest}"
 
 
 def certify(
@@ -294,6 +301,12 @@ def _said(step: Mapping[str, Any]) -> list[str]:
         elif key not in ours and value not in (None, [], {}, ""):
             said.append(f"{key} {_short(value)}")
     return said or ["nothing"]
+
+
+def _numbered(steps: Sequence[int]) -> str:
+    """As in "steps 1, 2 and 4"."""
+    *first, last = map(str, steps)
+    return f"steps {', '.join(first)} and {last}" if first else f"step {last}"
 
 
 def _short(value: Any) -> str:

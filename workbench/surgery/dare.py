@@ -69,9 +69,11 @@ def dare(
         raise SurgeryError(f"Give the fine-tuned models, or their folders, not {tuned!r:.60}.")
     given = list(weights) if isinstance(weights, Iterable) else [weights] * len(many)
     shares = [float(one) if isinstance(one, int | float) else math.nan for one in given]
-    if len(shares) != len(many) or not all(map(math.isfinite, shares)):
+    if not all(map(math.isfinite, shares)):
+        raise SurgeryError(f"weights is a finite number, or one for each fine-tuned model, not {weights!r:.60}.")
+    if len(shares) != len(many):
         raise SurgeryError(
-            f"Give one finite weight for each fine-tuned model: there are {len(many)} and {len(shares)}."
+            f"Give one weight for each fine-tuned model: there are {len(many)} models and {len(shares)} weights."
         )
     sources = [_Source(base, one) for one in many]
     old, made = parameters_of(base.network.module), {}

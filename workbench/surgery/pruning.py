@@ -177,6 +177,11 @@ def search_sparsity(
         raise SurgeryError(f"levels is a list of sparsities, not {levels!r}.")
     for one in (sparsity, *levels):
         check_sparsity(one)
+    if not levels or sparsity > max(levels):
+        raise SurgeryError(
+            f"sparsity, that of all matrices together, is at most the highest of levels; not {sparsity:g} with levels "
+            f"{list(levels)}."
+        )
     if pattern not in ("row", "matrix"):
         raise SurgeryError(f"The pattern of a search is 'row' or 'matrix', not {pattern!r}.")
     scored = Scores(model, score, corpus, 4 * tokens, seed)

@@ -97,6 +97,11 @@ def search_bits(
         raise SurgeryError(f"bits is a number and levels a list of whole numbers, not {bits!r} and {levels!r}.")
     for one in levels:
         _check_bits(one)
+    if not levels or not min(levels) <= bits <= 16:
+        raise SurgeryError(
+            f"bits, the mean over all matrices, lies between the least of levels and 16, as a matrix is; not {bits:g} "
+            f"with levels {list(levels)}."
+        )
     choice = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
     weights = sum(costs[0] for costs in choice.costs) / 16
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}

@@ -111,7 +111,8 @@ def skip(
         share: of the sublayers, or with `whole` of the layers, to be removed; rounded to a whole number.
         method: "evopress", "greedy", "ranked" or "uniform".
         whole: remove attention and MLP of a layer together only.
-        passes: positions that may be run through candidates.
+        passes: positions that may be run through candidates. A search ends with the round in which they are used up,
+            so a small number is overrun; `found.token_forwards` says how many it took.
         tokens, context: of the calibration, as in `DenseKL`.
         seed: of the search.
         progress, cancel: as for every operation.
@@ -120,8 +121,8 @@ def skip(
         A child without them, and what the search found.
 
     Raises:
-        SurgeryError: a share that removes nothing or everything, an unknown method, or an architecture whose sublayers
-            can't be removed.
+        SurgeryError: a share that removes nothing or everything, an unknown method, passes that are not enough for a
+            greedy search, or an architecture whose sublayers can't be removed.
         Cancelled: it was stopped.
     """
     _given, model = model, operand(model)
