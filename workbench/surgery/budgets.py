@@ -6,6 +6,7 @@ A part, such as a sublayer or a matrix, is at level 0 as it is, and at each high
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -180,14 +181,16 @@ def greedy(
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     levels: Candidate = (0,) * len(choice.costs)
     top = [len(part) - 1 for part in choice.costs]
-    rounds = _rounds(judge, top)
-    least = math.ceil(rounds * fitness.window_tokens)
+    savings = [more - less for part in choice.costs for more, less in itertools.pairwise(part)]
+    fewest = _rounds(judge, top, max(savings))
+    least = math.ceil(fewest * fitness.window_tokens)
     if passes < least:
         raise SurgeryError(
-            f"A greedy search runs about {rounds:,} candidates here, on {least:,} positions at least; give it as many "
-            f"passes, not {passes:,}, or take another method."
+            f"A greedy search runs {fewest:,} candidates or more here, on {least:,} positions at least; give it as "
+            f"many passes, not {passes:,}, or take another method."
         )
-    windows = range(min(len(fitness), int(passes / (rounds * fitness.window_tokens))))
+    rounds = _rounds(judge, top, sum(savings) / len(savings))
+    windows = range(max(1, min(len(fitness), int(passes / (rounds * fitness.window_tokens)))))
     kl = 0.0
     while not judge.fits(levels):
         trials = []
@@ -202,11 +205,9 @@ def greedy(
     return judge.found(levels, kl)
 
 
-def _rounds(judge: Judge, top: Sequence[int]) -> int:
-    """How many evaluations a greedy search takes, if all parts save the same."""
-    whole = judge.cost([0] * len(top))
-    steps, parts = sum(top), len(top)
-    saved = (whole - judge.cost(top)) / steps
+def _rounds(judge: Judge, top: Sequence[int], saved: float) -> int:
+    """How many evaluations a greedy search takes, if each step saves so much."""
+    whole, parts = judge.cost([0] * len(top)), len(top)
     needed = -(-(whole - judge.budget) // saved) if saved else 0
     depth = max(top)
     return max(1, int(sum(parts - (step / depth if depth > 1 else step) for step in range(int(needed)))))
