@@ -53,7 +53,7 @@ class Plan:
     split: int = 1
     """Which articles are in which half. The search's own settings were chosen on other halves, 0 and 3."""
     more_splits: tuple[int, ...] = (2, 4, 5)
-    """Other halves, on which EvoPress and greedy search once more: what is found depends on the articles."""
+    """Other halves, on which all but the uniform search are run once more: what is found depends on the articles."""
     passes: tuple[int, ...] = (40_000, 75_000)
     """Positions that the greedy search may run at the central budget; it takes whole windows, and these are one for
     each candidate, the least that there can be, and two. EvoPress may run as many as it did."""
@@ -187,14 +187,11 @@ def skipping(bench: Bench) -> None:
 
 
 def healed_skipping(bench: Bench) -> None:
-    """The better model of those that EvoPress skipped, by what it was chosen on, healed."""
-    same = {
-        "operation": "skip sublayers",
-        "method": "evopress",
-        "share": bench.plan.shares[1],
-        "halves": bench.plan.split,
-    }
-    skipped = [row for row in bench.rows if same.items() <= row.items() and row["passes"] == bench.plan.passes[-1]]
+    """The best model that EvoPress found with most positions, by what it was chosen on, healed."""
+    plan = bench.plan
+    same = {"operation": "skip sublayers", "method": "evopress", "share": plan.shares[len(plan.shares) // 2]}
+    same |= {"halves": plan.split, "passes": plan.passes[-1]}
+    skipped = [row for row in bench.rows if same.items() <= row.items()]
     best = min(skipped, key=lambda row: row["kl_calibration"])
 
     def make() -> wb.Child:

@@ -72,8 +72,8 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     methods = ("evopress", "greedy", "ranked", "uniform")
     by_share, by_positions = go.Figure(), go.Figure()
     for colour, method in zip(COLOURS, methods, strict=False):
-        own = sorted((row for row in first if row["method"] == method), key=lambda row: -row["passes"])
-        points = sorted({row["share"]: row["kl_many"] for row in reversed(own)}.items())  # most passes, first seed
+        own = sorted((row for row in first if row["method"] == method), key=lambda row: row["passes"])
+        points = sorted({row["share"]: row["kl_many"] for row in reversed(own)}.items())  # fewest, first seed
         _line(by_share, [(100 * share, kl) for share, kl in points], method, colour)
         central = [row for row in rows if row["method"] == method and row["share"] == centre]
         runs = [[row for row in central if row["passes"] == passes] for passes in {row["passes"] for row in central}]
@@ -89,7 +89,13 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
         "middle EvoPress may run as many positions as the greedy search did; a way back, for slopes, counts as one run "
         "more.",
     )
-    page.figure("skipping", look(by_share, 400), "On articles that no search has seen.")
+    fewest = {at: min(row["passes"] for row in rows if (row["share"] == centre) is at) for at in (True, False)}
+    page.figure(
+        "skipping",
+        look(by_share, 400),
+        f"On articles that no search has seen; {centre:.0%} with {fewest[True]:,} positions at most, other shares with "
+        f"{fewest[False]:,}.",
+    )
     choices = len({row["halves"] for row in rows})
     page.figure(
         "positions",

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 MODELS_KEPT = 3
 TASKS_KEPT = 20
 """Ended tasks whose results are kept."""
-SESSIONS_KEPT = 4
-"""Browser sessions whose changed models are kept for when their page is loaded again."""
+CHANGES_KEPT = 4
+"""Chains of changed models that are kept for when their page is loaded again."""
 TOP_K = 10
 """Tokens kept per neuron; `decode_neurons` keeps as many by default."""
 
@@ -126,22 +126,34 @@ def _tasks() -> dict[tuple[str, ...], Task[Any]]:
     return {}
 
 
-def keep(session: str, what: Any) -> None:
-    """Hold what a session made, to be found again by the session that follows it when the page is loaded again."""
+def keep(session: str, model: str, changes: Any) -> None:
+    """Hold what a session made of a model, for the session that follows it when its page is loaded again.
+
+    Of all chains of changes those that were seen last are held; one that is empty is not.
+    """
     with _lock():
-        _kept().pop(session, None)
-        _kept()[session] = what
-        for old in list(_kept())[:-SESSIONS_KEPT]:
+        _kept().pop((session, model), None)
+        if changes:
+            _kept()[session, model] = changes
+        for old in list(_kept())[:-CHANGES_KEPT]:
             del _kept()[old]
 
 
-def kept(session: str) -> Any:
-    """What `keep` holds of a session; None where there is nothing."""
-    return _kept().get(session)
+def kept(session: str, model: str) -> Any:
+    """What `keep` holds; None where there is nothing."""
+    return _kept().get((session, model))
+
+
+def hand_over(old: str, new: str) -> bool:
+    """Make what an earlier session made another's; whether that has anything now."""
+    with _lock():
+        for session, model in [one for one in _kept() if one[0] == old != new]:
+            _kept()[new, model] = _kept().pop((session, model))
+        return any(session == new for session, _ in _kept())
 
 
 @functools.cache
-def _kept() -> dict[str, Any]:
+def _kept() -> dict[tuple[str, str], Any]:
     return {}
 
 

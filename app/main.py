@@ -55,6 +55,7 @@ def show() -> None:
     )
     tokens.use_style()
     session.choose_model()
+    session.link_changes()
     st.title(page.title, anchor=False)
     st.caption(EXPLAINED[page.title])
     top, below = st.container(), st.empty()

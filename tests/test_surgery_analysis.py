@@ -138,11 +138,11 @@ def test_claims_are_judged_by_their_rules(done: tuple[dict[str, Any], Path]) -> 
         """Of most positions, beside a greedy search."""
         return all_said(own, other, seen)[2]
 
-    # scores of single parts only have to be worse; then a greedy search with 300 positions, and with 400
-    assert [one.holds for one in all_said(0.84, None, 0.84)] == [True, False, True]
+    # scores of single parts, 5% worse; then a greedy search with 300 positions, and with 400
+    assert [one.holds for one in all_said(0.84, None, 0.84)] == [False, False, True]
     assert [one.holds for one in all_said(0.84, None, 0.84, at=300)] == [True, True, False]
-    assert [one.holds for one in all_said(1.01, None, 0.84, at=300)] == [False, False, False]
-    assert [one.rule.split(" on")[0] for one in all_said(1, None, 1)] == ["lower", *["15% lower"] * 2]
+    assert [one.holds for one in all_said(0.96, None, 0.84, at=300)] == [False, False, False]
+    assert [one.rule.split(" on")[0] for one in all_said(1, None, 1)] == ["5% lower", *["15% lower"] * 2]
     assert all_said(1.01, None, 0.84, at=300)[0].here.count("(ranked 1.000)") == 4
     assert "in the mean 1% higher" in all_said(1.01, None, 0.84, at=300)[0].here
     assert not said(0.86).holds

@@ -126,7 +126,7 @@ def test_what_cannot_be_merged(llama: wb.LanguageModel, zoo, tmp_path: Path) -> 
     stranger = wb.load_model(tiny.build("llama", seed=9), tokenizer=tiny.tokenizer())
     with pytest.raises(SurgeryError, match="more than the size of its weights"):
         dare(llama, stranger)
-    with pytest.raises(SurgeryError, match="1 models and 2 weights"):
+    with pytest.raises(SurgeryError, match="models: 1, weights: 2"):
         dare(llama, [other], weights=[1.0, 2.0])
     for nothing in ([], None, [None]):
         with pytest.raises(SurgeryError, match="Give the fine-tuned models"):

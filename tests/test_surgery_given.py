@@ -172,12 +172,12 @@ def test_exactness_is_said_of_the_steps_that_have_it() -> None:
     pruned = wb.prune(baked, 0.3, score="magnitude")
     said = pruned.certify(CORPUS, 60)
     assert said.kl > 0
-    assert said.exactness().startswith("In step 1, from parent to child: ")
-    assert said.exactness().endswith(" No interventions stand behind step 2.")
+    assert said.exactness().startswith("Step 1 stands for interventions: after it ")
+    assert said.exactness().endswith(" Step 2 stands for none: only the costs say what came of that.")
     again = wb.quantise(wb.bake(pruned, [wb.RemoveHead(1, 0)]), 8)
     words = again.certify(CORPUS, 60).exactness()
-    assert words.startswith("In steps 1 and 3, from parent to child: ")
-    assert words.endswith(" No interventions stand behind steps 2 and 4.")
+    assert words.startswith("Steps 1 and 3 stand for interventions: after each ")
+    assert words.endswith(" Steps 2 and 4 stand for none: only the costs say what came of that.")
     assert words in again.certify(CORPUS, 60).to_markdown()
 
 

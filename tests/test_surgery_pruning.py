@@ -139,7 +139,7 @@ def test_levels_of_matrices_are_put_in_place_and_taken_back(name: str, zoo) -> N
 
 @pytest.mark.parametrize("method", ["evopress", "greedy", "uniform"])
 def test_searches_keep_their_budget(method: str, llama: wb.LanguageModel) -> None:
-    how = {"method": method, "passes": 8000, "tokens": 40, "context": 20}
+    how = {"method": method, "passes": 10_000, "tokens": 40, "context": 20}
     child, found = search_sparsity(llama, CORPUS, 0.5, levels=(0.25, 0.5, 0.75), **how)
     zeros = sum(int((child.model.network.module.get_submodule(path).weight == 0).sum()) for path in matrices(llama))
     whole = sum(llama.network.module.get_submodule(path).weight.numel() for path in matrices(llama))

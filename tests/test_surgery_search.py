@@ -65,6 +65,9 @@ class TableFitness:
     def __len__(self) -> int:
         return 8
 
+    def tokens_of(self, window: int) -> int:
+        return 10
+
     def on(self, table: Table, window: int) -> tuple[float, int]:
         self.token_forwards += 10
         return 3 * table.value(table.now), 3

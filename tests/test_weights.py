@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -529,29 +529,65 @@ def test_unknown_names_without_network_are_one_sentence(source: str, monkeypatch
     assert repr(source) in str(caught.value)
 
 
-def test_what_the_hub_gave_before_needs_no_network(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held, asked = tmp_path / "models--someone--tiny", []
-    shutil.copytree(saved, held / "snapshots" / "0a1b")
-    (held / "refs").mkdir(parents=True)
-    (held / "refs" / "main").write_text("0a1b")
+@pytest.fixture
+def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is asked of a hub on this machine that has one model, someone/tiny, and an empty cache of it."""
+    asked: list[str] = []
 
-    def lost(host: str, *_: Any, **__: Any) -> None:
-        asked.append(host)
-        raise OSError("there is no network")
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            asked.append(path)
+            match = re.fullmatch(r"/someone/tiny/resolve/[^/]+/([\w.]+)", path)
+            there = match is not None and (saved / match[1]).is_file()
+            content = (saved / match[1]).read_bytes() if match and there else b""
+            self.send_response(200 if there else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("X-Repo-Commit", "0a1b" * 10)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            if not there:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
 
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("socket.getaddrinfo", lost)
-    monkeypatch.setattr("time.sleep", lambda _: None)  # between tries
-    model = wb.load_model("someone/tiny")
-    assert asked == []
-    assert model.hash == wb.load_model(saved).hash
-    (held / "snapshots" / "0a1b" / "tokenizer.json").unlink()
-    with pytest.raises(wb.ModelError) as caught:  # not all is there: now the hub is asked
-        wb.load_model("someone/tiny")
-    assert set(asked) == {"huggingface.co"}
-    assert one_sentence(caught.value), str(caught.value)
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield asked
+        server.shutdown()
+
+
+def test_what_the_hub_gave_before_is_not_asked_for_again(saved: Path, tmp_path: Path, hub: list[str]) -> None:
+    def files() -> set[str]:
+        """Of the model that were asked for since the last time."""
+        asked = {path.split("/")[-1] for path in hub if "someone/tiny" in path}
+        hub.clear()
+        return asked
+
+    want = wb.load_model(saved)
+    first = wb.load_model("someone/tiny")
+    assert {"config.json", "model.safetensors", "tokenizer_config.json"} <= files()
+    for lost in ("", "tokenizer_config.json", "chat_template.jinja", "tokenizer.json", "model.safetensors"):
+        held = list((tmp_path / "hub").glob(f"*/snapshots/*/{lost}")) if lost else []
+        assert len(held) == bool(lost)
+        for file in held:
+            file.unlink()
+        model = wb.load_model("someone/tiny")
+        assert model.hash == first.hash == want.hash
+        assert model.tokenizer.eos_token == want.tokenizer.eos_token
+        assert model.tokenizer.chat_template == want.tokenizer.chat_template
+        asked = files()
+        assert lost in asked if lost else asked == set()
 
 
 def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:

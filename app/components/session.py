@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ SPARSITY = "views/sparsity.py"
 ATTRIBUTION = "views/attribution.py"
 CIRCUITS = "views/circuits.py"
 
+
+CHANGES = "changes"
+"""In the address: the session whose changes of models are to be found again when a page is loaded again."""
 
 FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
 FORGOTTEN += ("training layer", "training place", "state count", "forced state")
@@ -111,6 +115,20 @@ def open_feature(feature: str | None) -> None:
         st.query_params["feature"] = feature
     else:
         st.query_params.pop("feature", None)
+
+
+def name() -> str:
+    """Names this session."""
+    return st.session_state.setdefault("session", uuid.uuid4().hex)
+
+
+def link_changes() -> None:
+    """Take over what the session before made, if the address names one, and name this one there if it made anything."""
+    asked = st.query_params.get(CHANGES, "")
+    if caching.hand_over(asked, name()):
+        st.query_params[CHANGES] = name()
+    elif asked == name():
+        del st.query_params[CHANGES]
 
 
 def _source() -> str:

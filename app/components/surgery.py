@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from components import background, corpora
+from components import background, corpora, session
 from components.tokens import plain
 
 import workbench as wb
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 
 STEPS, TRIED, KEY, TEXTS = "surgery", "surgery tried", "surgery key", "surgery texts"
 """Places in the session: what was kept, what was tried last, the work that goes on, what was written."""
+SAVING, LOADING = "surgery saving", "surgery loading"
+"""The same for work on folders."""
 ASKED = "surgery asked"
 """A question before something is replaced."""
-LINK = "changes"
-"""In the address: the session whose changes these are, so that they are found again when the page is loaded again."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,17 @@ def steps() -> list[Step]:
 
 
 def restore(model: LanguageModel) -> None:
-    """Find again what was kept before the page was loaded anew, and name it in the address for the next time."""
+    """Find again what was made of this model before the page was loaded anew or another model was chosen."""
     if STEPS not in st.session_state:
-        found = caching.kept(st.query_params.get(LINK, ""))
-        if found and found[0].child.parent.hash == model.hash:
-            st.session_state[STEPS] = list(found)
-            caching.keep(_session(), tuple(found))
-    if st.session_state.get(STEPS):
-        st.query_params[LINK] = _session()
+        st.session_state[STEPS] = list(caching.kept(session.name(), model.hash) or ())
+    _hold()
 
 
-def _session() -> str:
-    """Names this session."""
-    return st.session_state.setdefault("surgery session", uuid.uuid4().hex)
+def _hold() -> None:
+    """Hold what was made beyond this session."""
+    if steps():
+        caching.keep(session.name(), steps()[0].child.parent.hash, tuple(steps()))
+        st.query_params[session.CHANGES] = session.name()
 
 
 def shown() -> list[Step]:
@@ -123,7 +120,7 @@ def begin(model: LanguageModel, asked: Asked) -> None:
         )
         return Step(child, asked.operation, arguments, asked.corpus, asked.tokens)
 
-    key = (*asked.key, _session())  # what comes of it is taken by one session
+    key = (*asked.key, session.name())  # what comes of it is taken by one session
     if key != st.session_state.get(KEY):
         _drop_trial()
     st.session_state[TRIED], st.session_state[KEY] = None, key
@@ -253,12 +250,23 @@ def costs(certificate: Certificate) -> str:
 def take(found: Sequence[Step]) -> None:
     """Make this the list of what was done. A trial of what the model was is dropped, and stopped if it goes on."""
     _drop_trial()
+    quiet()
+    if steps() and not found:
+        caching.keep(session.name(), steps()[0].child.parent.hash, ())
     st.session_state[STEPS] = list(found)
-    caching.keep(_session(), tuple(found))
-    if not found:
-        st.query_params.pop(LINK, None)
-    st.session_state[ASKED] = None
+    _hold()
     _discard()
+
+
+def quiet() -> None:
+    """Take away what was said of a folder before, and the question that was asked."""
+    st.session_state[ASKED] = None
+    for place in (SAVING, LOADING):
+        key = st.session_state.get(place)
+        task = caching.task(key) if key else None
+        if task is not None and task.done and (task.failed or place == SAVING):
+            st.session_state.pop(place)
+            caching.forget(key)
 
 
 def _drop_trial() -> None:

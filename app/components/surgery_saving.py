@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import caching
 import streamlit as st
 from components import background, corpora, dictionaries, session, snippets, surgery
-from components.surgery import Step
+from components.surgery import LOADING, SAVING, Step
 from components.tokens import plain
 
 import workbench as wb
@@ -19,8 +19,6 @@ from workbench.surgery.child import NOTE
 if TYPE_CHECKING:
     from workbench import Child, LanguageModel
     from workbench.surgery.certificate_check import Verification
-
-SAVING, LOADING = "surgery saving", "surgery loading"
 
 
 def show(model: LanguageModel) -> None:
@@ -41,17 +39,18 @@ def show(model: LanguageModel) -> None:
     if not kept:
         st.caption("What was kept can be saved.")
     if (saves or loads) and not folder:
+        surgery.quiet()
         st.error("Type a folder first.", icon=":material/error:")
     elif saves and (Path(folder) / NOTE).exists():
         _ask(SAVING, folder, f"A changed model is saved in {folder} already; saving replaces it.", "Replace it")
     elif loads and not (Path(folder) / NOTE).exists():
-        _quiet()
+        surgery.quiet()
         st.error(plain(f"{folder} holds no model that was saved here."), icon=":material/error:")
     elif loads and any(not _is_saved(one.child, folder) for one in surgery.shown()[-1:]):
         said = f"Loading takes the place of what was kept or tried here, and {folder} does not hold that."
         _ask(LOADING, folder, said, "Load it")
     elif saves or loads:
-        _quiet()
+        surgery.quiet()
         (_begin_saving if saves else _begin_loading)(model, folder)
     _show_question(model, folder)
     _follow_saving()
@@ -70,17 +69,8 @@ def show(model: LanguageModel) -> None:
         )
 
 
-def _quiet() -> None:
-    """Take away what was said of an earlier folder."""
-    st.session_state[surgery.ASKED] = None
-    for name in (SAVING, LOADING):
-        task = caching.task(st.session_state.get(name) or ())
-        if task is not None and task.done:
-            st.session_state.pop(name)
-
-
 def _ask(what: str, folder: str, warning: str, button: str) -> None:
-    _quiet()
+    surgery.quiet()
     st.session_state[surgery.ASKED] = (what, folder, warning, button)
 
 
@@ -131,9 +121,6 @@ def _follow_saving() -> None:
         return
     if not task.done:
         background.follow(key)
-        return
-    if key[2] not in [step.child.model.hash for step in surgery.steps()]:  # undone since
-        st.session_state.pop(SAVING)
         return
     if background.show_failure(key) or task.failed:
         return

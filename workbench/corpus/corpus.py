@@ -225,7 +225,7 @@ class Corpus:
             if not _is_whole(number, low):
                 raise CorpusError(f"{name} is a whole number from {low}, not {number!r}.")
         if not 0 <= rank < world:
-            raise CorpusError(f"shard is a rank and a world size above it, not {shard}.")
+            raise CorpusError(f"shard is a rank from 0 and a world size above it, not {shard}.")
         special_ids(model)  # complain here, not at the first batch
         room = min(context, model.network.n_ctx) - (bos and _bos(model) is not None)
         windows = self._windows(model, room, tokens=tokens, seed=seed, shuffle=shuffle, repeat=repeat)

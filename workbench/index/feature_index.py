@@ -99,8 +99,8 @@ class FeatureIndex:
             FeatureIndexError: no such feature, or a number below 0.
         """
         self._check(index)
-        if n < 0 or start < 0:
-            raise FeatureIndexError(f"n and start are whole numbers from 0, not {n} and {start}.")
+        if any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in (n, start)):
+            raise FeatureIndexError(f"n and start are whole numbers from 0, not {n!r} and {start!r}.")
         places = np.arange(start, min(start + n, len(self.entries.kept(index))))
         return examples(self.entries, self.tokens, index, places)
 

@@ -58,12 +58,8 @@ class People:
         self.file = file
         self.dictionary = dictionary
         with self._reading() as connection:
-            about = dict(connection.execute("SELECT key, value FROM about")) if connection else {}
-        if about.get("dictionary", dictionary) != dictionary:
-            raise FeatureIndexError(
-                f"{file} holds labels for another dictionary ({about['dictionary'][:12]}, not {dictionary[:12]}); "
-                "move it away, or build the index in another folder."
-            )
+            if connection is not None:
+                self._compare(connection)
 
     def of(self, feature: int) -> Remark:
         """What is said about a feature."""
@@ -128,6 +124,15 @@ class People:
         self.change(new)
         return len(new)
 
+    def _compare(self, connection: sqlite3.Connection) -> None:
+        """Complain where the file is about another dictionary."""
+        about = dict(connection.execute("SELECT key, value FROM about"))
+        if about.get("dictionary", self.dictionary) != self.dictionary:
+            raise FeatureIndexError(
+                f"{self.file} holds labels for another dictionary ({about['dictionary'][:12]}, not "
+                f"{self.dictionary[:12]}); move it away, or build the index in another folder."
+            )
+
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
         """A connection, or None where nothing has been written.
@@ -151,6 +156,7 @@ class People:
                 for statement in _statements(_SCHEMA):
                     connection.execute(statement)
                 connection.execute("INSERT OR IGNORE INTO about VALUES ('dictionary', ?)", (self.dictionary,))
+                self._compare(connection)
                 yield connection
 
     @contextmanager

@@ -84,7 +84,7 @@ class Judge:
         fitness: what judges them.
         budget: the cost that they may have.
         passes: positions that may be run through candidates.
-        progress, cancel: as for every operation, asked after each round.
+        progress, cancel: as for every operation, asked after each round or candidate.
 
     Raises:
         SurgeryError: a budget that can't be reached, or above what the model costs as it is.
@@ -176,14 +176,17 @@ def greedy(
     Each evaluation runs on as many windows as `passes` allow, the same for all.
 
     Raises:
-        SurgeryError: as `Judge`, or passes that are not enough for one window for each evaluation.
+        SurgeryError: as `Judge`, or passes that are not enough for one window for each evaluation, even if every step
+            saved as much as the best can.
     """
     judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     levels: Candidate = (0,) * len(choice.costs)
     top = [len(part) - 1 for part in choice.costs]
+    if judge.fits(levels):
+        return judge.found(levels, 0.0)
     savings = [more - less for part in choice.costs for more, less in itertools.pairwise(part)]
     fewest = _rounds(judge, top, max(savings))
-    least = math.ceil(fewest * fitness.window_tokens)
+    least = fewest * fitness.tokens_of(0)
     if passes < least:
         raise SurgeryError(
             f"A greedy search runs {fewest:,} candidates or more here, on {least:,} positions at least; give it as "
@@ -208,9 +211,9 @@ def greedy(
 def _rounds(judge: Judge, top: Sequence[int], saved: float) -> int:
     """How many evaluations a greedy search takes, if each step saves so much."""
     whole, parts = judge.cost([0] * len(top)), len(top)
-    needed = -(-(whole - judge.budget) // saved) if saved else 0
+    needed = math.ceil((whole - judge.budget) / saved - 1e-6) if saved else 0
     depth = max(top)
-    return max(1, int(sum(parts - (step / depth if depth > 1 else step) for step in range(int(needed)))))
+    return max(1, int(sum(parts - (step / depth if depth > 1 else step) for step in range(needed))))
 
 
 def ranked(

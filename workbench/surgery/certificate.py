@@ -128,7 +128,7 @@ class Certificate:
         return "\n".join([*lines, ""])
 
     def exactness(self) -> str:
-        """One sentence on how exactly the weights do what the interventions did."""
+        """How exactly the weights do what the interventions did, in a sentence or two."""
         if self.unmeasured:
             far = self.max_logit_difference
             since = "" if far is None else f" In the steps since then no logit is further than {far:.2g} from it."
@@ -140,18 +140,20 @@ class Certificate:
             return "No step stands for interventions, so there is nothing that the weights should do exactly."
         earlier = len(self.steps) - len(self.differences)
         numbers = [earlier + at for at, one in enumerate(self.differences, 1) if one is not None]
+        alone = len(self.steps) == 1
+        of = "that of the parent under the interventions" if alone else "that of the model before under these"
         if self.max_logit_difference == 0:
-            said = "every logit is the same to the bit as that of the parent under the interventions."
+            said = f"every logit is the same to the bit as {of}."
         else:
             said = (
-                f"no logit is further than {self.max_logit_difference:.2g} from that of the parent under the "
-                f"interventions ({'within' if self.exact else 'more than'} the {AGREES:g} that is wanted)."
+                f"no logit is further than {self.max_logit_difference:.2g} from {of} "
+                f"({'within' if self.exact else 'more than'} the {AGREES:g} that is wanted)."
             )
-        others = [at for at in range(1, len(self.steps) + 1) if at not in numbers]
-        if len(self.steps) == 1:
+        if alone:
             return said[0].upper() + said[1:]
-        rest = f" No interventions stand behind {_numbered(others)}." if others else ""
-        return f"In {_numbered(numbers)}, from parent to child: {said}{rest}"
+        others = [at for at in range(1, len(self.steps) + 1) if at not in numbers]
+        rest = f" {_standing(others)} for none: only the costs say what came of that." if others else ""
+        return f"{_standing(numbers)} for interventions: after {'each' if len(numbers) > 1 else 'it'} {said}{rest}"
 
 
 def certify(
@@ -303,10 +305,10 @@ def _said(step: Mapping[str, Any]) -> list[str]:
     return said or ["nothing"]
 
 
-def _numbered(steps: Sequence[int]) -> str:
-    """As in "steps 1, 2 and 4"."""
-    *first, last = map(str, steps)
-    return f"steps {', '.join(first)} and {last}" if first else f"step {last}"
+def _standing(steps: Sequence[int]) -> str:
+    """As in "Steps 1, 2 and 4 stand"."""
+    *first, last = map(str, steps or ["?"])
+    return f"Steps {', '.join(first)} and {last} stand" if first else f"Step {last} stands"
 
 
 def _short(value: Any) -> str:

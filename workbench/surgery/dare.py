@@ -72,9 +72,7 @@ def dare(
     if not all(map(math.isfinite, shares)):
         raise SurgeryError(f"weights is a finite number, or one for each fine-tuned model, not {weights!r:.60}.")
     if len(shares) != len(many):
-        raise SurgeryError(
-            f"Give one weight for each fine-tuned model: there are {len(many)} models and {len(shares)} weights."
-        )
+        raise SurgeryError(f"Give one weight for each fine-tuned model: models: {len(many)}, weights: {len(shares)}.")
     sources = [_Source(base, one) for one in many]
     old, made = parameters_of(base.network.module), {}
     for done, (name, tensor) in enumerate(old.items()):

@@ -72,6 +72,10 @@ class DenseKL:
         """Positions of a window, on average."""
         return sum(window.shape[1] for window in self._windows) / len(self._windows)
 
+    def tokens_of(self, window: int) -> int:
+        """Positions of one window."""
+        return self._windows[window].numel()
+
     @torch.inference_mode()
     def on(self, module: Any, window: int) -> tuple[float, int]:
         """Sum of KL(dense ‖ changed) in nats over the predictions of one window, and how many these are."""

@@ -99,8 +99,8 @@ def search_bits(
         _check_bits(one)
     if not levels or not min(levels) <= bits <= 16:
         raise SurgeryError(
-            f"bits, the mean over all matrices, lies between the least of levels and 16, as a matrix is; not {bits:g} "
-            f"with levels {list(levels)}."
+            "bits, the mean over all matrices, lies between the least of levels and 16, those of a matrix left as it "
+            f"is; not {bits:g} with levels {list(levels)}."
         )
     choice = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
     weights = sum(costs[0] for costs in choice.costs) / 16

@@ -111,8 +111,9 @@ def skip(
         share: of the sublayers, or with `whole` of the layers, to be removed; rounded to a whole number.
         method: "evopress", "greedy", "ranked" or "uniform".
         whole: remove attention and MLP of a layer together only.
-        passes: positions that may be run through candidates. A search ends with the round in which they are used up,
-            so a small number is overrun; `found.token_forwards` says how many it took.
+        passes: positions that may be run through candidates. EvoPress ends with the round in which they are used up,
+            the other methods judge each candidate on as many windows as they allow, at least one; so a small number
+            may be overrun. `found.token_forwards` says how many it took.
         tokens, context: of the calibration, as in `DenseKL`.
         seed: of the search.
         progress, cancel: as for every operation.
@@ -199,6 +200,9 @@ def _forms(module: Any, paths: Sequence[str]) -> dict[str, tuple[int, int | None
     return forms
 
 
+PASSES = "More find better sets, and take longer. A greedy search needs many: it says how many if these are not enough."
+
+
 def _run(model: LanguageModel, *, corpus: str, tokens: int, **how: Any) -> Child:
     return skip(model, named(corpus), tokens=tokens, **how)[0]
 
@@ -212,7 +216,7 @@ register(
             Argument("share", "Share of sublayers", 0.2, low=0.0, high=1.0),
             Argument("method", "Search", "evopress", "choice", choices=("evopress", "greedy", "ranked", "uniform")),
             Argument("whole", "Whole layers only", False, "yes"),
-            Argument("passes", "Positions to run candidates on", 20_000, "whole", low=1),
+            Argument("passes", "Positions to run candidates on", 20_000, "whole", low=1, help=PASSES),
             Argument("corpus", "Texts to calibrate on", "stories", "text"),
             Argument("tokens", "Tokens to calibrate on", 1024, "whole", low=1),
             Argument("seed", "Seed", 0, "whole", low=0),
