@@ -46,7 +46,7 @@ def _searches(rows: list[dict[str, Any]]) -> Iterator[Claim]:
     skip = [row for row in rows if row["operation"] == "skip sublayers" and row.get("share") == share]
     for rivals, claimed, margin in (
         (("ranked",), "an evolutionary search finds better sets than scores of single parts", 0.05),
-        (("greedy",), "it also beats a greedy search, in which errors are taken to add up", 0.15),
+        (("greedy",), "it also beats a greedy search, which takes one part after another", 0.15),
     ):
         for passes in sorted({row["passes"] for row in skip if row["method"] == rivals[0]}):
             some = [row for row in skip if row["method"] in rivals or row["method"] == "evopress"]
