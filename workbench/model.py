@@ -43,7 +43,7 @@ class Network:
         tokenizer: only handed to the bridge, which would ask the hub for one otherwise.
 
     Raises:
-        ModelError: TransformerLens has no adapter for this architecture.
+        ModelError: TransformerLens has no adapter for this architecture, or the weights are damaged.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any):
@@ -52,7 +52,7 @@ class Network:
         self._tokenizer = tokenizer
         self._hooked: set[tuple[bool, str]] = set()
         self._lock = threading.RLock()
-        table = _table_file(self.config)
+        table = _table_file(self.module)
         self.hook_points = _read_table(table) or self._find_hook_points(table)
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
@@ -292,10 +292,14 @@ class Network:
             for path in {*places.values()}
         ]
         with torch.no_grad():
-            self.module(input_ids=probe)
+            made = self.module(input_ids=probe).logits
             _, cache = bridge.run_with_cache(probe)
         for handle in handles:
             handle.remove()
+        if not bool(made.isfinite().all()):
+            raise ModelError(
+                "This model computes values that are not finite: its weights are damaged; load it again."
+            )
 
         points, keys = [], {}
         for name, value in cache.items():
@@ -360,9 +364,14 @@ def _component(bridge: Any, path: str) -> Any:
     return place
 
 
-def _table_file(config: Any) -> Path:
-    """Where the hook points of models of this configuration are written down, for these versions of the libraries."""
-    said = config.to_dict() | {"_name_or_path": None, "TransformerLens": version("transformer-lens"), "table": TABLE}
+def _table_file(module: Any) -> Path:
+    """Where the hook points of models like this one are written down, for these versions of the libraries.
+
+    A configuration does not say all: a module can be cast, and parts of it can be other ones than usual.
+    """
+    said = module.config.to_dict() | {"_name_or_path": None, "type": str(module.dtype), "table": TABLE}
+    said |= {"TransformerLens": version("transformer-lens")}
+    said |= {"modules": [(path, type(inner).__qualname__) for path, inner in module.named_modules()]}
     key = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     return cache_folder() / "hook_points" / f"{key}.json"
 
@@ -377,11 +386,13 @@ def _read_table(table: Path) -> HookPoints | None:
 
 
 def _same(plain: Tensor | None, bridged: Tensor) -> bool:
-    return (
-        plain is not None
-        and plain.numel() == bridged.numel()
-        and torch.allclose(plain.reshape(bridged.shape), bridged, rtol=1e-3, atol=1e-4 * float(bridged.abs().max()))
-    )
+    """Whether two tensors are the same but for rounding, which in 16 bits is coarse."""
+    if plain is None or plain.numel() != bridged.numel():
+        return False
+    coarse = 4 * torch.finfo(bridged.dtype).eps
+    near, far = max(1e-4, coarse), max(1e-3, coarse)
+    plain = plain.reshape(bridged.shape).to(bridged.dtype)
+    return torch.allclose(plain, bridged, rtol=far, atol=near * float(bridged.abs().max()))
 
 
 def _input(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
