@@ -231,8 +231,8 @@ for instant in {instants}:
 """
 
 
-INSTANTS = [*range(1, 60, 6), *range(62, 75, 3), 75, 76]
-"""Of the 76 contacts with the disk that five steps make."""
+INSTANTS = [*range(1, 70, 7), *range(72, 87, 3), 87, 88]
+"""Of the 88 contacts with the disk that five steps make."""
 
 
 @pytest.mark.usefixtures("one_thread")  # as the processes that are killed: forked ones can't have more
