@@ -297,9 +297,7 @@ class Network:
         for handle in handles:
             handle.remove()
         if not bool(made.isfinite().all()):
-            raise ModelError(
-                "This model computes values that are not finite: its weights are damaged; load it again."
-            )
+            raise ModelError("This model computes values that are not finite: its weights are damaged; load it again.")
 
         points, keys = [], {}
         for name, value in cache.items():
