@@ -365,11 +365,10 @@ def _component(bridge: Any, path: str) -> Any:
 def _table_file(module: Any) -> Path:
     """Where the hook points of models like this one are written down, for these versions of the libraries.
 
-    A configuration does not say all: a module can be cast, and parts of it can be other ones than usual.
+    Of one configuration there are models in several types: what is the same but for rounding differs from type to type.
     """
     said = module.config.to_dict() | {"_name_or_path": None, "type": str(module.dtype), "table": TABLE}
     said |= {"TransformerLens": version("transformer-lens")}
-    said |= {"modules": [(path, type(inner).__qualname__) for path, inner in module.named_modules()]}
     key = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     return cache_folder() / "hook_points" / f"{key}.json"
 
