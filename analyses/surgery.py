@@ -62,7 +62,7 @@ class Plan:
     fewer_passes: int = 25_000
     """Of the other searches."""
     shares: tuple[float, ...] = (0.1, 0.2, 0.3)
-    """Of sublayers that are skipped; the one in the middle is the central budget."""
+    """Of sublayers that are skipped."""
     sparsities: tuple[float, ...] = (0.25, 0.5, 0.75)
     bits: tuple[int, ...] = (8, 6, 5, 4, 3)
     heal_tokens: int = 8_000
@@ -87,6 +87,11 @@ class Plan:
     label_texts: int = 100
     """Texts that labels are tested on."""
     seed: int = 0
+
+    @property
+    def centre(self) -> float:
+        """The share in the middle, the central budget."""
+        return self.shares[len(self.shares) // 2]
 
 
 class Bench:
@@ -147,7 +152,7 @@ def skipping(bench: Bench) -> None:
 
     One search does so at other budgets, and skips whole layers at the same one.
     """
-    plan, centre = bench.plan, bench.plan.shares[len(bench.plan.shares) // 2]
+    plan, centre = bench.plan, bench.plan.centre
     choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
 
     def find(
@@ -189,7 +194,7 @@ def skipping(bench: Bench) -> None:
 def healed_skipping(bench: Bench) -> None:
     """The best model that EvoPress found with most positions, by what it was chosen on, healed."""
     plan = bench.plan
-    same = {"operation": "skip sublayers", "method": "evopress", "share": plan.shares[len(plan.shares) // 2]}
+    same = {"operation": "skip sublayers", "method": "evopress", "share": plan.centre}
     same |= {"halves": plan.split, "passes": plan.passes[-1]}
     skipped = [row for row in bench.rows if same.items() <= row.items()]
     best = min(skipped, key=lambda row: row["kl_calibration"])

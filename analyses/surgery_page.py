@@ -69,14 +69,15 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     rows = [row for row in results["rows"] if row["operation"] == "skip sublayers" and "method" in row]
     centre = next(row["share"] for row in rows if row["method"] == "greedy")
     first = [row for row in rows if row["halves"] == rows[0]["halves"]]
+    central, others = ([row for row in rows if (row["share"] == centre) is at] for at in (True, False))
     methods = ("evopress", "greedy", "ranked", "uniform")
     by_share, by_positions = go.Figure(), go.Figure()
     for colour, method in zip(COLOURS, methods, strict=False):
         own = sorted((row for row in first if row["method"] == method), key=lambda row: row["passes"])
         points = sorted({row["share"]: row["kl_many"] for row in reversed(own)}.items())  # fewest, first seed
         _line(by_share, [(100 * share, kl) for share, kl in points], method, colour)
-        central = [row for row in rows if row["method"] == method and row["share"] == centre]
-        runs = [[row for row in central if row["passes"] == passes] for passes in {row["passes"] for row in central}]
+        mine = [row for row in central if row["method"] == method]
+        runs = [[row for row in mine if row["passes"] == passes] for passes in {row["passes"] for row in mine}]
         means = [[fmean(row[key] for row in some) for key in ("token_forwards", "kl_many")] for some in runs]
         _line(by_positions, sorted(means), method, colour)
     by_share.update_xaxes(title="sublayers skipped, %")
@@ -89,12 +90,12 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
         "middle EvoPress may run as many positions as the greedy search did; a way back, for slopes, counts as one run "
         "more.",
     )
-    fewest = {at: min(row["passes"] for row in rows if (row["share"] == centre) is at) for at in (True, False)}
+    here, elsewhere = (min(row["passes"] for row in some) for some in (central, others))
     page.figure(
         "skipping",
         look(by_share, 400),
-        f"On articles that no search has seen; {centre:.0%} with {fewest[True]:,} positions at most, other shares with "
-        f"{fewest[False]:,}.",
+        f"On articles that no search has seen; {centre:.0%} with {here:,} positions at most, other shares with "
+        f"{elsewhere:,}.",
     )
     choices = len({row["halves"] for row in rows})
     page.figure(

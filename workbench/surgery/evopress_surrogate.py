@@ -74,24 +74,24 @@ class Surrogate:
         more = max(0, int(window.max()) + 1 - len(self._hardness))
         self._hardness = torch.cat([self._hardness, self._hardness.new_zeros(more)])
         scale = self._unit * self._hardness[window].exp()
-        self._fit_lines(x, torch.stack(self._slopes) / scale[:, None])
-        self._fit_shift(x, kl / scale)
+        ones = torch.cat([x, x.new_ones(len(x), 1)], 1)  # [seen, parts + 1]
+        self._fit_lines(ones, torch.stack(self._slopes) / scale[:, None])
+        self._fit_shift(ones, kl / scale)
         off = (kl / self._unit).clamp_min(LEAST).log() - self._value(x).clamp_min(LEAST).log()
         total = torch.zeros_like(self._hardness).index_add_(0, window, off)
         self._hardness = (total / (torch.bincount(window, minlength=len(total)) + 0.5)).clamp(-1, 1)
 
-    def _fit_lines(self, x: Tensor, slopes: Tensor) -> None:
-        """All parts' lines: mean and precision; `slopes` `[seen, parts]`."""
-        count, parts = x.shape
-        ones = torch.cat([x, x.new_ones(count, 1)], 1)  # [seen, parts + 1]
-        place = torch.arange(parts, dtype=x.dtype)
+    def _fit_lines(self, ones: Tensor, slopes: Tensor) -> None:
+        """All parts' lines: mean and precision, from candidates with a 1 behind each and slopes `[seen, parts]`."""
+        count, parts = slopes.shape
+        place = torch.arange(parts, dtype=ones.dtype)
         distance = (place - place[:, None]).abs()
-        sd = torch.cat([FAR + NEAR / distance.clamp_min(1), x.new_full((parts, 1), OFFSET)], 1)
+        sd = torch.cat([FAR + NEAR / distance.clamp_min(1), ones.new_full((parts, 1), OFFSET)], 1)
         sd.diagonal().fill_(OWN)
-        mean = torch.cat([NEXT * (distance == 1), x.new_zeros(parts, 1)], 1)
+        mean = torch.cat([NEXT * (distance == 1), ones.new_zeros(parts, 1)], 1)
         mean.diagonal().copy_(2 * self._harm / self._unit)
         prior = sd**-2
-        noise = x.new_full((parts,), NOISE**2)
+        noise = ones.new_full((parts,), NOISE**2)
         for again in (True, False):  # once with the noise as it is believed, and once as it is seen then
             precision = torch.diag_embed(prior) + (ones.T @ ones) / noise[:, None, None]
             self._root = torch.linalg.cholesky(precision)  # [parts, parts + 1, parts + 1]
@@ -101,13 +101,12 @@ class Surrogate:
                 off = (slopes - ones @ self._lines.T).square().sum(0)
                 noise = (off + TRUST * NOISE**2) / (count + TRUST)
 
-    def _fit_shift(self, x: Tensor, kl: Tensor) -> None:
-        """What parts add beside what their slopes say, from the KL of candidates."""
+    def _fit_shift(self, ones: Tensor, kl: Tensor) -> None:
+        """What parts add beside what their slopes say, from the KL of candidates with a 1 behind each."""
         alone, pairs = _worths(self._lines)
-        ones = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        prior = x.new_full((x.shape[1] + 1,), SHIFT**-2)
+        prior = ones.new_full((ones.shape[1],), SHIFT**-2)
         prior[-1] = BASE**-2
-        right = ones.T @ (kl - _quadratic(x, alone, pairs)) / NOISE**2
+        right = ones.T @ (kl - _quadratic(ones[:, :-1], alone, pairs)) / NOISE**2
         shift = torch.linalg.solve(torch.diag(prior) + ones.T @ ones / NOISE**2, right)
         self._alone, self._pairs, self._base = alone + shift[:-1], pairs, float(shift[-1])
 

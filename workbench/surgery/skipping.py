@@ -200,9 +200,6 @@ def _forms(module: Any, paths: Sequence[str]) -> dict[str, tuple[int, int | None
     return forms
 
 
-PASSES = "More find better sets, and take longer. A greedy search needs many: it says how many if these are not enough."
-
-
 def _run(model: LanguageModel, *, corpus: str, tokens: int, **how: Any) -> Child:
     return skip(model, named(corpus), tokens=tokens, **how)[0]
 
@@ -216,7 +213,15 @@ register(
             Argument("share", "Share of sublayers", 0.2, low=0.0, high=1.0),
             Argument("method", "Search", "evopress", "choice", choices=("evopress", "greedy", "ranked", "uniform")),
             Argument("whole", "Whole layers only", False, "yes"),
-            Argument("passes", "Positions to run candidates on", 20_000, "whole", low=1, help=PASSES),
+            Argument(
+                "passes",
+                "Positions to run candidates on",
+                20_000,
+                "whole",
+                low=1,
+                help="More find better sets, and take longer. A greedy search needs many: it says how many if these "
+                "are not enough.",
+            ),
             Argument("corpus", "Texts to calibrate on", "stories", "text"),
             Argument("tokens", "Tokens to calibrate on", 1024, "whole", low=1),
             Argument("seed", "Seed", 0, "whole", low=0),
