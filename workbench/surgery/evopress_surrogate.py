@@ -76,7 +76,7 @@ class Surrogate:
         scale = self._unit * self._hardness[window].exp()
         ones = torch.cat([x, x.new_ones(len(x), 1)], 1)  # [seen, parts + 1]
         self._fit_lines(ones, torch.stack(self._slopes) / scale[:, None])
-        self._fit_shift(ones, kl / scale)
+        self._fit_shift(x, ones, kl / scale)
         off = (kl / self._unit).clamp_min(LEAST).log() - self._value(x).clamp_min(LEAST).log()
         total = torch.zeros_like(self._hardness).index_add_(0, window, off)
         self._hardness = (total / (torch.bincount(window, minlength=len(total)) + 0.5)).clamp(-1, 1)
@@ -101,12 +101,12 @@ class Surrogate:
                 off = (slopes - ones @ self._lines.T).square().sum(0)
                 noise = (off + TRUST * NOISE**2) / (count + TRUST)
 
-    def _fit_shift(self, ones: Tensor, kl: Tensor) -> None:
-        """What parts add beside what their slopes say, from the KL of candidates with a 1 behind each."""
+    def _fit_shift(self, x: Tensor, ones: Tensor, kl: Tensor) -> None:
+        """What parts add beside what their slopes say, from the KL of candidates; `ones` has a 1 behind each."""
         alone, pairs = _worths(self._lines)
         prior = ones.new_full((ones.shape[1],), SHIFT**-2)
         prior[-1] = BASE**-2
-        right = ones.T @ (kl - _quadratic(ones[:, :-1], alone, pairs)) / NOISE**2
+        right = ones.T @ (kl - _quadratic(x, alone, pairs)) / NOISE**2
         shift = torch.linalg.solve(torch.diag(prior) + ones.T @ ones / NOISE**2, right)
         self._alone, self._pairs, self._base = alone + shift[:-1], pairs, float(shift[-1])
 
