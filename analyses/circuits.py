@@ -24,7 +24,7 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.circuits.discrete import head_outputs
-from workbench.circuits.handmade import greater_than_model, induction_model
+from workbench.circuits.ground_truth import greater_than_model, induction_model
 from workbench.circuits.patching import keep_heads
 from workbench.circuits.patching_edges import Edge, patch_edges
 from workbench.circuits.patching_gradients import attribute_edges

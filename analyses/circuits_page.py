@@ -8,7 +8,7 @@ from typing import Any
 
 from report import Cell, Page, table
 
-from workbench.figures_circuits import head_maps, roc_curves
+from workbench.figures.circuits import head_maps, roc_curves
 
 SAID = {
     "attribution": "attribution patching",

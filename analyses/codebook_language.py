@@ -29,10 +29,10 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.corpus import TokenBatch
-from workbench.edits import Edit, Group, Run
 from workbench.harvest import Harvest, Store
 from workbench.index.tokens import text_ends
-from workbench.splice import BUNDLED
+from workbench.interventions.opening import BUNDLED
+from workbench.model.edits import Edit, Group, Run
 
 FORMAT = 1
 """Of the notes; a new number measures everything anew."""

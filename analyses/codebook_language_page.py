@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from neuron_decoding_figures import look
 from report import Page, table
 
-from workbench.figures import AGAINST, FAINT, FOR
+from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = (FOR, FAINT, AGAINST, "#7c8b93")
 

@@ -28,9 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import workbench as wb
+from workbench.core.files import replacing
 from workbench.dictionaries.protocol import Codes
-from workbench.figures import AGAINST, FAINT, FOR
-from workbench.files import replacing
+from workbench.figures.common import AGAINST, FAINT, FOR
 
 FORMAT = 1
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "corpora" / "stories.parquet"

@@ -28,9 +28,9 @@ from report import Notes, provenance, say, write_json
 from torch import Tensor
 
 import workbench as wb
-from workbench.circuits.deembedding import head_drives, token_drives
+from workbench.attribution.deembedding import head_drives, token_drives
 from workbench.dictionaries.coder import SparseCoder
-from workbench.edits import Edit, Group, Run
+from workbench.model.edits import Edit, Group, Run
 
 FORMAT = 1
 """Of the notes; a new number measures everything anew."""

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from neuron_decoding_figures import look
 from report import Page, table, tokens
 
-from workbench.figures import AGAINST, FAINT, FOR
+from workbench.figures.common import AGAINST, FAINT, FOR
 
 
 def write_page(folder: Path, results: dict[str, Any], published: Mapping[str, float]) -> Path:

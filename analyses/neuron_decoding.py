@@ -26,9 +26,9 @@ from neuron_decoding_clamping import SEED, SITES, favourite_animal, measure_dose
 from neuron_decoding_page import write_page
 from report import Notes, provenance, say, wilson, write_json
 
-from workbench.decode import CHUNK, RANDOM_DIRECTIONS, NeuronTable, decode_neurons, top_both
-from workbench.generation import LanguageModel
-from workbench.splice import load_model
+from workbench.interventions.opening import load_model
+from workbench.model.language_model import LanguageModel
+from workbench.neurons.unembedding import CHUNK, RANDOM_DIRECTIONS, NeuronTable, decode_neurons, top_both
 
 PLAN = Path(__file__).with_suffix(".toml")
 FORMAT = 1

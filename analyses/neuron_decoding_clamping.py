@@ -14,12 +14,12 @@ import torch
 from report import Notes, say, wilson
 from torch import Tensor
 
-from workbench.edits import Group, Run
-from workbench.features import Feature
-from workbench.generation import Decoder, LanguageModel
-from workbench.interventions import Clamp
+from workbench.dictionaries.features import Feature
+from workbench.interventions.kinds import Clamp
 from workbench.measures.comparison import random_twins, repetition
-from workbench.sampling import Sampling
+from workbench.model.edits import Group, Run
+from workbench.model.language_model import Decoder, LanguageModel
+from workbench.model.sampling import Sampling
 
 SEED = 0
 SITES = ("gate", "up", "post")

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.figures import AGAINST, FAINT, FONT, FOR, GRID, INK
+from workbench.figures.common import AGAINST, FAINT, FONT, FOR, GRID, INK
 
 COLOURS = {"gate": "#8a6fb0", "up": FOR, "post": AGAINST, "down": AGAINST}
 """A down column writes what post holds, so they share a colour."""

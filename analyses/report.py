@@ -20,10 +20,10 @@ import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
 
-from workbench.figures import visible
-from workbench.files import replacing
-from workbench.generation import LanguageModel
-from workbench.weights import command_line
+from workbench.core.files import replacing
+from workbench.figures.common import visible
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import command_line
 
 PACKAGES = ("workbench-lm", "torch", "transformers", "transformer-lens", "plotly")
 

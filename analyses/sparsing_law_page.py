@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from neuron_decoding_figures import look
 from report import Cell, Page, table
 
-from workbench.figures import AGAINST, FAINT, FOR
+from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = {"relu": FOR, "silu": AGAINST, "polyrelu": "#8a6fb0", "series": "#b08a2e"}
 NAMES = {"relu": "ReLU", "silu": "SiLU", "polyrelu": "PolyReLU", "series": "series of two SiLUs"}

@@ -21,12 +21,12 @@ from surgery_page import write_page
 from surgery_tasks import accuracy, corpora_of, kinds
 
 import workbench as wb
-from workbench.surgery.evopress import search
-from workbench.surgery.experts import cut_expert, masks_by_domain, neuron_use
-from workbench.surgery.fitness import DenseKL
-from workbench.surgery.labelling import Labelled, label_scores, punctuation
-from workbench.surgery.matrices import matrices
-from workbench.surgery.skipping import Skips
+from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
+from workbench.surgery.operations.experts import cut_expert, masks_by_domain, neuron_use
+from workbench.surgery.operations.matrices import matrices
+from workbench.surgery.operations.skipping import Skips
+from workbench.surgery.search.evopress import search
+from workbench.surgery.search.fitness import DenseKL
 
 FORMAT = 1
 """Of the notes; a new number measures everything anew."""

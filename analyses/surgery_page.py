@@ -14,7 +14,7 @@ from neuron_decoding_figures import look
 from report import Cell, Page, table
 from surgery_claims import Claim, claims, mean_accuracy
 
-from workbench.figures import AGAINST, FAINT, FOR
+from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = [FOR, AGAINST, "#7c8b93", "#a86b00", "#5a4fcf"]
 

@@ -15,8 +15,8 @@ import torch
 from continual import CORPUS
 
 import workbench as wb
-from workbench.surgery.healing import UNLABELLED, LabelBatch
-from workbench.surgery.labelling import label_batches
+from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
+from workbench.surgery.finetuning.labelling import label_batches
 
 QUESTION = "\nThe kind of this text is:"
 

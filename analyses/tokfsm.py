@@ -24,8 +24,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import workbench as wb
 from workbench.corpus import TokenBatch
-from workbench.measures.states import StateCounts, at_states, count_codes, forcing, next_states
-from workbench.splice import BUNDLED
+from workbench.interventions.opening import BUNDLED
+from workbench.synthetic.states import StateCounts, at_states, count_codes, forcing, next_states
 
 FORMAT = 2
 """Of the notes; a new number measures everything anew."""

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from neuron_decoding_figures import look
 from report import Page, table
 
-from workbench.figures import AGAINST, FAINT, FOR
+from workbench.figures.common import AGAINST, FAINT, FOR
 
 NAMES = {"plain": "no codebook", "attention": "attention, k = 1", "mlp": "MLP, k = 1", "both": "attention + MLP, k = 1"}
 

@@ -24,10 +24,10 @@ from report import provenance, say, write_json
 
 import workbench as wb
 from workbench.dictionaries.coder import SparseCoder
-from workbench.generation import LanguageModel
 from workbench.harvest import Harvest, Store
 from workbench.index import build_indexes
 from workbench.measures.fidelity import Fidelity, measure_fidelities
+from workbench.model.language_model import LanguageModel
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "data" / "dictionaries"

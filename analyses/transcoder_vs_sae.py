@@ -24,11 +24,11 @@ from workbench.corpus import Corpus
 from workbench.dictionaries.relu import StandardSAE, Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 from workbench.dictionaries.trainable import Trainable
-from workbench.figures import AGAINST, FAINT, FOR
-from workbench.generation import LanguageModel
+from workbench.figures.common import AGAINST, FAINT, FOR
 from workbench.harvest import Harvest, Store
+from workbench.interventions.opening import load_model
 from workbench.measures.fidelity import measure_fidelities
-from workbench.splice import load_model
+from workbench.model.language_model import LanguageModel
 from workbench.training import train
 
 FORMAT = 1

@@ -21,7 +21,7 @@ from jobs import Job, Stopped, Task  # noqa: F401 - a door to all long work
 if TYPE_CHECKING:
     from workbench import Dictionary, Feature, LanguageModel, NeuronTable, TokFSM
     from workbench.index import FeatureIndex
-    from workbench.measures.states import StateCounts
+    from workbench.synthetic.states import StateCounts
 
 MODELS_KEPT = 3
 TASKS_KEPT = 20
@@ -174,8 +174,8 @@ def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
 
 
 _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {
-    "workbench.generation.LanguageModel": lambda model: model.hash,
-    "workbench.tokfsm.TokFSM": lambda machine: machine.hash,
+    "workbench.model.language_model.LanguageModel": lambda model: model.hash,
+    "workbench.synthetic.tokfsm.TokFSM": lambda machine: machine.hash,
 }
 
 
@@ -225,6 +225,6 @@ def feature_index(
 )
 def state_counts(model: LanguageModel, machine: TokFSM) -> list[StateCounts]:
     """How often each code of the model is active on each state of a machine, and behind it on the next one's digits."""
-    from workbench.measures.states import count_codes
+    from workbench.synthetic.states import count_codes
 
     return [count_codes(model, machine, written=written) for written in range(machine.digits)]

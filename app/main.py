@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import caching
 import streamlit as st
-from components import outline, session, tokens
+from shared import outline, session, tokens
 
 EXPLAINED = {
     "Browse": "Look for what the model's parts are about: a neuron is read through the words that its weights score "
@@ -38,18 +38,18 @@ def show() -> None:
     """The page that the address asks for."""
     st.set_page_config("Workbench", "app/icon.svg", layout="wide", initial_sidebar_state=270)
     st.logo("app/logo.svg", size="large", icon_image="app/icon.svg")
-    machines = [st.Page(session.STATES, title="States", icon=":material/account_tree:")]
+    machines = [st.Page(session.STATES, title="States", url_path="states", icon=":material/account_tree:")]
     page = st.navigation(
         [
-            st.Page(session.BROWSE, title="Browse", icon=":material/search:", default=True),
-            st.Page(session.INSPECT, title="Inspect", icon=":material/visibility:"),
-            st.Page(session.STEER, title="Steer", icon=":material/tune:"),
-            st.Page(session.TRAIN, title="Train", icon=":material/model_training:"),
-            st.Page(session.COMPARE, title="Compare", icon=":material/balance:"),
-            st.Page(session.SURGERY, title="Surgery", icon=":material/content_cut:"),
-            st.Page(session.ATTRIBUTION, title="Attribution", icon=":material/hub:"),
-            st.Page(session.CIRCUITS, title="Circuits", icon=":material/lan:"),
-            st.Page(session.SPARSITY, title="Sparsity", icon=":material/blur_on:"),
+            st.Page(session.BROWSE, title="Browse", url_path="browse", icon=":material/search:", default=True),
+            st.Page(session.INSPECT, title="Inspect", url_path="inspect", icon=":material/visibility:"),
+            st.Page(session.STEER, title="Steer", url_path="steer", icon=":material/tune:"),
+            st.Page(session.TRAIN, title="Train", url_path="train", icon=":material/model_training:"),
+            st.Page(session.COMPARE, title="Compare", url_path="compare", icon=":material/balance:"),
+            st.Page(session.SURGERY, title="Surgery", url_path="surgery", icon=":material/content_cut:"),
+            st.Page(session.ATTRIBUTION, title="Attribution", url_path="attribution", icon=":material/hub:"),
+            st.Page(session.CIRCUITS, title="Circuits", url_path="circuits", icon=":material/lan:"),
+            st.Page(session.SPARSITY, title="Sparsity", url_path="sparsity", icon=":material/blur_on:"),
             *(machines if session.may_know_states() else []),
         ]
     )

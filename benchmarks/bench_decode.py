@@ -10,7 +10,7 @@ import torch
 from timing import in_turns, report
 
 import workbench as wb
-from workbench.decode import CHUNK, _decode_all
+from workbench.neurons.unembedding import CHUNK, _decode_all
 
 
 def main() -> None:

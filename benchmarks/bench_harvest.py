@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 import workbench as wb
 from workbench.corpus import Corpus
 from workbench.harvest import Buffer, Harvest, Store
-from workbench.weights import GGUF_SHA256, cache_folder
+from workbench.model.weights import GGUF_SHA256, cache_folder
 
 
 def main() -> None:

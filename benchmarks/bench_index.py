@@ -22,10 +22,10 @@ import workbench as wb
 from workbench.corpus import Corpus
 from workbench.dictionaries.protocol import Codes
 from workbench.harvest import Harvest
-from workbench.index.finishing import write_entries
 from workbench.index.layout import write_note
 from workbench.index.spool import SparseSpool
 from workbench.index.tokens import write_tokens
+from workbench.index.writer import write_entries
 
 POINT = "blocks.15.hook_resid_post"
 

@@ -21,8 +21,8 @@ import torch
 
 import workbench as wb
 from workbench.corpus import Corpus
-from workbench.measures.sparsity import sample_corpora
-from workbench.measures.sparsity_running import Sample
+from workbench.sparsity.evaluation import Sample
+from workbench.sparsity.measure import sample_corpora
 
 WANTED = 14
 """Times a plain pass, at most."""

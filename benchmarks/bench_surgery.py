@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import workbench as wb
-from workbench.weights import parameters_of
+from workbench.model.weights import parameters_of
 
 WANTED = 2.5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from workbench.weights import ModelError, fetch_default
+from workbench.model.weights import ModelError, fetch_default
 
 
 def main() -> int:

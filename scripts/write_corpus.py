@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 import torch
 
 import workbench as wb
-from workbench.generation import LanguageModel
-from workbench.kvcache import new_cache
+from workbench.model.kvcache import new_cache
+from workbench.model.language_model import LanguageModel
 
 TOPICS = """
 a stray dog | a cat on a roof | horses | bees and honey | a whale | wolves in winter | a parrot that talks | ants |

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
-from workbench.weights import GGUF_SHA256, cache_folder
+from workbench.model.weights import GGUF_SHA256, cache_folder
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +93,8 @@ def llama(zoo: Zoo) -> wb.LanguageModel:
 def _nothing_left_behind() -> Iterator[None]:
     """No test may leave interventions or gradients' settings in force."""
     yield
-    from workbench.edits import current_run
-    from workbench.generation import _in_force
+    from workbench.model.edits import current_run
+    from workbench.model.language_model import _in_force
 
     assert current_run() is None
     assert _in_force.get() == ()

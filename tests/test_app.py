@@ -17,8 +17,8 @@ import tiny
 from streamlit.testing.v1 import AppTest
 
 import workbench as wb
-from workbench.interventions import FeatureIntervention
-from workbench.saved_interventions import to_json
+from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.saved import to_json
 
 APP = Path(__file__).parent.parent / "app"
 DOG = "neurons.29.gate:808"
@@ -52,7 +52,7 @@ def steer(**query: str) -> AppTest:
     page = start()
     for key, value in query.items():
         page.query_params[key] = value
-    return page.switch_page("views/steer.py").run()
+    return page.switch_page("steer/page.py").run()
 
 
 def quiet(page: AppTest) -> AppTest:
@@ -192,7 +192,7 @@ def test_another_model_from_a_folder(name: str, tmp_path: Path, tiny_cache: Path
     page.text_input(key="query").set_value("dog").run()
     found = neurons(quiet(page))[0]
     page.query_params["feature"] = found
-    page.switch_page("views/steer.py").run()
+    page.switch_page("steer/page.py").run()
     page.slider(key="length").set_value(8)
     button(page, "Generate").click().run()
     plain, edited = texts(quiet(page))
@@ -268,7 +268,7 @@ def test_an_edit_that_can_never_act() -> None:
     page.selectbox(key="where-0").set_value("generated")
     page.slider(key="length").set_value(8).run()
     quiet(page)
-    from components import edits
+    from steer import edits
 
     page.session_state["rows"] = [edits.Row(7, wb.Clamp(wb.Feature.parse(DOG), 1.0, positions=[5000]))]
     page.run()
@@ -308,7 +308,7 @@ def all_kinds() -> list[FeatureIntervention]:
 def test_edits_survive_the_widgets(model: wb.LanguageModel) -> None:
     """What a file says is what the page then does, and what it saves."""
     page = steer()
-    from components import edits, storage
+    from steer import edits, storage
 
     said = to_json(model, all_kinds())
     page.session_state["rows"] = [
@@ -343,7 +343,7 @@ def test_edits_survive_the_widgets(model: wb.LanguageModel) -> None:
     ],
 )
 def test_a_bad_file_is_refused_in_one_sentence(model: wb.LanguageModel, text: str) -> None:
-    from components import storage
+    from steer import storage
 
     with pytest.raises((wb.EditError, wb.FeatureError)) as refused:
         storage.read(model, text.replace("HASH", model.hash).encode())
@@ -376,7 +376,7 @@ def test_caching_is_in_one_file_and_hides_no_argument() -> None:
 
 
 def test_plain_text_has_no_markup() -> None:
-    from components.tokens import plain
+    from shared.tokens import plain
 
     shown = plain("**a** <b> [c](d) :red[e] $f$ `g` ![h](i)\nj")
     assert "\n" not in shown

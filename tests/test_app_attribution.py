@@ -14,8 +14,8 @@ from test_app import APP, button, complaint, quiet, run_code, words
 from test_attribution import coder
 
 import workbench as wb
-from workbench.circuits.graph_json import from_json
-from workbench.figures_attribution import LOOKS, attribution_graph
+from workbench.attribution.graph_json import from_json
+from workbench.figures.attribution import LOOKS, attribution_graph
 
 TEXT = "The dog <b>ran</b> to"
 
@@ -65,7 +65,7 @@ def shelf(_made: Shelf, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
     """The model and dictionaries that the app finds."""
     monkeypatch.setenv("WORKBENCH_DICTIONARIES", str(_made.dictionaries))
     monkeypatch.setenv("WORKBENCH_RUNS", str(_made.dictionaries / "none"))
-    from components import dictionaries
+    from shared import dictionaries
 
     monkeypatch.setattr(dictionaries, "SHIPPED", _made.dictionaries / "none")
     return _made
@@ -75,7 +75,7 @@ def visit(shelf: Shelf) -> AppTest:
     """A new session on the page."""
     page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
     page.session_state["source"] = str(shelf.model_folder)
-    return page.run().switch_page("views/attribution.py").run()
+    return page.run().switch_page("attribution/page.py").run()
 
 
 def traced(page: AppTest) -> AppTest:
@@ -213,13 +213,13 @@ def test_without_transcoders_the_page_says_so(shelf: Shelf, monkeypatch: pytest.
 
 def test_tracing_is_cancelled_in_order(shelf: Shelf) -> None:
     import caching
-    from components import attribution
-    from components.attribution_asked import Asked
+    from attribution import panel
+    from attribution.asked import Asked
 
     asked_for = Asked(
         str(shelf.model_folder), ("t0",), (str(shelf.dictionaries / "t0"),), TEXT * 3, "", "", 20, "linear", "x"
     )
-    attribution.begin(shelf.model, asked_for)
+    panel.begin(shelf.model, asked_for)
     task = caching.task(asked_for.key)
     task.stop()
     task.wait(60)
@@ -250,7 +250,7 @@ def test_the_picture_shows_what_the_graph_holds(shelf: Shelf) -> None:
 
 
 def test_what_is_downloaded_opens_again(shelf: Shelf) -> None:
-    from workbench.circuits.graph_json import to_json
+    from workbench.attribution.graph_json import to_json
 
     graph = shelf.graph().prune(0.5)
     assert from_json(to_json(graph)).edges == graph.edges

@@ -13,11 +13,11 @@ from test_app import APP, button, complaint, quiet, run_code
 from test_circuit_patching import TASK
 
 import workbench as wb
-from workbench.circuits.handmade import induction_model
+from workbench.circuits.ground_truth import induction_model
 from workbench.circuits.patching import keep_heads
+from workbench.circuits.task_evaluation import measure_task
 from workbench.circuits.tasks import to_jsonl
-from workbench.circuits.tasks_done import measure_task
-from workbench.figures_circuits import head_maps, roc_curves
+from workbench.figures.circuits import head_maps, roc_curves
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def visit(folder: Path) -> AppTest:
     """A new session on the page."""
     page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
     page.session_state["source"] = str(folder)
-    return page.run().switch_page("views/circuits.py").run()
+    return page.run().switch_page("circuits/page.py").run()
 
 
 def own(page: AppTest, text: str, methods: list[str]) -> AppTest:
@@ -140,12 +140,12 @@ def test_the_example_is_a_task_and_the_work_can_be_stopped(folder: Path) -> None
     page.selectbox(key="circuit task").set_value("own prompts").run()
     assert len(from_jsonl(page.text_area(key="circuit own").value)) == 2
     import caching
-    from components import circuits
-    from components.circuits_asked import Asked
+    from circuits import panel
+    from circuits.asked import Asked
 
     model = wb.load_model(folder)
     asked = Asked(str(folder), "own prompts", 4, 1, to_jsonl(TASK), ("attribution", "patch"), model.hash)
-    circuits.begin(model, asked)
+    panel.begin(model, asked)
     task = caching.task(asked.key)
     task.stop()
     task.wait(60)

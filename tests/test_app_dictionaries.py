@@ -14,7 +14,7 @@ from test_app import APP, button, complaint, quiet, run_code, words
 
 import workbench as wb
 from workbench.index import open_index
-from workbench.saved_interventions import to_json
+from workbench.interventions.saved import to_json
 
 POINT = "blocks.1.hook_resid_post"
 TEXTS = [*tiny.TEXT.strip().splitlines(), "The dog and the cat saw New York.", "New ideas for New York."] * 4
@@ -65,7 +65,7 @@ def shelf(_made: Shelf, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
     """The model and dictionaries that the app finds."""
     monkeypatch.setenv("WORKBENCH_DICTIONARIES", str(_made.dictionaries))
     monkeypatch.setenv("WORKBENCH_RUNS", str(_made.runs))
-    from components import dictionaries
+    from shared import dictionaries
 
     monkeypatch.setattr(dictionaries, "SHIPPED", _made.dictionaries / "none")
     return _made
@@ -85,7 +85,7 @@ def visit(shelf: Shelf, name: str, feature: str = "") -> AppTest:
     page = browse(shelf)
     if feature:
         page.query_params["feature"] = feature
-    return page.switch_page(f"views/{name}.py").run()
+    return page.switch_page(f"{name}/page.py").run()
 
 
 def read_from(page: AppTest, key: str, texts: object) -> None:
@@ -255,7 +255,7 @@ def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
     printed = run_code(next(code.value for code in page.code if "wb.compare" in code.value))
     assert both.edited.text.splitlines()[0] in printed
 
-    from components import edits, storage
+    from steer import edits, storage
 
     said = to_json(shelf.model, request.interventions)
     assert [one["name"] for one in json.loads(said)["dictionaries"]] == ["small"]
@@ -271,7 +271,7 @@ def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
 
 
 def test_a_training_is_begun_stopped_and_gone_on_with(shelf: Shelf) -> None:
-    from components import runs
+    from train import runs
 
     page = visit(shelf, "train")
     read_from(page, "training corpus", shelf.texts)
@@ -328,7 +328,7 @@ def test_settings_that_cannot_be_leave_no_training_behind(shelf: Shelf) -> None:
 
 
 def test_texts_that_are_not_there(shelf: Shelf) -> None:
-    from components import runs
+    from train import runs
 
     page = visit(shelf, "train")
     read_from(page, "training corpus", "/nowhere.txt")

@@ -40,7 +40,7 @@ def visit(folders: tuple[Path, Path, Path]) -> AppTest:
     """A new session on the page, with the texts chosen."""
     page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
     page.session_state["source"] = str(folders[0])
-    page.run().switch_page("views/sparsity.py").run()
+    page.run().switch_page("sparsity/page.py").run()
     read_from(page, "sparsity corpus", folders[2])
     page.number_input(key="sparsity tokens").set_value(SETTINGS["tokens"])
     return page.run()
@@ -60,7 +60,7 @@ def test_a_model_is_measured(folders: tuple[Path, Path, Path], tiny_cache: Path)
     assert not page.metric
     page.button(key="measure sparsity").click().run()
     page = quiet(ended(page, key_of(folders[0])))
-    from components.sparsity import INCREASES
+    from sparsity.panel import INCREASES
 
     model = wb.load_model(str(folders[0]))
     found = wb.measure_sparsities(model, wb.Corpus.load(str(folders[2])), list(INCREASES), **SETTINGS)
@@ -126,7 +126,7 @@ def test_the_neurons_and_their_groups(folders: tuple[Path, Path, Path], tiny_cac
     page = quiet(ended(page, key_of(folders[0])))
     page.button(key="look at neurons").click().run()
     import caching
-    from components import sparsity_neurons
+    from sparsity import neurons
 
     key = next(one for one in caching._tasks() if one[0] == "sparsity neurons")
     page = quiet(ended(page, key))
@@ -136,7 +136,7 @@ def test_the_neurons_and_their_groups(folders: tuple[Path, Path, Path], tiny_cac
         f"{float(looked.activity.never().float().mean()):.1%}",
     ]
     table = page.dataframe[-1].value
-    assert list(table["picked"]) == list(sparsity_neurons.PICKED) * 3
+    assert list(table["picked"]) == list(neurons.PICKED) * 3
     printed = run_code(next(code.value for code in page.code if "group_neurons" in code.value))
     rises = [float(line.split()[-1]) for line in printed.splitlines()[-3:]]
     assert rises == pytest.approx(list(table["rise"])[:3], abs=1e-4)

@@ -39,7 +39,7 @@ def visit(folder: Path | None, name: str, feature: str = "") -> AppTest:
     page.run()
     if feature:
         page.query_params["feature"] = feature
-    return page.switch_page(f"views/{name}.py").run()
+    return page.switch_page(f"{name}/page.py").run()
 
 
 def test_a_run_its_codes_and_what_forcing_does(folder: Path, tiny_cache: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_run_its_codes_and_what_forcing_does(folder: Path, tiny_cache: Path) -
     page.selectbox(key="forced state").set_value(5).run()
     shown = float(quiet(page).metric[0].value.rstrip("%")) / 100
     printed = run_code(next(code.value for code in page.code if "forcing(model" in code.value))
-    from workbench.measures.states import count_codes, forcing, next_states
+    from workbench.synthetic.states import count_codes, forcing, next_states
 
     edits = forcing(model, MACHINE, [count_codes(model, MACHINE, written=n) for n in range(2)], 5, 8)
     found = next_states(model, MACHINE, torch.tensor([walk]), edits)[0]

@@ -14,8 +14,8 @@ from streamlit.testing.v1 import AppTest
 from test_app import APP, complaint, quiet, run_code, words
 
 import workbench as wb
-from workbench.interventions import FeatureIntervention
-from workbench.surgery.operations import OPERATIONS
+from workbench.interventions.kinds import FeatureIntervention
+from workbench.surgery.registry import OPERATIONS
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +41,11 @@ def visit(folder: Path, edits: list[FeatureIntervention] | None = None) -> AppTe
     page.session_state["surgery corpus"] = str(folder.parent / "texts.txt")
     page.session_state["surgery tokens"] = 64
     if edits:
-        from components.edits import Row
+        from steer.edits import Row
 
         page.session_state["rows"] = [Row(100 + number, one) for number, one in enumerate(edits)]
     page.run()
-    return page.switch_page("views/surgery.py").run()
+    return page.switch_page("surgery/page.py").run()
 
 
 def ended(page: AppTest, place: str = "surgery key") -> AppTest:
@@ -276,7 +276,7 @@ def test_what_was_kept_is_there_when_the_page_is_loaded_again(folder: Path) -> N
         page.session_state["known models"] = [str(folder), str(model)]
         page.run()
         page.query_params["changes"] = link if isinstance(link, str) else link[0]
-        return quiet(page.switch_page("views/surgery.py").run())
+        return quiet(page.switch_page("surgery/page.py").run())
 
     page = again(folder)
     assert [step.child.model.hash for step in page.session_state["surgery"]] == want

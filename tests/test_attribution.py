@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.circuits.attribution import attribute
-from workbench.circuits.attribution_frozen import AttributionError
-from workbench.circuits.attribution_verification import verify_graph
-from workbench.circuits.graph import Graph
-from workbench.circuits.graph_json import from_json, load_graph, save_graph, to_json, to_neuronpedia
+from workbench.attribution.attribute import attribute
+from workbench.attribution.frozen import AttributionError
+from workbench.attribution.graph import Graph
+from workbench.attribution.graph_json import from_json, load_graph, save_graph, to_json, to_neuronpedia
+from workbench.attribution.verification import verify_graph
 
 PROMPT = torch.tensor([5, 17, 40, 8, 99, 200, 31])
 SKIPPED = (wb.TopKSkipTranscoder, wb.JumpReLUSkipTranscoder)

@@ -15,7 +15,7 @@ import torch
 
 import workbench as wb
 from workbench.dictionaries.folder import DictionaryError
-from workbench.saved_interventions import from_dict, to_dict, to_json
+from workbench.interventions.saved import from_dict, to_dict, to_json
 
 F = "neurons.1.gate:7"
 INF, NAN = float("inf"), float("nan")

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, GemmaConfig, GemmaForCausalLM
 
 import workbench as wb
-from workbench.surgery.bake import BakeError, unbakeable
-from workbench.weights import fingerprint, parameters_of
+from workbench.model.weights import fingerprint, parameters_of
+from workbench.surgery.bake.bake import BakeError, unbakeable
 
 UNTIED = {"tie_word_embeddings": False, "mlp_bias": True, "attention_bias": True}
 MODELS: dict[str, tuple[str, dict]] = {

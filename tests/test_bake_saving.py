@@ -18,9 +18,9 @@ from reference import kl
 
 import workbench as wb
 from workbench.corpus import CorpusError
+from workbench.model.weights import ModelError, fingerprint, parameters_of
 from workbench.surgery.child import keep_layers, make_child
-from workbench.surgery.operations import OPERATIONS, Argument
-from workbench.weights import ModelError, fingerprint, parameters_of
+from workbench.surgery.registry import OPERATIONS, Argument
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -206,14 +206,14 @@ KILLED = """
 import os, signal, sys
 import tiny
 import workbench as wb
-import workbench.files
+import workbench.core.files
 child = wb.bake(wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer()), [wb.RemoveLayer(0)])
 child.certify(tokens=64)
-exchange = workbench.files._exchange
+exchange = workbench.core.files._exchange
 def kill(*names):  # when all is written, before or after it is in its place
     sys.argv[2] == "before" or exchange(*names)
     os.kill(os.getpid(), signal.SIGKILL)
-workbench.files._exchange = kill
+workbench.core.files._exchange = kill
 child.save_pretrained(sys.argv[1])
 """
 

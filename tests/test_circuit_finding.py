@@ -12,13 +12,13 @@ from torch import Tensor
 import workbench as wb
 from workbench.circuits.discrete import count_exclusive, count_pairs, find_circuit_discrete, head_outputs
 from workbench.circuits.discrete_sae import loss_and_slopes, train_coder
-from workbench.circuits.handmade import greater_than_model, induction_model
+from workbench.circuits.ground_truth import greater_than_model, induction_model
 from workbench.circuits.patching import METHODS, patch_parts
 from workbench.circuits.patching_edges import patch_edges
 from workbench.circuits.patching_gradients import attribute_parts
 from workbench.circuits.scores import circuit_of, judge, roc_auc, roc_curve
+from workbench.circuits.task_evaluation import measure_task
 from workbench.circuits.tasks import TaskError
-from workbench.circuits.tasks_done import measure_task
 
 POSITIVES = ["The dog ran to the", "The cat ran to the", "The dog and the cat", "The cat and the dog"]
 NEGATIVES = ["The dog and to the", "The cat and to the", "The dog ran the cat", "The cat ran the dog"]

@@ -17,8 +17,8 @@ from workbench.circuits.patching import donors, keep_heads, patch_parts
 from workbench.circuits.patching_edges import patch_edges
 from workbench.circuits.patching_gradients import attribute_edges, attribute_parts
 from workbench.circuits.patching_runs import output_weights
+from workbench.circuits.task_evaluation import measure_task
 from workbench.circuits.tasks import Task, TaskError, encode
-from workbench.circuits.tasks_done import measure_task
 
 TASK = Task(
     "animals",

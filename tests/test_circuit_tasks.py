@@ -12,8 +12,8 @@ import tiny
 import torch
 
 import workbench as wb
+from workbench.circuits.task_evaluation import Done, measure_task
 from workbench.circuits.tasks import Task, TaskError, encode, from_jsonl, load_task, log_odds, save_task, to_jsonl
-from workbench.circuits.tasks_done import Done, measure_task
 from workbench.circuits.tasks_generated import TASKS, docstring, greater_than, ioi
 
 OWN = Task(

@@ -148,7 +148,7 @@ def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.La
 
     class Replace:
         def bind(self, model: wb.LanguageModel, scratch: dict) -> list[Any]:
-            from workbench.edits import Edit
+            from workbench.model.edits import Edit
 
             return [Edit(HEADS, lambda x: wanted)]
 

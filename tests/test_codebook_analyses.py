@@ -16,7 +16,7 @@ from test_tokfsm import HEADS, HOW, MACHINE, books, speaker  # noqa: F401
 
 import workbench as wb
 from workbench.corpus import Corpus
-from workbench.measures.states import StateCounts, count_codes, forcing, next_states
+from workbench.synthetic.states import StateCounts, count_codes, forcing, next_states
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
 import codebook_language as language

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.decode import top_both
+from workbench.neurons.unembedding import top_both
 
 TOP = 10
 GATED = [("llama", w) for w in ("gate", "up", "down")]

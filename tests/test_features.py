@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.saved_interventions import from_dict, from_json, to_dict, to_json
+from workbench.interventions.saved import from_dict, from_json, to_dict, to_json
 
 DOG = "neurons.29.gate:808"
 

@@ -15,7 +15,7 @@ import workbench as wb
 from workbench.corpus import Corpus, CorpusError
 from workbench.dictionaries.relu import SkipTranscoder, StandardSAE
 from workbench.dictionaries.topk import TopKSAE
-from workbench.splice import load_model
+from workbench.interventions.opening import load_model
 
 RESID, MLP_IN, MLP_OUT = "blocks.1.hook_resid_post", "blocks.1.ln2.hook_out", "blocks.1.hook_mlp_out"
 TEXTS = [

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import workbench as wb
-from workbench.decoder import Pieces
-from workbench.edits import Edit
-from workbench.sampling import FIRST_LOOK
+from workbench.model.decoding import Pieces
+from workbench.model.edits import Edit
+from workbench.model.sampling import FIRST_LOOK
 
 PROMPTS = [
     "The dog ran to",

@@ -3,7 +3,7 @@
 import pytest
 
 import workbench as wb
-from workbench.hookpoints import HookPoint, HookPoints
+from workbench.model.hookpoints import HookPoint, HookPoints
 
 POINTS = HookPoints(
     HookPoint(name, (8,))

@@ -18,9 +18,9 @@ import workbench as wb
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.relu import SkipTranscoder
 from workbench.dictionaries.topk import TopKSAE
-from workbench.edits import Edit
-from workbench.generation import uninterrupted
-from workbench.interventions import REFERENCE_TEXTS, mean_value
+from workbench.interventions.kinds import REFERENCE_TEXTS, mean_value
+from workbench.model.edits import Edit
+from workbench.model.language_model import uninterrupted
 
 pytestmark = pytest.mark.filterwarnings("ignore:A forward hook edited")  # TransformerLens on its norms
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.corpus import Corpus, CorpusError
-from workbench.measures.sparsity_curves import CettCurve, CurveMeter
-from workbench.measures.sparsity_dropping import above, cett, down_weights, strongest
-from workbench.measures.sparsity_running import Sample
-from workbench.measures.sparsity_search import Search
+from workbench.sparsity.curves import CettCurve, CurveMeter
+from workbench.sparsity.evaluation import Sample
+from workbench.sparsity.masking import above, cett, down_weights, strongest
+from workbench.sparsity.search import Search
 
 TOKENS = torch.tensor([[61, 258, 12, 300, 77, 5, 190, 33, 261, 88, 7]])
 NAN, INF = float("nan"), float("inf")

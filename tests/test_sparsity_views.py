@@ -12,9 +12,9 @@ from test_threads import at_once
 
 import workbench as wb
 from workbench.corpus import Corpus, CorpusError
-from workbench.measures.sparsity_dropping import down_weights
-from workbench.measures.sparsity_groups import balanced_clusters
-from workbench.measures.sparsity_neurons import kind_of
+from workbench.sparsity.groups import balanced_clusters
+from workbench.sparsity.masking import down_weights
+from workbench.sparsity.neurons import kind_of
 
 THRESHOLDS = [0.3, 0.2, 0.4]
 

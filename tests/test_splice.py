@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import workbench as wb
 from workbench.dictionaries.relu import SkipTranscoder, StandardSAE
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
-from workbench.generation import _spliced, uninterrupted
+from workbench.model.language_model import _spliced, uninterrupted
 
 TOKENS = torch.tensor([[61, 258, 12, 300, 77, 5, 190, 33, 261, 88], [9, 270, 15, 42, 42, 101, 6, 330, 27, 3]])
 PROMPT = 6

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
-from workbench.surgery.activation_swap import PolyNorm, PolyReLU, Series, fit, swap_activation
-from workbench.surgery.causal import both_ways, see_ahead
+from workbench.model.weights import fingerprint, parameters_of
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.custom import CustomChild
-from workbench.surgery.healing import UNLABELLED, heal
-from workbench.surgery.labelling import Labelled, label_scores, punctuation
-from workbench.surgery.operations import Cancelled, operate
-from workbench.surgery.pruning import prune
-from workbench.weights import fingerprint, parameters_of
+from workbench.surgery.finetuning.healing import UNLABELLED, heal
+from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
+from workbench.surgery.operations.activation_swap import PolyNorm, PolyReLU, Series, fit, swap_activation
+from workbench.surgery.operations.causal_mask import both_ways, see_ahead
+from workbench.surgery.operations.custom import CustomChild
+from workbench.surgery.operations.pruning import prune
+from workbench.surgery.registry import Cancelled, operate
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.dare import dare
-from workbench.surgery.operations import Cancelled, operate
-from workbench.weights import parameters_of
+from workbench.surgery.operations.dare import dare
+from workbench.surgery.registry import Cancelled, operate
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

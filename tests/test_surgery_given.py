@@ -16,9 +16,9 @@ from transformers import CohereConfig, CohereForCausalLM, OPTConfig, OPTForCausa
 
 import workbench as wb
 from workbench.corpus import CorpusError
-from workbench.surgery.certificate import held_out
+from workbench.surgery.certificate.certificate import held_out
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.given import calibration, named
+from workbench.surgery.inputs import calibration, named
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.experts import cut_expert, expert, masks_by_domain, neuron_use
-from workbench.surgery.fitness import DenseKL
-from workbench.surgery.gqa import fewer_kv_heads
-from workbench.surgery.operations import Cancelled, operate
+from workbench.surgery.operations.experts import cut_expert, expert, masks_by_domain, neuron_use
+from workbench.surgery.operations.kv_heads import fewer_kv_heads
+from workbench.surgery.registry import Cancelled, operate
+from workbench.surgery.search.fitness import DenseKL
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

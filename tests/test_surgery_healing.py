@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.surgery.bake_edits import RemoveSublayer
+from workbench.interventions.weight_edits import RemoveSublayer
+from workbench.model.weights import fingerprint, parameters_of
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.healing import Decay, heal
-from workbench.surgery.matrices import matrices, out_in
-from workbench.surgery.pruning import kept, prune
-from workbench.weights import fingerprint, parameters_of
+from workbench.surgery.finetuning.healing import Decay, heal
+from workbench.surgery.operations.matrices import matrices, out_in
+from workbench.surgery.operations.pruning import kept, prune
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import workbench as wb
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.fitness import DenseKL
-from workbench.surgery.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in
-from workbench.surgery.operations import Cancelled, operate
-from workbench.surgery.pruning import kept, prune, search_sparsity
-from workbench.surgery.quantising import quantise, rounded, search_bits
+from workbench.surgery.operations.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in
+from workbench.surgery.operations.pruning import kept, prune, search_sparsity
+from workbench.surgery.operations.quantising import quantise, rounded, search_bits
+from workbench.surgery.registry import Cancelled, operate
+from workbench.surgery.search.fitness import DenseKL
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

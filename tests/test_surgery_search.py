@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.surgery.bake_edits import RemoveLayer, RemoveSublayer
-from workbench.surgery.budgets import Candidate, Judge, even, greedy, harms, ranked, uniform
+from workbench.interventions.weight_edits import RemoveLayer, RemoveSublayer
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.evopress import _starts, evopress, search
-from workbench.surgery.fitness import DenseKL
-from workbench.surgery.operations import Cancelled, operate
-from workbench.surgery.skipping import Skips, skip
+from workbench.surgery.operations.skipping import Skips, skip
+from workbench.surgery.registry import Cancelled, operate
+from workbench.surgery.search.budgets import Candidate, Judge, even, greedy, harms, ranked, uniform
+from workbench.surgery.search.evopress import _starts, evopress, search
+from workbench.surgery.search.fitness import DenseKL
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

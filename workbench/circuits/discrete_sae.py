@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.circuits.tasks import TaskError
-from workbench.weights import Progress
+from workbench.model.weights import Progress
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.circuits.tasks import TaskError
-from workbench.edits import Edit, Group, Run
-from workbench.generation import LanguageModel, uninterrupted
+from workbench.model.edits import Edit, Group, Run
+from workbench.model.language_model import LanguageModel, uninterrupted
 
 TOKENS = 2048
 """Tokens that run at once: enough for the full speed of matrix products, few enough for the memory."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.files import replacing
-from workbench.generation import LanguageModel
+from workbench.core.files import replacing
+from workbench.model.language_model import LanguageModel
 
 FORMAT = 1
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from workbench.circuits.tasks import Task, TaskError
-from workbench.generation import LanguageModel
+from workbench.model.language_model import LanguageModel
 
 NAMES = (
     "Mary John David Anna James Robert Michael William Richard Thomas Charles Daniel Matthew Mark Paul Steven Andrew "

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.files import replacing
 from workbench.corpus.reading import CorpusError, read_source
-from workbench.files import replacing
 
 _STREAMED_TEXTS = 20_000
 _TEXTS_TOGETHER = 64

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from workbench.dictionaries.folder import DictionaryError
-from workbench.edits import Edit
-from workbench.hookpoints import HookPoint, HookPoints
+from workbench.model.edits import Edit
+from workbench.model.hookpoints import HookPoint, HookPoints
 
 if TYPE_CHECKING:
     from workbench.dictionaries.protocol import Change, Dictionary, Rewrite

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench.files import replacing
+from workbench.core.files import replacing
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from workbench.dictionaries.acting import Splice
+from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import CONFIG, DictionaryError, read_folder, write_folder
 from workbench.dictionaries.saelens import understood
-from workbench.features import Feature, FeatureError
-from workbench.weights import fingerprint
+from workbench.model.weights import fingerprint
 
 FORMAT = 1
 """Version of our own fields in `cfg.json`."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from workbench.corpus import Corpus
-from workbench.generation import LanguageModel
-from workbench.weights import Progress
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import Progress
 
 
 class HarvestError(ValueError):

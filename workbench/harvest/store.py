@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.files import replacing
+from workbench.core.files import replacing
 from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError, difference
-from workbench.weights import Progress, command_line
+from workbench.model.weights import Progress, command_line
 
 
 class Store:

@@ -19,23 +19,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from workbench.core.files import replacing
 from workbench.corpus import Corpus, as_corpus
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Codes, Dictionary
-from workbench.files import replacing
-from workbench.generation import LanguageModel, uninterrupted
 from workbench.harvest import Activations, Harvest
+from workbench.index.annotations import People
+from workbench.index.append_files import GrowingFiles
 from workbench.index.feature_index import FeatureIndex, identity
-from workbench.index.finishing import write_entries
-from workbench.index.growing import GrowingFiles
 from workbench.index.layout import BUILDING, DATA, NOTE, PEOPLE, FeatureIndexError, read_note, save_json, write_note
-from workbench.index.lens import lens, neighbours
-from workbench.index.people import People
+from workbench.index.promoted_tokens import lens, neighbours
 from workbench.index.selection import LEAST_KEPT
 from workbench.index.spool import DenseSpool, SparseSpool, Spool
 from workbench.index.tokens import write_tokens
-from workbench.interventions import dictionary_of
-from workbench.weights import Progress, command_line
+from workbench.index.writer import write_entries
+from workbench.interventions.kinds import dictionary_of
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.weights import Progress, command_line
 
 NEURONS_KEPT = 512
 """Entries kept per neuron where `keep` is not given: every neuron has a value at every token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from workbench.features import Feature
+from workbench.dictionaries.features import Feature
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.index.growing import GrowingFiles
+from workbench.index.append_files import GrowingFiles
 from workbench.index.layout import mapped
 from workbench.index.selection import Kept, kept, shown
 from workbench.index.tokens import TokenTable

@@ -10,22 +10,22 @@ import numpy as np
 import torch
 
 from workbench.corpus import Corpus, TokenBatch
+from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import BUNDLED, Dictionary, bundled
-from workbench.features import Feature
-from workbench.generation import LanguageModel
 from workbench.index import card as said
+from workbench.index.annotations import People, Remark
 from workbench.index.entries import Entries
 from workbench.index.examples import examples
 from workbench.index.layout import DATA, PEOPLE, FeatureIndexError, read_note
-from workbench.index.people import People, Remark
 from workbench.index.regex import RegexScores, compiled
 from workbench.index.searching import Searcher
 from workbench.index.selection import BANDS, TOP, shown
 from workbench.index.statistics import histogram_edges, read_statistics
 from workbench.index.tokens import TokenTable
-from workbench.sampling import PromptError
+from workbench.model.language_model import LanguageModel
+from workbench.model.sampling import PromptError
 
 Order = Literal["f1", "precision", "recall"]
 

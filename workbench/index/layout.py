@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.files import replacing
+from workbench.core.files import replacing
 
 FORMAT = 1
 """Version of the files."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.index.annotations import People
 from workbench.index.layout import FeatureIndexError
-from workbench.index.people import People
 from workbench.index.tokens import TokenTable
 from workbench.index.words import search_words
 

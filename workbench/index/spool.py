@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.dictionaries.protocol import Codes
-from workbench.index.growing import GrowingFiles
+from workbench.index.append_files import GrowingFiles
 from workbench.index.layout import FeatureIndexError, mapped
 
 CHUNK = 1 << 21

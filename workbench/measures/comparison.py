@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.decoder import Decoder, Pieces
-from workbench.edits import Edit, EditError, Group, check_edits
-from workbench.generation import Generation, LanguageModel
-from workbench.interventions import FeatureIntervention, dictionary_of
-from workbench.sampling import Sampling
+from workbench.interventions.kinds import FeatureIntervention, dictionary_of
+from workbench.model.decoding import Decoder, Pieces
+from workbench.model.edits import Edit, EditError, Group, check_edits
+from workbench.model.language_model import Generation, LanguageModel
+from workbench.model.sampling import Sampling
 
 CHUNK = 64
 """Tokens scored at once: a chunk costs about as much as four steps of writing."""

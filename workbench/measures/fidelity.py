@@ -17,11 +17,11 @@ from torch import Tensor
 from workbench.corpus import Corpus, CorpusError, as_corpus
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.protocol import Dictionary
-from workbench.edits import Edit
-from workbench.generation import LanguageModel, uninterrupted
-from workbench.measures.predictions import PREDICTIONS, logits_under, some_places
-from workbench.measures.resampling import drawn_weights, interval
-from workbench.weights import Progress
+from workbench.evaluation.bootstrap import drawn_weights, interval
+from workbench.evaluation.predictions import PREDICTIONS, logits_under, some_places
+from workbench.model.edits import Edit
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.weights import Progress
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 
 from workbench.corpus import Corpus, CorpusError
 from workbench.dictionaries.acting import places
+from workbench.dictionaries.features import Feature
 from workbench.dictionaries.protocol import Dictionary
-from workbench.features import Feature
-from workbench.generation import LanguageModel
-from workbench.weights import Progress
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import Progress
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,13 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from workbench.core.files import replacing
 from workbench.corpus import Corpus
 from workbench.dictionaries.protocol import Dictionary
-from workbench.files import replacing
-from workbench.generation import LanguageModel
-from workbench.saved_interventions import load_interventions, save_interventions
-from workbench.surgery.certificate import JSON, MARKDOWN, Certificate, certify
+from workbench.interventions.saved import load_interventions, save_interventions
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import ModelError, building, command_line, fingerprint, parameters_of, read_huggingface
+from workbench.surgery.certificate.certificate import JSON, MARKDOWN, Certificate, certify
 from workbench.surgery.child_building import (
     SurgeryError,
     among,
@@ -44,7 +45,6 @@ from workbench.surgery.child_building import (
     layers_path,
     parameter_shapes,
 )
-from workbench.weights import ModelError, building, command_line, fingerprint, parameters_of, read_huggingface
 
 FORMAT = 1
 NOTE = "surgery.json"

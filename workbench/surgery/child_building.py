@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.generation import LanguageModel
-from workbench.weights import building, parameters_of
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import building, parameters_of
 
 
 class SurgeryError(ValueError):

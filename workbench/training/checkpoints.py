@@ -25,10 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench.files import replacing
+from workbench.core.files import replacing
 from workbench.harvest.activations import difference
+from workbench.model.weights import fingerprint
 from workbench.training.learner import Learner
-from workbench.weights import fingerprint
 
 FORMAT = 2
 """Version of `progress.json`."""

@@ -22,11 +22,11 @@ from workbench.dictionaries.codebook import Codebook
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary, load_dictionary
 from workbench.dictionaries.trainable import Trainable
-from workbench.edits import Edit, Group, Run
-from workbench.generation import LanguageModel
+from workbench.model.edits import Edit, Group, Run
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import fingerprint, parameters_of
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
-from workbench.weights import fingerprint, parameters_of
 
 WEIGHTS = "model.safetensors"
 SAMPLE = 4096

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 from workbench.harvest import Activations, Source, Store
+from workbench.model.weights import Progress
 from workbench.training.checkpoints import TrainingError
-from workbench.weights import Progress
 
 
 class Watch:

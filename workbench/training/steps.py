@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from workbench.model.weights import command_line
 from workbench.training.checkpoints import RunFolder, State, TrainingError
 from workbench.training.learner import Learner
 from workbench.training.processes import Processes
 from workbench.training.reading import Watch
-from workbench.weights import command_line
 
 LINES = 1000
 """Lines of history, at most."""

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
-from workbench.generation import LanguageModel
 from workbench.harvest import Buffer, Harvest, Source
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import Progress
 from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, described
 from workbench.training.processes import Processes
 from workbench.training.reading import Reader, Watch
 from workbench.training.steps import Training
-from workbench.weights import Progress
 
 D = TypeVar("D", bound=Trainable)
 

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
-from workbench.generation import LanguageModel
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import Progress, fingerprint, parameters_of
 from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, dictionary_in_place
 from workbench.training.processes import Processes
 from workbench.training.reading import Watch
 from workbench.training.steps import Training
-from workbench.weights import Progress, fingerprint, parameters_of
 
 
 class Texts(Protocol):

@@ -1,0 +1,149 @@
+"""The picture of a graph, which node of it is open, which ones are pinned, and the graph as a file."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from attribution import node as attribution_node
+from attribution.asked import CHART, NODE, PINS, Asked, named
+from shared import dictionaries, session
+
+from workbench.figures.common import visible
+
+if TYPE_CHECKING:
+    from workbench import Graph, LanguageModel
+
+SHOWN = 0.3
+"""Share of the influence whose nodes are shown at first."""
+KINDS = {"latent": "latents", "embedding": "embeddings", "error": "errors", "mlp": "other MLPs", "bias": "biases"}
+FIRST = ["latent", "embedding", "error"]
+"""The kinds that are shown at first."""
+
+
+def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
+    """The graph, as far as people want to see it, and the node that they chose."""
+    _belongs(asked)
+    pins: list[int] = st.session_state[PINS]
+    known = {node.id for node in whole.nodes}
+    pins[:] = [id for id in pins if id in known]
+    slider, which = st.columns([3, 4], vertical_alignment="top")
+    share = slider.slider(
+        "Show the nodes that have this share of the influence",
+        0.1,
+        0.95,
+        SHOWN,
+        0.05,
+        key="attribution share",
+        persist_state="session",
+        help="Influence: absolute weights along all paths to the target. The fewer, the clearer.",
+    )
+    kinds = which.pills(
+        "Of these kinds",
+        list(KINDS),
+        default=FIRST,
+        format_func=lambda kind: KINDS[kind],
+        selection_mode="multi",
+        key="attribution kinds",
+    )
+    graph = whole.prune(share, 0.9, keep=tuple(pins), kinds=kinds or list(KINDS))
+    st.caption(f"{len(graph):,} of {sum(whole.counts.values()):,} nodes, {sum(1 for _ in graph.edges):,} edges.")
+    words = _words(model, graph)
+    chosen = st.session_state.get(NODE)
+    from workbench.figures.attribution import attribution_graph
+
+    st.plotly_chart(
+        attribution_graph(graph, words, chosen=chosen, pinned=pins),
+        theme=None,
+        key=CHART,
+        on_select=partial(_picked, whole),
+        selection_mode="points",
+        config={"displayModeBar": False},
+    )
+    st.caption(
+        "Each column is a token of the prompt, each line a layer. A node is as large as its influence, an edge as wide "
+        "as its weight; green adds, red takes away. Click a node, or choose it here."
+    )
+    ids = [node.id for node in sorted(graph.nodes, key=lambda node: -node.influence)]
+    if chosen not in ids:
+        st.session_state[NODE] = chosen = None
+    st.selectbox(
+        "Node",
+        [None, *ids],
+        format_func=lambda id: "none" if id is None else named(graph, graph.node(id), words.get(id, "")),
+        key=NODE,
+        on_change=_opened,
+        args=(whole,),
+    )
+    if chosen is not None:
+        attribution_node.show(model, asked, whole, graph, graph.node(chosen))
+    attribution_node.measure(model, asked, whole)
+    _files(graph, pins)
+
+
+def _belongs(asked: Asked) -> None:
+    """Nodes that were chosen and pinned belong to one graph."""
+    if st.session_state.get("attribution of") != asked.key:
+        st.session_state["attribution of"] = asked.key
+        st.session_state[PINS] = []
+        st.session_state[NODE] = None
+
+
+def _picked(whole: Graph) -> None:
+    """A click on the picture."""
+    points: list[Any] = st.session_state[CHART]["selection"]["points"]
+    ids = [point["customdata"] for point in points if "customdata" in point]
+    ids = [id[0] if isinstance(id, list) else id for id in ids]
+    if ids:
+        st.session_state[NODE] = int(ids[0])
+        _opened(whole)
+
+
+def _opened(whole: Graph) -> None:
+    node = st.session_state.get(NODE)
+    if node is not None:
+        feature = whole.node(node).feature
+        session.open_feature(None if feature is None else str(feature))
+
+
+def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
+    """What latents are called, or most active on, where their dictionary has an index."""
+    found: dict[int, str] = {}
+    names = {node.feature.dictionary for node in graph.nodes if node.feature is not None}
+    known = {one.name: one for one in dictionaries.fitting(model) if one.name in names}
+    for name, one in known.items():
+        index = dictionaries.usable_index(model, one)
+        if index is None:
+            continue
+        remarks = index.remarks()
+        for node in graph.nodes:
+            if node.feature is not None and node.feature.dictionary == name:
+                said = remarks.get(node.feature.index)
+                active, promoted = dictionaries.latent_tokens(index, node.feature.index)
+                label = said.label if said else ""
+                found[node.id] = label or ", ".join(map(visible, active or promoted))
+    return found
+
+
+def _files(graph: Graph, pins: list[int]) -> None:
+    from workbench.attribution.graph_json import to_json, to_neuronpedia
+
+    with st.container(horizontal=True):
+        st.download_button(
+            "This graph as JSON",
+            lambda: to_json(graph),
+            "graph.json",
+            "application/json",
+            icon=":material/download:",
+            key="graph json",
+        )
+        st.download_button(
+            "For Neuronpedia's graph viewer",
+            lambda: json.dumps(to_neuronpedia(graph, "workbench", pinned=pins)),
+            "neuronpedia.json",
+            "application/json",
+            icon=":material/download:",
+            key="graph neuronpedia",
+        )

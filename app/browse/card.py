@@ -1,0 +1,101 @@
+"""The neuron card: what one neuron reads and writes, and which ones are like it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import caching
+import streamlit as st
+from shared import session, snippets
+from shared.tokens import plain
+
+from workbench import Feature, figures
+from workbench.interventions.kinds import dictionary_of
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+
+TOP, NEAR = 10, 8
+SITES = {"gate": "looks for", "up": "looks for", "post": "writes"}
+
+
+def show(model: LanguageModel, text: str) -> None:
+    """The card of the feature called `text`; raises `FeatureError` if the model has no such neuron."""
+    feature = Feature.parse(text)
+    dictionary_of(model, feature)
+    words = feature.dictionary.split(".")
+    layer, site = int(words[1]), words[2]
+    with st.container(border=True, key="card"):
+        _head(model, feature, layer, site)
+        reading = caching.reading(model, text, top=TOP)
+        left, right = st.columns(2, gap="large")
+        with left:
+            st.markdown("**Promotes**")
+            _bars(reading.promoted, figures.FOR, "promotes")
+        with right:
+            st.markdown("**Suppresses**")
+            _bars(reading.suppressed, figures.AGAINST, "suppresses")
+        st.caption(
+            "Bar: the score of the token, weight vector times LM head. Percentage: its softmax probability over all."
+        )
+        left, right = st.columns(2, gap="large")
+        with left:
+            _siblings(model, layer, feature.index, site)
+        with right:
+            _neighbours(model, text)
+        snippets.show(snippets.card(st.session_state["source"], text, TOP, NEAR))
+
+
+def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None:
+    name, excess, actions = st.columns([5, 2, 3], vertical_alignment="center")
+    name.subheader(f"Layer {layer}, neuron {feature.index}, {site}", anchor=False)
+    name.caption(plain(feature))
+    table = caching.decoded(model, "down" if site == "post" else site, "raw")
+    if table is not None:
+        hit = table.hit(table.row(feature))
+        excess.metric(
+            "Above chance",
+            f"{hit.excess:.1f} σ",
+            help="How far its top score lies above that of random directions of the same length, in their standard "
+            "deviations.",
+        )
+    with actions.container(horizontal=True, horizontal_alignment="right"):
+        if st.button("Steer this neuron", type="primary", icon=":material/tune:", key="steer this"):
+            st.session_state.pop("linked", None)
+            st.switch_page(session.STEER, query_params={"feature": str(feature)})
+        st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
+
+
+def _bars(tokens: list[tuple[str, float, float]], colour: str, key: str) -> None:
+    figure = figures.token_bars(*zip(*tokens, strict=True), colour=colour)
+    st.plotly_chart(figure, theme=None, key=key, config={"displayModeBar": False})
+
+
+def _siblings(model: LanguageModel, layer: int, index: int, own: str) -> None:
+    st.markdown("**What its own weights say**")
+    st.caption("gate opens the neuron, up scales it; post is their product, which it writes through its down weights.")
+    for site in model.network.neuron_sites:
+        sibling = f"neurons.{layer}.{site}:{index}"
+        st.page_link(
+            session.BROWSE,
+            label=f"**{site}** {SITES[site]} {_tokens(model, sibling)}",
+            query_params={"feature": sibling},
+            icon=":material/radio_button_checked:" if site == own else ":material/radio_button_unchecked:",
+        )
+
+
+def _neighbours(model: LanguageModel, text: str) -> None:
+    st.markdown("**Most similar neurons**")
+    st.caption("Of the same site in any layer, by the cosine of their weights.")
+    for other, cosine in caching.neighbours(model, text, NEAR):
+        st.page_link(
+            session.BROWSE,
+            label=f"**{cosine:.2f}** {plain(other)} {_tokens(model, str(other))}",
+            query_params={"feature": str(other)},
+            icon="",
+        )
+
+
+def _tokens(model: LanguageModel, feature: str, count: int = 4) -> str:
+    reading = caching.reading(model, feature, top=TOP)
+    return ", ".join(plain(figures.visible(token)) for token, _, _ in reading.promoted[:count])

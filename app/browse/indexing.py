@@ -1,0 +1,76 @@
+"""A dictionary without a feature index: what that is, and a button that builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import caching
+import streamlit as st
+from shared import background, corpora, dictionaries, session, snippets
+from shared.dictionaries import Known
+from shared.tokens import plain
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+
+TOKENS = 100_000
+
+
+def show(model: LanguageModel, one: Known) -> None:
+    """What to do about it."""
+    st.markdown(f"**{plain(one.title)} has no index yet**, so its {one.noun}s can't be searched and have no examples.")
+    st.caption(
+        f"Building one runs the model once over some texts and notes which {one.noun}s are active where. "
+        "It can be stopped, and goes on later where it stopped."
+    )
+    begin(model, one)
+
+
+def begin(model: LanguageModel, one: Known) -> None:
+    """The settings and the button; or how far the building is."""
+    key = key_of(one)
+    task = caching.task(key)
+    if task is not None and not task.done:
+        background.follow(key)
+        return
+    if task is not None and not task.failed:
+        caching.forget(key)
+        st.rerun()
+    background.show_failure(key)
+    if task is not None and task.stopping:
+        st.info("Building was stopped. With the same settings it goes on where it stopped.", icon=":material/pause:")
+    texts, count, button = st.columns([3, 2, 2], vertical_alignment="bottom")
+    corpus = corpora.choose("index corpus", texts, first=[corpora.WALKS] if session.machine_of(model) else [])
+    tokens = int(
+        count.number_input(
+            "Tokens",
+            1000,
+            None,
+            TOKENS,
+            10_000,
+            key="index tokens",
+            persist_state="session",
+            help=f"More tokens give rarer {one.noun}s their examples. 100,000 take a few minutes.",
+        )
+    )
+    if button.button("Build the index", type="primary", icon=":material/database:", key="build index"):
+        caching.begin(key, f"Building the index of {one.title}", _work(model, one, corpus, tokens))
+        st.rerun()
+    snippets.show(snippets.build_index(st.session_state["source"], one.folder, corpus, tokens))
+
+
+def key_of(one: Known) -> tuple[str, ...]:
+    """Names the building of a dictionary's index."""
+    return ("index", one.folder)
+
+
+def _work(model: LanguageModel, one: Known, corpus: str, tokens: int) -> Callable[..., Any]:
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
+        import workbench as wb
+
+        texts = corpora.load(model, corpus)
+        dictionary = dictionaries.load(model, one)
+        wb.build_index(model, dictionary, texts, one.index_folder, tokens=tokens, progress=tell, cancel=cancelled)
+
+    return work

@@ -1,0 +1,48 @@
+"""What people write about a latent: a label, a note, a star. Each is on disk as soon as it is typed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from shared.dictionaries import Known
+from shared.tokens import plain
+
+if TYPE_CHECKING:
+    from workbench.index import FeatureIndex
+
+
+@st.fragment
+def show(one: Known, index: FeatureIndex, latent: int) -> None:
+    """The editor; typing draws only this part of the page anew."""
+    said = index.remarks().get(latent)
+    start = {"label": said.label if said else "", "note": said.note if said else ""}
+    starred = bool(said and said.starred)
+    keys = {name: f"{name} of {one.name}:{latent}" for name in (*start, "star")}
+    for name, text in start.items():
+        if st.session_state.get(keys[name], "") != text:
+            st.session_state[keys[name]] = text  # somebody else wrote it
+    if st.session_state.get(keys["star"], False) != starred:
+        st.session_state[keys["star"]] = starred
+    label, note, star = st.columns([3, 5, 1.2], vertical_alignment="bottom")
+    for place, name, hint in ((label, "label", "what this latent is about"), (note, "note", "anything worth knowing")):
+        place.text_input(
+            name.title(),
+            key=keys[name],
+            placeholder=hint,
+            live="300ms",
+            on_change=_save,
+            args=(index, latent, name, keys[name]),
+            icon=":material/sell:" if name == "label" else ":material/notes:",
+        )
+    star.toggle("Star", key=keys["star"], on_change=_save, args=(index, latent, "star", keys["star"]))
+    if trouble := st.session_state.pop("trouble with remark", ""):
+        st.error(plain(trouble), icon=":material/error:")
+
+
+def _save(index: FeatureIndex, latent: int, name: str, key: str) -> None:
+    """Write one field, at once."""
+    try:
+        {"label": index.label, "note": index.note, "star": index.star}[name](latent, st.session_state[key])
+    except ValueError as error:
+        st.session_state["trouble with remark"] = str(error)

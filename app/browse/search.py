@@ -1,0 +1,182 @@
+"""The search over all neurons: what to look for, and the table of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import caching
+import pandas as pd
+import streamlit as st
+from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
+from caching import TOP_K, Stopped
+from shared import session, snippets
+from shared.sample import knows
+from shared.tokens import plain
+from shared.waiting import begin_again, one_sentence, wait_for, was_stopped
+
+from workbench.figures.common import visible
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel, NeuronTable
+    from workbench.neurons.unembedding import Hit
+
+EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves", "yesterday"]
+ROWS_SHOWN, LIMIT, STRONGEST = 10, 200, 50
+AT_ONCE = 1.5
+"""Seconds that a table may take without the page saying so: one that is kept on disk takes less."""
+
+
+def show(model: LanguageModel) -> None:
+    """Search box and results, and the decoding of the neurons where it has not been done yet."""
+    weights, scale = chosen_table(model)
+    what = f"Decoding the {weights} weights, {SCALES[scale]}"
+    if not was_stopped(what):
+        caching.decoding(model, weights, scale).wait(AT_ONCE)
+    st.session_state["whole page"] = True
+    try:
+        _panel(model)
+    finally:  # a run is interrupted when the user does something
+        st.session_state["whole page"] = False
+    if caching.decoded(model, weights, scale) is None:
+        _decode(model, weights, scale, what)
+
+
+@st.fragment
+def _panel(model: LanguageModel) -> None:
+    """A search draws only this part of the page anew."""
+    query = ask(model)
+    table = caching.decoded(model, query.weights, query.scale)
+    opened = st.session_state.pop("opened", False)
+    if (opened or table is None) and not st.session_state["whole page"]:
+        st.rerun()  # there is a card to be drawn, or a table to be waited for
+    if table is not None:
+        with one_sentence():
+            _show_results(model, table, query)
+
+
+def _decode(model: LanguageModel, weights: str, scale: str, what: str) -> None:
+    """Wait for the table. Outside the fragment, since a fragment's own buttons can't interrupt the page around it."""
+    try:
+        with one_sentence():
+            wait_for(lambda: caching.decoding(model, weights, scale), what, may_stop=True)
+            st.rerun()
+    except Stopped:
+        st.info("Decoding was stopped, so there is nothing to search yet.")
+        st.button("Decode the neurons", on_click=begin_again, args=(what,))
+
+
+def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> None:
+    word = query.text.strip()
+    if not word:
+        _show_examples(model)
+        hits = most_specialised(table, query)
+        st.markdown(f"**The most specialised neurons**: their best token stands out most from chance.{_shown(hits)}")
+        _show_table(hits, query)
+        snippets.show(_code(query))
+        return
+    hits = [] if query.where == HIGHEST else table.search(query.text, limit=LIMIT, **query.how())
+    if hits:
+        count = f"{len(hits)} neuron{'s have' if len(hits) > 1 else ' has'}"
+        st.markdown(f"**{count} “{plain(word)}” among the {TOP_K} tokens of highest score.**{_shown(hits)}")
+        _show_table(hits, query)
+        snippets.show(_code(query))
+        return
+    if query.where == AMONG:
+        st.markdown(
+            f"No neuron has “{plain(word)}” among its {TOP_K} tokens of highest score "
+            "under these settings. These score it highest, at any rank:"
+        )
+    token = query.text if query.text.startswith(" ") or query.match == "exact" else f" {word}"
+    found = caching.strongest(model, token, query.weights, query.scale, STRONGEST)
+    first = visible(model.token_texts(model.to_tokens(token)[0, :1])[0])
+    st.markdown(f"**The neurons whose {query.weights} weights score the token “{plain(first)}” highest.**")
+    _show_table([table.hit(table.row(feature)) for feature, _ in found], query, [score for _, score in found])
+    snippets.show(snippets.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))
+
+
+def most_specialised(table: NeuronTable, query: Query) -> list[Hit]:
+    """The neurons whose top token stands out most from what random directions score."""
+    order = (-table.excess[0 if query.sign == 1 else 1]).argsort()
+    hits = []
+    for row in order:
+        layer = int(row) // table.d_mlp
+        if query.layers is not None and layer not in query.layers:
+            continue
+        hit = table.hit(int(row), query.sign)
+        if query.min_score is None or hit.scores[0] >= query.min_score:
+            hits.append(hit)
+            if len(hits) == LIMIT:
+                break
+    return hits
+
+
+def _code(query: Query) -> str:
+    table = {"weights": query.weights, "top_k": TOP_K, "scale": query.scale}
+    return snippets.search(st.session_state["source"], query.text.strip() and query.text, table, query.how())
+
+
+def _shown(hits: Sequence[Hit]) -> str:
+    return f" The first {LIMIT}." if len(hits) == LIMIT else ""
+
+
+def _show_examples(model: LanguageModel) -> None:
+    words = [word for word in EXAMPLES if knows(model, word)]
+    if not words:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption("For example", width="content")
+        for word in words:
+            st.button(word, key=f"example {word}", on_click=_search, args=(word,), type="secondary")
+
+
+def _search(word: str) -> None:
+    st.session_state["query"] = word
+
+
+def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | None = None) -> None:
+    """The hits; a chosen row opens its neuron."""
+    frame = pd.DataFrame(
+        {
+            "neuron": [str(hit.feature) for hit in hits],
+            "layer": [hit.layer for hit in hits],
+            "tokens": [[visible(token) for token in hit.tokens[:7]] for hit in hits],
+            "score": scores or [hit.scores[hit.rank] for hit in hits],
+            "rank": [hit.rank for hit in hits],
+            "excess": [hit.excess for hit in hits],
+        }
+    )
+    columns = {
+        "neuron": st.column_config.TextColumn("Neuron", help="dictionary.layer.site:index", width=150),
+        "layer": st.column_config.NumberColumn("Layer", width=60),
+        "tokens": st.column_config.ListColumn("Top tokens", help="Best first; ␣ is a space.", width=480),
+        "score": st.column_config.NumberColumn("Score", format="%.2f", width=70, help="Of the token looked for."),
+        "rank": st.column_config.NumberColumn("Rank", width=60, help="0: it is the neuron's top token."),
+        "excess": st.column_config.NumberColumn(
+            "Above chance",
+            format="%.1f σ",
+            width=110,
+            help="How far the neuron's top score lies above that of random directions of the same length, in their "
+            "standard deviations.",
+        ),
+    }
+    if scores is not None:
+        del columns["rank"]
+    key = f"hits {query}"
+    st.dataframe(
+        frame,
+        key=key,
+        hide_index=True,
+        column_config=columns,
+        column_order=list(columns),
+        on_select=lambda: _open(key, list(frame["neuron"])),
+        selection_mode="single-row",
+        height=35 * (min(len(hits), ROWS_SHOWN) + 1) + 3,
+    )
+    st.caption("The box in front of a row opens its card.")
+
+
+def _open(key: str, features: list[str]) -> None:
+    rows = st.session_state[key]["selection"]["rows"]
+    session.open_feature(features[rows[0]] if rows else None)
+    st.session_state["opened"] = True

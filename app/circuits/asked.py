@@ -1,0 +1,81 @@
+"""What is asked of a task's heads, and what was found; for the components of the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel, Task
+    from workbench.circuits.scores import Judgement
+    from workbench.circuits.task_evaluation import Done
+
+OWN = "own prompts"
+METHODS = {
+    "discrete": "discrete SAE",
+    "attribution": "attribution patching",
+    "patch": "patching",
+    "mean": "mean ablation",
+    "zero": "zero ablation",
+    "resample": "resample ablation",
+}
+"""The quick ones first; each of the others runs the model once for every head and prompt."""
+TRUTH = "patch"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that the scores depend on."""
+
+    source: str
+    name: str
+    """A generated task's, or `OWN`."""
+    pairs: int
+    seed: int
+    own: str
+    """JSON lines, where the prompts are the user's own."""
+    methods: tuple[str, ...]
+    stamp: str
+    """Changes when the model does."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Names the work."""
+        which = (self.own,) if self.name == OWN else (str(self.pairs),)
+        return ("circuits", self.source, self.name, *which, str(self.seed), *self.methods, self.stamp)
+
+    def task(self, model: LanguageModel) -> Task:
+        """The prompts; errors as in `from_jsonl` and the generators."""
+        from workbench.circuits.tasks import from_jsonl
+        from workbench.circuits.tasks_generated import TASKS
+
+        if self.name == OWN:
+            return from_jsonl(self.own, OWN)
+        return TASKS[self.name](model, self.pairs, self.seed)
+
+
+@dataclass
+class Found:
+    """What came of it."""
+
+    task: Task
+    done: Done
+    scores: dict[str, Any] = field(default_factory=dict)
+    """By method, `[layer, head]`: effects in nats with their sign, or numbers of codes."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def circuit(self) -> Any:
+        """Bool `[layer, head]`: the tenth of the heads with the largest effects; None without the truth."""
+        from workbench.circuits.scores import circuit_of
+
+        return circuit_of(self.scores[TRUTH]) if TRUTH in self.scores else None
+
+    def judged(self) -> dict[str, Judgement]:
+        """Every other method against the truth."""
+        from workbench.circuits.scores import judge
+
+        circuit = self.circuit
+        if circuit is None:
+            return {}
+        return {name: judge(score.abs(), circuit) for name, score in self.scores.items() if name != TRUTH}

@@ -1,0 +1,42 @@
+"""Watching long work without waiting for it: the page goes on, and this part of it draws itself anew."""
+
+from __future__ import annotations
+
+import caching
+import streamlit as st
+from shared.tokens import plain
+from shared.waiting import time_left
+
+EVERY = 1.0
+"""Seconds between looks."""
+
+
+def follow(key: tuple[str, ...], stop: str = "Stop") -> None:
+    """The bar of a task that goes on, with a button to stop it; the whole page is drawn anew once it has ended."""
+
+    @st.fragment(run_every=EVERY)
+    def watch() -> None:
+        task = caching.task(key)
+        if task is None or task.done:
+            st.rerun()
+        bar, button = st.columns([6, 1], vertical_alignment="bottom")
+        left = task.seconds_left
+        said = task.what or f"{task.name}: beginning"
+        if left is not None and "left" not in said:
+            said += f", about {time_left(left)} left"
+        bar.progress(min(max(task.share, 0.0), 1.0), text=plain("Stopping …" if task.stopping else f"{said} …"))
+        button.button(stop, key=f"stop {key}", icon=":material/stop:", on_click=task.stop, disabled=task.stopping)
+
+    watch()
+
+
+def show_failure(key: tuple[str, ...]) -> bool:
+    """Say in one sentence why a task failed, if it did; whether it did."""
+    task = caching.task(key)
+    if task is None or not task.failed or task.stopping:
+        return False
+    try:
+        task.result()
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        st.error(plain(error), icon=":material/error:")
+    return True

@@ -1,0 +1,48 @@
+"""Which texts to read: a corpus that comes with Workbench, or a file or folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from shared import session
+
+if TYPE_CHECKING:
+    from workbench import Corpus, LanguageModel
+
+FIRST, WALKS = "stories", "walks of its state machine"
+
+
+def load(model: LanguageModel, name: str) -> Corpus:
+    """What was chosen."""
+    import workbench as wb
+
+    machine = session.machine_of(model)
+    return machine.corpus() if machine and name == WALKS else wb.Corpus.load(name)
+
+
+def choose(
+    key: str, place: object = None, disabled: bool = False, *, first: Sequence[str] = (), title: str = "Texts"
+) -> str:
+    """The chooser, which offers `first` before all others; what `load` or `Corpus.load` takes."""
+    known: list[str] = [*first, *st.session_state.setdefault("known corpora", _bundled())]
+    if (chosen := st.session_state.get(key)) and chosen not in known:
+        st.session_state["known corpora"].append(chosen)
+        known.append(chosen)
+    chosen = (place or st).selectbox(
+        title,
+        known,
+        key=key,
+        accept_new_options=True,
+        persist_state="session",
+        disabled=disabled,
+        help="Texts that come with Workbench, or type the path of a .txt, .jsonl or .parquet file, or of a folder.",
+    )
+    return (chosen or FIRST).strip()
+
+
+def _bundled() -> list[str]:
+    from workbench.corpus.reading import bundled
+
+    return bundled() or [FIRST]

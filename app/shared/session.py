@@ -1,0 +1,155 @@
+"""What one browser session has open. Nothing here is shared."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import caching
+import streamlit as st
+from shared.tokens import plain
+from shared.waiting import one_sentence, wait_for
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel, TokFSM
+
+DEFAULT = "SmolLM2-135M-Instruct"
+BROWSE, INSPECT, STEER = "browse/page.py", "read/page.py", "steer/page.py"
+TRAIN, COMPARE, STATES = "train/page.py", "compare/page.py", "states/page.py"
+SURGERY = "surgery/page.py"
+SPARSITY = "sparsity/page.py"
+ATTRIBUTION = "attribution/page.py"
+CIRCUITS = "circuits/page.py"
+
+
+CHANGES = "changes"
+"""In the address: the session whose changes of models are to be found again when a page is loaded again."""
+
+FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
+FORGOTTEN += ("training layer", "training place", "state count", "forced state")
+FORGOTTEN += ("attributed", "attribution of", "attribution node", "attribution pins", "attribution measured")
+FORGOTTEN += ("surgery", "surgery tried", "surgery key", "surgery texts")
+FORGOTTEN += ("surgery saving", "surgery loading", "surgery asked")
+FORGOTTEN += ("circuit", "circuit of", "circuit size")
+"""What belongs to a model, and goes with it."""
+
+
+def choose_model() -> None:
+    """The sidebar's chooser, with room beneath it for what is known about the model."""
+    known: list[str] = st.session_state.setdefault("known models", [DEFAULT, *shipped_models()])
+    chosen = st.session_state.get("source")
+    if chosen and chosen not in known:
+        known.append(chosen)
+    with st.sidebar:
+        st.selectbox(
+            "Model",
+            known,
+            key="source",
+            accept_new_options=True,
+            on_change=_forget,
+            help="The default model, or type the name of a model on Hugging Face or the path of a folder.",
+        )
+        st.session_state["facts"] = st.empty()
+
+
+def shipped_models() -> list[str]:
+    """The models that come with Workbench and run through dictionaries."""
+    folder = Path(__file__).resolve().parents[2] / "data" / "models"
+    return sorted(note.parent.name for note in folder.glob("*/spliced.json"))
+
+
+def may_know_states() -> bool:
+    """Whether there is, or could be, a model of a state machine's language to look at."""
+    return _source() != DEFAULT or any(name.startswith("tokfsm") for name in shipped_models())
+
+
+def machine_of(model: LanguageModel) -> TokFSM | None:
+    """The machine whose language a model was trained on, if it was on one."""
+    import workbench as wb
+
+    said = model.about.get("machine")
+    return wb.TokFSM(**said) if said else None
+
+
+def take_model(name: str) -> None:
+    """Choose this model in the sidebar; for callbacks."""
+    st.session_state["source"] = name
+    _forget()
+
+
+def is_open() -> bool:
+    """Whether the chosen model is open already."""
+    return caching.opening(_source()).done
+
+
+def open_model() -> LanguageModel:
+    """The chosen model, opened if it is not yet; ends the page with one sentence if it can't be."""
+    source = _source()
+    with one_sentence():
+        model = wait_for(lambda: caching.opening(source), f"Opening {plain(source)}")
+        _show_facts(model)
+        return model
+    st.stop()
+
+
+def current_model() -> LanguageModel:
+    """The model that `open_model` opened in this run."""
+    return caching.opening(_source()).result()
+
+
+def linked_feature() -> str | None:
+    """The feature that the address asks for, or the one that was open when the user left the page."""
+    asked = st.query_params.get("feature")
+    if asked:
+        st.session_state["open"] = asked
+    elif st.session_state.get("open"):
+        st.query_params["feature"] = st.session_state["open"]
+    return st.session_state.get("open")
+
+
+def open_feature(feature: str | None) -> None:
+    """Make this the open feature, in the address too; None closes it."""
+    st.session_state["open"] = feature
+    if feature:
+        st.query_params["feature"] = feature
+    else:
+        st.query_params.pop("feature", None)
+
+
+def name() -> str:
+    """Names this session."""
+    return st.session_state.setdefault("session", uuid.uuid4().hex)
+
+
+def link_changes() -> None:
+    """Take over what the session before made, if the address names one, and name this one there if it made anything."""
+    asked = st.query_params.get(CHANGES, "")
+    if caching.hand_over(asked, name()):
+        st.query_params[CHANGES] = name()
+    elif asked == name():
+        del st.query_params[CHANGES]
+
+
+def _source() -> str:
+    return (st.session_state.get("source") or DEFAULT).strip()
+
+
+def _forget() -> None:
+    """Drop what belongs to the model before."""
+    for key in FORGOTTEN:
+        st.session_state.pop(key, None)
+
+
+def _show_facts(model: LanguageModel) -> None:
+    network = model.network
+    width = network.neuron_hook_point(0, "post").width
+    through = [f"runs through {len(model.splices)} dictionaries"] if model.splices else []
+    facts = [
+        f"{network.n_layers} layers, {network.n_layers * width:,} MLP neurons",
+        f"residual stream {network.d_model:,} wide, {network.n_heads} heads",
+        f"{network.vocab_size:,} tokens, context {network.n_ctx:,}",
+        f"weights {model.hash[:12]}",
+        *through,
+    ]
+    st.session_state["facts"].caption("  \n".join(map(plain, facts)))

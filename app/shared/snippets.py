@@ -1,0 +1,250 @@
+"""What a page shows, as a script that shows the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from shared.corpora import WALKS
+from shared.session import DEFAULT
+
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
+
+if TYPE_CHECKING:
+    from workbench.interventions.kinds import FeatureIntervention
+
+
+def show(code: str) -> None:
+    """The script in a fold."""
+    with st.expander("Copy as Python", icon=":material/code:"):
+        st.code(code, language="python")
+
+
+def opening(source: str) -> str:
+    """The lines every script begins with."""
+    return f"import workbench as wb\n\nmodel = wb.load_model({'' if source == DEFAULT else repr(source)})\n"
+
+
+def search(source: str, query: str, table: dict[str, Any], how: dict[str, Any]) -> str:
+    """A search over all decoded neurons; an empty query lists the most specialised ones."""
+    given = "".join(f", {key}={value!r}" for key, value in table.items())
+    code = opening(source) + f"table = wb.decode_neurons(model{given})\n"
+    if query:
+        words = "".join(f", {key}={value!r}" for key, value in how.items() if value is not None)
+        return code + (
+            f"for hit in table.search({query!r}{words}):\n"
+            "    print(hit.feature, hit.tokens[:5], round(hit.scores[hit.rank], 2), hit.rank, round(hit.excess, 1))\n"
+        )
+    sign = how.get("sign", 1)
+    layers, least = how.get("layers"), how.get("min_score")
+    test = [f"hit.layer in {list(layers)!r}"] if layers else []
+    test += [f"hit.scores[0] >= {least!r}"] if least is not None else []
+    chosen = f"\nhits = [hit for hit in hits if {' and '.join(test)}]" if test else ""
+    return code + (
+        f"order = (-table.excess[{0 if sign == 1 else 1}]).argsort()  # the most specialised first\n"
+        f"hits = (table.hit(int(row), {sign}) for row in order){chosen}\n"
+        "for hit, _ in zip(hits, range(200)):\n"
+        "    print(hit.feature, hit.tokens[:5], round(hit.scores[0], 2), round(hit.excess, 1))\n"
+    )
+
+
+def strongest(source: str, weights: str, scale: str, text: str, top: int) -> str:
+    """The neurons that score a token highest."""
+    how = "" if scale == "raw" else f", scale={scale!r}"
+    return opening(source) + (
+        f"for feature, score in wb.neurons_writing(model, {text!r}, {weights!r}{how}, top={top}):\n"
+        "    print(feature, round(score, 3))\n"
+    )
+
+
+def card(source: str, feature: str, top: int, near: int) -> str:
+    """One neuron: its tokens of both signs and its neighbours."""
+    return opening(source) + (
+        f"neuron = wb.Feature.parse({feature!r})\n"
+        "scores = wb.token_scores(model, neuron)  # one score for every token the model knows\n"
+        "for name, side in [('promoted', scores), ('suppressed', -scores)]:\n"
+        f"    best = side.topk({top})\n"
+        "    shares = side.softmax(-1)[best.indices]\n"
+        "    for token, score, share in zip(model.token_texts(best.indices), best.values, shares):\n"
+        "        print(name, repr(token), round(float(score), 3), f'{float(share):.4%}')\n\n"
+        f"for other, cosine in wb.nearest_neurons(model, neuron, {near}):\n"
+        "    print(other, round(cosine, 3))\n"
+    )
+
+
+def latent_search(folder: str, how: dict[str, Any]) -> str:
+    """A search in a dictionary's feature index."""
+    given = ", ".join(f"{key}={value!r}" for key, value in how.items())
+    scores = "[hit.score.precision, hit.score.recall], " if "regex" in how else ""
+    return (
+        "import workbench as wb\n\n"
+        f"index = wb.open_index({_place(folder)!r})\n"
+        f"for hit in index.search({given}):\n"
+        f"    print(hit.index, {scores}repr(hit.label), hit.activating[:6], hit.promoted[:6])\n"
+    )
+
+
+def latent_card(folder: str, latent: int) -> str:
+    """All that an index knows of a latent."""
+    return (
+        "import workbench as wb\n\n"
+        f"index = wb.open_index({_place(folder)!r})\n"
+        f"card = index.feature({latent})\n"
+        "print(repr(card.label), card.density, card.highest, card.mean)\n"
+        "print('promoted  ', [(one.token, round(one.score, 3)) for one in card.promoted])\n"
+        "print('suppressed', [(one.token, round(one.score, 3)) for one in card.suppressed])\n"
+        "for example in card.top_examples:\n"
+        "    print(round(example.value, 2), ''.join(example.tokens))\n"
+        "print('nearest', [(one.index, round(one.cosine, 2)) for one in card.neighbours])\n"
+        "print('active together', [(one.index, round(one.share, 2)) for one in card.cofiring])\n"
+    )
+
+
+def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
+    """The index of a dictionary, from a corpus or from walks of the model's own state machine."""
+    made = 'wb.TokFSM(**model.about["machine"]).corpus()' if corpus == WALKS else f"wb.Corpus.load({corpus!r})"
+    return opening(source) + (
+        f"dictionary = wb.load_dictionary({_place(folder)!r})\n"
+        f"corpus = {made}\n"
+        f"index = wb.build_index(model, dictionary, corpus, {_place(folder) + '/index'!r}, tokens={tokens})\n"
+    )
+
+
+def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
+    """Which features of some dictionaries fire on a text."""
+    return (
+        "from workbench.measures.firing import active_features\n"
+        + opening(source)
+        + f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(_place, folders))!r}]\n"
+        f"for token in active_features(model, dictionaries, {text!r}, top={top}):\n"
+        "    fired = zip(map(str, token.features), token.values)\n"
+        "    print(repr(token.text), [(feature, round(value, 2)) for feature, value in fired])\n"
+    )
+
+
+def states(source: str, walk: Sequence[int], target: int | None) -> str:
+    """What a model of a state machine expects after a run, with another state's codes forced on its last state."""
+    code = (
+        "import torch\nfrom workbench.measures.states import count_codes, forcing, next_states\n"
+        + opening(source)
+        + f"machine = wb.TokFSM(**model.about['machine'])\nvisited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
+    )
+    if target is not None:
+        code += (
+            "counted = [count_codes(model, machine, written=n) for n in range(machine.digits)]\n"
+            f"edits = forcing(model, machine, counted, {target}, visited.shape[1])\n"
+        )
+    return code + (
+        "found = next_states(model, machine, visited, edits)[0]\n"
+        "for probability, state in zip(*found.topk(12)):\n"
+        "    print(int(state), f'{float(probability):.4f}')\n"
+    )
+
+
+def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str, str]]:
+    """The lines that load the dictionaries that interventions need, and the variable of each by its name."""
+    lines, names = "", {}
+    for one in interventions:
+        source = one.feature.source if one.feature is not None else None
+        if source is not None and source.name not in names:
+            names[source.name] = f"dictionary{len(names) + 1}" if names else "dictionary"
+            lines += f"{names[source.name]} = {_opened(source)}\n"
+    return lines, names
+
+
+def _opened(dictionary: Any) -> str:
+    """How a script gets a dictionary: from the model that runs through it, or from its folder."""
+    folder = Path(dictionary._folder or dictionary.name)
+    if (folder.parent.parent / "spliced.json").exists():
+        return f"next(one for one in model.splices.values() if one.name == {dictionary.name!r})"
+    return f"wb.load_dictionary({_place(str(folder))!r})"
+
+
+def _place(folder: str) -> str:
+    """A dictionary's folder as it can be written anywhere: the name of one that comes with Workbench, or all of it."""
+    path = Path(folder).absolute()
+    return path.name if path.parent == SHIPPED else str(path)
+
+
+def training(source: str, made: str, call: str) -> str:
+    """A training: how the dictionary is made, and the call of `train`."""
+    return opening(source) + f"{made}\n{call}\n"
+
+
+def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> str:
+    """Dictionaries measured on the same tokens."""
+    return opening(source) + (
+        f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(_place, folders))!r}]\n"
+        f"corpus = wb.Corpus.load({corpus!r})\n"
+        f"for one in wb.measure_fidelities(model, dictionaries, corpus, tokens={tokens}):\n"
+        "    for name, (low, high) in one.intervals.items():\n"
+        "        print(f'{name:15} {getattr(one, name):9.4f}  ({low:.4f} to {high:.4f})')\n"
+        "    print(f'{\"dead\":15} {one.dead:9.4f}\\n')\n"
+    )
+
+
+def attribution(asked: Any) -> str:
+    """The graph of features behind a prediction, and what taking them out does."""
+    opened = ", ".join(f"wb.load_dictionary({_place(folder)!r})" for folder in asked.folders)
+    return opening(asked.source) + (
+        f"transcoders = [{opened}]\n"
+        f"graph = wb.attribute(\n    model, transcoders, {asked.prompt!r}, {asked.target!r}, "
+        f"max_latents={asked.latents}, mlps={asked.mlps!r}\n)\n"
+        "print(graph.target.label, graph.target.value, graph.shares, max(graph.completeness()))\n"
+        "for edge in graph.prune(0.5, 0.9).edges:\n"
+        "    source, target = graph.node(edge.source), graph.node(edge.target)\n"
+        "    print(f'{edge.weight:+.3f}', source.label, source.position, '->', target.label, target.position)\n"
+        "found = wb.verify_graph(model, transcoders, graph, 10)\n"
+        "print(found.pearson)\n"
+        "wb.save_graph(graph.prune(0.5, 0.9), 'graph.json')\n"
+    )
+
+
+def circuits(asked: Any) -> str:
+    """The heads of a task by every method that was asked for."""
+    if asked.name == "own prompts":
+        code = "from workbench.circuits.tasks import from_jsonl\n" + opening(asked.source)
+        code += f"task = from_jsonl({asked.own!r})\n"
+    else:
+        made = f"TASKS[{asked.name!r}](model, {asked.pairs}, {asked.seed})"
+        code = "from workbench.circuits.tasks_generated import TASKS\n" + opening(asked.source) + f"task = {made}\n"
+    code += "print(wb.measure_task(model, task))\nscores = {}\n"
+    calls = {
+        "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={asked.seed})",
+        "attribution": "wb.attribute_parts(model, task, mlps=False).heads",
+    }
+    for method in asked.methods:
+        call = calls.get(method, f"wb.patch_parts(model, task, {method!r}, mlps=False, seed={asked.seed}).heads")
+        code += f"scores[{method!r}] = {call}\n"
+    return code + (
+        "for method, score in scores.items():\n"
+        "    best = score.abs().flatten().argsort(descending=True, stable=True)[:10]\n"
+        "    print(method, [(int(one) // score.shape[1], int(one) % score.shape[1]) for one in best])\n"
+    )
+
+
+def intervention(one: FeatureIntervention, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """An intervention as it is written in Python; `names` says in which variables its dictionaries are."""
+    settings = dict(one.settings())
+    direction = settings.pop("direction", None)
+    if direction is not None:
+        start = f"wb.Steer.along({settings['hook_point']!r}, {direction!r}, {settings['amount']!r}"
+    else:
+        values = "".join(f", {value!r}" for value in settings.values())
+        if type(one).__name__ == "Ablate" and settings["mode"] == "zero":
+            values = ""
+        variable = names.get(one.feature.dictionary)
+        feature = f"{variable}.feature({one.feature.index})" if variable else f'"{one.feature}"'
+        start = f"wb.{type(one).__name__}({feature}{values}"
+    return start + (f", positions={one.positions!r})" if one.positions != "all" else ")")
+
+
+def edit_list(interventions: Sequence[FeatureIntervention]) -> str:
+    """Interventions as the value of a variable `edits`."""
+    if not interventions:
+        return "edits = []\n"
+    lines, names = loading(interventions)
+    return lines + "edits = [\n" + "".join(f"    {intervention(one, names)},\n" for one in interventions) + "]\n"

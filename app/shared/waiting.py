@@ -1,0 +1,102 @@
+"""Waiting for long work, and saying what went wrong in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import streamlit as st
+from caching import Job, Stopped
+from shared.tokens import plain
+
+Result = TypeVar("Result")
+ERROR = ":material/error:"
+
+
+@contextmanager
+def one_sentence(place: Any = None) -> Iterator[None]:
+    """Show what a user can mend as one sentence instead of a traceback, here or in another place.
+
+    All errors of the package are `ValueError`s, except `HookPointError`, which is a `KeyError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        (place or st).error(
+            plain(f"{error.filename or 'A file'} can't be used: {error.strerror or error}."), icon=ERROR
+        )
+    except (ValueError, KeyError) as error:
+        from workbench import HookPointError
+
+        if isinstance(error, KeyError) and not isinstance(error, HookPointError):
+            raise
+        (place or st).error(plain(error), icon=ERROR)
+
+
+def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = False) -> Result:
+    """The result of long work, with a bar and an estimate until it is there.
+
+    Args:
+        start: begins the work, or finds it if it has begun.
+        what: what is being done, until the work says so itself.
+        may_stop: offer to end it.
+
+    Raises:
+        Stopped: the user ended it.
+    """
+    name = f"stopped {what}"
+    if was_stopped(what):
+        raise Stopped
+    place = st.empty()  # in every run, so that nothing below it moves
+    job = start()
+    if job.done:
+        return job.result()
+    job.waiting += 1
+    try:
+        with place.container():
+            bar = st.empty()
+            if may_stop:
+                st.button("Stop", key=f"stop {what}", on_click=_stop, args=(job, name))
+            shown = None
+            while not job.done:
+                said = _said(job, what)
+                if said != shown:  # a browser that draws has less time for the work itself
+                    bar.progress(said[0], text=said[1])
+                    shown = said
+                job.wait(0.1 if job.share == 0 else 0.4)
+    finally:
+        job.waiting -= 1
+    place.empty()
+    return job.result()
+
+
+def was_stopped(what: str) -> bool:
+    """Whether the user ended this work."""
+    return bool(st.session_state.get(f"stopped {what}"))
+
+
+def begin_again(what: str) -> None:
+    """Forget that this work was stopped."""
+    st.session_state.pop(f"stopped {what}", None)
+
+
+def time_left(seconds: float) -> str:
+    """As people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _stop(job: Job, name: str) -> None:
+    st.session_state[name] = True
+    job.stop()
+
+
+def _said(job: Job, what: str) -> tuple[float, str]:
+    """How far the bar is, and its text."""
+    if job.share <= 0:
+        return 0.0, f"{what} …"
+    left = job.seconds_left
+    estimate = f", about {time_left(left)} left" if left is not None else ""
+    return min(job.share, 1.0), f"{job.what}{estimate}"

@@ -1,0 +1,157 @@
+"""Which neurons are always on, never, or on one kind of token; and what it does to run only some groups of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import caching
+import pandas as pd
+import streamlit as st
+from shared import background, snippets
+from sparsity.panel import Asked
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel, Sparsity
+    from workbench.sparsity.groups import Routed
+    from workbench.sparsity.neurons import NeuronActivity
+
+GROUPS = 16
+PICKED = (4, 8, 12)
+"""How many of the groups are run."""
+ROWS = 200
+WAYS = {
+    "linear": ("active together", "a linear map of the MLP's input"),
+    "random": ("drawn at random", "a linear map of the MLP's input"),
+    "oracle": ("active together", "the contributions themselves, which takes the whole layer"),
+}
+"""What is compared: which neurons make a group, and what picks the groups."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What has been found about a model's neurons."""
+
+    activity: NeuronActivity
+    routed: dict[str, list[Routed]]
+    """By `WAYS`, for each of `PICKED`."""
+
+
+def show(model: LanguageModel, asked: Asked, found: Sparsity) -> None:
+    """The button, how far the work is, and what came of it."""
+    st.subheader("Which neurons?", anchor=False)
+    key = ("sparsity neurons", *asked.key[1:], str(found.asked))
+    task = caching.task(key)
+    if task is None or task.failed:
+        if task is not None:
+            background.show_failure(key)
+        st.caption(
+            "Which neurons are always on, never, or on one kind of token only; and what becomes of perplexity where "
+            f"each layer's neurons stand in {GROUPS} groups, of which a router picks a few for each token."
+        )
+        if st.button("Look at the neurons", icon=":material/grid_view:", key="look at neurons", disabled=found.early):
+            _begin(model, asked, found, key)
+            st.rerun()
+        return
+    if not task.done:
+        background.follow(key)
+        return
+    _draw(task.result(), asked, found)
+
+
+def _begin(model: LanguageModel, asked: Asked, found: Sparsity, key: tuple[str, ...]) -> None:
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Looked:
+        import workbench as wb
+
+        done = [0]
+        # the activity, two groupings, and for each way a plain pass and one for each number of groups
+        total = asked.tokens * (3 + 0.5 * len(WAYS) * (1 + len(PICKED)))
+
+        def tick(positions: int) -> None:
+            if cancelled():
+                raise wb.SparsityError("Stopped.")
+            done[0] += positions
+            tell(min(done[0] / total, 0.99), "Reading the neurons")
+
+        corpus = wb.Corpus.load(asked.corpus)
+        first, second = corpus.split(0.5)
+        activity = wb.neuron_activity(model, found, corpus, asked.tokens, progress=lambda *_: tick(0))
+        done[0] = asked.tokens
+        groups = {
+            by: wb.group_neurons(model, found, first, GROUPS, asked.tokens, by=by, tick=tick)
+            for by in ("coactivation", "random")
+        }
+        routed = {}
+        for way in WAYS:
+            made = groups["random" if way == "random" else "coactivation"]
+            router = "oracle" if way == "oracle" else "linear"
+            half = max(asked.tokens // 2, 2)
+            routed[way] = wb.measure_routing(model, made, second, PICKED, half, router=router, tick=tick)
+        return Looked(activity, routed)
+
+    caching.begin(key, "Reading the neurons", work)
+
+
+def _draw(looked: Looked, asked: Asked, found: Sparsity) -> None:
+    activity = looked.activity
+    left, middle, right = st.columns(3)
+    pure = activity.one_kind()
+    left.metric("Always on", f"{float(activity.always().float().mean()):.1%}", help="On 99.9% of the tokens or more.")
+    middle.metric("Never on", f"{float(activity.never().float().mean()):.1%}", help="On none of these tokens.")
+    right.metric("On one kind of token", f"{len(pure):,}", help="At least 90% of their activity is on one kind.")
+    st.caption(f"Counted on {activity.tokens:,} tokens; a neuron is on where its contribution reaches the threshold.")
+    frame = pd.DataFrame(
+        {
+            "neuron": [str(feature) for feature, _, _, _ in pure[:ROWS]],
+            "kind": [kind for _, kind, _, _ in pure[:ROWS]],
+            "share": [share for _, _, share, _ in pure[:ROWS]],
+            "rate": [rate for _, _, _, rate in pure[:ROWS]],
+        }
+    )
+    if len(frame):
+        config: dict[str, Any] = {
+            "neuron": st.column_config.TextColumn("Neuron", width=170),
+            "kind": st.column_config.TextColumn("Kind of token", width=150),
+            "share": st.column_config.NumberColumn("Of its activity", format="percent", width=130),
+            "rate": st.column_config.NumberColumn("On, of all tokens", format="percent", width=140),
+        }
+        st.dataframe(frame, hide_index=True, column_config=config, height=35 * (min(len(frame), 8) + 1) + 3)
+    st.markdown(f"**Groups**: each layer's neurons in {GROUPS} groups of equal size, of which every token runs a few")
+    rows = [
+        {
+            "groups": WAYS[way][0],
+            "router": WAYS[way][1],
+            "picked": one.picked,
+            "saved": one.saved,
+            "rise": one.outcome.ppl_increase,
+        }
+        for way, several in looked.routed.items()
+        for one in several
+    ]
+    config = {
+        "groups": st.column_config.TextColumn("Neurons of a group are", width=170),
+        "router": st.column_config.TextColumn("The router goes by", width=330),
+        "picked": st.column_config.NumberColumn("Groups run", width=100),
+        "saved": st.column_config.NumberColumn("MLP work saved", format="percent", width=130),
+        "rise": st.column_config.NumberColumn("Perplexity rises by", format="percent", width=150),
+    }
+    st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height=35 * (len(rows) + 1) + 3)
+    snippets.show(code(asked, found))
+
+
+def code(asked: Asked, found: Sparsity) -> str:
+    """A script that finds the same."""
+    limits = [float(f"{one:.6g}") for one in found.thresholds]
+    return snippets.opening(asked.source) + (
+        f"corpus = wb.Corpus.load({asked.corpus!r})\n"
+        f"thresholds = {limits!r}\n"
+        f"activity = wb.neuron_activity(model, thresholds, corpus, tokens={asked.tokens})\n"
+        "print(float(activity.always().float().mean()), float(activity.never().float().mean()))\n"
+        "for neuron, kind, share, rate in activity.one_kind()[:20]:\n"
+        "    print(neuron, kind, round(share, 3), round(rate, 5))\n\n"
+        "first, second = corpus.split(0.5)\n"
+        f"groups = wb.group_neurons(model, thresholds, first, groups={GROUPS}, tokens={asked.tokens})\n"
+        f"for one in wb.measure_routing(model, groups, second, {list(PICKED)!r}, tokens={max(asked.tokens // 2, 2)}):\n"
+        "    print(one.picked, round(one.saved, 3), one.outcome.ppl_increase)\n"
+    )

@@ -1,0 +1,91 @@
+"""A text, its tokens tinted by how many neurons each takes, and the ones that take most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+from shared import snippets
+from shared.tokens import plain, show_strengths
+from shared.waiting import one_sentence
+from sparsity import panel
+from sparsity.panel import Asked
+
+from workbench.figures.common import visible
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel, Sparsity
+    from workbench.sparsity.tokens import Demand
+
+TEXT = "The dog ran to the river, and the old man told his children the story of the war of 1914."
+ROWS = 10
+
+
+def show(models: Sequence[LanguageModel], asked: Sequence[Asked], results: Sequence[Sparsity]) -> None:
+    """The text, for each model that has been measured."""
+    st.subheader("Which words take most?", anchor=False)
+    st.session_state.setdefault("sparse text", TEXT)
+    text = st.text_area("Text", key="sparse text", height=90, persist_state="session")
+    for column, model, one, found in zip(st.columns(len(results)), models, asked, results, strict=True):
+        with column, one_sentence():
+            _show_one(_demand(model, one, found, text), panel.short(one.source) if len(results) > 1 else "")
+    st.caption(
+        "Colour: the share of the model's neurons that a token takes, the greediest darkest, the most modest blank. "
+        "Point at a token for its share; dots are spaces."
+    )
+    limits = [float(f"{one:.6g}") for one in results[0].thresholds]
+    snippets.show(code(asked[0].source, limits, text))
+
+
+def _demand(model: LanguageModel, asked: Asked, found: Sparsity, text: str) -> list[Demand]:
+    """What each token takes, read once for each text and answer."""
+    import workbench as wb
+
+    kept = st.session_state.setdefault("sparse readings", {})
+    key = (asked.key, tuple(found.thresholds), text)
+    if key not in kept:
+        while len(kept) > 8:
+            kept.pop(next(iter(kept)))
+        kept[key] = wb.token_demand(model, found, text)
+    return kept[key]
+
+
+def _show_one(tokens: Sequence[Demand], name: str) -> None:
+    shares = [one.active for one in tokens]
+    if name:
+        st.markdown(f"**{plain(name)}**")
+    with st.container(border=True):
+        said = [f"{one.active:.1%} of the neurons" for one in tokens]
+        show_strengths([one.text for one in tokens], shares, said, min(shares))
+    most = sorted(range(len(tokens)), key=lambda place: -shares[place])[:ROWS]
+    frame = pd.DataFrame(
+        {
+            "place": most,
+            "token": [visible(tokens[place].text) for place in most],
+            "active": [shares[place] for place in most],
+            "layer": [_busiest(tokens[place]) for place in most],
+        }
+    )
+    config = {
+        "place": st.column_config.NumberColumn("Place", width=60, help="From 0."),
+        "token": st.column_config.TextColumn("Token", width=120, help="␣ is a space."),
+        "active": st.column_config.ProgressColumn("Neurons", format="percent", min_value=0.0, max_value=1.0, width=150),
+        "layer": st.column_config.TextColumn("Busiest layer", width=150),
+    }
+    st.dataframe(frame, hide_index=True, column_config=config, height=35 * (len(frame) + 1) + 3)
+
+
+def _busiest(token: Demand) -> str:
+    layer = max(range(len(token.by_layer)), key=token.by_layer.__getitem__)
+    return f"{layer}  ({token.by_layer[layer]:.0%})"
+
+
+def code(source: str, thresholds: list[float], text: str) -> str:
+    """A script that reads the same text."""
+    return snippets.opening(source) + (
+        f"thresholds = {thresholds!r}\n"
+        f"for token in sorted(wb.token_demand(model, thresholds, {text!r}), key=lambda token: -token.active):\n"
+        "    print(f'{token.active:.4f}', repr(token.text))\n"
+    )

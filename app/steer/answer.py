@@ -1,0 +1,130 @@
+"""Plain and edited text side by side: as it is written, and measured when it is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from shared import snippets
+from shared.tokens import show_scale, show_text, show_tokens
+from steer.asking import Request
+
+from workbench import figures
+from workbench.model.decoding import Pieces
+
+if TYPE_CHECKING:
+    from workbench import Comparison, LanguageModel
+    from workbench.measures.comparison import Side
+
+HEADS = ["Plain", "Edited", "Control: random feature"]
+
+
+@dataclass
+class Answer:
+    """What was asked, and what has come of it."""
+
+    request: Request
+    texts: list[str] = field(default_factory=list)
+    """As far as they are written."""
+    comparison: Comparison | None = None
+    """None until everything is written and measured."""
+
+
+def write(model: LanguageModel, request: Request, stop: Any) -> None:
+    """Ask, and show the texts as they come; the answer stays in the session even if the user stops it."""
+    sides = 3 if request.control else 2
+    answer = Answer(request, [""] * sides)
+    steps = request.steps(model)
+    places = [column.empty() for column in _heads(sides)]
+    stop.button("Stop", icon=":material/stop:", key="stop writing")
+    with st.spinner("The model is writing …"):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as ended:
+                answer.comparison = ended.value
+                break
+            st.session_state["answer"] = answer
+            for side, piece in enumerate(step.pieces):
+                answer.texts[side] += piece
+                if piece:
+                    show_text(answer.texts[side], places[side])
+    st.session_state["answer"] = answer
+    st.rerun()
+
+
+def show(model: LanguageModel, answer: Answer, asked: Request) -> None:
+    """The texts with their measurements."""
+    if answer.request != asked:
+        st.caption(":material/info: The settings have changed since this was written; press Generate to write it anew.")
+    columns = _heads(len(answer.texts))
+    both = answer.comparison
+    if both is None:
+        for column, text in zip(columns, answer.texts, strict=True):
+            show_text(text, column)
+        st.caption("Stopped before the end, so there is nothing measured.")
+        return
+    with columns[0]:
+        show_tokens(_pieces(model, both.baseline.tokens), both.kl)
+        _numbers(both.baseline_perplexity, both.baseline_repetition)
+    for column, side in zip(columns[1:], both.sides, strict=True):
+        with column:
+            show_tokens(_pieces(model, side.generation.tokens), side.kl_own)
+            _numbers(side.perplexity, side.repetition, side)
+    show_scale()
+    _changes(both)
+    snippets.show(answer.request.code())
+
+
+def _heads(count: int) -> list[Any]:
+    columns = st.columns(count, gap="medium", border=True)
+    for column, head in zip(columns, HEADS, strict=False):
+        column.markdown(f"**{head}**")
+    return columns
+
+
+def _pieces(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text."""
+    cutter = Pieces(model.to_text)
+    return [cutter.add(token) for token in tokens]
+
+
+def _numbers(perplexity: float, repetition: float, side: Side | None = None) -> None:
+    with st.container(horizontal=True, gap="small"):
+        if side is not None:
+            mean = sum(side.kl) / len(side.kl) if side.kl else math.nan
+            st.metric(
+                "Mean KL",
+                _number(mean),
+                width="content",
+                help="How far this model's predictions are from the plain model's, on the tokens of the plain text, "
+                "in nats. 0: no difference.",
+            )
+        st.metric(
+            "Perplexity",
+            _number(perplexity),
+            width="content",
+            help="How surprising this text is to the plain model. 1: not at all; text that falls apart has a high one.",
+        )
+        st.metric(
+            "Repeats",
+            "–" if math.isnan(repetition) else f"{repetition:.0%}",
+            width="content",
+            help="Share of its three-token sequences that occurred before in it.",
+        )
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _changes(both: Comparison) -> None:
+    if not both.top_changes:
+        st.info("The edits change nothing here: every token has the same probability with and without them.")
+        return
+    st.subheader("Tokens whose probability moved most", anchor=False)
+    st.caption("Both models read the plain text; the bars are means over its positions.")
+    st.plotly_chart(figures.token_changes(both.top_changes), theme=None, key="moved", config={"displayModeBar": False})

@@ -1,0 +1,113 @@
+"""How likely a word is, for each strength of one of the edits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from shared import snippets
+from shared.tokens import plain
+from shared.waiting import one_sentence
+from steer.asking import Request
+from steer.edits import amounts
+
+import workbench as wb
+from workbench import figures
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.measures.dose_response import DoseResponse
+
+STRENGTHS = ("value", "factor", "amount")
+POINTS = 17
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measured curve, with what was asked."""
+
+    request: Request
+    varied: int
+    response: DoseResponse
+
+
+def show(model: LanguageModel, asked: Request) -> None:
+    """The widgets, and the curve last measured; nothing where no edit has a strength."""
+    choices = [number for number, one in enumerate(asked.interventions) if strength(one) is not None]
+    if not choices:
+        return
+    st.subheader("How much is enough?", anchor=False)
+    st.caption("The probability of a word directly after the prompt, for each strength of one edit; the others stay.")
+    which, word, reach, run = st.columns([3, 2, 3, 1.4], vertical_alignment="bottom")
+    varied = which.selectbox("Edit", choices, format_func=lambda number: str(asked.interventions[number]), key="varied")
+    text = word.text_input("Word", " dog", key="word", persist_state="session", help="With its space in front.")
+    name = type(asked.interventions[varied]).__name__
+    far = amounts(model, asked.interventions[varied].feature)[name][2]
+    limits = reach.slider(
+        "From … to", -far, far, (-far, far), format="%g", key=f"reach {name} {far:g}", persist_state="session"
+    )
+    if run.button("Measure", key="measure", icon=":material/show_chart:", width="stretch"):
+        with one_sentence():
+            _measure(model, asked, varied, text, limits)
+    if "curve" in st.session_state:
+        _draw(st.session_state["curve"])
+
+
+def strength(one: FeatureIntervention) -> str | None:
+    """The name of the field that says how strong an intervention is; None if it has none."""
+    names = [item.name for item in fields(one) if item.name in STRENGTHS]
+    return names[0] if names else None
+
+
+def _measure(model: LanguageModel, asked: Request, varied: int, word: str, reach: tuple[float, float]) -> None:
+    low, high = reach
+    values = [round(low + (high - low) * step / (POINTS - 1), 6) for step in range(POINTS)]
+    field = strength(asked.interventions[varied])
+    assert field is not None
+
+    def make(value: float) -> list[FeatureIntervention]:
+        edits = list(asked.interventions)
+        edits[varied] = replace(edits[varied], **{field: value})
+        return edits
+
+    bar = st.progress(0.0, text="Measuring …")
+
+    def tell(share: float, what: str) -> None:
+        bar.progress(share, text="Measuring …")
+
+    response = wb.dose_response(model, asked.prompt(model), word, values, make, progress=tell)
+    bar.empty()
+    st.session_state["curve"] = Curve(asked, varied, response)
+
+
+def _draw(curve: Curve) -> None:
+    one = curve.request.interventions[curve.varied]
+    field = strength(one)
+    title = f"{type(one).__name__} {field} of {one.feature or 'the direction'}"
+    asked = "Asked" if curve.request.chat else "After"
+    st.caption(f"{asked}: {plain(curve.request.text)}")
+    figure = figures.dose_curve(curve.response, at=getattr(one, field or ""), title=title)
+    st.plotly_chart(figure, theme=None, key="dose", config={"displayModeBar": False})
+    snippets.show(code(curve))
+
+
+def code(curve: Curve) -> str:
+    """A script that measures the same curve."""
+    others = list(curve.request.interventions)
+    field = strength(others[curve.varied])
+    return (
+        "import dataclasses\n"
+        + snippets.opening(curve.request.source)
+        + snippets.edit_list(others)
+        + curve.request.prompt_code()
+        + f"values = {curve.response.values!r}\n\n\n"
+        "def make(value):\n"
+        f"    changed = dataclasses.replace(edits[{curve.varied}], {field}=value)\n"
+        f"    return [*edits[:{curve.varied}], changed, *edits[{curve.varied + 1}:]]\n\n\n"
+        f"response = wb.dose_response(model, prompt, {curve.response.word!r}, values, make)\n"
+        'print("plain", response.plain)\n'
+        "for value, logprob in zip(response.values, response.logprobs):\n"
+        "    print(value, logprob)\n"
+    )

@@ -1,0 +1,74 @@
+"""Edits as a file: saved, and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from shared import dictionaries
+from shared.tokens import plain
+from steer import edits
+
+from workbench import Dictionary, EditError
+from workbench.interventions.saved import from_json, to_json
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+    from workbench.interventions.kinds import FeatureIntervention
+
+
+def show(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> None:
+    """A button that saves the edits, and a box that takes a file of them."""
+    with st.popover("Save or load", icon=":material/save:", width="stretch"):
+        if interventions:
+            st.download_button(
+                "Save these edits",
+                to_json(model, interventions),
+                "edits.json",
+                "application/json",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+        turn = st.session_state.setdefault("uploads", 0)
+        st.file_uploader(
+            "Load edits", "json", key=f"upload-{turn}", max_upload_size=20, on_change=_load, args=(model, turn)
+        )
+        st.caption("A file fits the model it was saved with.")
+
+
+def show_trouble() -> None:
+    """Why the last file could not be read, until something else is loaded."""
+    trouble = st.session_state.get("trouble with file")
+    if trouble:
+        st.error(plain(trouble), icon=":material/error:")
+
+
+def read(model: LanguageModel, data: bytes) -> list[FeatureIntervention]:
+    """The edits in a file; raises what `from_json` raises."""
+    try:
+        return from_json(model, data.decode(), _needed(model, data.decode()))
+    except (UnicodeDecodeError, TypeError) as error:
+        raise EditError("This is not a file of interventions.") from error
+
+
+def _needed(model: LanguageModel, text: str) -> list[Dictionary]:
+    """The trained dictionaries that a file names; what is wrong with the file is `from_json`'s to say."""
+    try:
+        names = [str(one["name"]) for one in json.loads(text).get("dictionaries", ())]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [dictionaries.load(model, dictionaries.called(model, name)) for name in names]
+
+
+def _load(model: LanguageModel, turn: int) -> None:
+    file = st.session_state[f"upload-{turn}"]
+    st.session_state["trouble with file"] = None
+    if file is None:
+        return
+    st.session_state["uploads"] = turn + 1  # an empty box for the next file
+    try:
+        edits.set_rows(read(model, file.getvalue()))
+    except (ValueError, KeyError) as error:
+        st.session_state["trouble with file"] = str(error)

@@ -1,0 +1,205 @@
+"""Changed models as folders: saved and checked, loaded; and all of it as a script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import caching
+import streamlit as st
+from shared import background, corpora, dictionaries, session, snippets
+from shared.tokens import plain
+from surgery import panel
+from surgery.panel import LOADING, SAVING, Step
+
+import workbench as wb
+from workbench.surgery.child import NOTE
+
+if TYPE_CHECKING:
+    from workbench import Child, LanguageModel
+    from workbench.surgery.certificate.check import Verification
+
+
+def show(model: LanguageModel) -> None:
+    """A folder to save to or to load from."""
+    st.subheader("Save or load", anchor=False)
+    st.session_state.setdefault("surgery folder", str(dictionaries.runs_folder() / "edited"))
+    box, save, load = st.columns([5, 1, 1], vertical_alignment="bottom")
+    typed = box.text_input(
+        "Folder",
+        key="surgery folder",
+        persist_state="session",
+        help="An ordinary Hugging Face checkpoint, with a certificate of what was done and what it costs.",
+    )
+    folder = str(Path(typed.strip()).expanduser()) if typed.strip() else ""
+    kept = panel.steps()
+    saves = save.button("Save", key="surgery save", icon=":material/save:", width="stretch", disabled=not kept)
+    loads = load.button("Load", key="surgery load", icon=":material/folder_open:", width="stretch")
+    if not kept:
+        st.caption("What was kept can be saved.")
+    if (saves or loads) and not folder:
+        panel.quiet()
+        st.error("Type a folder first.", icon=":material/error:")
+    elif saves and (Path(folder) / NOTE).exists():
+        _ask(SAVING, folder, f"A changed model is saved in {folder} already; saving replaces it.", "Replace it")
+    elif loads and not (Path(folder) / NOTE).exists():
+        panel.quiet()
+        st.error(plain(f"{folder} holds no model that was saved here."), icon=":material/error:")
+    elif loads and any(not _is_saved(one.child, folder) for one in panel.shown()[-1:]):
+        said = f"Loading takes the place of what was kept or tried here, and {folder} does not hold that."
+        _ask(LOADING, folder, said, "Load it")
+    elif saves or loads:
+        panel.quiet()
+        (_begin_saving if saves else _begin_loading)(model, folder)
+    _show_question(model, folder)
+    _follow_saving()
+    _follow_loading()
+    if kept and kept[-1].child.certificate is not None:
+        certificate = kept[-1].child.certificate
+        with st.expander("Certificate", icon=":material/verified:"):
+            st.markdown(certificate.to_markdown())
+        st.download_button(
+            "Download the certificate",
+            certificate.to_markdown(),
+            "certificate.md",
+            "text/markdown",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+def _ask(what: str, folder: str, warning: str, button: str) -> None:
+    panel.quiet()
+    st.session_state[panel.ASKED] = (what, folder, warning, button)
+
+
+def _show_question(model: LanguageModel, typed: str) -> None:
+    """What would be lost, until somebody says yes, names another folder, or changes the list of what was done."""
+    asked = st.session_state.get(panel.ASKED)
+    if asked is None or asked[1] != typed:
+        return
+    what, folder, warning, button = asked
+    st.warning(plain(warning), icon=":material/warning:")
+    with st.container(horizontal=True):
+        yes = st.button(button, key="surgery yes", icon=":material/check:")
+        no = st.button("Leave it", key="surgery no", icon=":material/close:")
+    if yes or no:
+        st.session_state[panel.ASKED] = None
+    if yes:
+        (_begin_saving if what == SAVING else _begin_loading)(model, folder)
+    if yes or no:
+        st.rerun()
+
+
+def _is_saved(child: Child, folder: str) -> bool:
+    """Whether this folder holds the child itself."""
+    try:
+        return json.loads((Path(folder) / NOTE).read_text())["hash"] == child.model.hash
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _begin_saving(model: LanguageModel, folder: str) -> None:
+    child = panel.steps()[-1].child
+
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Verification:
+        tell(0.1, "Writing the checkpoint")
+        child.save_pretrained(folder)
+        tell(0.5, "Loading it with plain transformers, in a process of its own")
+        return wb.verify_checkpoint(folder, child.model)
+
+    key = (SAVING, folder, child.model.hash)
+    st.session_state[SAVING] = key
+    caching.begin(key, "Saving", work)
+
+
+def _follow_saving() -> None:
+    key = st.session_state.get(SAVING)
+    task = caching.task(key) if key else None
+    if task is None:
+        return
+    if not task.done:
+        background.follow(key)
+        return
+    if background.show_failure(key) or task.failed:
+        return
+    seen: Verification = task.result()
+    largest = seen.max_logit_difference
+    far = f"no logit is further than {largest:.2g} from the model here" if largest else "every logit is the same"
+    message = f"Saved in {key[1]}. Plain transformers {seen.transformers} loads it as {seen.loaded}; {far}."
+    (st.success if seen.agrees else st.warning)(plain(message), icon=":material/verified:")
+    st.button("Open it on all pages", key="surgery open", on_click=session.take_model, args=(key[1],))
+
+
+def _begin_loading(model: LanguageModel, folder: str) -> None:
+    needed = _needed(model, folder)
+
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Child:
+        tell(0.1, "Reading the checkpoint")
+        return wb.open_child(folder, model, needed)
+
+    key = (LOADING, folder, model.hash)
+    st.session_state[LOADING] = key
+    caching.begin(key, "Loading", work)
+
+
+def _follow_loading() -> None:
+    key = st.session_state.get(LOADING)
+    task = caching.task(key) if key else None
+    if task is None:
+        return
+    if not task.done:
+        background.follow(key)
+        return
+    if background.show_failure(key) or task.failed:
+        return
+    panel.take([Step(task.result(), "", {"folder": key[1]})])
+    for name in (LOADING, SAVING):
+        st.session_state.pop(name, None)
+    caching.forget(key)
+    st.rerun()
+
+
+def _needed(model: LanguageModel, folder: str) -> list[Any]:
+    """The dictionaries that the interventions beside a checkpoint name."""
+    try:
+        said = json.loads((Path(folder) / "interventions.json").read_text())
+        names = [str(one["name"]) for one in said["dictionaries"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [dictionaries.load(model, dictionaries.called(model, name)) for name in names]
+
+
+def code(source: str, steps: Sequence[Step], folder: str) -> str:
+    """A script that does the same."""
+    lines, now = snippets.opening(source), "model"
+    for step in steps:
+        if not step.operation:
+            lines += f"child = wb.open_child({step.arguments['folder']!r}, model)\n"
+        else:
+            before, given = _arguments(step.arguments)
+            lines += f"{before}child = wb.operate({now}, {step.operation!r}{given})\n"
+        now = "child"
+    text = "" if steps[-1].corpus == corpora.FIRST else f"wb.Corpus.load({steps[-1].corpus!r}), "
+    lines += f"print(child.certify({text}tokens={steps[-1].tokens}).to_markdown())\n"
+    return lines + f"child.save_pretrained({folder!r})\n"
+
+
+def _arguments(arguments: dict[str, Any] | Any) -> tuple[str, str]:
+    """The lines that come before a call, and its arguments."""
+    before, given = "", ""
+    for name, value in arguments.items():
+        if name == "edits":
+            before += snippets.edit_list(value)
+            given += ", edits=edits"
+        elif isinstance(value, wb.Feature):
+            lines, names = snippets.loading([wb.Steer(value, 1.0)])
+            before += lines
+            variable = names.get(value.dictionary)
+            said = f"{variable}.feature({value.index})" if variable else repr(str(value))
+            given += f", {name}={said}"
+        else:
+            given += f", {name}={value!r}"
+    return before, given

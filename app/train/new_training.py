@@ -1,0 +1,140 @@
+"""The form of a new training."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from shared import corpora, snippets
+from shared.waiting import one_sentence
+from train import runs
+from train.runs import Request
+
+if TYPE_CHECKING:
+    from workbench import LanguageModel
+
+PLACES = {
+    "residual stream after the layer": "blocks.{}.hook_resid_post",
+    "what attention adds": "blocks.{}.hook_attn_out",
+    "what the MLP adds": "blocks.{}.hook_mlp_out",
+    "MLP neurons": "blocks.{}.mlp.hook_post",
+    "attention heads": "blocks.{}.attn.hook_z",
+}
+MLP = ("blocks.{}.mlp.hook_in", "blocks.{}.mlp.hook_out")
+"""What a transcoder reads and writes."""
+SAID = {
+    "width": ("Latents", "How many features to learn. More are finer, and slower to train."),
+    "n_codes": ("Codes", "How many codes to learn."),
+    "k": ("Active per token", "How many latents may be active at once."),
+    "l1": ("L1 penalty", "Higher makes fewer latents active."),
+    "l0": ("L0 penalty", "Higher makes fewer latents active."),
+    "groups": ("Groups", "Parts of the activation that have codes of their own, such as heads."),
+}
+
+
+def show(model: LanguageModel) -> None:
+    """Widgets, the start button, and the same as a script."""
+    kinds = runs.kinds()
+    left, right = st.columns([2, 3])
+    word = left.selectbox(
+        "Kind",
+        list(kinds),
+        key="kind to train",
+        format_func=lambda word: kinds[word].__name__,
+        persist_state="session",
+    )
+    right.space("small")
+    right.caption(_explained(kinds[word]))
+    reads, writes = _where(model, word)
+    settings = _settings(word)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        corpus = corpora.choose("training corpus")
+        tokens = st.number_input(
+            "Tokens",
+            1000,
+            None,
+            1_000_000,
+            100_000,
+            key="training tokens",
+            persist_state="session",
+            help="How many activations to learn from. A million is a beginning; the texts are read again if they end.",
+        )
+        rate = st.number_input(
+            "Learning rate", 1e-6, 1.0, 1e-3, 1e-4, "%g", key="training rate", persist_state="session"
+        )
+        batch = st.number_input(
+            "Batch", 16, None, 4096, 16, key="training batch", persist_state="session", help="Activations per step."
+        )
+    suggested = f"{word.replace('_', '-')}-{re.sub(r'[^0-9]', '', reads.split('.')[1]) or '0'}"
+    name_box, button = st.columns([5, 1.4], vertical_alignment="bottom")
+    name = name_box.text_input(
+        "Name",
+        key="training name",
+        placeholder=suggested,
+        persist_state="session",
+        help=f"The dictionary is kept in the folder {runs.runs_folder()}/NAME, and its features are called by it.",
+    )
+    request = Request((name or suggested).strip(), word, reads, writes, corpus, int(tokens), settings, rate, int(batch))
+    busy = runs.current()
+    if button.button(
+        "Train",
+        type="primary",
+        icon=":material/play_arrow:",
+        width="stretch",
+        key="begin training",
+        disabled=busy is not None,
+        help=f"{busy.name} is being trained; one training goes on at a time." if busy else None,
+    ):
+        with one_sentence():
+            runs.begin(model, request)
+            st.session_state["run to show"] = request.name
+            st.rerun()
+    snippets.show(snippets.training(st.session_state["source"], *request.code(model)))
+
+
+def _explained(kind: type) -> str:
+    first = (kind.__doc__ or "").strip().split("\n")[0]
+    base = kind.__mro__[1]
+    if first.startswith(f"`{base.__name__}`") and base.__doc__:
+        return f"{base.__doc__.strip().splitlines()[0].rstrip('.')}, {first.split('`')[2].strip()}"
+    return first
+
+
+def _where(model: LanguageModel, word: str) -> tuple[str, str]:
+    """Where the dictionary reads and writes."""
+    last = model.network.n_layers - 1
+    left, right = st.columns([2, 3])
+    layer = int(right.slider("Layer", 0, last, last // 2, key="training layer", persist_state="session") if last else 0)
+    if "transcoder" in word:
+        reads, writes = (name.format(layer) for name in MLP)
+        left.selectbox("Of", ["the MLP: from its input to its output"], disabled=True, key="training place of MLP")
+        left.caption(f"{reads} → {writes}")
+        return reads, writes
+    offered = {name: text for name, text in PLACES.items() if text.format(layer) in model.hook_points}
+    if st.session_state.get("training place") not in offered:
+        st.session_state.pop("training place", None)
+    place = left.selectbox("Of", list(offered), key="training place", persist_state="session")
+    reads = offered[place].format(layer)
+    left.caption(f"{reads}, {model.hook_points[reads].width:,} wide")
+    return reads, reads
+
+
+def _settings(word: str) -> dict[str, Any]:
+    """What the kind is built with."""
+    said: dict[str, Any] = {}
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        for name, usual in runs.parameters(word).items():
+            label, help = SAID.get(name, (name.replace("_", " ").capitalize(), ""))
+            whole = isinstance(usual, int)
+            said[name] = st.number_input(
+                label,
+                1 if whole else 1e-6,
+                None,
+                usual,
+                format=None if whole else "%g",
+                key=f"training {word} {name}",
+                persist_state="session",
+                help=help or None,
+            )
+    return said

@@ -1,0 +1,1 @@
+"""Graphs of features: which features a prediction is made of, and what leads to what."""

@@ -1,0 +1,49 @@
+"""The target's gradient with nothing frozen: what sources add to first order when attention and norms respond too.
+
+Attribution patching (Nanda 2023) of features: one backward pass through the model as it is. It says what an ablation
+will do; it is no decomposition, since its shares do not sum to anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from workbench.attribution.target import Reader
+from workbench.model.edits import Edit, Group, Run
+from workbench.model.language_model import LanguageModel
+
+
+def read_stream(model: LanguageModel, tokens: Tensor, reader: Reader, groups: list[Group]) -> Tensor:
+    """The target's value in a run with edits, of each row of `tokens` `[rows, pos]`: `[rows]`."""
+    last = reader.layer == model.network.n_layers
+    name = "ln_final.hook_out" if last else f"blocks.{reader.layer}.mlp.hook_in"
+    found: list[Tensor] = []
+    run = Run(groups, watch={model.hook_points[name].key: found.append})
+    model.network.capture(tokens, [name], run)
+    return found[0][:, reader.position].float() @ reader.vector + reader.constant
+
+
+def full_gradient(
+    model: LanguageModel, tokens: Tensor, reader: Reader, visit: Callable[[int, Tensor, Tensor], None]
+) -> None:
+    """Call `visit` as `Frozen.pull_back` does, with the gradients of the model as it is; tokens `[1, pos]`."""
+    places = {-1: "blocks.0.hook_resid_pre"}
+    places |= {layer: f"blocks.{layer}.hook_mlp_out" for layer in range(min(reader.layer, model.network.n_layers))}
+    leaves: dict[int, Tensor] = {}
+
+    def leaf(layer: int) -> Callable[[Tensor], Tensor]:
+        def add(x: Tensor) -> Tensor:
+            leaves[layer] = torch.zeros_like(x).requires_grad_()
+            return x + leaves[layer]
+
+        return add
+
+    edits = [Edit(name, leaf(layer)) for layer, name in places.items()]
+    with torch.enable_grad():
+        value = read_stream(model, tokens, reader, [Group(model.network.prepare(edits))])
+        gradients = torch.autograd.grad(value[0], [leaves[layer] for layer in places])
+    for layer, gradient in zip(places, gradients, strict=True):
+        visit(layer, torch.tensor([0]), gradient.float())

@@ -1,0 +1,163 @@
+"""All that writes into the residual stream on a prompt, and how much of it a gradient takes up.
+
+    what MLP l writes at a position = sum over its transcoder's latents z_i W_dec[i] + linear path + b_dec + error
+
+Where there is no transcoder, and before the first position where they count, the MLP's output is one source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from workbench.attribution.frozen import AttributionError, Frozen
+from workbench.attribution.graph import Node
+from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.protocol import Dictionary
+from workbench.model.language_model import LanguageModel
+
+
+def by_layer(model: LanguageModel, transcoders: object) -> dict[int, SparseCoder]:
+    """Transcoders by their layer, from a list or a mapping whose values they are.
+
+    Raises:
+        AttributionError: something else, one that does not read an MLP's normed input and write its output, or two of
+            one layer.
+    """
+    given = list(transcoders.values()) if isinstance(transcoders, Mapping) else transcoders
+    if isinstance(given, Dictionary) or not isinstance(given, list | tuple):
+        raise AttributionError("Transcoders are given as a list, such as [load_dictionary('transcoder-15')].")
+    found: dict[int, SparseCoder] = {}
+    for one in given:
+        if not isinstance(one, SparseCoder):
+            name = one.name if isinstance(one, Dictionary) else repr(one)
+            raise AttributionError(f"{name} is not a transcoder; give dictionaries with an encoder and a decoder.")
+        layer = _layer_of(model, one)
+        if layer in found:
+            raise AttributionError(f"{found[layer].name} and {one.name} are both of layer {layer}; give one of them.")
+        found[layer] = one
+    return dict(sorted(found.items()))
+
+
+def _layer_of(model: LanguageModel, one: SparseCoder) -> int:
+    points = model.hook_points
+    for layer in range(model.network.n_layers):
+        reads = {f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.ln2.hook_out"} & set(points)
+        if one.writes not in points or points[one.writes].key != points[f"blocks.{layer}.hook_mlp_out"].key:
+            continue
+        width = model.network.d_model
+        if one.d_in != width or one.d_out != width:
+            raise AttributionError(f"{one.name} is {one.d_in:,} wide, and the model's stream is {width:,} wide.")
+        if one.reads in points and points[one.reads].key in {points[name].key for name in reads}:
+            return layer
+        break
+    raise AttributionError(
+        f"{one.name} reads {one.reads or 'nowhere'} and writes {one.writes or 'nowhere'}; features are attributed with "
+        "transcoders, which read blocks.L.mlp.hook_in and write blocks.L.hook_mlp_out."
+    )
+
+
+def encoder(transcoder: SparseCoder, index: int) -> tuple[Tensor, float]:
+    """A latent's pre-activation as `x @ row + constant`: the row `[d_model]` and the constant."""
+    row = transcoder.W_enc_T[index].detach().float()
+    constant = float(transcoder.b_enc[index])
+    return row, constant - float(transcoder.b_dec.float() @ row) if transcoder.centred else constant
+
+
+class Sources:
+    """The columns of a graph: the target, the bias, embeddings, and layer by layer latents, then errors or MLPs.
+
+    Args:
+        model: the model.
+        frozen: its pass over the prompt.
+        transcoders: by layer.
+        target: the node of the graph's target, of id 0.
+        first: the first position where transcoders count.
+        texts: of each token.
+    """
+
+    BIAS = 1
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        frozen: Frozen,
+        transcoders: Mapping[int, SparseCoder],
+        *,
+        target: Node,
+        first: int,
+        texts: list[str],
+    ):
+        self.nodes = [target, Node(self.BIAS, "bias", -1, -1, 1.0, None, "biases")]
+        self._parts: dict[int, list[tuple[int, slice, Tensor]]] = {}  # by layer: position, columns, what is written
+        self._constants: dict[int, Tensor] = {}
+        self._latents: list[tuple[slice, Tensor]] = []  # columns, decoder rows
+        positions = range(len(frozen.tokens))
+        for position in positions:
+            self._add(-1, position, "embedding", frozen.entering[position], texts[position])
+        for layer, (read, written) in enumerate(zip(frozen.read, frozen.written, strict=True)):
+            transcoder = transcoders.get(layer)
+            past = frozen.layers[layer].past
+            if transcoder is not None:
+                self._add_latents(layer, transcoder, read, first)
+                made = transcoder.reconstruct(read).float()
+                self._constants[layer] = transcoder.b_dec.detach().float()
+                for position in positions:
+                    if position < first:
+                        self._add(layer, position, "mlp", written[position], f"MLP {layer}")
+                    else:
+                        self._add(layer, position, "error", (written - made)[position], f"error of {transcoder.name}")
+                continue
+            rest = written if past is None else written - _linear_part(model, layer, read)
+            for position in positions:
+                self._add(layer, position, "mlp", rest[position], f"MLP {layer}")
+        self.first = first
+
+    def _add(self, layer: int, position: int, kind: str, vector: Tensor, label: str) -> None:
+        column = len(self.nodes)
+        self._parts.setdefault(layer, []).append((position, slice(column, column + 1), vector[None]))
+        self.nodes.append(Node(column, kind, layer, position, 1.0, None, label))
+
+    def _add_latents(self, layer: int, transcoder: SparseCoder, read: Tensor, first: int) -> None:
+        codes = transcoder.encode(read)
+        for position in range(first, len(read)):
+            active = codes.values[position] != 0
+            values, indices = codes.values[position][active].float(), codes.indices[position][active]
+            if not len(values):
+                continue
+            columns = slice(len(self.nodes), len(self.nodes) + len(values))
+            rows = transcoder.W_dec[indices].detach().float()
+            self._parts.setdefault(layer, []).append((position, columns, values[:, None] * rows))
+            self._latents.append((columns, rows))
+            for value, index in zip(values.tolist(), indices.tolist(), strict=True):
+                feature = transcoder.feature(index)
+                self.nodes.append(Node(len(self.nodes), "latent", layer, position, value, feature, str(feature)))
+
+    def visitor(self, out: Tensor) -> Callable[[int, Tensor, Tensor], None]:
+        """What `Frozen.pull_back` calls to fill in the weights `[n, columns]`; transcoders' `b_dec` go to the bias."""
+
+        def visit(layer: int, rows: Tensor, gradients: Tensor) -> None:
+            length = gradients.shape[1]
+            for position, columns, vectors in self._parts[layer]:
+                if position < length:
+                    out[rows, columns] = gradients[:, position] @ vectors.T
+            if layer in self._constants:
+                out[rows, self.BIAS] += gradients[:, self.first :].sum(1) @ self._constants[layer]
+
+        return visit
+
+    def invariants(self, readers: Tensor) -> Tensor:
+        """Decoder rows times what reads the stream `[n, d_model]`: `[n, columns]`, NaN for all but latents."""
+        out = readers.new_full((len(readers), len(self.nodes)), float("nan"))
+        for columns, rows in self._latents:
+            out[:, columns] = readers @ rows.T
+        return out
+
+
+def _linear_part(model: LanguageModel, layer: int, read: Tensor) -> Tensor:
+    """What an MLP's Jacobian on the prompt makes of what it read `[pos, d_model]`: the part that gradients pass."""
+    path = model.hook_points[f"blocks.{layer}.hook_mlp_out"].module
+    assert path is not None
+    return torch.func.jvp(model.network.module.get_submodule(path), (read,), (read,))[1]

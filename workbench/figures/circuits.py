@@ -1,0 +1,83 @@
+"""Figures of circuits: scores of all heads side by side, and how well they agree with a truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.figures.common import AGAINST, FAINT, FOR, GRID, axis_title, dress
+
+COLOURS = (FOR, AGAINST, "#8a6d3b", "#4b6c9e", "#8d5a97", FAINT)
+
+
+def head_maps(maps: Mapping[str, Sequence[Sequence[float]]], circuit: Sequence[tuple[int, int]] = ()) -> go.Figure:
+    """Scores of heads as heat maps side by side, layers downwards, each with a colour scale of its own.
+
+    Args:
+        maps: by what they are called, `[layer][head]`; scales with values below 0 have white at 0.
+        circuit: heads to mark in every map, as (layer, head).
+    """
+    names = list(maps)
+    layers = max(len(rows) for rows in maps.values())
+    figure = make_subplots(1, len(names), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.025)
+    for place, name in enumerate(names, 1):
+        rows = [list(row) for row in maps[name]]
+        most = max((abs(value) for row in rows for value in row), default=0.0) or 1.0
+        signed = any(value < 0 for row in rows for value in row)
+        scale = [[0, AGAINST], [0.5, "#ffffff"], [1, FOR]] if signed else [[0, "#ffffff"], [1, FOR]]
+        heat = go.Heatmap(
+            z=rows,
+            zmin=-most if signed else 0,
+            zmax=most,
+            colorscale=scale,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            hovertemplate="layer %{y}, head %{x}<br>" + name + " %{z:.3g}<extra></extra>",
+        )
+        figure.add_trace(heat, row=1, col=place)
+        marks = go.Scatter(
+            x=[head for _, head in circuit],
+            y=[layer for layer, _ in circuit],
+            mode="markers",
+            marker={"symbol": "square-open", "color": "#1f2b2a", "size": 9, "line": {"width": 1.2}},
+            hoverinfo="skip",
+        )
+        figure.add_trace(marks, row=1, col=place)
+    dress(figure)
+    figure.update_layout(height=max(220, 70 + 15 * layers), margin={"l": 30, "r": 10, "t": 30, "b": 40})
+    figure.update_annotations(font={"size": 13, "color": FAINT})
+    figure.update_xaxes(title=axis_title("head"), showgrid=False, zeroline=False, dtick=2 if layers > 8 else 1)
+    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
+    figure.update_yaxes(title=axis_title("layer"), col=1)
+    return figure
+
+
+def roc_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> go.Figure:
+    """ROC curves over each other.
+
+    Args:
+        curves: by name, false and true positive rates, as `roc_curve` gives them.
+    """
+    figure = go.Figure()
+    for number, (name, (false, true)) in enumerate(curves.items()):
+        figure.add_scatter(
+            x=list(false),
+            y=list(true),
+            mode="lines",
+            name=name,
+            line={"color": COLOURS[number % len(COLOURS)], "width": 2},
+            hovertemplate=name + "<br>%{y:.0%} of the circuit at %{x:.0%} of the rest<extra></extra>",
+        )
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"color": GRID, "dash": "dash"}, showlegend=False, hoverinfo="skip"
+    )
+    dress(figure)
+    figure.update_layout(height=380, margin={"l": 60, "r": 20, "t": 10, "b": 50}, showlegend=True)
+    figure.update_xaxes(
+        title=axis_title("share of the other heads taken for it"), tickformat=".0%", range=[-0.02, 1.02]
+    )
+    figure.update_yaxes(title=axis_title("share of the circuit found"), tickformat=".0%", range=[-0.02, 1.02])
+    return figure

@@ -1,0 +1,109 @@
+"""What a feature does to the residual stream: the tokens it promotes, and the features that write in its direction.
+
+The logit lens of nostalgebraist (2020, "interpreting GPT: the logit lens") on a feature's direction: through the final
+norm's gain and the LM head. Neurons are read as Davies does (2025, arXiv 2501.02688): the weight vector of their own
+site, without the gain.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sparse import top_k
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import ModelError
+
+TOKENS = 10
+"""Promoted and suppressed tokens kept per feature."""
+NEIGHBOURS = 8
+_CHUNK = 256
+_RESIDUAL = re.compile(
+    r"hook_embed|embed\.hook_out|blocks\.\d+\.(hook_(in|out|resid_\w+|attn_out|mlp_out)|(attn|mlp)(\.o|\.out)?\.hook_out)"
+)
+"""Hook points whose values are in, or are added to, the residual stream."""
+_POST = re.compile(r"blocks\.(\d+)\.mlp\.(hook_post|out\.hook_in)")
+
+
+def directions(dictionary: Dictionary) -> Tensor:
+    """Every feature's direction where the dictionary writes, `[n_features, d_out]`."""
+    with torch.no_grad():
+        return torch.stack([dictionary.direction(index) for index in range(dictionary.n_features)]).float()
+
+
+def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor | None:
+    """What each feature is in the residual stream, `[n_features, d_model]`, as it meets the LM head.
+
+    None where that can't be said: the dictionary writes somewhere else, such as into an attention head's values.
+    """
+    try:
+        if isinstance(dictionary, Neurons):
+            _, layer, site = dictionary.name.split(".")
+            return model.network.neuron_weights(int(layer), "down" if site == "post" else site)
+        gain, centred = model.network.final_norm()
+        if _RESIDUAL.fullmatch(dictionary.writes) and dictionary.d_out == model.network.d_model:
+            vectors = directions(dictionary)
+        elif found := _POST.fullmatch(dictionary.writes):
+            vectors = directions(dictionary) @ model.network.neuron_weights(int(found[1]), "down")
+        else:
+            return None
+    except ModelError:
+        return None
+    return (vectors - vectors.mean(-1, keepdim=True) if centred else vectors) * gain
+
+
+def lens(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
+    """The tokens that each feature promotes and suppresses most, best first, with their scores.
+
+    Returns:
+        `promoted` and `suppressed`, ids `[n_features, TOKENS]`, -1 where nothing can be said; `promoted_scores` and
+        `suppressed_scores`, of the same shape.
+    """
+    vectors = residual_directions(model, dictionary)
+    count = min(TOKENS, model.network.vocab_size)
+    shape = (dictionary.n_features, count)
+    found = {name: np.full(shape, -1, np.int32) for name in ("promoted", "suppressed")}
+    found |= {f"{name}_scores": np.zeros(shape, np.float32) for name in ("promoted", "suppressed")}
+    if vectors is None:
+        return found
+    head = model.network.unembedding()
+    with torch.no_grad():
+        for start in range(0, len(vectors), _CHUNK):
+            scores = vectors[start : start + _CHUNK] @ head.T  # [chunk, vocab]
+            for name, side in (("promoted", scores), ("suppressed", scores.neg())):
+                tokens = top_k(side, count)
+                values, order = side.gather(1, tokens).sort(dim=1, descending=True, stable=True)
+                found[name][start : start + _CHUNK] = tokens.gather(1, order).numpy()
+                found[f"{name}_scores"][start : start + _CHUNK] = (values if side is scores else -values).numpy()
+    return found
+
+
+def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
+    """The features whose directions have the highest cosine with each one's.
+
+    Neurons, whose directions in their own layer are all at right angles, are compared in the residual stream.
+
+    Returns:
+        `neighbours`, features `[n_features, n]`, nearest first, and `neighbour_cosines`, of the same shape.
+    """
+    vectors = residual_directions(model, dictionary) if isinstance(dictionary, Neurons) else None
+    vectors = normalize(directions(dictionary) if vectors is None else vectors, dim=-1)
+    count = min(NEIGHBOURS, len(vectors) - 1)
+    features, cosines = [], []
+    for start in range(0, len(vectors), _CHUNK):
+        scores = vectors[start : start + _CHUNK] @ vectors.T
+        own = torch.arange(len(scores))
+        scores[own, start + own] = -2
+        best = scores.topk(count)
+        features.append(best.indices)
+        cosines.append(best.values)
+    return {
+        "neighbours": torch.cat(features).numpy().astype(np.int32),
+        "neighbour_cosines": torch.cat(cosines).numpy().astype(np.float32),
+    }

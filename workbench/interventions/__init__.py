@@ -1,0 +1,1 @@
+"""Interventions on features, and models that run through dictionaries."""

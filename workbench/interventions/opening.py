@@ -1,0 +1,129 @@
+"""Opening models, also those that always run through dictionaries, such as codebook models; and saving these.
+
+model/            an ordinary Hugging Face folder: what the model is without its dictionaries; left out where that is
+                  the default model as it is, which everybody has
+dictionaries/0/   one folder for each dictionary
+spliced.json      where each one sits, and the hash of the whole
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from workbench.core.files import replacing
+from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import (
+    DEFAULT_MODEL,
+    ModelError,
+    Progress,
+    default_hash,
+    fingerprint,
+    parameters_of,
+    read_default,
+    read_huggingface,
+)
+
+FORMAT = 1
+NOTE = "spliced.json"
+BUNDLED = Path(__file__).resolve().parents[2] / "data" / "models"
+"""Where the models are that come with Workbench."""
+
+
+def bundled_models() -> list[str]:
+    """The names of the codebook models that come with Workbench."""
+    return sorted(file.parent.name for file in BUNDLED.glob(f"*/{NOTE}"))
+
+
+def load_model(
+    source: str | Path | nn.Module | None = None, *, tokenizer: Any = None, progress: Progress | None = None
+) -> LanguageModel:
+    """Open a language model.
+
+    Args:
+        source: nothing for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs
+            through dictionaries, or the name of one that comes with Workbench; or a loaded Hugging Face model, which is
+            left as it is and shares its weights.
+        tokenizer: for a loaded model, its tokenizer.
+        progress: told how far fetching and converting the default model is.
+
+    Raises:
+        ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.
+        DictionaryError: a damaged dictionary of a model that runs through some.
+    """
+    if isinstance(source, str) and source in bundled_models() and not os.path.exists(source):
+        return _open(BUNDLED / source, source)
+    if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
+        return _open(Path(source), str(source))
+    if source is None or source == DEFAULT_MODEL:
+        module, tokenizer, hash = read_default(progress)
+        return LanguageModel(module, tokenizer, DEFAULT_MODEL, hash)
+    if isinstance(source, nn.Module):
+        if not hasattr(source, "config") or not hasattr(source, "get_output_embeddings"):
+            raise ModelError(
+                "This module is not a Hugging Face causal language model; load one with transformers first."
+            )
+        name = getattr(source.config, "_name_or_path", "") or type(source).__name__
+        return LanguageModel(source, tokenizer, name, fingerprint(parameters_of(source)))
+    module, tokenizer, hash = read_huggingface(str(source))
+    return LanguageModel(module, tokenizer, str(source), hash)
+
+
+def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) -> None:
+    """Write a model with the dictionaries that it runs through to a folder, whole or not at all.
+
+    Args:
+        model: without dictionaries the folder opens all the same.
+        path: the folder; one that is there is replaced.
+        half: keep 16 bits of each weight of the dictionaries.
+
+    Raises:
+        ModelError: the folder holds something else.
+    """
+    path = Path(path)
+    if path.exists() and not (path / NOTE).exists():
+        raise ModelError(f"{path} is there already and is no model that was saved with save_model; choose another.")
+    if not all(isinstance(one, Dictionary) for one in model.splices.values()):
+        raise ModelError(f"{model.name} leaves out neurons; save the model without that, and its thresholds beside it.")
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        if model.plain_hash != default_hash():
+            model.network.module.save_pretrained(temporary / "model")
+            if model.tokenizer is not None:
+                model.tokenizer.save_pretrained(temporary / "model")
+        hook_points = {}
+        for number, (name, dictionary) in enumerate(model.splices.items()):
+            assert isinstance(dictionary, Dictionary)
+            folder, was = temporary / "dictionaries" / str(number), dictionary._folder
+            dictionary.save(folder, half=half)
+            dictionary._folder = was
+            hook_points[name] = str(number)
+        note = {"format": FORMAT, "hook_points": hook_points, "name": model.name, "hash": model.hash}
+        note |= {"about": model.about, "plain_hash": model.plain_hash}
+        (temporary / NOTE).write_text(json.dumps(note, indent=2))
+
+
+def _open(folder: Path, name: str) -> LanguageModel:
+    """The model in a folder that `save_model` wrote."""
+    try:
+        note = json.loads((folder / NOTE).read_text())
+        hook_points, version, hash = dict(note["hook_points"]), note["format"], str(note["hash"])
+        plain = str(note["plain_hash"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / NOTE} is damaged ({error}); copy the folder again.") from error
+    if version != FORMAT:
+        raise ModelError(f"{folder} is in format {version}, and this version reads format {FORMAT}.")
+    model = load_model(folder / "model" if (folder / "model").exists() else None)
+    if model.hash != plain:
+        raise ModelError(
+            f"{folder} was made for a model of the hash {plain[:12]}, not {model.hash[:12]}; copy it again."
+        )
+    model.name, model.hash, model.about = name, hash, dict(note.get("about") or {})
+    model.splices = {point: load_dictionary(folder / "dictionaries" / at) for point, at in hook_points.items()}
+    model.bind([])  # complain here
+    return model

@@ -1,0 +1,1 @@
+"""One language model: its weights, its hook points, and how it writes."""

@@ -1,0 +1,1 @@
+"""MLP neurons through the LM head."""

@@ -1,0 +1,1 @@
+"""How many neurons a model can do without, and at what cost."""

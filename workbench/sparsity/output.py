@@ -1,0 +1,69 @@
+"""Results of a measurement of sparsity as a file that other tools read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.core.files import replacing
+from workbench.sparsity.evaluation import Thinned
+from workbench.sparsity.masking import SparsityError
+from workbench.sparsity.result import Sparsity
+
+
+def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
+    """Write results to a `.json` or `.parquet` file, whole or not at all.
+
+    JSON holds everything, a list with one entry for each p. Parquet holds `layer_rows`, with the provenance in its
+    metadata.
+
+    Raises:
+        SparsityError: another kind of file, or no results.
+    """
+    path = Path(path)
+    if path.suffix not in (".json", ".parquet"):
+        raise SparsityError(f"Results are saved as .json or .parquet, not as {path.name}.")
+    if not isinstance(results, Sequence):
+        raise SparsityError("Results are saved as a list, such as [result] for a single one.")
+    if not results:
+        raise SparsityError("There are no results to save.")
+    with replacing(path) as temporary:
+        if path.suffix == ".json":
+            temporary.write_text(json.dumps([one.to_dict() for one in results], indent=1, allow_nan=False) + "\n")
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pylist([row for one in results for row in layer_rows(one)])
+        said = {"provenance": json.dumps(results[0].provenance)}
+        pq.write_table(table.replace_schema_metadata(said), temporary, compression="zstd")
+
+
+def layer_rows(result: Sparsity) -> list[dict[str, Any]]:
+    """One row for each layer and measure (`cett` and the rivals), as plain data."""
+    measures: dict[str, tuple[Thinned, Sequence[float | None], list[float]]] = {
+        "cett": (result.reported, result.thresholds, result.cett_by_layer)
+    }
+    for name, rival in result.rivals.items():
+        thresholds = [rival.setting if name == "fixed" else None] * len(rival.reported.by_layer)
+        measures[name] = rival.reported, thresholds, []
+    rows = []
+    for name, (outcome, thresholds, cett) in measures.items():
+        for layer, share in enumerate(outcome.by_layer):
+            low, high = outcome.by_layer_intervals[layer]
+            rows.append(
+                {
+                    "asked": result.asked,
+                    "measure": name,
+                    "layer": layer,
+                    "sparsity": share,
+                    "low": low,
+                    "high": high,
+                    "threshold": thresholds[layer],
+                    "cett": cett[layer] if cett else None,
+                    "ppl_increase": outcome.ppl_increase,
+                }
+            )
+    return rows

@@ -1,0 +1,79 @@
+"""How many neurons each token of a text takes, and which tokens take most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.corpus import Corpus, CorpusError
+from workbench.model.edits import Edit, Group, Run
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.sparsity.masking import checked_thresholds, keeping_above, post_points
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The neurons that a token takes when the model runs with weakly contributing ones left out."""
+
+    token: int
+    text: str
+    active: float
+    """Share of all neurons that take part."""
+    by_layer: list[float] = field(repr=False)
+    """The same for each layer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def token_demand(model: LanguageModel, thresholds: Any, text: str) -> list[Demand]:
+    """What share of the neurons each token of a text takes, in the order of the text.
+
+    The text is read behind the tokenizer's BOS token, which itself is not shown, and in windows if it is longer than
+    the model's context.
+
+    Args:
+        model: the model.
+        thresholds: a `Sparsity`, or one number for each layer, or one for all.
+        text: any text.
+
+    Raises:
+        SparsityError: thresholds that don't fit the model.
+        CorpusError: an empty text, or a model without a tokenizer.
+    """
+    keeps = keeping_above(model, checked_thresholds(model, thresholds))
+    if not isinstance(text, str) or not text.strip():
+        raise CorpusError("There is no text; write something for the model to read.")
+    found: dict[int, Demand] = {}
+    with uninterrupted(), torch.inference_mode():
+        for batch in Corpus([text]).batches(model, model.network.n_ctx, 1, shuffle=False):
+            shares = active_shares(model, batch.tokens, keeps)[0]  # [pos, n_layers]
+            texts = model.token_texts(batch.tokens[0])
+            for place, at in enumerate(batch.positions[0].tolist()):
+                if at >= 0:
+                    row = shares[place]
+                    found[at] = Demand(int(batch.tokens[0, place]), texts[place], float(row.mean()), row.tolist())
+    return [found[at] for at in sorted(found)]
+
+
+def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Any]) -> Tensor:
+    """The share of each layer's neurons that each token takes, when all layers run so: `[batch, pos, n_layers]`."""
+    shares: list[Tensor] = [torch.zeros(0)] * len(keeps)
+
+    def thinning(layer: int) -> Any:
+        def change(values: Tensor) -> Tensor:
+            kept = keeps[layer](values)
+            shares[layer] = kept.float().mean(-1)
+            return values * kept
+
+        return change
+
+    edits = [Edit(name, thinning(layer)) for layer, name in enumerate(post_points(model))]
+    edits = [*model.bind([]), *model.network.prepare(edits)]
+    model.network.run(tokens, Run([Group(edits)]), last=1)
+    return torch.stack(shares, -1)

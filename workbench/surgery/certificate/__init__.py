@@ -1,0 +1,1 @@
+"""What a child's weights do, and what that costs."""

@@ -1,0 +1,91 @@
+"""A saved checkpoint, held beside a model that runs here by plain transformers in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.weights import ModelError
+from workbench.surgery.certificate.certificate import AGREES, logits_with
+from workbench.surgery.child import Child
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What plain transformers computes with a checkpoint, in a process of its own."""
+
+    max_logit_difference: float
+    transformers: str
+    """Its version."""
+    loaded: str
+    """The class that it made of the checkpoint."""
+    foreign: list[str]
+    """Modules of ours in that process: none."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every logit is within 1e-4."""
+        return self.max_logit_difference <= AGREES and not self.foreign
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self) | {"agrees": self.agrees}
+
+
+SCRIPT = """
+import json, sys
+import torch, transformers
+from safetensors.torch import load_file
+folder, wanted = sys.argv[1:]
+held = load_file(wanted)
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=held["logits"].dtype).eval()
+with torch.inference_mode():
+    found = model(input_ids=held["tokens"]).logits
+difference = float((found - held["logits"]).abs().max())
+foreign = [name for name in sys.modules if name.split(".")[0] in ("workbench", "transformer_lens")]
+said = {"max_logit_difference": difference, "transformers": transformers.__version__}
+print(json.dumps(said | {"loaded": type(model).__name__, "foreign": foreign}))
+"""
+
+
+def verify_checkpoint(
+    folder: str | Path, model: LanguageModel | Child, interventions: Sequence[Any] = (), *, tokens: Tensor | None = None
+) -> Verification:
+    """Hold a saved checkpoint, loaded by plain transformers in a fresh process, beside a model that runs here.
+
+    Args:
+        folder: of the checkpoint.
+        model: what it should compute the same as: a child, or its parent with the interventions that were baked.
+        interventions: to run the model under.
+        tokens: `[batch, pos]` to compare on; random ones without it.
+
+    Raises:
+        ModelError: there is no checkpoint, or transformers can't load it.
+    """
+    model = model.model if isinstance(model, Child) else model
+    if not (Path(folder) / "config.json").exists():
+        raise ModelError(f"{folder} is not a checkpoint: it has no config.json.")
+    if tokens is None:
+        chance = torch.Generator().manual_seed(1)
+        tokens = torch.randint(model.network.vocab_size, (2, min(64, model.network.n_ctx)), generator=chance)
+    with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
+        held = Path(scratch) / "wanted.safetensors"
+        with uninterrupted(), torch.inference_mode():
+            save_file({"tokens": tokens, "logits": logits_with(model, tokens, interventions).contiguous()}, held)
+        command = [sys.executable, "-I", "-c", SCRIPT, str(Path(folder).absolute()), str(held)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
+    if ended.returncode != 0:
+        reason = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ModelError(f"Plain transformers can't load {folder}: {reason}")
+    return Verification(**json.loads(ended.stdout.strip().splitlines()[-1]))

@@ -1,0 +1,71 @@
+"""What two models write, side by side, and where they disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workbench.model.edits import Group, Run
+from workbench.model.language_model import Generation, LanguageModel, uninterrupted
+from workbench.surgery.child import Child
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Greedy continuations of one prompt by the model at the start and the changed one."""
+
+    before: Generation
+    after: Generation
+    kl: list[float]
+    """KL(start ‖ changed) in nats, at each token of the text before."""
+    kl_own: list[float]
+    """The same at each token of the text after."""
+
+
+def compare_texts(
+    start: LanguageModel,
+    changed: LanguageModel | Child,
+    prompt: str | torch.Tensor,
+    max_new_tokens: int = 48,
+    *,
+    beside: Sequence[Any] = (),
+) -> Texts:
+    """Let two models that share a tokenizer continue one prompt.
+
+    Args:
+        start: the model before the change.
+        changed: the one after it; a child brings what stays beside it.
+        prompt: a text, or token ids `[pos]`.
+        max_new_tokens: how many tokens each may write.
+        beside: interventions that belong to the changed model.
+
+    Raises:
+        PromptError: an empty prompt, or one that does not fit into the context.
+    """
+    if isinstance(changed, Child):
+        changed, beside = changed.model, beside or changed.beside
+    with uninterrupted():
+        before = start.generate(prompt, max_new_tokens)
+        after = changed.generate(prompt, max_new_tokens, interventions=beside)
+        given = start.prompt_batch([prompt], max_new_tokens)[0][0]  # [pos]
+        kls = [_kl(start, changed, given, torch.tensor(text.tokens), beside) for text in (before, after)]
+    return Texts(before, after, *kls)
+
+
+@torch.inference_mode()
+def _kl(
+    start: LanguageModel, changed: LanguageModel, prompt: torch.Tensor, new: torch.Tensor, beside: Sequence[Any]
+) -> list[float]:
+    """KL(start ‖ changed) of the predictions of the new tokens `[n]`."""
+    if len(new) == 0:
+        return []
+    tokens, length = torch.cat([prompt, new.long()])[None], len(prompt)
+    found = []
+    for model, edits in ((start, start.bind(())), (changed, changed.bind(beside))):
+        run = Run([Group(edits)], torch.tensor([length])) if edits else None
+        found.append(model.network.run(tokens, run)[0, length - 1 : -1].float().log_softmax(-1))
+    of, to = found
+    return torch.where(of == -torch.inf, 0, of.exp() * (of - to)).sum(-1).tolist()

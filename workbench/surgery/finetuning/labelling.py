@@ -1,0 +1,170 @@
+"""Labelling of words: a model says at each word's last token which label the word has, as one token of its own.
+
+The task that needs no people to make: marks are taken out of a text, and what stood behind each word is its label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.corpus import Corpus
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.surgery.child import SurgeryError
+from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
+
+MARKS = {",": "comma", ".": "stop", "?": "question", "!": "cry"}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts as words with labels; `heal` learns from them.
+
+    Attributes:
+        words: of each text.
+        labels: of each word, by its place in `names`.
+        names: words for the labels; the first one means that there is nothing to say.
+    """
+
+    words: Sequence[Sequence[str]]
+    labels: Sequence[Sequence[int]]
+    names: tuple[str, ...]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over words and labels."""
+        said = json.dumps([list(map(list, self.words)), list(map(list, self.labels)), self.names])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def ids(self, model: LanguageModel) -> Tensor:
+        """The token that stands for each label, `[labels]`: the first one of its name.
+
+        Raises:
+            SurgeryError: two labels would have the same.
+        """
+        found = [int(model.to_tokens(f" {name}", start=False)[0, -1]) for name in self.names]
+        if len(set(found)) < len(found):
+            raise SurgeryError(f"The labels {', '.join(self.names)} end in the same token; call them otherwise.")
+        return torch.tensor(found)
+
+    def batches(
+        self,
+        model: LanguageModel,
+        context: int = 128,
+        batch: int = 16,
+        seed: int = 0,
+        *,
+        repeat: bool = False,
+        shuffle: bool = True,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Iterator[LabelBatch]:
+        """Rows of whole words, each of one text, padded on the right; see `Corpus.batches`."""
+        return label_batches(self._rows(model, context, seed, repeat, shuffle), batch, shard)
+
+    def _rows(
+        self, model: LanguageModel, context: int, seed: int, repeat: bool, shuffle: bool
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """Tokens and labels of one row after another."""
+        names = self.ids(model).tolist()
+        bos = getattr(model.tokenizer, "bos_token_id", None)
+        start = [] if bos is None else [bos]
+        for epoch in itertools.count():
+            order = np.random.default_rng([seed, epoch]).permutation(len(self.words)) if shuffle else None
+            for text in range(len(self.words)) if order is None else order.tolist():
+                tokens, labels = list(start), [UNLABELLED] * len(start)
+                for word, label in zip(self.words[text], self.labels[text], strict=True):
+                    ids = model.to_tokens(f" {word}", start=False)[0].tolist()
+                    if len(tokens) + len(ids) > context:
+                        break
+                    tokens += ids
+                    labels += [UNLABELLED] * (len(ids) - 1) + [names[label]]
+                if len(tokens) > len(start):
+                    yield tokens, labels
+            if not repeat:
+                return
+
+
+def punctuation(corpus: Corpus, words: int = 60, marks: Sequence[str] = (",", ".")) -> Labelled:
+    """Texts in lower case without their marks; each word's label is the mark that stood behind it.
+
+    Args:
+        corpus: texts; those with characters other than letters, digits and plain marks inside words lose them.
+        words: of each piece that a text is cut into; the first of a text only.
+        marks: that are labels; others are taken out too and have no label.
+    """
+    rows, labels = [], []
+    wanted = {mark: number for number, mark in enumerate(marks, 1)}
+    for text in corpus.texts:
+        found = re.findall(r"([A-Za-z0-9][A-Za-z0-9'’-]*)([^A-Za-z0-9]*)", text)[:words]
+        if len(found) == words:
+            rows.append([word.lower() for word, _ in found])
+            labels.append([wanted.get(after[:1], 0) for _, after in found])
+    if not rows:
+        raise SurgeryError(f"No text of {corpus.name} has {words} words.")
+    return Labelled(rows, labels, ("none", *(MARKS.get(mark, mark) for mark in marks)))
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well a model labels."""
+
+    words: int
+    accuracy: float
+    """Share of the words with the right label."""
+    f1: float
+    """Of all labels but the first, taken together: harmonic mean of precision and recall."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {"words": self.words, "accuracy": self.accuracy, "f1": self.f1}
+
+
+def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, batch: int = 8) -> LabelScores:
+    """Let a model label texts: at each word the likeliest of the labels' tokens."""
+    ids = texts.ids(model)
+    hits = right = said = true = words = 0
+    with uninterrupted(), torch.inference_mode():
+        for some in texts.batches(model, context, batch, shuffle=False):
+            at = some.labels != UNLABELLED
+            mask = None if bool(some.mask.all()) else some.mask
+            chosen = model.network.run(some.tokens, mask=mask)[at][:, ids].argmax(-1)
+            wanted = (some.labels[at][:, None] == ids).int().argmax(-1)
+            words += len(wanted)
+            right += int((chosen == wanted).sum())
+            hits += int(((chosen == wanted) & (wanted > 0)).sum())
+            said, true = said + int((chosen > 0).sum()), true + int((wanted > 0).sum())
+    return LabelScores(words, right / words, 2 * hits / max(said + true, 1))
+
+
+def label_batches(
+    rows: Iterator[tuple[list[int], list[int]]], batch: int, shard: tuple[int, int] = (0, 1)
+) -> Iterator[LabelBatch]:
+    """Rows of tokens and labels together, padded on the right; see `Corpus.batches`.
+
+    Args:
+        rows: tokens, and as many labels: tokens that stand for one, or `UNLABELLED`.
+        batch: rows of each.
+        shard: (which, of how many) of the batches.
+    """
+    rank, world = shard
+    together = iter(lambda: list(itertools.islice(rows, batch)), [])
+    return map(_padded, itertools.islice(together, rank, None, world))
+
+
+def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> LabelBatch:
+    longest = max(len(tokens) for tokens, _ in rows)
+    tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([found + [UNLABELLED] * (longest - len(found)) for _, found in rows])
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    mask = torch.arange(longest) < lengths[:, None]
+    where = torch.arange(longest).expand_as(mask).masked_fill(~mask, -1)
+    return LabelBatch(tokens, mask, mask, torch.arange(len(rows)), where, labels)

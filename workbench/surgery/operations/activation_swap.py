@@ -1,0 +1,260 @@
+"""Another activation in the place of SiLU or GELU, fitted to it on a calibration text; a short `heal` does the rest.
+
+PolyReLU, Σ w_i ReLU(x)^i, and PolyNorm, Σ w_i x^i / rms(x^i) + b, where each power is normalised over the neurons of a
+token: Zhuo et al., "Polynomial Composition Activations" (2024), arXiv 2411.03884. Series activation,
+Σ w_i ReLU(a_i x + b_i): Wang et al., "PanGu-π" (2023), arXiv 2312.17276. All three are linear in w, which is set by
+least squares so that the new activation is as near to the old one as it can be on what the layer sees. ReLU is a value
+of the configuration and makes an ordinary checkpoint; the others are in no configuration of plain transformers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from workbench.corpus import Corpus, TokenBatch
+from workbench.model.hookpoints import HookPointError
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.weights import Progress
+from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
+from workbench.surgery.inputs import calibration, named, operand
+from workbench.surgery.operations.custom import make_custom
+from workbench.surgery.registry import Argument, Cancelled, Operation, register
+
+Kind = Literal["relu", "polyrelu", "polynorm", "series"]
+KINDS = ("relu", "polyrelu", "polynorm", "series")
+SETTINGS = ("hidden_act", "activation_function", "hidden_activation")
+"""What configurations call the activation."""
+MODULES = ("act_fn", "act", "activation_fn")
+"""What layers call it."""
+
+
+class PolyReLU(nn.Module):
+    """Σ w_i ReLU(x)^i for i from 0 to `order`."""
+
+    def __init__(self, order: int = 3):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(order + 1))
+
+    def terms(self, x: Tensor) -> list[Tensor]:
+        """What the weights multiply, each `[..., d_mlp]`."""
+        positive = x.relu()
+        return [torch.ones_like(x), *(positive**power for power in range(1, len(self.weights)))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.weights[-1] * torch.ones_like(x)
+        positive = x.relu()
+        for weight in self.weights[:-1].flip(0):
+            value = value * positive + weight
+        return value
+
+
+class PolyNorm(nn.Module):
+    """w_0 + Σ w_i x^i / rms(x^i) for i from 1 to `order`; the root of the mean square is over a token's neurons."""
+
+    def __init__(self, order: int = 3):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(order + 1))
+
+    def terms(self, x: Tensor) -> list[Tensor]:
+        """What the weights multiply, each `[..., d_mlp]`."""
+        powers = [x**power for power in range(1, len(self.weights))]
+        return [torch.ones_like(x), *(one * (one.square().mean(-1, keepdim=True) + 1e-6).rsqrt() for one in powers)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.weights[0] * torch.ones_like(x)
+        for weight, term in zip(self.weights[1:], self.terms(x)[1:], strict=True):
+            value = value + weight * term
+        return value
+
+
+class Series(nn.Module):
+    """Σ w_i ReLU(a_i x + b_i), with one more weight for a constant; `order` terms.
+
+    Args:
+        order: how many.
+        knots: where the terms begin to rise, `[order]`; each rises to the right.
+    """
+
+    def __init__(self, order: int, knots: Tensor):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(order + 1))
+        self.scales = nn.Parameter(torch.ones(order))
+        self.shifts = nn.Parameter(-knots.clone())
+
+    def terms(self, x: Tensor) -> list[Tensor]:
+        """What the weights multiply, each `[..., d_mlp]`."""
+        return [torch.ones_like(x), *((a * x + b).relu() for a, b in zip(self.scales, self.shifts, strict=True))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.weights[0] * torch.ones_like(x)
+        for weight, term in zip(self.weights[1:], self.terms(x)[1:], strict=True):
+            value = value + weight * term
+        return value
+
+
+def swap_activation(
+    model: LanguageModel | Child,
+    kind: Kind | str,
+    *,
+    corpus: Corpus | None = None,
+    tokens: int = 1024,
+    order: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Child:
+    """The model with another activation in all its MLPs.
+
+    Args:
+        model: left as it is.
+        kind: "relu", "polyrelu", "polynorm" or "series".
+        corpus: texts to fit the new activation on; the bundled stories without it.
+        tokens: of the fit.
+        order: highest power, or number of terms of a series.
+        seed: of the choice of the texts.
+        progress, cancel: as for every operation.
+
+    Returns:
+        A child; one with anything but ReLU can't be saved, and says why.
+
+    Raises:
+        SurgeryError: an unknown kind, or an architecture whose activation is not a module of its own.
+        Cancelled: it was stopped.
+    """
+    _given, model = model, operand(model)
+    if kind not in KINDS:
+        raise SurgeryError(f"The activation is one of {', '.join(KINDS)}, not {kind!r}.")
+    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= 8:
+        raise SurgeryError(f"order is a whole number from 1 to 8, not {order!r}.")
+    paths = [_path(model, layer) for layer in range(model.network.n_layers)]
+    step: dict[str, Any] = {"operation": "swap_activation", "kind": kind}
+    if kind == "relu":
+        setting = next((name for name in SETTINGS if hasattr(model.network.config.get_text_config(), name)), None)
+        if setting is None:
+            raise SurgeryError(f"The configuration of {model.name} does not say which activation it has.")
+        return make_child(model, {}, step, config={setting: "relu"})
+    corpus = calibration(corpus)
+    batches = corpus.batches(model, 256, 4, tokens, seed)
+    make = functools.partial(_made, str(kind), order)
+    fitted = _fitted(model, paths, batches, make, tokens=tokens, progress=progress, cancel=cancel)
+
+    def change(module: Any) -> None:
+        for path, new in fitted.items():
+            module.set_submodule(path, new)
+
+    step |= {"order": order, "calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
+    why = f"Plain transformers has no {kind} activation, so this model can't be saved as an ordinary checkpoint."
+    return make_custom(model, change, step, why, seed)
+
+
+def fit(new: nn.Module, old: nn.Module, x: Tensor) -> nn.Module:
+    """Set the weights of a new activation by least squares to what an old one makes of `x`, `[tokens, d_mlp]`."""
+    return _solved(new, _sums(new, old, x))
+
+
+Sums = tuple[Tensor, Tensor]
+"""Of the normal equations: products of the terms with each other, `[terms, terms]`, and with what is wanted, `[terms]`;
+those of several texts add up."""
+
+
+@torch.no_grad()
+def _sums(new: nn.Module, old: nn.Module, x: Tensor) -> Sums:
+    made: Any = new
+    terms = torch.stack([term.flatten() for term in made.terms(x)], 1).double()  # [tokens * d_mlp, terms]
+    return terms.T @ terms, terms.T @ old(x).flatten().double()
+
+
+@torch.no_grad()
+def _solved(new: nn.Module, sums: Sums) -> nn.Module:
+    """A little is added to the normal equations, so that terms that don't differ share what they have to do."""
+    made: Any = new
+    squares, wanted = sums
+    count = squares[0, 0]  # the first term is 1
+    size = (squares.diagonal() / count).sqrt().clamp(min=1e-12)
+    squares = squares / count / size / size[:, None]
+    alone = 1e-6 * torch.eye(len(size)).double()
+    made.weights.copy_(torch.linalg.solve(squares + alone, wanted / count / size) / size)
+    return made.requires_grad_(False)
+
+
+def _made(kind: str, order: int, x: Tensor) -> nn.Module:
+    """A new activation; a series' knots are spread over what the layer sees of the first texts."""
+    if kind == "polyrelu":
+        return PolyReLU(order)
+    if kind == "polynorm":
+        return PolyNorm(order)
+    some = x.flatten()[:: max(1, x.numel() // 100_000)]
+    shares = torch.linspace(0.02, 0.98, order) if order > 1 else torch.tensor([0.5])
+    return Series(order, some.quantile(shares))
+
+
+def _path(model: LanguageModel, layer: int) -> str:
+    """Where the activation of a layer's MLP is among the plain modules."""
+    prefix = f"{layers_path(model)}.{layer}."
+    found = [
+        path
+        for path, _ in model.network.module.named_modules()
+        if path.startswith(prefix) and path.rpartition(".")[2] in MODULES
+    ]
+    if len(found) != 1:
+        raise SurgeryError(f"The activation of {model.name} is not one module in each layer; it can't be swapped.")
+    return found[0]
+
+
+def _fitted(
+    model: LanguageModel,
+    paths: Sequence[str],
+    batches: Iterator[TokenBatch],
+    make: Callable[[Tensor], nn.Module],
+    *,
+    tokens: int,
+    progress: Progress | None,
+    cancel: Callable[[], bool] | None,
+) -> dict[str, nn.Module]:
+    """The new activation of each layer, by its path; what was seen of a text is kept as sums only."""
+    points = [f"blocks.{layer}.mlp.hook_pre" for layer in range(model.network.n_layers)]
+    news: list[nn.Module] = []
+    sums: list[Sums] = []
+    done = 0
+    for batch in batches:
+        if cancel is not None and cancel():
+            raise Cancelled("Fitting was stopped; nothing has changed.")
+        try:
+            with uninterrupted(), torch.inference_mode():
+                seen = [value[batch.content] for value in model.capture(batch.tokens, points).values()]
+        except HookPointError as error:
+            raise SurgeryError(f"What goes into the activation of {model.name} can't be seen: {error}") from error
+        news = news or [make(x) for x in seen]
+        olds = [model.network.module.get_submodule(path) for path in paths]
+        more = [_sums(new, old, x) for new, old, x in zip(news, olds, seen, strict=True)]
+        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, more, strict=True)] if sums else more
+        done += int(batch.content.sum())
+        if progress:
+            progress(min(done / tokens, 1.0), f"{done:,} of {tokens:,} tokens")
+    return {path: _solved(new, one) for path, new, one in zip(paths, news, sums, strict=True)}
+
+
+def _run(model: LanguageModel, *, kind: str, corpus: str, **how: Any) -> Child:
+    return swap_activation(model, kind, corpus=named(corpus), **how)
+
+
+register(
+    Operation(
+        "swap_activation",
+        "Swap the activation",
+        "Puts another activation into all MLPs, fitted to the old one; only ReLU can be saved.",
+        (
+            Argument("kind", "Activation", "polynorm", "choice", choices=KINDS),
+            Argument("order", "Highest power, or terms", 3, "whole", low=1, high=8),
+            Argument("corpus", "Texts to fit on", "stories", "text"),
+            Argument("tokens", "Tokens to fit on", 512, "whole", low=1),
+            Argument("seed", "Seed", 0, "whole", low=0),
+        ),
+        _run,
+    )
+)

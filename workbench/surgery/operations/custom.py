@@ -1,0 +1,98 @@
+"""Children that plain transformers has no place for: other activations, layers that see ahead.
+
+They run, learn and are measured like all models, but they are never written as a checkpoint: it would load as another
+model than it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.model.hookpoints import HookPoints
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import fingerprint, parameters_of
+from workbench.surgery.child import CUSTOM, Child, SurgeryError, make_child
+
+
+@dataclass(eq=False)
+class CustomChild(Child):
+    """A child that can't be saved; `why` says what plain transformers can't hold."""
+
+    why: str = ""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Refuses in a sentence."""
+        raise SurgeryError(self.why)
+
+
+class _Refuses:
+    """Stands in the place of a module's `save_pretrained`."""
+
+    def __init__(self, why: str):
+        self.why = why
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        raise SurgeryError(self.why)
+
+
+def make_custom(
+    parent: LanguageModel, change: Callable[[Any], None], step: Mapping[str, Any], why: str, seed: int | None = None
+) -> CustomChild:
+    """A child whose modules are changed, beside or instead of its weights.
+
+    Args:
+        parent: left as it is; it may be such a child itself.
+        change: takes the child's own tree of plain modules and changes it in place. It may put other modules in, but
+            must not write to the parent's tensors.
+        step: what was done, as in `make_child`.
+        why: what plain transformers can't hold, as one sentence.
+        seed: recorded with the step.
+
+    Raises:
+        SurgeryError: as `make_child`.
+    """
+    plain = copy.copy(parent)
+    plain.about = {key: value for key, value in parent.about.items() if key != CUSTOM}
+    child = make_child(plain, {}, step, seed=seed)
+    model = child.model
+    if CUSTOM in parent.about:  # its modules are not what its configuration says
+        model = LanguageModel(parent.network.module, parent.tokenizer, child.model.name, "")
+    change(model.network.module)
+    return _finished(parent, model, child.history, why)
+
+
+def make_custom_from(
+    parent: LanguageModel, model: LanguageModel, step: Mapping[str, Any], seed: int | None = None
+) -> CustomChild:
+    """A child of a parent that is custom: a model of the same modules that has learned.
+
+    Raises:
+        SurgeryError: as `make_child`.
+    """
+    made = make_custom(parent, lambda _: None, step, parent.about[CUSTOM], seed)
+    model.name, model.about = made.model.name, dict(parent.about)
+    return _finished(parent, model, made.history, parent.about[CUSTOM])
+
+
+def _finished(parent: LanguageModel, model: LanguageModel, history: list[dict[str, Any]], why: str) -> CustomChild:
+    """The child, with a hash of its own that its modules are part of."""
+    module = model.network.module
+    points = HookPoints(point for point in model.hook_points.values() if point.module is not None)
+    model.network.hook_points = model.hook_points = points  # the bridge's modules would not be the changed ones
+    module.save_pretrained = _Refuses(why)
+    own = parameters_of(module)
+    model.plain_hash = fingerprint(own)
+    edits = [step["edit_hash"] for step in history]
+    model.hash = hashlib.sha256(json.dumps([model.plain_hash, edits]).encode()).hexdigest()
+    history[-1]["hash"] = model.hash
+    shared = {tensor.data_ptr() for tensor in parameters_of(parent.network.module).values()}
+    names = tuple(name for name, tensor in own.items() if tensor.data_ptr() not in shared)
+    history[-1]["own_tensors"] = len(names)
+    model.about = parent.about | {"surgery": history, CUSTOM: why}
+    return CustomChild(model, parent, names, history, why=why)

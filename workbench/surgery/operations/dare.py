@@ -1,0 +1,285 @@
+"""DARE: what fine-tuning added to a model, most of it dropped at random and the rest made larger, then added back.
+
+Yu et al., "Language Models are Super Mario" (2023), arXiv 2311.03099: delta = fine-tuned - base; each number is dropped
+with probability p, and what stays is divided by 1 - p, so that the expectation over draws is the whole delta. The paper
+drops 90% and more at almost no loss, and merges several fine-tuned models by adding up what is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from workbench.interventions.opening import NOTE as SPLICED
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import Progress, combined, digest, parameters_of
+from workbench.surgery.child import CUSTOM, NOTE, Child, SurgeryError, make_child
+from workbench.surgery.inputs import has_beside, operand
+from workbench.surgery.registry import Argument, Cancelled, Operation, register
+
+UNIMPORTANT = re.compile("token_id|dtype|version|architectures|use_cache|dropout|initializer|task|gradient|label")
+"""In names of values of a configuration that do not change what a model computes."""
+Tuned = LanguageModel | Child | str | Path
+"""A fine-tuned model, or its folder, whose tensors are then read one at a time and never all held."""
+
+
+def dare(
+    base: LanguageModel | Child,
+    tuned: Tuned | Sequence[Tuned],
+    p: float = 0.9,
+    *,
+    rescale: bool = True,
+    weights: float | Sequence[float] = 1.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Child:
+    """The base with what is left of one or several deltas: `base + Σ weight · dropped(tuned - base)`.
+
+    Args:
+        base: the common parent.
+        tuned: its fine-tuned descendants.
+        p: share of each delta that is dropped; 0 for plain delta arithmetic.
+        rescale: divide what stays by 1 - p.
+        weights: of each delta, or of all; negative ones subtract.
+        seed: of the draws, which differ from tensor to tensor and from model to model.
+        progress, cancel: as for every operation.
+
+    Raises:
+        SurgeryError: a drop rate outside [0, 1); models of another shape or parent; weights that are not numbers.
+        Cancelled: it was stopped.
+    """
+    if not isinstance(rescale, bool):
+        raise SurgeryError(f"rescale is True or False, not {rescale!r}.")
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
+        raise SurgeryError(f"The drop rate p is a number from 0 to below 1, not {p!r}: at 1 nothing would be left.")
+    _given, base = base, operand(base)
+    many = [tuned] if isinstance(tuned, Tuned) else list(tuned) if isinstance(tuned, Iterable) else []
+    if not many or not all(isinstance(one, Tuned) for one in many):
+        raise SurgeryError(f"Give the fine-tuned models, or their folders, not {tuned!r:.60}.")
+    given = list(weights) if isinstance(weights, Iterable) else [weights] * len(many)
+    shares = [float(one) if isinstance(one, int | float) else math.nan for one in given]
+    if not all(map(math.isfinite, shares)):
+        raise SurgeryError(f"weights is a finite number, or one for each fine-tuned model, not {weights!r:.60}.")
+    if len(shares) != len(many):
+        raise SurgeryError(f"Give one weight for each fine-tuned model: models: {len(many)}, weights: {len(shares)}.")
+    sources = [_Source(base, one) for one in many]
+    old, made = parameters_of(base.network.module), {}
+    for done, (name, tensor) in enumerate(old.items()):
+        if progress:
+            progress(done / len(old), name)
+        if cancel is not None and cancel():
+            raise Cancelled("Merging was stopped; nothing has changed.")
+        total = torch.zeros_like(tensor)
+        for number, (source, share) in enumerate(zip(sources, shares, strict=True)):
+            delta = source.delta(name, tensor)
+            if p:
+                delta.mul_(_kept(tensor.shape, p, f"{seed} {number} {name}").to(delta.dtype))
+            total.add_(delta, alpha=share / (1 - p) if rescale else share)
+        if bool(total.any()):
+            made[name] = total.add_(tensor)
+    for source in sources:
+        source.check()
+    step = {"operation": "dare", "p": float(p), "rescale": rescale, "weights": shares, "of": [s.about for s in sources]}
+    return make_child(base, made, step, seed=seed)
+
+
+def _kept(shape: torch.Size, p: float, key: str) -> Tensor:
+    """Which numbers of a delta stay: bool of this shape, the same for the same key on every machine."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6])
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) >= p
+
+
+class _Source:
+    """A fine-tuned model whose deltas are taken one tensor at a time.
+
+    Args:
+        base: what it was tuned from.
+        tuned: the model or its folder.
+
+    Raises:
+        SurgeryError: it was made from another parent, or has other tensors.
+    """
+
+    def __init__(self, base: LanguageModel, tuned: Tuned):
+        self._tensors: dict[str, Tensor] | _Folder
+        self._stated, self._digests = "", dict[str, bytes]()
+        if isinstance(tuned, str | Path):
+            self._tensors = _Folder(Path(tuned))
+            recorded, hash, self.name = _recorded(Path(tuned))
+            self._stated = hash if (Path(tuned) / NOTE).exists() else ""
+        else:
+            model = tuned.model if isinstance(tuned, Child) else tuned
+            if model.splices:
+                raise SurgeryError(f"{model.name} runs through dictionaries and has no plain delta.")
+            self._tensors, self.name, hash = parameters_of(model.network.module), model.name, model.hash
+            recorded = _parents(model.about)
+            if has_beside(model):
+                raise SurgeryError(f"{model.name} has edits beside its weights, which are in no delta.")
+            if CUSTOM in model.about:
+                raise SurgeryError(f"{model.about[CUSTOM].rstrip('.')}; it has no plain delta.")
+        if recorded and base.hash not in recorded:
+            raise SurgeryError(
+                f"{self.name} was made from another parent ({', '.join(one[:12] for one in recorded)}), not from "
+                f"{base.name} ({base.hash[:12]}); only deltas of one parent can be added."
+            )
+        self._base, self._squares = base, [0.0, 0.0]
+        old = parameters_of(base.network.module)
+        shapes = {name: tuple(tensor.shape) for name, tensor in old.items()}
+        others = self._tensors.shapes() if isinstance(self._tensors, _Folder) else _shapes(self._tensors)
+        for name in sorted({*shapes} ^ {*others}):
+            if name not in shapes and self._tied(name):
+                continue
+            raise SurgeryError(f"{self.name} and {base.name} are not alike: only one of them has a tensor {name}.")
+        for name, shape in shapes.items():
+            if others[name] != shape:
+                raise SurgeryError(
+                    f"{name} is {list(shape)} in {base.name} but {list(others[name])} in {self.name}; "
+                    "only models of equal shapes have a delta."
+                )
+        self._check_config(base, tuned)
+        self.about = {"name": self.name, "hash": hash}
+
+    def _check_config(self, base: LanguageModel, tuned: Tuned) -> None:
+        """Refuse weights that were tuned for another way to compute, such as another activation."""
+        if isinstance(tuned, str | Path):
+            try:
+                said = json.loads((Path(tuned) / "config.json").read_text())
+            except (OSError, ValueError):  # weights alone are enough
+                return
+        else:
+            said = (tuned.model if isinstance(tuned, Child) else tuned).network.config.to_dict()
+        own = base.network.config.to_dict()
+        for key in sorted({*said} & {*own}):
+            if said[key] != own[key] and not key.startswith("_") and not UNIMPORTANT.search(key):
+                raise SurgeryError(
+                    f"{self.name} and {base.name} don't compute alike: {key} is {said[key]!r} and {own[key]!r}."
+                )
+
+    def delta(self, name: str, tensor: Tensor) -> Tensor:
+        """tuned - base of one tensor; freely writable."""
+        tuned = self._tensors[name]
+        if self._stated:
+            self._digests[name] = digest(name, tuned)
+        delta = tuned.to(tensor.dtype) - tensor
+        self._squares[0] += float(delta.norm()) ** 2
+        self._squares[1] += float(tensor.norm()) ** 2
+        return delta
+
+    def _tied(self, name: str) -> bool:
+        """Whether a tensor that only the folder has is no parameter, or a second name of one that both have."""
+        state = self._base.network.module.state_dict()
+        if name not in state:
+            return False
+        at = state[name].data_ptr()
+        twins = [one for one, tensor in parameters_of(self._base.network.module).items() if tensor.data_ptr() == at]
+        return not twins or torch.equal(self._tensors[name], self._tensors[twins[0]])
+
+    def check(self) -> None:
+        """Refuse a folder whose weights are not those on record, and a delta as large as the weights, which no
+        fine-tuning leaves."""
+        if self._stated and combined(self._digests) != self._stated:
+            raise SurgeryError(
+                f"The weights of {self.name} are not those that were saved in its folder; copy it again."
+            )
+        if self._squares[0] >= self._squares[1]:
+            raise SurgeryError(
+                f"{self.name} differs from {self._base.name} by more than the size of its weights, so it is not "
+                "fine-tuned from it; only deltas of one parent can be added."
+            )
+
+
+class _Folder:
+    """The tensors of a checkpoint's folder; each is read when it is asked for.
+
+    The file is opened anew each time, so that the pages that were read before don't stay in memory.
+    """
+
+    def __init__(self, folder: Path):
+        folder = folder / "model" if (folder / SPLICED).exists() else folder
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise SurgeryError(f"{folder} holds no weights in safetensors files; give the folder of a checkpoint.")
+        self._at: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for file in files:
+            with _opened(file) as inside:
+                for name in inside.keys():  # noqa: SIM118, it is no dictionary
+                    self._at[name], self._shapes[name] = file, tuple(inside.get_slice(name).get_shape())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor."""
+        return self._shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        with _opened(self._at[name]) as inside:
+            return inside.get_tensor(name).clone()
+
+
+def _opened(file: Path) -> AbstractContextManager[Any]:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise SurgeryError(f"{file} can't be read ({error}); copy it again.") from error
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _parents(about: dict[str, Any]) -> list[str]:
+    """Hashes of the models that one was made from, as far as they are on record."""
+    trained = [about["trained"].get("model_hash")] if isinstance(about.get("trained"), dict) else []
+    operated = [step.get("parent", {}).get("hash") for step in about.get("surgery", [])]
+    return [hash for hash in (*trained, *operated) if hash]
+
+
+def _recorded(folder: Path) -> tuple[list[str], str, str]:
+    """From the notes in a folder: hashes of the parents, its own hash, its name."""
+    for note, key in ((NOTE, "surgery"), (SPLICED, "about")):
+        if (folder / note).exists():
+            try:
+                said = json.loads((folder / note).read_text())
+                about = {"surgery": said["history"]} if key == "surgery" else dict(said.get("about") or {})
+                return _parents(about), str(said["hash"]), str(said["name"])
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise SurgeryError(f"{folder / note} is damaged ({error}); copy the folder again.") from error
+    return [], "", folder.name
+
+
+def _run(model: LanguageModel, *, tuned: str, p: float, weight: float, **how: Any) -> Child:
+    """Folders are separated by line breaks or semicolons."""
+    folders = [one.strip() for one in tuned.replace("\n", ";").split(";") if one.strip()]
+    if not folders:
+        raise SurgeryError("Name the folder of at least one model that was fine-tuned from this one.")
+    missing = [one for one in folders if not Path(one).is_dir()]
+    if missing:
+        raise SurgeryError(f"There is no folder {missing[0]!r}.")
+    return dare(model, folders, p, weights=weight, **how)
+
+
+register(
+    Operation(
+        "dare",
+        "Add fine-tuned models (DARE)",
+        "Adds what fine-tuning changed, most of it dropped at random and the rest made larger.",
+        (
+            Argument("tuned", "Folders of fine-tuned models", "", "text", help="Several are separated by semicolons."),
+            Argument("p", "Share that is dropped", 0.9, low=0.0, high=0.999),
+            Argument("rescale", "Divide what stays by 1 - p", True, "yes"),
+            Argument("weight", "Weight of each", 1.0),
+            Argument("seed", "Seed", 0, "whole", low=0),
+        ),
+        _run,
+    )
+)

@@ -1,0 +1,181 @@
+"""Experts: of every layer's neurons only those that a kind of text uses most.
+
+Cai et al., "Read-ME" (2024), arXiv 2410.19123, cut experts out of a dense model by the neurons that are most active on
+each domain. What a neuron adds is its activation times its column of the down projection, so its size is
+|a_i| · ‖w_down_i‖ (as for activation sparsity, arXiv 2411.02335). All layers keep equally many, and the expert is an
+ordinary checkpoint with narrower MLPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.corpus import Corpus, as_corpus
+from workbench.model.hookpoints import HookPointError
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.weights import ModelError, Progress, parameters_of
+from workbench.surgery.child import Child, SurgeryError, make_child
+from workbench.surgery.inputs import named, operand
+from workbench.surgery.operations.matrices import as_stored, out_in
+from workbench.surgery.registry import Argument, Cancelled, Operation, register
+
+WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
+"""What configurations call the width of an MLP."""
+
+
+def neuron_use(
+    model: LanguageModel | Child,
+    corpus: Corpus,
+    tokens: int = 4096,
+    *,
+    seed: int = 0,
+    cancel: Callable[[], bool] | None = None,
+) -> Tensor:
+    """How much each neuron adds to the stream on a text: mean of |a_i| · ‖w_down_i‖ over tokens, `[layers, d_mlp]`.
+
+    Raises:
+        SurgeryError: an architecture whose MLPs are not made of neurons that can be seen.
+        Cancelled: it was stopped.
+    """
+    _given, model = model, operand(model)
+    points = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.network.n_layers)]
+    try:
+        lengths = torch.stack([model.network.neuron_weights(layer, "down").norm(dim=1) for layer in range(len(points))])
+    except (ModelError, HookPointError) as error:
+        raise SurgeryError(f"The neurons of {model.name} can't be cut: {error}") from error
+    total, count = torch.zeros(lengths.shape, dtype=torch.float64), 0
+    with uninterrupted(), torch.inference_mode():
+        for batch in as_corpus(corpus).batches(model, 256, 4, tokens, seed):
+            if cancel is not None and cancel():
+                raise Cancelled("The search for neurons was stopped; nothing has changed.")
+            for layer, value in enumerate(model.capture(batch.tokens, points).values()):
+                total[layer] += value[batch.content].abs().double().sum(0)
+            count += int(batch.content.sum())
+    return (total / count * lengths.double()).float()
+
+
+def masks_by_domain(uses: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    """Which neurons each domain keeps: those that it uses most, equally many in every layer.
+
+    Args:
+        uses: of each domain, from `neuron_use`.
+        keep: share of the neurons that stay.
+
+    Returns:
+        Bool `[layers, d_mlp]` for each domain.
+
+    Raises:
+        SurgeryError: a share that keeps nothing or everything.
+    """
+    masks = {}
+    for domain, use in uses.items():
+        number = round(keep * use.shape[1]) if isinstance(keep, int | float) and 0 < keep < 1 else 0
+        if not 0 < number < use.shape[1]:
+            raise SurgeryError(
+                f"keep is a number between 0 and 1 by which some of the {use.shape[1]:,} neurons stay and some go, "
+                f"not {keep!r}."
+            )
+        best = use.topk(number, dim=1).indices
+        masks[domain] = torch.zeros_like(use, dtype=torch.bool).scatter_(1, best, True)
+    return masks
+
+
+def cut_expert(
+    model: LanguageModel | Child, mask: Tensor, *, of: str = "", about: Mapping[str, Any] | None = None
+) -> Child:
+    """The model with these neurons only.
+
+    Args:
+        model: left as it is.
+        mask: the neurons that stay, bool `[layers, d_mlp]`, equally many in each layer.
+        of: what they were chosen for; recorded.
+        about: how they were chosen, as plain data; recorded too.
+
+    Raises:
+        SurgeryError: a mask that does not fit, or an architecture whose MLPs can't be narrower.
+    """
+    _given, model = model, operand(model)
+    layers, width = model.network.n_layers, model.network.neuron_hook_point(0, "post").width
+    if not isinstance(mask, Tensor):
+        raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask!r:.60}.")
+    if mask.dtype != torch.bool or tuple(mask.shape) != (layers, width):
+        raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask.dtype} {list(mask.shape)}.")
+    left = sorted(set(mask.sum(1).tolist()))
+    if len(left) > 1 or left[0] == 0:
+        raise SurgeryError(f"Every layer must keep equally many neurons, at least one; these keep {left}.")
+    sizes = model.network.config.get_text_config()
+    names = [name for name in WIDTHS if hasattr(sizes, name)]
+    if not names:
+        raise SurgeryError(f"The configuration of {model.name} has no width of its MLPs that could change.")
+    tensors: dict[str, Tensor] = {}
+    known = parameters_of(model.network.module)
+    for layer in range(layers):
+        stays = mask[layer].nonzero()[:, 0]
+        for site in model.network.neuron_sites:
+            path = model.network.neuron_hook_point(layer, site).module
+            module: Any = model.network.module.get_submodule(path or "")
+            weight = out_in(module)
+            cut = weight[:, stays] if site == "post" else weight[stays]
+            tensors[f"{path}.weight"] = as_stored(module, cut)
+            if site != "post" and f"{path}.bias" in known:
+                tensors[f"{path}.bias"] = known[f"{path}.bias"][stays]
+    chosen = [mask[layer].nonzero()[:, 0].tolist() for layer in range(layers)]
+    step = {"operation": "cut_expert", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
+    return make_child(model, tensors, step, config={names[0]: left[0]})
+
+
+def expert(
+    model: LanguageModel | Child,
+    corpus: Corpus,
+    keep: float = 0.5,
+    *,
+    tokens: int = 4096,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Child:
+    """The model with the neurons that a corpus uses most.
+
+    Args:
+        model: left as it is.
+        corpus: texts of the domain.
+        keep: share of each layer's neurons that stay.
+        tokens: to look at.
+        seed: of the choice of the texts.
+        progress, cancel: as for every operation.
+
+    Raises:
+        SurgeryError: as the functions above.
+        Cancelled: it was stopped.
+    """
+    _given, model = model, operand(model)
+    masks_by_domain({"": torch.zeros(1, model.network.neuron_hook_point(0, "post").width)}, keep)  # complain here
+    if progress:
+        progress(0.0, "Looking which neurons are used")
+    use = neuron_use(model, corpus, tokens, seed=seed, cancel=cancel)
+    about = {"corpus_hash": corpus.hash, "tokens": tokens, "keep": keep, "text_seed": seed}
+    return cut_expert(model, masks_by_domain({"": use}, keep)[""], of=corpus.name, about=about)
+
+
+def _run(model: LanguageModel, *, corpus: str, **how: Any) -> Child:
+    return expert(model, named(corpus), **how)
+
+
+register(
+    Operation(
+        "expert",
+        "Cut out an expert",
+        "Keeps the neurons that a kind of text uses most; the MLPs get narrower.",
+        (
+            Argument("corpus", "Texts of the domain", "stories", "text"),
+            Argument("keep", "Share of neurons that stay", 0.75, low=0.0, high=1.0),
+            Argument("tokens", "Tokens to look at", 2048, "whole", low=1),
+            Argument("seed", "Seed", 0, "whole", low=0),
+        ),
+        _run,
+    )
+)

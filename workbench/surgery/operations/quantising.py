@@ -1,0 +1,131 @@
+"""Rounding of weights to few values: the levels of quantisation that EvoPress (arXiv 2410.14649) chooses among.
+
+Round to nearest, symmetric, one scale for each output: the largest weight of a row is the largest value. The weights
+stay in floating point, so a checkpoint loads everywhere and shows what the rounding costs, but it does not get smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from workbench.corpus import Corpus
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import Progress
+from workbench.surgery.child import Child, SurgeryError, make_child
+from workbench.surgery.inputs import operand
+from workbench.surgery.operations.matrices import MatrixLevels, as_stored, out_in, per_matrix
+from workbench.surgery.registry import Argument, Cancelled, Operation, register
+from workbench.surgery.search.budgets import Found
+from workbench.surgery.search.evopress import search
+from workbench.surgery.search.fitness import DenseKL
+
+
+def rounded(weight: Tensor, bits: int) -> Tensor:
+    """A matrix `[out, in]` with each row rounded to the 2^bits - 1 values around 0 that reach to its largest one."""
+    most = 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(1, keepdim=True) / most  # [out, 1]
+    return (weight / scale.where(scale > 0, 1)).round_().mul_(scale)
+
+
+def quantise(
+    model: LanguageModel | Child,
+    bits: int = 8,
+    *,
+    per_part: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Child:
+    """Round all matrices of the layers.
+
+    Args:
+        model: left as it is.
+        bits: of each weight, from 2 to 16.
+        per_part: bits of single matrices, by path, instead.
+        progress, cancel: as for every operation.
+
+    Raises:
+        SurgeryError: bits that can't be had, or an unknown matrix.
+        Cancelled: it was stopped.
+    """
+    _given, model = model, operand(model)
+    wanted = per_matrix(model, bits, per_part)
+    for one in wanted.values():
+        _check_bits(one)
+    tensors = {}
+    for done, (path, one) in enumerate(wanted.items()):
+        if progress:
+            progress(done / len(wanted), path)
+        if cancel is not None and cancel():
+            raise Cancelled("Rounding was stopped; nothing has changed.")
+        module = model.network.module.get_submodule(path)
+        tensors[f"{path}.weight"] = as_stored(module, rounded(out_in(module), one))
+    return make_child(model, tensors, {"operation": "quantise", "bits": bits, "per_part": dict(per_part or {})})
+
+
+def search_bits(
+    model: LanguageModel | Child,
+    corpus: Corpus,
+    bits: float = 4.0,
+    *,
+    levels: Sequence[int] = (6, 5, 4, 3),
+    method: str = "evopress",
+    passes: int = 50_000,
+    tokens: int = 1024,
+    context: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> tuple[Child, Found]:
+    """Round with a number of bits of its own for each matrix, found by a search.
+
+    Args:
+        model: left as it is.
+        corpus: texts to calibrate on.
+        bits: of a weight, on average over all matrices.
+        levels: bits that a matrix can have, falling; a matrix as it is counts as 16.
+        method, passes, tokens, context, seed, progress, cancel: as in `search_sparsity`.
+
+    Raises:
+        SurgeryError: bits that can't be had.
+        Cancelled: it was stopped.
+    """
+    _given, model = model, operand(model)
+    if isinstance(bits, bool) or not isinstance(bits, int | float) or not isinstance(levels, Sequence):
+        raise SurgeryError(f"bits is a number and levels a list of whole numbers, not {bits!r} and {levels!r}.")
+    for one in levels:
+        _check_bits(one)
+    if not levels or not min(levels) <= bits <= 16:
+        raise SurgeryError(
+            "bits, the mean over all matrices, lies between the least of levels and 16, those of a matrix left as it "
+            f"is; not {bits:g} with levels {list(levels)}."
+        )
+    choice = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
+    weights = sum(costs[0] for costs in choice.costs) / 16
+    how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
+    found = search(choice, DenseKL(model, corpus, tokens, context=context), bits * weights, method, **how)
+    chosen = {path: levels[level - 1] for path, level in found.chosen.items()}
+    step = {"operation": "quantise", "bits": float(bits), "per_part": chosen, "method": method}
+    return make_child(model, choice.tensors(found.levels), step, seed=seed), found
+
+
+def _check_bits(bits: int) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
+        raise SurgeryError(f"A weight has a whole number of bits from 2 to 16, not {bits!r}.")
+
+
+def _run(model: LanguageModel, *, bits: int, **how: Any) -> Child:
+    return quantise(model, bits, **how)
+
+
+register(
+    Operation(
+        "quantise",
+        "Round weights",
+        "Rounds every matrix to few values per row; the checkpoint does not get smaller by it.",
+        (Argument("bits", "Bits of a weight", 8, "whole", low=2, high=16),),
+        _run,
+    )
+)

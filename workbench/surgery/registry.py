@@ -1,0 +1,143 @@
+"""The operations of surgery by name: what each asks for, and how it makes a child.
+
+A new operation is one file that ends in `register(Operation(...))` and is imported by `workbench/__init__.py`; the
+app's page and `wb.operate` find it here.
+
+    def run(model, *, share, progress=None, cancel=None) -> Child: ...
+
+    register(Operation("prune", "Prune by magnitude", "Sets the smallest weights to zero.",
+                       (Argument("share", "Share of weights", 0.5, low=0.0, high=0.99),), run))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from workbench.dictionaries.features import Feature
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import Progress
+from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.inputs import operand
+
+Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature"]
+"""A number, a whole number, True or False, one of several words, a text, a list of layers or of heads, a list of
+interventions, or a feature."""
+LISTS = ("layers", "heads", "edits")
+
+
+class Cancelled(SurgeryError):
+    """The operation was stopped before it had made anything."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One setting of an operation."""
+
+    name: str
+    """The keyword of `run`."""
+    title: str
+    """For people."""
+    default: Any
+    kind: Kind = "number"
+    low: float | None = None
+    high: float | None = None
+    """Ends of a number's range, both allowed."""
+    choices: tuple[str, ...] = ()
+    help: str = ""
+
+    def check(self, value: Any) -> Any:
+        """The value in the argument's form; raises `SurgeryError` for one that it can't be."""
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        fits = {
+            "number": whole or isinstance(value, float),
+            "whole": whole,
+            "yes": isinstance(value, bool),
+            "choice": value in self.choices,
+            "text": isinstance(value, str),
+            "feature": isinstance(value, str | Feature) and bool(value),
+        }.get(self.kind, isinstance(value, Sequence) and not isinstance(value, str))
+        if fits and isinstance(value, int | float) and self.kind in ("number", "whole"):
+            fits = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        if not fits:
+            raise SurgeryError(f"{self.name} is {self._said()}, not {value!r}.")
+        return list(value) if isinstance(value, Sequence) and self.kind in LISTS else value
+
+    def _said(self) -> str:
+        if self.kind == "choice":
+            return "one of " + ", ".join(map(repr, self.choices))
+        word = {"number": "a number", "whole": "a whole number", "yes": "True or False", "text": "a text"}
+        word |= {kind: f"a list of {kind}" for kind in LISTS} | {"feature": "a feature, such as neurons.29.post:808"}
+        ends = [f"from {self.low:g}"] if self.low is not None else []
+        ends += [f"to {self.high:g}"] if self.high is not None else []
+        return " ".join([word[self.kind], *ends])
+
+
+class Run(Protocol):
+    """What an operation does.
+
+    It leaves the model as it is. It tells `progress` how far it is, asks `cancel` now and then, and raises `Cancelled`
+    when that says True.
+    """
+
+    def __call__(
+        self,
+        model: LanguageModel,
+        *,
+        progress: Progress | None = None,
+        cancel: Callable[[], bool] | None = None,
+        **arguments: Any,
+    ) -> Child:
+        """The changed model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One way to change a model."""
+
+    name: str
+    """What scripts call it."""
+    title: str
+    """What the page calls it."""
+    about: str
+    """One sentence on what it does and what it costs."""
+    arguments: tuple[Argument, ...]
+    run: Run
+
+
+OPERATIONS: dict[str, Operation] = {}
+"""Every operation by its name."""
+
+
+def register(operation: Operation) -> None:
+    """Make an operation known."""
+    other = OPERATIONS.setdefault(operation.name, operation)
+    if other.run.__module__ != operation.run.__module__:  # type: ignore[attr-defined]
+        raise TypeError(f"Two operations are called {operation.name!r}.")
+    OPERATIONS[operation.name] = operation
+
+
+def operate(
+    model: LanguageModel | Child,
+    operation: str,
+    *,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+    **arguments: Any,
+) -> Child:
+    """Change a model, or a child further, by an operation of this name; what is not given has its first value.
+
+    Raises:
+        SurgeryError: there is no such operation, or an argument can't be used.
+    """
+    if operation not in OPERATIONS:
+        raise SurgeryError(f"There is no operation {operation!r}; there are {', '.join(sorted(OPERATIONS))}.")
+    chosen = OPERATIONS[operation]
+    known = {one.name: one for one in chosen.arguments}
+    for name in arguments:
+        if name not in known:
+            raise SurgeryError(f"{operation} has no argument {name!r}; it has {', '.join(known) if known else 'none'}.")
+    given = {name: one.check(arguments.get(name, one.default)) for name, one in known.items()}
+    return chosen.run(operand(model), progress=progress, cancel=cancel, **given)

@@ -1,0 +1,1 @@
+"""Which budget each part gets."""

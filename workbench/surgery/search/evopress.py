@@ -1,0 +1,215 @@
+"""EvoPress: an evolutionary search for the best level of each part of a model within a budget.
+
+Sieberling, Kuznedelev, Kurtic and Alistarh, "EvoPress" (2024), arXiv 2410.14649: (1 + λ) with mutations that move
+budget from one part to another, the KL to the dense model's predictions as fitness, and a selection in several steps,
+each with fewer candidates on more tokens; the parent is judged only in the last one. Three things are not in the paper:
+where the passes allow to judge each part alone, the search begins from several sets of parts that are little harmful
+alone, since the least harmful ones are often a bad set together; where parts have slopes, a surrogate learns from
+these what to try and which parent is best (`evopress_guide.py`); and at the end the last parents are judged once more,
+on more and more windows, since a parent that won on a few may have been lucky.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.model.weights import Progress
+from workbench.surgery.child import SurgeryError
+from workbench.surgery.search.budgets import (
+    Candidate,
+    Found,
+    Judge,
+    Levels,
+    Sloped,
+    even,
+    greedy,
+    harms,
+    least_harmful,
+    raised,
+    ranked,
+    uniform,
+)
+from workbench.surgery.search.evopress_guide import guided
+from workbench.surgery.search.fitness import DenseKL
+
+FINALISTS = 16
+"""Candidates that are judged once more at the end, if the passes allow it."""
+FINAL_WINDOWS = 8
+"""That they are judged on first."""
+FINAL = 0.1
+"""Share of the passes that is kept for it."""
+FINAL_GUIDED = 0.3
+"""The same where parts have slopes: until then each run is on one window only."""
+ALONE = 0.2
+"""Share of the passes that judging each part alone on one window may take."""
+STARTS = 24
+"""Candidates to begin from where each part was judged alone."""
+SPREAD = 0.3
+"""Size of the chance that is added to the logarithms of their harms."""
+IDLE = 20
+"""Rounds without a candidate that was not known already, after which there is nothing left to find."""
+
+
+def evopress(
+    choice: Levels,
+    fitness: DenseKL,
+    budget: float,
+    *,
+    passes: int,
+    offspring: int = 8,
+    selection: Sequence[tuple[int, int]] = ((2, 2), (1, 8)),
+    first: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Found:
+    """Search for the candidate with the least KL within a budget.
+
+    Where parts have slopes (see `Sloped`) and the passes are enough for a round, what says which candidate is better is
+    the surrogate of `guided`, and neither `first` nor `selection` is used.
+
+    Args:
+        choice: the parts and their levels.
+        fitness: judges candidates, on as many of its windows as a step of the selection says, drawn anew each time.
+        budget: what all parts together may cost.
+        passes: positions that may be run through candidates; the search ends with the round in which they are used up,
+            or after some rounds in which nothing was new.
+        offspring: λ, mutants of the parent in a round.
+        selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
+        first: candidates to begin from, evenly spread and random ones in turns. Not used if a fifth of `passes` is
+            enough to judge each part alone on one window: then the search begins from 24 sets of parts that are little
+            harmful alone.
+        seed: of everything.
+        progress, cancel: as for every operation, asked after each round.
+
+    Raises:
+        SurgeryError: as `Judge`, or a selection that does not end with 1 candidate.
+        Cancelled: somebody said to stop.
+    """
+    if isinstance(first, bool) or first < 1 or offspring < 1:
+        raise SurgeryError(f"first and offspring are whole numbers from 1, not {first!r} and {offspring!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise SurgeryError(f"seed is a whole number, not {seed!r}.")
+    if not selection or selection[-1][0] != 1 or any(kept < 1 or windows < 1 for kept, windows in selection):
+        raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
+    judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    chance = torch.Generator().manual_seed(seed)
+    windows, until = passes / fitness.window_tokens, int((1 - FINAL_GUIDED) * passes)
+    if isinstance(choice, Sloped) and len(choice.costs) + 2 * (STARTS + offspring) <= (1 - FINAL_GUIDED) * windows:
+        harm = harms(judge, range(1))
+        starts = list(dict.fromkeys(_starts(judge, harm, chance)))
+        return judge.found(
+            *_luckless(judge, guided(judge, harm, starts, offspring=offspring, until=until, chance=chance), chance)
+        )
+    if len(choice.costs) <= ALONE * windows:
+        pool = _starts(judge, harms(judge, range(1)), chance)
+    else:
+        pool = [_random(judge, chance) if one % 2 else even(choice, budget, one / first) for one in range(first)]
+    parent = _select(judge, list(dict.fromkeys(pool)), selection, None, chance)
+    parents, idle = [parent], 0
+    while not judge.stops() and judge.used < (1 - FINAL) * passes and idle < IDLE:
+        used = judge.used
+        children = {_mutated(judge, parent, chance) for _ in range(offspring)} - {parent}
+        if not children:
+            break
+        parent = _select(judge, sorted(children), selection, parent, chance)
+        idle = idle + 1 if judge.used == used else 0
+        parents = parents if parent == parents[-1] else [*parents, parent]
+    return judge.found(*_luckless(judge, list(dict.fromkeys(parents[::-1])), chance))
+
+
+def _starts(judge: Judge, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
+    """The parts that are least harmful alone, and others that by chance seem to be."""
+    known = torch.tensor(harm).clamp_min(1e-6).log()
+    seeming = [known + SPREAD * _minus_gumbel(len(harm), chance) for _ in range(STARTS - 1)]
+    return [least_harmful(judge, one.exp().tolist()) for one in (known, *seeming)]
+
+
+def _minus_gumbel(count: int, chance: torch.Generator) -> Tensor:
+    """Numbers g by chance: of `x + s g`, part i's is the least as often as a softmax of `-x / s` says."""
+    return torch.rand(count, generator=chance).clamp(1e-9, 1 - 1e-6).log().neg().log()
+
+
+def _luckless(judge: Judge, parents: Sequence[Candidate], chance: torch.Generator) -> tuple[Candidate, float]:
+    """The best of the first candidates, of which half go each time that the windows are twice as many; and its KL."""
+    order = torch.randperm(len(judge.fitness), generator=chance).tolist()
+    windows, left = min(FINAL_WINDOWS, len(order)), judge.passes - judge.used
+    # all turns together take at most as much as two and a half of the first, if windows are doubled three times
+    room = int(left / (2.5 * windows * judge.fitness.window_tokens))
+    some = list(parents)[: max(1, min(room, FINALISTS))]
+    while True:
+        scored = sorted((judge.kl(one, order[:windows]), one) for one in some)
+        some, more = [one for _, one in scored[: -(-len(some) // 2)]], min(windows, len(order) - windows)
+        takes = len(some) * more * judge.fitness.window_tokens
+        if not more or len(scored) == 1 or judge.stops() or judge.used + takes > judge.passes:
+            return scored[0][1], scored[0][0]
+        windows += more
+
+
+def _select(
+    judge: Judge,
+    candidates: Sequence[Candidate],
+    selection: Sequence[tuple[int, int]],
+    parent: Candidate | None,
+    chance: torch.Generator,
+) -> Candidate:
+    """The best candidate, found in several steps, or the parent if it is better in the last."""
+    scored = [(0.0, one) for one in candidates]
+    for step, (kept, windows) in enumerate(selection):
+        last = step == len(selection) - 1
+        some = torch.randperm(len(judge.fitness), generator=chance)[:windows].tolist()
+        judged = [one for _, one in scored] + ([parent] if last and parent is not None else [])
+        scored = sorted((judge.kl(one, some), one) for one in judged)[:kept]
+    return scored[0][1]
+
+
+def _pick(places: Sequence[int], chance: torch.Generator) -> int:
+    return places[int(torch.randint(len(places), (1,), generator=chance))]
+
+
+def _mutated(judge: Judge, parent: Candidate, chance: torch.Generator) -> Candidate:
+    """One to three moves of budget: a part gets a lower level, and others higher ones until the budget is met again."""
+    moves = int(torch.randint(1, 4, (2,), generator=chance).min())
+    levels = parent
+    for _ in range(moves):
+        high = [part for part, level in enumerate(levels) if level > 0]
+        if not high:
+            break
+        relieved = _pick(high, chance)
+        levels = _within(judge, raised(levels, relieved, -1), relieved, chance)
+    return levels
+
+
+def _within(judge: Judge, levels: Candidate, spared: int, chance: torch.Generator) -> Candidate:
+    """Parts at random raised until the budget is met, `spared` only when no other is left."""
+    while not judge.fits(levels):
+        low = [part for part, level in enumerate(levels) if level < len(judge.choice.costs[part]) - 1]
+        others = [part for part in low if part != spared]
+        levels = raised(levels, _pick(others or low, chance))
+    return levels
+
+
+def _random(judge: Judge, chance: torch.Generator) -> Candidate:
+    """A candidate within the budget."""
+    return _within(judge, (0,) * len(judge.choice.costs), -1, chance)
+
+
+METHODS = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
+"""What `evopress` has to beat, by name."""
+
+
+def search(choice: Levels, fitness: DenseKL, budget: float, method: str, *, seed: int = 0, **how: Any) -> Found:
+    """Search by the method of this name, "evopress" or one of `METHODS`; other arguments as for these.
+
+    Raises:
+        SurgeryError: an unknown method, or what the method raises.
+    """
+    if method == "evopress":
+        return evopress(choice, fitness, budget, seed=seed, **how)
+    if method not in METHODS:
+        raise SurgeryError(f"The method is one of evopress, {', '.join(METHODS)}, not {method!r}.")
+    return METHODS[method](choice, fitness, budget, **how)

@@ -1,0 +1,1 @@
+"""Languages whose truth is known."""
