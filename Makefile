@@ -24,7 +24,7 @@ test: $(READY)
 
 # sae-lens wants an older TransformerLens, so it has an environment of its own
 test-saelens: $(READY) .venv-saelens/.ready
-	WORKBENCH_SAELENS_PYTHON=$(CURDIR)/.venv-saelens/bin/python $(BIN)/python -m pytest tests/test_dictionaries_disk.py
+	WORKBENCH_SAELENS_PYTHON=$(CURDIR)/.venv-saelens/bin/python $(BIN)/python -m pytest tests/dictionaries/test_dictionaries_disk.py
 
 .venv-saelens/.ready:
 	$(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv .venv-saelens

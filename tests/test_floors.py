@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,37 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(["hookpoints", "features", "edits", "files", "kvcache", "sampling"], 0),
-    **dict.fromkeys(["weights", "model", "decoder", "generation", "corpus", "tokfsm"], 1),
-    **dict.fromkeys(["dictionaries"], 2),
-    **dict.fromkeys(["harvest", "interventions", "saved_interventions", "splice", "training"], 3),
-    **dict.fromkeys(["decode", "index", "measures", "circuits", "surgery", "figures", "figures_attribution"], 4),
-    **dict.fromkeys(["figures_sparsity", "figures_circuits"], 4),
+    **dict.fromkeys(["core", "figures"], 1),
+    **dict.fromkeys(["model", "corpus"], 2),
+    **dict.fromkeys(["dictionaries", "harvest", "evaluation"], 3),
+    **dict.fromkeys(["interventions", "training"], 4),
+    **dict.fromkeys(["neurons", "index", "measures", "sparsity", "attribution"], 5),
+    **dict.fromkeys(["circuits", "synthetic", "surgery"], 5),
 }
-"""Files and folders of `workbench/`; above them are the pages, scripts and benchmarks."""
-TOP = 5
+"""The rooms of `workbench/`; above them are the face (6) and the pages, scripts and benchmarks (7)."""
 ABOVE = ("app", "analyses", "benchmarks")
-NEIGHBOURS = {
-    ("generation", "decoder"),
-    ("generation", "model"),
-    ("generation", "weights"),
-    ("decoder", "model"),
-    ("model", "weights"),
-    ("corpus", "weights"),
-    ("tokfsm", "corpus"),
-    ("training", "harvest"),
-    ("saved_interventions", "interventions"),
-    ("figures_attribution", "figures"),
-    ("figures_sparsity", "figures"),
-    ("figures_circuits", "figures"),
-}
-"""Who may import whom on one floor."""
-BLIND = {"dictionaries": {"weights"}}
-"""What a folder may import from the floor right below it; the rest of that floor it does not know."""
 DOORS = {
-    "transformer_lens": ("workbench/model.py",),
+    "transformer_lens": ("workbench/model/network.py",),
     "streamlit": ("app/",),
-    "plotly": ("workbench/figures.py", "workbench/figures_", "analyses/"),
+    "plotly": ("workbench/figures/", "analyses/"),
 }
 """Who may import a foreign library."""
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -69,18 +50,13 @@ def imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-@functools.cache
-def without_kind() -> list[str]:
-    """Files of `dictionaries/` that define no kind of dictionary: the protocol and what reads and writes folders."""
-
-    def is_kind(node: ast.AST) -> bool:
-        return isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and "id='kind'" in ast.dump(node)
-
-    paths = (ROOT / "workbench" / "dictionaries").glob("*.py")
-    classes = {
-        path.stem: [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)] for path in paths
-    }
-    return [stem for stem, found in classes.items() if not any(is_kind(node) for one in found for node in one.body)]
+def modules() -> dict[str, Path]:
+    """Every module of the package under its dotted name; a folder is its `__init__`."""
+    dotted = {}
+    for path in (ROOT / "workbench").rglob("*.py"):
+        words = _name(path).removesuffix(".py").removesuffix("/__init__").split("/")
+        dotted[".".join(words)] = path
+    return dotted
 
 
 def complaints(name: str, source: str) -> list[str]:
@@ -121,13 +97,37 @@ def _stairs(name: str, words: list[str], parts: list[str]) -> list[str]:
     up, down = FLOORS[here], FLOORS[there]
     wrong = {
         f"climbs to {there}": up < down,
-        f"imports its neighbour {there}": up == down and here != there and (here, there) not in NEIGHBOURS,
-        f"knows {there}": here in BLIND and down == up - 1 and there not in BLIND[here],
-        f"imports another kind, {parts[-1]}": here == there == "dictionaries"
-        and len(parts) > 2
-        and parts[2] not in (words[2], *without_kind()),
+        f"imports its neighbour {there}": up == down and here != there,
+        f"takes {parts[-1]} from {there}": here != there and any(part.startswith("_") for part in parts),
     }
     return [f"{name} {what}" for what, is_so in wrong.items() if is_so]
+
+
+def circles() -> list[list[str]]:
+    """Groups of modules of the package that import each other, directly or by way of others."""
+    known = modules()
+    below: dict[str, set[str]] = {}
+    for name, path in known.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found = set(imports(ast.parse(path.read_text()), package))
+        below[name] = {target for target in found if target in known and known[target].name != "__init__.py"} - {name}
+    return [sorted(group) for group in _components(below) if len(group) > 1]
+
+
+def _components(below: dict[str, set[str]]) -> list[set[str]]:
+    """Strongly connected groups of a graph."""
+
+    def reached(start: str) -> set[str]:
+        seen, ahead = set(), [start]
+        while ahead:
+            for one in below[ahead.pop()] - seen:
+                seen.add(one)
+                ahead.append(one)
+        return seen
+
+    from_each = {name: reached(name) for name in below}
+    groups = {frozenset({name} | {other for other in from_each[name] if name in from_each[other]}) for name in below}
+    return [set(group) for group in groups]
 
 
 @pytest.mark.parametrize("path", sources(), ids=_name)
@@ -135,9 +135,14 @@ def test_imports_go_down(path: Path) -> None:
     assert complaints(_name(path), path.read_text()) == []
 
 
-def test_every_file_has_a_floor() -> None:
-    known = {path.stem if path.is_file() else path.name for path in (ROOT / "workbench").iterdir()}
-    assert known - {"__init__", "__pycache__", "py.typed"} <= set(FLOORS)
+def test_every_room_has_a_floor() -> None:
+    known = {path.name for path in (ROOT / "workbench").iterdir()}
+    assert known - {"__init__.py", "__pycache__", "py.typed"} == set(FLOORS)
+
+
+@pytest.mark.xfail(strict=True, reason="two circles inside dictionaries/")
+def test_nothing_imports_in_a_circle() -> None:
+    assert circles() == []
 
 
 @pytest.mark.parametrize("path", [path for path in sources() if path.name == "__init__.py"], ids=_name)
@@ -162,29 +167,28 @@ def test_face_offers_only_what_exists() -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("workbench/edits.py", "import workbench.model"),
-        ("workbench/edits.py", "from workbench import features, generation"),
-        ("workbench/edits.py", "from workbench.features import Feature"),
-        ("workbench/edits.py", "def late():\n    from workbench.weights import ModelError"),
-        ("workbench/weights.py", "from workbench.model import Network"),
-        ("workbench/model.py", "from workbench.generation import LanguageModel"),
-        ("workbench/model.py", "import workbench as wb"),
-        ("workbench/model.py", "from . import interventions"),
-        ("workbench/dictionaries/neurons.py", "from workbench.model import Network"),
-        ("workbench/dictionaries/neurons.py", "from workbench.generation import LanguageModel"),
-        ("workbench/dictionaries/neurons.py", "from workbench.dictionaries.topk import TopKSAE"),
-        ("workbench/dictionaries/neurons.py", "from .topk import TopKSAE"),
-        ("workbench/interventions.py", "from workbench.splice import splice"),
-        ("workbench/decode.py", "from workbench.measures.comparison import compare"),
+        ("workbench/core/files.py", "import workbench.model"),
+        ("workbench/core/files.py", "from workbench import figures, model"),
+        ("workbench/model/edits.py", "from workbench.dictionaries.features import Feature"),
+        ("workbench/model/edits.py", "def late():\n    from workbench.harvest import Store"),
+        ("workbench/model/edits.py", "from workbench.corpus import Corpus"),
+        ("workbench/model/network.py", "import workbench as wb"),
+        ("workbench/model/network.py", "from .. import interventions"),
+        ("workbench/model/network.py", "from workbench.core.files import _exchange"),
+        ("workbench/dictionaries/neurons.py", "from workbench.harvest import Store"),
+        ("workbench/interventions/kinds.py", "from workbench.training import train"),
+        ("workbench/neurons/unembedding.py", "from workbench.measures.comparison import compare"),
+        ("workbench/surgery/bake/bake.py", "from workbench.circuits.tasks import Task"),
+        ("workbench/surgery/child.py", "from workbench.interventions.kinds import _marked"),
         ("workbench/measures/comparison.py", "import app.main"),
-        ("workbench/generation.py", "import transformer_lens"),
-        ("workbench/figures.py", "import streamlit"),
-        ("workbench/decode.py", "import plotly.express as px"),
+        ("workbench/model/language_model.py", "import transformer_lens"),
+        ("workbench/figures/common.py", "import streamlit"),
+        ("workbench/neurons/unembedding.py", "import plotly.express as px"),
         ("app/main.py", "import plotly"),
         ("app/main.py", "import transformer_lens.utils"),
         ("app/main.py", "import pickle"),
-        ("workbench/weights.py", "import torch\ntorch.load('x')"),
-        ("workbench/weights.py", "import numpy as np\nnp.load('x', allow_pickle=True)"),
+        ("workbench/model/weights.py", "import torch\ntorch.load('x')"),
+        ("workbench/model/weights.py", "import numpy as np\nnp.load('x', allow_pickle=True)"),
     ],
 )
 def test_a_climbing_staircase_is_seen(name: str, source: str) -> None:
@@ -194,15 +198,15 @@ def test_a_climbing_staircase_is_seen(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("workbench/generation.py", "from workbench.model import Network\nfrom workbench.edits import Run"),
-        ("workbench/corpus.py", "from workbench.weights import cache_folder"),
+        ("workbench/model/language_model.py", "from workbench.model.network import Network"),
+        ("workbench/corpus/corpus.py", "from workbench.core.files import replacing"),
         ("workbench/dictionaries/neurons.py", "from workbench.dictionaries.protocol import Codes"),
-        ("workbench/dictionaries/neurons.py", "from workbench.features import Feature\nimport torch"),
-        ("workbench/dictionaries/topk.py", "from workbench.weights import replacing"),
-        ("workbench/measures/fidelity.py", "from workbench.splice import splice"),
-        ("workbench/model.py", "import transformer_lens"),
-        ("analyses/neurons.py", "import plotly\nimport workbench as wb\nfrom workbench.decode import decode_neurons"),
-        ("app/views/steer.py", "import streamlit as st\nimport workbench as wb\nfrom app import loading"),
+        ("workbench/dictionaries/neurons.py", "from workbench.model.hookpoints import HookPoint\nimport torch"),
+        ("workbench/measures/fidelity.py", "from workbench.interventions.opening import load_model"),
+        ("workbench/model/network.py", "import transformer_lens"),
+        ("workbench/surgery/bake/bake.py", "from workbench.surgery.child import Child"),
+        ("analyses/neurons.py", "import plotly\nimport workbench as wb\nfrom workbench.neurons import decode_neurons"),
+        ("app/steer/page.py", "import streamlit as st\nimport workbench as wb\nfrom shared import session"),
     ],
 )
 def test_stairs_down_are_free(name: str, source: str) -> None:

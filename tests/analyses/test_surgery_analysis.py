@@ -14,7 +14,7 @@ import torch
 
 import workbench as wb
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
 import surgery
 import surgery_claims
 import surgery_tasks

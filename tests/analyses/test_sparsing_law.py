@@ -16,7 +16,7 @@ import torch
 import workbench as wb
 from workbench.corpus import Corpus
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
 import sparsing_law
 import sparsing_law_fits as laws
 import sparsing_law_page

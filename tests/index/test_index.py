@@ -510,9 +510,9 @@ def test_a_killed_build_goes_on_with_equal_results(
     llama, corpus: Corpus, unbroken: Path, tmp_path: Path, tiny_cache: Path
 ) -> None:
     shares = (0.3, 0.92, 0.97)  # in the pass; while the first index is sorted; while the second is
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path), shares=shares)
+    script = KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), shares=shares)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], env=environment, check=True)
     for share in shares:
         sae, neurons = tmp_path / str(share) / "sae", tmp_path / str(share) / "neurons"
         if share < 0.95:

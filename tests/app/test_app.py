@@ -20,7 +20,7 @@ import workbench as wb
 from workbench.interventions.kinds import FeatureIntervention
 from workbench.interventions.saved import to_json
 
-APP = Path(__file__).parent.parent / "app"
+APP = Path(__file__).parents[2] / "app"
 DOG = "neurons.29.gate:808"
 
 pytestmark = pytest.mark.real

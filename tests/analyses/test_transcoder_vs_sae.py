@@ -12,7 +12,7 @@ import pytest
 import workbench as wb
 from workbench.corpus import Corpus
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
 import report
 import transcoder_vs_sae as tvs
 

@@ -20,7 +20,7 @@ from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 
 KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, SparseCoder)), key=lambda kind: kind.kind)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
-FIXTURES = Path(__file__).parent / "fixtures" / "saelens"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "saelens"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_saelens_fixtures.py"
 SAELENS = os.environ.get("WORKBENCH_SAELENS_PYTHON", "")
 

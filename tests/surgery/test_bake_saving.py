@@ -224,7 +224,7 @@ def test_a_killed_save_leaves_a_whole_checkpoint(when: str, tmp_path: Path) -> N
     child = certified(wb.bake(parent, EDITS))
     child.save_pretrained(tmp_path / "child")
     command = [sys.executable, "-c", KILLED, str(tmp_path / "child"), when]
-    ended = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert list(tmp_path.glob(".child.*.part/child/model.safetensors")), "it was killed in the middle"
     saved = wb.open_child(tmp_path / "child", parent)

@@ -14,7 +14,7 @@ from test_attribution import coders
 
 import workbench as wb
 
-ANALYSES = Path(__file__).parent.parent / "analyses"
+ANALYSES = Path(__file__).parents[2] / "analyses"
 
 
 @pytest.fixture

@@ -286,7 +286,7 @@ def test_bad_corpora(corpus: Corpus, llama: wb.LanguageModel) -> None:
 @pytest.mark.skipif("stories" not in bundled(), reason="the bundled corpus has not been written yet")
 def test_bundled_corpus_is_what_its_note_says() -> None:
     stories = Corpus.load("stories")
-    note = json.loads((Path(__file__).parent.parent / "data" / "corpora" / "stories.json").read_text())
+    note = json.loads((Path(__file__).parents[2] / "data" / "corpora" / "stories.json").read_text())
     assert stories.name == "stories"
     assert stories.hash == note["hash"]
     assert len(stories) == note["texts"] >= 3000

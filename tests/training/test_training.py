@@ -21,7 +21,7 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations
 from workbench.training import ramp, read_history
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXTS = [f"Story {number}. " + "The dog ran to the river. " * (number % 7 + 1) for number in range(40)]
 POINT = "blocks.1.hook_resid_post"
 KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, wb.Trainable)), key=lambda kind: kind.kind)

@@ -299,12 +299,10 @@ def test_a_killed_writer_is_resumed_with_equal_results(
 ) -> None:
     corpus.save(tmp_path / "texts.jsonl")
     folder = tmp_path / "store"
-    said = {"tests": str(Path(__file__).parent), "corpus": str(tmp_path / "texts.jsonl"), "point": POINT}
+    said = {"tests": str(Path(__file__).parents[1]), "corpus": str(tmp_path / "texts.jsonl"), "point": POINT}
     script = KILLED.format(**said, folder=str(folder))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parent.parent, env=environment, check=False
-    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL
     stopped = Store(folder)
     assert not stopped.complete

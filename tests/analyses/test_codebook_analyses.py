@@ -18,7 +18,7 @@ import workbench as wb
 from workbench.corpus import Corpus
 from workbench.synthetic.states import StateCounts, count_codes, forcing, next_states
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
 import codebook_language as language
 import codebook_language_page
 import continual
@@ -102,7 +102,7 @@ def test_steering_says_shares(results: dict[str, Any]) -> None:
         assert all(0 <= steering[kind][what] <= 1 for what in ("target", "own", "sampled"))
 
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.mark.parametrize("name", ["plain", "attention"])

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 import workbench as wb
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
 import neuron_decoding as nd
 import neuron_decoding_clamping as clamping
 import neuron_decoding_page as paper_page
