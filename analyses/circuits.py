@@ -77,30 +77,30 @@ def timed(make: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return made, {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
-def truth(model: wb.LanguageModel, task: wb.Task, method: str) -> dict[str, Any]:
+def truth(model: wb.model.LanguageModel, task: wb.circuits.Task, method: str) -> dict[str, Any]:
     """Every head changed alone."""
-    found, took = timed(lambda: wb.patch_parts(model, task, method, mlps=False))
+    found, took = timed(lambda: wb.circuits.patch_components(model, task, method, mlps=False))
     return {"heads": found.heads.tolist(), "plain": found.plain, "examples": len(task), **took}
 
 
-def by_gradients(model: wb.LanguageModel, task: wb.Task) -> dict[str, Any]:
+def by_gradients(model: wb.model.LanguageModel, task: wb.circuits.Task) -> dict[str, Any]:
     """Attribution patching."""
-    found, took = timed(lambda: wb.attribute_parts(model, task, mlps=False))
+    found, took = timed(lambda: wb.circuits.attribution_patching(model, task, mlps=False))
     return {"heads": found.heads.abs().tolist(), **took}
 
 
-def by_codes(model: wb.LanguageModel, task: wb.Task, **how: Any) -> dict[str, Any]:
+def by_codes(model: wb.model.LanguageModel, task: wb.circuits.Task, **how: Any) -> dict[str, Any]:
     """The discrete autoencoder."""
-    found, took = timed(lambda: wb.find_circuit_discrete(model, task.positives, task.corrupted, **how))
+    found, took = timed(lambda: wb.circuits.find_circuit_discrete(model, task.positives, task.corrupted, **how))
     return {"heads": found.heads.tolist(), "loss": found.losses[-1], **took}
 
 
-def exchanged(task: wb.Task) -> wb.Task:
+def exchanged(task: wb.circuits.Task) -> wb.circuits.Task:
     """Positive prompts for corrupted ones: what is found then is not what does the task."""
     return replace(task, positives=task.corrupted, corrupted=task.positives)
 
 
-def by_distance(model: wb.LanguageModel, task: wb.Task) -> dict[str, Any]:
+def by_distance(model: wb.model.LanguageModel, task: wb.circuits.Task) -> dict[str, Any]:
     """No learning at all: how far a head's mean output on positive prompts is from that on corrupted ones."""
 
     def far() -> Tensor:
@@ -126,7 +126,7 @@ def chosen_edges(circuit: Tensor, count: int, seed: int) -> list[Edge]:
     return sorted(picked)
 
 
-def of_task(model: wb.LanguageModel, name: str, plan: Plan, notes: Notes) -> dict[str, Any]:
+def of_task(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> dict[str, Any]:
     """Everything about one task."""
     make = TASKS[name]
     told = make(model, plan.told, plan.seed)
@@ -134,7 +134,7 @@ def of_task(model: wb.LanguageModel, name: str, plan: Plan, notes: Notes) -> dic
     say(f"{name}: how well it is done")
     found: dict[str, Any] = {"about": told.about, "example": [told.positives[0], told.corrupted[0]]}
     found["right"], found["wrong"] = list(told.answers[0]), list(told.wrong[0])
-    found["done"] = notes.get(f"{name} done", lambda: wb.measure_task(model, told).to_dict())
+    found["done"] = notes.get(f"{name} done", lambda: wb.circuits.evaluate_task(model, told).to_dict())
     for method in ("patch", "mean", "zero", "resample"):
         say(f"{name}: {method}")
         some = task if method == "patch" else task[: plan.ablated]
@@ -145,7 +145,9 @@ def of_task(model: wb.LanguageModel, name: str, plan: Plan, notes: Notes) -> dic
     found["kept"] = {
         side: notes.get(
             f"{name} circuit {side}",
-            lambda s=side: wb.measure_task(model, told, keep_heads(model, told, kept, others=s == "alone")).to_dict(),
+            lambda s=side: wb.circuits.evaluate_task(
+                model, told, keep_heads(model, told, kept, others=s == "alone")
+            ).to_dict(),
         )
         for side in ("alone", "without")
     }
@@ -154,7 +156,7 @@ def of_task(model: wb.LanguageModel, name: str, plan: Plan, notes: Notes) -> dic
     return found
 
 
-def trials(model: wb.LanguageModel, name: str, plan: Plan, notes: Notes) -> list[dict[str, Any]]:
+def trials(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> list[dict[str, Any]]:
     """Every method on prompts of its own, by number of pairs and seed."""
     rows = []
     l1 = L1.get(name, 0.02)
@@ -181,7 +183,7 @@ def trials(model: wb.LanguageModel, name: str, plan: Plan, notes: Notes) -> list
     return rows
 
 
-def of_edges(model: wb.LanguageModel, name: str, circuit: Tensor, plan: Plan, notes: Notes) -> dict[str, Any]:
+def of_edges(model: wb.model.LanguageModel, name: str, circuit: Tensor, plan: Plan, notes: Notes) -> dict[str, Any]:
     """Edges by brute force, by EAP and by pairs of codes."""
     edges = chosen_edges(circuit, plan.edges, plan.seed)
     task = TASKS[name](model, plan.truth, plan.seed)
@@ -198,7 +200,7 @@ def of_edges(model: wb.LanguageModel, name: str, circuit: Tensor, plan: Plan, no
     def by_pairs(seed: int) -> dict[str, Any]:
         made = TASKS[name](model, 10, 100 + seed)
         how: dict[str, Any] = {"seed": seed, "l1": L1.get(name, 0.02)}
-        found, took = timed(lambda: wb.find_circuit_discrete(model, made.positives, made.corrupted, **how))
+        found, took = timed(lambda: wb.circuits.find_circuit_discrete(model, made.positives, made.corrupted, **how))
         return {"scores": [float(found.edges[edge]) for edge in edges], **took}
 
     return {
@@ -215,14 +217,14 @@ def by_hand(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
     def one(kind: str, seed: int, **how: Any) -> dict[str, Any]:
         made = HANDMADE[kind](seed, **how)
         task = made.task(10, seed)
-        found = wb.find_circuit_discrete(made.model, task.positives, task.corrupted, seed=seed)
-        patched = wb.patch_parts(made.model, task, mlps=False).heads.abs()
-        slopes = wb.attribute_parts(made.model, task, mlps=False).heads.abs()
+        found = wb.circuits.find_circuit_discrete(made.model, task.positives, task.corrupted, seed=seed)
+        patched = wb.circuits.patch_components(made.model, task, mlps=False).heads.abs()
+        slopes = wb.circuits.attribution_patching(made.model, task, mlps=False).heads.abs()
         eap = attribute_edges(made.model, task).abs()
         up = torch.zeros_like(made.edges)
         up[0, :, 1] = True
         return {
-            "accuracy": wb.measure_task(made.model, task).accuracy,
+            "accuracy": wb.circuits.evaluate_task(made.model, task).accuracy,
             "discrete": judge(found.heads, made.heads).to_dict(),
             "patch": judge(patched, made.heads).to_dict(),
             "attribution": judge(slopes, made.heads).to_dict(),

@@ -114,7 +114,7 @@ def texts(plan: Plan, real: str | None) -> dict[str, wb.Corpus]:
 # Training
 
 
-def train(model: wb.LanguageModel, plan: Plan, corpus: wb.Corpus, work: Path) -> None:
+def train(model: wb.model.LanguageModel, plan: Plan, corpus: wb.Corpus, work: Path) -> None:
     """Train the codebooks, or go on, and put the model where it ships."""
     books = {
         f"blocks.{layer}.attn.hook_z": wb.Codebook(
@@ -135,7 +135,7 @@ def train(model: wb.LanguageModel, plan: Plan, corpus: wb.Corpus, work: Path) ->
             folder=work / book.name,
         )
     how: dict[str, Any] = {"lr": plan.lr, "batch": 8, "context": 256, "decay": 0.3, "seed": plan.seed}
-    tuned = wb.fine_tune(
+    tuned = wb.training.fine_tune(
         model,
         corpus,
         books,
@@ -147,14 +147,14 @@ def train(model: wb.LanguageModel, plan: Plan, corpus: wb.Corpus, work: Path) ->
         **how,
     )
     tuned.about |= {"plan": asdict(plan)}
-    wb.save_model(tuned, BUNDLED / NAME, half=True)
+    wb.interventions.save_model(tuned, BUNDLED / NAME, half=True)
 
 
 # Measures
 
 
 @torch.inference_mode()
-def language(model: wb.LanguageModel, corpus: wb.Corpus, plan: Plan) -> dict[str, float]:
+def language(model: wb.model.LanguageModel, corpus: wb.Corpus, plan: Plan) -> dict[str, float]:
     """Loss in nats and accuracy of the next token."""
     loss = right = count = 0.0
     for batch in corpus.batches(model, 256, 16, plan.measured, seed=plan.seed):
@@ -179,7 +179,7 @@ class Counts:
 
 
 @torch.inference_mode()
-def count_codes(model: wb.LanguageModel, corpus: wb.Corpus, topics: Mapping[str, str], plan: Plan) -> Counts:
+def count_codes(model: wb.model.LanguageModel, corpus: wb.Corpus, topics: Mapping[str, str], plan: Plan) -> Counts:
     """One pass over texts; a match's token is the one in which it begins."""
     patterns = {topic: regex.compile(pattern, regex.IGNORECASE) for topic, pattern in topics.items()}
     points = list(model.splices)
@@ -205,7 +205,7 @@ def count_codes(model: wb.LanguageModel, corpus: wb.Corpus, topics: Mapping[str,
     return Counts(active, hits, matches)
 
 
-def _marked(model: wb.LanguageModel, corpus: wb.Corpus, batch: TokenBatch, patterns: Any) -> Iterator[Tensor]:
+def _marked(model: wb.model.LanguageModel, corpus: wb.Corpus, batch: TokenBatch, patterns: Any) -> Iterator[Tensor]:
     """For each pattern which of a batch's content tokens a match begins in: bool `[tokens]`."""
     ends = text_ends(model, [corpus.texts[int(text)] for text in batch.texts])
     for pattern in patterns:
@@ -217,7 +217,7 @@ def _marked(model: wb.LanguageModel, corpus: wb.Corpus, batch: TokenBatch, patte
         yield mask[batch.content]
 
 
-def codes_of_topic(model: wb.LanguageModel, counts: Counts, topic: str, plan: Plan) -> list[dict[str, Any]]:
+def codes_of_topic(model: wb.model.LanguageModel, counts: Counts, topic: str, plan: Plan) -> list[dict[str, Any]]:
     """The codes that tell a topic's words best, by F1 of precision and recall, the best first."""
     hits, active = counts.hits[topic].double(), counts.active.double()
     f1 = 2 * hits / (active + counts.matches[topic])
@@ -225,7 +225,7 @@ def codes_of_topic(model: wb.LanguageModel, counts: Counts, topic: str, plan: Pl
     return [_row(model, counts, topic, place) for place in f1.topk(plan.shown).indices.tolist()]
 
 
-def _row(model: wb.LanguageModel, counts: Counts, topic: str, place: int) -> dict[str, Any]:
+def _row(model: wb.model.LanguageModel, counts: Counts, topic: str, place: int) -> dict[str, Any]:
     """What is told of a code, by its place among those of all layers."""
     books: list[Any] = list(model.splices.values())
     book, index = books[place // books[0].n_features], place % books[0].n_features
@@ -240,13 +240,15 @@ class Nudge:
     def __init__(self, hook_point: str, added: Tensor):
         self.hook_point, self.added = hook_point, added
 
-    def bind(self, model: wb.LanguageModel, scratch: dict) -> list[Edit]:
+    def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Edit]:
         """See `Intervention`."""
         shape = model.hook_points[self.hook_point].shape
         return [Edit(self.hook_point, lambda x: x + self.added.view(shape))]
 
 
-def effects(model: wb.LanguageModel, corpus: wb.Corpus, patterns: Mapping[str, str], plan: Plan) -> dict[str, Tensor]:
+def effects(
+    model: wb.model.LanguageModel, corpus: wb.Corpus, patterns: Mapping[str, str], plan: Plan
+) -> dict[str, Tensor]:
     """For each topic how much each code, `[codes of all layers]`, raises the log probability of the topic's words, to
     first order and compared with the mean code of its head: its product with the gradient at its hook point, mean over
     the positions of some texts."""
@@ -306,7 +308,7 @@ class Texts:
 
 
 @torch.inference_mode()
-def write(model: wb.LanguageModel, judge: wb.LanguageModel, edits: Edits, plan: Plan) -> Texts:
+def write(model: wb.model.LanguageModel, judge: wb.model.LanguageModel, edits: Edits, plan: Plan) -> Texts:
     """Continue every prompt so and so often under edits, and let the plain model judge it."""
     bos = torch.tensor([model.tokenizer.bos_token_id])
     prompts = [torch.cat([bos, model.to_tokens(prompt)[0]]) for prompt in PROMPTS for _ in range(plan.samples)]
@@ -326,7 +328,7 @@ def forced(features: Sequence[Any]) -> Edits:
     return [wb.Force(feature, positions="generated") for feature in features]
 
 
-def matched(rival: Callable[[float], Edits], wanted: float, plain: wb.LanguageModel, plan: Plan) -> float:
+def matched(rival: Callable[[float], Edits], wanted: float, plain: wb.model.LanguageModel, plan: Plan) -> float:
     """The strength at which a rival's texts are as likely to the plain model as is `wanted`, in nats per token.
 
     The perplexity at rising strengths is measured on a few texts until it is above that, and what lies between is taken
@@ -343,7 +345,7 @@ def matched(rival: Callable[[float], Edits], wanted: float, plain: wb.LanguageMo
 
 
 @functools.cache
-def rival_sae() -> tuple[wb.Dictionary, wb.FeatureIndex]:
+def rival_sae() -> tuple[wb.dictionaries.Dictionary, wb.index.FeatureIndex]:
     """The SAE that ships, and its index."""
     return wb.load_dictionary(SAE), wb.open_index(SAE / "index")
 
@@ -360,7 +362,7 @@ def sae_latent(topic: str, patterns: Mapping[str, str]) -> tuple[dict[str, Any],
 
 @torch.inference_mode()
 def directions(
-    plain: wb.LanguageModel, corpus: wb.Corpus, patterns: Mapping[str, str], plan: Plan
+    plain: wb.model.LanguageModel, corpus: wb.Corpus, patterns: Mapping[str, str], plan: Plan
 ) -> dict[str, tuple[float, Tensor]]:
     """For each topic the mean activation on its words less that on all tokens, where the SAE is, as a unit vector; and
     the usual distance of activations from their mean."""
@@ -378,7 +380,7 @@ def directions(
     return {topic: (size, direction / direction.norm()) for topic, direction in away.items()}
 
 
-def random_codes(model: wb.LanguageModel, codes: Sequence[str], seed: int) -> list[Any]:
+def random_codes(model: wb.model.LanguageModel, codes: Sequence[str], seed: int) -> list[Any]:
     """As many codes, of the same heads."""
     books = {one.name: one for one in model.splices.values()}  # type: ignore[attr-defined]
     chance = torch.Generator().manual_seed(seed)
@@ -389,7 +391,7 @@ def random_codes(model: wb.LanguageModel, codes: Sequence[str], seed: int) -> li
 def steer(
     topic: str,
     found: Sequence[str],
-    models: tuple[wb.LanguageModel, wb.LanguageModel],
+    models: tuple[wb.model.LanguageModel, wb.model.LanguageModel],
     direction: Callable[[], tuple[float, Tensor]],
     plan: Plan,
     *,
@@ -489,7 +491,7 @@ def experiment(folder: Path, plan: Plan, real: str | None) -> dict[str, Any]:
     }
 
 
-def _unsteered(plain: wb.LanguageModel, model: wb.LanguageModel, plan: Plan) -> dict[str, Any]:
+def _unsteered(plain: wb.model.LanguageModel, model: wb.model.LanguageModel, plan: Plan) -> dict[str, Any]:
     """How often both models write about the topics by themselves."""
     rows = {}
     for name, one in (("plain", plain), ("codebooks", model)):

@@ -68,7 +68,7 @@ class Data:
 
 
 @torch.inference_mode()
-def encode(model: wb.LanguageModel, texts: Sequence[str], tokens: int) -> Tensor:
+def encode(model: wb.model.LanguageModel, texts: Sequence[str], tokens: int) -> Tensor:
     """Mean of the residual stream over a text's first tokens, without the first, which is an attention sink."""
     rows = []
     for number, text in enumerate(texts):
@@ -109,9 +109,9 @@ class Trial:
         self.order: list[int] = torch.randperm(len(self.data.kinds), generator=chance).tolist()
 
     @functools.cached_property
-    def keys(self) -> wb.KeyValueBottleneck:
+    def keys(self) -> wb.dictionaries.KeyValueBottleneck:
         """The bottleneck with its keys in place."""
-        made = wb.KeyValueBottleneck(
+        made = wb.dictionaries.KeyValueBottleneck(
             self.data.x["learn"].shape[1],
             len(self.data.kinds),
             self.plan.codebooks,
@@ -168,7 +168,7 @@ class Trial:
         return {"choose": curve[-1], "test": test, "curve": curve}
 
 
-def experiment(model: wb.LanguageModel, plan: Plan, folder: Path) -> dict[str, Any]:
+def experiment(model: wb.model.LanguageModel, plan: Plan, folder: Path) -> dict[str, Any]:
     """All learners, orders and seeds."""
     rows = pq.read_table(CORPUS, columns=["text", "kind"]).to_pydict()
     notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, model.hash, asdict(plan), len(rows["text"])])

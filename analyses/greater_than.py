@@ -65,7 +65,7 @@ def prompts(plan: Plan) -> list[tuple[str, int, int]]:
     ]
 
 
-def digit_ids(model: wb.LanguageModel) -> list[int]:
+def digit_ids(model: wb.model.LanguageModel) -> list[int]:
     """The tokens of the ten digits.
 
     Raises:
@@ -85,7 +85,7 @@ def p_difference(probabilities: Tensor, decades: Tensor) -> Tensor:
 
 
 def behaviour(
-    model: wb.LanguageModel, asked: Sequence[tuple[str, int, int]], edits: Sequence[Edit] = ()
+    model: wb.model.LanguageModel, asked: Sequence[tuple[str, int, int]], edits: Sequence[Edit] = ()
 ) -> dict[str, Any]:
     """Mean P-difference with its standard error, the digits' whole probability, and how often the best digit is above
     the decade or on it."""
@@ -134,7 +134,7 @@ def removed(coder: SparseCoder) -> list[Edit]:
 
 
 def carriers(
-    model: wb.LanguageModel, coders: Sequence[SparseCoder], asked: Sequence[tuple[str, int, int]], plan: Plan
+    model: wb.model.LanguageModel, coders: Sequence[SparseCoder], asked: Sequence[tuple[str, int, int]], plan: Plan
 ) -> dict[str, Any]:
     """Latents behind the logit of digits above the decade, less that of digits below, by their summed effects.
 
@@ -152,10 +152,10 @@ def carriers(
             said = {"feature": str(node.feature), "layer": node.layer, "index": node.feature.index}
             one = effects.setdefault(str(node.feature), said | dict.fromkeys(("effect", "free", "on_decade"), 0.0))
             one["effect"] += node.effect / plan.graphs
-            one["free"] += node.free_effect / plan.graphs
+            one["free"] += node.gradient_effect / plan.graphs
             one["on_decade"] += node.effect / plan.graphs if node.position == year else 0.0
             one["nodes"] = one.get("nodes", 0) + 1
-        checked = wb.verify_graph(model, list(coders), graph, 10)
+        checked = wb.attribution.verify_graph(model, list(coders), graph, 10)
         checks.append(
             {
                 "prompt": text,
@@ -173,7 +173,7 @@ def carriers(
 
 
 def by_decade(
-    model: wb.LanguageModel, coder: SparseCoder, index: int, asked: Sequence[tuple[str, int, int]]
+    model: wb.model.LanguageModel, coder: SparseCoder, index: int, asked: Sequence[tuple[str, int, int]]
 ) -> dict[str, Any]:
     """A latent's mean value on the start year's tokens and at the end of the prompt, by decade."""
     sums = {place: [[0.0, 0] for _ in DECADES] for place in ("decade", "unit", "end")}
@@ -190,10 +190,10 @@ def by_decade(
     return {name: [total / count if count else None for total, count in row] for name, row in sums.items()}
 
 
-def words(model: wb.LanguageModel, coder: SparseCoder, index: int, plan: Plan) -> dict[str, Any]:
+def words(model: wb.model.LanguageModel, coder: SparseCoder, index: int, plan: Plan) -> dict[str, Any]:
     """A latent's de-embedding, and against the ten digits: by the token itself and through the strongest heads."""
     ids = digit_ids(model)
-    found = wb.deembed(model, coder, index, top=plan.top, heads=3)
+    found = wb.attribution.deembed(model, coder, index, top=plan.top, heads=3)
     heads = head_drives(model, coder, index)
     direct = token_drives(model, coder, index)
     spread = heads[..., ids].std(-1)  # [layers, heads]: how differently a head treats the digits
@@ -212,7 +212,9 @@ def words(model: wb.LanguageModel, coder: SparseCoder, index: int, plan: Plan) -
     }
 
 
-def experiment(model: wb.LanguageModel, coders: Sequence[SparseCoder], plan: Plan, folder: Path) -> dict[str, Any]:
+def experiment(
+    model: wb.model.LanguageModel, coders: Sequence[SparseCoder], plan: Plan, folder: Path
+) -> dict[str, Any]:
     """Everything that is measured."""
     hashes = [one.hash for one in coders]
     notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, model.hash, hashes, asdict(plan)])

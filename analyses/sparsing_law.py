@@ -193,13 +193,13 @@ def run(name: str, plan: Plan, corpora: tuple[Corpus, Corpus], words: Any) -> di
     return {"activation": activation, **asdict(shape), "ratio": shape.ratio, "weights": weights, "points": points}
 
 
-def measured(model: wb.LanguageModel, corpus: Corpus, plan: Plan) -> dict[str, Any]:
+def measured(model: wb.model.LanguageModel, corpus: Corpus, plan: Plan) -> dict[str, Any]:
     """The share of neurons that are needed, and the loss, on texts that were not learned from."""
     found = wb.measure_sparsity(
         model, corpus, plan.p, plan.measured, rivals=(), context=plan.context, batch=16, seed=plan.seed, resamples=200
     )
     low, high = found.reported.intervals["sparsity"]
-    nothing, _ = wb.measure_thinned(
+    nothing, _ = wb.sparsity.measure_at_thresholds(
         model, 0.0, corpus, plan.measured // 2, context=plan.context, batch=16, seed=plan.seed, resamples=1
     )
     return {

@@ -22,7 +22,7 @@ from surgery_tasks import accuracy, corpora_of, kinds
 
 import workbench as wb
 from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
-from workbench.surgery.operations.experts import cut_expert, masks_by_domain, neuron_use
+from workbench.surgery.operations.experts import keep_neurons, masks_by_domain, neuron_use
 from workbench.surgery.operations.matrices import matrices
 from workbench.surgery.operations.skipping import Skips
 from workbench.surgery.search.evopress import search
@@ -97,7 +97,7 @@ class Plan:
 class Bench:
     """The model, the texts, and what was measured so far."""
 
-    def __init__(self, model: wb.LanguageModel, real: wb.Corpus, plan: Plan, notes: Notes):
+    def __init__(self, model: wb.model.LanguageModel, real: wb.Corpus, plan: Plan, notes: Notes):
         self.model, self.real, self.plan, self.notes = model, real, plan, notes
         self.seen, self.unseen = real.split(0.5, plan.split)
         self.stories = wb.Corpus.load("stories")
@@ -142,7 +142,7 @@ class Bench:
         self.rows.append({"operation": operation, "setting": setting, "budget": budget} | found)
         say(f"{operation}, {setting}: KL {found['kl_articles']:.4f}, perplexity {found['perplexity_articles']:.2f}")
 
-    def child(self, make: Callable[[], wb.Child]) -> Callable[[], tuple[Any, dict[str, Any]]]:
+    def child(self, make: Callable[[], wb.surgery.Child]) -> Callable[[], tuple[Any, dict[str, Any]]]:
         """For `row`, of an operation that gives a child."""
         return lambda: (make().model.network.module, {})
 
@@ -199,19 +199,19 @@ def healed_skipping(bench: Bench) -> None:
     skipped = [row for row in bench.rows if same.items() <= row.items()]
     best = min(skipped, key=lambda row: row["kl_calibration"])
 
-    def make() -> wb.Child:
-        edits = [wb.RemoveSublayer(int(one.split(".")[0]), one.split(".")[1]) for one in best["skipped"]]
+    def make() -> wb.surgery.Child:
+        edits = [wb.interventions.RemoveSublayer(int(one.split(".")[0]), one.split(".")[1]) for one in best["skipped"]]
         return heal(bench, wb.bake(bench.model, edits), "skipped")
 
     bench.row("skip sublayers", f"{best['setting']}, healed", best["budget"], bench.child(make))
 
 
-def heal(bench: Bench, child: wb.Child | wb.LanguageModel, name: str, **how: Any) -> wb.Child:
+def heal(bench: Bench, child: wb.surgery.Child | wb.model.LanguageModel, name: str, **how: Any) -> wb.surgery.Child:
     """A short fine-tune on the half that is calibrated on; low rank, unless `how` says otherwise."""
     plan = bench.plan
     how = {"rank": plan.heal_rank, "tokens": plan.heal_tokens, "lr": plan.heal_lr, "batch": plan.heal_batch} | how
     folder = bench.notes.file.parent / "healed" / name
-    return wb.heal(child, bench.seen, context=plan.context, folder=folder, **how)
+    return wb.surgery.heal(child, bench.seen, context=plan.context, folder=folder, **how)
 
 
 def pruning(bench: Bench) -> None:
@@ -220,13 +220,13 @@ def pruning(bench: Bench) -> None:
     for score in ("magnitude", "wanda"):
         how = {"score": score, "corpus": bench.seen, "seed": plan.seed}
         for sparsity in plan.sparsities:
-            make = bench.child(functools.partial(wb.prune, model, sparsity, **how))
+            make = bench.child(functools.partial(wb.surgery.prune, model, sparsity, **how))
             bench.row("prune", f"{sparsity:.0%}, {score}", f"{1 - sparsity:.0%} of weights", make)
-        make = bench.child(functools.partial(wb.prune, model, pattern="2:4", **how))
+        make = bench.child(functools.partial(wb.surgery.prune, model, pattern="2:4", **how))
         bench.row("prune", f"2:4, {score}", "50% of weights", make)
 
     def own() -> tuple[Any, dict[str, Any]]:
-        child, found = wb.search_sparsity(
+        child, found = wb.surgery.search_sparsity(
             model, bench.seen, 0.5, passes=plan.fewer_passes, tokens=plan.calibration // 2, context=plan.window
         )
         return child.model.network.module, {"token_forwards": found.token_forwards, "kl_calibration": found.kl}
@@ -234,7 +234,7 @@ def pruning(bench: Bench) -> None:
     bench.row("prune", "50% on average, wanda, evopress", "50% of weights", own)
     full: dict[str, Any] = {"rank": None, "only": r"layers\.\d+\.", "lr": plan.full_lr}
     for until, name in ((0.5, "decaying mask"), (0.0, "mask at once")):
-        decay = wb.Decay(pattern="2:4", until=until)
+        decay = wb.surgery.Decay(pattern="2:4", until=until)
         make = bench.child(functools.partial(heal, bench, model, name, sparsify=decay, **full))
         bench.row("prune", f"2:4, magnitude, healed with a {name}", "50% of weights", make)
 
@@ -244,11 +244,14 @@ def rounding(bench: Bench) -> None:
     plan = bench.plan
     for bits in plan.bits:
         bench.row(
-            "round", f"{bits} bits", f"{bits} bits", bench.child(functools.partial(wb.quantise, bench.model, bits))
+            "round",
+            f"{bits} bits",
+            f"{bits} bits",
+            bench.child(functools.partial(wb.surgery.quantise, bench.model, bits)),
         )
 
     def own() -> tuple[Any, dict[str, Any]]:
-        child, found = wb.search_bits(
+        child, found = wb.surgery.search_bits(
             bench.model, bench.seen, 4.0, passes=plan.fewer_passes, tokens=plan.calibration // 2, context=plan.window
         )
         return child.model.network.module, {"token_forwards": found.token_forwards, "kl_calibration": found.kl}
@@ -259,7 +262,7 @@ def rounding(bench: Bench) -> None:
 def heads(bench: Bench) -> None:
     """Three key and value heads become one, by their mean and by singular vectors, before and after healing."""
     for method in ("mean", "svd"):
-        join = functools.partial(wb.fewer_kv_heads, bench.model, 1, method=method, corpus=bench.seen)
+        join = functools.partial(wb.surgery.merge_kv_heads, bench.model, 1, method=method, corpus=bench.seen)
         bench.row("join heads", f"3 → 1, {method}", "1/3 of the cache", bench.child(join))
         make = bench.child(lambda join=join, method=method: heal(bench, join(), f"heads {method}"))
         bench.row("join heads", f"3 → 1, {method}, healed", "1/3 of the cache", make)
@@ -268,7 +271,7 @@ def heads(bench: Bench) -> None:
 def activations(bench: Bench) -> None:
     """Other activations, as fitted and after healing."""
     for kind in ("relu", "polyrelu", "polynorm", "series"):
-        swap = functools.partial(wb.swap_activation, bench.model, kind, corpus=bench.seen)
+        swap = functools.partial(wb.surgery.swap_activation, bench.model, kind, corpus=bench.seen)
         bench.row("swap activation", kind, "the same size", bench.child(swap))
         make = bench.child(lambda swap=swap, kind=kind: heal(bench, swap(), f"activation {kind}"))
         bench.row("swap activation", f"{kind}, healed", "the same size", make)
@@ -285,7 +288,7 @@ def experts(bench: Bench) -> dict[str, dict[str, float]]:
         tests = {name: DenseKL(model, half[1], plan.stories // 2) for name, half in halves.items()}
         found: dict[str, dict[str, float]] = {}
         for name, mask in masks_by_domain(uses, plan.keep).items():
-            module = cut_expert(model, mask, of=name).model.network.module
+            module = keep_neurons(model, mask, of=name).model.network.module
             found[name] = {other: test.costs(module).kl for other, test in tests.items()}
             say(f"expert of {name}: {found[name]}")
         return found
@@ -299,9 +302,9 @@ def dare(bench: Bench) -> dict[str, Any]:
     learn, test = kinds(plan.kinds, plan.kind_tokens, plan.kind_texts, plan.seed)
 
     @functools.cache
-    def sibling() -> wb.Child:
+    def sibling() -> wb.surgery.Child:
         how: dict[str, Any] = {"tokens": plan.tune_tokens, "lr": plan.tune_lr, "context": plan.kind_tokens + 8}
-        return wb.heal(model, learn, batch=8, folder=bench.notes.file.parent / "healed" / "kinds", **how)
+        return wb.surgery.heal(model, learn, batch=8, folder=bench.notes.file.parent / "healed" / "kinds", **how)
 
     found: dict[str, Any] = {"texts": len(test.texts), "chance": 1 / len(test.names), "drops": []}
     found["base"] = bench.notes.get("kinds: base", lambda: accuracy(model, test))
@@ -313,7 +316,7 @@ def dare(bench: Bench) -> dict[str, Any]:
                 made = bench.notes.get(
                     f"kinds: {p} {rescale} {seed}",
                     lambda p=p, rescale=rescale, seed=seed: accuracy(
-                        wb.dare(model, sibling(), p, rescale=rescale, seed=seed).model, test
+                        wb.surgery.dare(model, sibling(), p, rescale=rescale, seed=seed).model, test
                     ),
                 )
                 found["drops"].append({"p": p, "rescale": rescale, "seed": seed, "accuracy": made})
@@ -332,10 +335,10 @@ def labels(bench: Bench) -> dict[str, Any]:
     for name, layers in groups.items():
 
         def measure(layers: Sequence[int] = tuple(layers), name: str = name) -> dict[str, Any]:
-            start = wb.see_ahead(bench.model, list(layers)) if layers else bench.model
+            start = wb.surgery.remove_causal_mask(bench.model, list(layers)) if layers else bench.model
             folder = bench.notes.file.parent / "healed" / f"labels {name}"
             how: dict[str, Any] = {"tokens": plan.label_tokens, "lr": plan.full_lr, "folder": folder}
-            tuned = wb.heal(start, learn, context=96, batch=2, only=r"layers\.\d+\.|norm", **how)
+            tuned = wb.surgery.heal(start, learn, context=96, batch=2, only=r"layers\.\d+\.|norm", **how)
             return label_scores(tuned.model, test).to_dict()
 
         found[name] = bench.notes.get(f"labels: {name}", measure)
@@ -343,7 +346,7 @@ def labels(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def experiment(model: wb.LanguageModel, real: wb.Corpus, plan: Plan, folder: Path) -> dict[str, Any]:
+def experiment(model: wb.model.LanguageModel, real: wb.Corpus, plan: Plan, folder: Path) -> dict[str, Any]:
     """All operations; a run that was broken off goes on where it stopped."""
     notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, model.hash, real.hash, asdict(plan)])
     bench = Bench(model, real, plan, notes)

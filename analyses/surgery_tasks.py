@@ -23,7 +23,7 @@ QUESTION = "\nThe kind of this text is:"
 
 @dataclass(frozen=True)
 class Kinds:
-    """Texts of several kinds; the model says the kind after each text's beginning. `wb.heal` learns from it.
+    """Texts of several kinds; the model says the kind after each text's beginning. `wb.surgery.heal` learns from it.
 
     Attributes:
         texts: the texts.
@@ -45,7 +45,7 @@ class Kinds:
 
     def batches(
         self,
-        model: wb.LanguageModel,
+        model: wb.model.LanguageModel,
         context: int = 128,
         batch: int = 16,
         seed: int = 0,
@@ -58,7 +58,7 @@ class Kinds:
         return label_batches(self._rows(model, seed, repeat, shuffle), batch, shard)
 
     def _rows(
-        self, model: wb.LanguageModel, seed: int, repeat: bool, shuffle: bool
+        self, model: wb.model.LanguageModel, seed: int, repeat: bool, shuffle: bool
     ) -> Iterator[tuple[list[int], list[int]]]:
         answers = self.answers(model)
         question = model.to_tokens(QUESTION, start=False)[0].tolist()
@@ -70,7 +70,7 @@ class Kinds:
             if not repeat:
                 return
 
-    def answers(self, model: wb.LanguageModel) -> list[int]:
+    def answers(self, model: wb.model.LanguageModel) -> list[int]:
         """The last token of each kind's name."""
         found = [int(model.to_tokens(f" {name}", start=False)[0, -1]) for name in self.names]
         assert len(set(found)) == len(found), "two kinds end in the same token"
@@ -78,7 +78,7 @@ class Kinds:
 
 
 @torch.inference_mode()
-def accuracy(model: wb.LanguageModel, task: Kinds) -> float:
+def accuracy(model: wb.model.LanguageModel, task: Kinds) -> float:
     """Share of the texts of which the likeliest kind is the right one."""
     answers, right = torch.tensor(task.answers(model)), 0
     for batch in task.batches(model, batch=8, shuffle=False):

@@ -68,7 +68,7 @@ class Plan:
     seed: int = 0
 
 
-def untrained(machine: wb.TokFSM, seed: int) -> wb.LanguageModel:
+def untrained(machine: wb.synthetic.TokFSM, seed: int) -> wb.model.LanguageModel:
     """The paper's sizes: 4 layers of 4 heads, width 128, MLPs of 512, rotary positions."""
     torch.manual_seed(seed)
     config = GPTNeoXConfig(
@@ -100,18 +100,18 @@ def codebooks(which: str, plan: Plan) -> dict[str, wb.Codebook]:
     return books
 
 
-def train(machine: wb.TokFSM, plan: Plan, work: Path, names: Sequence[str]) -> None:
+def train(machine: wb.synthetic.TokFSM, plan: Plan, work: Path, names: Sequence[str]) -> None:
     """Train the models, or go on, and put them where they ship."""
     start = untrained(machine, plan.seed)
     how: dict[str, Any] = {"batch": plan.batch, "context": CONTEXT, "decay": 0.2, "seed": plan.seed}
-    plain = wb.fine_tune(
+    plain = wb.training.fine_tune(
         start, machine, tokens=plan.plain_tokens, lr=plan.lr, folder=work / "plain", log=_teller("plain"), **how
     )
     made = {"plain": plain}
     for name in names:
         frozen = name in plan.frozen
         if name != "plain":
-            made[name] = wb.fine_tune(
+            made[name] = wb.training.fine_tune(
                 plain,
                 machine,
                 codebooks(name, plan),
@@ -123,7 +123,7 @@ def train(machine: wb.TokFSM, plan: Plan, work: Path, names: Sequence[str]) -> N
                 **how,
             )
         made[name].about |= {"machine": asdict(machine)}
-        wb.save_model(made[name], BUNDLED / f"tokfsm-{name}", half=True)
+        wb.interventions.save_model(made[name], BUNDLED / f"tokfsm-{name}", half=True)
 
 
 def _teller(name: str) -> Any:
@@ -139,7 +139,7 @@ def _teller(name: str) -> Any:
 
 
 @torch.inference_mode()
-def language(model: wb.LanguageModel, machine: wb.TokFSM, plan: Plan) -> dict[str, float]:
+def language(model: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, plan: Plan) -> dict[str, float]:
     """Loss and accuracy of the next token, and of the next state."""
     losses, right = [], []
     batches: list[TokenBatch] = list(machine.batches(model, CONTEXT, 64, plan.measured, seed=plan.seed + 999))
@@ -159,7 +159,9 @@ def dead_codes(counted: StateCounts) -> dict[str, float]:
     return {point: float((counts.sum(1) == 0).double().mean()) for point, counts in counted.counts.items()}
 
 
-def state_codes(model: wb.LanguageModel, plain: wb.LanguageModel, machine: wb.TokFSM, plan: Plan) -> dict[str, Any]:
+def state_codes(
+    model: wb.model.LanguageModel, plain: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, plan: Plan
+) -> dict[str, Any]:
     """For each state the code that is most precise, and the neuron that is most precise at the same recall.
 
     Both are chosen on some walks and judged on others.
@@ -193,7 +195,9 @@ def state_codes(model: wb.LanguageModel, plain: wb.LanguageModel, machine: wb.To
     return {"precision": mean, "neuron_precision": of_neurons, "states": rows, "by_place": by_place}
 
 
-def _neurons(plain: wb.LanguageModel, machine: wb.TokFSM, plan: Plan, recalls: Tensor) -> list[dict[str, Any]]:
+def _neurons(
+    plain: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, plan: Plan, recalls: Tensor
+) -> list[dict[str, Any]]:
     """For each state the neuron of the plain model, and of either sign, that is most precise at a recall."""
     points = [plain.network.neuron_hook_point(layer, "post").name for layer in range(LAYERS)]
 
@@ -231,7 +235,9 @@ def _neurons(plain: wb.LanguageModel, machine: wb.TokFSM, plan: Plan, recalls: T
     return found
 
 
-def divergences(model: wb.LanguageModel, machine: wb.TokFSM, counted: StateCounts) -> dict[str, dict[str, float]]:
+def divergences(
+    model: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, counted: StateCounts
+) -> dict[str, dict[str, float]]:
     """Jensen–Shannon divergence (bits) of what follows two states: of pairs that share a code, and of all pairs."""
     truth = machine.follows.double() / machine.edges
     middle = (truth[:, None] + truth[None]) / 2
@@ -255,7 +261,9 @@ def divergences(model: wb.LanguageModel, machine: wb.TokFSM, counted: StateCount
     return found
 
 
-def steering(model: wb.LanguageModel, machine: wb.TokFSM, counted: Sequence[StateCounts], plan: Plan) -> dict[str, Any]:
+def steering(
+    model: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, counted: Sequence[StateCounts], plan: Plan
+) -> dict[str, Any]:
     """Force another state's codes on a walk's last state: how much of the next state's probability is on whose edges.
 
     The codes are those that are active most often on the other state, in all codebooks, and behind it while the next
@@ -290,7 +298,9 @@ def steering(model: wb.LanguageModel, machine: wb.TokFSM, counted: Sequence[Stat
     }
 
 
-def experiment(folder: Path, plan: Plan, machine: wb.TokFSM, models: dict[str, wb.LanguageModel]) -> dict[str, Any]:
+def experiment(
+    folder: Path, plan: Plan, machine: wb.synthetic.TokFSM, models: dict[str, wb.model.LanguageModel]
+) -> dict[str, Any]:
     """Everything that is measured of models of the machine's language, one of which is "plain"."""
     plain = models["plain"]
     hashes = {name: model.hash for name, model in models.items()}
@@ -318,12 +328,12 @@ def experiment(folder: Path, plan: Plan, machine: wb.TokFSM, models: dict[str, w
     return results
 
 
-def index(model: wb.LanguageModel, machine: wb.TokFSM) -> None:
+def index(model: wb.model.LanguageModel, machine: wb.synthetic.TokFSM) -> None:
     """Build a feature index of each of a model's codebooks, beside it on disk."""
     books: Any = model.splices.values()
     folder = BUNDLED / "tokfsm-attention" / "dictionaries"
     wanted = {folder / str(number) / "index": book for number, book in enumerate(books)}
-    wb.build_indexes(model, wanted, machine.corpus(texts=200), context=128)
+    wb.index.build_indexes(model, wanted, machine.corpus(texts=200), context=128)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -336,12 +346,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/tokfsm"), help="checkpoints")
     parser.add_argument("--summary", type=Path, help="also write the figures worth citing to this JSON file")
     asked = parser.parse_args(arguments)
-    plan, machine = Plan(), wb.TokFSM()
+    plan, machine = Plan(), wb.synthetic.TokFSM()
     if asked.train:
         train(machine, plan, asked.work, asked.names)
     if asked.index:
         index(wb.load_model("tokfsm-attention"), machine)
-    shipped = [name for name in ORDER if f"tokfsm-{name}" in wb.bundled_models()]
+    shipped = [name for name in ORDER if f"tokfsm-{name}" in wb.interventions.bundled_models()]
     results = experiment(asked.out, plan, machine, {name: wb.load_model(f"tokfsm-{name}") for name in shipped})
     write_json(asked.out / "results.json", results)
     if asked.summary:

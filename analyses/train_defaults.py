@@ -57,7 +57,9 @@ def dictionaries() -> dict[str, SparseCoder]:
     for layer in LAYERS:
         name = f"transcoder-{layer}"
         reads, writes = f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out"
-        made[name] = wb.TopKSkipTranscoder(576, TRANSCODER_WIDTH, TRANSCODER_K, reads=reads, writes=writes, name=name)
+        made[name] = wb.dictionaries.TopKSkipTranscoder(
+            576, TRANSCODER_WIDTH, TRANSCODER_K, reads=reads, writes=writes, name=name
+        )
     return made
 
 

@@ -19,8 +19,12 @@ import streamlit as st
 from jobs import Job, Stopped, Task  # noqa: F401 - a door to all long work
 
 if TYPE_CHECKING:
-    from workbench import Dictionary, Feature, LanguageModel, NeuronTable, TokFSM
+    from workbench import Feature
+    from workbench.dictionaries import Dictionary
     from workbench.index import FeatureIndex
+    from workbench.model import LanguageModel
+    from workbench.neurons import NeuronTable
+    from workbench.synthetic import TokFSM
     from workbench.synthetic.states import StateCounts
 
 MODELS_KEPT = 3
@@ -184,7 +188,7 @@ def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 1
     """What a neuron's own weights say: its highest tokens, and those of the opposite direction."""
     import workbench as wb
 
-    scores = wb.token_scores(model, wb.Feature.parse(feature), scale=scale)  # type: ignore[arg-type]
+    scores = wb.neurons.token_scores(model, wb.Feature.parse(feature), scale=scale)  # type: ignore[arg-type]
     sides = []
     for side in (scores, -scores):
         best = side.topk(top)
@@ -199,7 +203,7 @@ def neighbours(model: LanguageModel, feature: str, top: int) -> list[tuple[Featu
     """The neurons of the same site with the most similar weights, with their cosines."""
     import workbench as wb
 
-    return wb.nearest_neurons(model, wb.Feature.parse(feature), top)
+    return wb.neurons.nearest_neurons(model, wb.Feature.parse(feature), top)
 
 
 @st.cache_resource(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
@@ -207,7 +211,7 @@ def strongest(model: LanguageModel, text: str, weights: str, scale: str, top: in
     """The neurons that give a token the highest scores, at any rank."""
     import workbench as wb
 
-    return wb.neurons_writing(model, text, weights, scale=scale, top=top)  # type: ignore[arg-type]
+    return wb.neurons.neurons_writing(model, text, weights, scale=scale, top=top)  # type: ignore[arg-type]
 
 
 @st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=_BY_WEIGHTS)

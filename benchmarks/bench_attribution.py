@@ -41,7 +41,7 @@ def main() -> None:
             logits = module(inputs_embeds=embedded, use_cache=False).logits[0, -1]
             torch.autograd.grad(logits.max(), embedded)
 
-    made: dict[str, wb.Graph] = {}
+    made: dict[str, wb.attribution.Graph] = {}
 
     def graph(mlps: Any) -> None:
         made[mlps] = wb.attribute(model, transcoders, said.prompt, max_latents=said.latents, mlps=mlps)
@@ -50,7 +50,7 @@ def main() -> None:
         "forward and backward": both_ways,
         "graph, other MLPs linear": lambda: graph("linear"),
         "graph, other MLPs frozen": lambda: graph("frozen"),
-        "taking out the ten strongest": lambda: wb.verify_graph(
+        "taking out the ten strongest": lambda: wb.attribution.verify_graph(
             model, transcoders, made["linear"], 10, regimes=["free"]
         ),
     }
@@ -64,7 +64,7 @@ def main() -> None:
     passes = seconds["graph, other MLPs linear"] / seconds["forward and backward"]
     print(f"  a graph takes as long as {passes:.1f} passes forward and backward")
     for mlps, one in made.items():
-        found = wb.verify_graph(model, transcoders, one, 10)
+        found = wb.attribution.verify_graph(model, transcoders, one, 10)
         print(
             f"  {mlps}: largest relative error of a sum {max(one.completeness()):.1e}; correlation of predicted and "
             f"measured ablations {', '.join(f'{name} {r:.3f}' for name, r in found.pearson.items())}, effects within "

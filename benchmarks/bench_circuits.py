@@ -27,9 +27,9 @@ def main() -> None:
     times = in_turns(
         {
             "wb.find_heads_discrete": lambda: wb.find_heads_discrete(model, task.positives, task.corrupted),
-            "attribution patching": lambda: wb.attribute_parts(model, task, mlps=False),
+            "attribution patching": lambda: wb.circuits.attribution_patching(model, task, mlps=False),
             "edge attribution patching": lambda: attribute_edges(model, task),
-            patching: lambda: wb.patch_parts(model, task, mlps=False),
+            patching: lambda: wb.circuits.patch_components(model, task, mlps=False),
         },
         said.rounds,
     )

@@ -51,7 +51,9 @@ def main() -> None:
         build(model, corpus, said)
 
 
-def synthetic(folder: Path, model: wb.LanguageModel, corpus: Corpus, said: argparse.Namespace) -> wb.FeatureIndex:
+def synthetic(
+    folder: Path, model: wb.model.LanguageModel, corpus: Corpus, said: argparse.Namespace
+) -> wb.index.FeatureIndex:
     """An index of random codes on real tokens."""
     data, building = folder / "data", folder / "building"
     data.mkdir()
@@ -100,7 +102,7 @@ def random_codes(chance: np.random.Generator, n: int, latents: int, k: int) -> C
     return Codes(torch.from_numpy(values), torch.from_numpy(drawn), latents)
 
 
-def look_up(index: wb.FeatureIndex) -> None:
+def look_up(index: wb.index.FeatureIndex) -> None:
     """Times of what a page asks for."""
     active = index.statistics["active"]
     densest = np.argsort(-active)[:50].tolist()
@@ -138,7 +140,7 @@ def measured(what: str, calls: list[Callable[[], object]], wanted: str) -> None:
     print(f"  {what:<30} {shown}" + (f"   (wanted: {wanted})" if wanted else ""))
 
 
-def build(model: wb.LanguageModel, corpus: Corpus, said: argparse.Namespace) -> None:
+def build(model: wb.model.LanguageModel, corpus: Corpus, said: argparse.Namespace) -> None:
     """Building an index against harvesting the same activations and throwing them away; rounds alternate."""
     sae = wb.TopKSAE(model.network.d_model, said.latents, said.k, hook_point=POINT)
     kinds = ("harvest", "pass of build_index", "build_index")

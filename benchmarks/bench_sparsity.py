@@ -79,7 +79,9 @@ def main() -> None:
                 "ppl_increase": round(found.ppl_increase, 5),
                 "ppl_increase_on_others": round(found.reported.ppl_increase, 5),
                 "rivals": {name: round(rival.sparsity, 4) for name, rival in found.rivals.items()},
-                "verified": list(wb.verify_sparsity(model, found, corpus)) if said.verify else "not asked (--verify)",
+                "verified": list(wb.sparsity.verify_sparsity(model, found, corpus))
+                if said.verify
+                else "not asked (--verify)",
             },
             indent=2,
         )

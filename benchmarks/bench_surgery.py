@@ -28,23 +28,25 @@ from workbench.model.weights import parameters_of
 WANTED = 2.5
 
 
-def operations(tokens: int, sibling: str) -> dict[str, Callable[[wb.LanguageModel], object]]:
+def operations(tokens: int, sibling: str) -> dict[str, Callable[[wb.model.LanguageModel], object]]:
     """What is measured, by name; calibrations and searches are short, which does not change what is held."""
     texts = wb.Corpus.load("stories").take(200)
     short = {"passes": 4 * tokens, "tokens": tokens}
-    heal = functools.partial(wb.heal, texts=texts, tokens=2048, batch=4)
+    heal = functools.partial(wb.surgery.heal, texts=texts, tokens=2048, batch=4)
     return {
-        "dare": lambda model: wb.dare(model, sibling, 0.9),
-        "skip": lambda model: wb.skip(model, texts, 0.2, passes=40_000, tokens=tokens),  # enough for gradients
-        "prune": lambda model: wb.prune(model, 0.5, corpus=texts, tokens=tokens),
-        "prune 2:4": lambda model: wb.prune(model, pattern="2:4", corpus=texts, tokens=tokens),
-        "search_sparsity": lambda model: wb.search_sparsity(model, texts, 0.5, **short),
-        "quantise": lambda model: wb.quantise(model, 4),
-        "search_bits": lambda model: wb.search_bits(model, texts, 4.0, **short),
-        "fewer_kv_heads": lambda model: wb.fewer_kv_heads(model, 1, corpus=texts, tokens=tokens),
-        "swap_activation": lambda model: wb.swap_activation(model, "polynorm", corpus=texts, tokens=tokens // 2),
-        "see_ahead": wb.see_ahead,
-        "expert": lambda model: wb.expert(model, texts, 0.5, tokens=tokens),
+        "dare": lambda model: wb.surgery.dare(model, sibling, 0.9),
+        "skip": lambda model: wb.surgery.skip(model, texts, 0.2, passes=40_000, tokens=tokens),  # enough for gradients
+        "prune": lambda model: wb.surgery.prune(model, 0.5, corpus=texts, tokens=tokens),
+        "prune 2:4": lambda model: wb.surgery.prune(model, pattern="2:4", corpus=texts, tokens=tokens),
+        "search_sparsity": lambda model: wb.surgery.search_sparsity(model, texts, 0.5, **short),
+        "quantise": lambda model: wb.surgery.quantise(model, 4),
+        "search_bits": lambda model: wb.surgery.search_bits(model, texts, 4.0, **short),
+        "fewer_kv_heads": lambda model: wb.surgery.merge_kv_heads(model, 1, corpus=texts, tokens=tokens),
+        "swap_activation": lambda model: wb.surgery.swap_activation(
+            model, "polynorm", corpus=texts, tokens=tokens // 2
+        ),
+        "see_ahead": wb.surgery.remove_causal_mask,
+        "expert": lambda model: wb.surgery.expert(model, texts, 0.5, tokens=tokens),
         "heal, rank 8": lambda model: heal(model, rank=8),
         "heal, all weights": heal,
     }
@@ -88,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sibling = str(Path(folder) / "sibling")
         if "dare" in names:
-            wb.quantise(wb.load_model(), 8).save_pretrained(sibling)
+            wb.surgery.quantise(wb.load_model(), 8).save_pretrained(sibling)
         print(f"peak memory as a multiple of the model  (wanted: at most {WANTED})")
         for name in names:
             command = [sys.executable, __file__, "--here", name, "--tokens", str(said.tokens), "--sibling", sibling]

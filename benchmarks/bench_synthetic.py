@@ -31,7 +31,7 @@ from workbench.harvest import Activations
 RATES = (3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 1.7e-2, 3e-2)
 SEED = 1
 """Of our starting weights; none of `synthetic_rival.SEEDS`."""
-KINDS = {"topk": wb.TopKSAE, "batchtopk": wb.BatchTopKSAE}
+KINDS = {"topk": wb.TopKSAE, "batchtopk": wb.dictionaries.BatchTopKSAE}
 
 
 class Rows:

@@ -40,7 +40,7 @@ def workbench(kind: str) -> Callable[..., Made]:
     def make(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
         import workbench as wb
 
-        sae: Any = wb.Dictionary.kinds[kind](d_in, width, **({"k": k} if "topk" in kind else {}))
+        sae: Any = wb.dictionaries.Dictionary.kinds[kind](d_in, width, **({"k": k} if "topk" in kind else {}))
         sae.initialise(x[:8192])
         optimiser = torch.optim.Adam(sae.parameter_groups(RATES.get(kind, 1e-3)), fused=True)
         silent = torch.zeros(width, dtype=torch.long)

@@ -235,7 +235,7 @@ def plan(count: int, batch: int) -> list[list[dict[str, Any]]]:
 @torch.inference_mode()
 def write_batch(model: LanguageModel, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with the texts that the model wrote; rows that have ended leave the batch."""
-    sampling = wb.Sampling(SETTINGS["temperature"], SETTINGS["top_k"], SETTINGS["top_p"])
+    sampling = wb.model.Sampling(SETTINGS["temperature"], SETTINGS["top_k"], SETTINGS["top_p"])
     limit = SETTINGS["max_new_tokens"]
     tokens, mask = model.prompt_batch([model.chat_prompt(row["prompt"]) for row in rows], limit)
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask

@@ -20,13 +20,13 @@ from workbench.model.weights import GGUF_SHA256, cache_folder
 
 
 @pytest.fixture(scope="session")
-def model() -> wb.LanguageModel:
+def model() -> wb.model.LanguageModel:
     """The default model, from the user's cache."""
     return wb.load_model()
 
 
 @pytest.fixture(scope="session")
-def default_folder(model: wb.LanguageModel) -> Path:
+def default_folder(model: wb.model.LanguageModel) -> Path:
     """The folder of the default model in the user's cache."""
     return cache_folder() / "models" / GGUF_SHA256
 
@@ -61,9 +61,9 @@ class Zoo:
 
     def __init__(self, cache: Path):
         self.cache = cache
-        self.opened: dict[str, wb.LanguageModel] = {}
+        self.opened: dict[str, wb.model.LanguageModel] = {}
 
-    def __getitem__(self, name: str) -> wb.LanguageModel:
+    def __getitem__(self, name: str) -> wb.model.LanguageModel:
         if name not in self.opened:
             before = os.environ.get("WORKBENCH_CACHE")
             os.environ["WORKBENCH_CACHE"] = str(self.cache)
@@ -84,7 +84,7 @@ def zoo(_tiny_cache: Path) -> Zoo:
 
 
 @pytest.fixture(scope="session")
-def llama(zoo: Zoo) -> wb.LanguageModel:
+def llama(zoo: Zoo) -> wb.model.LanguageModel:
     """The tiny model used where the architecture does not matter."""
     return zoo["llama"]
 

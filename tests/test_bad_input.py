@@ -19,8 +19,15 @@ from workbench.interventions.saved import from_dict, to_dict, to_json
 
 F = "neurons.1.gate:7"
 INF, NAN = float("inf"), float("nan")
-Model = wb.LanguageModel
-OWN = (wb.EditError, wb.FeatureError, wb.HookPointError, wb.ModelError, wb.PromptError, DictionaryError)
+Model = wb.model.LanguageModel
+OWN = (
+    wb.model.EditError,
+    wb.dictionaries.FeatureError,
+    wb.model.HookPointError,
+    wb.model.ModelError,
+    wb.model.PromptError,
+    DictionaryError,
+)
 
 
 def refused(kind: type[Exception], act: Callable[[], object]) -> str:
@@ -51,9 +58,9 @@ def test_values_that_are_no_finite_number(value: Any) -> None:
         lambda: wb.Steer(F, value),
         lambda: wb.Steer.along("blocks.0.hook_out", [1.0] * 32, value),
     ):
-        assert "finite number" in refused(wb.EditError, make)
+        assert "finite number" in refused(wb.model.EditError, make)
     if value is not None:
-        assert "finite number" in refused(wb.EditError, lambda: wb.Ablate(F, "mean", value))
+        assert "finite number" in refused(wb.model.EditError, lambda: wb.Ablate(F, "mean", value))
 
 
 @pytest.mark.parametrize("value", [3.4e38, -3.4e38, 0, -0.0, 10**30, 1e-300])
@@ -68,28 +75,28 @@ def test_the_largest_and_smallest_numbers_are_let_through(llama: Model, value: f
     "direction", [[NAN] * 32, [INF] + [0.0] * 31, [1e39] * 32, "north", ["a", "b"], [[1], [2, 3]], None], ids=repr
 )
 def test_directions_that_are_none(direction: Any) -> None:
-    assert "direction" in refused(wb.EditError, lambda: wb.Steer.along("blocks.0.hook_out", direction, 1.0))
+    assert "direction" in refused(wb.model.EditError, lambda: wb.Steer.along("blocks.0.hook_out", direction, 1.0))
 
 
 @pytest.mark.parametrize(
     ("width", "hook"), [(31, "blocks.0.hook_out"), (0, "hook_embed"), (32, "blocks.0.mlp.hook_post")]
 )
 def test_directions_of_another_width(llama: Model, width: int, hook: str) -> None:
-    said = refused(wb.EditError, lambda: generate(llama, wb.Steer.along(hook, [1.0] * width, 1.0)))
+    said = refused(wb.model.EditError, lambda: generate(llama, wb.Steer.along(hook, [1.0] * width, 1.0)))
     assert str(width) in said
     assert hook.replace("hook_embed", "embed") in said.replace("hook_embed", "embed")
 
 
 @pytest.mark.parametrize("mode", ["median", "", None, "Zero", 0])
 def test_modes_of_ablation_that_are_unknown(mode: Any) -> None:
-    assert repr(mode) in refused(wb.EditError, lambda: wb.Ablate(F, mode))
+    assert repr(mode) in refused(wb.model.EditError, lambda: wb.Ablate(F, mode))
 
 
 @pytest.mark.parametrize("feature", [5, None, 1.5, ["neurons.1.gate:7"], torch.tensor(3)], ids=repr)
 def test_things_that_are_no_feature(feature: Any) -> None:
     for kind in (wb.Clamp, wb.Scale, wb.Steer):
-        assert "feature" in refused(wb.EditError, lambda kind=kind: kind(feature, 1.0))
-    assert "feature" in refused(wb.EditError, lambda: wb.Ablate(feature))
+        assert "feature" in refused(wb.model.EditError, lambda kind=kind: kind(feature, 1.0))
+    assert "feature" in refused(wb.model.EditError, lambda: wb.Ablate(feature))
 
 
 @pytest.mark.parametrize("given", ["a list", [5], ["neurons.1.gate:7"], [None], 3, {"a": 1}, [wb.Clamp]], ids=repr)
@@ -99,11 +106,11 @@ def test_things_that_are_no_interventions(llama: Model, given: Any) -> None:
         lambda: llama.intervening(given).__enter__(),
         lambda: wb.compare(llama, "The dog", given, 2),
     ):
-        assert "list" in refused(wb.EditError, act)
+        assert "list" in refused(wb.model.EditError, act)
 
 
 def test_one_intervention_without_its_list(llama: Model) -> None:
-    assert "list" in refused(wb.EditError, lambda: llama.generate("The dog", 2, interventions=wb.Clamp(F, 1.0)))  # type: ignore[arg-type]
+    assert "list" in refused(wb.model.EditError, lambda: llama.generate("The dog", 2, interventions=wb.Clamp(F, 1.0)))  # type: ignore[arg-type]
 
 
 # --- features
@@ -131,14 +138,14 @@ def test_one_intervention_without_its_list(llama: Model) -> None:
     ids=repr,
 )
 def test_malformed_feature_ids(text: Any) -> None:
-    assert "is not a feature" in refused(wb.FeatureError, lambda: wb.Feature.parse(text))
+    assert "is not a feature" in refused(wb.dictionaries.FeatureError, lambda: wb.Feature.parse(text))
 
 
 @pytest.mark.parametrize(
     ("dictionary", "index"), [("a", -1), ("a", 1.0), ("a", "1"), ("a", None), ("a", True), ("", 1), (5, 1), (None, 1)]
 )
 def test_malformed_features(dictionary: Any, index: Any) -> None:
-    refused(wb.FeatureError, lambda: wb.Feature(dictionary, index))
+    refused(wb.dictionaries.FeatureError, lambda: wb.Feature(dictionary, index))
 
 
 FEATURES = {
@@ -165,16 +172,18 @@ def test_features_that_the_model_lacks(llama: Model, text: str) -> None:
         lambda: generate(llama, wb.Clamp(text, 1.0)),
         lambda: llama.intervening([wb.Steer(text, 1.0)]).__enter__(),
         lambda: wb.compare(llama, "The dog", [wb.Scale(text, 2.0)], 2),
-        lambda: wb.token_scores(llama, wb.Feature.parse(text)),
-        lambda: wb.nearest_neurons(llama, wb.Feature.parse(text)),
-        lambda: wb.dose_response(llama, "The", " dog", [1.0], lambda value: [wb.Clamp(text, value)]),
+        lambda: wb.neurons.token_scores(llama, wb.Feature.parse(text)),
+        lambda: wb.neurons.nearest_neurons(llama, wb.Feature.parse(text)),
+        lambda: wb.measures.dose_response(llama, "The", " dog", [1.0], lambda value: [wb.Clamp(text, value)]),
     ):
-        assert FEATURES[text] in refused(wb.FeatureError, act)
+        assert FEATURES[text] in refused(wb.dictionaries.FeatureError, act)
 
 
 def test_gate_neurons_of_a_model_without_gates(zoo) -> None:
-    assert "up, post" in refused(wb.FeatureError, lambda: generate(zoo["gpt2"], wb.Clamp("neurons.0.gate:1", 1.0)))
-    assert "up, post" in refused(wb.ModelError, lambda: wb.decode_neurons(zoo["gpt2"], "gate"))
+    assert "up, post" in refused(
+        wb.dictionaries.FeatureError, lambda: generate(zoo["gpt2"], wb.Clamp("neurons.0.gate:1", 1.0))
+    )
+    assert "up, post" in refused(wb.model.ModelError, lambda: wb.decode_neurons(zoo["gpt2"], "gate"))
 
 
 def test_features_of_dictionaries_that_are_not_loaded(llama: Model) -> None:
@@ -199,18 +208,18 @@ def test_features_of_dictionaries_that_are_not_loaded(llama: Model) -> None:
 )
 def test_wrong_hook_points_get_the_nearest_right_one(llama: Model, wrong: Any, right: str | None) -> None:
     for act in (lambda: llama.capture("The dog", [wrong]), lambda: llama.hook_points[wrong]):
-        said = refused(wb.HookPointError, act)
+        said = refused(wb.model.HookPointError, act)
         assert f"{wrong!r}" in said
         assert right is None or f"did you mean '{right}" in said
     if isinstance(wrong, str):
         steer = wb.Steer.along(wrong, [1.0] * 32)
-        assert right is None or right in refused(wb.HookPointError, lambda: generate(llama, steer))
+        assert right is None or right in refused(wb.model.HookPointError, lambda: generate(llama, steer))
 
 
 def test_hook_points_that_have_no_positions(llama: Model) -> None:
     for name in ("blocks.0.attn.hook_pattern", "blocks.0.attn.hook_attn_scores", "blocks.0.attn.hook_cos"):
         steer = wb.Steer.along(name, [1.0] * llama.hook_points[name].width)
-        assert "can be read but not edited" in refused(wb.EditError, lambda steer=steer: generate(llama, steer))
+        assert "can be read but not edited" in refused(wb.model.EditError, lambda steer=steer: generate(llama, steer))
 
 
 # --- positions
@@ -224,7 +233,7 @@ def test_positions_that_are_none(positions: Any) -> None:
         lambda: wb.Clamp(F, 1.0, positions=positions),
         lambda: wb.Steer.along("blocks.0.hook_out", [1.0] * 32, positions=positions),
     ):
-        assert re.search("position", refused(wb.EditError, make), re.I)
+        assert re.search("position", refused(wb.model.EditError, make), re.I)
 
 
 def test_positions_past_the_end(llama: Model) -> None:
@@ -239,7 +248,7 @@ def test_positions_past_the_end(llama: Model) -> None:
         (lambda edits: wb.compare(llama, tokens, edits, 4), 12),  # type: ignore[arg-type]
     ):
         act([wb.Clamp(F, 1.0, positions=[last])])
-        said = refused(wb.EditError, lambda act=act, last=last: act([wb.Clamp(F, 1.0, positions=[0, last + 1])]))
+        said = refused(wb.model.EditError, lambda act=act, last=last: act([wb.Clamp(F, 1.0, positions=[0, last + 1])]))
         assert f"position {last + 1}" in said
         assert F in said
 
@@ -257,9 +266,9 @@ def test_generated_positions_where_nothing_is_generated(llama: Model) -> None:
         lambda: within(llama, edits, lambda: llama(torch.arange(5), prompt_length=5)),
         lambda: llama.generate("The dog", 1, interventions=edits),
         lambda: wb.compare(llama, "The dog", edits, 1),
-        lambda: wb.dose_response(llama, "The", "a", [1.0], lambda value: edits),
+        lambda: wb.measures.dose_response(llama, "The", "a", [1.0], lambda value: edits),
     ):
-        assert "generated tokens only" in refused(wb.EditError, act)
+        assert "generated tokens only" in refused(wb.model.EditError, act)
 
 
 # --- prompts, tokens, settings
@@ -273,22 +282,22 @@ def test_prompts_that_are_none(llama: Model, prompt: Any) -> None:
         lambda: list(llama.stream(prompt)),
         lambda: llama(prompt),
         lambda: wb.compare(llama, prompt, []),
-        lambda: wb.dose_response(llama, prompt, " dog", [], lambda value: []),
+        lambda: wb.measures.dose_response(llama, prompt, " dog", [], lambda value: []),
     ):
-        refused(wb.PromptError, act)
+        refused(wb.model.PromptError, act)
 
 
 def test_empty_words_and_batches(llama: Model) -> None:
-    refused(wb.PromptError, lambda: wb.dose_response(llama, "The", "", [], lambda value: []))
-    refused(wb.PromptError, lambda: wb.neurons_writing(llama, ""))
-    refused(wb.PromptError, lambda: llama.generate_batch([]))
-    refused(wb.PromptError, lambda: llama.to_tokens(""))
+    refused(wb.model.PromptError, lambda: wb.measures.dose_response(llama, "The", "", [], lambda value: []))
+    refused(wb.model.PromptError, lambda: wb.neurons.neurons_writing(llama, ""))
+    refused(wb.model.PromptError, lambda: llama.generate_batch([]))
+    refused(wb.model.PromptError, lambda: llama.to_tokens(""))
 
 
 @pytest.mark.parametrize("message", ["", "  \n ", [], None, 5, [5], ["hi"], [None]], ids=repr)
 def test_messages_that_are_none(llama: Model, message: Any) -> None:
-    refused(wb.PromptError, lambda: llama.chat(message))
-    refused(wb.PromptError, lambda: llama.chat_prompt(message))
+    refused(wb.model.PromptError, lambda: llama.chat(message))
+    refused(wb.model.PromptError, lambda: llama.chat_prompt(message))
 
 
 def test_prompts_longer_than_the_context(llama: Model) -> None:
@@ -303,10 +312,10 @@ def test_prompts_longer_than_the_context(llama: Model) -> None:
         lambda: llama(long),
         lambda: llama.capture(long, ["hook_embed"]),
         lambda: wb.compare(llama, long, [], 1),
-        lambda: wb.dose_response(llama, long, " dog", [], lambda value: []),
-        lambda: wb.dose_response(llama, "The", long, [], lambda value: []),
+        lambda: wb.measures.dose_response(llama, long, " dog", [], lambda value: []),
+        lambda: wb.measures.dose_response(llama, "The", long, [], lambda value: []),
     ):
-        assert str(tiny.CONTEXT) in refused(wb.PromptError, act)
+        assert str(tiny.CONTEXT) in refused(wb.model.PromptError, act)
 
 
 TOKENS: dict[str, Any] = {
@@ -333,17 +342,17 @@ def test_tokens_that_are_none(llama: Model, what: str) -> None:
         lambda: llama.generate(TOKENS[what], 2),
         lambda: wb.compare(llama, TOKENS[what], [], 2),
     ):
-        refused(wb.PromptError, act)
+        refused(wb.model.PromptError, act)
 
 
 def test_several_rows_where_one_prompt_is_wanted(llama: Model) -> None:
-    assert "2" in refused(wb.PromptError, lambda: llama.generate(torch.ones(2, 3, dtype=torch.long), 2))
+    assert "2" in refused(wb.model.PromptError, lambda: llama.generate(torch.ones(2, 3, dtype=torch.long), 2))
 
 
 def test_masks_of_another_shape(llama: Model) -> None:
     tokens = torch.ones(2, 5, dtype=torch.long)
     for shape in ((2, 4), (1, 5), (5,), (2, 5, 1)):
-        refused(wb.PromptError, lambda shape=shape: llama(tokens, mask=torch.ones(shape, dtype=torch.bool)))
+        refused(wb.model.PromptError, lambda shape=shape: llama(tokens, mask=torch.ones(shape, dtype=torch.bool)))
 
 
 SETTINGS: list[dict[str, Any]] = [
@@ -378,14 +387,14 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("how", SETTINGS, ids=str)
 def test_settings_out_of_range(llama: Model, how: dict[str, Any]) -> None:
     name = list(how)[-1]
-    assert name in refused(wb.PromptError, lambda: llama.generate("The dog", **how))
+    assert name in refused(wb.model.PromptError, lambda: llama.generate("The dog", **how))
     if name != "max_new_tokens":
-        refused(wb.PromptError, lambda: wb.Sampling(**how))
+        refused(wb.model.PromptError, lambda: wb.model.Sampling(**how))
 
 
 @pytest.mark.parametrize("length", [0, -1, 1.5, "3"])
 def test_prompt_lengths_that_are_none(llama: Model, length: Any) -> None:
-    assert "prompt_length" in refused(wb.PromptError, lambda: llama("The dog", prompt_length=length))
+    assert "prompt_length" in refused(wb.model.PromptError, lambda: llama("The dog", prompt_length=length))
 
 
 def test_text_for_a_model_without_tokenizer(tiny_cache: Path) -> None:
@@ -398,17 +407,17 @@ def test_text_for_a_model_without_tokenizer(tiny_cache: Path) -> None:
         lambda: bare.to_text([3]),
         lambda: bare.token_texts([3]),
         lambda: wb.decode_neurons(bare),
-        lambda: wb.neurons_writing(bare, " dog"),
+        lambda: wb.neurons.neurons_writing(bare, " dog"),
         lambda: bare.generate(torch.tensor([3]), 2, interventions=[wb.Ablate(F, "mean")]),
     ):
-        assert "without a tokenizer" in refused(wb.PromptError, act)
+        assert "without a tokenizer" in refused(wb.model.PromptError, act)
     assert len(bare.generate(torch.tensor([3]), 2, interventions=[wb.Clamp(F, 3.0)]).tokens) <= 2
 
 
 def test_chat_with_a_model_without_template(llama: Model) -> None:
     model = copy.copy(llama)
     model.tokenizer = tiny.tokenizer(chat=False)
-    assert "no chat template" in refused(wb.PromptError, lambda: model.chat("hi"))
+    assert "no chat template" in refused(wb.model.PromptError, lambda: model.chat("hi"))
 
 
 def test_chat_templates_that_refuse(llama: Model) -> None:
@@ -416,7 +425,7 @@ def test_chat_templates_that_refuse(llama: Model) -> None:
     model = copy.copy(llama)
     model.tokenizer = copy.deepcopy(tiny.tokenizer())
     model.tokenizer.chat_template = "{{ raise_exception('Roles must alternate') }}"
-    assert "Roles must alternate" in refused(wb.PromptError, lambda: model.chat("hi"))
+    assert "Roles must alternate" in refused(wb.model.PromptError, lambda: model.chat("hi"))
 
 
 # --- edits from a file
@@ -424,8 +433,8 @@ def test_chat_templates_that_refuse(llama: Model) -> None:
 
 def test_edits_made_for_another_model(llama: Model, zoo, tmp_path: Path) -> None:
     file = tmp_path / "edits.json"
-    wb.save_interventions(file, llama, [wb.Clamp("neurons.0.up:3", 1.0)])
-    said = refused(wb.EditError, lambda: wb.load_interventions(file, zoo["qwen2"]))
+    wb.interventions.save_interventions(file, llama, [wb.Clamp("neurons.0.up:3", 1.0)])
+    said = refused(wb.model.EditError, lambda: wb.interventions.load_interventions(file, zoo["qwen2"]))
     assert llama.hash[:12] in said
     assert zoo["qwen2"].hash[:12] in said
 
@@ -487,31 +496,31 @@ FILES: dict[str, Callable[[Model], str | bytes]] = {
 def test_files_that_hold_no_interventions(llama: Model, tmp_path: Path, what: str) -> None:
     content = FILES[what](llama)
     (tmp_path / "edits.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    refused(wb.EditError, lambda: wb.load_interventions(tmp_path / "edits.json", llama))
+    refused(wb.model.EditError, lambda: wb.interventions.load_interventions(tmp_path / "edits.json", llama))
 
 
 def test_a_missing_file_of_interventions(llama: Model, tmp_path: Path) -> None:
     for name in ("nothing.json", "", "a/b/c.json"):
-        refused(wb.EditError, lambda name=name: wb.load_interventions(tmp_path / name, llama))
+        refused(wb.model.EditError, lambda name=name: wb.interventions.load_interventions(tmp_path / name, llama))
 
 
 def test_a_file_that_names_features_or_places_that_the_model_lacks(llama: Model, tmp_path: Path) -> None:
     file = tmp_path / "edits.json"
     for said, kind in (
-        (GOOD | {"feature": "neurons.9.gate:7"}, wb.FeatureError),
-        (GOOD | {"feature": "neurons.1.gate:48"}, wb.FeatureError),
-        (GOOD | {"feature": "nonsense"}, wb.FeatureError),
-        ({"kind": "Steer", "amount": 1.0, "hook_point": "hook_embd", "direction": [1.0] * 32}, wb.HookPointError),
+        (GOOD | {"feature": "neurons.9.gate:7"}, wb.dictionaries.FeatureError),
+        (GOOD | {"feature": "neurons.1.gate:48"}, wb.dictionaries.FeatureError),
+        (GOOD | {"feature": "nonsense"}, wb.dictionaries.FeatureError),
+        ({"kind": "Steer", "amount": 1.0, "hook_point": "hook_embd", "direction": [1.0] * 32}, wb.model.HookPointError),
     ):
         file.write_text(altered(llama, interventions=[said]))
-        refused(kind, lambda: wb.load_interventions(file, llama))
+        refused(kind, lambda: wb.interventions.load_interventions(file, llama))
 
 
 @pytest.mark.parametrize(
     "said", [None, [], "Clamp", 3, {}, {"kind": None}, {"kind": ["Clamp"]}, {"kind": {}}], ids=repr
 )
 def test_data_that_is_no_intervention(said: Any) -> None:
-    refused(wb.EditError, lambda: from_dict(said))
+    refused(wb.model.EditError, lambda: from_dict(said))
 
 
 # --- decoding and searching
@@ -540,9 +549,9 @@ def test_decodings_that_do_not_exist(llama: Model, how: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("weights", ["post", "nose", None])
 def test_weights_that_do_not_exist(llama: Model, weights: Any) -> None:
-    refused(wb.ModelError, lambda: wb.neurons_writing(llama, " dog", weights))
+    refused(wb.model.ModelError, lambda: wb.neurons.neurons_writing(llama, " dog", weights))
     if weights is not None:
-        refused(wb.ModelError, lambda: wb.token_scores(llama, wb.Feature.parse(F), weights))
+        refused(wb.model.ModelError, lambda: wb.neurons.token_scores(llama, wb.Feature.parse(F), weights))
 
 
 @pytest.mark.parametrize(
@@ -571,20 +580,22 @@ def test_searches_that_make_no_sense(llama: Model, tiny_cache: Path, how: dict[s
 )
 def test_rows_that_a_table_lacks(llama: Model, tiny_cache: Path, text: str) -> None:
     table = wb.decode_neurons(llama, "gate", 5)
-    refused(wb.FeatureError, lambda: table.row(wb.Feature.parse(text)))
+    refused(wb.dictionaries.FeatureError, lambda: table.row(wb.Feature.parse(text)))
 
 
 def test_tables_that_do_not_compare(llama: Model, zoo, tiny_cache: Path) -> None:
     table, other = wb.decode_neurons(llama, "up", 5), wb.decode_neurons(zoo["qwen2"], "up", 5)
-    refused(ValueError, lambda: wb.compare_decodings(table, other))
+    refused(ValueError, lambda: wb.neurons.compare_decodings(table, other))
     words = copy.copy(table)
     words.vocabulary = [*table.vocabulary[:-1], "changed"]
-    refused(ValueError, lambda: wb.compare_decodings(table, words))
+    refused(ValueError, lambda: wb.neurons.compare_decodings(table, words))
 
 
 def test_a_control_for_a_direction(llama: Model) -> None:
     steer = [wb.Steer.along("hook_embed", [1.0] * 32)]
-    assert "names no feature" in refused(wb.EditError, lambda: wb.compare(llama, "The dog", steer, 2, control=True))
+    assert "names no feature" in refused(
+        wb.model.EditError, lambda: wb.compare(llama, "The dog", steer, 2, control=True)
+    )
 
 
 # --- afterwards

@@ -148,20 +148,27 @@ def test_nothing_imports_in_a_circle() -> None:
 @pytest.mark.parametrize("path", [path for path in sources() if path.name == "__init__.py"], ids=_name)
 def test_init_defines_nothing(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
-        assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda | ast.Assign | ast.AnnAssign), (
+        face = path.parent.name == "workbench" and ast.unparse(node).startswith(("__all__ = [", "def __dir__()"))
+        assert face or not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda | ast.Assign | ast.AnnAssign), (
             f"{path} defines something: {ast.unparse(node)}"
         )
 
 
-def test_face_offers_only_what_exists() -> None:
+def test_face_offers_the_contract_and_the_rooms() -> None:
     import workbench
 
-    tree = ast.parse((ROOT / "workbench" / "__init__.py").read_text())
-    names = [
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    ]
-    assert len(names) == len(set(names))
-    assert all(hasattr(workbench, name) for name in names)
+    assert dir(workbench) == sorted(workbench.__all__) == sorted({*workbench.__all__})
+    assert set(FLOORS) <= set(workbench.__all__)
+    for name in workbench.__all__:
+        assert hasattr(workbench, name), name
+
+
+@pytest.mark.parametrize("room", sorted(FLOORS))
+def test_no_name_of_a_room_lies_beside_it(room: str) -> None:
+    """What a room offers is its own, so that every name has one home."""
+    for node in ast.parse((ROOT / "workbench" / room / "__init__.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            assert str(node.module).startswith(f"workbench.{room}."), ast.unparse(node)
 
 
 @pytest.mark.parametrize(

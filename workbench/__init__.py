@@ -1,127 +1,90 @@
-"""Workbench: see, measure, steer and change the parts of a language model, on one machine."""
+"""Workbench: see, measure, steer and change the parts of a language model, on one machine.
 
+The names of the contract stand here; all else is reached through its room, such as `wb.surgery.prune`.
+"""
+
+from workbench import attribution as attribution
+from workbench import circuits as circuits
+from workbench import core as core
+from workbench import corpus as corpus
+from workbench import dictionaries as dictionaries
+from workbench import evaluation as evaluation
+from workbench import figures as figures
+from workbench import harvest as harvest
+from workbench import index as index
+from workbench import interventions as interventions
+from workbench import measures as measures
+from workbench import model as model
+from workbench import neurons as neurons
+from workbench import sparsity as sparsity
+from workbench import surgery as surgery
+from workbench import synthetic as synthetic
+from workbench import training as training
 from workbench.attribution.attribute import attribute as attribute
-from workbench.attribution.deembedding import deembed as deembed
-from workbench.attribution.frozen import AttributionError as AttributionError
-from workbench.attribution.graph import Graph as Graph
-from workbench.attribution.graph_json import load_graph as load_graph
-from workbench.attribution.graph_json import save_graph as save_graph
-from workbench.attribution.verification import verify_graph as verify_graph
-from workbench.circuits.discrete import DiscreteCircuit as DiscreteCircuit
-from workbench.circuits.discrete import find_circuit_discrete as find_circuit_discrete
 from workbench.circuits.discrete import find_heads_discrete as find_heads_discrete
-from workbench.circuits.patching import patch_parts as patch_parts
-from workbench.circuits.patching_gradients import attribute_parts as attribute_parts
-from workbench.circuits.task_evaluation import measure_task as measure_task
-from workbench.circuits.tasks import Task as Task
-from workbench.circuits.tasks import TaskError as TaskError
-from workbench.circuits.tasks import load_task as load_task
-from workbench.circuits.tasks import save_task as save_task
-from workbench.circuits.tasks_generated import docstring as docstring
-from workbench.circuits.tasks_generated import greater_than as greater_than
-from workbench.circuits.tasks_generated import ioi as ioi
+from workbench.core.errors import WorkbenchError as WorkbenchError
 from workbench.corpus import Corpus as Corpus
-from workbench.corpus import CorpusError as CorpusError
-from workbench.dictionaries.batchtopk import BatchTopKSAE as BatchTopKSAE
 from workbench.dictionaries.codebook import Codebook as Codebook
 from workbench.dictionaries.features import Feature as Feature
-from workbench.dictionaries.features import FeatureError as FeatureError
-from workbench.dictionaries.folder import DictionaryError as DictionaryError
-from workbench.dictionaries.jumprelu import JumpReLUSAE as JumpReLUSAE
-from workbench.dictionaries.jumprelu import JumpReLUSkipTranscoder as JumpReLUSkipTranscoder
-from workbench.dictionaries.jumprelu import JumpReLUTranscoder as JumpReLUTranscoder
-from workbench.dictionaries.key_value import KeyValueBottleneck as KeyValueBottleneck
-from workbench.dictionaries.protocol import Codes as Codes
-from workbench.dictionaries.protocol import Dictionary as Dictionary
 from workbench.dictionaries.protocol import load_dictionary as load_dictionary
-from workbench.dictionaries.relu import SkipTranscoder as SkipTranscoder
-from workbench.dictionaries.relu import StandardSAE as StandardSAE
-from workbench.dictionaries.relu import Transcoder as Transcoder
 from workbench.dictionaries.topk import TopKSAE as TopKSAE
-from workbench.dictionaries.topk import TopKSkipTranscoder as TopKSkipTranscoder
-from workbench.dictionaries.topk import TopKTranscoder as TopKTranscoder
-from workbench.dictionaries.trainable import Step as Step
-from workbench.dictionaries.trainable import Trainable as Trainable
-from workbench.harvest import Buffer as Buffer
-from workbench.harvest import Harvest as Harvest
-from workbench.harvest import HarvestError as HarvestError
-from workbench.harvest import Store as Store
-from workbench.index import FeatureIndex as FeatureIndex
-from workbench.index import FeatureIndexError as FeatureIndexError
 from workbench.index import build_index as build_index
-from workbench.index import build_indexes as build_indexes
 from workbench.index import open_index as open_index
 from workbench.interventions.kinds import Ablate as Ablate
 from workbench.interventions.kinds import Clamp as Clamp
 from workbench.interventions.kinds import Force as Force
 from workbench.interventions.kinds import Scale as Scale
 from workbench.interventions.kinds import Steer as Steer
-from workbench.interventions.opening import bundled_models as bundled_models
 from workbench.interventions.opening import load_model as load_model
-from workbench.interventions.opening import save_model as save_model
-from workbench.interventions.saved import load_interventions as load_interventions
-from workbench.interventions.saved import save_interventions as save_interventions
-from workbench.interventions.weight_edits import AblateDirection as AblateDirection
-from workbench.interventions.weight_edits import RemoveHead as RemoveHead
-from workbench.interventions.weight_edits import RemoveLayer as RemoveLayer
-from workbench.interventions.weight_edits import RemoveSublayer as RemoveSublayer
-from workbench.measures.comparison import Comparison as Comparison
 from workbench.measures.comparison import compare as compare
-from workbench.measures.comparison import compare_steps as compare_steps
-from workbench.measures.dose_response import dose_response as dose_response
-from workbench.measures.fidelity import Fidelity as Fidelity
-from workbench.measures.fidelity import measure_fidelities as measure_fidelities
 from workbench.measures.fidelity import measure_fidelity as measure_fidelity
-from workbench.model.edits import EditError as EditError
-from workbench.model.hookpoints import HookPointError as HookPointError
-from workbench.model.language_model import LanguageModel as LanguageModel
-from workbench.model.sampling import PromptError as PromptError
-from workbench.model.sampling import Sampling as Sampling
-from workbench.model.weights import ModelError as ModelError
-from workbench.neurons.unembedding import NeuronTable as NeuronTable
-from workbench.neurons.unembedding import compare_decodings as compare_decodings
 from workbench.neurons.unembedding import decode_neurons as decode_neurons
-from workbench.neurons.unembedding import nearest_neurons as nearest_neurons
-from workbench.neurons.unembedding import neurons_writing as neurons_writing
-from workbench.neurons.unembedding import token_scores as token_scores
-from workbench.sparsity.groups import group_neurons as group_neurons
-from workbench.sparsity.groups import measure_routing as measure_routing
-from workbench.sparsity.masking import SparsityError as SparsityError
-from workbench.sparsity.masking import with_sparsity as with_sparsity
-from workbench.sparsity.measure import measure_sparsities as measure_sparsities
 from workbench.sparsity.measure import measure_sparsity as measure_sparsity
-from workbench.sparsity.measure import measure_thinned as measure_thinned
-from workbench.sparsity.neurons import neuron_activity as neuron_activity
-from workbench.sparsity.output import save_sparsities as save_sparsities
-from workbench.sparsity.result import Sparsity as Sparsity
-from workbench.sparsity.tokens import token_demand as token_demand
-from workbench.sparsity.verification import verify_sparsity as verify_sparsity
-from workbench.surgery.bake.bake import BakeError as BakeError
 from workbench.surgery.bake.bake import bake as bake
-from workbench.surgery.bake.operations import direction_of as direction_of
-from workbench.surgery.certificate.certificate import Certificate as Certificate
-from workbench.surgery.certificate.check import verify_checkpoint as verify_checkpoint
-from workbench.surgery.certificate.texts import compare_texts as compare_texts
-from workbench.surgery.child import Child as Child
-from workbench.surgery.child import SurgeryError as SurgeryError
-from workbench.surgery.child import open_child as open_child
-from workbench.surgery.finetuning.healing import Decay as Decay
-from workbench.surgery.finetuning.healing import heal as heal
-from workbench.surgery.finetuning.labelling import Labelled as Labelled
-from workbench.surgery.finetuning.labelling import label_scores as label_scores
-from workbench.surgery.operations.activation_swap import swap_activation as swap_activation
-from workbench.surgery.operations.causal_mask import see_ahead as see_ahead
-from workbench.surgery.operations.dare import dare as dare
-from workbench.surgery.operations.experts import cut_expert as cut_expert
-from workbench.surgery.operations.experts import expert as expert
-from workbench.surgery.operations.kv_heads import fewer_kv_heads as fewer_kv_heads
-from workbench.surgery.operations.pruning import prune as prune
-from workbench.surgery.operations.pruning import search_sparsity as search_sparsity
-from workbench.surgery.operations.quantising import quantise as quantise
-from workbench.surgery.operations.quantising import search_bits as search_bits
-from workbench.surgery.operations.skipping import skip as skip
-from workbench.surgery.registry import operate as operate
-from workbench.synthetic.tokfsm import TokFSM as TokFSM
-from workbench.training import TrainingError as TrainingError
-from workbench.training import fine_tune as fine_tune
 from workbench.training import train as train
+
+__all__ = [
+    "Ablate",
+    "Clamp",
+    "Codebook",
+    "Corpus",
+    "Feature",
+    "Force",
+    "Scale",
+    "Steer",
+    "TopKSAE",
+    "WorkbenchError",
+    "attribute",
+    "attribution",
+    "bake",
+    "build_index",
+    "circuits",
+    "compare",
+    "core",
+    "corpus",
+    "decode_neurons",
+    "dictionaries",
+    "evaluation",
+    "figures",
+    "find_heads_discrete",
+    "harvest",
+    "index",
+    "interventions",
+    "load_dictionary",
+    "load_model",
+    "measure_fidelity",
+    "measure_sparsity",
+    "measures",
+    "model",
+    "neurons",
+    "open_index",
+    "sparsity",
+    "surgery",
+    "synthetic",
+    "train",
+    "training",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,8 +11,9 @@ from shared.dictionaries import Known
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import Graph, LanguageModel
+    from workbench.attribution import Graph
     from workbench.attribution.graph import Node
+    from workbench.model import LanguageModel
 
 CHART, NODE, PINS, MEASURED = "attribution chart", "attribution node", "attribution pins", "attribution measured"
 """Where the session keeps the picture, the open node, the pinned ones, and what was measured of them."""

@@ -14,7 +14,8 @@ from shared import dictionaries, session
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import Graph, LanguageModel
+    from workbench.attribution import Graph
+    from workbench.model import LanguageModel
 
 SHOWN = 0.3
 """Share of the influence whose nodes are shown at first."""

@@ -17,9 +17,10 @@ from shared.waiting import one_sentence
 from workbench import figures
 
 if TYPE_CHECKING:
-    from workbench import Graph, LanguageModel
+    from workbench.attribution import Graph
     from workbench.attribution.graph import Edge, Node
     from workbench.attribution.verification import Verification
+    from workbench.model import LanguageModel
 
 ROWS = 8
 """Edges listed in each direction."""
@@ -65,7 +66,7 @@ def _facts(node: Node) -> str:
     if node.kind == "target":
         return f"What the graph explains; its value is {node.value:.4g}."
     active = f"Activation {node.value:.4g}. " if node.kind == "latent" else ""
-    free = f", {node.free_effect:+.3g} if everything responds" if node.kind == "latent" else ""
+    free = f", {node.gradient_effect:+.3g} if everything responds" if node.kind == "latent" else ""
     return f"{active}Influence {node.influence:.2%}. Adds {node.effect:+.3g} to the target within the graph{free}."
 
 
@@ -104,7 +105,7 @@ def _words(model: LanguageModel, asked: Asked, node: Node) -> None:
             return
         assert node.feature is not None
         coder: Any = node.feature.source
-        found = wb.deembed(model, coder, node.feature.index, top=12, heads=3)
+        found = wb.attribution.deembed(model, coder, node.feature.index, top=12, heads=3)
         for title, tokens in (
             ("The token itself raises it", found.drives),
             ("The token itself lowers it", found.opposes),
@@ -155,7 +156,7 @@ def measure(model: LanguageModel, asked: Asked, whole: Graph) -> None:
             import workbench as wb
 
             coders = load(model, asked)
-            found = wb.verify_graph(model, coders, whole, latents or 10, factor=float(factor))
+            found = wb.attribution.verify_graph(model, coders, whole, latents or 10, factor=float(factor))
             st.session_state[MEASURED] = (tried, found)
     pressed = together.button(
         "All of them together",

@@ -15,7 +15,7 @@ from shared.tokens import plain
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 KEPT = 0.98
 """Share of the influence whose nodes and edges are kept for the page."""

@@ -13,7 +13,7 @@ from workbench import Feature, figures
 from workbench.interventions.kinds import dictionary_of
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 TOP, NEAR = 10, 8
 SITES = {"gate": "looks for", "up": "looks for", "post": "writes"}

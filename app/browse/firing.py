@@ -16,8 +16,8 @@ from workbench import Feature
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
     from workbench.measures.firing import Fired
+    from workbench.model import LanguageModel
 
 ROWS_SHOWN = 14
 ALL = "the strongest feature"

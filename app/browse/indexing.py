@@ -12,7 +12,7 @@ from shared.dictionaries import Known
 from shared.tokens import plain
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 TOKENS = 100_000
 

@@ -13,8 +13,8 @@ from shared.tokens import plain, show_examples
 from workbench import Feature, figures
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
     from workbench.index import FeatureCard, FeatureIndex
+    from workbench.model import LanguageModel
 
 SHOWN, MORE = 8, 20
 """Examples in sight, and at most."""

@@ -17,8 +17,8 @@ from shared.waiting import one_sentence
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
     from workbench.index import FeatureHit
+    from workbench.model import LanguageModel
 
 ROWS_SHOWN = 10
 SHOWN_TOKENS = 6

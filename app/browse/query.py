@@ -10,7 +10,7 @@ import streamlit as st
 from caching import TOP_K
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 AMONG, HIGHEST = "among a neuron's top tokens", "at any rank"
 WEIGHTS = {"gate": "gate", "up": "up", "down": "down"}

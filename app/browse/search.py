@@ -18,7 +18,8 @@ from shared.waiting import begin_again, one_sentence, wait_for, was_stopped
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, NeuronTable
+    from workbench.model import LanguageModel
+    from workbench.neurons import NeuronTable
     from workbench.neurons.unembedding import Hit
 
 EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves", "yesterday"]

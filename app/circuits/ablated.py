@@ -13,8 +13,8 @@ from shared import background
 from shared.tokens import plain
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
-    from workbench.circuits.task_evaluation import Done
+    from workbench.circuits.task_evaluation import TaskResult
+    from workbench.model import LanguageModel
 
 
 def show(model: LanguageModel, asked: Asked, found: Found) -> None:
@@ -67,13 +67,13 @@ def show(model: LanguageModel, asked: Asked, found: Found) -> None:
 
 
 def _begin(model: LanguageModel, found: Found, heads: tuple[tuple[int, int], ...], key: tuple[str, ...]) -> None:
-    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> tuple[Done, Done]:
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> tuple[TaskResult, TaskResult]:
         import workbench as wb
         from workbench.circuits.patching import keep_heads
 
         tell(0.0, "the circuit alone")
-        alone = wb.measure_task(model, found.task, keep_heads(model, found.task, heads))
+        alone = wb.circuits.evaluate_task(model, found.task, keep_heads(model, found.task, heads))
         tell(0.5, "all but the circuit")
-        return alone, wb.measure_task(model, found.task, keep_heads(model, found.task, heads, others=False))
+        return alone, wb.circuits.evaluate_task(model, found.task, keep_heads(model, found.task, heads, others=False))
 
     caching.begin(key, "Taking away", work)

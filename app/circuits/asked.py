@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, Task
+    from workbench.circuits import Task
     from workbench.circuits.scores import Judgement
-    from workbench.circuits.task_evaluation import Done
+    from workbench.circuits.task_evaluation import TaskResult
+    from workbench.model import LanguageModel
 
 OWN = "own prompts"
 METHODS = {
@@ -59,7 +60,7 @@ class Found:
     """What came of it."""
 
     task: Task
-    done: Done
+    done: TaskResult
     scores: dict[str, Any] = field(default_factory=dict)
     """By method, `[layer, head]`: effects in nats with their sign, or numbers of codes."""
     seconds: dict[str, float] = field(default_factory=dict)

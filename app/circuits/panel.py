@@ -17,7 +17,8 @@ from workbench.figures.circuits import head_maps
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, Task
+    from workbench.circuits import Task
+    from workbench.model import LanguageModel
 
 SHOWN = 12
 """Pairs of prompts in the table."""
@@ -40,7 +41,7 @@ def begin(model: LanguageModel, asked: Asked) -> None:
         import workbench as wb
 
         tell(0.0, "how well the task is done")
-        found = Found(task, wb.measure_task(model, task))
+        found = Found(task, wb.circuits.evaluate_task(model, task))
         parts = {method: WORTH.get(method, SLOW) for method in METHODS if method in asked.methods}
         passed, whole = 0.0, sum(parts.values())
         for method, part in parts.items():
@@ -52,7 +53,7 @@ def begin(model: LanguageModel, asked: Asked) -> None:
                 found.scores[method], found.seconds[method] = _scored(
                     model, asked, found.task, method, {"progress": told, "cancel": cancelled}
                 )
-            except wb.TaskError:
+            except wb.circuits.TaskError:
                 if not cancelled():
                     raise
                 break
@@ -67,12 +68,12 @@ def _scored(model: LanguageModel, asked: Asked, task: Task, method: str, how: di
     import workbench as wb
 
     if method == "discrete":
-        one = wb.find_circuit_discrete(model, task.positives, task.corrupted, seed=asked.seed, **how)
+        one = wb.circuits.find_circuit_discrete(model, task.positives, task.corrupted, seed=asked.seed, **how)
         return one.heads, one.seconds
     if method == "attribution":
-        made = wb.attribute_parts(model, task, mlps=False, **how)
+        made = wb.circuits.attribution_patching(model, task, mlps=False, **how)
     else:
-        made = wb.patch_parts(model, task, method, mlps=False, seed=asked.seed, **how)
+        made = wb.circuits.patch_components(model, task, method, mlps=False, seed=asked.seed, **how)
     return made.heads, made.seconds
 
 

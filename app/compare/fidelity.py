@@ -14,7 +14,8 @@ from shared import background, dictionaries, snippets
 from workbench import figures
 
 if TYPE_CHECKING:
-    from workbench import Fidelity, LanguageModel
+    from workbench.measures import Fidelity
+    from workbench.model import LanguageModel
 
 MEANINGS = {
     "loss_recovered": ("Loss recovered", "1: the model predicts as well as without it; 0: as with nothing."),
@@ -57,7 +58,7 @@ def begin(model: LanguageModel, asked: Asked) -> None:
         import workbench as wb
 
         corpus = wb.Corpus.load(asked.corpus)
-        return wb.measure_fidelities(model, loaded, corpus, asked.tokens, progress=tell, cancel=cancelled)
+        return wb.measures.measure_fidelities(model, loaded, corpus, asked.tokens, progress=tell, cancel=cancelled)
 
     caching.begin(asked.key, "Measuring", work, asked)
 

@@ -9,10 +9,11 @@ from shared import dictionaries, session
 from shared.dictionaries import Known
 from shared.tokens import plain
 
-from workbench import Feature, FeatureError
+from workbench import Feature
+from workbench.dictionaries import FeatureError
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 NEURONS = "Neurons (read through the LM head)"
 

@@ -9,7 +9,8 @@ import streamlit as st
 from shared import session
 
 if TYPE_CHECKING:
-    from workbench import Corpus, LanguageModel
+    from workbench import Corpus
+    from workbench.model import LanguageModel
 
 FIRST, WALKS = "stories", "walks of its state machine"
 

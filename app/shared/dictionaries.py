@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import caching
 from shared.tokens import plain
 
-from workbench import Dictionary, DictionaryError, Feature
+from workbench import Feature
+from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.index import FeatureIndexError
 from workbench.interventions.kinds import dictionary_of
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
     from workbench.index import FeatureIndex
+    from workbench.model import LanguageModel
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
 

@@ -12,7 +12,8 @@ from shared.tokens import plain
 from shared.waiting import one_sentence, wait_for
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, TokFSM
+    from workbench.model import LanguageModel
+    from workbench.synthetic import TokFSM
 
 DEFAULT = "SmolLM2-135M-Instruct"
 BROWSE, INSPECT, STEER = "browse/page.py", "read/page.py", "steer/page.py"
@@ -69,7 +70,7 @@ def machine_of(model: LanguageModel) -> TokFSM | None:
     import workbench as wb
 
     said = model.about.get("machine")
-    return wb.TokFSM(**said) if said else None
+    return wb.synthetic.TokFSM(**said) if said else None
 
 
 def take_model(name: str) -> None:

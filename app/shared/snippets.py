@@ -55,7 +55,7 @@ def strongest(source: str, weights: str, scale: str, text: str, top: int) -> str
     """The neurons that score a token highest."""
     how = "" if scale == "raw" else f", scale={scale!r}"
     return opening(source) + (
-        f"for feature, score in wb.neurons_writing(model, {text!r}, {weights!r}{how}, top={top}):\n"
+        f"for feature, score in wb.neurons.neurons_writing(model, {text!r}, {weights!r}{how}, top={top}):\n"
         "    print(feature, round(score, 3))\n"
     )
 
@@ -64,13 +64,13 @@ def card(source: str, feature: str, top: int, near: int) -> str:
     """One neuron: its tokens of both signs and its neighbours."""
     return opening(source) + (
         f"neuron = wb.Feature.parse({feature!r})\n"
-        "scores = wb.token_scores(model, neuron)  # one score for every token the model knows\n"
+        "scores = wb.neurons.token_scores(model, neuron)  # one score for every token the model knows\n"
         "for name, side in [('promoted', scores), ('suppressed', -scores)]:\n"
         f"    best = side.topk({top})\n"
         "    shares = side.softmax(-1)[best.indices]\n"
         "    for token, score, share in zip(model.token_texts(best.indices), best.values, shares):\n"
         "        print(name, repr(token), round(float(score), 3), f'{float(share):.4%}')\n\n"
-        f"for other, cosine in wb.nearest_neurons(model, neuron, {near}):\n"
+        f"for other, cosine in wb.neurons.nearest_neurons(model, neuron, {near}):\n"
         "    print(other, round(cosine, 3))\n"
     )
 
@@ -105,7 +105,9 @@ def latent_card(folder: str, latent: int) -> str:
 
 def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
     """The index of a dictionary, from a corpus or from walks of the model's own state machine."""
-    made = 'wb.TokFSM(**model.about["machine"]).corpus()' if corpus == WALKS else f"wb.Corpus.load({corpus!r})"
+    made = (
+        'wb.synthetic.TokFSM(**model.about["machine"]).corpus()' if corpus == WALKS else f"wb.Corpus.load({corpus!r})"
+    )
     return opening(source) + (
         f"dictionary = wb.load_dictionary({_place(folder)!r})\n"
         f"corpus = {made}\n"
@@ -130,7 +132,8 @@ def states(source: str, walk: Sequence[int], target: int | None) -> str:
     code = (
         "import torch\nfrom workbench.measures.states import count_codes, forcing, next_states\n"
         + opening(source)
-        + f"machine = wb.TokFSM(**model.about['machine'])\nvisited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
+        + "machine = wb.synthetic.TokFSM(**model.about['machine'])\n"
+        + f"visited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
     )
     if target is not None:
         code += (
@@ -179,7 +182,7 @@ def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> s
     return opening(source) + (
         f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(_place, folders))!r}]\n"
         f"corpus = wb.Corpus.load({corpus!r})\n"
-        f"for one in wb.measure_fidelities(model, dictionaries, corpus, tokens={tokens}):\n"
+        f"for one in wb.measures.measure_fidelities(model, dictionaries, corpus, tokens={tokens}):\n"
         "    for name, (low, high) in one.intervals.items():\n"
         "        print(f'{name:15} {getattr(one, name):9.4f}  ({low:.4f} to {high:.4f})')\n"
         "    print(f'{\"dead\":15} {one.dead:9.4f}\\n')\n"
@@ -197,9 +200,9 @@ def attribution(asked: Any) -> str:
         "for edge in graph.prune(0.5, 0.9).edges:\n"
         "    source, target = graph.node(edge.source), graph.node(edge.target)\n"
         "    print(f'{edge.weight:+.3f}', source.label, source.position, '->', target.label, target.position)\n"
-        "found = wb.verify_graph(model, transcoders, graph, 10)\n"
+        "found = wb.attribution.verify_graph(model, transcoders, graph, 10)\n"
         "print(found.pearson)\n"
-        "wb.save_graph(graph.prune(0.5, 0.9), 'graph.json')\n"
+        "wb.attribution.save_graph(graph.prune(0.5, 0.9), 'graph.json')\n"
     )
 
 
@@ -211,13 +214,15 @@ def circuits(asked: Any) -> str:
     else:
         made = f"TASKS[{asked.name!r}](model, {asked.pairs}, {asked.seed})"
         code = "from workbench.circuits.tasks_generated import TASKS\n" + opening(asked.source) + f"task = {made}\n"
-    code += "print(wb.measure_task(model, task))\nscores = {}\n"
+    code += "print(wb.circuits.evaluate_task(model, task))\nscores = {}\n"
     calls = {
         "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={asked.seed})",
-        "attribution": "wb.attribute_parts(model, task, mlps=False).heads",
+        "attribution": "wb.circuits.attribution_patching(model, task, mlps=False).heads",
     }
     for method in asked.methods:
-        call = calls.get(method, f"wb.patch_parts(model, task, {method!r}, mlps=False, seed={asked.seed}).heads")
+        call = calls.get(
+            method, f"wb.circuits.patch_components(model, task, {method!r}, mlps=False, seed={asked.seed}).heads"
+        )
         code += f"scores[{method!r}] = {call}\n"
     return code + (
         "for method, score in scores.items():\n"

@@ -27,7 +27,7 @@ def one_sentence(place: Any = None) -> Iterator[None]:
             plain(f"{error.filename or 'A file'} can't be used: {error.strerror or error}."), icon=ERROR
         )
     except (ValueError, KeyError) as error:
-        from workbench import HookPointError
+        from workbench.model import HookPointError
 
         if isinstance(error, KeyError) and not isinstance(error, HookPointError):
             raise

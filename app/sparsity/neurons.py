@@ -13,7 +13,8 @@ from shared import background, snippets
 from sparsity.panel import Asked
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, Sparsity
+    from workbench.model import LanguageModel
+    from workbench.sparsity import Sparsity
     from workbench.sparsity.groups import Routed
     from workbench.sparsity.neurons import NeuronActivity
 
@@ -70,16 +71,16 @@ def _begin(model: LanguageModel, asked: Asked, found: Sparsity, key: tuple[str, 
 
         def tick(positions: int) -> None:
             if cancelled():
-                raise wb.SparsityError("Stopped.")
+                raise wb.sparsity.SparsityError("Stopped.")
             done[0] += positions
             tell(min(done[0] / total, 0.99), "Reading the neurons")
 
         corpus = wb.Corpus.load(asked.corpus)
         first, second = corpus.split(0.5)
-        activity = wb.neuron_activity(model, found, corpus, asked.tokens, progress=lambda *_: tick(0))
+        activity = wb.sparsity.neuron_activity(model, found, corpus, asked.tokens, progress=lambda *_: tick(0))
         done[0] = asked.tokens
         groups = {
-            by: wb.group_neurons(model, found, first, GROUPS, asked.tokens, by=by, tick=tick)
+            by: wb.sparsity.group_neurons(model, found, first, GROUPS, asked.tokens, by=by, tick=tick)
             for by in ("coactivation", "random")
         }
         routed = {}
@@ -87,7 +88,7 @@ def _begin(model: LanguageModel, asked: Asked, found: Sparsity, key: tuple[str, 
             made = groups["random" if way == "random" else "coactivation"]
             router = "oracle" if way == "oracle" else "linear"
             half = max(asked.tokens // 2, 2)
-            routed[way] = wb.measure_routing(model, made, second, PICKED, half, router=router, tick=tick)
+            routed[way] = wb.sparsity.measure_routing(model, made, second, PICKED, half, router=router, tick=tick)
         return Looked(activity, routed)
 
     caching.begin(key, "Reading the neurons", work)
@@ -146,12 +147,13 @@ def code(asked: Asked, found: Sparsity) -> str:
     return snippets.opening(asked.source) + (
         f"corpus = wb.Corpus.load({asked.corpus!r})\n"
         f"thresholds = {limits!r}\n"
-        f"activity = wb.neuron_activity(model, thresholds, corpus, tokens={asked.tokens})\n"
+        f"activity = wb.sparsity.neuron_activity(model, thresholds, corpus, tokens={asked.tokens})\n"
         "print(float(activity.always().float().mean()), float(activity.never().float().mean()))\n"
         "for neuron, kind, share, rate in activity.one_kind()[:20]:\n"
         "    print(neuron, kind, round(share, 3), round(rate, 5))\n\n"
         "first, second = corpus.split(0.5)\n"
-        f"groups = wb.group_neurons(model, thresholds, first, groups={GROUPS}, tokens={asked.tokens})\n"
-        f"for one in wb.measure_routing(model, groups, second, {list(PICKED)!r}, tokens={max(asked.tokens // 2, 2)}):\n"
+        f"groups = wb.sparsity.group_neurons(model, thresholds, first, groups={GROUPS}, tokens={asked.tokens})\n"
+        f"picked, tokens = {list(PICKED)!r}, {max(asked.tokens // 2, 2)}\n"
+        "for one in wb.sparsity.measure_routing(model, groups, second, picked, tokens=tokens):\n"
         "    print(one.picked, round(one.saved, 3), one.outcome.ppl_increase)\n"
     )

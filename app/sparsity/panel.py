@@ -15,7 +15,8 @@ from shared.tokens import plain
 from workbench import figures
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, Sparsity
+    from workbench.model import LanguageModel
+    from workbench.sparsity import Sparsity
 
 INCREASES = (0.001, 0.003, 0.01, 0.03, 0.1)
 """By what shares perplexity may rise; all are measured together, since each begins with what the others have shown."""
@@ -60,7 +61,7 @@ def begin(model: LanguageModel, asked: Asked) -> None:
             answers.latest = found
 
         corpus = wb.Corpus.load(asked.corpus)
-        return wb.measure_sparsities(
+        return wb.sparsity.measure_sparsities(
             model, corpus, list(INCREASES), asked.tokens, progress=tell, cancel=cancelled, told=told
         )
 
@@ -178,10 +179,10 @@ def code(asked: Sequence[Asked], p: float) -> str:
         if number:
             parts.append(f"model = wb.load_model({'' if one.source == snippets.DEFAULT else repr(one.source)})\n")
         parts.append(
-            f"for one in wb.measure_sparsities(model, corpus, {list(INCREASES)!r}, tokens={one.tokens}):\n"
+            f"for one in wb.sparsity.measure_sparsities(model, corpus, {list(INCREASES)!r}, tokens={one.tokens}):\n"
             "    print(f'{one.asked:.1%}', f'{one.sparsity:.4f}', f'{one.ppl_increase:.5f}', one.reported.intervals)\n"
             "    print('   ', {name: round(rival.sparsity, 4) for name, rival in one.rivals.items()})\n"
             f"    if one.asked == {p!r}:\n"
-            "        sparse = wb.with_sparsity(model, one)  # the model that runs so\n"
+            "        sparse = wb.sparsity.with_sparsity(model, one)  # the model that runs so\n"
         )
     return "".join(parts)

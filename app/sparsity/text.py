@@ -16,7 +16,8 @@ from sparsity.panel import Asked
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, Sparsity
+    from workbench.model import LanguageModel
+    from workbench.sparsity import Sparsity
     from workbench.sparsity.tokens import Demand
 
 TEXT = "The dog ran to the river, and the old man told his children the story of the war of 1914."
@@ -48,7 +49,7 @@ def _demand(model: LanguageModel, asked: Asked, found: Sparsity, text: str) -> l
     if key not in kept:
         while len(kept) > 8:
             kept.pop(next(iter(kept)))
-        kept[key] = wb.token_demand(model, found, text)
+        kept[key] = wb.sparsity.token_activity(model, found, text)
     return kept[key]
 
 
@@ -86,6 +87,7 @@ def code(source: str, thresholds: list[float], text: str) -> str:
     """A script that reads the same text."""
     return snippets.opening(source) + (
         f"thresholds = {thresholds!r}\n"
-        f"for token in sorted(wb.token_demand(model, thresholds, {text!r}), key=lambda token: -token.active):\n"
+        f"tokens = wb.sparsity.token_activity(model, thresholds, {text!r})\n"
+        "for token in sorted(tokens, key=lambda token: -token.active):\n"
         "    print(f'{token.active:.4f}', repr(token.text))\n"
     )

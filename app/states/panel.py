@@ -13,7 +13,8 @@ from shared.tokens import plain
 from workbench import figures
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel, TokFSM
+    from workbench.model import LanguageModel
+    from workbench.synthetic import TokFSM
     from workbench.synthetic.states import StateCounts
 
 LENGTH, MOST = 8, 40

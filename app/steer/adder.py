@@ -15,7 +15,7 @@ import workbench as wb
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 NEURONS, LATENTS = 6, 3
 """Offered for a word: so many neurons, and so many latents of each dictionary."""

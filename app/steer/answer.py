@@ -13,11 +13,12 @@ from shared.tokens import show_scale, show_text, show_tokens
 from steer.asking import Request
 
 from workbench import figures
-from workbench.model.decoding import Pieces
+from workbench.model.decoding import TextStreamer
 
 if TYPE_CHECKING:
-    from workbench import Comparison, LanguageModel
+    from workbench.measures import Comparison
     from workbench.measures.comparison import Side
+    from workbench.model import LanguageModel
 
 HEADS = ["Plain", "Edited", "Control: random feature"]
 
@@ -88,7 +89,7 @@ def _heads(count: int) -> list[Any]:
 
 def _pieces(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
     """What each token adds to the text."""
-    cutter = Pieces(model.to_text)
+    cutter = TextStreamer(model.to_text)
     return [cutter.add(token) for token in tokens]
 
 

@@ -13,9 +13,10 @@ from shared.sample import sample_text
 import workbench as wb
 
 if TYPE_CHECKING:
-    from workbench import Comparison, LanguageModel
     from workbench.interventions.kinds import FeatureIntervention
+    from workbench.measures import Comparison
     from workbench.measures.comparison import Step
+    from workbench.model import LanguageModel
 
 CHAT, CONTINUE = "Chat", "Continue a text"
 QUESTION = "What is your favourite animal?"
@@ -42,12 +43,12 @@ class Request:
 
     def steps(self, model: LanguageModel) -> Generator[Step, None, Comparison]:
         """Write the plain and the edited text."""
-        return wb.compare_steps(
+        return wb.measures.compare_steps(
             model,
             self.prompt(model),
             self.interventions,
             self.max_new_tokens,
-            sampling=wb.Sampling(self.temperature, self.top_k, self.top_p, self.seed),
+            sampling=wb.model.Sampling(self.temperature, self.top_k, self.top_p, self.seed),
             control=self.control,
             seed=self.seed,
         )
@@ -59,7 +60,7 @@ class Request:
             said = [f"temperature={self.temperature!r}"]
             said += [f"top_k={self.top_k}"] if self.top_k else []
             said += [f"top_p={self.top_p!r}"] if self.top_p else []
-            given += f", sampling=wb.Sampling({', '.join([*said, f'seed={self.seed}'])})"
+            given += f", sampling=wb.model.Sampling({', '.join([*said, f'seed={self.seed}'])})"
         if self.control:
             given += f", control=True, seed={self.seed}"
         return (

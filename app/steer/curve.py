@@ -16,9 +16,9 @@ import workbench as wb
 from workbench import figures
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
     from workbench.interventions.kinds import FeatureIntervention
     from workbench.measures.dose_response import DoseResponse
+    from workbench.model import LanguageModel
 
 STRENGTHS = ("value", "factor", "amount")
 POINTS = 17
@@ -77,7 +77,7 @@ def _measure(model: LanguageModel, asked: Request, varied: int, word: str, reach
     def tell(share: float, what: str) -> None:
         bar.progress(share, text="Measuring …")
 
-    response = wb.dose_response(model, asked.prompt(model), word, values, make, progress=tell)
+    response = wb.measures.dose_response(model, asked.prompt(model), word, values, make, progress=tell)
     bar.empty()
     st.session_state["curve"] = Curve(asked, varied, response)
 
@@ -106,7 +106,7 @@ def code(curve: Curve) -> str:
         "def make(value):\n"
         f"    changed = dataclasses.replace(edits[{curve.varied}], {field}=value)\n"
         f"    return [*edits[:{curve.varied}], changed, *edits[{curve.varied + 1}:]]\n\n\n"
-        f"response = wb.dose_response(model, prompt, {curve.response.word!r}, values, make)\n"
+        f"response = wb.measures.dose_response(model, prompt, {curve.response.word!r}, values, make)\n"
         'print("plain", response.plain)\n'
         "for value, logprob in zip(response.values, response.logprobs):\n"
         "    print(value, logprob)\n"

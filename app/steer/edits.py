@@ -21,7 +21,7 @@ import workbench as wb
 from workbench.interventions.kinds import FeatureIntervention
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 CLAMP, SCALE, ZERO, MEAN, ADD = "Clamp", "Scale", "Ablate to zero", "Ablate to mean", "Steer"
 FORCE_LEAST, FORCE_ALL, FORCE_NONE = "Force for the least", "Force for all", "Force beside all"

@@ -11,12 +11,13 @@ from shared import dictionaries
 from shared.tokens import plain
 from steer import edits
 
-from workbench import Dictionary, EditError
+from workbench.dictionaries import Dictionary
 from workbench.interventions.saved import from_json, to_json
+from workbench.model import EditError
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
     from workbench.interventions.kinds import FeatureIntervention
+    from workbench.model import LanguageModel
 
 
 def show(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> None:

@@ -14,7 +14,7 @@ from surgery.panel import Asked
 from workbench.surgery.registry import OPERATIONS, Argument, Operation
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 FIRST = "bake"
 """The operation that the list begins with."""

@@ -15,7 +15,8 @@ import workbench as wb
 from workbench.surgery.registry import OPERATIONS, Cancelled
 
 if TYPE_CHECKING:
-    from workbench import Certificate, Child, LanguageModel
+    from workbench.model import LanguageModel
+    from workbench.surgery import Certificate, Child
 
 STEPS, TRIED, KEY, TEXTS = "surgery", "surgery tried", "surgery key", "surgery texts"
 """Places in the session: what was kept, what was tried last, the work that goes on, what was written."""
@@ -103,7 +104,7 @@ def begin(model: LanguageModel, asked: Asked) -> None:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Step:
         arguments = dict(asked.arguments)
         tell(0.0, OPERATIONS[asked.operation].title)
-        child = wb.operate(
+        child = wb.surgery.apply_operation(
             before,
             asked.operation,
             progress=lambda share, what: tell(share / 2, what),

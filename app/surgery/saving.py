@@ -18,7 +18,8 @@ import workbench as wb
 from workbench.surgery.child import NOTE
 
 if TYPE_CHECKING:
-    from workbench import Child, LanguageModel
+    from workbench.model import LanguageModel
+    from workbench.surgery import Child
     from workbench.surgery.certificate.check import Verification
 
 
@@ -108,7 +109,7 @@ def _begin_saving(model: LanguageModel, folder: str) -> None:
         tell(0.1, "Writing the checkpoint")
         child.save_pretrained(folder)
         tell(0.5, "Loading it with plain transformers, in a process of its own")
-        return wb.verify_checkpoint(folder, child.model)
+        return wb.surgery.verify_checkpoint(folder, child.model)
 
     key = (SAVING, folder, child.model.hash)
     st.session_state[SAVING] = key
@@ -138,7 +139,7 @@ def _begin_loading(model: LanguageModel, folder: str) -> None:
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Child:
         tell(0.1, "Reading the checkpoint")
-        return wb.open_child(folder, model, needed)
+        return wb.surgery.open_child(folder, model, needed)
 
     key = (LOADING, folder, model.hash)
     st.session_state[LOADING] = key
@@ -177,10 +178,10 @@ def code(source: str, steps: Sequence[Step], folder: str) -> str:
     lines, now = snippets.opening(source), "model"
     for step in steps:
         if not step.operation:
-            lines += f"child = wb.open_child({step.arguments['folder']!r}, model)\n"
+            lines += f"child = wb.surgery.open_child({step.arguments['folder']!r}, model)\n"
         else:
             before, given = _arguments(step.arguments)
-            lines += f"{before}child = wb.operate({now}, {step.operation!r}{given})\n"
+            lines += f"{before}child = wb.surgery.apply_operation({now}, {step.operation!r}{given})\n"
         now = "child"
     text = "" if steps[-1].corpus == corpora.FIRST else f"wb.Corpus.load({steps[-1].corpus!r}), "
     lines += f"print(child.certify({text}tokens={steps[-1].tokens}).to_markdown())\n"

@@ -13,10 +13,11 @@ from steer.asking import QUESTION
 from surgery import panel
 
 import workbench as wb
-from workbench.model.decoding import Pieces
+from workbench.model.decoding import TextStreamer
 
 if TYPE_CHECKING:
-    from workbench import Child, LanguageModel
+    from workbench.model import LanguageModel
+    from workbench.surgery import Child
     from workbench.surgery.certificate.texts import Texts
 
 LENGTH = 48
@@ -50,7 +51,7 @@ def show(model: LanguageModel, child: Child) -> None:
     if button.button("Write", key="surgery write", icon=":material/play_arrow:", width="stretch"):
         st.session_state.pop(panel.TEXTS, None)
         with st.spinner("Both models are writing …"):
-            texts = wb.compare_texts(model, child.model, asked(model, prompt), LENGTH, beside=child.beside)
+            texts = wb.surgery.compare_texts(model, child.model, asked(model, prompt), LENGTH, beside=child.beside)
         st.session_state[panel.TEXTS] = Written(prompt, child.model.hash, texts)
     written: Written | None = st.session_state.get(panel.TEXTS)
     if written is None or written.child != child.model.hash:
@@ -72,5 +73,5 @@ def asked(model: LanguageModel, prompt: str) -> str:
 
 
 def _pieces(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
-    cutter = Pieces(model.to_text)
+    cutter = TextStreamer(model.to_text)
     return [cutter.add(token) for token in tokens]

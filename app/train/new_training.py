@@ -12,7 +12,7 @@ from train import runs
 from train.runs import Request
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 PLACES = {
     "residual stream after the layer": "blocks.{}.hook_resid_post",

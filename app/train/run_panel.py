@@ -16,7 +16,7 @@ from train.runs import Run
 from workbench import figures
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 EVERY = 2.0
 """Seconds between drawings of the curves."""

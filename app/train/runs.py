@@ -18,7 +18,7 @@ from workbench.core.files import replacing
 from workbench.training import TrainingError, read_history
 
 if TYPE_CHECKING:
-    from workbench import LanguageModel
+    from workbench.model import LanguageModel
 
 KEY = ("training",)
 """Of the one training that goes on in this process."""
@@ -49,7 +49,7 @@ class Request:
 
     def call(self, model: LanguageModel) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """The class's name, the arguments that build it, and those of `train`."""
-        kind = wb.Dictionary.kinds[self.kind]
+        kind = wb.dictionaries.Dictionary.kinds[self.kind]
         built = {"d_in": model.hook_points[self.reads].width, **self.settings}
         if "d_out" in inspect.signature(kind).parameters:
             built["d_out"] = model.hook_points[self.writes].width
@@ -86,14 +86,18 @@ class Run:
 
 def kinds() -> dict[str, type]:
     """The kinds of dictionary that can be trained, by word, those with a plain name first."""
-    can = {word: kind for word, kind in wb.Dictionary.kinds.items() if issubclass(kind, wb.Trainable)}
+    can = {
+        word: kind
+        for word, kind in wb.dictionaries.Dictionary.kinds.items()
+        if issubclass(kind, wb.dictionaries.Trainable)
+    }
     return dict(sorted(can.items(), key=lambda pair: ("transcoder" in pair[0], pair[0] != "topk", pair[0])))
 
 
 def parameters(word: str) -> dict[str, Any]:
     """What a kind is built with beside `d_in`, by name, with the usual values."""
     usual = {"width": 4608, "n_codes": 1024}
-    found = inspect.signature(wb.Dictionary.kinds[word]).parameters.values()
+    found = inspect.signature(wb.dictionaries.Dictionary.kinds[word]).parameters.values()
     return {
         one.name: usual.get(one.name) if one.default is inspect.Parameter.empty else one.default
         for one in found
@@ -124,7 +128,7 @@ def begin(model: LanguageModel, request: Request) -> None:
     if (earlier.request is not None and earlier.request != request) or (earlier.request is None and earlier.history):
         raise TrainingError(f"There is another training called {request.name}; choose another name.")
     _, built, _ = request.call(model)
-    dictionary = wb.Dictionary.kinds[request.kind](**built)  # complains before there is a folder
+    dictionary = wb.dictionaries.Dictionary.kinds[request.kind](**built)  # complains before there is a folder
     request.folder.mkdir(parents=True, exist_ok=True)
     with replacing(request.folder / REQUEST) as temporary:
         temporary.write_text(json.dumps(asdict(request), indent=2))

@@ -308,7 +308,7 @@ def test_the_plan_is_complete() -> None:
 
 
 @pytest.mark.real
-def test_the_default_model_s_dog(model: wb.LanguageModel, plain_default: torch.nn.Module) -> None:
+def test_the_default_model_s_dog(model: wb.model.LanguageModel, plain_default: torch.nn.Module) -> None:
     """The best gate neuron for "dog" and its dose-response on the default model, by hooks on the plain one."""
     table = wb.decode_neurons(model, "gate", 10)
     ids = nd.form_tokens(table, ["dog", "dogs"])

@@ -36,7 +36,7 @@ def test_p_difference_counts_digits_above_and_below(analysis: Any) -> None:
         assert value == pytest.approx(sum(row[decade + 1 :]) - sum(row[:decade]), abs=1e-6)
 
 
-def test_behaviour_is_that_of_single_runs(analysis: Any, llama: wb.LanguageModel) -> None:
+def test_behaviour_is_that_of_single_runs(analysis: Any, llama: wb.model.LanguageModel) -> None:
     asked = analysis.prompts(analysis.Plan(prompts=9))
     assert asked == analysis.prompts(analysis.Plan(prompts=9))
     (mine,) = coders(llama, layers=[1])
@@ -60,8 +60,8 @@ def test_behaviour_is_that_of_single_runs(analysis: Any, llama: wb.LanguageModel
         assert found["p_difference"] == pytest.approx(sum(values) / len(values), rel=1e-3, abs=1e-6)
 
 
-def test_the_whole_analysis(analysis: Any, llama: wb.LanguageModel, tmp_path: Path) -> None:
-    mine = coders(llama, wb.TopKSkipTranscoder)
+def test_the_whole_analysis(analysis: Any, llama: wb.model.LanguageModel, tmp_path: Path) -> None:
+    mine = coders(llama, wb.dictionaries.TopKSkipTranscoder)
     results = analysis.experiment(llama, mine, analysis.Plan(prompts=4, graphs=2, top=3), tmp_path)
     graph = wb.attribute(llama, mine, results["carriers"]["graphs"][1]["prompt"], None)
     assert results["carriers"]["graphs"][1]["completeness"] < 1e-3

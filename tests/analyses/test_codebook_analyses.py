@@ -32,12 +32,12 @@ PLAN = tokfsm.Plan(measured=512, walks=16, pairs=12)
 
 
 @pytest.fixture(scope="module")
-def models(speaker: wb.LanguageModel) -> dict[str, wb.LanguageModel]:  # noqa: F811
-    return {"plain": speaker, "both": wb.fine_tune(speaker, MACHINE, books(), **HOW)}
+def models(speaker: wb.model.LanguageModel) -> dict[str, wb.model.LanguageModel]:  # noqa: F811
+    return {"plain": speaker, "both": wb.training.fine_tune(speaker, MACHINE, books(), **HOW)}
 
 
 @pytest.fixture(scope="module")
-def results(models: dict[str, wb.LanguageModel], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(models: dict[str, wb.model.LanguageModel], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
     for name, value in {"CONTEXT": 32, "LAYERS": 2, "HEADS": 2, "D_MODEL": 16}.items():
         patch.setattr(tokfsm, name, value)
@@ -50,7 +50,7 @@ def results(models: dict[str, wb.LanguageModel], tmp_path_factory: pytest.TempPa
     return found
 
 
-def test_loss_and_accuracy_by_a_loop(results: dict[str, Any], models: dict[str, wb.LanguageModel]) -> None:
+def test_loss_and_accuracy_by_a_loop(results: dict[str, Any], models: dict[str, wb.model.LanguageModel]) -> None:
     for name, model in models.items():
         losses, right = [], []
         for batch in MACHINE.batches(model, 32, 64, PLAN.measured, seed=PLAN.seed + 999):
@@ -64,7 +64,7 @@ def test_loss_and_accuracy_by_a_loop(results: dict[str, Any], models: dict[str, 
         assert said["accuracy"] == pytest.approx(np.mean(right))
 
 
-def test_state_codes_by_counting(results: dict[str, Any], models: dict[str, wb.LanguageModel]) -> None:
+def test_state_codes_by_counting(results: dict[str, Any], models: dict[str, wb.model.LanguageModel]) -> None:
     model = models["both"]
     counted = count_codes(model, MACHINE, walks=PLAN.walks, seed=PLAN.seed + 32)
     for row in results["models"]["both"]["state_codes"]["states"]:
@@ -75,7 +75,7 @@ def test_state_codes_by_counting(results: dict[str, Any], models: dict[str, wb.L
         assert 0 <= row["neuron"]["precision"] <= 1
 
 
-def test_divergence_of_states_that_share_a_code(models: dict[str, wb.LanguageModel]) -> None:
+def test_divergence_of_states_that_share_a_code(models: dict[str, wb.model.LanguageModel]) -> None:
     counts = torch.zeros(40, MACHINE.states, dtype=torch.long)
     group = torch.arange(MACHINE.states) // 2  # states 0 and 1 have code 0 in both heads, 2 and 3 code 1, ...
     counts[group, torch.arange(MACHINE.states)] = 5
@@ -111,12 +111,14 @@ def test_what_ships_gives_the_reported_loss_and_accuracy(name: str) -> None:
     model, plan = wb.load_model(f"tokfsm-{name}"), tokfsm.Plan()
     assert said["provenance"]["plan"] == json.loads(json.dumps(tokfsm.asdict(plan)))
     assert said["models"][name]["hash"] == model.hash
-    assert tokfsm.language(model, wb.TokFSM(), plan) == pytest.approx(said["models"][name]["language"], rel=1e-3)
+    assert tokfsm.language(model, wb.synthetic.TokFSM(), plan) == pytest.approx(
+        said["models"][name]["language"], rel=1e-3
+    )
 
 
 def test_what_ships_is_steered_as_reported() -> None:
     said = json.loads((RESULTS / "tokfsm.json").read_text())["models"]["both"]["steering"]
-    model, machine = wb.load_model("tokfsm-both"), wb.TokFSM()
+    model, machine = wb.load_model("tokfsm-both"), wb.synthetic.TokFSM()
     counted = [count_codes(model, machine, walks=256, written=written) for written in range(2)]
     walk, target = machine.walk(4, 12, 5), 55
     found = next_states(model, machine, walk, forcing(model, machine, counted, target, 12))
@@ -193,17 +195,17 @@ TEXTS = ["The Dogs ran to a dog.", "A doghouse stood there, and the puppy slept.
 
 
 @pytest.fixture(scope="module")
-def spliced(zoo: Any) -> wb.LanguageModel:
+def spliced(zoo: Any) -> wb.model.LanguageModel:
     model = zoo["llama"]
     points = [f"blocks.{layer}.attn.hook_z" for layer in range(2)]
     made = {
         point: wb.Codebook(model.hook_points[point].width, 12, 2, groups=2, hook_point=point, name=f"book-{n}", seed=n)
         for n, point in enumerate(points)
     }
-    return wb.fine_tune(model, Corpus(TEXTS), made, tokens=64, batch=2, context=16, frozen=True)
+    return wb.training.fine_tune(model, Corpus(TEXTS), made, tokens=64, batch=2, context=16, frozen=True)
 
 
-def test_codes_on_a_topic_s_words_by_a_loop(spliced: wb.LanguageModel) -> None:
+def test_codes_on_a_topic_s_words_by_a_loop(spliced: wb.model.LanguageModel) -> None:
     corpus, pattern = Corpus(TEXTS), r"\b(dogs?|puppy)\b"
     plan = language.Plan(searched=10_000)
     found = language.count_codes(spliced, corpus, {"dog": pattern}, plan)
@@ -234,7 +236,7 @@ def test_codes_on_a_topic_s_words_by_a_loop(spliced: wb.LanguageModel) -> None:
     assert scores == pytest.approx(sorted(f1.values(), reverse=True)[:3])
 
 
-def test_effects_are_slopes(spliced: wb.LanguageModel) -> None:
+def test_effects_are_slopes(spliced: wb.model.LanguageModel) -> None:
     corpus, plan = Corpus(TEXTS * 6), language.Plan()
     found = language.effects(spliced, corpus, {"the": "the"}, plan)["the"]
     batch = next(iter(corpus.batches(spliced, 64, 16, seed=plan.seed)))
@@ -263,7 +265,7 @@ def test_padding_and_bos_take_no_part_in_learning(zoo: Any) -> None:
     lines: list[Any] = []
     how: dict[str, Any] = {"tokens": 3 * 64, "batch": 3, "context": 64, "frozen": True, "fresh": False}
     before = book.codes.clone()
-    wb.fine_tune(model, Corpus(TEXTS), {point: book}, log=lines.append, **how)
+    wb.training.fine_tune(model, Corpus(TEXTS), {point: book}, log=lines.append, **how)
     book.codes.copy_(before)
     squares, losses = [], []
     for text in TEXTS:  # one by one, with no padding
@@ -285,13 +287,13 @@ def test_the_strongest_codes_are_at_most_k_of_each_head() -> None:
     assert language.strongest(effect, plan) == [47, 46, 35, 34, 23]
 
 
-def test_random_codes_are_of_the_same_heads(spliced: wb.LanguageModel) -> None:
+def test_random_codes_are_of_the_same_heads(spliced: wb.model.LanguageModel) -> None:
     asked = ["book-0:3", "book-1:20", "book-0:23"]
     drawn = language.random_codes(spliced, asked, 1)
     assert [(one.source.name, one.index // 12) for one in drawn] == [("book-0", 0), ("book-1", 1), ("book-0", 1)]
 
 
-def test_a_rival_is_as_strong_as_costs_the_same(monkeypatch: pytest.MonkeyPatch, llama: wb.LanguageModel) -> None:
+def test_a_rival_is_as_strong_as_costs_the_same(monkeypatch: pytest.MonkeyPatch, llama: wb.model.LanguageModel) -> None:
     costs = {0.5: 2.0, 1.0: 3.0, 1.5: 2.5, 2.0: 5.0, 3.0: 6.0}
     asked: list[float] = []
 

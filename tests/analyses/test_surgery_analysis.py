@@ -160,7 +160,7 @@ def test_claims_are_judged_by_their_rules(done: tuple[dict[str, Any], Path]) -> 
         assert {one.operation: one for one in surgery_claims.claims(results)}["DARE"].holds is holds
 
 
-def test_naming_kinds_asks_at_the_last_token(llama: wb.LanguageModel) -> None:
+def test_naming_kinds_asks_at_the_last_token(llama: wb.model.LanguageModel) -> None:
     learn, test = surgery_tasks.kinds(("code", "list"), 12, 3, 0)
     assert not set(learn.texts) & set(test.texts)
     assert sorted(test.kinds) == ["code"] * 3 + ["list"] * 3

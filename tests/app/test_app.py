@@ -112,7 +112,7 @@ def test_an_empty_search_lists_the_most_specialised_neurons() -> None:
     assert excess == sorted(excess, reverse=True)
 
 
-def test_search_shows_what_the_table_finds(model: wb.LanguageModel) -> None:
+def test_search_shows_what_the_table_finds(model: wb.model.LanguageModel) -> None:
     page = start()
     page.text_input(key="query").set_value("water").run()
     hits = wb.decode_neurons(model).search("water")
@@ -133,15 +133,15 @@ def test_an_example_is_one_click() -> None:
     assert neurons(quiet(page)) == [DOG]
 
 
-def test_a_word_at_any_rank(model: wb.LanguageModel) -> None:
+def test_a_word_at_any_rank(model: wb.model.LanguageModel) -> None:
     page = start()
     page.text_input(key="query").set_value("California").run()
     assert "No neuron has" in words(quiet(page))
-    best = [str(feature) for feature, _ in wb.neurons_writing(model, " California", "gate", top=50)]
+    best = [str(feature) for feature, _ in wb.neurons.neurons_writing(model, " California", "gate", top=50)]
     assert neurons(page) == best
 
 
-def test_the_card_says_what_the_functions_say(model: wb.LanguageModel) -> None:
+def test_the_card_says_what_the_functions_say(model: wb.model.LanguageModel) -> None:
     page = quiet(start(feature=DOG))
     assert "Layer 29, neuron 808, gate" in [head.value for head in page.subheader]
     (metric,) = page.metric
@@ -149,7 +149,7 @@ def test_the_card_says_what_the_functions_say(model: wb.LanguageModel) -> None:
     assert metric.value == f"{table.hit(table.row(wb.Feature.parse(DOG))).excess:.1f} σ"
     printed = run_code(page.code[-1].value if "nearest" in page.code[-1].value else page.code[0].value)
     assert "promoted ' dog'" in printed
-    assert str(wb.nearest_neurons(model, wb.Feature.parse(DOG), 1)[0][0]) in printed
+    assert str(wb.neurons.nearest_neurons(model, wb.Feature.parse(DOG), 1)[0][0]) in printed
 
 
 @pytest.mark.parametrize("query", ["", "water", "California"])
@@ -203,7 +203,7 @@ def test_another_model_from_a_folder(name: str, tmp_path: Path, tiny_cache: Path
 # ---- Steer
 
 
-def test_a_preset_shows_an_effect_at_one_click(model: wb.LanguageModel) -> None:
+def test_a_preset_shows_an_effect_at_one_click(model: wb.model.LanguageModel) -> None:
     page = steer()
     page.slider(key="length").set_value(24)
     button(page, "Dog neuron").click().run()
@@ -238,13 +238,13 @@ def test_settings_changed_since_are_said() -> None:
     assert "have changed" in " ".join(caption.value for caption in page.caption)
 
 
-def test_a_dose_is_measured_and_copied(model: wb.LanguageModel) -> None:
+def test_a_dose_is_measured_and_copied(model: wb.model.LanguageModel) -> None:
     page = steer(feature=DOG)
     button(page, "Measure").click().run()
     curve = page.session_state["curve"].response
     assert len(quiet(page).code) == 1
     prompt = model.chat_prompt("What is your favourite animal?")
-    alone = wb.dose_response(model, prompt, " dog", curve.values, lambda value: [wb.Clamp(DOG, value)])
+    alone = wb.measures.dose_response(model, prompt, " dog", curve.values, lambda value: [wb.Clamp(DOG, value)])
     assert curve.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     printed = run_code(page.code[0].value).splitlines()
     assert float(printed[0].split()[1]) == pytest.approx(curve.plain, abs=1e-4)
@@ -276,10 +276,10 @@ def test_an_edit_that_can_never_act() -> None:
     assert "can't act at position 5000" in complaint(page)
 
 
-def test_a_word_offers_neurons_to_add(model: wb.LanguageModel) -> None:
+def test_a_word_offers_neurons_to_add(model: wb.model.LanguageModel) -> None:
     page = steer()
     page.text_input(key="adder").set_value("dog").run()
-    best = wb.neurons_writing(model, " dog", "down", scale="unit", top=1)[0][0]
+    best = wb.neurons.neurons_writing(model, " dog", "down", scale="unit", top=1)[0][0]
     next(one for one in page.button if one.key == f"add {best}").click().run()
     assert [str(row.start.feature) for row in quiet(page).session_state["rows"]] == [str(best)]
     page.text_input(key="adder").set_value("neurons.29.up:5").run()
@@ -305,7 +305,7 @@ def all_kinds() -> list[FeatureIntervention]:
     ]
 
 
-def test_edits_survive_the_widgets(model: wb.LanguageModel) -> None:
+def test_edits_survive_the_widgets(model: wb.model.LanguageModel) -> None:
     """What a file says is what the page then does, and what it saves."""
     page = steer()
     from steer import edits, storage
@@ -342,10 +342,10 @@ def test_edits_survive_the_widgets(model: wb.LanguageModel) -> None:
         '[{"kind": "Clamp", "feature": "neurons.99.gate:808", "value": 1}]}',
     ],
 )
-def test_a_bad_file_is_refused_in_one_sentence(model: wb.LanguageModel, text: str) -> None:
+def test_a_bad_file_is_refused_in_one_sentence(model: wb.model.LanguageModel, text: str) -> None:
     from steer import storage
 
-    with pytest.raises((wb.EditError, wb.FeatureError)) as refused:
+    with pytest.raises((wb.model.EditError, wb.dictionaries.FeatureError)) as refused:
         storage.read(model, text.replace("HASH", model.hash).encode())
     assert "\n" not in str(refused.value)
     assert str(refused.value).endswith(".")

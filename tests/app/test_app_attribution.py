@@ -36,7 +36,7 @@ class Shelf:
         self.model = wb.load_model(str(self.model_folder))
         (root / "texts.txt").write_text("\n\n".join(tiny.TEXT.splitlines() * 4))
         for layer in range(3):
-            one = coder(layer, wb.TopKSkipTranscoder, k=4)
+            one = coder(layer, wb.dictionaries.TopKSkipTranscoder, k=4)
             one.save(self.dictionaries / one.name)
             if layer == 1:
                 wb.build_index(
@@ -44,7 +44,7 @@ class Shelf:
                 )
         wb.TopKSAE(32, 16, k=4, hook_point="blocks.1.hook_resid_post", name="sae").save(self.dictionaries / "sae")
 
-    def graph(self, target: Any = None, **how: Any) -> wb.Graph:
+    def graph(self, target: Any = None, **how: Any) -> wb.attribution.Graph:
         """What the page traces, whole."""
         return wb.attribute(self.model, self.coders, TEXT, target, **how)
 
@@ -98,7 +98,7 @@ def asked(shelf: Shelf) -> AppTest:
     return traced(page)
 
 
-def shown(graph: wb.Graph, name: str, share: float) -> int:
+def shown(graph: wb.attribution.Graph, name: str, share: float) -> int:
     """The most influential latent of a dictionary whose name begins so, of those that the page shows."""
     nodes = sorted(
         graph.prune(0.98, 0.98).prune(share, 0.9, kinds=["latent", "embedding", "error"]).nodes,
@@ -121,7 +121,7 @@ def test_a_graph_is_traced_and_shown(shelf: Shelf, tmp_path: Path, monkeypatch: 
     printed = run_code(next(code.value for code in page.code if "wb.attribute(" in code.value))
     assert printed.splitlines()[0].split()[-1] == str(max(graph.completeness()))
     assert any(" -> " in line for line in printed.splitlines())
-    assert wb.load_graph("graph.json").target.label == graph.target.label
+    assert wb.attribution.load_graph("graph.json").target.label == graph.target.label
 
 
 def test_settings_reach_the_graph(shelf: Shelf) -> None:
@@ -159,7 +159,7 @@ def test_a_node_its_card_and_what_taking_it_out_does(shelf: Shelf) -> None:
     assert page.session_state["attribution pins"] == [latent]
     button(page, "Measure").click().run()
     frame = quiet(page).dataframe[-1].value
-    found = wb.verify_graph(shelf.model, shelf.coders, graph, [latent])
+    found = wb.attribution.verify_graph(shelf.model, shelf.coders, graph, [latent])
     for regime in ("direct", "latents", "free"):
         assert list(frame[f"{regime} was"]) == [f"{found.measured[regime][0]:+.4f}"]
         assert list(frame[f"{regime} said"]) == [f"{found.predicted[regime][0]:+.4f}"]
@@ -181,7 +181,7 @@ def test_deembeddings_on_the_page(shelf: Shelf) -> None:
     page.selectbox(key="attribution node").set_value(latent).run()
     feature = graph.node(latent).feature
     page.toggle(key=f"deembed {feature}").set_value(True).run()
-    found = wb.deembed(shelf.model, shelf.coders[graph.node(latent).layer], feature.index, top=12, heads=3)
+    found = wb.attribution.deembed(shelf.model, shelf.coders[graph.node(latent).layer], feature.index, top=12, heads=3)
     assert any(
         f"Head {found.heads[0].head} of layer {found.heads[0].layer}" in one.value for one in quiet(page).caption
     )

@@ -15,7 +15,7 @@ from test_circuit_patching import TASK
 import workbench as wb
 from workbench.circuits.ground_truth import induction_model
 from workbench.circuits.patching import keep_heads
-from workbench.circuits.task_evaluation import measure_task
+from workbench.circuits.task_evaluation import evaluate_task
 from workbench.circuits.tasks import to_jsonl
 from workbench.figures.circuits import head_maps, roc_curves
 
@@ -76,7 +76,7 @@ def test_heads_by_every_method_and_the_circuit_alone(made: tuple) -> None:
     task = one.task(6, 0)
     page = quiet(ended(own(visit(folder), to_jsonl(task), ["attribution", "patch", "zero"])))
     model = wb.load_model(folder)
-    done = measure_task(model, task)
+    done = evaluate_task(model, task)
     assert [one.value for one in page.metric[:3]] == ["100%", "100%", f"{done.logit_difference:.2f}"]
     assert list(page.dataframe[1].value["method"]) == ["attribution patching", "zero ablation"]
     assert list(page.dataframe[1].value["auc"]) == ["1.000", "1.000"]
@@ -87,8 +87,8 @@ def test_heads_by_every_method_and_the_circuit_alone(made: tuple) -> None:
     page = quiet(ended(page, "Take away", key))
     heads = [tuple(place) for place in one.heads.nonzero().tolist()]
     shown = [float(metric.value) for metric in page.metric[4:7]]
-    alone = measure_task(model, task, keep_heads(model, task, heads))
-    without = measure_task(model, task, keep_heads(model, task, heads, others=False))
+    alone = evaluate_task(model, task, keep_heads(model, task, heads))
+    without = evaluate_task(model, task, keep_heads(model, task, heads, others=False))
     assert shown == pytest.approx([done.logit_difference, alone.logit_difference, without.logit_difference], abs=0.0051)
     assert alone.accuracy == 1.0
     assert without.logit_difference < 1

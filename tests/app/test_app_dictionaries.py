@@ -263,7 +263,7 @@ def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
     assert back == list(request.interventions)
     assert back[0].feature.source is request.interventions[0].feature.source
     assert edits.amounts(shelf.model, back[0].feature) != edits.AMOUNTS
-    with pytest.raises(wb.DictionaryError, match="not loaded"):
+    with pytest.raises(wb.dictionaries.DictionaryError, match="not loaded"):
         storage.read(shelf.model, said.replace('"small"', '"gone"').encode())
 
 
@@ -352,7 +352,7 @@ def test_two_dictionaries_are_measured_side_by_side(shelf: Shelf) -> None:
     (key,) = [one for one in caching._tasks() if one[0] == "fidelity" and str(shelf.dictionaries / "small") in one]
     page = ended(page, key)
     saes = [wb.load_dictionary(shelf.dictionaries / name) for name in ("small", "other")]
-    alone = wb.measure_fidelities(shelf.model, saes, wb.Corpus.load(str(shelf.texts)), 256)
+    alone = wb.measures.measure_fidelities(shelf.model, saes, wb.Corpus.load(str(shelf.texts)), 256)
     frame = quiet(page).dataframe[0].value
     assert list(frame["value 0"])[:2] == [f"{alone[0].loss_recovered:.4g}", f"{alone[0].fvu:.4g}"]
     assert list(frame["value 1"])[:2] == [f"{alone[1].loss_recovered:.4g}", f"{alone[1].fvu:.4g}"]

@@ -29,7 +29,9 @@ def folders(zoo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
     """Two models that have learned a grammar, and texts of it."""
     root = tmp_path_factory.mktemp("sparsity")
     for name, how in (("gated", "llama"), ("plain", "gpt2")):
-        learned = wb.fine_tune(zoo[how], Corpus(sentences(120, 0)), tokens=20_000, lr=3e-3, batch=8, context=64)
+        learned = wb.training.fine_tune(
+            zoo[how], Corpus(sentences(120, 0)), tokens=20_000, lr=3e-3, batch=8, context=64
+        )
         learned.network.module.save_pretrained(root / name)
         tiny.tokenizer(chat=False).save_pretrained(root / name)
     (root / "texts.txt").write_text("\n\n".join(sentences(60, 1)))
@@ -63,7 +65,7 @@ def test_a_model_is_measured(folders: tuple[Path, Path, Path], tiny_cache: Path)
     from sparsity.panel import INCREASES
 
     model = wb.load_model(str(folders[0]))
-    found = wb.measure_sparsities(model, wb.Corpus.load(str(folders[2])), list(INCREASES), **SETTINGS)
+    found = wb.sparsity.measure_sparsities(model, wb.Corpus.load(str(folders[2])), list(INCREASES), **SETTINGS)
     one = found[INCREASES.index(0.01)]
     assert page.metric[0].value == f"{one.sparsity:.1%}"
     assert page.metric[1].value == f"{one.ppl_increase:.2%}"
@@ -86,10 +88,10 @@ def test_the_greediest_words_of_a_text(folders: tuple[Path, Path, Path], tiny_ca
 
     model = wb.load_model(str(folders[0]))
     found = caching.task(key_of(folders[0])).result()[2]
-    demand = wb.token_demand(model, found, "The small <b>dog</b> ran")
+    demand = wb.sparsity.token_activity(model, found, "The small <b>dog</b> ran")
     table = quiet(page).dataframe[1].value
     assert list(table["active"]) == sorted((one.active for one in demand), reverse=True)[:10]
-    printed = run_code(next(code.value for code in page.code if "token_demand" in code.value))
+    printed = run_code(next(code.value for code in page.code if "token_activity" in code.value))
     assert float(printed.split()[0]) == pytest.approx(max(one.active for one in demand), abs=1e-4)
     page.text_area(key="sparse text").set_value(" ").run()
     assert "no text" in complaint(page)

@@ -21,14 +21,14 @@ def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(speaker: wb.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """A codebook model on disk."""
     from dataclasses import asdict
 
-    made = wb.fine_tune(speaker, MACHINE, {HEADS: wb.Codebook(16, 20, groups=2, name="heads")}, **HOW)
+    made = wb.training.fine_tune(speaker, MACHINE, {HEADS: wb.Codebook(16, 20, groups=2, name="heads")}, **HOW)
     made.about["machine"] = asdict(MACHINE)
     path = tmp_path_factory.mktemp("models") / "small"
-    wb.save_model(made, path)
+    wb.interventions.save_model(made, path)
     return path
 
 
@@ -89,7 +89,7 @@ def test_codes_are_indexed_on_walks_of_the_machine(folder: Path, tiny_cache: Pat
     assert page.selectbox(key="index corpus").value == "walks of its state machine"
     page.number_input(key="index tokens").set_value(1000).run()
     printed = next(code.value for code in quiet(page).code if "build_index" in code.value)
-    assert 'wb.TokFSM(**model.about["machine"]).corpus()' in printed
+    assert 'wb.synthetic.TokFSM(**model.about["machine"]).corpus()' in printed
     page.button(key="build index").click().run()
     for _ in range(100):
         if (folder / "dictionaries" / "0" / "index" / "data" / "index.json").exists():

@@ -79,7 +79,7 @@ def test_an_edit_is_baked_kept_copied_and_undone(folder: Path) -> None:
     assert shown["Perplexity"] == f"{child.certificate.perplexity_after:.4g}"
     page.button(key="surgery keep").click().run()
     assert len(quiet(page).session_state["surgery"]) == 1
-    code = next(one.value for one in page.code if "wb.operate" in one.value)
+    code = next(one.value for one in page.code if "wb.surgery.apply_operation" in one.value)
     printed = run_code(code.replace(str(folder.parent / "runs" / "edited"), str(folder.parent / "copied")))
     assert f"{child.certificate.kl:.4g} nats" in printed
     assert wb.load_model(str(folder.parent / "copied")).hash == child.model.hash
@@ -134,8 +134,8 @@ def kept(page: AppTest, layer: int) -> AppTest:
 def test_a_trial_of_what_was_undone_meanwhile_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = kept(visit(folder), 0)
     go = threading.Event()
-    operate = wb.operate
-    monkeypatch.setattr(wb, "operate", lambda *args, **how: go.wait(60) and operate(*args, **how))
+    apply_operation = wb.surgery.apply_operation
+    monkeypatch.setattr(wb, "operate", lambda *args, **how: go.wait(60) and apply_operation(*args, **how))
     page.button(key="surgery try").click().run()
     key = page.session_state["surgery key"]
     page.button(key="surgery undo").click().run()
@@ -239,7 +239,7 @@ def test_a_feature_that_is_not_there_can_be_mended(folder: Path) -> None:
     page = quiet(tried(page))
     child = page.session_state["surgery tried"].child
     written = wb.load_model(str(folder)).network.neuron_weights(2, "down")[1]
-    assert child.reference == (wb.AblateDirection(written),)
+    assert child.reference == (wb.interventions.AblateDirection(written),)
     page.button(key="surgery discard").click().run()
     assert quiet(page).session_state["surgery tried"] is None
 

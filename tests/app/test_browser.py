@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory, model: wb.LanguageModel) -> Iterator[Path]:
+def shelf(tmp_path_factory: pytest.TempPathFactory, model: wb.model.LanguageModel) -> Iterator[Path]:
     """A folder with a small dictionary of random latents, and its index; the app finds it, and trains beside it."""
     folder = tmp_path_factory.mktemp("shelf")
     sae = wb.TopKSAE(576, 48, k=8, hook_point="blocks.15.hook_resid_post", name="random-15")
@@ -198,7 +198,9 @@ def test_a_model_typed_in(visit: Callable[[str], Page]) -> None:
     expect(page.get_by_test_id("stAlert")).to_have_count(0)
 
 
-def test_two_visitors_at_once_get_what_each_gets_alone(visit: Callable[[str], Page], model: wb.LanguageModel) -> None:
+def test_two_visitors_at_once_get_what_each_gets_alone(
+    visit: Callable[[str], Page], model: wb.model.LanguageModel
+) -> None:
     asked = {"Dog neuron": (model.chat_prompt(QUESTION), wb.Clamp(DOG, 20.0))}
     asked["Water neuron"] = (STORY, wb.Clamp("neurons.28.post:879", 30.0))
     pages = {name: visit("/steer") for name in asked}

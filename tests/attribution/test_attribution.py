@@ -20,10 +20,12 @@ from workbench.attribution.graph_json import from_json, load_graph, save_graph, 
 from workbench.attribution.verification import verify_graph
 
 PROMPT = torch.tensor([5, 17, 40, 8, 99, 200, 31])
-SKIPPED = (wb.TopKSkipTranscoder, wb.JumpReLUSkipTranscoder)
+SKIPPED = (wb.dictionaries.TopKSkipTranscoder, wb.dictionaries.JumpReLUSkipTranscoder)
 
 
-def coder(layer: int, kind: Any = wb.TopKTranscoder, d_model: int = 32, width: int = 24, **how: Any) -> Any:
+def coder(
+    layer: int, kind: Any = wb.dictionaries.TopKTranscoder, d_model: int = 32, width: int = 24, **how: Any
+) -> Any:
     """A transcoder with random weights, biases too, and active latents."""
     made = kind(d_model, width, **how)
     chance = torch.Generator().manual_seed(100 + layer)
@@ -37,7 +39,7 @@ def coder(layer: int, kind: Any = wb.TopKTranscoder, d_model: int = 32, width: i
     return made
 
 
-def coders(model: wb.LanguageModel, kind: Any = wb.TopKTranscoder, layers: Any = None) -> list[Any]:
+def coders(model: wb.model.LanguageModel, kind: Any = wb.dictionaries.TopKTranscoder, layers: Any = None) -> list[Any]:
     """One for each layer."""
     how = {"k": 5} if "TopK" in kind.__name__ else {}
     return [coder(layer, kind, **how) for layer in (range(model.network.n_layers) if layers is None else layers)]
@@ -66,8 +68,10 @@ def test_sums_are_complete(zoo: Any, name: str, mlps: Any) -> None:
     assert sum(graph.shares.values()) == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", [wb.Transcoder, wb.JumpReLUTranscoder, wb.TopKTranscoder, *SKIPPED])
-def test_totals_are_activations(llama: wb.LanguageModel, kind: Any) -> None:
+@pytest.mark.parametrize(
+    "kind", [wb.dictionaries.Transcoder, wb.dictionaries.JumpReLUTranscoder, wb.dictionaries.TopKTranscoder, *SKIPPED]
+)
+def test_totals_are_activations(llama: wb.model.LanguageModel, kind: Any) -> None:
     mine = coders(llama, kind)
     graph = attribute(llama, mine, PROMPT, target=(3, 11), first=0)
     read = llama.capture(PROMPT, [one.reads for one in mine])
@@ -81,7 +85,7 @@ def test_totals_are_activations(llama: wb.LanguageModel, kind: Any) -> None:
     assert graph.target.value == pytest.approx(float(logits[3] - logits[11]), rel=1e-4)
 
 
-def test_no_source_comes_after_what_reads_it(llama: wb.LanguageModel) -> None:
+def test_no_source_comes_after_what_reads_it(llama: wb.model.LanguageModel) -> None:
     graph = attribute(llama, coders(llama), PROMPT, target=7, position=4)
     for row, id in enumerate(graph.rows):
         reader = graph.node(id)
@@ -140,8 +144,8 @@ def detached(module: nn.Module, prompt: Tensor, skip: dict[int, Tensor]) -> tupl
             handle.remove()
 
 
-def test_weights_are_those_of_autograd(llama: wb.LanguageModel) -> None:
-    mine = coders(llama, wb.TopKSkipTranscoder)
+def test_weights_are_those_of_autograd(llama: wb.model.LanguageModel) -> None:
+    mine = coders(llama, wb.dictionaries.TopKSkipTranscoder)
     graph = attribute(llama, mine, PROMPT, target=7, mlps="frozen", first=0)
     plain = tiny.build("llama")
     leaves, logits = detached(plain, PROMPT, {layer: one.W_skip for layer, one in enumerate(mine)})
@@ -161,7 +165,7 @@ def test_weights_are_those_of_autograd(llama: wb.LanguageModel) -> None:
     assert checked > 50
 
 
-def test_free_effects_are_gradients_of_the_plain_model(llama: wb.LanguageModel) -> None:
+def test_free_effects_are_gradients_of_the_plain_model(llama: wb.model.LanguageModel) -> None:
     mine = coders(llama)
     graph = attribute(llama, mine, PROMPT, target=7, first=0)
     plain, leaves = tiny.build("llama"), {}
@@ -180,10 +184,10 @@ def test_free_effects_are_gradients_of_the_plain_model(llama: wb.LanguageModel) 
     for node in graph.nodes:
         if node.kind == "latent":
             slope = float(mine[node.layer].W_dec[node.feature.index] @ gradients[node.layer][0, node.position])
-            assert node.free_effect == pytest.approx(node.value * slope, rel=1e-3, abs=1e-5)
+            assert node.gradient_effect == pytest.approx(node.value * slope, rel=1e-3, abs=1e-5)
 
 
-def linear_model() -> wb.LanguageModel:
+def linear_model() -> wb.model.LanguageModel:
     """A tiny llama without attention and norms that divide: a linear map from what MLPs write to the logits.
 
     Norm scales depend on their input, but not their derivative along what is orthogonal to it; so the embedding has one
@@ -221,13 +225,13 @@ def test_on_a_linear_model_attributions_are_derivatives(tiny_cache: Path) -> Non
                 logits = model(PROMPT[None])[0, -1].double()
             values.append(float(logits[7] - logits[9]))
         assert node.effect == pytest.approx((values[1] - values[0]) / 2, rel=2e-3, abs=1e-4)
-        assert node.free_effect == pytest.approx(node.effect, rel=1e-3, abs=1e-4)
+        assert node.gradient_effect == pytest.approx(node.effect, rel=1e-3, abs=1e-4)
 
 
 # ---- a circuit made by hand
 
 
-def handmade() -> tuple[wb.LanguageModel, list[Any]]:
+def handmade() -> tuple[wb.model.LanguageModel, list[Any]]:
     """Two blocks without attention; latent 3 of layer 0 reads the token, latent 5 of layer 1 reads latent 3."""
     module = tiny.build("llama", num_hidden_layers=2)
     with torch.no_grad():
@@ -276,7 +280,7 @@ def test_a_circuit_made_by_hand(tiny_cache: Path) -> None:
 # ---- choosing and pruning
 
 
-def test_all_latents_are_traced_where_that_is_allowed(llama: wb.LanguageModel) -> None:
+def test_all_latents_are_traced_where_that_is_allowed(llama: wb.model.LanguageModel) -> None:
     whole = attribute(llama, coders(llama), PROMPT, target=7, max_latents=10_000)
     few = attribute(llama, coders(llama), PROMPT, target=7, max_latents=4, batch=2)
     assert len(few.rows) == 5
@@ -286,7 +290,7 @@ def test_all_latents_are_traced_where_that_is_allowed(llama: wb.LanguageModel) -
         assert torch.allclose(few.weights[few.rows.index(id)], theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_influence_and_effect_are_sums_over_paths(llama: wb.LanguageModel) -> None:
+def test_influence_and_effect_are_sums_over_paths(llama: wb.model.LanguageModel) -> None:
     graph = attribute(llama, coders(llama), PROMPT, target=7, max_latents=30)
     row_of = {id: row for row, id in enumerate(graph.rows)}
     normed = graph.weights.abs() / graph.weights.abs().sum(1, keepdim=True)
@@ -309,7 +313,7 @@ def test_influence_and_effect_are_sums_over_paths(llama: wb.LanguageModel) -> No
         assert graph.nodes[column].effect == pytest.approx(effect, rel=1e-3, abs=1e-5)
 
 
-def test_pruning_keeps_the_share_asked_for(llama: wb.LanguageModel) -> None:
+def test_pruning_keeps_the_share_asked_for(llama: wb.model.LanguageModel) -> None:
     whole = attribute(llama, coders(llama), PROMPT, target=7)
     total = sum(node.influence for node in whole.nodes[1:])
     assert whole.prune(1.0, 1.0).edges == whole.edges
@@ -338,7 +342,7 @@ def test_pruning_keeps_the_share_asked_for(llama: wb.LanguageModel) -> None:
         whole.prune(0.5, kinds=["edge"])
 
 
-def test_tracing_can_be_stopped(llama: wb.LanguageModel) -> None:
+def test_tracing_can_be_stopped(llama: wb.model.LanguageModel) -> None:
     told: list[float] = []
     graph = attribute(
         llama, coders(llama), PROMPT, 7, batch=2, progress=lambda s, _: told.append(s), cancel=lambda: len(told) > 2
@@ -354,7 +358,7 @@ def test_frozen_regimes_are_what_the_graph_says(zoo: Any) -> None:
     for name in ("llama", "gpt2", "neox"):
         model = zoo[name]
         for mlps in ("frozen", "linear"):
-            mine = coders(model, wb.SkipTranscoder, layers=[0])
+            mine = coders(model, wb.dictionaries.SkipTranscoder, layers=[0])
             graph = attribute(model, mine, PROMPT, target=7, mlps=mlps)  # type: ignore[arg-type]
             found = verify_graph(model, mine, graph, 8, factor=0.5, regimes=["direct", "latents"])
             # there is no later latent, so both are the edge to the target
@@ -362,8 +366,8 @@ def test_frozen_regimes_are_what_the_graph_says(zoo: Any) -> None:
                 assert found.measured[regime] == pytest.approx(found.predicted[regime], rel=5e-3, abs=1e-4)
 
 
-def test_later_latents_respond_by_their_edges(llama: wb.LanguageModel) -> None:
-    mine = coders(llama, wb.Transcoder)
+def test_later_latents_respond_by_their_edges(llama: wb.model.LanguageModel) -> None:
+    mine = coders(llama, wb.dictionaries.Transcoder)
     graph = attribute(llama, mine, PROMPT, target=7, max_latents=10_000, rest=0.0)
     found = verify_graph(llama, mine, graph, 8, factor=1 - 1e-2, regimes=["latents", "direct"])
     # a small change switches no latent on or off
@@ -371,7 +375,7 @@ def test_later_latents_respond_by_their_edges(llama: wb.LanguageModel) -> None:
     assert found.predicted["direct"] != pytest.approx(found.predicted["latents"], rel=2e-2, abs=2e-5)
 
 
-def test_free_is_the_intervention_in_the_plain_model(llama: wb.LanguageModel) -> None:
+def test_free_is_the_intervention_in_the_plain_model(llama: wb.model.LanguageModel) -> None:
     mine = coders(llama)
     graph = attribute(llama, mine, PROMPT, target=(3, 11))
     found = verify_graph(llama, mine, graph, 6, regimes=["free"])
@@ -386,7 +390,7 @@ def test_free_is_the_intervention_in_the_plain_model(llama: wb.LanguageModel) ->
 # ---- JSON
 
 
-def test_a_graph_comes_back_from_json(llama: wb.LanguageModel, tmp_path: Path) -> None:
+def test_a_graph_comes_back_from_json(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
     graph = attribute(llama, coders(llama), "The dog ran", target="a").prune(0.7)
     save_graph(graph, tmp_path / "graph.json")
     back = load_graph(tmp_path / "graph.json")
@@ -404,7 +408,7 @@ def test_a_graph_comes_back_from_json(llama: wb.LanguageModel, tmp_path: Path) -
         load_graph(tmp_path / "none.json")
 
 
-def test_neuronpedias_form(llama: wb.LanguageModel) -> None:
+def test_neuronpedias_form(llama: wb.model.LanguageModel) -> None:
     graph = attribute(llama, coders(llama), PROMPT, target=7).prune(0.7)
     latent = next(node for node in graph.nodes if node.kind == "latent")
     said = json.loads(json.dumps(to_neuronpedia(graph, "tiny", pinned=[latent.id])))
@@ -441,15 +445,15 @@ def test_neuronpedias_form(llama: wb.LanguageModel) -> None:
         ({"target": 7, "transcoders": [wb.Codebook(32, 8)]}, "not a transcoder"),
     ],
 )
-def test_bad_input(llama: wb.LanguageModel, how: dict[str, Any], word: str) -> None:
+def test_bad_input(llama: wb.model.LanguageModel, how: dict[str, Any], word: str) -> None:
     how = {"transcoders": coders(llama)} | how
     with pytest.raises(AttributionError, match=word) as caught:
         attribute(llama, how.pop("transcoders"), PROMPT, **how)
     assert "\n" not in str(caught.value)
 
 
-def test_more_bad_input(llama: wb.LanguageModel) -> None:
-    with pytest.raises(wb.PromptError, match="empty"):
+def test_more_bad_input(llama: wb.model.LanguageModel) -> None:
+    with pytest.raises(wb.model.PromptError, match="empty"):
         attribute(llama, coders(llama), "")
     with pytest.raises(AttributionError, match="both of layer"):
         attribute(llama, [coder(1, k=2), coder(1, k=3)], PROMPT)
@@ -470,7 +474,7 @@ def test_more_bad_input(llama: wb.LanguageModel) -> None:
             verify_graph(llama, coders(llama), graph, factor=factor)  # type: ignore[arg-type]
 
 
-def test_without_transcoders_everything_is_an_mlp(llama: wb.LanguageModel) -> None:
+def test_without_transcoders_everything_is_an_mlp(llama: wb.model.LanguageModel) -> None:
     graph = attribute(llama, [], PROMPT)
     assert {node.kind for node in graph.nodes} == {"target", "bias", "embedding", "mlp"}
     assert graph.completeness()[0] < 1e-3
@@ -486,7 +490,7 @@ def test_deembeddings_are_products_of_weights(zoo: Any, name: str) -> None:
     model = zoo[name]
     layer = model.network.n_layers - 1
     (mine,) = coders(model, layers=[layer])
-    found = wb.deembed(model, mine, 7, top=5, heads=3)
+    found = wb.attribution.deembed(model, mine, 7, top=5, heads=3)
     network = model.network
     table = network.module.get_input_embeddings().weight.detach()
 
@@ -520,8 +524,8 @@ def test_deembeddings_are_products_of_weights(zoo: Any, name: str) -> None:
     assert found.promotes.ids == logits.topk(5).indices.tolist()
     assert found.promotes.scores == pytest.approx((logits - logits.mean()).topk(5).values.tolist(), rel=1e-4)
     json.dumps(found.to_dict())
-    with pytest.raises(wb.FeatureError):
-        wb.deembed(model, mine, 24)
+    with pytest.raises(wb.dictionaries.FeatureError):
+        wb.attribution.deembed(model, mine, 24)
     for wrong in ({"top": -1}, {"top": 2.5}, {"heads": -1}, {"heads": 1.5}):
         with pytest.raises(ValueError, match="is a whole number from"):
-            wb.deembed(model, mine, 7, **wrong)
+            wb.attribution.deembed(model, mine, 7, **wrong)

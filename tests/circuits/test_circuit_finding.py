@@ -13,11 +13,11 @@ import workbench as wb
 from workbench.circuits.discrete import count_exclusive, count_pairs, find_circuit_discrete, head_outputs
 from workbench.circuits.discrete_sae import loss_and_slopes, train_coder
 from workbench.circuits.ground_truth import greater_than_model, induction_model
-from workbench.circuits.patching import METHODS, patch_parts
+from workbench.circuits.patching import METHODS, patch_components
 from workbench.circuits.patching_edges import patch_edges
-from workbench.circuits.patching_gradients import attribute_parts
+from workbench.circuits.patching_gradients import attribution_patching
 from workbench.circuits.scores import circuit_of, judge, roc_auc, roc_curve
-from workbench.circuits.task_evaluation import measure_task
+from workbench.circuits.task_evaluation import evaluate_task
 from workbench.circuits.tasks import TaskError
 
 POSITIVES = ["The dog ran to the", "The cat ran to the", "The dog and the cat", "The cat and the dog"]
@@ -148,7 +148,7 @@ def test_head_outputs_add_up(zoo: Any) -> None:
             assert torch.allclose(rest, rest[:1].expand_as(rest), atol=1e-4)
 
 
-def test_scores_are_the_same_for_the_same_seed_and_any_order(llama: wb.LanguageModel) -> None:
+def test_scores_are_the_same_for_the_same_seed_and_any_order(llama: wb.model.LanguageModel) -> None:
     how = {"epochs": 40, "examples": 5, "features": 30, "l1": 1e-4}
     one = find_circuit_discrete(llama, POSITIVES, NEGATIVES, **how)
     two = find_circuit_discrete(llama, POSITIVES[::-1], [NEGATIVES[place] for place in (2, 0, 3, 1)], **how)
@@ -164,7 +164,7 @@ def test_scores_are_the_same_for_the_same_seed_and_any_order(llama: wb.LanguageM
     assert torch.equal(wb.find_heads_discrete(llama, tokens, NEGATIVES, **how), one.heads)
 
 
-def test_refused_in_one_sentence(llama: wb.LanguageModel) -> None:
+def test_refused_in_one_sentence(llama: wb.model.LanguageModel) -> None:
     for positives, negatives, said in (
         ([], NEGATIVES, "no positive prompts"),
         (POSITIVES, [], "no negative prompts"),
@@ -192,14 +192,14 @@ def test_refused_in_one_sentence(llama: wb.LanguageModel) -> None:
 def test_the_model_does_its_task_with_its_circuit(kind: str, busy: int) -> None:
     made = MADE[kind](1, busy)
     task = made.task(16, 0)
-    done = measure_task(made.model, task)
+    done = evaluate_task(made.model, task)
     assert done.accuracy == done.first == 1.0
     assert abs(done.corrupted) < 1.5
     assert done.logit_difference > 5
     for method in METHODS:
-        assert judge(patch_parts(made.model, task, method).heads.abs(), made.heads).auc == 1.0
+        assert judge(patch_components(made.model, task, method).heads.abs(), made.heads).auc == 1.0
     if kind == "induction":
-        assert judge(attribute_parts(made.model, task).heads.abs(), made.heads).auc == 1.0
+        assert judge(attribution_patching(made.model, task).heads.abs(), made.heads).auc == 1.0
 
 
 @pytest.mark.parametrize("kind", list(MADE))

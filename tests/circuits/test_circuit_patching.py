@@ -13,11 +13,11 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.circuits import patching_runs
-from workbench.circuits.patching import donors, keep_heads, patch_parts
+from workbench.circuits.patching import donors, keep_heads, patch_components
 from workbench.circuits.patching_edges import patch_edges
-from workbench.circuits.patching_gradients import attribute_edges, attribute_parts
+from workbench.circuits.patching_gradients import attribute_edges, attribution_patching
 from workbench.circuits.patching_runs import output_weights
-from workbench.circuits.task_evaluation import measure_task
+from workbench.circuits.task_evaluation import evaluate_task
 from workbench.circuits.tasks import Task, TaskError, encode
 
 TASK = Task(
@@ -122,12 +122,12 @@ def test_patching_equals_a_loop_of_single_runs(
     zoo: Any, plain: dict[str, Any], kind: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patching_runs, "TOKENS", 40)  # several batches, of prompts and of parts
-    found = patch_parts(zoo[kind], TASK, method)
+    found = patch_components(zoo[kind], TASK, method)
     heads, mlps = by_loops(plain[kind], encode(zoo[kind], TASK), method)
     assert torch.allclose(found.heads.double(), heads, atol=2e-4)
     assert torch.allclose(found.mlps.double(), mlps, atol=2e-4)
     assert float(heads.abs().max()) > 0.01
-    assert found.plain == pytest.approx(measure_task(zoo[kind], TASK).logit_difference, abs=1e-4)
+    assert found.plain == pytest.approx(evaluate_task(zoo[kind], TASK).logit_difference, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,7 +166,7 @@ def test_edges_equal_a_loop_of_single_runs(zoo: Any, plain: dict[str, Any], kind
     assert float(expected.abs().max()) > 1e-3
 
 
-def nearly(task: Task, model: wb.LanguageModel, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+def nearly(task: Task, model: wb.model.LanguageModel, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Let the corrupted prompts' activations be nearly the clean ones."""
     from workbench.circuits import patching, patching_edges, patching_gradients
 
@@ -188,7 +188,7 @@ def nearly(task: Task, model: wb.LanguageModel, monkeypatch: pytest.MonkeyPatch,
 def test_attribution_is_patching_to_first_order(zoo: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     share = 3e-3
     nearly(TASK, zoo[kind], monkeypatch, share)
-    slopes, true = attribute_parts(zoo[kind], TASK), patch_parts(zoo[kind], TASK)
+    slopes, true = attribution_patching(zoo[kind], TASK), patch_components(zoo[kind], TASK)
     for one, other in ((slopes.heads, true.heads), (slopes.mlps, true.mlps)):
         assert float((one - other).abs().max()) < 0.05 * float(one.abs().max())
     layers, heads = slopes.heads.shape
@@ -200,71 +200,71 @@ def test_attribution_is_patching_to_first_order(zoo: Any, kind: str, monkeypatch
     assert int((found != 0).sum()) <= len(pairs)
 
 
-def test_gradients_in_several_batches(llama: wb.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_in_several_batches(llama: wb.model.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.circuits import patching_gradients
 
-    whole, edges = attribute_parts(llama, TASK), attribute_edges(llama, TASK)
+    whole, edges = attribution_patching(llama, TASK), attribute_edges(llama, TASK)
     monkeypatch.setattr(patching_gradients, "TOKENS", 1)
-    parts = attribute_parts(llama, TASK)
+    parts = attribution_patching(llama, TASK)
     assert torch.allclose(whole.heads, parts.heads, atol=1e-5)
     assert torch.allclose(whole.mlps, parts.mlps, atol=1e-5)
     assert whole.plain == pytest.approx(parts.plain, abs=1e-5)
     assert torch.allclose(edges, attribute_edges(llama, TASK), atol=1e-5)
 
 
-def test_the_order_of_prompts_makes_no_difference(llama: wb.LanguageModel) -> None:
+def test_the_order_of_prompts_makes_no_difference(llama: wb.model.LanguageModel) -> None:
     other = TASK[[2, 0, 3, 1]]
     for method in ("patch", "mean", "zero", "resample"):
-        one, two = patch_parts(llama, TASK, method), patch_parts(llama, other, method)
+        one, two = patch_components(llama, TASK, method), patch_components(llama, other, method)
         assert torch.equal(one.heads, two.heads)
         assert torch.equal(one.mlps, two.mlps)
-    assert torch.equal(attribute_parts(llama, TASK).heads, attribute_parts(llama, other).heads)
+    assert torch.equal(attribution_patching(llama, TASK).heads, attribution_patching(llama, other).heads)
     assert torch.equal(attribute_edges(llama, TASK), attribute_edges(llama, other))
 
 
-def test_a_circuit_of_all_heads_is_the_model_and_of_none_is_not(llama: wb.LanguageModel) -> None:
+def test_a_circuit_of_all_heads_is_the_model_and_of_none_is_not(llama: wb.model.LanguageModel) -> None:
     everything = [(layer, head) for layer in range(3) for head in range(4)]
-    plain = measure_task(llama, TASK)
-    assert measure_task(llama, TASK, keep_heads(llama, TASK, everything)) == plain
-    assert measure_task(llama, TASK, keep_heads(llama, TASK, [], others=False)) == plain
-    none = measure_task(llama, TASK, keep_heads(llama, TASK, []))
-    assert none == measure_task(llama, TASK, keep_heads(llama, TASK, everything, others=False))
+    plain = evaluate_task(llama, TASK)
+    assert evaluate_task(llama, TASK, keep_heads(llama, TASK, everything)) == plain
+    assert evaluate_task(llama, TASK, keep_heads(llama, TASK, [], others=False)) == plain
+    none = evaluate_task(llama, TASK, keep_heads(llama, TASK, []))
+    assert none == evaluate_task(llama, TASK, keep_heads(llama, TASK, everything, others=False))
     assert none.logit_difference != pytest.approx(plain.logit_difference, abs=1e-3)
-    lost = plain.logit_difference - float(patch_parts(llama, TASK, "mean").heads[1, 2])
-    one = measure_task(llama, TASK, keep_heads(llama, TASK, [(1, 2)], others=False))
+    lost = plain.logit_difference - float(patch_components(llama, TASK, "mean").heads[1, 2])
+    one = evaluate_task(llama, TASK, keep_heads(llama, TASK, [(1, 2)], others=False))
     assert one.logit_difference == pytest.approx(lost, abs=1e-4)
 
 
-def test_what_is_in_force_is_set_aside(llama: wb.LanguageModel) -> None:
-    alone = patch_parts(llama, TASK), attribute_parts(llama, TASK)
+def test_what_is_in_force_is_set_aside(llama: wb.model.LanguageModel) -> None:
+    alone = patch_components(llama, TASK), attribution_patching(llama, TASK)
     with llama.intervening([wb.Clamp("neurons.1.gate:7", 9.0)]):
-        again = patch_parts(llama, TASK), attribute_parts(llama, TASK)
+        again = patch_components(llama, TASK), attribution_patching(llama, TASK)
     for one, other in zip(alone, again, strict=True):
         assert torch.equal(one.heads, other.heads)
 
 
-def test_progress_and_giving_up(llama: wb.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_giving_up(llama: wb.model.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patching_runs, "TOKENS", 40)
     told: list[float] = []
-    patch_parts(llama, TASK, progress=lambda share, _: told.append(share))
+    patch_components(llama, TASK, progress=lambda share, _: told.append(share))
     assert told == sorted(told)
     assert told[-1] == 1.0
-    for act in (patch_parts, attribute_parts, attribute_edges):
+    for act in (patch_components, attribution_patching, attribute_edges):
         with pytest.raises(TaskError, match="given up"):
             act(llama, TASK, cancel=lambda: True)
     with pytest.raises(TaskError, match="given up"):
         patch_edges(llama, TASK, [(0, 0, 1, 0)], cancel=lambda: True)
 
 
-def test_refused_in_one_sentence(llama: wb.LanguageModel) -> None:
+def test_refused_in_one_sentence(llama: wb.model.LanguageModel) -> None:
     with pytest.raises(TaskError, match="patch, mean, zero, resample"):
-        patch_parts(llama, TASK, "swap")
+        patch_components(llama, TASK, "swap")
     with pytest.raises(TaskError, match="at least two"):
-        patch_parts(llama, TASK[:1], "resample")
+        patch_components(llama, TASK[:1], "resample")
     with pytest.raises(TaskError, match="no head 4 in layer 0"):
         keep_heads(llama, TASK, [(0, 4)])
     for edge in ((1, 0, 1, 0), (1, 0, 0, 0), (0, 4, 1, 0), (0, 0, 3, 0), (-1, 0, 1, 0)):
         with pytest.raises(TaskError, match="later layer"):
             patch_edges(llama, TASK, [edge])
     with pytest.raises(TaskError, match="same number of tokens"):
-        patch_parts(llama, replace(TASK, corrupted=["The", *TASK.corrupted[1:]]))
+        patch_components(llama, replace(TASK, corrupted=["The", *TASK.corrupted[1:]]))

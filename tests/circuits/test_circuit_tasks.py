@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench.circuits.task_evaluation import Done, measure_task
+from workbench.circuits.task_evaluation import TaskResult, evaluate_task
 from workbench.circuits.tasks import Task, TaskError, encode, from_jsonl, load_task, log_odds, save_task, to_jsonl
 from workbench.circuits.tasks_generated import TASKS, docstring, greater_than, ioi
 
@@ -25,7 +25,7 @@ OWN = Task(
 )
 
 
-def alike(llama: wb.LanguageModel) -> Task:
+def alike(llama: wb.model.LanguageModel) -> Task:
     """The prompts of `OWN` that are of one length for the tiny model."""
     lengths = [llama.to_tokens(text).shape[1] for text in OWN.positives]
     return OWN[[row for row, length in enumerate(lengths) if length == lengths[0]]]
@@ -60,7 +60,7 @@ def test_lines_that_are_no_task(line: str, said: str) -> None:
         from_jsonl(line)
 
 
-def test_what_a_task_refuses(llama: wb.LanguageModel, tmp_path: Path) -> None:
+def test_what_a_task_refuses(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="2 positives, 1 corrupted"):
         Task("bad", ["a", "b"], ["c"], [["x"]] * 2, [["y"]] * 2)
     with pytest.raises(TaskError, match="the same number of tokens"):
@@ -78,9 +78,9 @@ def test_what_a_task_refuses(llama: wb.LanguageModel, tmp_path: Path) -> None:
         greater_than(llama, 0)
 
 
-def test_how_well_a_task_is_done_equals_a_loop(llama: wb.LanguageModel) -> None:
+def test_how_well_a_task_is_done_equals_a_loop(llama: wb.model.LanguageModel) -> None:
     task = alike(llama)
-    done = measure_task(llama, task)
+    done = evaluate_task(llama, task)
     odds, corrupted, gaps, right, first, chance = [], [], [], [], [], []
     for row in range(len(task)):
         ids = [
@@ -105,12 +105,12 @@ def test_how_well_a_task_is_done_equals_a_loop(llama: wb.LanguageModel) -> None:
 
 
 def test_prompts_that_corrupt_nothing_are_said_to() -> None:
-    done = Done(50, 1.0, 1.0, 0.1, 0.9, 0.5, 0.5)
+    done = TaskResult(50, 1.0, 1.0, 0.1, 0.9, 0.5, 0.5)
     assert "corrupt what the answer depends on" in done.warning
 
 
-def test_a_model_at_chance_is_said_to_be(llama: wb.LanguageModel) -> None:
-    assert "no better than chance" in measure_task(llama, alike(llama)).warning
+def test_a_model_at_chance_is_said_to_be(llama: wb.model.LanguageModel) -> None:
+    assert "no better than chance" in evaluate_task(llama, alike(llama)).warning
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_a_model_at_chance_is_said_to_be(llama: wb.LanguageModel) -> None:
 )
 def test_when_a_task_is_at_chance(accuracy: float, examples: int, said: str) -> None:
     """By guessing 4 of 4 are right once in 16 times, 5 of 5 once in 32; 31 of 50 and more with 5.9%, 32 with 3.2%."""
-    done = Done(examples, 1.0, 0.0, 0.1, accuracy, 0.0, 0.5)
+    done = TaskResult(examples, 1.0, 0.0, 0.1, accuracy, 0.0, 0.5)
     assert said in done.warning
     assert done.at_chance == bool(said)
 
 
-def test_log_odds_of_one_against_one_is_the_logit_difference(llama: wb.LanguageModel) -> None:
+def test_log_odds_of_one_against_one_is_the_logit_difference(llama: wb.model.LanguageModel) -> None:
     encoded = encode(llama, Task("one", ["The dog"], ["The cat"], ["a"], ["b"]))
     logits = torch.randn(1, tiny.VOCAB)
     wanted = logits[0, encoded.answers[0, 0]] - logits[0, encoded.wrong[0, 0]]
@@ -139,7 +139,7 @@ def test_log_odds_of_one_against_one_is_the_logit_difference(llama: wb.LanguageM
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", list(TASKS))
-def test_the_default_model_does_what_is_generated(model: wb.LanguageModel, name: str) -> None:
+def test_the_default_model_does_what_is_generated(model: wb.model.LanguageModel, name: str) -> None:
     task = TASKS[name](model, 8, 3)
     assert task == TASKS[name](model, 8, 3) != TASKS[name](model, 8, 4)
     assert len(set(task.positives)) == len(task) == 8
@@ -147,7 +147,7 @@ def test_the_default_model_does_what_is_generated(model: wb.LanguageModel, name:
         changed = model.to_tokens(task.positives[row])[0] != model.to_tokens(task.corrupted[row])[0]
         assert 1 <= int(changed.sum()) <= 9
         assert not set(task.answers[row]) & set(task.wrong[row])
-    done = measure_task(model, task)
+    done = evaluate_task(model, task)
     assert not done.warning
     assert done.accuracy > 0.85
     assert done.logit_difference > done.corrupted + 2

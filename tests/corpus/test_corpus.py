@@ -29,7 +29,7 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture
-def with_bos(llama: wb.LanguageModel) -> wb.LanguageModel:
+def with_bos(llama: wb.model.LanguageModel) -> wb.model.LanguageModel:
     """The tiny model with a tokenizer that has a BOS token."""
     model = copy.copy(llama)
     model.tokenizer = copy.deepcopy(tiny.tokenizer())
@@ -47,14 +47,14 @@ def by_text(batches: Iterable[TokenBatch]) -> dict[int, list[tuple[int, int]]]:
     return {text: sorted(places) for text, places in found.items()}
 
 
-def test_every_token_comes_exactly_once(corpus: Corpus, llama: wb.LanguageModel) -> None:
+def test_every_token_comes_exactly_once(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
     found = by_text(corpus.batches(llama, context=20, batch=4))
     for text, words in enumerate(corpus.texts):
         ids = llama.to_tokens(words)[0].tolist()
         assert found[text] == list(enumerate(ids))
 
 
-def test_batches_are_right_padded_with_little_padding(corpus: Corpus, llama: wb.LanguageModel) -> None:
+def test_batches_are_right_padded_with_little_padding(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
     batches = list(corpus.batches(llama, context=90, batch=4))
     for batch in batches:
         lengths = batch.mask.sum(-1, keepdim=True)  # [batch, 1]
@@ -69,14 +69,14 @@ def test_batches_are_right_padded_with_little_padding(corpus: Corpus, llama: wb.
     assert torch.equal(mask, batches[0].mask)
 
 
-def test_long_texts_become_windows_of_about_equal_length(llama: wb.LanguageModel) -> None:
+def test_long_texts_become_windows_of_about_equal_length(llama: wb.model.LanguageModel) -> None:
     (batch,) = Corpus(["The dog ran to the river. " * 5]).batches(llama, context=30, batch=16)
     lengths = batch.mask.sum(-1).tolist()
     assert max(lengths) <= 30
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_bos_is_in_front_of_every_window_and_masked(corpus: Corpus, with_bos: wb.LanguageModel) -> None:
+def test_bos_is_in_front_of_every_window_and_masked(corpus: Corpus, with_bos: wb.model.LanguageModel) -> None:
     bos = with_bos.tokenizer.bos_token_id
     for batch in corpus.batches(with_bos, context=20, batch=4):
         assert batch.tokens.shape[1] <= 20
@@ -89,7 +89,7 @@ def test_bos_is_in_front_of_every_window_and_masked(corpus: Corpus, with_bos: wb
     assert by_text(corpus.batches(with_bos, context=20, batch=4)) == without
 
 
-def test_special_tokens_in_a_text_are_not_content(llama: wb.LanguageModel) -> None:
+def test_special_tokens_in_a_text_are_not_content(llama: wb.model.LanguageModel) -> None:
     (batch,) = Corpus(["<|user|>The dog<|end|>"]).batches(llama)
     ids = batch.tokens[0].tolist()
     assert ids[0] in special_ids(llama)
@@ -97,7 +97,7 @@ def test_special_tokens_in_a_text_are_not_content(llama: wb.LanguageModel) -> No
     assert batch.mask.all()
 
 
-def test_batches_are_deterministic_and_seeds_differ(corpus: Corpus, llama: wb.LanguageModel) -> None:
+def test_batches_are_deterministic_and_seeds_differ(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
     def order(seed: int, **how: bool) -> list[list[int]]:
         return [batch.texts.tolist() for batch in corpus.batches(llama, batch=4, seed=seed, **how)]
 
@@ -109,19 +109,19 @@ def test_batches_are_deterministic_and_seeds_differ(corpus: Corpus, llama: wb.La
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 50, 333])
-def test_a_limit_of_tokens_is_exact(corpus: Corpus, with_bos: wb.LanguageModel, tokens: int) -> None:
+def test_a_limit_of_tokens_is_exact(corpus: Corpus, with_bos: wb.model.LanguageModel, tokens: int) -> None:
     batches = list(corpus.batches(with_bos, context=20, batch=4, tokens=tokens))
     assert sum(int(batch.content.sum()) for batch in batches) == tokens
     assert corpus.count_tokens(with_bos, at_most=tokens) == tokens
 
 
-def test_a_limited_sample_has_texts_of_all_lengths(corpus: Corpus, llama: wb.LanguageModel) -> None:
+def test_a_limited_sample_has_texts_of_all_lengths(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
     """Sorting by length comes after the choice, so a small sample is not one of short texts."""
     chosen = {len(corpus.texts[text]) for b in corpus.batches(llama, batch=4, tokens=600) for text in b.texts.tolist()}
     assert len(chosen) >= 5
 
 
-def test_repeating_goes_round_in_another_order(corpus: Corpus, llama: wb.LanguageModel) -> None:
+def test_repeating_goes_round_in_another_order(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
     once = corpus.count_tokens(llama)
     batches = corpus.batches(llama, batch=60, tokens=2 * once, repeat=True)
     texts = torch.cat([batch.texts for batch in batches])
@@ -129,7 +129,7 @@ def test_repeating_goes_round_in_another_order(corpus: Corpus, llama: wb.Languag
     assert sum(int(b.content.sum()) for b in corpus.batches(llama, tokens=2 * once)) == once
 
 
-def test_shards_together_are_the_whole(corpus: Corpus, llama: wb.LanguageModel) -> None:
+def test_shards_together_are_the_whole(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
     whole = list(corpus.batches(llama, batch=4, tokens=500))
     shards = [list(corpus.batches(llama, batch=4, tokens=500, shard=(rank, 3))) for rank in range(3)]
     assert sum(map(len, shards)) == len(whole)
@@ -137,7 +137,7 @@ def test_shards_together_are_the_whole(corpus: Corpus, llama: wb.LanguageModel) 
         assert torch.equal(batch.tokens, shards[number % 3][number // 3].tokens)
 
 
-def test_split_shares_no_text_even_if_texts_repeat(llama: wb.LanguageModel) -> None:
+def test_split_shares_no_text_even_if_texts_repeat(llama: wb.model.LanguageModel) -> None:
     corpus = Corpus(TEXTS + TEXTS[:30], "some twice")
     train, held = corpus.split(0.2, seed=3)
     assert len(set(held.texts)) == 12
@@ -261,12 +261,12 @@ def test_rows_of_a_streamed_dataset() -> None:
 @pytest.mark.parametrize(
     "how", [{"context": 1}, {"batch": 0}, {"tokens": 0}, {"seed": -1}, {"shard": (2, 2)}, {"shard": (-1, 2)}], ids=str
 )
-def test_bad_settings_are_said_at_once(corpus: Corpus, llama: wb.LanguageModel, how: dict) -> None:
+def test_bad_settings_are_said_at_once(corpus: Corpus, llama: wb.model.LanguageModel, how: dict) -> None:
     with pytest.raises(CorpusError, match=re.escape(str(next(iter(how.values()))))):
         corpus.batches(llama, **how)
 
 
-def test_bad_corpora(corpus: Corpus, llama: wb.LanguageModel) -> None:
+def test_bad_corpora(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
     for texts in ([], ["  "], "one string", [1]):
         with pytest.raises(CorpusError):
             Corpus(texts)  # type: ignore[arg-type]

@@ -134,7 +134,7 @@ def test_codes_forced_one_after_another_are_all_there() -> None:
     torch.testing.assert_close(beside, wanted.expand(6, -1))
 
 
-def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.LanguageModel) -> None:
+def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.model.LanguageModel) -> None:
     point = llama.hook_points[HEADS]
     cb = wb.Codebook(point.width, 20, k=2, groups=point.shape[0], hook_point=HEADS)
     tokens = llama.to_tokens("The dog ran to the river and the cat")
@@ -147,7 +147,7 @@ def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.La
     wanted = wanted.view(1, -1, *point.shape)
 
     class Replace:
-        def bind(self, model: wb.LanguageModel, scratch: dict) -> list[Any]:
+        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
             from workbench.model.edits import Edit
 
             return [Edit(HEADS, lambda x: wanted)]
@@ -164,7 +164,7 @@ def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.La
     assert not torch.equal(forced[:, 2:], plain[:, 2:])
 
 
-def test_a_codebook_of_the_exact_activations_leaves_the_logits(llama: wb.LanguageModel) -> None:
+def test_a_codebook_of_the_exact_activations_leaves_the_logits(llama: wb.model.LanguageModel) -> None:
     tokens = llama.to_tokens("What is your favourite animal? My favourite animal is a dog.")
     point = "blocks.1.hook_resid_post"
     seen = llama.capture(tokens, [point])[point][0]
@@ -175,7 +175,7 @@ def test_a_codebook_of_the_exact_activations_leaves_the_logits(llama: wb.Languag
         assert torch.equal(llama(tokens), plain)
 
 
-def test_ablating_a_code_and_going_on_without_a_splice(llama: wb.LanguageModel) -> None:
+def test_ablating_a_code_and_going_on_without_a_splice(llama: wb.model.LanguageModel) -> None:
     point = "blocks.0.hook_resid_post"
     cb = wb.Codebook(32, 12, k=2, hook_point=point, name="book")
     tokens = llama.to_tokens("The cat ran to the house")
@@ -189,12 +189,12 @@ def test_ablating_a_code_and_going_on_without_a_splice(llama: wb.LanguageModel) 
         assert torch.equal(llama.capture(tokens, [point])[point], x)  # it is active there already
 
 
-def test_force_is_for_codes_only(llama: wb.LanguageModel) -> None:
+def test_force_is_for_codes_only(llama: wb.model.LanguageModel) -> None:
     sae = wb.TopKSAE(32, 64, 4, hook_point="blocks.0.hook_resid_post", name="sae")
     for feature in (sae.feature(3), wb.Feature("neurons.0.gate", 3)):
-        with pytest.raises(wb.DictionaryError, match="no discrete codes to force; hold its feature 3"):
+        with pytest.raises(wb.dictionaries.DictionaryError, match="no discrete codes to force; hold its feature 3"):
             llama.generate("The dog", 3, interventions=[wb.Force(feature)])
-    with pytest.raises(wb.EditError, match="'least', 'all' or 'none', not 'most'"):
+    with pytest.raises(wb.model.EditError, match="'least', 'all' or 'none', not 'most'"):
         wb.Force(sae.feature(3), "most")
 
 
@@ -210,5 +210,5 @@ def test_force_is_for_codes_only(llama: wb.LanguageModel) -> None:
     ],
 )
 def test_bad_settings(how: dict[str, Any], words: str) -> None:
-    with pytest.raises(wb.DictionaryError, match=words):
+    with pytest.raises(wb.dictionaries.DictionaryError, match=words):
         wb.Codebook(**{"d_in": 8, "n_codes": 9, "k": 2} | how)

@@ -82,7 +82,7 @@ def test_direction_of_heads_is_kept_in_order() -> None:
     assert wb.Steer.along("blocks.0.attn.hook_z", direction).direction == (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 
 
-def test_file_round_trip(llama: wb.LanguageModel, tmp_path) -> None:
+def test_file_round_trip(llama: wb.model.LanguageModel, tmp_path) -> None:
     edits = [
         wb.Clamp("neurons.1.gate:7", 0.1 + 0.2),
         wb.Scale("neurons.0.up:3", -1.5, positions=[1, 2]),
@@ -90,15 +90,15 @@ def test_file_round_trip(llama: wb.LanguageModel, tmp_path) -> None:
         wb.Steer.along("blocks.1.hook_resid_mid", torch.randn(32, generator=torch.Generator().manual_seed(0)), 2.0),
     ]
     file = tmp_path / "deep" / "edits.json"
-    wb.save_interventions(file, llama, edits)
-    assert wb.load_interventions(file, llama) == edits
+    wb.interventions.save_interventions(file, llama, edits)
+    assert wb.interventions.load_interventions(file, llama) == edits
     assert json.loads(file.read_text())["model"]["hash"] == llama.hash
     assert [path.name for path in file.parent.iterdir()] == ["edits.json"], "a temporary file was left"
-    wb.save_interventions(file, llama, edits[:1])
-    assert wb.load_interventions(file, llama) == edits[:1]
+    wb.interventions.save_interventions(file, llama, edits[:1])
+    assert wb.interventions.load_interventions(file, llama) == edits[:1]
 
 
-def test_loaded_edits_steer_the_same(llama: wb.LanguageModel) -> None:
+def test_loaded_edits_steer_the_same(llama: wb.model.LanguageModel) -> None:
     edits = [wb.Clamp("neurons.1.gate:7", 9.0), wb.Steer("neurons.0.post:3", 4.0, positions="generated")]
     tokens = llama.to_tokens("The dog ran to the river")
     with llama.intervening(edits):

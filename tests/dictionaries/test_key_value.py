@@ -10,8 +10,8 @@ import torch
 import workbench as wb
 
 
-def small() -> wb.KeyValueBottleneck:
-    made = wb.KeyValueBottleneck(6, 4, codebooks=3, n_keys=7, d_key=2)
+def small() -> wb.dictionaries.KeyValueBottleneck:
+    made = wb.dictionaries.KeyValueBottleneck(6, 4, codebooks=3, n_keys=7, d_key=2)
     made.values.copy_(torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(2)))
     return made
 
@@ -48,7 +48,7 @@ def test_keys_find_clusters_that_are_there() -> None:
     chance = torch.Generator().manual_seed(3)
     centres = 5 * torch.randn(8, 6, generator=chance)
     x = centres.repeat(50, 1) + 0.01 * torch.randn(400, 6, generator=chance)
-    kv = wb.KeyValueBottleneck(6, 2, codebooks=4, n_keys=32, d_key=3)
+    kv = wb.dictionaries.KeyValueBottleneck(6, 2, codebooks=4, n_keys=32, d_key=3)
     history = kv.learn_keys(x, epochs=20, batch=64)
     assert history[-1] < min(history[0], 1e-3)  # the clusters themselves are 5 apart
     indices = kv.encode(x).indices.view(50, 8, 4)
@@ -62,7 +62,7 @@ def test_what_was_learned_of_one_cluster_is_kept_while_another_learns() -> None:
     centres = 5 * torch.randn(4, 6, generator=chance)
     x = centres.repeat(50, 1) + 0.05 * torch.randn(200, 6, generator=chance)
     labels = torch.arange(4).repeat(50)
-    kv = wb.KeyValueBottleneck(6, 4, codebooks=8, n_keys=32, d_key=3)
+    kv = wb.dictionaries.KeyValueBottleneck(6, 4, codebooks=8, n_keys=32, d_key=3)
     kv.learn_keys(x, epochs=20, batch=64)
     for label in range(4):
         for _ in range(20):
@@ -75,17 +75,17 @@ def test_what_was_learned_of_one_cluster_is_kept_while_another_learns() -> None:
     [({"d_in": 0}, "d_in is a whole number"), ({"n_keys": 1.5}, "n_keys is"), ({"codebooks": True}, "codebooks is")],
 )
 def test_bad_sizes(how: dict[str, Any], words: str) -> None:
-    with pytest.raises(wb.DictionaryError, match=words):
-        wb.KeyValueBottleneck(**{"d_in": 4, "d_value": 2} | how)
+    with pytest.raises(wb.dictionaries.DictionaryError, match=words):
+        wb.dictionaries.KeyValueBottleneck(**{"d_in": 4, "d_value": 2} | how)
 
 
 def test_bad_labels_and_activations() -> None:
     kv = small()
-    with pytest.raises(wb.DictionaryError, match="class from 0 to 3"):
+    with pytest.raises(wb.dictionaries.DictionaryError, match="class from 0 to 3"):
         kv.learn(torch.zeros(1, 6), torch.tensor([4]))
-    with pytest.raises(wb.DictionaryError, match=r"Labels are \[batch\]"):
+    with pytest.raises(wb.dictionaries.DictionaryError, match=r"Labels are \[batch\]"):
         kv.learn(torch.zeros(2, 6), torch.tensor([1]))
-    with pytest.raises(wb.DictionaryError, match="width 6"):
+    with pytest.raises(wb.dictionaries.DictionaryError, match="width 6"):
         kv.encode(torch.zeros(2, 5))
-    with pytest.raises(wb.DictionaryError, match="learned from activations"):
+    with pytest.raises(wb.dictionaries.DictionaryError, match="learned from activations"):
         kv.learn_keys(torch.zeros(6))

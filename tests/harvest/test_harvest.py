@@ -30,7 +30,7 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture
-def with_bos(llama: wb.LanguageModel) -> wb.LanguageModel:
+def with_bos(llama: wb.model.LanguageModel) -> wb.model.LanguageModel:
     """The tiny model with a tokenizer that has a BOS token."""
     model = copy.copy(llama)
     model.tokenizer = copy.deepcopy(tiny.tokenizer())
@@ -45,7 +45,7 @@ def equal(one: Activations, other: Activations) -> bool:
     return list(one.values) == list(other.values) and all(torch.equal(a, b) for a, b in pairs)
 
 
-def alone(model: wb.LanguageModel, found: Activations, corpus: Corpus, layer: int, context: int) -> Tensor:
+def alone(model: wb.model.LanguageModel, found: Activations, corpus: Corpus, layer: int, context: int) -> Tensor:
     """The residual stream after `layer` at the tokens found, by a plain model that reads each window alone."""
     plain = tiny.build("llama")
     bos = model.tokenizer.bos_token_id
@@ -66,7 +66,7 @@ def alone(model: wb.LanguageModel, found: Activations, corpus: Corpus, layer: in
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_activations_are_those_of_the_plain_model(
-    llama: wb.LanguageModel, with_bos: wb.LanguageModel, corpus: Corpus, bos: bool
+    llama: wb.model.LanguageModel, with_bos: wb.model.LanguageModel, corpus: Corpus, bos: bool
 ) -> None:
     model = with_bos if bos else llama
     found = Harvest(model, corpus, POINT, context=20, batch=5).collect()
@@ -96,12 +96,12 @@ def test_several_hook_points_in_one_pass(zoo, corpus: Corpus, name: str) -> None
     assert row == 150
 
 
-def test_special_tokens_are_left_out(llama: wb.LanguageModel) -> None:
+def test_special_tokens_are_left_out(llama: wb.model.LanguageModel) -> None:
     found = Harvest(llama, Corpus(["<|user|>The dog<|end|><|assistant|>ran<|end|>"]), POINT).collect()
     assert "".join(llama.token_texts(found.tokens)) == "The dogran"
 
 
-def test_an_intervention_in_force_is_seen(llama: wb.LanguageModel, corpus: Corpus) -> None:
+def test_an_intervention_in_force_is_seen(llama: wb.model.LanguageModel, corpus: Corpus) -> None:
     harvest = Harvest(llama, corpus, "blocks.0.mlp.hook_post", tokens=40)
     feature = wb.Feature.parse("neurons.0.post:7")
     with llama.intervening([wb.Clamp(feature, 3.0)]):
@@ -112,7 +112,7 @@ def test_an_intervention_in_force_is_seen(llama: wb.LanguageModel, corpus: Corpu
 
 
 @pytest.mark.parametrize("skip", [0, 1, 30, 64, 65, 299, 300, 1000])
-def test_skipping_leaves_the_rest_as_it_is(llama: wb.LanguageModel, corpus: Corpus, skip: int) -> None:
+def test_skipping_leaves_the_rest_as_it_is(llama: wb.model.LanguageModel, corpus: Corpus, skip: int) -> None:
     harvest = Harvest(llama, corpus, POINT, tokens=300, context=16, batch=4)
     whole = harvest.collect()
     parts = list(harvest.run(skip=skip))
@@ -121,7 +121,7 @@ def test_skipping_leaves_the_rest_as_it_is(llama: wb.LanguageModel, corpus: Corp
         assert equal(Activations.cat(parts), whole[skip:])
 
 
-def test_shards_together_are_the_whole(llama: wb.LanguageModel, corpus: Corpus) -> None:
+def test_shards_together_are_the_whole(llama: wb.model.LanguageModel, corpus: Corpus) -> None:
     whole = list(Harvest(llama, corpus, POINT, tokens=400, batch=4))
     shards = [list(Harvest(llama, corpus, POINT, tokens=400, batch=4, shard=(rank, 2))) for rank in range(2)]
     assert sum(map(len, shards)) == len(whole)
@@ -135,7 +135,7 @@ def test_shard_of_a_torchrun_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_shard() == (2, 4)
 
 
-def test_progress_and_cancel(llama: wb.LanguageModel, corpus: Corpus) -> None:
+def test_progress_and_cancel(llama: wb.model.LanguageModel, corpus: Corpus) -> None:
     told: list[tuple[float, str]] = []
     harvest = Harvest(llama, corpus, POINT, tokens=400, batch=4)
     harvest.collect(progress=lambda share, words: told.append((share, words)))
@@ -148,8 +148,8 @@ def test_progress_and_cancel(llama: wb.LanguageModel, corpus: Corpus) -> None:
     assert seen == []
 
 
-def test_bad_harvests_are_refused(llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(wb.HookPointError, match="did you mean"):
+def test_bad_harvests_are_refused(llama: wb.model.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(wb.model.HookPointError, match="did you mean"):
         Harvest(llama, corpus, "blocks.99.hook_resid_post")
     with pytest.raises(HarvestError, match="no value per token"):
         Harvest(llama, corpus, "blocks.0.attn.hook_pattern")
@@ -168,7 +168,7 @@ def test_bad_harvests_are_refused(llama: wb.LanguageModel, corpus: Corpus, tmp_p
         Store.write(Harvest(llama, corpus, POINT), tmp_path, dtype="int8")
 
 
-def test_buffer_hands_out_every_token_once_and_mixed(llama: wb.LanguageModel, corpus: Corpus) -> None:
+def test_buffer_hands_out_every_token_once_and_mixed(llama: wb.model.LanguageModel, corpus: Corpus) -> None:
     harvest = Harvest(llama, corpus, POINT, tokens=1000, batch=4)
     batches = list(Buffer(harvest, batch_size=64, block=256))
     assert [len(batch) for batch in batches] == [64] * 15 + [40]
@@ -185,7 +185,7 @@ def test_buffer_hands_out_every_token_once_and_mixed(llama: wb.LanguageModel, co
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3, 4, 5, 11, 16])
-def test_a_resumed_buffer_gives_equal_batches(llama: wb.LanguageModel, corpus: Corpus, taken: int) -> None:
+def test_a_resumed_buffer_gives_equal_batches(llama: wb.model.LanguageModel, corpus: Corpus, taken: int) -> None:
     def fresh() -> Buffer:
         return Buffer(Harvest(llama, corpus, POINT, tokens=1000, batch=4), batch_size=64, block=256)
 
@@ -201,7 +201,7 @@ def test_a_resumed_buffer_gives_equal_batches(llama: wb.LanguageModel, corpus: C
     assert all(equal(a, b) for a, b in zip(whole[taken:], rest, strict=True))
 
 
-def test_a_buffer_repeats_without_end(llama: wb.LanguageModel, corpus: Corpus) -> None:
+def test_a_buffer_repeats_without_end(llama: wb.model.LanguageModel, corpus: Corpus) -> None:
     buffer = Buffer(Harvest(llama, corpus, POINT, repeat=True), batch_size=512, block=1024)
     once = corpus.count_tokens(llama)
     seen = Activations.cat([next(buffer) for _ in range(3 * once // 512 + 1)])
@@ -209,7 +209,7 @@ def test_a_buffer_repeats_without_end(llama: wb.LanguageModel, corpus: Corpus) -
     assert seen.texts.bincount(minlength=60).min() > 0
 
 
-def test_a_buffer_state_of_something_else_is_refused(llama: wb.LanguageModel, corpus: Corpus) -> None:
+def test_a_buffer_state_of_something_else_is_refused(llama: wb.model.LanguageModel, corpus: Corpus) -> None:
     state = Buffer(Harvest(llama, corpus, POINT, seed=1)).state()
     with pytest.raises(HarvestError, match=r"its source\.seed is 1, not 2"):
         Buffer(Harvest(llama, corpus, POINT, seed=2)).restore(state)
@@ -219,7 +219,9 @@ def test_a_buffer_state_of_something_else_is_refused(llama: wb.LanguageModel, co
         Buffer(Harvest(llama, corpus, POINT, seed=1), batch_size=8).restore(state)
 
 
-def test_store_holds_the_harvest_in_half_precision(llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
+def test_store_holds_the_harvest_in_half_precision(
+    llama: wb.model.LanguageModel, corpus: Corpus, tmp_path: Path
+) -> None:
     points = ["blocks.0.attn.hook_z", POINT]
     harvest = Harvest(llama, corpus, points, tokens=500, batch=4)
     whole = harvest.collect()
@@ -242,7 +244,9 @@ def test_store_holds_the_harvest_in_half_precision(llama: wb.LanguageModel, corp
     assert {"versions", "command"} <= set(note)
 
 
-def test_a_store_reads_only_the_hook_points_asked_for(llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_store_reads_only_the_hook_points_asked_for(
+    llama: wb.model.LanguageModel, corpus: Corpus, tmp_path: Path
+) -> None:
     points = [POINT, "blocks.0.mlp.hook_post"]
     whole = Store.write(Harvest(llama, corpus, points, tokens=60), tmp_path / "both")
     one = Store(tmp_path / "both", [POINT])
@@ -255,7 +259,7 @@ def test_a_store_reads_only_the_hook_points_asked_for(llama: wb.LanguageModel, c
         Store(tmp_path / "both", ["blocks.0.hook_in"])
 
 
-def test_a_cancelled_store_is_continued(llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_cancelled_store_is_continued(llama: wb.model.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
     harvest = Harvest(llama, corpus, POINT, tokens=500, context=24, batch=4)
     asked = 0
 
@@ -295,7 +299,7 @@ Store.write(harvest, {folder!r}, progress=told, commit_every=0.0)
 
 
 def test_a_killed_writer_is_resumed_with_equal_results(
-    llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path, tiny_cache: Path
+    llama: wb.model.LanguageModel, corpus: Corpus, tmp_path: Path, tiny_cache: Path
 ) -> None:
     corpus.save(tmp_path / "texts.jsonl")
     folder = tmp_path / "store"
@@ -317,7 +321,7 @@ def test_a_killed_writer_is_resumed_with_equal_results(
 
 
 def test_a_store_of_something_else_or_damaged_is_refused(
-    llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path
+    llama: wb.model.LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
     folder = tmp_path / "store"
     Store.write(Harvest(llama, corpus, POINT, tokens=100), folder)
@@ -336,7 +340,9 @@ def test_a_store_of_something_else_or_damaged_is_refused(
         Store(folder)
 
 
-def test_a_value_too_large_for_half_precision_is_said(llama: wb.LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_value_too_large_for_half_precision_is_said(
+    llama: wb.model.LanguageModel, corpus: Corpus, tmp_path: Path
+) -> None:
     harvest = Harvest(llama, corpus, "blocks.0.mlp.hook_post", tokens=50)
     with (
         llama.intervening([wb.Clamp(wb.Feature.parse("neurons.0.post:7"), 1e6)]),
@@ -346,7 +352,7 @@ def test_a_value_too_large_for_half_precision_is_said(llama: wb.LanguageModel, c
 
 
 @pytest.mark.real
-def test_default_model_against_hugging_face(model: wb.LanguageModel, plain_default) -> None:
+def test_default_model_against_hugging_face(model: wb.model.LanguageModel, plain_default) -> None:
     """The residual stream of the default model, one text at a time through the plain model."""
     corpus = Corpus(["The dog ran to the river.", "Once upon a time there was a small green boat. It sailed away."])
     point = "blocks.15.hook_resid_post"

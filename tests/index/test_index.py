@@ -61,7 +61,7 @@ def make_sae(seed: int = 0) -> TopKSAE:
 class World:
     """An index, and the same codes as one dense array."""
 
-    def __init__(self, index: FeatureIndex, model: wb.LanguageModel, dictionary, corpus: Corpus):
+    def __init__(self, index: FeatureIndex, model: wb.model.LanguageModel, dictionary, corpus: Corpus):
         self.index, self.model, self.dictionary, self.corpus = index, model, dictionary, corpus
         self.seen: Activations = Harvest(model, corpus, dictionary.reads, **HOW).collect()
         with torch.no_grad():
@@ -233,7 +233,7 @@ def test_an_index_that_keeps_less(sae_world: World, tmp_path: Path) -> None:
             beyond = small.examples(feature, n=5, start=22)
             assert any(None in example.activations for example in beyond)
             for wrong in ({"n": -3}, {"start": -2}):
-                with pytest.raises(wb.FeatureIndexError, match="whole numbers from 0"):
+                with pytest.raises(wb.index.FeatureIndexError, match="whole numbers from 0"):
                     small.examples(feature, **wrong)
             assert all(example.activations[example.peak] == example.value for example in beyond)
     assert fuller > 3
@@ -415,17 +415,17 @@ def test_labels_survive_a_rebuild_and_travel(llama, corpus: Corpus, tmp_path: Pa
     assert other.remarks() == again.remarks() | {8: other.remarks()[8]}
     assert [hit.index for hit in other.search(label="größe")] == [3]
     foreign = wb.build_index(llama, make_sae(1), corpus, tmp_path / "k", tokens=200, **HOW)
-    with pytest.raises(wb.FeatureIndexError, match="another dictionary"):
+    with pytest.raises(wb.index.FeatureIndexError, match="another dictionary"):
         foreign.import_labels(tmp_path / "labels.json")
-    with pytest.raises(wb.FeatureIndexError, match="another dictionary"):
+    with pytest.raises(wb.index.FeatureIndexError, match="another dictionary"):
         wb.build_index(llama, make_sae(1), corpus, path, tokens=200, **HOW)
     for damage in ("[]", "{}", '{"dictionary": 1, "features": {"x": {}}}', "no json"):
         (tmp_path / "labels.json").write_text(damage)
-        with pytest.raises(wb.FeatureIndexError):
+        with pytest.raises(wb.index.FeatureIndexError):
             other.import_labels(tmp_path / "labels.json")
     said = {"dictionary": other.about["dictionary"]["hash"], "features": {"2": {"label": "ok"}, "99": {"label": "no"}}}
     (tmp_path / "labels.json").write_text(json.dumps(said))
-    with pytest.raises(wb.FeatureIndexError):
+    with pytest.raises(wb.index.FeatureIndexError):
         other.import_labels(tmp_path / "labels.json")
     assert other.feature(2).label == ""
 
@@ -488,7 +488,7 @@ for share in {shares}:
     child = os.fork()
     if child == 0:
         wanted = {{folder / "sae": test_index.make_sae(), folder / "neurons": "neurons.0.post"}}
-        wb.build_indexes(model, wanted, corpus, **test_index.HOW, commit_every=0.0, progress=told)
+        wb.index.build_indexes(model, wanted, corpus, **test_index.HOW, commit_every=0.0, progress=told)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
 
@@ -502,7 +502,7 @@ def contents(path: Path) -> dict[str, bytes]:
 def unbroken(llama, corpus: Corpus, tmp_path_factory) -> Path:
     """An SAE and neurons indexed in one pass."""
     path = tmp_path_factory.mktemp("unbroken")
-    wb.build_indexes(llama, {path / "sae": make_sae(), path / "neurons": "neurons.0.post"}, corpus, **HOW)
+    wb.index.build_indexes(llama, {path / "sae": make_sae(), path / "neurons": "neurons.0.post"}, corpus, **HOW)
     return path
 
 
@@ -516,11 +516,11 @@ def test_a_killed_build_goes_on_with_equal_results(
     for share in shares:
         sae, neurons = tmp_path / str(share) / "sae", tmp_path / str(share) / "neurons"
         if share < 0.95:
-            with pytest.raises(wb.FeatureIndexError, match="interrupted"):
+            with pytest.raises(wb.index.FeatureIndexError, match="interrupted"):
                 wb.open_index(sae)
         told: list[float] = []
         wanted = {sae: make_sae(), neurons: "neurons.0.post"}
-        wb.build_indexes(llama, wanted, corpus, **HOW, progress=lambda done, words, told=told: told.append(done))
+        wb.index.build_indexes(llama, wanted, corpus, **HOW, progress=lambda done, words, told=told: told.append(done))
         assert told == sorted(told)
         assert told[0] > 0.25
         assert told[-1] == pytest.approx(1.0)
@@ -547,7 +547,7 @@ def test_cancelling_and_going_on(llama, corpus: Corpus, unbroken: Path, tmp_path
 
     for times in (0, 4, 10):
         answers = after(times)
-        with pytest.raises(wb.FeatureIndexError, match="cancelled"):
+        with pytest.raises(wb.index.FeatureIndexError, match="cancelled"):
             wb.build_index(
                 llama, make_sae(), corpus, tmp_path / "sae", **HOW, cancel=lambda answers=answers: next(answers)
             )
@@ -572,7 +572,7 @@ def test_what_fires_on_a_prompt(sae_world: World, neuron_world: World) -> None:
         for one, row in zip(fired, dense, strict=True):
             best = sorted(((float(v), f) for f, v in enumerate(row) if v != 0), reverse=True)[:top]
             assert list(zip(one.values, one.features, strict=True)) == best
-    with pytest.raises(wb.FeatureIndexError, match="model"):
+    with pytest.raises(wb.index.FeatureIndexError, match="model"):
         wb.open_index(sae_world.index.path).fires_on("The dog")
 
 
@@ -583,12 +583,12 @@ def test_a_regular_expression_without_end_is_given_up(tmp_path: Path, llama, mon
     corpus = wb.Corpus(["the dog ran to the river and the cat ran to the house " * 8])
     sae = wb.TopKSAE(32, 16, 4, hook_point="blocks.1.hook_resid_post", name="sae")
     index = wb.build_index(llama, sae, corpus, tmp_path / "index")
-    with pytest.raises(wb.FeatureIndexError, match=r"takes longer than 0\.2 s"):
+    with pytest.raises(wb.index.FeatureIndexError, match=r"takes longer than 0\.2 s"):
         index.search(regex=r"(\w+ ?){1,60}\d")
 
 
 @pytest.mark.real
-def test_a_prompt_is_read_behind_bos_as_the_texts_were(model: wb.LanguageModel, tmp_path: Path) -> None:
+def test_a_prompt_is_read_behind_bos_as_the_texts_were(model: wb.model.LanguageModel, tmp_path: Path) -> None:
     sae = wb.TopKSAE(576, 64, 4, hook_point="blocks.2.hook_resid_post", name="sae")
     text = "The dog ran to the river."
     index = wb.build_index(model, sae, wb.Corpus([text]), tmp_path / "index")
@@ -601,9 +601,9 @@ def test_a_prompt_is_read_behind_bos_as_the_texts_were(model: wb.LanguageModel, 
         assert dict(zip(one.features, one.values, strict=True)) == pytest.approx(
             dict(zip(indices.tolist(), values.tolist(), strict=True)), rel=1e-4
         )
-    with pytest.raises(wb.PromptError, match="longer than the 8,192 tokens"):
+    with pytest.raises(wb.model.PromptError, match="longer than the 8,192 tokens"):
         index.fires_on("dog " * 9000)
-    with pytest.raises(wb.PromptError, match="empty"):
+    with pytest.raises(wb.model.PromptError, match="empty"):
         index.fires_on(" ")
 
 
@@ -623,27 +623,27 @@ def test_damage_is_seen(unbroken: Path, llama, zoo, tmp_path: Path) -> None:
                 (data / name).unlink()
             else:
                 (data / name).write_bytes(damaged)
-            with pytest.raises(wb.FeatureIndexError, match=re.escape(name)):
+            with pytest.raises(wb.index.FeatureIndexError, match=re.escape(name)):
                 wb.open_index(tmp_path / "i")
     for note in ("", "[]", "{}", "null"):
         (broken() / "index.json").write_text(note)
-        with pytest.raises(wb.FeatureIndexError, match=r"index\.json"):
+        with pytest.raises(wb.index.FeatureIndexError, match=r"index\.json"):
             wb.open_index(tmp_path / "i")
     said = json.loads((broken() / "index.json").read_text())
     (tmp_path / "i" / "data" / "index.json").write_text(json.dumps(said | {"format": 99}))
-    with pytest.raises(wb.FeatureIndexError, match="format 99"):
+    with pytest.raises(wb.index.FeatureIndexError, match="format 99"):
         wb.open_index(tmp_path / "i")
     broken()
     (tmp_path / "i" / "people.sqlite").write_text("this is no database, and it is long enough to be looked at" * 50)
-    with pytest.raises(wb.FeatureIndexError, match=r"people\.sqlite"):
+    with pytest.raises(wb.index.FeatureIndexError, match=r"people\.sqlite"):
         wb.open_index(tmp_path / "i")
-    with pytest.raises(wb.FeatureIndexError, match="holds no index"):
+    with pytest.raises(wb.index.FeatureIndexError, match="holds no index"):
         wb.open_index(tmp_path / "nothing")
-    with pytest.raises(wb.FeatureIndexError, match="was built on"):
+    with pytest.raises(wb.index.FeatureIndexError, match="was built on"):
         wb.open_index(unbroken / "sae", zoo["qwen2"])
-    with pytest.raises(wb.FeatureIndexError, match="is the index of"):
+    with pytest.raises(wb.index.FeatureIndexError, match="is the index of"):
         wb.open_index(unbroken / "sae", dictionary=make_sae(1))
-    with pytest.raises(wb.FeatureIndexError, match="is the index of"):
+    with pytest.raises(wb.index.FeatureIndexError, match="is the index of"):
         wb.open_index(unbroken / "neurons", llama, dictionary_of(llama, "neurons.1.post:0"))
     opened = wb.open_index(unbroken / "neurons", llama, dictionary_of(llama, "neurons.0.post:0"))
     assert opened.about["harvest"]["model_hash"] == llama.hash
@@ -655,7 +655,7 @@ def test_what_is_no_index_is_never_replaced(sae_world: World, tmp_path: Path, na
     mine = tmp_path / name / "thesis.txt"
     mine.parent.mkdir()
     mine.write_text("precious")
-    with pytest.raises(wb.FeatureIndexError, match="choose another folder"):
+    with pytest.raises(wb.index.FeatureIndexError, match="choose another folder"):
         wb.build_index(sae_world.model, sae_world.dictionary, sae_world.corpus, tmp_path, **HOW)
     assert mine.read_text() == "precious"
 
@@ -663,12 +663,12 @@ def test_what_is_no_index_is_never_replaced(sae_world: World, tmp_path: Path, na
 def test_bad_input(llama, sae_world: World, corpus: Corpus, tmp_path: Path) -> None:
     index = sae_world.index
     for bad in (-1, 24, "3", True, 1.0):
-        with pytest.raises(wb.FeatureIndexError, match="there is no"):
+        with pytest.raises(wb.index.FeatureIndexError, match="there is no"):
             index.feature(bad)  # type: ignore[arg-type]
     for settings in ({"regex": "("}, {"text": " "}, {"order": "x"}, {"limit": 0}, {"density": 0.5}):
-        with pytest.raises(wb.FeatureIndexError):
+        with pytest.raises(wb.index.FeatureIndexError):
             index.search(**settings)
-    with pytest.raises(wb.FeatureIndexError):
+    with pytest.raises(wb.index.FeatureIndexError):
         index.label(0, None)  # type: ignore[arg-type]
     for dictionary, settings in (
         (TopKSAE(32, 24, 4), {}),
@@ -676,15 +676,15 @@ def test_bad_input(llama, sae_world: World, corpus: Corpus, tmp_path: Path) -> N
         (make_sae(), {"keep": 10}),
         (make_sae(), {"keep": True}),
     ):
-        with pytest.raises(wb.FeatureIndexError):
+        with pytest.raises(wb.index.FeatureIndexError):
             wb.build_index(llama, dictionary, corpus, tmp_path / "i", **settings)
-    with pytest.raises(wb.FeatureIndexError, match="no dictionary"):
-        wb.build_indexes(llama, {}, corpus)
+    with pytest.raises(wb.index.FeatureIndexError, match="no dictionary"):
+        wb.index.build_indexes(llama, {}, corpus)
     huge = make_sae()
     huge.b_enc += 1e6
-    with pytest.raises(wb.FeatureIndexError, match="65,504"):
+    with pytest.raises(wb.index.FeatureIndexError, match="65,504"):
         wb.build_index(llama, huge, corpus, tmp_path / "i")
-    with pytest.raises(wb.FeatureIndexError, match="not special"):
+    with pytest.raises(wb.index.FeatureIndexError, match="not special"):
         wb.build_index(llama, make_sae(), Corpus(["<|end|>"]), tmp_path / "i")
 
 

@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {
 class Pair:
     """One tiny model twice: under Workbench, and plain with hooks."""
 
-    model: wb.LanguageModel
+    model: wb.model.LanguageModel
     plain: Any
 
     def edit(self, site: str, change: Change, rule: Any, index: int = INDEX, layer: int = LAYER) -> PlainEdit:
@@ -182,7 +182,7 @@ def test_identity_settings_change_no_bit(pairs, name: str, site: str) -> None:
         assert torch.equal(model(TOKENS[:1]), model_alone(model))
 
 
-def model_alone(model: wb.LanguageModel) -> Tensor:
+def model_alone(model: wb.model.LanguageModel) -> Tensor:
     """The first row's logits, outside all interventions in force here."""
     with uninterrupted():
         return model(TOKENS[:1])
@@ -249,7 +249,7 @@ def test_refused_edits_leave_nothing_in_force(pairs) -> None:
     model = pairs["llama"].model
     plain = model(TOKENS)
     with (
-        pytest.raises(wb.FeatureError),
+        pytest.raises(wb.dictionaries.FeatureError),
         model.intervening([wb.Clamp("neurons.0.gate:3", 50.0), wb.Clamp("neurons.9.gate:0", 1.0)]),
     ):
         pytest.fail("the block was entered")
@@ -435,11 +435,11 @@ def test_latents_in_a_file(pairs, tmp_path) -> None:
     one, other = latents("on heads"), latents("of a transcoder")
     other.name = "other"
     edits = [wb.Clamp(one.feature(3), 2.0), wb.Scale("neurons.1.gate:7", 2.0), wb.Steer(other.feature(4), 1.5)]
-    wb.save_interventions(file, model, edits)
+    wb.interventions.save_interventions(file, model, edits)
     said = json.loads(file.read_text())["dictionaries"]
     assert said == [{"name": "mine", "hash": one.hash}, {"name": "other", "hash": other.hash}]
     stranger = latents("on heads", seed=5)  # the same name, other weights
-    loaded = wb.load_interventions(file, model, [stranger, other, one])
+    loaded = wb.interventions.load_interventions(file, model, [stranger, other, one])
     assert loaded == edits
     assert loaded[0].feature.source is one
     assert torch.equal(pairs["llama"].logits(loaded), pairs["llama"].logits(edits))
@@ -448,11 +448,13 @@ def test_latents_in_a_file(pairs, tmp_path) -> None:
         ([stranger, other], "with mine of the hash"),
         ([], "mine"),
     ):
-        with pytest.raises(wb.DictionaryError, match=words):
-            wb.load_interventions(file, model, given)
-    with pytest.raises(wb.DictionaryError, match="are called mine"):
-        wb.save_interventions(file, model, [wb.Clamp(one.feature(3), 2.0), wb.Clamp(stranger.feature(3), 2.0)])
-    assert wb.load_interventions(file, model, [one, other]) == edits, "the file was touched"
+        with pytest.raises(wb.dictionaries.DictionaryError, match=words):
+            wb.interventions.load_interventions(file, model, given)
+    with pytest.raises(wb.dictionaries.DictionaryError, match="are called mine"):
+        wb.interventions.save_interventions(
+            file, model, [wb.Clamp(one.feature(3), 2.0), wb.Clamp(stranger.feature(3), 2.0)]
+        )
+    assert wb.interventions.load_interventions(file, model, [one, other]) == edits, "the file was touched"
 
 
 @pytest.mark.parametrize(
@@ -466,10 +468,13 @@ def test_latents_in_a_file(pairs, tmp_path) -> None:
 )
 def test_latents_that_cannot_act_are_refused(pairs, make: Any, words: str) -> None:
     model = pairs["llama"].model
-    with pytest.raises(wb.DictionaryError, match=words), model.intervening([wb.Clamp(make().feature(3), 1.0)]):
+    with (
+        pytest.raises(wb.dictionaries.DictionaryError, match=words),
+        model.intervening([wb.Clamp(make().feature(3), 1.0)]),
+    ):
         pytest.fail("the block was entered")
     with (
-        pytest.raises(wb.EditError, match="position 40"),
+        pytest.raises(wb.model.EditError, match="position 40"),
         model.intervening([wb.Clamp(latents("on heads").feature(3), 1.0, positions=[40])]),
     ):
         model(TOKENS)

@@ -284,18 +284,18 @@ def test_nothing_remains_after_an_exception(llama) -> None:
 
 
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
-    "width": (lambda: {RESID: TopKSAE(16, 32, 4, name="narrow")}, wb.DictionaryError, "width 16"),
-    "own width": (lambda: {RESID: TopKSAE(16, 32, 4, hook_point=RESID)}, wb.DictionaryError, "width 16"),
-    "hook point": (lambda: {"blocks.9.hook_resid_post": sae()}, wb.HookPointError, "did you mean"),
-    "its own place": (lambda: {"blocks.0.hook_resid_post": sae()}, wb.DictionaryError, "writes at"),
+    "width": (lambda: {RESID: TopKSAE(16, 32, 4, name="narrow")}, wb.dictionaries.DictionaryError, "width 16"),
+    "own width": (lambda: {RESID: TopKSAE(16, 32, 4, hook_point=RESID)}, wb.dictionaries.DictionaryError, "width 16"),
+    "hook point": (lambda: {"blocks.9.hook_resid_post": sae()}, wb.model.HookPointError, "did you mean"),
+    "its own place": (lambda: {"blocks.0.hook_resid_post": sae()}, wb.dictionaries.DictionaryError, "writes at"),
     "order": (
         lambda: {MLP_IN: TopKTranscoder(32, 48, 5, reads=MLP_OUT, writes=MLP_IN)},
-        wb.DictionaryError,
+        wb.dictionaries.DictionaryError,
         "before",
     ),
     "pattern": (lambda: {"blocks.0.attn.hook_pattern": sae(0, "")}, Exception, "blocks.0.attn.hook_pattern"),
-    "no mapping": (lambda: [sae()], wb.EditError, "by hook point"),
-    "no dictionary": (lambda: {RESID: "sae"}, wb.EditError, "by hook point"),
+    "no mapping": (lambda: [sae()], wb.model.EditError, "by hook point"),
+    "no dictionary": (lambda: {RESID: "sae"}, wb.model.EditError, "by hook point"),
 }
 
 

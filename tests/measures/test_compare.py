@@ -135,7 +135,7 @@ def test_a_text_that_ends_at_once_is_empty_and_counts_nothing(tiny_cache) -> Non
 )
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
 def test_without_an_edit_the_sides_are_one(llama, nothing: list[Any], temperature: float) -> None:
-    both = wb.compare(llama, PROMPT, nothing, LONG, stop=False, sampling=wb.Sampling(temperature, seed=3))
+    both = wb.compare(llama, PROMPT, nothing, LONG, stop=False, sampling=wb.model.Sampling(temperature, seed=3))
     assert both.edited.tokens == both.baseline.tokens
     assert both.edited.text == both.baseline.text
     assert max(both.kl) < 1e-6
@@ -144,7 +144,7 @@ def test_without_an_edit_the_sides_are_one(llama, nothing: list[Any], temperatur
 
 
 def test_sampled_sides_draw_as_each_would_alone(llama) -> None:
-    sampling = wb.Sampling(1.0, top_k=50, seed=11)
+    sampling = wb.model.Sampling(1.0, top_k=50, seed=11)
     both = wb.compare(llama, PROMPT, edits(), LONG, stop=False, sampling=sampling)
     assert both.baseline.tokens == llama.generate(PROMPT, LONG, sampling=sampling, stop=False).tokens
     alone = llama.generate(PROMPT, LONG, sampling=sampling, interventions=edits(), stop=False)
@@ -202,7 +202,7 @@ def test_interventions_around_the_call_hold_on_both_sides(llama) -> None:
 
 
 def test_steps_show_the_texts_as_they_come(llama) -> None:
-    steps = wb.compare_steps(llama, PROMPT, edits(), LONG, stop=False, control=True)
+    steps = wb.measures.compare_steps(llama, PROMPT, edits(), LONG, stop=False, control=True)
     rows = ["", "", ""]
     seen = 0
     while True:
@@ -272,7 +272,9 @@ def test_dose_response_equals_one_run_per_strength(zoo, name: str, rule: Any, wo
     model, module = zoo[name], tiny.build(name)
     values = [-20.0, -1.0, 0.0, 0.5, 3.0, 9.0, 20.0, 40.0, 80.0, 81.0]
     assert len(values) > ROWS, "several batches"
-    found = wb.dose_response(model, PROMPT, word, values, lambda v: [wb.Clamp("neurons.0.post:7", v, positions=rule)])
+    found = wb.measures.dose_response(
+        model, PROMPT, word, values, lambda v: [wb.Clamp("neurons.0.post:7", v, positions=rule)]
+    )
     prompt, target = model.to_tokens(PROMPT), tiny.tokenizer()(word).input_ids
 
     def measured(hooks: list[PlainEdit]) -> float:
@@ -297,7 +299,7 @@ def test_dose_response_with_several_edits_and_around(llama) -> None:
         return [] if value == 0 else [wb.Clamp("neurons.1.post:7", value), wb.Steer("neurons.2.gate:1", value)]
 
     with llama.intervening(outer):
-        found = wb.dose_response(llama, PROMPT, " cat", [0.0, 5.0], make)
+        found = wb.measures.dose_response(llama, PROMPT, " cat", [0.0, 5.0], make)
     target = tiny.tokenizer()(" cat").input_ids
     around = PlainEdit(*tiny.mlp(module, 0)["up"], at_index(3, lambda old: -old))
     inside = [
@@ -314,7 +316,7 @@ def test_dose_response_with_several_edits_and_around(llama) -> None:
 
 def test_dose_response_tells_its_progress(llama) -> None:
     told: list[float] = []
-    wb.dose_response(
+    wb.measures.dose_response(
         llama, PROMPT, " dog", list(range(20)), lambda v: [], progress=lambda share, what: told.append(share)
     )
     assert told == sorted(told)

@@ -27,7 +27,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def model(zoo) -> wb.LanguageModel:
+def model(zoo) -> wb.model.LanguageModel:
     """The tiny Llama with a tokenizer that has a BOS token."""
     tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.bos_token = "<|user|>"
@@ -54,7 +54,7 @@ def perfect() -> StandardSAE:
     return dictionary
 
 
-def windows(model: wb.LanguageModel, context: int) -> list[tuple[int, list[int]]]:
+def windows(model: wb.model.LanguageModel, context: int) -> list[tuple[int, list[int]]]:
     """The windows of each text, behind BOS, with the number of the text."""
     found = []
     for number, text in enumerate(TEXTS):
@@ -96,7 +96,9 @@ SPECIAL = {0, 1, 2}
 """The tiny tokenizer's special tokens."""
 
 
-def by_loops(plain: Any, model: wb.LanguageModel, dictionary: Any, context: int, rows: Any = None) -> dict[str, Any]:
+def by_loops(
+    plain: Any, model: wb.model.LanguageModel, dictionary: Any, context: int, rows: Any = None
+) -> dict[str, Any]:
     """Every measure, token by token."""
     at = dictionary.writes
     seen: dict[str, Tensor] = {}
@@ -154,7 +156,7 @@ DICTIONARIES = {
 }
 
 
-def agrees(found: wb.Fidelity, expected: dict[str, Any]) -> None:
+def agrees(found: wb.measures.Fidelity, expected: dict[str, Any]) -> None:
     for name, value in expected.items():
         if name == "density":
             assert torch.allclose(found.density.double(), value, atol=1e-6)
@@ -174,7 +176,7 @@ def test_every_measure_equals_a_loop_over_tokens(model, plain, case: str, contex
 
 def test_several_at_once_equal_each_alone(model) -> None:
     several = [make() for make in DICTIONARIES.values()]
-    together = wb.measure_fidelities(model, several, Corpus(TEXTS), batch=2, resamples=20)
+    together = wb.measures.measure_fidelities(model, several, Corpus(TEXTS), batch=2, resamples=20)
     for dictionary, found in zip(several, together, strict=True):
         alone = wb.measure_fidelity(model, dictionary, Corpus(TEXTS), batch=2, resamples=20)
         assert found.to_dict() == alone.to_dict()
@@ -252,7 +254,7 @@ def test_refused_in_one_sentence(model) -> None:
         (TopKSAE(32, 48, 5), "does not say where"),
         (TopKSAE(16, 48, 5, hook_point=RESID), "width 16"),
     ):
-        with pytest.raises(wb.DictionaryError, match=words):
+        with pytest.raises(wb.dictionaries.DictionaryError, match=words):
             wb.measure_fidelity(model, dictionary, corpus)
     with pytest.raises(CorpusError, match="no two tokens"):
         wb.measure_fidelity(model, DICTIONARIES["sae"](), Corpus(["<|end|> <|end|>", "a"]))

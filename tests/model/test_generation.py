@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import workbench as wb
-from workbench.model.decoding import Pieces
+from workbench.model.decoding import TextStreamer
 from workbench.model.edits import Edit
 from workbench.model.sampling import FIRST_LOOK
 
@@ -163,7 +163,7 @@ def test_the_same_seed_writes_the_same_and_another_does_not(llama) -> None:
     how = {"temperature": 1.0, "stop": False}
     once = llama.generate(PROMPTS[0], 20, seed=5, **how)
     assert llama.generate(PROMPTS[0], 20, seed=5, **how) == once
-    assert llama.generate(PROMPTS[0], 20, sampling=wb.Sampling(1.0, seed=5), stop=False) == once
+    assert llama.generate(PROMPTS[0], 20, sampling=wb.model.Sampling(1.0, seed=5), stop=False) == once
     assert llama.generate(PROMPTS[0], 20, seed=6, **how).tokens != once.tokens
     torch.manual_seed(123)
     torch.rand(7)
@@ -175,7 +175,7 @@ def test_sampling_leaves_the_global_random_state_alone(llama) -> None:
     expected = torch.rand(3)
     torch.manual_seed(1)
     llama.generate(PROMPTS[0], 5, temperature=1.0)
-    wb.compare(llama, PROMPTS[0], [wb.Clamp("neurons.1.gate:7", 3.0)], 5, sampling=wb.Sampling(1.0), control=True)
+    wb.compare(llama, PROMPTS[0], [wb.Clamp("neurons.1.gate:7", 3.0)], 5, sampling=wb.model.Sampling(1.0), control=True)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -188,7 +188,7 @@ def test_row_i_of_a_batch_draws_with_seed_plus_i(llama) -> None:
 LOGITS = torch.tensor([2.0, 1.0, 1.5, -1.0, 0.0, -3.0, 1.2, 0.3])
 
 
-def draw(sampling: wb.Sampling, logits: Tensor = LOGITS, count: int = 4000) -> Tensor:
+def draw(sampling: wb.model.Sampling, logits: Tensor = LOGITS, count: int = 4000) -> Tensor:
     """Shares of the tokens among many draws."""
     drawn = sampling.choose(logits.expand(count, -1), sampling.generators(count))
     return torch.bincount(drawn, minlength=len(logits)) / count
@@ -215,7 +215,7 @@ def by_hand(temperature: float, top_k: int | None, top_p: float | None) -> Tenso
 @pytest.mark.parametrize("top_p", [None, 0.01, 0.5, 0.8, 1.0])
 def test_draws_follow_the_distribution(temperature: float, top_k: int | None, top_p: float | None) -> None:
     expected = by_hand(temperature, top_k, top_p)
-    found = draw(wb.Sampling(temperature, top_k, top_p))
+    found = draw(wb.model.Sampling(temperature, top_k, top_p))
     assert (found[expected == 0] == 0).all()
     allowed = 5 * (expected * (1 - expected) / 4000).sqrt() + 1e-9
     assert ((found - expected).abs() <= allowed).all(), (found, expected)
@@ -224,7 +224,7 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int | None, to
 def test_top_p_of_a_flat_distribution_looks_beyond_the_likeliest() -> None:
     size = 4 * FIRST_LOOK
     logits = torch.linspace(0, 1e-3, size)
-    found = draw(wb.Sampling(1.0, top_p=0.75), logits, 3000)
+    found = draw(wb.model.Sampling(1.0, top_p=0.75), logits, 3000)
     drawn = found.nonzero().flatten()
     assert size // 4 - 3 <= int(drawn.min()) <= size // 4 + 20
     assert len(drawn) > FIRST_LOOK
@@ -232,8 +232,8 @@ def test_top_p_of_a_flat_distribution_looks_beyond_the_likeliest() -> None:
 
 @pytest.mark.parametrize("temperature", [1e-38, 1e-6, 1e-3])
 def test_a_cold_temperature_is_greedy(temperature: float) -> None:
-    assert draw(wb.Sampling(temperature), count=50)[0] == 1
-    assert draw(wb.Sampling(temperature, top_k=3, top_p=0.9), count=50)[0] == 1
+    assert draw(wb.model.Sampling(temperature), count=50)[0] == 1
+    assert draw(wb.model.Sampling(temperature, top_k=3, top_p=0.9), count=50)[0] == 1
 
 
 def test_generated_tokens_stay_within_top_k(llama) -> None:
@@ -255,7 +255,7 @@ def test_generated_tokens_stay_within_top_k(llama) -> None:
 def test_streamed_pieces_join_to_the_text(zoo, name: str) -> None:
     """Random models write many broken characters, also at the very end."""
     for seed in range(12):
-        sampling = wb.Sampling(1.5, seed=seed)
+        sampling = wb.model.Sampling(1.5, seed=seed)
         whole = zoo[name].generate(PROMPTS[0], 18, sampling=sampling, stop=False)
         streamed = list(zoo[name].stream(PROMPTS[0], 18, sampling=sampling, stop=False))
         assert [token.id for token in streamed] == whole.tokens
@@ -273,8 +273,8 @@ def metaspace() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<unk>", clean_up_tokenization_spaces=False)
 
 
-def pieces_of(model: wb.LanguageModel, tokens: list[int]) -> list[str]:
-    cutter = Pieces(model.to_text)
+def pieces_of(model: wb.model.LanguageModel, tokens: list[int]) -> list[str]:
+    cutter = TextStreamer(model.to_text)
     return [cutter.add(token) for token in tokens]
 
 
@@ -373,13 +373,13 @@ def test_a_word_to_follow_gets_no_start_token(llama) -> None:
     dog = tiny.tokenizer()(" dog").input_ids
     assert model.to_tokens(" dog", start=False)[0].tolist() == dog
     prompt = model.to_tokens("The")
-    measured = wb.dose_response(model, "The", " dog", [], lambda value: [])
+    measured = wb.measures.dose_response(model, "The", " dog", [], lambda value: [])
     whole = torch.cat([prompt, torch.tensor([dog])], 1)
     scores = logits_under(tiny.build("llama"), whole)[0].log_softmax(-1)
     expected = sum(float(scores[prompt.shape[1] - 1 + n, token]) for n, token in enumerate(dog))
     assert measured.plain == pytest.approx(expected, abs=1e-4)
-    written = wb.neurons_writing(model, " dog", top=1)[0][1]
-    assert written == pytest.approx(wb.neurons_writing(llama, " dog", top=1)[0][1])
+    written = wb.neurons.neurons_writing(model, " dog", top=1)[0][1]
+    assert written == pytest.approx(wb.neurons.neurons_writing(llama, " dog", top=1)[0][1])
 
 
 def test_prompts_as_tokens_or_text_are_the_same(llama) -> None:
@@ -401,10 +401,10 @@ def test_a_model_without_tokenizer_works_on_tokens(tiny_cache, llama) -> None:
 def test_the_context_can_be_filled_to_the_last_position(llama) -> None:
     tokens = torch.full((tiny.CONTEXT - 5,), 50)
     assert len(llama.generate(tokens, 5, stop=False).tokens) == 5
-    with pytest.raises(wb.PromptError):
+    with pytest.raises(wb.model.PromptError):
         llama.generate(tokens, 6)
 
 
 def test_sampling_settings_as_one_or_apart(llama) -> None:
     apart = llama.generate(PROMPTS[0], 8, temperature=0.9, top_k=20, top_p=0.9, seed=4)
-    assert apart == llama.generate(PROMPTS[0], 8, sampling=wb.Sampling(0.9, 20, 0.9, 4))
+    assert apart == llama.generate(PROMPTS[0], 8, sampling=wb.model.Sampling(0.9, 20, 0.9, 4))

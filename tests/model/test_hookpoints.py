@@ -31,14 +31,14 @@ POINTS = HookPoints(
 )
 def test_nearest_name(wrong: str, right: str) -> None:
     assert POINTS.nearest(wrong) == right
-    with pytest.raises(wb.HookPointError) as caught:
+    with pytest.raises(wb.model.HookPointError) as caught:
         POINTS[wrong]
     assert str(caught.value) == f"The model has no hook point {wrong!r}; did you mean {right!r}?"
 
 
 def test_a_name_like_nothing_gets_no_suggestion() -> None:
     assert POINTS.nearest("zzzzzzzzzz") is None
-    with pytest.raises(wb.HookPointError, match=r"^The model has no hook point 'zzzzzzzzzz'\.$"):
+    with pytest.raises(wb.model.HookPointError, match=r"^The model has no hook point 'zzzzzzzzzz'\.$"):
         POINTS["zzzzzzzzzz"]
 
 
@@ -70,10 +70,10 @@ WIDTHS = {  # what SmolLM2-135M is known to be: d_model 576, d_mlp 1,536, 9 head
 
 
 @pytest.mark.real
-def test_default_model_has_the_usual_names(model: wb.LanguageModel) -> None:
+def test_default_model_has_the_usual_names(model: wb.model.LanguageModel) -> None:
     for part, shape in WIDTHS.items():
         layers = [""] if part == "hook_embed" else [f"blocks.{layer}." for layer in range(30)]
         for layer in layers:
             assert model.hook_points[layer + part].shape == shape
-    with pytest.raises(wb.HookPointError, match=r"did you mean 'blocks\.29\.hook_resid_post'\?"):
+    with pytest.raises(wb.model.HookPointError, match=r"did you mean 'blocks\.29\.hook_resid_post'\?"):
         model.hook_points["blocks.30.hook_resid_post"]

@@ -246,7 +246,7 @@ def test_a_model_of_damaged_weights_is_refused(own_cache: Path) -> None:
     module = tiny.build("llama")
     with torch.no_grad():
         module.model.layers[1].mlp.down_proj.weight[3, 5] = torch.nan
-    with pytest.raises(wb.ModelError, match="not finite"):
+    with pytest.raises(wb.model.ModelError, match="not finite"):
         wb.load_model(module)
     assert not list((own_cache / "hook_points").glob("*.json"))
 

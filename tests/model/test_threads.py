@@ -44,7 +44,7 @@ def edits_of(number: int) -> list[Any]:
     ][number]
 
 
-def everything(model: wb.LanguageModel, edits: list[Any]) -> list[Any]:
+def everything(model: wb.model.LanguageModel, edits: list[Any]) -> list[Any]:
     """All that a person can ask for, in a form that can be compared exactly."""
     written = model.generate(TOKENS[0], 8, interventions=edits, stop=False)
     sampled = model.generate(TOKENS[0], 8, temperature=1.0, seed=2, interventions=edits, stop=False)
@@ -106,7 +106,7 @@ def test_a_failing_thread_does_not_disturb_the_others(llama) -> None:
     def fail() -> str:
         try:
             llama.generate(TOKENS[0], 8, interventions=[wb.Clamp("neurons.1.gate:7", 9.0, positions=[999])])
-        except wb.EditError as error:
+        except wb.model.EditError as error:
             return str(error)
         return "no error"
 

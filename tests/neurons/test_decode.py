@@ -63,7 +63,7 @@ def meaning(layer: int, weights: str, index: int) -> tuple[int, int]:
 
 
 @pytest.fixture(scope="module")
-def by_hand(_tiny_cache: Path) -> wb.LanguageModel:
+def by_hand(_tiny_cache: Path) -> wb.model.LanguageModel:
     """A model whose LM head has rows of length 1 and whose neurons are multiples of them."""
     module: Any = tiny.build("llama", tie_word_embeddings=False)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_neurons_decode_to_what_was_written_into_them(tiny_cache, by_hand, weigh
         site = "post" if weights == "down" else weights
         assert str(hit.feature) == f"neurons.{layer}.{site}:{index}"
         assert table.row(hit.feature) == row
-        assert int(wb.token_scores(by_hand, hit.feature, scale=scale).mul(sign).argmax()) == token
+        assert int(wb.neurons.token_scores(by_hand, hit.feature, scale=scale).mul(sign).argmax()) == token
 
 
 @pytest.mark.parametrize("weights", ["gate", "up", "down"])
@@ -106,7 +106,7 @@ def test_the_reverse_question_finds_the_strongest_writer(by_hand, weights: Any) 
         index, layer = next((i, n) for i in range(47, -1, -1) for n in range(3) if meaning(n, weights, i)[1] == sign)
         token = meaning(layer, weights, index)[0]
         model.to_tokens = lambda text, start=True, token=token: torch.tensor([[token]])  # type: ignore[method-assign]
-        found = wb.neurons_writing(model, "any text", weights, top=3 * 48)
+        found = wb.neurons.neurons_writing(model, "any text", weights, top=3 * 48)
         feature, score = found[0 if sign == 1 else -1]
         assert score == pytest.approx(sign * (1 + index / 10), rel=1e-4)
         same = [meaning(n, weights, index) for n in range(3)].count((token, sign))
@@ -165,9 +165,9 @@ def test_one_neurons_scores_equal_a_loop(zoo, name: str, weights: Any, scale: An
     site = "post" if weights == "down" else weights
     for layer, index in ((0, 0), (1, 5), (1, width - 1)):
         feature = wb.Feature(f"neurons.{layer}.{site}", index)
-        found = wb.token_scores(zoo[name], feature, scale=scale)
+        found = wb.neurons.token_scores(zoo[name], feature, scale=scale)
         assert torch.allclose(found.double(), expected[layer * width + index], rtol=1e-4, atol=1e-4)
-        again = wb.token_scores(zoo[name], wb.Feature(f"neurons.{layer}.up", index), weights, scale)
+        again = wb.neurons.token_scores(zoo[name], wb.Feature(f"neurons.{layer}.up", index), weights, scale)
         assert torch.equal(again, found)
 
 
@@ -200,11 +200,11 @@ def test_neurons_writing_equals_a_loop(zoo, name: str, weights: Any, scale: Any)
     for text in (" dog", "a", "\n"):
         token = tiny.tokenizer()(text).input_ids[0]
         best = expected[:, token].topk(6)
-        found = wb.neurons_writing(zoo[name], text, weights, scale=scale, top=6)
+        found = wb.neurons.neurons_writing(zoo[name], text, weights, scale=scale, top=6)
         rows = best.indices.tolist()
         assert [str(f) for f, _ in found] == [f"neurons.{row // width}.{site}:{row % width}" for row in rows]
         assert [score for _, score in found] == pytest.approx(best.values.tolist(), abs=1e-4)
-    assert len(wb.neurons_writing(zoo[name], "a", weights, top=10**6)) == len(expected)
+    assert len(wb.neurons.neurons_writing(zoo[name], "a", weights, top=10**6)) == len(expected)
 
 
 @pytest.mark.parametrize(("name", "weights"), PLACES)
@@ -222,10 +222,10 @@ def test_nearest_neurons_equal_a_loop(zoo, name: str, weights: str) -> None:
         ((float(own @ v / own.norm() / v.norm()), place) for place, v in vectors.items() if place != (1, 3)),
         reverse=True,
     )
-    found = wb.nearest_neurons(zoo[name], wb.Feature(f"neurons.1.{site}", 3), top=8)
+    found = wb.neurons.nearest_neurons(zoo[name], wb.Feature(f"neurons.1.{site}", 3), top=8)
     assert [str(f) for f, _ in found] == [f"neurons.{layer}.{site}:{index}" for _, (layer, index) in cosines[:8]]
     assert [cosine for _, cosine in found] == pytest.approx([cosine for cosine, _ in cosines[:8]], abs=1e-5)
-    assert len(wb.nearest_neurons(zoo[name], wb.Feature(f"neurons.1.{site}", 3), top=10**6)) == len(vectors) - 1
+    assert len(wb.neurons.nearest_neurons(zoo[name], wb.Feature(f"neurons.1.{site}", 3), top=10**6)) == len(vectors) - 1
 
 
 def test_pruned_neurons_do_no_harm(tiny_cache) -> None:
@@ -240,8 +240,10 @@ def test_pruned_neurons_do_no_harm(tiny_cache) -> None:
         assert (abs(table.scores) < 1e6).all()
         assert (abs(table.excess) < 1e6).all()
         assert (table.scores[:, 5] == 0).all()
-        assert all(abs(score) < 1e6 for _, score in wb.neurons_writing(model, "a", "gate", scale=scale, top=200))  # type: ignore[arg-type]
-    nearest = wb.nearest_neurons(model, wb.Feature("neurons.0.gate", 3), top=20)
+        assert all(
+            abs(score) < 1e6 for _, score in wb.neurons.neurons_writing(model, "a", "gate", scale=scale, top=200)
+        )  # type: ignore[arg-type]
+    nearest = wb.neurons.nearest_neurons(model, wb.Feature("neurons.0.gate", 3), top=20)
     assert all(feature.index != 5 for feature, _ in nearest)
 
 
@@ -255,7 +257,9 @@ def matches(word: str, text: str, match: str) -> bool:
     return folded[0] == folded[1] if match == "any" else folded[1] in folded[0]
 
 
-def searched(table: wb.NeuronTable, text: str | int, match: str, sign: int, keep: Any) -> list[tuple[int, float, int]]:
+def searched(
+    table: wb.neurons.NeuronTable, text: str | int, match: str, sign: int, keep: Any
+) -> list[tuple[int, float, int]]:
     """Rank, minus score and row of every hit, best first: by a loop over all rows and ranks."""
     side, found = (0 if sign == 1 else 1), []
     for row in range(len(table)):
@@ -269,7 +273,7 @@ def searched(table: wb.NeuronTable, text: str | int, match: str, sign: int, keep
 
 
 @pytest.fixture(scope="module")
-def table(zoo, _tiny_cache) -> wb.NeuronTable:
+def table(zoo, _tiny_cache) -> wb.neurons.NeuronTable:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
         return wb.decode_neurons(zoo["llama"], "gate", 30)
@@ -278,7 +282,7 @@ def table(zoo, _tiny_cache) -> wb.NeuronTable:
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("match", ["any", "exact", "contains"])
 @pytest.mark.parametrize("text", ["dog", " dog", "Dog", "DOG ", "a", "A", " a", "t", "an", " T", "zzz", "ed", "é"])
-def test_search_equals_a_loop(table: wb.NeuronTable, text: str, match: Any, sign: int) -> None:
+def test_search_equals_a_loop(table: wb.neurons.NeuronTable, text: str, match: Any, sign: int) -> None:
     expected = searched(table, text, match, sign, lambda row, rank, score: True)
     hits = table.search(text, match=match, sign=sign, limit=None)
     assert [(hit.rank, table.row(hit.feature)) for hit in hits] == [(rank, row) for rank, _, row in expected]
@@ -303,14 +307,14 @@ FILTERS: list[tuple[dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize(("how", "keep"), FILTERS, ids=lambda value: str(value) if isinstance(value, dict) else "")
-def test_search_within_limits_equals_a_loop(table: wb.NeuronTable, how: dict[str, Any], keep: Any) -> None:
+def test_search_within_limits_equals_a_loop(table: wb.neurons.NeuronTable, how: dict[str, Any], keep: Any) -> None:
     for text in ("a", "t"):
         expected = searched(table, text, "contains", 1, keep)
         hits = table.search(text, match="contains", limit=None, **how)
         assert [(hit.rank, table.row(hit.feature)) for hit in hits] == [(rank, row) for rank, _, row in expected]
 
 
-def test_search_by_token_id_and_limit(table: wb.NeuronTable) -> None:
+def test_search_by_token_id_and_limit(table: wb.neurons.NeuronTable) -> None:
     token = int(table.tokens[0, 50, 4])
     expected = [row for *_, row in searched(table, token, "", 1, lambda row, rank, score: True)]
     assert [table.row(hit.feature) for hit in table.search(token, limit=None)] == expected
@@ -318,7 +322,7 @@ def test_search_by_token_id_and_limit(table: wb.NeuronTable) -> None:
         assert [table.row(hit.feature) for hit in table.search(token, limit=limit)] == expected[:limit]
 
 
-def test_a_neuron_with_two_spellings_is_found_once(table: wb.NeuronTable) -> None:
+def test_a_neuron_with_two_spellings_is_found_once(table: wb.neurons.NeuronTable) -> None:
     hits = table.search("a", match="contains", limit=None)
     assert len({hit.feature for hit in hits}) == len(hits)
 
@@ -326,12 +330,12 @@ def test_a_neuron_with_two_spellings_is_found_once(table: wb.NeuronTable) -> Non
 # --- two models
 
 
-def test_a_model_agrees_with_itself(table: wb.NeuronTable) -> None:
-    same = wb.compare_decodings(table, table)
+def test_a_model_agrees_with_itself(table: wb.neurons.NeuronTable) -> None:
+    same = wb.neurons.compare_decodings(table, table)
     assert (same.top_token, same.overlap, same.by_layer) == (1.0, 1.0, [1.0, 1.0, 1.0])
 
 
-def test_agreement_equals_a_loop(zoo, tiny_cache, table: wb.NeuronTable) -> None:
+def test_agreement_equals_a_loop(zoo, tiny_cache, table: wb.neurons.NeuronTable) -> None:
     """The other model is this one with some neurons of layer 1 in each other's place, and weights a little moved."""
     module: Any = tiny.build("llama")
     with torch.no_grad():
@@ -348,7 +352,7 @@ def test_agreement_equals_a_loop(zoo, tiny_cache, table: wb.NeuronTable) -> None
         layers[row // 48] += (mine[0] == theirs[0]) / 48
         shared += len(set(mine) & set(theirs)) / 12
     for one, two in ((table, other), (other, table)):
-        found = wb.compare_decodings(one, two)
+        found = wb.neurons.compare_decodings(one, two)
         assert found.top_token == pytest.approx(top / len(table))
         assert found.overlap == pytest.approx(shared / len(table))
         assert found.by_layer == pytest.approx(layers)

@@ -44,9 +44,9 @@ def sentences(count: int, seed: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def learned(zoo) -> wb.LanguageModel:
+def learned(zoo) -> wb.model.LanguageModel:
     """A tiny Llama that has learned the grammar, so that its neurons are of use."""
-    return wb.fine_tune(zoo["llama"], Corpus(sentences(200, 0)), tokens=60_000, lr=3e-3, batch=16, context=64)
+    return wb.training.fine_tune(zoo["llama"], Corpus(sentences(200, 0)), tokens=60_000, lr=3e-3, batch=16, context=64)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def found(learned: wb.LanguageModel, corpus: Corpus) -> list[wb.Sparsity]:
+def found(learned: wb.model.LanguageModel, corpus: Corpus) -> list[wb.sparsity.Sparsity]:
     """One measurement for three p."""
-    return wb.measure_sparsities(learned, corpus, [0.05, 0.005, 0.01], 4096, context=64, resamples=200)
+    return wb.sparsity.measure_sparsities(learned, corpus, [0.05, 0.005, 0.01], 4096, context=64, resamples=200)
 
 
 def zeroed_by_loop(module: Any, layer: int, threshold: float) -> PlainEdit:
@@ -98,7 +98,7 @@ def test_cett_by_a_loop_over_neurons(zoo, name: str) -> None:
             assert float(said[token]) == pytest.approx(float(lost.norm() / whole.norm()), rel=1e-4, abs=1e-7)
 
 
-def test_the_curve_has_the_cett_of_its_thresholds(learned: wb.LanguageModel, corpus: Corpus) -> None:
+def test_the_curve_has_the_cett_of_its_thresholds(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     sample = Sample.read(learned, corpus, lambda _: None, tokens=600, context=64, batch=4, seed=0)
     meter = CurveMeter(learned)
     with torch.inference_mode():
@@ -161,7 +161,7 @@ def three_quarters_idle() -> tuple[Any, Corpus]:
 def test_where_three_quarters_contribute_nothing_sparsity_is_three_quarters(zoo) -> None:
     plain, corpus = three_quarters_idle()
     model = wb.load_model(plain, tokenizer=tiny.tokenizer())
-    found = wb.measure_sparsities(model, corpus, [0.001, 0.01, 0.1], 2000, context=64, resamples=50)
+    found = wb.sparsity.measure_sparsities(model, corpus, [0.001, 0.01, 0.1], 2000, context=64, resamples=50)
     for one in found:
         assert one.sparsity == 0.75
         assert one.by_layer == [0.75]
@@ -191,11 +191,11 @@ def test_the_sparse_model_is_the_model_with_zeros_put_in(zoo, name: str) -> None
     expected = logits_under(
         plain, TOKENS, [zeroed_by_loop(plain, layer, threshold) for layer, threshold in enumerate(thresholds)]
     )
-    sparse = wb.with_sparsity(model, thresholds)
+    sparse = wb.sparsity.with_sparsity(model, thresholds)
     assert torch.allclose(sparse(TOKENS), expected, atol=1e-4)
     assert not torch.allclose(sparse(TOKENS), model(TOKENS), atol=1e-2)
     assert torch.allclose(model(TOKENS), logits_under(plain, TOKENS), atol=1e-4)
-    assert torch.equal(wb.with_sparsity(model, 0)(TOKENS), model(TOKENS))
+    assert torch.equal(wb.sparsity.with_sparsity(model, 0)(TOKENS), model(TOKENS))
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "relu2", "tanh", "silu"])
@@ -204,17 +204,19 @@ def test_every_activation_function(tiny_cache: Path, name: str, activation: str)
     changes = {"hidden_act" if name == "llama" else "activation_function": activation}
     plain = tiny.build(name, **changes)
     model = wb.load_model(tiny.build(name, **changes), tokenizer=tiny.tokenizer())
-    sparse = wb.with_sparsity(model, 0.2)
+    sparse = wb.sparsity.with_sparsity(model, 0.2)
     edits = [zeroed_by_loop(plain, layer, 0.2) for layer in range(model.network.n_layers)]
     assert torch.allclose(sparse(TOKENS), logits_under(plain, TOKENS, edits), atol=1e-4)
     corpus = Corpus(sentences(16, 4))
-    outcome, _ = wb.measure_thinned(model, 0.0, corpus, 200, context=64, resamples=5)
+    outcome, _ = wb.sparsity.measure_at_thresholds(model, 0.0, corpus, 200, context=64, resamples=5)
     assert outcome.ppl_increase == pytest.approx(0, abs=1e-6)
     assert (outcome.sparsity > 0.3) == (activation in ("relu", "relu2"))
 
 
-def test_the_sparse_model_writes_and_is_compared(learned: wb.LanguageModel, found: list[wb.Sparsity]) -> None:
-    sparse = wb.with_sparsity(learned, found[0])
+def test_the_sparse_model_writes_and_is_compared(
+    learned: wb.model.LanguageModel, found: list[wb.sparsity.Sparsity]
+) -> None:
+    sparse = wb.sparsity.with_sparsity(learned, found[0])
     assert sparse.hash != learned.hash
     assert sparse.plain_hash == learned.plain_hash
     text = learned.to_tokens("The small dog")[0]
@@ -224,12 +226,14 @@ def test_the_sparse_model_writes_and_is_compared(learned: wb.LanguageModel, foun
         assert int(sparse(row)[0, -1].argmax()) == written[length]
     both = wb.compare(sparse, "The small dog", [wb.Clamp("neurons.1.gate:7", 9.0)], 5, stop=False)
     assert both.baseline.tokens == written[:5]
-    again = wb.measure_thinned(sparse, found[0], Corpus(sentences(20, 8)), 400, context=64, resamples=5)[0]
+    again = wb.sparsity.measure_at_thresholds(sparse, found[0], Corpus(sentences(20, 8)), 400, context=64, resamples=5)[
+        0
+    ]
     assert again.sparsity > 0.1
-    with pytest.raises(wb.SparsityError, match="already"):
-        wb.with_sparsity(sparse, 0.5)
-    with pytest.raises(wb.ModelError, match="thresholds"):
-        wb.save_model(sparse, "nowhere")
+    with pytest.raises(wb.sparsity.SparsityError, match="already"):
+        wb.sparsity.with_sparsity(sparse, 0.5)
+    with pytest.raises(wb.model.ModelError, match="thresholds"):
+        wb.interventions.save_model(sparse, "nowhere")
 
 
 def test_the_strongest_are_chosen_token_by_token() -> None:
@@ -282,13 +286,13 @@ def test_a_jump_ends_below_it_and_plenty_at_the_top() -> None:
 # ---- The measurement
 
 
-def test_perplexity_rises_by_what_was_asked(learned: wb.LanguageModel, corpus: Corpus, found: list) -> None:
+def test_perplexity_rises_by_what_was_asked(learned: wb.model.LanguageModel, corpus: Corpus, found: list) -> None:
     for p, one in zip([0.05, 0.005, 0.01], found, strict=True):
         assert one.asked == p
         assert one.ppl_increase == pytest.approx(p, abs=0.001)
         assert 0.02 < one.sparsity < 0.9
         assert one.sparsity == pytest.approx(sum(one.by_layer) / 3)
-        independent = wb.verify_sparsity(learned, one, corpus)
+        independent = wb.sparsity.verify_sparsity(learned, one, corpus)
         assert independent[0] == pytest.approx(one.ppl_increase, abs=2e-5)
         assert independent[1] == pytest.approx(one.reported.ppl_increase, abs=2e-5)
         low, high = one.reported.intervals["ppl_increase"]
@@ -297,7 +301,7 @@ def test_perplexity_rises_by_what_was_asked(learned: wb.LanguageModel, corpus: C
             assert value == pytest.approx(one.cett, rel=0.2), layer
 
 
-def test_an_answer_says_where_it_is_not_what_was_asked(found: list[wb.Sparsity]) -> None:
+def test_an_answer_says_where_it_is_not_what_was_asked(found: list[wb.sparsity.Sparsity]) -> None:
     assert not any(one.warnings for one in found)
     one = found[2]
     few = replace(one, reported=replace(one.reported, texts=1), calibrated=replace(one.calibrated, ppl_increase=0.004))
@@ -306,7 +310,9 @@ def test_an_answer_says_where_it_is_not_what_was_asked(found: list[wb.Sparsity])
     assert "Only 1 text to report on" in texts
 
 
-def test_larger_p_never_gives_less(learned: wb.LanguageModel, corpus: Corpus, found: list[wb.Sparsity]) -> None:
+def test_larger_p_never_gives_less(
+    learned: wb.model.LanguageModel, corpus: Corpus, found: list[wb.sparsity.Sparsity]
+) -> None:
     by_p = sorted(found, key=lambda one: one.asked)
     for one, more in itertools.pairwise(by_p):
         assert all(low <= high for low, high in zip(one.thresholds, more.thresholds, strict=True))
@@ -320,7 +326,7 @@ def test_larger_p_never_gives_less(learned: wb.LanguageModel, corpus: Corpus, fo
     assert alone == sorted(alone)
 
 
-def test_rivals_stand_at_the_same_rise(found: list[wb.Sparsity]) -> None:
+def test_rivals_stand_at_the_same_rise(found: list[wb.sparsity.Sparsity]) -> None:
     for one in found:
         for rival in one.rivals.values():
             assert rival.calibrated.ppl_increase == pytest.approx(one.asked, abs=0.002)
@@ -331,21 +337,25 @@ def test_rivals_stand_at_the_same_rise(found: list[wb.Sparsity]) -> None:
             assert list(shares) == sorted(shares)
 
 
-def test_found_on_some_texts_it_holds_on_others(learned: wb.LanguageModel, found: list[wb.Sparsity]) -> None:
+def test_found_on_some_texts_it_holds_on_others(
+    learned: wb.model.LanguageModel, found: list[wb.sparsity.Sparsity]
+) -> None:
     for one in found:
         assert one.calibrated.texts + one.reported.texts <= 120
-        second, by_layer = wb.measure_thinned(learned, one, Corpus(sentences(80, 77)), 2048, context=64, resamples=200)
+        second, by_layer = wb.sparsity.measure_at_thresholds(
+            learned, one, Corpus(sentences(80, 77)), 2048, context=64, resamples=200
+        )
         for name in ("sparsity", "ppl_increase"):
             low, high = one.reported.intervals[name]
             assert low <= getattr(second, name) <= high, name
         assert by_layer == pytest.approx(one.cett_by_layer, rel=0.2)
 
 
-def test_shares_by_a_loop(learned: wb.LanguageModel, found: list[wb.Sparsity]) -> None:
+def test_shares_by_a_loop(learned: wb.model.LanguageModel, found: list[wb.sparsity.Sparsity]) -> None:
     """The counted share, from what the sparse model itself has at its neurons."""
     text = sentences(1, 9)[0]
-    outcome, _ = wb.measure_thinned(learned, found[0], Corpus([text]), 4096, context=64, resamples=5)
-    sparse = wb.with_sparsity(learned, found[0])
+    outcome, _ = wb.sparsity.measure_at_thresholds(learned, found[0], Corpus([text]), 4096, context=64, resamples=5)
+    sparse = wb.sparsity.with_sparsity(learned, found[0])
     ids = learned.tokenizer(text, add_special_tokens=False).input_ids
     parts = -(-len(ids) // 64)
     idle, loss, count = 0, 0.0, 0
@@ -365,11 +375,14 @@ def test_shares_by_a_loop(learned: wb.LanguageModel, found: list[wb.Sparsity]) -
     assert (outcome.tokens, outcome.predictions) == (len(ids), count)
 
 
-def test_intervals_are_a_bootstrap_over_texts(learned: wb.LanguageModel) -> None:
+def test_intervals_are_a_bootstrap_over_texts(learned: wb.model.LanguageModel) -> None:
     texts = sentences(4, 10)
-    whole, _ = wb.measure_thinned(learned, 0.1, Corpus(texts), 4096, context=64, resamples=7, seed=5)
+    whole, _ = wb.sparsity.measure_at_thresholds(learned, 0.1, Corpus(texts), 4096, context=64, resamples=7, seed=5)
     drawn = torch.randint(4, (7, 4), generator=torch.Generator().manual_seed(5)).tolist()
-    each = [wb.measure_thinned(learned, 0.1, Corpus([text]), 4096, context=64, resamples=1)[0] for text in texts]
+    each = [
+        wb.sparsity.measure_at_thresholds(learned, 0.1, Corpus([text]), 4096, context=64, resamples=1)[0]
+        for text in texts
+    ]
     shares, rises = [], []
     for draw in drawn:
         some = [each[text] for text in draw]
@@ -382,7 +395,7 @@ def test_intervals_are_a_bootstrap_over_texts(learned: wb.LanguageModel) -> None
 
 
 def test_passes_are_counted_as_they_are_run(
-    learned: wb.LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    learned: wb.model.LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     positions = []
     run = learned.network.run
@@ -393,7 +406,7 @@ def test_passes_are_counted_as_they_are_run(
         return run(tokens, *rest, **how)
 
     monkeypatch.setattr(learned.network, "run", counted)
-    stages: list[wb.Sparsity] = []
+    stages: list[wb.sparsity.Sparsity] = []
     shares: list[float] = []
     how: dict[str, Any] = {"context": 64, "resamples": 5, "progress": lambda share, _: shares.append(share)}
     one = wb.measure_sparsity(learned, corpus, 0.01, 2048, told=stages.extend, **how)
@@ -407,17 +420,17 @@ def test_passes_are_counted_as_they_are_run(
     assert stages[0].sparsity == pytest.approx(one.sparsity, rel=0.5)
 
 
-def test_stopped_it_gives_what_there_is(learned: wb.LanguageModel, corpus: Corpus) -> None:
+def test_stopped_it_gives_what_there_is(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     stages: list[Any] = []
     how: dict[str, Any] = {"context": 64, "resamples": 5, "told": stages.append}
     found = wb.measure_sparsity(learned, corpus, 0.01, 2048, cancel=lambda: bool(stages), **how)
     assert found.early
     assert found == stages[0][0]
-    with pytest.raises(wb.SparsityError, match="stopped before"):
+    with pytest.raises(wb.sparsity.SparsityError, match="stopped before"):
         wb.measure_sparsity(learned, corpus, 0.01, 2048, cancel=lambda: True, **how)
 
 
-def test_what_is_in_force_is_set_aside(learned: wb.LanguageModel, corpus: Corpus) -> None:
+def test_what_is_in_force_is_set_aside(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     how: dict[str, Any] = {"context": 64, "resamples": 5, "rivals": ()}
     alone = wb.measure_sparsity(learned, corpus, 0.01, 512, **how)
     with learned.intervening([wb.Clamp("neurons.1.gate:7", 9.0)]):
@@ -425,42 +438,44 @@ def test_what_is_in_force_is_set_aside(learned: wb.LanguageModel, corpus: Corpus
     assert again == alone
 
 
-def test_texts_held_out_by_the_caller(learned: wb.LanguageModel, corpus: Corpus) -> None:
+def test_texts_held_out_by_the_caller(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     other = Corpus(sentences(30, 5), "other")
     one = wb.measure_sparsity(learned, corpus, 0.01, 1024, held_out=other, rivals=(), context=64, resamples=5)
     assert [said["name"] for said in one.provenance["corpora"]] == ["sentences", "other"]
-    assert wb.verify_sparsity(learned, one, corpus, other)[1] == pytest.approx(one.reported.ppl_increase, abs=2e-5)
-    with pytest.raises(wb.SparsityError, match="other texts"):
-        wb.verify_sparsity(learned, one, corpus)
+    assert wb.sparsity.verify_sparsity(learned, one, corpus, other)[1] == pytest.approx(
+        one.reported.ppl_increase, abs=2e-5
+    )
+    with pytest.raises(wb.sparsity.SparsityError, match="other texts"):
+        wb.sparsity.verify_sparsity(learned, one, corpus)
 
 
-def test_results_as_files(found: list[wb.Sparsity], tmp_path: Path) -> None:
-    wb.save_sparsities(found, tmp_path / "found.json")
+def test_results_as_files(found: list[wb.sparsity.Sparsity], tmp_path: Path) -> None:
+    wb.sparsity.save_sparsities(found, tmp_path / "found.json")
     said = json.loads((tmp_path / "found.json").read_text())
     assert [one["sparsity"] for one in said] == [one.sparsity for one in found]
     assert said[0]["thresholds"] == found[0].thresholds
-    wb.save_sparsities(found, tmp_path / "found.parquet")
+    wb.sparsity.save_sparsities(found, tmp_path / "found.parquet")
     table = pq.read_table(tmp_path / "found.parquet").to_pandas()
     assert len(table) == 3 * 3 * 3
     mine = table[(table["asked"] == 0.01) & (table["measure"] == "cett")]
     assert mine["sparsity"].tolist() == found[2].by_layer
     assert mine["threshold"].tolist() == found[2].thresholds
-    with pytest.raises(wb.SparsityError, match="json or"):
-        wb.save_sparsities(found, tmp_path / "found.csv")
+    with pytest.raises(wb.sparsity.SparsityError, match="json or"):
+        wb.sparsity.save_sparsities(found, tmp_path / "found.csv")
 
 
 # ---- Refused in one sentence
 
 
 @pytest.mark.parametrize("p", [0, -0.01, NAN, INF, "1%", None, True])
-def test_a_bad_p(learned: wb.LanguageModel, corpus: Corpus, p: Any) -> None:
-    with pytest.raises(wb.SparsityError, match="above 0") as caught:
+def test_a_bad_p(learned: wb.model.LanguageModel, corpus: Corpus, p: Any) -> None:
+    with pytest.raises(wb.sparsity.SparsityError, match="above 0") as caught:
         wb.measure_sparsity(learned, corpus, p)
     assert "\n" not in str(caught.value)
 
 
-def test_bad_texts(learned: wb.LanguageModel) -> None:
-    with pytest.raises(wb.SparsityError, match="Texts are a Corpus"):
+def test_bad_texts(learned: wb.model.LanguageModel) -> None:
+    with pytest.raises(wb.sparsity.SparsityError, match="Texts are a Corpus"):
         wb.measure_sparsity(learned, "stories")  # type: ignore[arg-type]
     with pytest.raises(CorpusError, match="no text at all"):
         wb.measure_sparsity(learned, Corpus([" "]))
@@ -469,7 +484,7 @@ def test_bad_texts(learned: wb.LanguageModel) -> None:
             wb.measure_sparsity(learned, Corpus(texts))
 
 
-def test_bad_settings(learned: wb.LanguageModel, corpus: Corpus) -> None:
+def test_bad_settings(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     for how, words in (
         ({"tokens": 0}, "tokens is"),
         ({"tokens": 1}, "tokens is"),
@@ -479,16 +494,16 @@ def test_bad_settings(learned: wb.LanguageModel, corpus: Corpus) -> None:
         ({"resamples": 0}, "resamples is"),
         ({"rivals": ["top"]}, "no rival measure"),
     ):
-        with pytest.raises(wb.SparsityError, match=words):
+        with pytest.raises(wb.sparsity.SparsityError, match=words):
             wb.measure_sparsity(learned, corpus, 0.01, **how)
-    with pytest.raises(wb.SparsityError, match="list of shares"):
-        wb.measure_sparsities(learned, corpus, [])
+    with pytest.raises(wb.sparsity.SparsityError, match="list of shares"):
+        wb.sparsity.measure_sparsities(learned, corpus, [])
 
 
 @pytest.mark.parametrize(
     ("thresholds", "words"),
     [([0.1], "1 thresholds"), ([0.1, NAN, 0.1], "from 0"), (-1, "from 0"), ("high", "one for each"), (None, "number")],
 )
-def test_bad_thresholds(learned: wb.LanguageModel, thresholds: Any, words: str) -> None:
-    with pytest.raises(wb.SparsityError, match=words):
-        wb.with_sparsity(learned, thresholds)
+def test_bad_thresholds(learned: wb.model.LanguageModel, thresholds: Any, words: str) -> None:
+    with pytest.raises(wb.sparsity.SparsityError, match=words):
+        wb.sparsity.with_sparsity(learned, thresholds)

@@ -19,7 +19,7 @@ from workbench.sparsity.neurons import kind_of
 THRESHOLDS = [0.3, 0.2, 0.4]
 
 
-def sizes(model: wb.LanguageModel, row: torch.Tensor) -> torch.Tensor:
+def sizes(model: wb.model.LanguageModel, row: torch.Tensor) -> torch.Tensor:
     """Magnitudes of all contributions on a row of tokens, `[n_layers, pos, d_mlp]`."""
     points = [model.network.neuron_hook_point(layer, "post").name for layer in range(3)]
     seen = model.capture(row, points)
@@ -32,19 +32,19 @@ def sizes(model: wb.LanguageModel, row: torch.Tensor) -> torch.Tensor:
 # ---- Tokens
 
 
-def test_what_each_token_takes(learned: wb.LanguageModel) -> None:  # noqa: F811
+def test_what_each_token_takes(learned: wb.model.LanguageModel) -> None:  # noqa: F811
     text = "The small dog ran to the river. The old <|end|> mouse"
-    found = wb.token_demand(learned, THRESHOLDS, text)
+    found = wb.sparsity.token_activity(learned, THRESHOLDS, text)
     row = learned.to_tokens(text)
     assert [one.token for one in found] == row[0].tolist()
     assert [one.text for one in found] == learned.token_texts(row[0])
-    active = sizes(wb.with_sparsity(learned, THRESHOLDS), row) >= torch.tensor(THRESHOLDS)[:, None, None]
+    active = sizes(wb.sparsity.with_sparsity(learned, THRESHOLDS), row) >= torch.tensor(THRESHOLDS)[:, None, None]
     for place, one in enumerate(found):
         for layer in range(3):
             assert one.by_layer[layer] == pytest.approx(int(active[layer, place].sum()) / 48)
         assert one.active == pytest.approx(int(active[:, place].sum()) / 144)
     with pytest.raises(CorpusError, match="no text"):
-        wb.token_demand(learned, THRESHOLDS, " ")
+        wb.sparsity.token_activity(learned, THRESHOLDS, " ")
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_kinds_of_token(text: str, kind: str) -> None:
 # ---- Neurons
 
 
-def test_how_often_each_neuron_is_on(learned: wb.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_how_often_each_neuron_is_on(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
     some = Corpus(corpus.texts[:4])
-    found = wb.neuron_activity(learned, THRESHOLDS, some, 4096, context=256)
+    found = wb.sparsity.neuron_activity(learned, THRESHOLDS, some, 4096, context=256)
     on, kinds = [], []
     for text in some.texts:
         row = learned.to_tokens(text)
@@ -98,7 +98,7 @@ def test_how_often_each_neuron_is_on(learned: wb.LanguageModel, corpus: Corpus) 
         assert share >= 0.8
         assert rate * len(kinds) >= 2.5
     assert len(found.one_kind(0.0, least=1)) == int((active.sum(1) >= 1).sum())
-    part = wb.neuron_activity(learned, THRESHOLDS, corpus, 4096, context=64, batch=1, cancel=lambda: True)
+    part = wb.sparsity.neuron_activity(learned, THRESHOLDS, corpus, 4096, context=64, batch=1, cancel=lambda: True)
     assert part.tokens < 64
 
 
@@ -120,31 +120,31 @@ def test_balanced_clusters_find_what_belongs_together() -> None:
     assert sorted(torch.bincount(uneven).tolist()) == [7, 7, 8, 8]
 
 
-def test_groups_that_a_router_picks(learned: wb.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_groups_that_a_router_picks(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
     first, second = corpus.split(0.5)
     how: dict[str, Any] = {"groups": 8, "tokens": 1024, "context": 64}
-    groups = wb.group_neurons(learned, THRESHOLDS, first, **how)
-    control = wb.group_neurons(learned, THRESHOLDS, first, by="random", **how)
+    groups = wb.sparsity.group_neurons(learned, THRESHOLDS, first, **how)
+    control = wb.sparsity.group_neurons(learned, THRESHOLDS, first, by="random", **how)
     for one in (groups, control):
         assert all(torch.bincount(member).tolist() == [6] * 8 for member in one.member)
         assert one.apart == pytest.approx(groups.apart)
     assert all(mine > other for mine, other in zip(groups.together, control.together, strict=True))
     routing: dict[str, Any] = {"tokens": 512, "context": 64, "resamples": 5}
-    few, most, every = wb.measure_routing(learned, groups, second, [2, 6, 8], **routing)
+    few, most, every = wb.sparsity.measure_routing(learned, groups, second, [2, 6, 8], **routing)
     assert every.outcome.ppl_increase == pytest.approx(0, abs=1e-6)
     assert few.outcome.ppl_increase > most.outcome.ppl_increase
     assert few.saved == pytest.approx(1 - 2 / 8 - 8 / (3 * 48))
     assert few.outcome.sparsity >= 0.75
-    (oracle,) = wb.measure_routing(learned, groups, second, [2], router="oracle", **routing)
+    (oracle,) = wb.sparsity.measure_routing(learned, groups, second, [2], router="oracle", **routing)
     assert oracle.outcome.ppl_increase < few.outcome.ppl_increase
     assert oracle.saved == 0.75
 
 
-def test_the_router_runs_the_groups_it_scores_highest(learned: wb.LanguageModel) -> None:  # noqa: F811
+def test_the_router_runs_the_groups_it_scores_highest(learned: wb.model.LanguageModel) -> None:  # noqa: F811
     """One text, layer by layer: the groups chosen by hand from the MLP's input, zeros put in for the others."""
     text = Corpus(sentences(1, 12))
-    groups = wb.group_neurons(learned, THRESHOLDS, Corpus(sentences(20, 13)), 4, 512, context=64)
-    (found,) = wb.measure_routing(learned, groups, text, [1], context=256, resamples=5)
+    groups = wb.sparsity.group_neurons(learned, THRESHOLDS, Corpus(sentences(20, 13)), 4, 512, context=64)
+    (found,) = wb.sparsity.measure_routing(learned, groups, text, [1], context=256, resamples=5)
     row = learned.to_tokens(text.texts[0])
     plain: Any = learned.network.module
     inputs: dict[int, torch.Tensor] = {}
@@ -177,22 +177,22 @@ def test_the_router_runs_the_groups_it_scores_highest(learned: wb.LanguageModel)
     assert found.outcome.ce == pytest.approx(float(torch.nn.functional.cross_entropy(logits, row[0, 1:])), rel=1e-4)
 
 
-def test_groups_refused_in_one_sentence(learned: wb.LanguageModel, corpus: Corpus, zoo: Any) -> None:  # noqa: F811
+def test_groups_refused_in_one_sentence(learned: wb.model.LanguageModel, corpus: Corpus, zoo: Any) -> None:  # noqa: F811
     for how, words in (({"groups": 1}, "from 2"), ({"groups": 49}, "48 neurons"), ({"by": "chance"}, "grouped by")):
-        with pytest.raises(wb.SparsityError, match=words):
-            wb.group_neurons(learned, 0.1, corpus, **how)
-    groups = wb.group_neurons(learned, 0.1, corpus, 4, 200, context=64)
+        with pytest.raises(wb.sparsity.SparsityError, match=words):
+            wb.sparsity.group_neurons(learned, 0.1, corpus, **how)
+    groups = wb.sparsity.group_neurons(learned, 0.1, corpus, 4, 200, context=64)
     for how, words in (({"picked": [5]}, "1 to 4"), ({"picked": [1], "router": "best"}, "'linear' or 'oracle'")):
-        with pytest.raises(wb.SparsityError, match=words):
-            wb.measure_routing(learned, groups, corpus, **how)
-    with pytest.raises(wb.SparsityError, match="another model"):
-        wb.measure_routing(zoo["gpt2"], groups, corpus, [1])
+        with pytest.raises(wb.sparsity.SparsityError, match=words):
+            wb.sparsity.measure_routing(learned, groups, corpus, **how)
+    with pytest.raises(wb.sparsity.SparsityError, match="another model"):
+        wb.sparsity.measure_routing(zoo["gpt2"], groups, corpus, [1])
 
 
 # ---- Threads
 
 
-def test_sessions_at_once_get_what_they_get_alone(learned: wb.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_sessions_at_once_get_what_they_get_alone(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -200,11 +200,11 @@ def test_sessions_at_once_get_what_they_get_alone(learned: wb.LanguageModel, cor
         how: dict[str, Any] = {"tokens": 256, "context": 64, "resamples": 5}
         jobs: list[Any] = [
             lambda: learned(tokens).tolist(),
-            lambda: wb.with_sparsity(learned, 0.2)(tokens).tolist(),
-            lambda: wb.with_sparsity(learned, THRESHOLDS).generate(tokens[0], 6, stop=False).logprobs,
+            lambda: wb.sparsity.with_sparsity(learned, 0.2)(tokens).tolist(),
+            lambda: wb.sparsity.with_sparsity(learned, THRESHOLDS).generate(tokens[0], 6, stop=False).logprobs,
             lambda: wb.measure_sparsity(learned, corpus, 0.01, **how).thresholds,
             lambda: wb.measure_sparsity(learned, corpus, 0.05, **how).rivals["top_k"].reported.ce,
-            lambda: wb.token_demand(learned, 0.3, "The old cat")[1].by_layer,
+            lambda: wb.sparsity.token_activity(learned, 0.3, "The old cat")[1].by_layer,
         ]
         alone = [job() for job in jobs]
         for expected, rounds in zip(alone, at_once(jobs), strict=True):
@@ -213,16 +213,16 @@ def test_sessions_at_once_get_what_they_get_alone(learned: wb.LanguageModel, cor
         torch.set_num_threads(before)
 
 
-def test_a_model_that_runs_through_a_dictionary_stays_so(learned: wb.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_a_model_that_runs_through_a_dictionary_stays_so(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
     point = "blocks.1.hook_mlp_out"
     book = wb.Codebook(32, 20, hook_point=point)
     through = copy.copy(learned)
     through.splices = {point: book}
     row = learned.to_tokens("The small dog")
-    sparse = wb.with_sparsity(learned, 0.3)
+    sparse = wb.sparsity.with_sparsity(learned, 0.3)
     with sparse.spliced({point: book}):
         expected = sparse(row)
-    assert torch.equal(wb.with_sparsity(through, 0.3)(row), expected)
+    assert torch.equal(wb.sparsity.with_sparsity(through, 0.3)(row), expected)
     found = wb.measure_sparsity(through, corpus, 0.05, 256, rivals=(), context=64, resamples=5)
-    with pytest.raises(wb.SparsityError, match="plain modules"):
-        wb.verify_sparsity(through, found, corpus)
+    with pytest.raises(wb.sparsity.SparsityError, match="plain modules"):
+        wb.sparsity.verify_sparsity(through, found, corpus)

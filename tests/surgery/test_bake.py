@@ -97,12 +97,12 @@ def vector(width: int, seed: int = 0) -> Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(seed))
 
 
-def opened(name: str) -> tuple[nn.Module, wb.LanguageModel]:
+def opened(name: str) -> tuple[nn.Module, wb.model.LanguageModel]:
     plain = plain_model(name)
     return plain, wb.load_model(plain, tokenizer=tiny.tokenizer())
 
 
-def off(child: wb.Child, wanted: Tensor) -> float:
+def off(child: wb.surgery.Child, wanted: Tensor) -> float:
     """How far the child's logits are from those wanted, relative to the largest where that is above 1."""
     with torch.inference_mode():
         found = child.model(tokens())
@@ -154,7 +154,7 @@ def test_a_direction_is_taken_out_of_every_writer(name: str) -> None:
         PlainEdit(module, "out", lambda x: x - (x @ unit)[:, None] * unit)
         for module in [*where.embeddings, *where.attention, *where.mlp]
     ]
-    child = wb.bake(model, [wb.AblateDirection(direction)])
+    child = wb.bake(model, [wb.interventions.AblateDirection(direction)])
     assert off(child, logits_under(plain, tokens(), hooks)) < 1e-5
     with torch.inference_mode():
         stream = child.model.capture(tokens(), ["blocks.1.hook_resid_post"])["blocks.1.hook_resid_post"]
@@ -175,9 +175,9 @@ def test_heads_and_sublayers(name: str) -> None:
         return z
 
     cases = {
-        wb.RemoveHead(1, 2): PlainEdit(where.out[1], "in", without_head),
-        wb.RemoveSublayer(0, "attention"): PlainEdit(where.attention[0], "out", torch.zeros_like),
-        wb.RemoveSublayer(1, "mlp"): PlainEdit(where.mlp[1], "out", torch.zeros_like),
+        wb.interventions.RemoveHead(1, 2): PlainEdit(where.out[1], "in", without_head),
+        wb.interventions.RemoveSublayer(0, "attention"): PlainEdit(where.attention[0], "out", torch.zeros_like),
+        wb.interventions.RemoveSublayer(1, "mlp"): PlainEdit(where.mlp[1], "out", torch.zeros_like),
     }
     for edit, hook in cases.items():
         wanted = logits_under(plain, tokens(), [hook])
@@ -196,11 +196,11 @@ def test_a_removed_layer_is_gone(name: str) -> None:
         del parts(shorter).layers[layer]
         shorter.config.num_hidden_layers = count - 1
         wanted = logits_under(shorter, tokens())
-        child = wb.bake(model, [wb.RemoveLayer(layer)])
+        child = wb.bake(model, [wb.interventions.RemoveLayer(layer)])
         assert child.model.network.n_layers == count - 1
         assert child.own == ()
         assert off(child, wanted) < 2e-6
-        with model.intervening([wb.RemoveLayer(layer)]):
+        with model.intervening([wb.interventions.RemoveLayer(layer)]):
             assert torch.allclose(model(tokens()), wanted, atol=2e-6 * float(wanted.abs().max()))
 
 
@@ -239,7 +239,7 @@ def test_many_at_once_are_folded_in_the_order_of_computation(name: str) -> None:
     post = sites["post"]
     edits = [
         wb.Steer.along("blocks.1.hook_resid_post", added),
-        wb.AblateDirection(direction),
+        wb.interventions.AblateDirection(direction),
         wb.Clamp("neurons.1.post:3", 4.0),
         wb.Scale("neurons.1.up:3", 2.0),
         wb.Scale("neurons.1.post:4", 0.5),
@@ -265,16 +265,16 @@ def test_what_is_removed_and_then_written_to_stays_for_the_constant() -> None:
     added, where = vector(32, 4), parts(plain)
     cut = [PlainEdit(module, "out", torch.zeros_like) for module in (where.attention[1], where.mlp[1])]
     wanted = logits_under(plain, tokens(), [*cut, PlainEdit(where.mlp[1], "out", lambda x: x + added)])
-    child = wb.bake(model, [wb.RemoveLayer(1), wb.Steer.along("blocks.1.hook_mlp_out", added)])
+    child = wb.bake(model, [wb.interventions.RemoveLayer(1), wb.Steer.along("blocks.1.hook_mlp_out", added)])
     assert child.model.network.n_layers == 3
     assert off(child, wanted) < 2e-6
-    other = wb.bake(model, [wb.Steer.along("blocks.1.hook_mlp_out", added), wb.RemoveLayer(1)])
+    other = wb.bake(model, [wb.Steer.along("blocks.1.hook_mlp_out", added), wb.interventions.RemoveLayer(1)])
     assert other.model.network.n_layers == 2
     assert off(other, logits_under(plain, tokens(), cut)) < 2e-6
 
 
 @pytest.mark.usefixtures("tiny_cache")
-def test_a_latent_can_be_added_and_not_held(llama: wb.LanguageModel) -> None:
+def test_a_latent_can_be_added_and_not_held(llama: wb.model.LanguageModel) -> None:
     torch.manual_seed(0)
     sae = wb.TopKSAE(d_in=32, width=64, k=4)
     sae.reads = sae.writes = "blocks.1.hook_resid_post"
@@ -292,7 +292,7 @@ def test_a_latent_can_be_added_and_not_held(llama: wb.LanguageModel) -> None:
 
 
 @pytest.mark.usefixtures("tiny_cache")
-def test_what_weights_cant_hold_can_stay_beside_the_model(llama: wb.LanguageModel, tmp_path: Path) -> None:
+def test_what_weights_cant_hold_can_stay_beside_the_model(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
     torch.manual_seed(0)
     sae = wb.TopKSAE(d_in=32, width=64, k=4)
     sae.name, sae.reads = "latents", "blocks.2.hook_resid_post"
@@ -314,18 +314,21 @@ def test_what_weights_cant_hold_can_stay_beside_the_model(llama: wb.LanguageMode
     child.certify(tokens=64)
     child.save_pretrained(tmp_path / "child")
     again = wb.load_model(tmp_path / "child")
-    assert tuple(wb.load_interventions(tmp_path / "child" / "interventions.json", again, [sae])) == child.beside
-    assert wb.open_child(tmp_path / "child", llama, [sae]).beside == child.beside
+    assert (
+        tuple(wb.interventions.load_interventions(tmp_path / "child" / "interventions.json", again, [sae]))
+        == child.beside
+    )
+    assert wb.surgery.open_child(tmp_path / "child", llama, [sae]).beside == child.beside
 
 
 @pytest.mark.usefixtures("tiny_cache")
-def test_what_stays_beside_must_see_what_it_saw(llama: wb.LanguageModel) -> None:
+def test_what_stays_beside_must_see_what_it_saw(llama: wb.model.LanguageModel) -> None:
     here = wb.Clamp("neurons.1.post:1", 5.0, positions="prompt")
     for baked in (wb.Scale("neurons.1.post:1", 2.0), wb.Clamp("neurons.1.post:8", 2.0)):
         with pytest.raises(BakeError, match="acts where"):
             wb.bake(llama, [here, baked], beside=True)
     with pytest.raises(BakeError, match="layers have other numbers"):
-        wb.bake(llama, [here, wb.RemoveLayer(0)], beside=True)
+        wb.bake(llama, [here, wb.interventions.RemoveLayer(0)], beside=True)
     with pytest.raises(BakeError, match="nothing else to bake"):
         wb.bake(llama, [here], beside=True)
 
@@ -340,18 +343,21 @@ def test_what_stays_beside_must_see_what_it_saw(llama: wb.LanguageModel) -> None
         ([wb.Clamp("neurons.0.gate:1", 1.0, positions=[3])], "some positions only"),
         ([wb.Steer.along("blocks.1.hook_resid_mid", [1.0] * 32)], "neither in front of a matrix nor behind one"),
         ([wb.Steer.along("ln_final.hook_out", [1.0] * 32)], "neither in front of a matrix nor behind one"),
-        ([wb.RemoveLayer(0), wb.RemoveLayer(1), wb.RemoveLayer(2)], "All layers would be removed"),
-        ([wb.RemoveLayer(3)], "There is no layer 3"),
-        ([wb.RemoveLayer(True)], "There is no layer True"),
-        ([wb.RemoveHead(0, 4)], "There is no head 4"),
-        ([wb.RemoveSublayer(-1, "mlp")], "There is no layer -1"),
-        ([wb.AblateDirection([1.0] * 31)], "31 values"),
+        (
+            [wb.interventions.RemoveLayer(0), wb.interventions.RemoveLayer(1), wb.interventions.RemoveLayer(2)],
+            "All layers would be removed",
+        ),
+        ([wb.interventions.RemoveLayer(3)], "There is no layer 3"),
+        ([wb.interventions.RemoveLayer(True)], "There is no layer True"),
+        ([wb.interventions.RemoveHead(0, 4)], "There is no head 4"),
+        ([wb.interventions.RemoveSublayer(-1, "mlp")], "There is no layer -1"),
+        ([wb.interventions.AblateDirection([1.0] * 31)], "31 values"),
         ([wb.Clamp("neurons.0.gate:48", 1.0)], "48"),
         ([wb.Clamp("neurons.9.gate:4", 1.0)], "no layer 9"),
         ([wb.Scale("neurons.0.post:1", 3e38)] * 2, "not a finite number"),
     ],
 )
-def test_impossible_requests_get_a_sentence(llama: wb.LanguageModel, edits: list, match: str) -> None:
+def test_impossible_requests_get_a_sentence(llama: wb.model.LanguageModel, edits: list, match: str) -> None:
     with pytest.raises(ValueError, match=match) as refused:
         wb.bake(llama, edits)
     assert "\n" not in str(refused.value)
@@ -361,14 +367,14 @@ def test_impossible_requests_get_a_sentence(llama: wb.LanguageModel, edits: list
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: wb.AblateDirection([0.0] * 32), "not all zero"),
-        (lambda: wb.AblateDirection([float("nan")] * 32), "finite"),
-        (lambda: wb.AblateDirection("up"), "tensor or a list"),
-        (lambda: wb.RemoveSublayer(0, "norm"), "'attention' or 'mlp'"),
+        (lambda: wb.interventions.AblateDirection([0.0] * 32), "not all zero"),
+        (lambda: wb.interventions.AblateDirection([float("nan")] * 32), "finite"),
+        (lambda: wb.interventions.AblateDirection("up"), "tensor or a list"),
+        (lambda: wb.interventions.RemoveSublayer(0, "norm"), "'attention' or 'mlp'"),
     ],
 )
 def test_edits_that_mean_nothing(make: Callable[[], object], match: str) -> None:
-    with pytest.raises(wb.EditError, match=match):
+    with pytest.raises(wb.model.EditError, match=match):
         make()
 
 
@@ -376,12 +382,12 @@ def test_edits_that_mean_nothing(make: Callable[[], object], match: str) -> None
 def test_a_model_with_dictionaries_of_its_own_is_refused() -> None:
     model = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
     model.splices = {"blocks.0.attn.hook_z": wb.Codebook(d_in=32, n_codes=8, k=1)}
-    with pytest.raises(wb.SurgeryError, match="runs through dictionaries"):
-        wb.bake(model, [wb.RemoveLayer(0)])
+    with pytest.raises(wb.surgery.SurgeryError, match="runs through dictionaries"):
+        wb.bake(model, [wb.interventions.RemoveLayer(0)])
 
 
 @pytest.mark.usefixtures("tiny_cache")
-def test_what_is_in_force_around_the_call_is_not_baked(llama: wb.LanguageModel) -> None:
+def test_what_is_in_force_around_the_call_is_not_baked(llama: wb.model.LanguageModel) -> None:
     edits = [wb.Scale("neurons.1.up:7", 3.0)]
     alone = wb.bake(llama, edits)
     with llama.intervening([wb.Clamp("neurons.0.gate:1", 9.0)]):
@@ -396,9 +402,9 @@ def test_behind_a_norm_only_silence_can_be_baked() -> None:
     plain = Gemma2ForCausalLM(Gemma2Config(**size | heads, eos_token_id=0, bos_token_id=None, pad_token_id=1)).eval()
     model = wb.load_model(plain, tokenizer=tiny.tokenizer())
     wanted = logits_under(plain, tokens(), [PlainEdit(plain.model.layers[1].mlp, "out", torch.zeros_like)])
-    assert off(wb.bake(model, [wb.RemoveSublayer(1, "mlp")]), wanted) < 2e-6
+    assert off(wb.bake(model, [wb.interventions.RemoveSublayer(1, "mlp")]), wanted) < 2e-6
     with pytest.raises(BakeError, match="lies behind a norm"):
-        wb.bake(model, [wb.AblateDirection(vector(32))])
+        wb.bake(model, [wb.interventions.AblateDirection(vector(32))])
     with pytest.raises(BakeError, match="goes through a norm first"):
         wb.bake(model, [wb.Steer.along("blocks.0.hook_resid_post", vector(32))])
 
@@ -428,7 +434,12 @@ def test_checkpoints_load_in_plain_transformers_in_a_fresh_process(tmp_path: Pat
         module, side = tiny.mlp(plain, 0)["post"]
         added = vector(32, 5)
         constant = [wb.Clamp("neurons.0.post:3", 1.5)] if name in HOLDS_CONSTANTS else []
-        edits = [wb.RemoveHead(1, 0), wb.Scale("neurons.0.post:5", 3.0), wb.Steer.along("hook_embed", added), *constant]
+        edits = [
+            wb.interventions.RemoveHead(1, 0),
+            wb.Scale("neurons.0.post:5", 3.0),
+            wb.Steer.along("hook_embed", added),
+            *constant,
+        ]
 
         def first_head(z: Tensor) -> Tensor:
             return torch.cat([torch.zeros_like(z[:, :8]), z[:, 8:]], 1)

@@ -29,11 +29,11 @@ EDITS = [wb.Clamp("neurons.1.post:3", 2.0), wb.Scale("neurons.0.up:5", 3.0)]
 TOKENS = torch.arange(40).view(2, 20) * 7
 
 
-def fresh(name: str = "llama") -> wb.LanguageModel:
+def fresh(name: str = "llama") -> wb.model.LanguageModel:
     return wb.load_model(tiny.build(name), tokenizer=tiny.tokenizer())
 
 
-def certified(child: wb.Child) -> wb.Child:
+def certified(child: wb.surgery.Child) -> wb.surgery.Child:
     child.certify(tokens=64)
     return child
 
@@ -53,7 +53,10 @@ def test_a_child_has_only_the_tensors_that_differ() -> None:
 def test_undo_gives_the_exact_weights_or_says_that_it_cant() -> None:
     parent = fresh()
     before = {name: tensor.clone() for name, tensor in parameters_of(parent.network.module).items()}
-    child = wb.bake(wb.bake(parent, EDITS), [wb.AblateDirection(torch.arange(1.0, 33.0)), wb.RemoveLayer(2)])
+    child = wb.bake(
+        wb.bake(parent, EDITS),
+        [wb.interventions.AblateDirection(torch.arange(1.0, 33.0)), wb.interventions.RemoveLayer(2)],
+    )
     first = child.before
     assert first is not None
     assert child.undo() is first.model
@@ -62,18 +65,18 @@ def test_undo_gives_the_exact_weights_or_says_that_it_cant() -> None:
     assert undone.keys() == before.keys()
     with torch.no_grad():
         parameters_of(parent.network.module)[DOWN][0, 0] += 1
-    with pytest.raises(wb.SurgeryError, match=r"weights of .* were changed"):
+    with pytest.raises(wb.surgery.SurgeryError, match=r"weights of .* were changed"):
         first.undo()
 
 
 def test_history_names_every_step() -> None:
     parent = fresh()
-    child = wb.operate(wb.bake(parent, EDITS), "remove layers", layers=[0])
+    child = wb.surgery.apply_operation(wb.bake(parent, EDITS), "remove layers", layers=[0])
     assert [step["operation"] for step in child.history] == ["bake", "bake"]
     assert [step["parent"]["hash"] for step in child.history] == [parent.hash, child.parent.hash]
     assert child.history[-1]["hash"] == child.model.hash
     assert child.model.name == f"{parent.name} (bake, bake)"
-    again = wb.operate(wb.bake(parent, EDITS), "remove layers", layers=[0])
+    again = wb.surgery.apply_operation(wb.bake(parent, EDITS), "remove layers", layers=[0])
     assert [step["edit_hash"] for step in again.history] == [step["edit_hash"] for step in child.history]
     assert len({step["edit_hash"] for step in child.history}) == 2
     assert {"python", "torch", "transformers", "workbench-lm"} <= child.history[0]["versions"].keys()
@@ -108,7 +111,7 @@ def test_the_certificate_says_what_a_plain_computation_says(tmp_path: Path) -> N
     assert said.corpus == {"name": "lines", "hash": corpus.hash}
     child.save_pretrained(tmp_path / "child")
     written = json.loads((tmp_path / "child" / "certificate.json").read_text())
-    assert wb.Certificate.from_dict(written) == said
+    assert wb.surgery.Certificate.from_dict(written) == said
     assert written["parent"]["hash"] == parent.hash
     assert written["steps"][0]["edit_hash"] == child.history[0]["edit_hash"]
     page = (tmp_path / "child" / "certificate.md").read_text()
@@ -127,7 +130,7 @@ def test_a_wrong_child_is_not_certified_as_exact() -> None:
 
 
 def test_each_step_is_held_against_its_own_parent() -> None:
-    child = wb.bake(wb.bake(fresh(), EDITS), [wb.RemoveLayer(0)])
+    child = wb.bake(wb.bake(fresh(), EDITS), [wb.interventions.RemoveLayer(0)])
     other = make_child(child.model, {}, {"operation": "nothing"})
     assert other.before is child
     said = certified(other).certificate
@@ -140,7 +143,7 @@ def test_each_step_is_held_against_its_own_parent() -> None:
 
 def test_without_a_tokenizer_random_tokens_are_measured(tmp_path: Path) -> None:
     parent = wb.load_model(tiny.build("gpt2"))
-    child = wb.bake(parent, [wb.RemoveHead(0, 1)])
+    child = wb.bake(parent, [wb.interventions.RemoveHead(0, 1)])
     assert child.certify(tokens=256).corpus["name"] == "random tokens"
     child.save_pretrained(tmp_path / "child")
     assert wb.load_model(tiny.build("gpt2")).hash == parent.hash
@@ -148,10 +151,10 @@ def test_without_a_tokenizer_random_tokens_are_measured(tmp_path: Path) -> None:
 
 def test_a_saved_child_opens_again_and_shares_what_is_equal(tmp_path: Path) -> None:
     parent = fresh()
-    child = certified(wb.bake(wb.bake(parent, EDITS), [wb.RemoveLayer(0)]))
+    child = certified(wb.bake(wb.bake(parent, EDITS), [wb.interventions.RemoveLayer(0)]))
     child.save_pretrained(tmp_path / "child")
     child.save_pretrained(tmp_path / "child")
-    again = wb.open_child(tmp_path / "child", parent)
+    again = wb.surgery.open_child(tmp_path / "child", parent)
     assert again.model.hash == child.model.hash
     assert torch.equal(again.model(TOKENS), child.model(TOKENS))
     assert again.certificate == child.certificate
@@ -162,7 +165,7 @@ def test_a_saved_child_opens_again_and_shares_what_is_equal(tmp_path: Path) -> N
     assert sorted(own) == sorted(again.own)
     assert "model.layers.0.self_attn.q_proj.weight" not in own  # it was layer 1's
     assert not list(tmp_path.glob(".*.part"))
-    seen = wb.verify_checkpoint(tmp_path / "child", child.parent, tokens=TOKENS)
+    seen = wb.surgery.verify_checkpoint(tmp_path / "child", child.parent, tokens=TOKENS)
     far = float((child.parent(TOKENS) - child.model(TOKENS)).abs().max())
     assert seen.max_logit_difference == pytest.approx(far, abs=1e-5)
     assert not seen.agrees
@@ -174,27 +177,27 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
     child = certified(wb.bake(parent, EDITS))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(wb.SurgeryError, match="holds no checkpoint of this kind"):
+    with pytest.raises(wb.surgery.SurgeryError, match="holds no checkpoint of this kind"):
         child.save_pretrained(tmp_path / "notes")
     assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
-    with pytest.raises(wb.SurgeryError, match="can't be written"):
+    with pytest.raises(wb.surgery.SurgeryError, match="can't be written"):
         child.save_pretrained(tmp_path / "notes" / "mine.txt" / "child")
-    with pytest.raises(wb.SurgeryError, match="holds no model that was saved by surgery"):
-        wb.open_child(tmp_path / "notes", parent)
+    with pytest.raises(wb.surgery.SurgeryError, match="holds no model that was saved by surgery"):
+        wb.surgery.open_child(tmp_path / "notes", parent)
     child.save_pretrained(tmp_path / "child")
-    with pytest.raises(wb.SurgeryError, match="was made from"):
-        wb.open_child(tmp_path / "child", fresh("qwen2"))
+    with pytest.raises(wb.surgery.SurgeryError, match="was made from"):
+        wb.surgery.open_child(tmp_path / "child", fresh("qwen2"))
     note = json.loads((tmp_path / "child" / "surgery.json").read_text())
     (tmp_path / "child" / "surgery.json").write_text(json.dumps(note | {"hash": "0" * 64}))
-    with pytest.raises(wb.SurgeryError, match="not those that were saved"):
-        wb.open_child(tmp_path / "child", parent)
+    with pytest.raises(wb.surgery.SurgeryError, match="not those that were saved"):
+        wb.surgery.open_child(tmp_path / "child", parent)
     (tmp_path / "child" / "surgery.json").write_text(json.dumps(note))
     data = (tmp_path / "child" / "model.safetensors").read_bytes()
     (tmp_path / "child" / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(wb.SurgeryError, match="No model could be loaded"):
-        wb.open_child(tmp_path / "child", parent)
+    with pytest.raises(wb.surgery.SurgeryError, match="No model could be loaded"):
+        wb.surgery.open_child(tmp_path / "child", parent)
     with pytest.raises(ModelError, match=r"no config\.json"):
-        wb.verify_checkpoint(tmp_path / "notes", child.model)
+        wb.surgery.verify_checkpoint(tmp_path / "notes", child.model)
 
 
 def test_only_a_corpus_is_measured_on() -> None:
@@ -207,7 +210,7 @@ import os, signal, sys
 import tiny
 import workbench as wb
 import workbench.core.files
-child = wb.bake(wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer()), [wb.RemoveLayer(0)])
+child = wb.bake(wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer()), [wb.interventions.RemoveLayer(0)])
 child.certify(tokens=64)
 exchange = workbench.core.files._exchange
 def kill(*names):  # when all is written, before or after it is in its place
@@ -227,11 +230,11 @@ def test_a_killed_save_leaves_a_whole_checkpoint(when: str, tmp_path: Path) -> N
     ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert list(tmp_path.glob(".child.*.part/child/model.safetensors")), "it was killed in the middle"
-    saved = wb.open_child(tmp_path / "child", parent)
+    saved = wb.surgery.open_child(tmp_path / "child", parent)
     assert (saved.model.hash == child.model.hash) == (when == "before")
     assert saved.model.network.n_layers == parent.network.n_layers - (when == "after")
     child.save_pretrained(tmp_path / "child")
-    assert wb.open_child(tmp_path / "child", parent).model.hash == child.model.hash
+    assert wb.surgery.open_child(tmp_path / "child", parent).model.hash == child.model.hash
 
 
 @pytest.mark.parametrize("part", ["module", "tokenizer"])
@@ -239,7 +242,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = fresh()
-    child, other = certified(wb.bake(parent, EDITS)), certified(wb.bake(parent, [wb.RemoveLayer(0)]))
+    child, other = certified(wb.bake(parent, EDITS)), certified(wb.bake(parent, [wb.interventions.RemoveLayer(0)]))
     child.save_pretrained(tmp_path / "child")
     with monkeypatch.context() as patch:
         breaks = other.model.tokenizer if part == "tokenizer" else other.model.network.module
@@ -248,9 +251,9 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(
             raise OSError("the disk is full")
 
         patch.setattr(type(breaks), "save_pretrained", full)
-        with pytest.raises(wb.SurgeryError, match="the disk is full"):
+        with pytest.raises(wb.surgery.SurgeryError, match="the disk is full"):
             other.save_pretrained(tmp_path / "child")
-    assert wb.open_child(tmp_path / "child", parent).model.hash == child.model.hash
+    assert wb.surgery.open_child(tmp_path / "child", parent).model.hash == child.model.hash
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -265,43 +268,52 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(
         ({}, {"num_attention_heads": 5}, r"can't be built|in the changed model"),
     ],
 )
-def test_tensors_that_dont_fit(llama: wb.LanguageModel, tensors: dict, config: dict, match: str) -> None:
-    with pytest.raises(wb.SurgeryError, match=match):
+def test_tensors_that_dont_fit(llama: wb.model.LanguageModel, tensors: dict, config: dict, match: str) -> None:
+    with pytest.raises(wb.surgery.SurgeryError, match=match):
         make_child(llama, tensors, {"operation": "x"}, config=config)
 
 
-def test_layers_to_keep(llama: wb.LanguageModel) -> None:
+def test_layers_to_keep(llama: wb.model.LanguageModel) -> None:
     for layers, match in (([], "at least one"), ([0, 0], "twice"), ([3], "no layer 3"), ([0.5], "no layer 0.5")):
-        with pytest.raises(wb.SurgeryError, match=match):
+        with pytest.raises(wb.surgery.SurgeryError, match=match):
             keep_layers(llama, layers)  # type: ignore[arg-type]
     gpt2 = wb.load_model(tiny.build("gpt2", scale_attn_by_inverse_layer_idx=True))
-    with pytest.raises(wb.SurgeryError, match="by their number"):
+    with pytest.raises(wb.surgery.SurgeryError, match="by their number"):
         keep_layers(gpt2, [0])
 
 
 def test_lists_of_a_value_for_each_layer_become_shorter() -> None:
     kinds = ["sliding_attention", "full_attention"]
     parent = wb.load_model(tiny.build("qwen2", layer_types=kinds, sliding_window=4, use_sliding_window=True))
-    child = wb.bake(parent, [wb.RemoveLayer(0)])
+    child = wb.bake(parent, [wb.interventions.RemoveLayer(0)])
     assert child.model.network.config.layer_types == ["full_attention"]
-    with parent.intervening([wb.RemoveLayer(0)]):
+    with parent.intervening([wb.interventions.RemoveLayer(0)]):
         assert torch.allclose(parent(TOKENS), child.model(TOKENS), atol=1e-5)
 
 
-def test_operations_check_their_arguments(llama: wb.LanguageModel) -> None:
+def test_operations_check_their_arguments(llama: wb.model.LanguageModel) -> None:
     assert {"bake", "remove layers", "remove sublayers", "remove heads", "ablate direction"} <= OPERATIONS.keys()
     for call, match in (
-        (lambda: wb.operate(llama, "melt"), "There is no operation 'melt'"),
-        (lambda: wb.operate(llama, "remove layers", layer=1), "has no argument 'layer'"),
-        (lambda: wb.operate(llama, "remove layers", layers="01"), "layers is a list of layers, not '01'"),
-        (lambda: wb.operate(llama, "remove sublayers", layers=[0], part="norm"), "part is one of 'attention', 'mlp'"),
-        (lambda: wb.operate(llama, "remove heads", layer=-1, heads=[0]), "layer is a whole number from 0"),
-        (lambda: wb.operate(llama, "ablate direction", feature=3), "feature is a feature"),
+        (lambda: wb.surgery.apply_operation(llama, "melt"), "There is no operation 'melt'"),
+        (lambda: wb.surgery.apply_operation(llama, "remove layers", layer=1), "has no argument 'layer'"),
+        (
+            lambda: wb.surgery.apply_operation(llama, "remove layers", layers="01"),
+            "layers is a list of layers, not '01'",
+        ),
+        (
+            lambda: wb.surgery.apply_operation(llama, "remove sublayers", layers=[0], part="norm"),
+            "part is one of 'attention', 'mlp'",
+        ),
+        (
+            lambda: wb.surgery.apply_operation(llama, "remove heads", layer=-1, heads=[0]),
+            "layer is a whole number from 0",
+        ),
+        (lambda: wb.surgery.apply_operation(llama, "ablate direction", feature=3), "feature is a feature"),
     ):
-        with pytest.raises(wb.SurgeryError, match=match):
+        with pytest.raises(wb.surgery.SurgeryError, match=match):
             call()
     assert Argument("p", "Share", 0.5, low=0, high=1).check(1) == 1
-    with pytest.raises(wb.SurgeryError, match=r"p is a number from 0 to 1, not nan"):
+    with pytest.raises(wb.surgery.SurgeryError, match=r"p is a number from 0 to 1, not nan"):
         Argument("p", "Share", 0.5, low=0, high=1).check(float("nan"))
 
 

@@ -17,10 +17,10 @@ from workbench.surgery.child import SurgeryError
 from workbench.surgery.finetuning.healing import UNLABELLED, heal
 from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
 from workbench.surgery.operations.activation_swap import PolyNorm, PolyReLU, Series, fit, swap_activation
-from workbench.surgery.operations.causal_mask import both_ways, see_ahead
+from workbench.surgery.operations.causal_mask import both_ways, remove_causal_mask
 from workbench.surgery.operations.custom import CustomChild
 from workbench.surgery.operations.pruning import prune
-from workbench.surgery.registry import Cancelled, operate
+from workbench.surgery.registry import Cancelled, apply_operation
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -109,11 +109,11 @@ def test_other_activations_run_and_learn_but_are_not_saved(name: str, kind: str,
     assert torch.allclose(seen, wanted, atol=1e-5)
 
 
-def _save_model(model: wb.LanguageModel):
-    return lambda folder: wb.save_model(model, folder)
+def _save_model(model: wb.model.LanguageModel):
+    return lambda folder: wb.interventions.save_model(model, folder)
 
 
-def test_activations_that_cannot_be_swapped(llama: wb.LanguageModel) -> None:
+def test_activations_that_cannot_be_swapped(llama: wb.model.LanguageModel) -> None:
     with pytest.raises(SurgeryError, match="one of relu, polyrelu"):
         swap_activation(llama, "tanh")
     for order in (0, 9, 2.5):
@@ -121,7 +121,7 @@ def test_activations_that_cannot_be_swapped(llama: wb.LanguageModel) -> None:
             swap_activation(llama, "series", order=order)  # type: ignore[arg-type]
     with pytest.raises(Cancelled):
         swap_activation(llama, "polynorm", corpus=CORPUS, cancel=lambda: True)
-    assert operate(llama, "swap_activation", kind="relu").model.network.config.hidden_act == "relu"
+    assert apply_operation(llama, "swap_activation", kind="relu").model.network.config.hidden_act == "relu"
 
 
 def slow_mask(length: int, real: list[bool], window: int | None = None) -> Tensor:
@@ -149,7 +149,7 @@ def test_layers_see_ahead(name: str, implementation: str, tmp_path: Path) -> Non
     module = tiny.build(name, attn_implementation=implementation)
     model = wb.load_model(module, tokenizer=tiny.tokenizer())
     last = model.network.n_layers - 1
-    child = see_ahead(model, [last])
+    child = remove_causal_mask(model, [last])
     mask = torch.ones(2, 12, dtype=torch.bool)
     mask[1, 7:] = False
     point = f"blocks.{last}.attn.hook_z"
@@ -184,7 +184,7 @@ def turned(x: Tensor) -> Tensor:
     return torch.cat([first[..., None], second[..., None], x[..., 2:]], -1)
 
 
-def by_hand(model: wb.LanguageModel, tokens: Tensor, mask: Tensor, layer: int, window: int | None) -> Tensor:
+def by_hand(model: wb.model.LanguageModel, tokens: Tensor, mask: Tensor, layer: int, window: int | None) -> Tensor:
     """Outputs of the heads `[batch, pos, heads, width]` where each token sees all real ones, from rotated queries and
     keys as the masked model has them: those of a single layer don't depend on its mask."""
     names = [f"blocks.{layer}.attn.hook_{kind}" for kind in ("rot_q", "rot_k", "v")]
@@ -205,12 +205,12 @@ def by_hand(model: wb.LanguageModel, tokens: Tensor, mask: Tensor, layer: int, w
     return out
 
 
-def test_layers_that_cannot_see_ahead(llama: wb.LanguageModel) -> None:
+def test_layers_that_cannot_see_ahead(llama: wb.model.LanguageModel) -> None:
     with pytest.raises(SurgeryError, match="There is no layer 3"):
-        see_ahead(llama, [0, 3])
+        remove_causal_mask(llama, [0, 3])
     with pytest.raises(SurgeryError, match="No layer is named"):
-        see_ahead(llama, [])
-    assert operate(llama, "see_ahead").history[-1]["layers"] == [0, 1, 2]
+        remove_causal_mask(llama, [])
+    assert apply_operation(llama, "see_ahead").history[-1]["layers"] == [0, 1, 2]
 
 
 def test_punctuation_becomes_labels() -> None:
@@ -223,7 +223,7 @@ def test_punctuation_becomes_labels() -> None:
         punctuation(corpus, words=90)
 
 
-def test_labels_stand_at_the_last_token_of_a_word(llama: wb.LanguageModel) -> None:
+def test_labels_stand_at_the_last_token_of_a_word(llama: wb.model.LanguageModel) -> None:
     texts = Labelled([["the", "dog", "xylophone"], ["cat"]], [[0, 1, 0], [1]], ("a", "b"))
     (batch,) = texts.batches(llama, batch=2, shuffle=False)
     a, b = texts.ids(llama).tolist()
@@ -242,7 +242,7 @@ def test_labels_stand_at_the_last_token_of_a_word(llama: wb.LanguageModel) -> No
         Labelled([["a"]], [[0]], ("a", "a")).ids(llama)
 
 
-def test_seeing_ahead_helps_where_the_label_is_what_follows(llama: wb.LanguageModel) -> None:
+def test_seeing_ahead_helps_where_the_label_is_what_follows(llama: wb.model.LanguageModel) -> None:
     chance = torch.Generator().manual_seed(0)
     rows = [["ab"[int(bit)] for bit in torch.randint(2, (8,), generator=chance)] for _ in range(60)]
     labels = [[int(after == "b") for after in row[1:]] + [0] for row in rows]  # whether the next word is b
@@ -250,7 +250,7 @@ def test_seeing_ahead_helps_where_the_label_is_what_follows(llama: wb.LanguageMo
     how = {"tokens": 70 * 16 * 10, "batch": 16, "context": 10, "lr": 3e-3}
     scores = {
         name: label_scores(heal(model, texts, **how).model, texts)
-        for name, model in {"masked": llama, "ahead": see_ahead(llama)}.items()
+        for name, model in {"masked": llama, "ahead": remove_causal_mask(llama)}.items()
     }
     assert scores["masked"].accuracy < 0.72  # by chance 1/2, and the last word is known
     assert scores["ahead"].accuracy > 0.82

@@ -14,12 +14,12 @@ import workbench as wb
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.operations.dare import dare
-from workbench.surgery.registry import Cancelled, operate
+from workbench.surgery.registry import Cancelled, apply_operation
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
 
-def tuned(name: str, seed: int, size: float = 0.02) -> wb.LanguageModel:
+def tuned(name: str, seed: int, size: float = 0.02) -> wb.model.LanguageModel:
     """The tiny model of this architecture with something added to every weight."""
     module = tiny.build(name)
     chance = torch.Generator().manual_seed(seed)
@@ -29,8 +29,8 @@ def tuned(name: str, seed: int, size: float = 0.02) -> wb.LanguageModel:
     return wb.load_model(module, tokenizer=tiny.tokenizer())
 
 
-def weights(model: wb.LanguageModel | nn.Module) -> dict[str, Tensor]:
-    return parameters_of(model.network.module if isinstance(model, wb.LanguageModel) else model)
+def weights(model: wb.model.LanguageModel | nn.Module) -> dict[str, Tensor]:
+    return parameters_of(model.network.module if isinstance(model, wb.model.LanguageModel) else model)
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
@@ -58,7 +58,7 @@ def test_every_number_is_dropped_or_made_larger(name: str, rescale: bool, zoo) -
     assert abs(kept / total - 0.25) < 4 * (0.25 * 0.75 / total) ** 0.5 + 1e-3
 
 
-def test_the_expectation_over_seeds_is_the_whole_delta(llama: wb.LanguageModel) -> None:
+def test_the_expectation_over_seeds_is_the_whole_delta(llama: wb.model.LanguageModel) -> None:
     other, draws = tuned("llama", 1), 200
     place = "model.layers.1.mlp.down_proj.weight"
     delta = weights(other)[place] - weights(llama)[place]
@@ -72,7 +72,7 @@ def test_the_expectation_over_seeds_is_the_whole_delta(llama: wb.LanguageModel) 
     assert torch.allclose(2 * (weights(unscaled)[place] - weights(llama)[place]), made[0], atol=1e-5)
 
 
-def test_draws_differ_between_tensors_models_and_seeds_and_repeat(llama: wb.LanguageModel) -> None:
+def test_draws_differ_between_tensors_models_and_seeds_and_repeat(llama: wb.model.LanguageModel) -> None:
     other = tuned("llama", 1)
 
     def stays(seed: int, layer: int = 0) -> Tensor:
@@ -89,10 +89,10 @@ def test_draws_differ_between_tensors_models_and_seeds_and_repeat(llama: wb.Lang
     assert {round(value) for value in delta.tolist()} == {0, 2, 4}  # neither, one or both of the two draws
 
 
-def test_folders_are_read_like_models(llama: wb.LanguageModel, tmp_path: Path) -> None:
+def test_folders_are_read_like_models(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
     other = tuned("llama", 1)
     other.network.module.save_pretrained(tmp_path / "plain")
-    wb.save_model(other, tmp_path / "spliced")
+    wb.interventions.save_model(other, tmp_path / "spliced")
     direct = weights(dare(llama, other, 0.5).model)
     for folder in ("plain", "spliced"):
         child = dare(llama, tmp_path / folder, 0.5)
@@ -100,20 +100,20 @@ def test_folders_are_read_like_models(llama: wb.LanguageModel, tmp_path: Path) -
     child.save_pretrained(tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     assert all(torch.equal(direct[place], tensor) for place, tensor in parameters_of(plain).items())
-    again = operate(llama, "dare", tuned=str(tmp_path / "plain"), p=0.5)
+    again = apply_operation(llama, "dare", tuned=str(tmp_path / "plain"), p=0.5)
     assert again.model.hash == child.model.hash
 
 
-def test_a_fine_tuned_model_knows_its_parent(llama: wb.LanguageModel) -> None:
+def test_a_fine_tuned_model_knows_its_parent(llama: wb.model.LanguageModel) -> None:
     corpus = wb.Corpus([tiny.TEXT])
-    child = wb.fine_tune(llama, corpus, tokens=64, batch=1, context=32)
+    child = wb.training.fine_tune(llama, corpus, tokens=64, batch=1, context=32)
     assert dare(llama, child, 0.0).model.hash != llama.hash
-    grandchild = wb.fine_tune(tuned("llama", 7), corpus, tokens=64, batch=1, context=32)
+    grandchild = wb.training.fine_tune(tuned("llama", 7), corpus, tokens=64, batch=1, context=32)
     with pytest.raises(SurgeryError, match="another parent"):
         dare(llama, grandchild, 0.5)
 
 
-def test_what_cannot_be_merged(llama: wb.LanguageModel, zoo, tmp_path: Path) -> None:
+def test_what_cannot_be_merged(llama: wb.model.LanguageModel, zoo, tmp_path: Path) -> None:
     other = tuned("llama", 1)
     for p in (1.0, 1, 1.5, -0.1, float("nan"), True):
         with pytest.raises(SurgeryError, match="from 0 to below 1"):
@@ -134,7 +134,7 @@ def test_what_cannot_be_merged(llama: wb.LanguageModel, zoo, tmp_path: Path) -> 
     with pytest.raises(SurgeryError, match="no weights"):
         dare(llama, tmp_path)
     with pytest.raises(SurgeryError, match="no folder"):
-        operate(llama, "dare", tuned=str(tmp_path / "nowhere"))
+        apply_operation(llama, "dare", tuned=str(tmp_path / "nowhere"))
     with pytest.raises(Cancelled):
         dare(llama, other, cancel=lambda: True)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")

@@ -25,24 +25,26 @@ pytestmark = pytest.mark.usefixtures("tiny_cache")
 CORPUS = wb.Corpus([*tiny.TEXT.strip().split("\n"), tiny.TEXT])
 EDIT = wb.Clamp("neurons.0.post:3", 2.0)
 CHANGES: dict[str, Callable[[Any], Any]] = {
-    "bake": lambda model: wb.bake(model, [wb.RemoveHead(1, 0)]),
-    "prune": lambda model: wb.prune(model, 0.5, score="magnitude"),
-    "quantise": lambda model: wb.quantise(model, 4),
-    "search_sparsity": lambda model: wb.search_sparsity(model, CORPUS, 0.5, passes=200, tokens=40, context=16)[0],
-    "search_bits": lambda model: wb.search_bits(model, CORPUS, 4, passes=200, tokens=40, context=16)[0],
-    "skip": lambda model: wb.skip(model, CORPUS, 0.2, passes=200, tokens=40, context=16)[0],
-    "fewer_kv_heads": lambda model: wb.fewer_kv_heads(model, 1, corpus=CORPUS, tokens=40),
-    "swap_activation": lambda model: wb.swap_activation(model, "polyrelu", corpus=CORPUS, tokens=40),
-    "see_ahead": lambda model: wb.see_ahead(model, [1]),
-    "expert": lambda model: wb.expert(model, CORPUS, 0.5, tokens=40),
-    "heal": lambda model: wb.heal(model, CORPUS, tokens=40, batch=2, context=16),
-    "dare": lambda model: wb.dare(model, wb.quantise(model, 8), 0.5),
-    "operate": lambda model: wb.operate(model, "remove sublayers", layers=[1]),
+    "bake": lambda model: wb.bake(model, [wb.interventions.RemoveHead(1, 0)]),
+    "prune": lambda model: wb.surgery.prune(model, 0.5, score="magnitude"),
+    "quantise": lambda model: wb.surgery.quantise(model, 4),
+    "search_sparsity": lambda model: wb.surgery.search_sparsity(model, CORPUS, 0.5, passes=200, tokens=40, context=16)[
+        0
+    ],
+    "search_bits": lambda model: wb.surgery.search_bits(model, CORPUS, 4, passes=200, tokens=40, context=16)[0],
+    "skip": lambda model: wb.surgery.skip(model, CORPUS, 0.2, passes=200, tokens=40, context=16)[0],
+    "fewer_kv_heads": lambda model: wb.surgery.merge_kv_heads(model, 1, corpus=CORPUS, tokens=40),
+    "swap_activation": lambda model: wb.surgery.swap_activation(model, "polyrelu", corpus=CORPUS, tokens=40),
+    "see_ahead": lambda model: wb.surgery.remove_causal_mask(model, [1]),
+    "expert": lambda model: wb.surgery.expert(model, CORPUS, 0.5, tokens=40),
+    "heal": lambda model: wb.surgery.heal(model, CORPUS, tokens=40, batch=2, context=16),
+    "dare": lambda model: wb.surgery.dare(model, wb.surgery.quantise(model, 8), 0.5),
+    "operate": lambda model: wb.surgery.apply_operation(model, "remove sublayers", layers=[1]),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_operation_takes_a_child_and_certifies_from_the_start(name: str, llama: wb.LanguageModel) -> None:
+def test_every_operation_takes_a_child_and_certifies_from_the_start(name: str, llama: wb.model.LanguageModel) -> None:
     first = wb.bake(llama, [EDIT])
     for given in (first, first.model):
         child = CHANGES[name](given)
@@ -64,31 +66,31 @@ def test_other_things_and_other_precisions_are_refused(name: str) -> None:
         CHANGES[name](None)
 
 
-def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.LanguageModel) -> None:
+def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.model.LanguageModel) -> None:
     kept = held_out(llama)
     assert isinstance(kept, wb.Corpus)
     for texts in (calibration(None), named("stories")):
         assert not {*texts.texts} & {*kept.texts}
         assert {*texts.texts} | {*kept.texts} == {*wb.Corpus.load("stories").texts}
     assert calibration(CORPUS) is CORPUS
-    by_name = wb.operate(llama, "prune", tokens=50).history[-1]
-    by_default = wb.prune(llama, tokens=50).history[-1]
+    by_name = wb.surgery.apply_operation(llama, "prune", tokens=50).history[-1]
+    by_default = wb.surgery.prune(llama, tokens=50).history[-1]
     assert by_name["corpus_hash"] == by_default["corpus_hash"] == calibration(None).hash
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda model: wb.prune(model, corpus="stories"),
-        lambda model: wb.skip(model, "stories"),
-        lambda model: wb.heal(model, "stories", tokens=40),
-        lambda model: wb.expert(model, "stories"),
-        lambda model: wb.measure_fidelities(model, [], "stories"),
+        lambda model: wb.surgery.prune(model, corpus="stories"),
+        lambda model: wb.surgery.skip(model, "stories"),
+        lambda model: wb.surgery.heal(model, "stories", tokens=40),
+        lambda model: wb.surgery.expert(model, "stories"),
+        lambda model: wb.measures.measure_fidelities(model, [], "stories"),
         lambda model: wb.build_index(model, "neurons.0.post", "stories", "nowhere"),
         lambda model: wb.Corpus.load(""),
     ],
 )
-def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.LanguageModel) -> None:
+def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.LanguageModel) -> None:
     with pytest.raises(CorpusError, match=r"given as a Corpus|Name a corpus"):
         wrong(llama)
 
@@ -96,61 +98,70 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.LanguageModel
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        (lambda model: wb.prune(model, pattern=None), "The pattern is 'row'"),
-        (lambda model: wb.prune(model, corpus=CORPUS, tokens="a"), "is a whole number"),
-        (lambda model: wb.heal(model, CORPUS, tokens=40, lr="a"), "lr is a number above 0"),
-        (lambda model: wb.see_ahead(model, 3), "layers is a list of layers"),
-        (lambda model: wb.dare(model, model, weights="a"), "weights is a finite number, or one for each"),
-        (lambda model: wb.measure_fidelities(model, [], CORPUS, tokens=float("nan")), "is a whole number"),
+        (lambda model: wb.surgery.prune(model, pattern=None), "The pattern is 'row'"),
+        (lambda model: wb.surgery.prune(model, corpus=CORPUS, tokens="a"), "is a whole number"),
+        (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, lr="a"), "lr is a number above 0"),
+        (lambda model: wb.surgery.remove_causal_mask(model, 3), "layers is a list of layers"),
+        (lambda model: wb.surgery.dare(model, model, weights="a"), "weights is a finite number, or one for each"),
+        (lambda model: wb.measures.measure_fidelities(model, [], CORPUS, tokens=float("nan")), "is a whole number"),
         (lambda model: wb.Feature.parse("neurons.0.post:a"), "neurons"),
-        (lambda model: wb.dare(model, model, weights=None), "weights is a finite number, or one for each"),
-        (lambda model: wb.dare(model, model, rescale="no"), "True or False"),
-        (lambda model: wb.skip(model, CORPUS, seed="a"), "seed is a whole number"),
-        (lambda model: wb.search_bits(model, CORPUS, "5"), "bits is a number"),
-        (lambda model: wb.search_bits(model, CORPUS, levels=4), "levels a list"),
-        (lambda model: wb.search_sparsity(model, CORPUS, levels=0.5), "levels is a list"),
-        (lambda model: wb.prune(model, sparsities=0.5), "by their paths"),
-        (lambda model: wb.heal(model, CORPUS, tokens=40, sparsify=True), "sparsify is a Decay"),
-        (lambda model: wb.heal(model, CORPUS, tokens=40, sparsify=wb.Decay(until="x")), "share of the steps"),
-        (lambda model: wb.heal(model, CORPUS, tokens=40, only=5), "regular expression"),
-        (lambda model: wb.cut_expert(model, [1, 2]), "The mask is bool"),
-        (lambda model: wb.see_ahead(model, [[0]]), "no layer"),
-        (lambda model: wb.fewer_kv_heads(wb.see_ahead(model, [0]), 1, corpus=CORPUS), "would lose it"),
-        (lambda model: wb.dare(model, model, weights=float("inf")), "weights is a finite number"),
+        (lambda model: wb.surgery.dare(model, model, weights=None), "weights is a finite number, or one for each"),
+        (lambda model: wb.surgery.dare(model, model, rescale="no"), "True or False"),
+        (lambda model: wb.surgery.skip(model, CORPUS, seed="a"), "seed is a whole number"),
+        (lambda model: wb.surgery.search_bits(model, CORPUS, "5"), "bits is a number"),
+        (lambda model: wb.surgery.search_bits(model, CORPUS, levels=4), "levels a list"),
+        (lambda model: wb.surgery.search_sparsity(model, CORPUS, levels=0.5), "levels is a list"),
+        (lambda model: wb.surgery.prune(model, sparsities=0.5), "by their paths"),
+        (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, sparsify=True), "sparsify is a Decay"),
+        (
+            lambda model: wb.surgery.heal(model, CORPUS, tokens=40, sparsify=wb.surgery.Decay(until="x")),
+            "share of the steps",
+        ),
+        (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, only=5), "regular expression"),
+        (lambda model: wb.surgery.keep_neurons(model, [1, 2]), "The mask is bool"),
+        (lambda model: wb.surgery.remove_causal_mask(model, [[0]]), "no layer"),
+        (
+            lambda model: wb.surgery.merge_kv_heads(wb.surgery.remove_causal_mask(model, [0]), 1, corpus=CORPUS),
+            "would lose it",
+        ),
+        (lambda model: wb.surgery.dare(model, model, weights=float("inf")), "weights is a finite number"),
         (lambda model: wb.bake(model, EDIT), "Edits are given as a list"),
         (lambda model: wb.bake(model, []), "give at least one edit"),
-        (lambda model: wb.prune(model, corpus=CORPUS, tokens=-4), r"tokens is a whole number from 1, not -4\."),
-        (lambda model: wb.skip(model, CORPUS, context=-4), r"context is a whole number from 2, not -4\."),
-        (lambda model: wb.skip(model, CORPUS, method="greedy", passes=1), "runs .* candidates or more here, on"),
-        (lambda model: wb.search_bits(model, CORPUS, 2), "between the least of levels and 16.*not 2 with"),
-        (lambda model: wb.search_bits(model, CORPUS, levels=()), "with levels \\[\\]"),
-        (lambda model: wb.search_sparsity(model, CORPUS, 0.9), "at most the highest of levels; not 0.9"),
-        (lambda model: wb.search_sparsity(model, CORPUS, levels=()), "with levels \\[\\]"),
+        (lambda model: wb.surgery.prune(model, corpus=CORPUS, tokens=-4), r"tokens is a whole number from 1, not -4\."),
+        (lambda model: wb.surgery.skip(model, CORPUS, context=-4), r"context is a whole number from 2, not -4\."),
+        (
+            lambda model: wb.surgery.skip(model, CORPUS, method="greedy", passes=1),
+            "runs .* candidates or more here, on",
+        ),
+        (lambda model: wb.surgery.search_bits(model, CORPUS, 2), "between the least of levels and 16.*not 2 with"),
+        (lambda model: wb.surgery.search_bits(model, CORPUS, levels=()), "with levels \\[\\]"),
+        (lambda model: wb.surgery.search_sparsity(model, CORPUS, 0.9), "at most the highest of levels; not 0.9"),
+        (lambda model: wb.surgery.search_sparsity(model, CORPUS, levels=()), "with levels \\[\\]"),
         (lambda model: wb.bake(model, [EDIT]).save_pretrained(None), "Name a folder"),
-        (lambda model: wb.open_child("nowhere", None), "Give the model"),
+        (lambda model: wb.surgery.open_child("nowhere", None), "Give the model"),
     ],
 )
-def test_odd_values_get_a_sentence(wrong: Callable[[Any], Any], match: str, llama: wb.LanguageModel) -> None:
+def test_odd_values_get_a_sentence(wrong: Callable[[Any], Any], match: str, llama: wb.model.LanguageModel) -> None:
     with pytest.raises(ValueError, match=match):
         wrong(llama)
 
 
-def test_how_it_was_chosen_is_on_record(llama: wb.LanguageModel) -> None:
-    skipped, found = wb.skip(llama, CORPUS, 0.2, passes=200, tokens=40, context=16, seed=3)
+def test_how_it_was_chosen_is_on_record(llama: wb.model.LanguageModel) -> None:
+    skipped, found = wb.surgery.skip(llama, CORPUS, 0.2, passes=200, tokens=40, context=16, seed=3)
     said = skipped.history[-1]
     assert (said["found_by"], said["search_seed"], said["corpus_hash"]) == ("evopress", 3, CORPUS.hash)
     assert said["passes"] == found.token_forwards
-    cut = wb.expert(llama, CORPUS, 0.5, tokens=40, seed=2).history[-1]
+    cut = wb.surgery.expert(llama, CORPUS, 0.5, tokens=40, seed=2).history[-1]
     assert (cut["keep"], cut["text_seed"], cut["tokens"], cut["corpus_hash"]) == (0.5, 2, 40, CORPUS.hash)
 
 
-def saved_and_opened(folder: Path) -> tuple[wb.LanguageModel, wb.Child]:
+def saved_and_opened(folder: Path) -> tuple[wb.model.LanguageModel, wb.surgery.Child]:
     """A model, and a child of it that was baked, certified, saved and opened again."""
     parent = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
     child = wb.bake(parent, [EDIT])
     child.certify(CORPUS, 60)
     child.save_pretrained(folder / "child")
-    return parent, wb.open_child(folder / "child", parent)
+    return parent, wb.surgery.open_child(folder / "child", parent)
 
 
 def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: Path) -> None:
@@ -160,7 +171,10 @@ def test_a_child_that_was_opened_says_that_exactness_was_not_measured(tmp_path: 
     said = opened.certify(CORPUS, 60)
     assert said.exact is None
     assert "not measured" in said.exactness()
-    assert "No step stands for interventions" in wb.prune(parent, score="magnitude").certify(CORPUS, 60).exactness()
+    assert (
+        "No step stands for interventions"
+        in wb.surgery.prune(parent, score="magnitude").certify(CORPUS, 60).exactness()
+    )
 
 
 def test_exactness_is_said_of_the_steps_that_have_it() -> None:
@@ -169,12 +183,12 @@ def test_exactness_is_said_of_the_steps_that_have_it() -> None:
     alone = baked.certify(CORPUS, 60).exactness()
     assert re.match(r"(Every|No) logit .* under the interventions[^.]*\.?[^.]*\.$", alone)
     assert "tep" not in alone
-    pruned = wb.prune(baked, 0.3, score="magnitude")
+    pruned = wb.surgery.prune(baked, 0.3, score="magnitude")
     said = pruned.certify(CORPUS, 60)
     assert said.kl > 0
     assert said.exactness().startswith("Step 1 stands for interventions: after it ")
     assert said.exactness().endswith(" Step 2 stands for none: only the costs say what came of that.")
-    again = wb.quantise(wb.bake(pruned, [wb.RemoveHead(1, 0)]), 8)
+    again = wb.surgery.quantise(wb.bake(pruned, [wb.interventions.RemoveHead(1, 0)]), 8)
     words = again.certify(CORPUS, 60).exactness()
     assert words.startswith("Steps 1 and 3 stand for interventions: after each ")
     assert words.endswith(" Steps 2 and 4 stand for none: only the costs say what came of that.")
@@ -183,36 +197,36 @@ def test_exactness_is_said_of_the_steps_that_have_it() -> None:
 
 def test_exactness_is_claimed_for_all_steps_or_none(tmp_path: Path) -> None:
     _, opened = saved_and_opened(tmp_path)
-    said = wb.bake(opened, [wb.RemoveHead(1, 0)]).certify(CORPUS, 60)
+    said = wb.bake(opened, [wb.interventions.RemoveHead(1, 0)]).certify(CORPUS, 60)
     assert said.differences == [None, pytest.approx(0.0, abs=1e-4)]
     assert said.exact is None
     assert "not measured" in said.exactness()
     assert "In the steps since then no logit is further than" in said.exactness()
-    again = wb.Certificate.from_dict(said.to_dict())
+    again = wb.surgery.Certificate.from_dict(said.to_dict())
     assert again.exact is None
 
 
-def test_edits_beside_a_child_are_not_lost_by_the_next_operation(llama: wb.LanguageModel, tmp_path: Path) -> None:
+def test_edits_beside_a_child_are_not_lost_by_the_next_operation(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
     here = wb.Clamp("neurons.1.post:3", 5.0, positions="prompt")
-    child = wb.bake(llama, [wb.RemoveHead(0, 1), here], beside=True)
+    child = wb.bake(llama, [wb.interventions.RemoveHead(0, 1), here], beside=True)
     for change in CHANGES.values():
         for given in (child, child.model):
             with pytest.raises(SurgeryError, match="has edits beside its weights"):
                 change(given)
     with pytest.raises(SurgeryError, match="has edits beside its weights"):
-        wb.dare(llama, child)
+        wb.surgery.dare(llama, child)
     child.certify(CORPUS, 60)
     child.save_pretrained(tmp_path / "child")
     with pytest.raises(SurgeryError, match="has edits beside its weights"):
-        wb.quantise(wb.open_child(tmp_path / "child", llama))
+        wb.surgery.quantise(wb.surgery.open_child(tmp_path / "child", llama))
 
 
 def test_models_are_given_back_as_soon_as_nobody_holds_them() -> None:
     model = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
     gc.disable()
     try:
-        first = wb.quantise(model, 8)
-        second = wb.quantise(first, 4)
+        first = wb.surgery.quantise(model, 8)
+        second = wb.surgery.quantise(first, 4)
         assert second.before is first
         gone = [weakref.ref(first.model), weakref.ref(second.model)]
         del second
@@ -223,22 +237,22 @@ def test_models_are_given_back_as_soon_as_nobody_holds_them() -> None:
         gc.enable()
 
 
-def test_deltas_are_between_models_that_compute_alike(llama: wb.LanguageModel, tmp_path: Path) -> None:
-    relu = wb.swap_activation(llama, "relu")
+def test_deltas_are_between_models_that_compute_alike(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
+    relu = wb.surgery.swap_activation(llama, "relu")
     with pytest.raises(SurgeryError, match="don't compute alike: hidden_act is 'relu' and 'silu'"):
-        wb.dare(llama, relu)
+        wb.surgery.dare(llama, relu)
     relu.certify(CORPUS, 60)
     relu.save_pretrained(tmp_path / "relu")
     with pytest.raises(SurgeryError, match="don't compute alike"):
-        wb.dare(llama, tmp_path / "relu")
+        wb.surgery.dare(llama, tmp_path / "relu")
     with pytest.raises(SurgeryError, match="it has no plain delta"):
-        wb.dare(llama, wb.see_ahead(llama, [0]))
+        wb.surgery.dare(llama, wb.surgery.remove_causal_mask(llama, [0]))
 
 
-def test_searches_and_fine_tunes_run_inside_inference_mode(llama: wb.LanguageModel) -> None:
+def test_searches_and_fine_tunes_run_inside_inference_mode(llama: wb.model.LanguageModel) -> None:
     with torch.inference_mode():
-        found = wb.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
-    assert found == wb.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
+        found = wb.surgery.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
+    assert found == wb.surgery.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
 
 
 def test_a_folder_whose_weights_were_exchanged_is_not_merged(tmp_path: Path) -> None:
@@ -247,11 +261,11 @@ def test_a_folder_whose_weights_were_exchanged_is_not_merged(tmp_path: Path) -> 
         child = wb.bake(parent, [wb.Scale("neurons.0.post:3", factor)])
         child.certify(CORPUS, 60)
         child.save_pretrained(tmp_path / name)
-    assert wb.dare(parent, tmp_path / "one", 0.0).own
+    assert wb.surgery.dare(parent, tmp_path / "one", 0.0).own
     weights = tmp_path / "two" / "model.safetensors"
     weights.replace(tmp_path / "one" / "model.safetensors")
     with pytest.raises(SurgeryError, match="are not those that were saved"):
-        wb.dare(parent, tmp_path / "one", 0.0)
+        wb.surgery.dare(parent, tmp_path / "one", 0.0)
 
 
 def test_heads_that_turn_neighbours_have_a_mean_and_no_singular_vectors() -> None:
@@ -260,8 +274,8 @@ def test_heads_that_turn_neighbours_have_a_mean_and_no_singular_vectors() -> Non
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
     model = wb.load_model(CohereForCausalLM(CohereConfig(**size | heads, eos_token_id=0, bos_token_id=1)).eval())
     with pytest.raises(SurgeryError, match="take the mean"):
-        wb.fewer_kv_heads(model, 1, corpus=CORPUS)
-    assert wb.fewer_kv_heads(model, 1, method="mean").model.network.config.num_key_value_heads == 1
+        wb.surgery.merge_kv_heads(model, 1, corpus=CORPUS)
+    assert wb.surgery.merge_kv_heads(model, 1, method="mean").model.network.config.num_key_value_heads == 1
 
 
 def test_mlps_that_see_all_rows_as_one_can_be_read_edited_and_baked() -> None:

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.operations.experts import cut_expert, expert, masks_by_domain, neuron_use
-from workbench.surgery.operations.kv_heads import fewer_kv_heads
-from workbench.surgery.registry import Cancelled, operate
+from workbench.surgery.operations.experts import expert, keep_neurons, masks_by_domain, neuron_use
+from workbench.surgery.operations.kv_heads import merge_kv_heads
+from workbench.surgery.registry import Cancelled, apply_operation
 from workbench.surgery.search.fitness import DenseKL
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
@@ -53,11 +53,11 @@ def turned(name: str, same: bool) -> nn.Module:
 def test_joining_loses_nothing_where_heads_hold_the_same(name: str, tmp_path: Path) -> None:
     module = turned(name, same=False)
     model = wb.load_model(module, tokenizer=tiny.tokenizer())
-    child = fewer_kv_heads(model, 1, corpus=CORPUS, tokens=60)
+    child = merge_kv_heads(model, 1, corpus=CORPUS, tokens=60)
     assert child.model.network.config.num_key_value_heads == 1
     wanted = reference.logits_under(module, TOKENS)
     assert float((child.model(TOKENS) - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
-    mean = fewer_kv_heads(model, 1, method="mean", corpus=CORPUS)
+    mean = merge_kv_heads(model, 1, method="mean", corpus=CORPUS)
     assert float((mean.model(TOKENS) - wanted).abs().max()) > 0.01 * float(wanted.abs().max())
     child.save_pretrained(tmp_path / "joined")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "joined", dtype=torch.float32)
@@ -71,12 +71,12 @@ def test_the_mean_is_right_where_heads_are_equal() -> None:
     model = wb.load_model(module, tokenizer=tiny.tokenizer())
     wanted = reference.logits_under(module, TOKENS)
     for method in ("mean", "svd"):
-        child = fewer_kv_heads(model, 1, method=method, corpus=CORPUS, tokens=60)
+        child = merge_kv_heads(model, 1, method=method, corpus=CORPUS, tokens=60)
         assert torch.allclose(child.model(TOKENS), wanted, atol=1e-3)
 
 
-def test_keys_of_the_joined_head_are_the_best_in_every_plane(llama: wb.LanguageModel) -> None:
-    child = fewer_kv_heads(llama, 1, corpus=CORPUS, tokens=60)
+def test_keys_of_the_joined_head_are_the_best_in_every_plane(llama: wb.model.LanguageModel) -> None:
+    child = merge_kv_heads(llama, 1, corpus=CORPUS, tokens=60)
     seen = {"k": [], "v": []}
     for batch in CORPUS.batches(llama, 256, 4, 60, 0):
         points = [f"blocks.1.attn.hook_{kind}" for kind in seen]
@@ -100,27 +100,27 @@ def test_keys_of_the_joined_head_are_the_best_in_every_plane(llama: wb.LanguageM
     assert torch.allclose(torch.linalg.svdvals(wanted_span.T @ made_span), torch.ones(2 * half).double(), atol=1e-4)
 
 
-def test_svd_beats_the_mean(llama: wb.LanguageModel) -> None:
+def test_svd_beats_the_mean(llama: wb.model.LanguageModel) -> None:
     fitness = DenseKL(llama, CORPUS, 80, context=40)
     kl = {
-        method: fitness(fewer_kv_heads(llama, 1, method=method, corpus=CORPUS, tokens=80).model.network.module)
+        method: fitness(merge_kv_heads(llama, 1, method=method, corpus=CORPUS, tokens=80).model.network.module)
         for method in ("svd", "mean")
     }
     assert kl["svd"] < kl["mean"]
 
 
-def test_heads_that_cannot_be_joined(llama: wb.LanguageModel, zoo) -> None:
+def test_heads_that_cannot_be_joined(llama: wb.model.LanguageModel, zoo) -> None:
     for heads in (0, 2, 3, True, 1.0):
         with pytest.raises(SurgeryError, match="has 2 key and value heads per layer; it can have 1"):
-            fewer_kv_heads(llama, heads)  # type: ignore[arg-type]
+            merge_kv_heads(llama, heads)  # type: ignore[arg-type]
     for name in ("gpt2", "neox"):
         with pytest.raises(SurgeryError, match="no key and value heads"):
-            fewer_kv_heads(zoo[name], 1)
+            merge_kv_heads(zoo[name], 1)
     with pytest.raises(SurgeryError, match="one of svd, mean"):
-        fewer_kv_heads(llama, 1, method="best")
+        merge_kv_heads(llama, 1, method="best")
     with pytest.raises(Cancelled):
-        fewer_kv_heads(llama, 1, corpus=CORPUS, cancel=lambda: True)
-    assert operate(llama, "fewer_kv_heads", heads=1, tokens=64).model.network.config.num_key_value_heads == 1
+        merge_kv_heads(llama, 1, corpus=CORPUS, cancel=lambda: True)
+    assert apply_operation(llama, "fewer_kv_heads", heads=1, tokens=64).model.network.config.num_key_value_heads == 1
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
@@ -140,7 +140,7 @@ def test_use_and_cutting(name: str, zoo, tmp_path: Path) -> None:
 
     mask = masks_by_domain({"all": use}, 0.5)["all"]
     assert bool((use[mask].view(len(use), -1).amin(1) >= use[~mask].view(len(use), -1).amax(1)).all())
-    child = cut_expert(model, mask, of="all")
+    child = keep_neurons(model, mask, of="all")
     edits = [reference.PlainEdit(*tiny.mlp(plain, n)["post"], lambda x, n=n: x * mask[n]) for n in range(len(mask))]
     assert torch.allclose(child.model(TOKENS), reference.logits_under(plain, TOKENS, edits), atol=1e-4)
     assert child.model.network.neuron_hook_point(0, "post").width == use.shape[1] // 2
@@ -149,7 +149,7 @@ def test_use_and_cutting(name: str, zoo, tmp_path: Path) -> None:
     assert torch.allclose(reference.logits_under(loaded, TOKENS), child.model(TOKENS), atol=1e-5)
 
 
-def test_an_expert_is_best_at_its_own_texts(llama: wb.LanguageModel) -> None:
+def test_an_expert_is_best_at_its_own_texts(llama: wb.model.LanguageModel) -> None:
     lines = tiny.TEXT.strip().split("\n")
     corpora = {"animals": wb.Corpus(lines[:1] * 3), "boats": wb.Corpus(lines[2:3] * 3)}
     kls = {
@@ -163,18 +163,18 @@ def test_an_expert_is_best_at_its_own_texts(llama: wb.LanguageModel) -> None:
     assert own < kls["animals", "boats"] + kls["boats", "animals"]
 
 
-def test_experts_that_cannot_be_cut(llama: wb.LanguageModel) -> None:
+def test_experts_that_cannot_be_cut(llama: wb.model.LanguageModel) -> None:
     for keep in (0.0, 1.0, -1, 2.0, float("nan"), 0.001):
         with pytest.raises(SurgeryError, match="some of the 48 neurons stay and some go"):
             expert(llama, CORPUS, keep)
     mask = torch.ones(3, 48, dtype=torch.bool)
     mask[1, 5:] = False
     with pytest.raises(SurgeryError, match=r"these keep \[5, 48\]"):
-        cut_expert(llama, mask)
+        keep_neurons(llama, mask)
     with pytest.raises(SurgeryError, match=r"bool \[3, 48\]"):
-        cut_expert(llama, mask[:2])
+        keep_neurons(llama, mask[:2])
     with pytest.raises(SurgeryError, match="at least one"):
-        cut_expert(llama, torch.zeros(3, 48, dtype=torch.bool))
+        keep_neurons(llama, torch.zeros(3, 48, dtype=torch.bool))
     with pytest.raises(Cancelled):
         expert(llama, CORPUS, cancel=lambda: True)
-    assert operate(llama, "expert", keep=0.5, tokens=64).model.network.config.intermediate_size == 24
+    assert apply_operation(llama, "expert", keep=0.5, tokens=64).model.network.config.intermediate_size == 24

@@ -24,7 +24,7 @@ CORPUS = wb.Corpus([*tiny.TEXT.strip().split("\n"), tiny.TEXT])
 HOW = {"tokens": 4 * 2 * 16, "batch": 2, "context": 16, "lr": 1e-3}
 
 
-def weights(model: wb.LanguageModel) -> dict[str, Tensor]:
+def weights(model: wb.model.LanguageModel) -> dict[str, Tensor]:
     return parameters_of(model.network.module)
 
 
@@ -70,7 +70,7 @@ def test_a_low_rank_addition_is_one_of_that_rank(name: str, zoo) -> None:
     assert fingerprint(weights(zoo[name])) == zoo[name].hash
 
 
-def test_learning_helps_and_goes_on_after_a_break(llama: wb.LanguageModel, tmp_path: Path) -> None:
+def test_learning_helps_and_goes_on_after_a_break(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
     lines: list[float] = []
     how = {"batch": 2, "context": 32, "lr": 3e-3, "seed": 1, "tokens": 40 * 64}
     whole = heal(llama, CORPUS, log=lambda line: lines.append(line["loss"]), **how)
@@ -125,12 +125,12 @@ def test_masks_come_slowly(name: str, zoo) -> None:
     assert kept(weight.abs(), 0, "2:4").any()
 
 
-def test_some_parameters_alone_learn(llama: wb.LanguageModel) -> None:
+def test_some_parameters_alone_learn(llama: wb.model.LanguageModel) -> None:
     child = heal(llama, CORPUS, only=r"layers\.1\..*norm", **HOW)
     assert set(child.own) == {f"model.layers.1.{name}_layernorm.weight" for name in ("input", "post_attention")}
 
 
-def test_what_cannot_be_healed(llama: wb.LanguageModel) -> None:
+def test_what_cannot_be_healed(llama: wb.model.LanguageModel) -> None:
     cases = {
         "whole number from 1, or None": {"rank": 0},
         "nothing to train": {"only": "nowhere"},

@@ -15,7 +15,7 @@ from workbench.surgery.child import SurgeryError
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in
 from workbench.surgery.operations.pruning import kept, prune, search_sparsity
 from workbench.surgery.operations.quantising import quantise, rounded, search_bits
-from workbench.surgery.registry import Cancelled, operate
+from workbench.surgery.registry import Cancelled, apply_operation
 from workbench.surgery.search.fitness import DenseKL
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
@@ -110,7 +110,7 @@ def test_rounded_models(name: str, zoo) -> None:
             module.weight.copy_(as_stored(module, rounded(out_in(module), 2 if path == last else 4)))
     tokens = torch.arange(20).view(2, 10)
     assert torch.allclose(child.model(tokens), reference.logits_under(plain, tokens), atol=1e-5)
-    assert operate(model, "quantise", bits=4).model.hash != child.model.hash
+    assert apply_operation(model, "quantise", bits=4).model.hash != child.model.hash
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -138,7 +138,7 @@ def test_levels_of_matrices_are_put_in_place_and_taken_back(name: str, zoo) -> N
 
 
 @pytest.mark.parametrize("method", ["evopress", "greedy", "uniform"])
-def test_searches_keep_their_budget(method: str, llama: wb.LanguageModel) -> None:
+def test_searches_keep_their_budget(method: str, llama: wb.model.LanguageModel) -> None:
     how = {"method": method, "passes": 10_000, "tokens": 40, "context": 20}
     child, found = search_sparsity(llama, CORPUS, 0.5, levels=(0.25, 0.5, 0.75), **how)
     zeros = sum(int((child.model.network.module.get_submodule(path).weight == 0).sum()) for path in matrices(llama))
@@ -155,7 +155,7 @@ def test_searches_keep_their_budget(method: str, llama: wb.LanguageModel) -> Non
     assert fitness(coarse.model.network.module) > 0
 
 
-def test_what_cannot_be_pruned(llama: wb.LanguageModel) -> None:
+def test_what_cannot_be_pruned(llama: wb.model.LanguageModel) -> None:
     for sparsity in (1.0, -0.1, 2, float("nan"), True):
         with pytest.raises(SurgeryError, match="from 0 to below 1"):
             prune(llama, sparsity, score="magnitude")
@@ -187,8 +187,8 @@ def test_what_cannot_be_pruned(llama: wb.LanguageModel) -> None:
         quantise(llama, cancel=lambda: True)
 
 
-def test_a_pattern_has_its_own_sparsity(llama: wb.LanguageModel) -> None:
-    assert wb.prune(llama, 0.5, score="magnitude", pattern="1:4").history[-1]["sparsity"] == 0.75
+def test_a_pattern_has_its_own_sparsity(llama: wb.model.LanguageModel) -> None:
+    assert wb.surgery.prune(llama, 0.5, score="magnitude", pattern="1:4").history[-1]["sparsity"] == 0.75
     path = matrices(llama)[0]
-    with pytest.raises(wb.SurgeryError, match="one sparsity for all"):
-        wb.prune(llama, score="magnitude", pattern="2:4", sparsities={path: 0.0})
+    with pytest.raises(wb.surgery.SurgeryError, match="one sparsity for all"):
+        wb.surgery.prune(llama, score="magnitude", pattern="2:4", sparsities={path: 0.0})

@@ -17,8 +17,8 @@ import workbench as wb
 from workbench.interventions.weight_edits import RemoveLayer, RemoveSublayer
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.operations.skipping import Skips, skip
-from workbench.surgery.registry import Cancelled, operate
-from workbench.surgery.search.budgets import Candidate, Judge, even, greedy, harms, ranked, uniform
+from workbench.surgery.registry import Cancelled, apply_operation
+from workbench.surgery.search.budgets import Candidate, CandidateEvaluator, even, greedy, harms, ranked, uniform
 from workbench.surgery.search.evopress import _starts, evopress, search
 from workbench.surgery.search.fitness import DenseKL
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tiny_cache")
 CORPUS = wb.Corpus([*tiny.TEXT.strip().split("\n"), tiny.TEXT])
 
 
-def kl_of(model: wb.LanguageModel, module: nn.Module, context: int, tokens: int) -> float:
+def kl_of(model: wb.model.LanguageModel, module: nn.Module, context: int, tokens: int) -> float:
     """KL(dense ‖ changed) over the tokens of a corpus, one prediction at a time."""
     total, count = 0.0, 0
     for batch in CORPUS.batches(model, context, 1, tokens, 0):
@@ -140,7 +140,7 @@ def test_a_search_begins_from_several_sets_that_are_little_harmful_alone() -> No
     together = torch.zeros(30, 30)
     together[:6, :6] = torch.ones(6, 6).triu(1)
     choice = Table(harm, together, [[1.0, 0.0]] * 30)
-    judge = Judge(choice, TableFitness(), 24, passes=1500)  # type: ignore[arg-type]
+    judge = CandidateEvaluator(choice, TableFitness(), 24, passes=1500)  # type: ignore[arg-type]
     alone = harms(judge, [0])
     assert alone == pytest.approx(harm.tolist())
     starts = _starts(judge, alone, torch.Generator().manual_seed(0))
@@ -180,7 +180,7 @@ def test_the_fitness_is_the_kl_of_every_prediction(name: str, zoo) -> None:
     assert one != fitness(other, [0])
 
 
-def test_costs_are_those_of_every_prediction(llama: wb.LanguageModel) -> None:
+def test_costs_are_those_of_every_prediction(llama: wb.model.LanguageModel) -> None:
     fitness, other = DenseKL(llama, CORPUS, 60, context=20), tiny.build("llama", seed=4)
     for module in (other, llama.network.module):
         found = fitness.costs(module)
@@ -218,7 +218,7 @@ def test_skipping_is_writing_zero(name: str, zoo) -> None:
         assert torch.equal(choice.module(input_ids=tokens, use_cache=False).logits, model(tokens))
 
 
-def _place(model: wb.LanguageModel, layer: int, part: str) -> str:
+def _place(model: wb.model.LanguageModel, layer: int, part: str) -> str:
     return str(model.hook_points[f"blocks.{layer}.hook_{'attn' if part == 'attention' else 'mlp'}_out"].module)
 
 
@@ -311,7 +311,7 @@ def test_with_slopes_better_parts_are_found_in_equal_passes() -> None:
     assert all(guided <= blind * 1.02 for guided, blind in zip(values[Steep], values[Table], strict=True))
 
 
-def test_whole_layers_leave_the_model(llama: wb.LanguageModel) -> None:
+def test_whole_layers_leave_the_model(llama: wb.model.LanguageModel) -> None:
     choice = Skips(llama, whole=True)
     assert choice.parts == ["layer 0", "layer 1", "layer 2"]
     assert choice.edits((0, 1, 0)) == [RemoveLayer(1)]
@@ -323,11 +323,11 @@ def test_whole_layers_leave_the_model(llama: wb.LanguageModel) -> None:
     child, found = skip(llama, CORPUS, 0.34, whole=True, passes=500, tokens=40, context=20)
     assert child.model.network.n_layers == 2
     assert len(found.chosen) == 1
-    again = operate(llama, "skip", share=0.34, whole=True, passes=500, tokens=40, corpus="stories")
+    again = apply_operation(llama, "skip", share=0.34, whole=True, passes=500, tokens=40, corpus="stories")
     assert again.model.network.n_layers == 2
 
 
-def test_what_cannot_be_skipped(llama: wb.LanguageModel) -> None:
+def test_what_cannot_be_skipped(llama: wb.model.LanguageModel) -> None:
     for share in (0.0, 1.0, 1.5, -0.2, float("nan"), 0.01):
         with pytest.raises(SurgeryError, match="some of the 6 sublayers go and some stay"):
             skip(llama, CORPUS, share)

@@ -16,7 +16,7 @@ import workbench as wb
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.operations.skipping import Skips
 from workbench.surgery.search import evopress_surrogate as module
-from workbench.surgery.search.budgets import Candidate, Judge
+from workbench.surgery.search.budgets import Candidate, CandidateEvaluator
 from workbench.surgery.search.evopress import evopress
 from workbench.surgery.search.evopress_guide import exchanged
 from workbench.surgery.search.evopress_surrogate import Surrogate
@@ -101,7 +101,7 @@ def test_exchanges_stop_where_none_helps(seed: int) -> None:
     known, chance = Known(seed), torch.Generator().manual_seed(seed)
     sizes = torch.randint(1, 4, (PARTS,), generator=chance).tolist() if seed % 2 else [1] * PARTS
     choice = Table(known.harm, known.pairs, [[float(size), 0.0] for size in sizes])
-    judge = Judge(choice, TableFitness(), 0.6 * sum(sizes), passes=1)  # type: ignore[arg-type]
+    judge = CandidateEvaluator(choice, TableFitness(), 0.6 * sum(sizes), passes=1)  # type: ignore[arg-type]
     start: Candidate = (1,) * PARTS
     found = exchanged(judge, start, known.harm, known.pairs)
     assert judge.fits(found)
@@ -116,7 +116,7 @@ def test_exchanges_stop_where_none_helps(seed: int) -> None:
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_a_way_back_costs_one_run(name: str, zoo: Any) -> None:
     """Counted by torch's own counter, which leaves out the products within attention."""
-    model: wb.LanguageModel = zoo[name]
+    model: wb.model.LanguageModel = zoo[name]
     choice, fitness = Skips(model), DenseKL(model, CORPUS, 40, context=20)
     dense = (0,) * len(choice.parts)
     choice.set(dense)

@@ -16,13 +16,13 @@ from workbench.corpus import CorpusError
 from workbench.synthetic.states import codes_of_state, count_codes, forcing, next_states, place_of
 from workbench.training import read_history
 
-MACHINE = wb.TokFSM(states=12, edges=3, digits=2, base=4, seed=1)
+MACHINE = wb.synthetic.TokFSM(states=12, edges=3, digits=2, base=4, seed=1)
 HEADS, MLP = "blocks.0.attn.hook_z", "blocks.1.hook_mlp_out"
 HOW: dict[str, Any] = {"batch": 8, "context": 32, "lr": 3e-3, "tokens": 8 * 32 * 12}
 
 
 @pytest.fixture(scope="module")
-def speaker(_tiny_cache: Path) -> wb.LanguageModel:
+def speaker(_tiny_cache: Path) -> wb.model.LanguageModel:
     """An untrained tiny model of the language."""
     patch = pytest.MonkeyPatch()
     patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
@@ -48,7 +48,7 @@ def books(**how: Any) -> dict[str, wb.Codebook]:
 
 
 def test_texts_walk_along_edges() -> None:
-    machine = wb.TokFSM()
+    machine = wb.synthetic.TokFSM()
     assert machine.successors.shape == (100, 10)
     assert all(len(set(row)) == 10 for row in machine.successors.tolist())
     walks = machine.walk(500, 63, 0)
@@ -61,10 +61,10 @@ def test_texts_walk_along_edges() -> None:
     assert bool((tokens[:, 0] == 10).all())
     assert torch.equal(machine.read(tokens), walks)
     assert tokens[0, 1:5].tolist() == [*divmod(int(walks[0, 0]), 10), *divmod(int(walks[0, 1]), 10)]
-    assert not torch.equal(wb.TokFSM(seed=1).follows, machine.follows)
+    assert not torch.equal(wb.synthetic.TokFSM(seed=1).follows, machine.follows)
 
 
-def test_batches_are_the_same_again_and_shared_out(speaker: wb.LanguageModel) -> None:
+def test_batches_are_the_same_again_and_shared_out(speaker: wb.model.LanguageModel) -> None:
     one = [batch.tokens for batch, _ in zip(MACHINE.batches(speaker, 32, 4, seed=3), range(4), strict=False)]
     two = [batch.tokens for batch, _ in zip(MACHINE.batches(speaker, 32, 4, seed=3), range(4), strict=False)]
     assert torch.equal(torch.stack(one), torch.stack(two))
@@ -74,7 +74,7 @@ def test_batches_are_the_same_again_and_shared_out(speaker: wb.LanguageModel) ->
     assert sum(1 for _ in MACHINE.batches(speaker, 32, 4, 300)) == 3
 
 
-def test_the_tokenizer_writes_and_reads_digits(speaker: wb.LanguageModel) -> None:
+def test_the_tokenizer_writes_and_reads_digits(speaker: wb.model.LanguageModel) -> None:
     tokens = MACHINE.write(torch.tensor([[5, 11, 0]]))
     assert speaker.to_text(tokens) == "112300"
     assert torch.equal(speaker.to_tokens("112300"), tokens)
@@ -108,7 +108,7 @@ def test_transition_accuracy_of_models_that_are_known() -> None:
     assert MACHINE.transition_accuracy(Knows(always=15), walks=40, context=32) == 0.0  # 15 is no state
 
 
-def test_next_states_by_brute_force(speaker: wb.LanguageModel) -> None:
+def test_next_states_by_brute_force(speaker: wb.model.LanguageModel) -> None:
     walks = MACHINE.walk(3, 5, 0)
     found = next_states(speaker, MACHINE, walks)
     assert found.shape == (3, 12)
@@ -121,9 +121,9 @@ def test_next_states_by_brute_force(speaker: wb.LanguageModel) -> None:
             assert float(found[row, state]) == pytest.approx(float(one * two), rel=1e-4)
 
 
-def test_plain_fine_tuning_equals_a_loop_written_here(speaker: wb.LanguageModel) -> None:
+def test_plain_fine_tuning_equals_a_loop_written_here(speaker: wb.model.LanguageModel) -> None:
     before = speaker.hash, speaker(torch.tensor([[4, 1, 2]]))
-    tuned = wb.fine_tune(speaker, MACHINE, warmup=0.0, clip=None, **HOW)
+    tuned = wb.training.fine_tune(speaker, MACHINE, warmup=0.0, clip=None, **HOW)
     import copy
 
     module: Any = copy.deepcopy(speaker.network.module)
@@ -141,66 +141,66 @@ def test_plain_fine_tuning_equals_a_loop_written_here(speaker: wb.LanguageModel)
     assert not any(parameter.requires_grad for parameter in tuned.network.module.parameters())
 
 
-def test_the_dictionaries_loss_moves_the_dictionaries_alone(speaker: wb.LanguageModel) -> None:
-    frozen = wb.fine_tune(speaker, MACHINE, books(), frozen=True, **HOW)
+def test_the_dictionaries_loss_moves_the_dictionaries_alone(speaker: wb.model.LanguageModel) -> None:
+    frozen = wb.training.fine_tune(speaker, MACHINE, books(), frozen=True, **HOW)
     for (name, one), two in zip(
         speaker.network.module.named_parameters(), frozen.network.module.parameters(), strict=True
     ):
         assert torch.equal(one, two), name
     lines: list[Any] = []
     how = HOW | {"tokens": 8 * 32 * 50, "frozen": True, "fresh": False, "weight": 100.0}
-    wb.fine_tune(speaker, MACHINE, books(), log=lines.append, **how)
+    wb.training.fine_tune(speaker, MACHINE, books(), log=lines.append, **how)
     assert lines[-1]["error"] < 0.9 * lines[0]["error"]
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "inner", "euclidean"])
-def test_it_learns_by_every_similarity(speaker: wb.LanguageModel, similarity: Any) -> None:
+def test_it_learns_by_every_similarity(speaker: wb.model.LanguageModel, similarity: Any) -> None:
     lines: list[Any] = []
-    wb.fine_tune(speaker, MACHINE, books(similarity=similarity), log=lines.append, **HOW)
+    wb.training.fine_tune(speaker, MACHINE, books(similarity=similarity), log=lines.append, **HOW)
     assert lines[-1]["ce"] < lines[0]["ce"]
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 11])
-def test_it_goes_on_where_it_was_stopped(speaker: wb.LanguageModel, tmp_path: Path, stop_after: int) -> None:
+def test_it_goes_on_where_it_was_stopped(speaker: wb.model.LanguageModel, tmp_path: Path, stop_after: int) -> None:
     def stops() -> Any:
         asked = iter(range(10**6))
         return lambda: next(asked) > stop_after
 
     how = HOW | {"dead_after": 600, "first_k": 4}
-    whole = wb.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "whole", **how)
-    wb.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", cancel=stops(), **how)
-    parts = wb.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", **how)
+    whole = wb.training.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "whole", **how)
+    wb.training.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", cancel=stops(), **how)
+    parts = wb.training.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", **how)
     assert parts.hash == whole.hash
     assert [line["step"] for line in read_history(tmp_path / "parts")] == list(range(1, 13))
     how |= {"folder": tmp_path / "parts"}
-    again = wb.fine_tune(speaker, MACHINE, books(), cancel=lambda: pytest.fail("works"), **how)
+    again = wb.training.fine_tune(speaker, MACHINE, books(), cancel=lambda: pytest.fail("works"), **how)
     tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
     assert torch.equal(again(tokens), whole(tokens))
-    with pytest.raises(wb.TrainingError, match="another training: its lr is"):
-        wb.fine_tune(speaker, MACHINE, books(), **how | {"lr": 0.1})
+    with pytest.raises(wb.training.TrainingError, match="another training: its lr is"):
+        wb.training.fine_tune(speaker, MACHINE, books(), **how | {"lr": 0.1})
     assert all(one.provenance["tokens"] == 8 * 32 * 12 for one in again.splices.values())  # type: ignore[attr-defined]
     assert again.about["trained"] == whole.about["trained"]
     wider = books()
     wider[HEADS].k = 2
-    with pytest.raises(wb.TrainingError, match="another training"):
-        wb.fine_tune(speaker, MACHINE, wider, **how)
-    with pytest.raises(wb.TrainingError, match="began with other weights"):
-        wb.fine_tune(speaker, MACHINE, books(seed=9), **how)
+    with pytest.raises(wb.training.TrainingError, match="another training"):
+        wb.training.fine_tune(speaker, MACHINE, wider, **how)
+    with pytest.raises(wb.training.TrainingError, match="began with other weights"):
+        wb.training.fine_tune(speaker, MACHINE, books(seed=9), **how)
 
 
-def test_going_on_with_its_own_dictionaries_leaves_the_model_as_it_is(speaker: wb.LanguageModel) -> None:
-    tuned = wb.fine_tune(speaker, MACHINE, books(), **HOW)
+def test_going_on_with_its_own_dictionaries_leaves_the_model_as_it_is(speaker: wb.model.LanguageModel) -> None:
+    tuned = wb.training.fine_tune(speaker, MACHINE, books(), **HOW)
     tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
     before, hashes = tuned(tokens), [one.hash for one in tuned.splices.values()]  # type: ignore[attr-defined]
     lines: list[Any] = []
-    further = wb.fine_tune(tuned, MACHINE, log=lines.append, **HOW)
+    further = wb.training.fine_tune(tuned, MACHINE, log=lines.append, **HOW)
     assert torch.equal(tuned(tokens), before)
     assert [one.hash for one in tuned.splices.values()] == hashes  # type: ignore[attr-defined]
     assert [one.hash for one in further.splices.values()] != hashes  # type: ignore[attr-defined]
     assert lines[0]["error"] == pytest.approx(wb_error(tuned), rel=0.5)  # not set from a sample again
 
 
-def wb_error(model: wb.LanguageModel) -> float:
+def wb_error(model: wb.model.LanguageModel) -> float:
     """What the model's dictionaries leave over, token mean of the sum over dimensions, on the first batch."""
     batch = next(iter(MACHINE.batches(model, 32, 8)))
     found = model.capture(batch.tokens, [HEADS, MLP])
@@ -211,9 +211,9 @@ def wb_error(model: wb.LanguageModel) -> float:
     return total
 
 
-def test_saved_and_opened_it_gives_equal_logits(speaker: wb.LanguageModel, tmp_path: Path) -> None:
-    tuned = wb.fine_tune(speaker, MACHINE, books(), **HOW)
-    wb.save_model(tuned, tmp_path / "model")
+def test_saved_and_opened_it_gives_equal_logits(speaker: wb.model.LanguageModel, tmp_path: Path) -> None:
+    tuned = wb.training.fine_tune(speaker, MACHINE, books(), **HOW)
+    wb.interventions.save_model(tuned, tmp_path / "model")
     opened = wb.load_model(tmp_path / "model")
     tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
     assert torch.equal(opened(tokens), tuned(tokens))
@@ -222,23 +222,23 @@ def test_saved_and_opened_it_gives_equal_logits(speaker: wb.LanguageModel, tmp_p
     assert opened.generate(tokens[0], 6).tokens == tuned.generate(tokens[0], 6).tokens
     note = json.loads((tmp_path / "model" / "spliced.json").read_text())
     (tmp_path / "model" / "spliced.json").write_text(json.dumps(note | {"format": 99}))
-    with pytest.raises(wb.ModelError, match="format 99"):
+    with pytest.raises(wb.model.ModelError, match="format 99"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "model" / "spliced.json").write_text("{")
-    with pytest.raises(wb.ModelError, match="damaged"):
+    with pytest.raises(wb.model.ModelError, match="damaged"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "other").mkdir()
-    with pytest.raises(wb.ModelError, match="is no model that was saved"):
-        wb.save_model(tuned, tmp_path / "other")
+    with pytest.raises(wb.model.ModelError, match="is no model that was saved"):
+        wb.interventions.save_model(tuned, tmp_path / "other")
 
 
 @pytest.mark.real
-def test_codebooks_of_the_default_model_are_saved_without_it(model: wb.LanguageModel, tmp_path: Path) -> None:
+def test_codebooks_of_the_default_model_are_saved_without_it(model: wb.model.LanguageModel, tmp_path: Path) -> None:
     point = "blocks.3.attn.hook_z"
     how: dict[str, Any] = {"tokens": 2 * 16, "batch": 2, "context": 16, "frozen": True}
     texts = wb.Corpus(["The dog ran to the river, and the cat ran to the house."] * 4)
-    tuned = wb.fine_tune(model, texts, {point: wb.Codebook(576, 12, k=2, groups=9)}, **how)
-    wb.save_model(tuned, tmp_path / "tuned")
+    tuned = wb.training.fine_tune(model, texts, {point: wb.Codebook(576, 12, k=2, groups=9)}, **how)
+    wb.interventions.save_model(tuned, tmp_path / "tuned")
     assert not (tmp_path / "tuned" / "model").exists()
     opened = wb.load_model(tmp_path / "tuned")
     tokens = model.to_tokens("The dog ran to the house.")
@@ -247,13 +247,13 @@ def test_codebooks_of_the_default_model_are_saved_without_it(model: wb.LanguageM
     assert (opened.hash, opened.plain_hash) == (tuned.hash, model.hash)
 
 
-def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.LanguageModel) -> None:
-    tuned = wb.fine_tune(speaker, MACHINE, books(), **HOW)
+def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.model.LanguageModel) -> None:
+    tuned = wb.training.fine_tune(speaker, MACHINE, books(), **HOW)
     tokens = MACHINE.write(MACHINE.walk(2, 6, 1))
     seen: list[Tensor] = []
 
-    class Watch:
-        def bind(self, model: wb.LanguageModel, scratch: dict) -> list[Any]:
+    class Monitor:
+        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
             def look(codes: Any) -> Any:
                 seen.append(codes.indices)
                 return codes
@@ -262,15 +262,15 @@ def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.LanguageM
                 changes.append(look)
             return []
 
-    with tuned.intervening([Watch()]):
+    with tuned.intervening([Monitor()]):
         seen.clear()
         tuned(tokens)
     x = tuned.capture(tokens, [MLP])[MLP]
     assert torch.equal(tuned.splices[MLP].encode(x).indices, seen[0])  # type: ignore[attr-defined]
 
 
-def test_codes_are_counted_and_forced_by_state(speaker: wb.LanguageModel) -> None:
-    tuned = wb.fine_tune(speaker, MACHINE, {HEADS: wb.Codebook(16, 20, groups=2)}, **HOW)
+def test_codes_are_counted_and_forced_by_state(speaker: wb.model.LanguageModel) -> None:
+    tuned = wb.training.fine_tune(speaker, MACHINE, {HEADS: wb.Codebook(16, 20, groups=2)}, **HOW)
     counted = count_codes(tuned, MACHINE, walks=70)
     counts = counted.counts[HEADS]
     assert counts.shape == (40, 12)
@@ -290,8 +290,8 @@ def test_codes_are_counted_and_forced_by_state(speaker: wb.LanguageModel) -> Non
     assert not torch.equal(plain, forced)
 
 
-def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.LanguageModel) -> None:
-    model = wb.fine_tune(speaker, MACHINE, books(), **HOW)
+def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.model.LanguageModel) -> None:
+    model = wb.training.fine_tune(speaker, MACHINE, books(), **HOW)
     counted = [count_codes(model, MACHINE, walks=70, written=written) for written in range(2)]
     walks = MACHINE.walk(70, 15, [MACHINE.seed, 19, 2])
     book: Any = model.splices[MLP]
@@ -337,9 +337,11 @@ def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.
         ({"spliced": {MLP: 3}}, "can't be trained"),
     ],
 )
-def test_bad_settings(speaker: wb.LanguageModel, how: dict[str, Any], words: str) -> None:
-    with pytest.raises((wb.TrainingError, wb.HookPointError, wb.DictionaryError), match=words):
-        wb.fine_tune(speaker, MACHINE, **({"spliced": None} | HOW | how))
+def test_bad_settings(speaker: wb.model.LanguageModel, how: dict[str, Any], words: str) -> None:
+    with pytest.raises(
+        (wb.training.TrainingError, wb.model.HookPointError, wb.dictionaries.DictionaryError), match=words
+    ):
+        wb.training.fine_tune(speaker, MACHINE, **({"spliced": None} | HOW | how))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +354,7 @@ def test_bad_settings(speaker: wb.LanguageModel, how: dict[str, Any], words: str
 )
 def test_bad_machines(how: dict[str, int], words: str) -> None:
     with pytest.raises(CorpusError, match=words):
-        wb.TokFSM(**how)
+        wb.synthetic.TokFSM(**how)
 
 
 def test_a_corpus_of_walks_is_read_back_as_walks_along_edges() -> None:

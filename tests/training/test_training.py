@@ -24,7 +24,9 @@ from workbench.training import ramp, read_history
 ROOT = Path(__file__).parents[2]
 TEXTS = [f"Story {number}. " + "The dog ran to the river. " * (number % 7 + 1) for number in range(40)]
 POINT = "blocks.1.hook_resid_post"
-KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, wb.Trainable)), key=lambda kind: kind.kind)
+KINDS = sorted(
+    (k for k in Dictionary.kinds.values() if issubclass(k, wb.dictionaries.Trainable)), key=lambda kind: kind.kind
+)
 SMALL: dict[str, Any] = {"batch_size": 64, "block": 256, "dead_after": 500, "lr": 3e-3}
 
 
@@ -58,7 +60,9 @@ class Synthetic:
         return {"model": "synthetic", "seed": self.seed, "end": self.end}
 
 
-def trained(kind: type[wb.Trainable] = wb.TopKSAE, tokens: int = 2560, **how: Any) -> wb.Trainable:
+def trained(
+    kind: type[wb.dictionaries.Trainable] = wb.TopKSAE, tokens: int = 2560, **how: Any
+) -> wb.dictionaries.Trainable:
     """A small dictionary after 40 steps on synthetic activations."""
     target = "out" if "transcoder" in kind.kind else ""
     how = SMALL | {"source": Synthetic()} | how
@@ -86,7 +90,9 @@ def corpus() -> wb.Corpus:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
-def test_every_kind_learns_and_goes_on_where_it_was_stopped(kind: type[wb.Trainable], tmp_path: Path) -> None:
+def test_every_kind_learns_and_goes_on_where_it_was_stopped(
+    kind: type[wb.dictionaries.Trainable], tmp_path: Path
+) -> None:
     whole = trained(kind, folder=tmp_path / "whole")
     history = read_history(tmp_path / "whole")
     assert history[-1]["fvu"] < history[0]["fvu"]
@@ -104,7 +110,7 @@ def test_every_kind_learns_and_goes_on_where_it_was_stopped(kind: type[wb.Traina
 
 
 def test_dead_latents_are_counted_and_resampled(tmp_path: Path) -> None:
-    class Watched(wb.StandardSAE):
+    class Watched(wb.dictionaries.StandardSAE):
         revived = 0
 
         def resample(self, *arguments: Any, **how: Any) -> int:
@@ -123,7 +129,7 @@ def test_dead_latents_are_counted_and_resampled(tmp_path: Path) -> None:
     assert dead[4096] < 6 / 24
 
 
-def test_the_contract(llama: wb.LanguageModel, corpus: wb.Corpus, tmp_path: Path) -> None:
+def test_the_contract(llama: wb.model.LanguageModel, corpus: wb.Corpus, tmp_path: Path) -> None:
     sae = wb.TopKSAE(d_in=32, width=64, k=4)
     said: list[tuple[float, str]] = []
     lines: list[Any] = []
@@ -155,16 +161,18 @@ def test_the_contract(llama: wb.LanguageModel, corpus: wb.Corpus, tmp_path: Path
     torch.testing.assert_close(loaded.b_dec, bias)  # one that is trained already is not set from a sample again
 
 
-def test_a_transcoder_and_a_store(llama: wb.LanguageModel, corpus: wb.Corpus, tmp_path: Path) -> None:
+def test_a_transcoder_and_a_store(llama: wb.model.LanguageModel, corpus: wb.Corpus, tmp_path: Path) -> None:
     points = ["blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"]
-    store = wb.Store.write(wb.Harvest(llama, corpus, points, tokens=1000), tmp_path / "store", dtype="float32")
-    coder = wb.TopKTranscoder(32, 64, k=8)
+    store = wb.harvest.Store.write(
+        wb.harvest.Harvest(llama, corpus, points, tokens=1000), tmp_path / "store", dtype="float32"
+    )
+    coder = wb.dictionaries.TopKTranscoder(32, 64, k=8)
     lines: list[Any] = []
     wb.train(coder, source=store, hook_point=points[0], target=points[1], tokens=4096, log=lines.append, **SMALL)
     assert lines[-1]["fvu"] < 0.8 * lines[0]["fvu"]
     assert (coder.reads, coder.writes) == tuple(points)
     assert coder.provenance["model_hash"] == llama.hash
-    same = wb.TopKTranscoder(32, 64, k=8, reads=points[0], writes=points[1])
+    same = wb.dictionaries.TopKTranscoder(32, 64, k=8, reads=points[0], writes=points[1])
     wb.train(same, llama, corpus=corpus, tokens=256, **SMALL)
     assert same.provenance["tokens"] == 256
 
@@ -225,7 +233,7 @@ for instant in {instants}:
     child = os.fork()
     if not child:
         after(instant)
-        T.trained(T.wb.BatchTopKSAE, tokens=320, folder={folder!r} + f"/{{instant}}", checkpoint_every=0.0)
+        T.trained(T.wb.dictionaries.BatchTopKSAE, tokens=320, folder={folder!r} + f"/{{instant}}", checkpoint_every=0.0)
         os._exit(0)
     os.waitpid(child, 0)
 """
@@ -237,7 +245,7 @@ INSTANTS = [*range(1, 70, 7), *range(72, 87, 3), 87, 88]
 
 @pytest.mark.usefixtures("one_thread")  # as the processes that are killed: forked ones can't have more
 def test_killed_at_any_instant_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = trained(wb.BatchTopKSAE, tokens=320)
+    whole = trained(wb.dictionaries.BatchTopKSAE, tokens=320)
     script = KILLED.format(tests=str(ROOT / "tests"), folder=str(tmp_path), instants=INSTANTS)
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
     steps, ends = set(), 0
@@ -246,7 +254,7 @@ def test_killed_at_any_instant_it_ends_with_the_same_weights(tmp_path: Path) -> 
         found = [] if ended else sorted(folder.glob("step-*"))
         steps |= {path.name for path in found}
         ends += ended
-        resumed = trained(wb.BatchTopKSAE, tokens=320, folder=folder)
+        resumed = trained(wb.dictionaries.BatchTopKSAE, tokens=320, folder=folder)
         assert resumed.hash == whole.hash, folder.name
         assert [line["step"] for line in read_history(folder)] == list(range(1, 6))
         assert wb.load_dictionary(folder).hash == whole.hash
@@ -279,7 +287,8 @@ sys.path.insert(0, {tests!r})
 import test_training as T
 from workbench.harvest import process_shard
 
-for kind in (T.wb.TopKSAE, T.wb.BatchTopKSAE, T.wb.StandardSAE, T.wb.TopKTranscoder):
+kinds = T.wb.dictionaries
+for kind in (T.wb.TopKSAE, kinds.BatchTopKSAE, kinds.StandardSAE, kinds.TopKTranscoder):
     T.trained(kind, source=T.Synthetic(process_shard()), block=64, folder={folder!r} + "/" + kind.kind)
 T.trained(source=T.Synthetic(process_shard()), block=64, folder={folder!r} + "/again", cancel=T.after(30))
 T.trained(source=T.Synthetic(process_shard()), block=64, folder={folder!r} + "/again")
@@ -289,16 +298,16 @@ sae = T.wb.train(T.wb.TopKSAE(32, 64, 4), model, T.POINT, T.wb.Corpus(T.TEXTS, "
 """
 
 
-def test_two_processes_learn_what_one_does(llama: wb.LanguageModel, corpus: wb.Corpus, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(llama: wb.model.LanguageModel, corpus: wb.Corpus, tmp_path: Path) -> None:
     script = tmp_path / "shared.py"
     script.write_text(SHARED.format(tests=str(ROOT / "tests"), folder=str(tmp_path)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
-    for kind in (wb.TopKSAE, wb.BatchTopKSAE, wb.StandardSAE, wb.TopKTranscoder):
+    for kind in (wb.TopKSAE, wb.dictionaries.BatchTopKSAE, wb.dictionaries.StandardSAE, wb.dictionaries.TopKTranscoder):
         alone: list[Any] = []
         trained(kind, block=64, log=alone.append)
         together = read_history(tmp_path / kind.kind)
-        rel = 0.1 if kind is wb.BatchTopKSAE else 1e-4  # half a batch has another k·batch-th value
+        rel = 0.1 if kind is wb.dictionaries.BatchTopKSAE else 1e-4  # half a batch has another k·batch-th value
         for name in ("loss", "l0", "lr", "dead"):
             assert [line[name] for line in together] == pytest.approx([line[name] for line in alone], rel=rel), name
         fvu = [line["fvu"] for line in alone]
@@ -348,22 +357,22 @@ def test_bad_settings_are_refused(how: dict[str, Any], words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_does_not_fit_the_model_is_refused(llama: wb.LanguageModel, corpus: wb.Corpus) -> None:
-    with pytest.raises(wb.TrainingError, match="hook_resid_post is 32 wide, and topk reads activations of 8"):
+def test_what_does_not_fit_the_model_is_refused(llama: wb.model.LanguageModel, corpus: wb.Corpus) -> None:
+    with pytest.raises(wb.training.TrainingError, match="hook_resid_post is 32 wide, and topk reads activations of 8"):
         wb.train(wb.TopKSAE(8, 16, 2), llama, POINT, corpus, tokens=100)
-    with pytest.raises(wb.HookPointError, match="did you mean"):
+    with pytest.raises(wb.model.HookPointError, match="did you mean"):
         wb.train(wb.TopKSAE(32, 64, 2), llama, "blocks.1.hook_resid", corpus, tokens=100)
-    with pytest.raises(wb.TrainingError, match="holds no token"):
+    with pytest.raises(wb.training.TrainingError, match="holds no token"):
         wb.train(wb.TopKSAE(32, 64, 2), llama, POINT, wb.Corpus(["<|end|><|user|>"]), tokens=100)
-    with pytest.raises(wb.TrainingError, match=r"corpus is a wb\.Corpus"):
+    with pytest.raises(wb.training.TrainingError, match=r"corpus is a wb\.Corpus"):
         wb.train(wb.TopKSAE(32, 64, 2), llama, POINT, "stories", tokens=100)  # type: ignore[arg-type]
-    with pytest.raises(wb.TrainingError, match="a source, not both"):
+    with pytest.raises(wb.training.TrainingError, match="a source, not both"):
         wb.train(wb.TopKSAE(32, 64, 2), llama, POINT, corpus, source=Synthetic(), tokens=100)
-    with pytest.raises(wb.TrainingError, match="writes elsewhere than it reads"):
-        wb.train(wb.TopKTranscoder(32, 64, 2), llama, POINT, corpus, tokens=100)
-    with pytest.raises(wb.TrainingError, match=r"reads blocks\.0\.hook_resid_post, so it can't be trained at"):
+    with pytest.raises(wb.training.TrainingError, match="writes elsewhere than it reads"):
+        wb.train(wb.dictionaries.TopKTranscoder(32, 64, 2), llama, POINT, corpus, tokens=100)
+    with pytest.raises(wb.training.TrainingError, match=r"reads blocks\.0\.hook_resid_post, so it can't be trained at"):
         wb.train(wb.TopKSAE(32, 64, 2, hook_point="blocks.0.hook_resid_post"), llama, POINT, corpus, tokens=100)
-    with pytest.raises(wb.TrainingError, match="can't be trained"):
+    with pytest.raises(wb.training.TrainingError, match="can't be trained"):
         wb.train(llama, llama, POINT, corpus, tokens=100)  # type: ignore[type-var]
 
 
@@ -374,24 +383,24 @@ def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
         ({"lr": 1e-3}, "its lr is 0.003, not 0.001"),
         ({"tokens": 5120}, "its tokens is 2560, not 5120"),
         ({"source": Synthetic(seed=1)}, r"its source\.seed is 0, not 1"),
-        ({"kind": wb.BatchTopKSAE}, r"its dictionary\.kind is 'topk', not 'batchtopk'"),
+        ({"kind": wb.dictionaries.BatchTopKSAE}, r"its dictionary\.kind is 'topk', not 'batchtopk'"),
     ]:
-        with pytest.raises(wb.TrainingError, match=words):
+        with pytest.raises(wb.training.TrainingError, match=words):
             trained(folder=folder, **how)
-    with pytest.raises(wb.TrainingError, match="began with other weights"):
+    with pytest.raises(wb.training.TrainingError, match="began with other weights"):
         wb.train(wb.TopKSAE(8, 24, 4, seed=5), hook_point="in", source=Synthetic(), tokens=2560, folder=folder, **SMALL)
     file = next(folder.glob("step-*")) / "optimiser.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(wb.TrainingError, match="not what was written"):
+    with pytest.raises(wb.training.TrainingError, match="not what was written"):
         trained(folder=folder)
     file.write_bytes(whole[:100])
-    with pytest.raises(wb.TrainingError, match="can't be read"):
+    with pytest.raises(wb.training.TrainingError, match="can't be read"):
         trained(folder=folder)
     (file.parent / "progress.json").write_text(json.dumps({"committed": 3}))
-    with pytest.raises(wb.TrainingError, match="not of a training"):
+    with pytest.raises(wb.training.TrainingError, match="not of a training"):
         trained(folder=folder)
     shutil.rmtree(folder)
     trained().save(folder)
-    with pytest.raises(wb.TrainingError, match="not trained there"):
+    with pytest.raises(wb.training.TrainingError, match="not trained there"):
         trained(folder=folder)

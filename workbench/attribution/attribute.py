@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError, Frozen, freeze
+from workbench.attribution.frozen import AttributionError, FrozenModel, freeze
 from workbench.attribution.gradient import full_gradient
 from workbench.attribution.graph import KINDS, Graph, Node, effects, influences
 from workbench.attribution.sources import Sources, by_layer
@@ -122,7 +122,7 @@ class _Traced:
         self.ids: list[int] = []
         self.weights = torch.zeros(0, columns)
 
-    def add(self, frozen: Frozen, sources: Sources, ids: list[int], readers: list[Reader]) -> None:
+    def add(self, frozen: FrozenModel, sources: Sources, ids: list[int], readers: list[Reader]) -> None:
         """Trace what these readers read, all in one pass through the layers."""
         out = torch.zeros(len(readers), len(sources.nodes))
         vectors = torch.stack([one.vector for one in readers])
@@ -157,7 +157,7 @@ class _Traced:
         return [self.ids[row] for row in order], [self.readers[row] for row in order], self.weights[order]
 
 
-def _graph(frozen: Frozen, sources: Sources, traced: _Traced, free: Tensor, **about: Any) -> Graph:
+def _graph(frozen: FrozenModel, sources: Sources, traced: _Traced, free: Tensor, **about: Any) -> Graph:
     """The graph of what was traced; `free` are the free effects `[columns]`."""
     ids, readers, weights = traced.sorted()
     values = torch.tensor([1.0, *(node.value for node in sources.nodes[1:])])
@@ -165,12 +165,12 @@ def _graph(frozen: Frozen, sources: Sources, traced: _Traced, free: Tensor, **ab
     added = effects(weights, ids, values)
     free[sources.BIAS] = 0
     nodes = [
-        replace(node, influence=share, effect=effect, free_effect=full)
+        replace(node, influence=share, effect=effect, gradient_effect=full)
         for node, share, effect, full in zip(
             sources.nodes, through.tolist(), added.tolist(), free.tolist(), strict=True
         )
     ]
-    nodes[0] = replace(nodes[0], effect=nodes[0].value, free_effect=nodes[0].value)
+    nodes[0] = replace(nodes[0], effect=nodes[0].value, gradient_effect=nodes[0].value)
     shares = {kind: sum(float(ending[node.id]) for node in nodes if node.kind == kind) for kind in KINDS[1:]}
     streams = [frozen.norm(one.layer).reader(one.vector) for one in readers]
     return Graph(
@@ -186,14 +186,14 @@ def _graph(frozen: Frozen, sources: Sources, traced: _Traced, free: Tensor, **ab
     )
 
 
-def _value(model: LanguageModel, frozen: Frozen, reader: Reader, tokens: Tensor) -> float:
+def _value(model: LanguageModel, frozen: FrozenModel, reader: Reader, tokens: Tensor) -> float:
     """The target's value in the model itself."""
     if not reader.tokens:
         return float(_read(frozen, reader))
     return float(reader.of_logits(model(tokens)[0, reader.position].float()))
 
 
-def _read(frozen: Frozen, reader: Reader) -> Tensor:
+def _read(frozen: FrozenModel, reader: Reader) -> Tensor:
     """What a reader makes of the normed stream that the model had at its place."""
     stream = frozen.ending if reader.layer == len(frozen.layers) else frozen.read[reader.layer]
     return stream[reader.position] @ reader.vector + reader.constant

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
 from workbench.dictionaries.coder import SparseCoder
 from workbench.model.language_model import LanguageModel
 
@@ -25,7 +26,7 @@ CLOSE = 2e-3
 """How far, relative to its size, the frozen model may be from the model itself."""
 
 
-class AttributionError(ValueError):
+class AttributionError(WorkbenchError):
     """A prompt, target, transcoder or model that features can't be attributed for."""
 
 
@@ -109,7 +110,7 @@ class FrozenLayer:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenModel:
     """A model on one prompt, frozen."""
 
     tokens: Tensor
@@ -193,7 +194,7 @@ def freeze(
     *,
     first: int,
     linear_from: int,
-) -> Frozen:
+) -> FrozenModel:
     """Run the model once on a prompt and freeze what it did.
 
     Args:
@@ -241,7 +242,7 @@ def freeze(
         _check(_attend(block, normed), attended, f"attention {layer}")
         layers.append(block)
     final = FrozenNorm.of(model, "ln_final.hook_out", seen["ln_final.hook_in"], seen["ln_final.hook_out"])
-    return Frozen(
+    return FrozenModel(
         tokens[0],
         layers,
         final,

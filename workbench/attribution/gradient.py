@@ -29,7 +29,7 @@ def read_stream(model: LanguageModel, tokens: Tensor, reader: Reader, groups: li
 def full_gradient(
     model: LanguageModel, tokens: Tensor, reader: Reader, visit: Callable[[int, Tensor, Tensor], None]
 ) -> None:
-    """Call `visit` as `Frozen.pull_back` does, with the gradients of the model as it is; tokens `[1, pos]`."""
+    """Call `visit` as `FrozenModel.pull_back` does, with the gradients of the model as it is; tokens `[1, pos]`."""
     places = {-1: "blocks.0.hook_resid_pre"}
     places |= {layer: f"blocks.{layer}.hook_mlp_out" for layer in range(min(reader.layer, model.network.n_layers))}
     leaves: dict[int, Tensor] = {}

@@ -46,7 +46,7 @@ class Node:
     effect: float = 0.0
     """What it adds to the target along all paths of the whole graph, if each latent keeps in step with what it reads:
     attention patterns and norm scales stay as they are."""
-    free_effect: float = 0.0
+    gradient_effect: float = 0.0
     """What it adds to the target to first order if everything responds, attention and norms too: its value times the
     target's gradient in the model as it is. The change to expect when it is taken out is minus this."""
 

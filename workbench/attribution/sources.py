@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError, Frozen
+from workbench.attribution.frozen import AttributionError, FrozenModel
 from workbench.attribution.graph import Node
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.protocol import Dictionary
@@ -83,7 +83,7 @@ class Sources:
     def __init__(
         self,
         model: LanguageModel,
-        frozen: Frozen,
+        frozen: FrozenModel,
         transcoders: Mapping[int, SparseCoder],
         *,
         target: Node,
@@ -136,7 +136,7 @@ class Sources:
                 self.nodes.append(Node(len(self.nodes), "latent", layer, position, value, feature, str(feature)))
 
     def visitor(self, out: Tensor) -> Callable[[int, Tensor, Tensor], None]:
-        """What `Frozen.pull_back` calls to fill in the weights `[n, columns]`; transcoders' `b_dec` go to the bias."""
+        """The visitor of `FrozenModel.pull_back` that fills the weights `[n, columns]`; `b_dec` go to the bias."""
 
         def visit(layer: int, rows: Tensor, gradients: Tensor) -> None:
             length = gradients.shape[1]

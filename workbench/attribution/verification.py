@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError, Frozen, freeze
+from workbench.attribution.frozen import AttributionError, FrozenModel, freeze
 from workbench.attribution.gradient import read_stream
 from workbench.attribution.graph import Graph, Node
 from workbench.attribution.sources import by_layer
@@ -116,7 +116,7 @@ def verify_graph(
             sizes = {
                 "direct": [float(graph.weights[0, column[node.id]]) for node in chosen],
                 "latents": [node.effect for node in chosen],
-                "free": [node.free_effect for node in chosen],
+                "free": [node.gradient_effect for node in chosen],
             }[regime]
             predicted[regime] = [(factor - 1) * size for size in sizes]
             measured[regime] = (found - bare).tolist()
@@ -140,7 +140,7 @@ def _chosen(graph: Graph, nodes: int | Sequence[int]) -> list[Node]:
     if isinstance(nodes, bool) or (isinstance(nodes, int) and nodes < 1) or isinstance(nodes, float | str):
         raise AttributionError(f"nodes is a whole number from 1, or a list of ids of latents, not {nodes!r}.")
     if isinstance(nodes, int):
-        latents.sort(key=lambda node: -abs(node.free_effect))
+        latents.sort(key=lambda node: -abs(node.gradient_effect))
         chosen = latents[:nodes]
     else:
         known = {node.id: node for node in latents}
@@ -161,7 +161,7 @@ def _reader(model: LanguageModel, coders: Mapping[int, SparseCoder], graph: Grap
     return read_target(model, coders, tokens, said if len(said) == 2 else said[0], target.position)
 
 
-def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, SparseCoder], graph: Graph) -> Frozen:
+def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, SparseCoder], graph: Graph) -> FrozenModel:
     return freeze(model, tokens, coders, first=graph.made["first"], linear_from=model.network.n_layers)
 
 
@@ -183,7 +183,7 @@ class _Held:
     def __init__(
         self,
         model: LanguageModel,
-        frozen: Frozen,
+        frozen: FrozenModel,
         coders: Mapping[int, SparseCoder],
         graph: Graph,
         *,

@@ -30,7 +30,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Effects:
+class PatchingResult:
     """How much of `log P(right) - log P(wrong)`, in nats, is lost where a part is changed; below 0 it is won."""
 
     method: str
@@ -55,7 +55,7 @@ class Effects:
         }
 
 
-def patch_parts(
+def patch_components(
     model: LanguageModel,
     task: Task,
     method: str = "patch",
@@ -64,7 +64,7 @@ def patch_parts(
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> Effects:
+) -> PatchingResult:
     """The effect of every head and MLP, each changed alone at all positions, on every prompt of a task.
 
     Interventions and splices in force around the call are set aside. Many parts run at once, as rows of one batch.
@@ -106,7 +106,7 @@ def patch_parts(
             raise TaskError("The work was given up before every part had been changed.")
     lost = (lost / len(task)).float()
     heads = lost[: len(points) * model.network.n_heads].view(len(points), -1)
-    return Effects(
+    return PatchingResult(
         method, heads, lost[heads.numel() :], float(plain.double().mean()), len(task), time.perf_counter() - began
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.circuits.patching import Effects
+from workbench.circuits.patching import PatchingResult
 from workbench.circuits.patching_runs import capture_all, head_point, mlp_point, output_weights
 from workbench.circuits.tasks import Encoded, Task, TaskError, encode, log_odds
 from workbench.model.edits import Edit, Group, Run
@@ -26,15 +26,15 @@ TOKENS = 384
 """Tokens that run at once: what is kept for the backward pass is a few MB for each."""
 
 
-def attribute_parts(
+def attribution_patching(
     model: LanguageModel,
     task: Task,
     *,
     mlps: bool = True,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> Effects:
-    """Attribution patching: `patch_parts` with "patch" to first order; settings and errors as there."""
+) -> PatchingResult:
+    """Attribution patching: `patch_components` with "patch" to first order; settings and errors as there."""
     began = time.perf_counter()
     encoded = encode(model, task)
     layers = range(model.network.n_layers)
@@ -57,7 +57,7 @@ def attribute_parts(
                 of_mlps[place - len(points)] += gone.double().sum()
     count = len(task)
     took = time.perf_counter() - began
-    return Effects("attribution", (heads / count).float(), (of_mlps / count).float(), plain / count, count, took)
+    return PatchingResult("attribution", (heads / count).float(), (of_mlps / count).float(), plain / count, count, took)
 
 
 def attribute_edges(

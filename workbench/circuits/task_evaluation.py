@@ -14,7 +14,7 @@ from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
-class Done:
+class TaskResult:
     """How well a task is done, over all its prompts."""
 
     examples: int
@@ -63,7 +63,7 @@ class Done:
         return asdict(self) | {"at_chance": self.at_chance}
 
 
-def measure_task(model: LanguageModel, task: Task, edits: Sequence[Edit] = ()) -> Done:
+def evaluate_task(model: LanguageModel, task: Task, edits: Sequence[Edit] = ()) -> TaskResult:
     """How well the model does a task; interventions and splices in force around the call are set aside.
 
     Args:
@@ -77,7 +77,7 @@ def measure_task(model: LanguageModel, task: Task, edits: Sequence[Edit] = ()) -
     return measure_encoded(model, encode(model, task), edits)
 
 
-def measure_encoded(model: LanguageModel, encoded: Encoded, edits: Sequence[Edit] = ()) -> Done:
+def measure_encoded(model: LanguageModel, encoded: Encoded, edits: Sequence[Edit] = ()) -> TaskResult:
     """The same for a task in tokens."""
     logits = last_logits(model, encoded.tokens, edits).double()
     corrupted = last_logits(model, encoded.corrupted, edits).double()
@@ -88,7 +88,7 @@ def measure_encoded(model: LanguageModel, encoded: Encoded, edits: Sequence[Edit
         (shares.gather(1, ids.clamp(min=0)) * (ids >= 0)) for ids in (encoded.answers, encoded.wrong)
     )  # [n, most]
     first = (logits.argmax(1, keepdim=True) == encoded.answers).any(1)
-    return Done(
+    return TaskResult(
         examples=len(logits),
         logit_difference=float(difference.mean()),
         corrupted=float(log_odds(corrupted, encoded).mean()),

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.model.language_model import LanguageModel
 
 FORMAT = 1
 
 
-class TaskError(ValueError):
+class TaskError(WorkbenchError):
     """A task that can't be used, or not with this model."""
 
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from workbench.core.errors import WorkbenchError
+
 _BUNDLED = Path(__file__).resolve().parents[2] / "data" / "corpora"
 
 
-class CorpusError(ValueError):
+class CorpusError(WorkbenchError):
     """A corpus that can't be found, read or cut into tokens."""
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from workbench.core.errors import WorkbenchError
+
 _FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>\d+)")
 
 
-class FeatureError(ValueError):
+class FeatureError(WorkbenchError):
     """A feature id that can't be read, or that the model or dictionary at hand does not have."""
 
 

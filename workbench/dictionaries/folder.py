@@ -15,13 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 
 
-class DictionaryError(ValueError):
+class DictionaryError(WorkbenchError):
     """A dictionary that can't be built, found, read, written or used as asked."""
 
 

@@ -32,7 +32,7 @@ class Drawn(Protocol):
     @property
     def effect(self) -> float: ...
     @property
-    def free_effect(self) -> float: ...
+    def gradient_effect(self) -> float: ...
 
 
 class Line(Protocol):
@@ -212,7 +212,7 @@ def _said(graph: Picture, node: Drawn, words: str) -> str:
     else:
         lines += [f"activation {node.value:.4g}"] if node.kind == "latent" else []
         lines += [f"influence {node.influence:.2%}", f"adds {node.effect:+.3g} within the graph"]
-        lines += [f"adds {node.free_effect:+.3g} if all responds"] if node.kind == "latent" else []
+        lines += [f"adds {node.gradient_effect:+.3g} if all responds"] if node.kind == "latent" else []
     return "<br>".join(lines)
 
 

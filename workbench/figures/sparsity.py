@@ -15,7 +15,7 @@ MEASURES = {"cett": ("PPL-p%", FOR), "fixed": ("one threshold for all layers", A
 
 
 class Outcome(Protocol):
-    """Neurons left out on some texts: a `Thinned`."""
+    """Neurons left out on some texts: a `SparsityOutcome`."""
 
     @property
     def by_layer(self) -> Sequence[float]: ...

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import Progress
 
 
-class HarvestError(ValueError):
+class HarvestError(WorkbenchError):
     """Activations that can't be read from this model, or from this folder."""
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 
 FORMAT = 1
@@ -31,7 +32,7 @@ WHOLE = 1 << 25
 PIECE = 1 << 16
 
 
-class FeatureIndexError(ValueError):
+class FeatureIndexError(WorkbenchError):
     """A feature index that can't be built, found, read or searched as asked."""
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workbench.interventions.kinds import FeatureIntervention, dictionary_of
-from workbench.model.decoding import Decoder, Pieces
+from workbench.model.decoding import Decoder, TextStreamer
 from workbench.model.edits import Edit, EditError, Group, check_edits
 from workbench.model.language_model import Generation, LanguageModel
 from workbench.model.sampling import Sampling
@@ -167,7 +167,7 @@ def compare_steps(
     )
     judge = _Judge(model, writer, edits)
     chance = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
-    pieces = [Pieces(model.to_text) for _ in range(rows)]
+    pieces = [TextStreamer(model.to_text) for _ in range(rows)]
     over = [False] * rows
     for number in range(max_new_tokens):
         chosen = sampling.choose(writer.logits, chance)

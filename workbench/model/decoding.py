@@ -58,7 +58,7 @@ def _run_of(groups: Sequence[Group], lengths: Tensor) -> Run | None:
     return Run(groups, lengths) if any(group.edits for group in groups) else None
 
 
-class Pieces:
+class TextStreamer:
     """Cuts a growing text into what each token adds, holding back characters that are not complete yet.
 
     Args:

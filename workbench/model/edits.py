@@ -20,11 +20,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
+
 Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
 """`all`; `prompt`: before the first generated token; `generated`: from it on; or named absolute positions."""
 
 
-class EditError(ValueError):
+class EditError(WorkbenchError):
     """An edit that is malformed, or that can never act in the run it was given to."""
 
 

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from workbench.core.errors import WorkbenchError
 
-class HookPointError(KeyError):
+
+class HookPointError(WorkbenchError, KeyError):
     """A hook point that the model does not have."""
 
     def __str__(self) -> str:  # KeyError would print the sentence in quotes

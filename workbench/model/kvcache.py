@@ -16,7 +16,7 @@ def new_cache(config: Any, capacity: int) -> DynamicCache:
     Layers of another kind than plain attention (sliding windows, recurrent states) stay Hugging Face's own.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [_Roomy(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
@@ -27,7 +27,7 @@ def copy_rows(cache: DynamicCache, rows: list[int]) -> DynamicCache:
     return twin
 
 
-class _Roomy(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values `[batch, heads, capacity, d_head]`, handed out as views of the part that is filled."""
 
     def __init__(self, capacity: int):

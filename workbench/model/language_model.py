@@ -16,7 +16,7 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from workbench.model.decoding import Decoder, Pieces
+from workbench.model.decoding import Decoder, TextStreamer
 from workbench.model.edits import Edit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.network import Network
 from workbench.model.sampling import PromptError, Sampling
@@ -308,7 +308,7 @@ class LanguageModel:
             check_edits(edits, length + max_new_tokens - 1, length)
         decoder = Decoder(self.network, [Group(edits)], tokens, mask, max_new_tokens)
         chance = sampling.generators(len(tokens))
-        pieces = [Pieces(self._maybe_text) if text else None for _ in tokens]
+        pieces = [TextStreamer(self._maybe_text) if text else None for _ in tokens]
         over = [False] * len(tokens)
         for number in range(max_new_tokens):
             chosen = sampling.choose(decoder.logits, chance)  # [batch]

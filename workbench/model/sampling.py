@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
+
 FIRST_LOOK = 512
 """Likeliest tokens looked at first for `top_p`, which spares sorting the whole vocabulary."""
 
 
-class PromptError(ValueError):
+class PromptError(WorkbenchError):
     """A prompt or a setting of generation that can't be used."""
 
 

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -49,7 +50,7 @@ _log = logging.getLogger("workbench")
 _building = threading.RLock()
 
 
-class ModelError(ValueError):
+class ModelError(WorkbenchError):
     """A model that can't be found, fetched, read or run."""
 
 

@@ -31,7 +31,7 @@ Look = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Thinned:
+class SparsityOutcome:
     """A model with neurons left out beside the plain one, on the same texts; cross-entropies in nats per token."""
 
     tokens: int
@@ -208,7 +208,7 @@ def mean_sparsity(sums: Tensor) -> float:
     return float(total[4:].mean() / total[0])
 
 
-def summarised(sums: Tensor, resamples: int, seed: int) -> Thinned:
+def summarised(sums: Tensor, resamples: int, seed: int) -> SparsityOutcome:
     """The sums of a thinned pass as measures, with a bootstrap over texts."""
     drawn = drawn_weights(len(sums), resamples, seed) @ sums  # [1 + resamples, 4 + n_layers]
     tokens, predictions, plain, thinned = drawn[:, :4].unbind(1)
@@ -219,7 +219,7 @@ def summarised(sums: Tensor, resamples: int, seed: int) -> Thinned:
         "ce": thinned / predictions,
         "ppl_increase": ((thinned - plain) / predictions).expm1(),
     }
-    return Thinned(
+    return SparsityOutcome(
         tokens=int(tokens[0]),
         predictions=int(predictions[0]),
         texts=len(sums),

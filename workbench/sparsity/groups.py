@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.sparsity.evaluation import Sample, Thinned, checked_sizes, summarised
+from workbench.sparsity.evaluation import Sample, SparsityOutcome, checked_sizes, summarised
 from workbench.sparsity.masking import LEAST, SparsityError, checked_thresholds, down_weights, keeping_above
 
 ROUNDS = 8
@@ -54,7 +54,7 @@ class Routed:
     """`linear`: by the router; `oracle`: those with the largest contributions, which takes the whole layer to know."""
     saved: float
     """Share of the MLPs' multiplications that are not needed, the router's counted against it."""
-    outcome: Thinned
+    outcome: SparsityOutcome
     """Perplexity, and the share of neurons that are left out."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
 
@@ -29,7 +30,7 @@ Keep = Callable[[Tensor], Tensor]
 """Which neurons take part: from the values of a layer's neurons, `[..., d_mlp]`, to a mask of the same shape."""
 
 
-class SparsityError(ValueError):
+class SparsityError(WorkbenchError):
     """A measurement of sparsity that can't be made, or thresholds that don't fit a model."""
 
 
@@ -105,13 +106,13 @@ def keeping_above(model: LanguageModel, thresholds: Sequence[float]) -> list[Kee
 
 
 @dataclass(frozen=True, eq=False)
-class Dropping:
+class NeuronMask:
     """Leaves out some of a layer's neurons wherever the model runs; stands among a model's `splices`."""
 
     hook_point: str
     keep: Keep = field(repr=False)
 
-    def splice(self, hook_point: str) -> Dropping:
+    def splice(self, hook_point: str) -> NeuronMask:
         """Itself: it needs no preparation for a run."""
         return self
 
@@ -123,7 +124,7 @@ class Dropping:
         return values * self.keep(values)
 
     def __str__(self) -> str:
-        return f"Dropping({self.hook_point})"
+        return f"NeuronMask({self.hook_point})"
 
 
 def with_sparsity(model: LanguageModel, thresholds: Any) -> LanguageModel:
@@ -147,7 +148,7 @@ def with_sparsity(model: LanguageModel, thresholds: Any) -> LanguageModel:
         if model.hook_points[name].key in keys:
             raise SparsityError(f"{model.name} changes its neurons at {name} already; take the model without that.")
     twin = copy.copy(model)
-    dropping = {name: Dropping(name, keep) for name, keep in zip(points, keeping_above(model, found), strict=True)}
+    dropping = {name: NeuronMask(name, keep) for name, keep in zip(points, keeping_above(model, found), strict=True)}
     twin.splices = dict(model.splices) | dropping
     twin.about = model.about | {"thresholds": found}
     twin.hash = hashlib.sha256(f"{model.hash} {found!r}".encode()).hexdigest()

@@ -23,7 +23,7 @@ from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import Progress, command_line
 from workbench.sparsity.curves import CettCurve, CurveMeter
-from workbench.sparsity.evaluation import CettMeter, Sample, Thinned, checked_sizes, summarised
+from workbench.sparsity.evaluation import CettMeter, Sample, SparsityOutcome, checked_sizes, summarised
 from workbench.sparsity.masking import (
     LEAST,
     SparsityError,
@@ -128,7 +128,7 @@ def measure_sparsities(
     return [by_increase[p] for p in map(float, ppl_increases)]
 
 
-def measure_thinned(
+def measure_at_thresholds(
     model: LanguageModel,
     thresholds: Any,
     corpus: Corpus,
@@ -138,7 +138,7 @@ def measure_thinned(
     batch: int = 4,
     seed: int = 0,
     resamples: int = 1000,
-) -> tuple[Thinned, list[float]]:
+) -> tuple[SparsityOutcome, list[float]]:
     """What given thresholds do on some texts: how much they leave out and what it costs; and each layer's CETT.
 
     Args:
@@ -292,7 +292,7 @@ class _Work:
         if self.told:
             self.told(answers)
 
-    def _summarised(self, sums: Tensor) -> Thinned:
+    def _summarised(self, sums: Tensor) -> SparsityOutcome:
         return summarised(sums, self.resamples, self.seed)
 
     def _by_cett(self, sample: Sample, curves: list[CettCurve]) -> Search:

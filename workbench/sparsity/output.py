@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.files import replacing
-from workbench.sparsity.evaluation import Thinned
+from workbench.sparsity.evaluation import SparsityOutcome
 from workbench.sparsity.masking import SparsityError
 from workbench.sparsity.result import Sparsity
 
@@ -43,7 +43,7 @@ def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
 
 def layer_rows(result: Sparsity) -> list[dict[str, Any]]:
     """One row for each layer and measure (`cett` and the rivals), as plain data."""
-    measures: dict[str, tuple[Thinned, Sequence[float | None], list[float]]] = {
+    measures: dict[str, tuple[SparsityOutcome, Sequence[float | None], list[float]]] = {
         "cett": (result.reported, result.thresholds, result.cett_by_layer)
     }
     for name, rival in result.rivals.items():

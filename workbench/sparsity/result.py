@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from workbench.sparsity.evaluation import Thinned
+from workbench.sparsity.evaluation import SparsityOutcome
 
 MISSED = 0.001
 """A rise in perplexity that is this far from what was asked, and a tenth of it, has missed it."""
@@ -20,8 +20,8 @@ class Rival:
 
     setting: float
     """`fixed`: the threshold of all layers; `top_k`: the share of each layer's neurons that is left out."""
-    calibrated: Thinned
-    reported: Thinned
+    calibrated: SparsityOutcome
+    reported: SparsityOutcome
 
     @property
     def sparsity(self) -> float:
@@ -39,9 +39,9 @@ class Sparsity:
     """The CETT that all layers share."""
     thresholds: list[float]
     """Least magnitude of a contribution that is kept, for each layer; `with_sparsity` takes them."""
-    calibrated: Thinned = field(repr=False)
+    calibrated: SparsityOutcome = field(repr=False)
     """On the texts that the thresholds were found on."""
-    reported: Thinned = field(repr=False)
+    reported: SparsityOutcome = field(repr=False)
     """On texts that they were not found on."""
     cett_by_layer: list[float] = field(repr=False)
     """Each layer's CETT on the reported texts, while the plain model runs; empty in an early answer."""

@@ -31,7 +31,7 @@ class Demand:
         return asdict(self)
 
 
-def token_demand(model: LanguageModel, thresholds: Any, text: str) -> list[Demand]:
+def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Demand]:
     """What share of the neurons each token of a text takes, in the order of the text.
 
     The text is read behind the tokenizer's BOS token, which itself is not shown, and in windows if it is longer than

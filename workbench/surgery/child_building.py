@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.errors import WorkbenchError
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import building, parameters_of
 
 
-class SurgeryError(ValueError):
+class SurgeryError(WorkbenchError):
     """A change that can't be made, held in weights, saved or undone."""
 
 

@@ -13,7 +13,7 @@ STORIES = "stories"
 """The bundled texts; a tenth of them is kept for certificates."""
 
 
-def operand(model: LanguageModel | Child) -> LanguageModel:
+def as_model(model: LanguageModel | Child) -> LanguageModel:
     """The model that an operation changes: that of a child, or the one given.
 
     A model knows the child that it is of only while somebody holds that, so an operation holds what it was given until

@@ -1,7 +1,7 @@
 """The operations of surgery by name: what each asks for, and how it makes a child.
 
 A new operation is one file that ends in `register(Operation(...))` and is imported by `workbench/__init__.py`; the
-app's page and `wb.operate` find it here.
+app's page and `wb.surgery.apply_operation` find it here.
 
     def run(model, *, share, progress=None, cancel=None) -> Child: ...
 
@@ -19,7 +19,7 @@ from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError
-from workbench.surgery.inputs import operand
+from workbench.surgery.inputs import as_model
 
 Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature"]
 """A number, a whole number, True or False, one of several words, a text, a list of layers or of heads, a list of
@@ -119,7 +119,7 @@ def register(operation: Operation) -> None:
     OPERATIONS[operation.name] = operation
 
 
-def operate(
+def apply_operation(
     model: LanguageModel | Child,
     operation: str,
     *,
@@ -140,4 +140,4 @@ def operate(
         if name not in known:
             raise SurgeryError(f"{operation} has no argument {name!r}; it has {', '.join(known) if known else 'none'}.")
     given = {name: one.check(arguments.get(name, one.default)) for name, one in known.items()}
-    return chosen.run(operand(model), progress=progress, cancel=cancel, **given)
+    return chosen.run(as_model(model), progress=progress, cancel=cancel, **given)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.harvest.activations import difference
 from workbench.model.weights import fingerprint
@@ -37,7 +38,7 @@ OPTIMISER = "optimiser.safetensors"
 PROGRESS = "progress.json"
 
 
-class TrainingError(ValueError):
+class TrainingError(WorkbenchError):
     """A training that can't be begun, continued or carried on as asked."""
 
 

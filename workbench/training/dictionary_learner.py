@@ -17,7 +17,7 @@ from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Activations, Buffer
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
-from workbench.training.reading import Watch
+from workbench.training.reading import Monitor
 
 SAMPLE = 4096
 """Activations from which a fresh dictionary gets its biases and sizes."""
@@ -51,7 +51,7 @@ class DictionaryLearner:
         writes: str,
         *,
         steps: int,
-        watch: Watch,
+        watch: Monitor,
         processes: Processes,
     ):
         self.dictionary, self.buffer, self.steps = dictionary, buffer, steps

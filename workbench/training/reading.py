@@ -11,7 +11,7 @@ from workbench.model.weights import Progress
 from workbench.training.checkpoints import TrainingError
 
 
-class Watch:
+class Monitor:
     """Tells how far a training is, and knows whether it shall stop.
 
     Args:
@@ -61,7 +61,7 @@ class Reader:
         TrainingError: the source is an unfinished or empty store.
     """
 
-    def __init__(self, source: Source, shard: tuple[int, int], watch: Watch):
+    def __init__(self, source: Source, shard: tuple[int, int], watch: Monitor):
         self.source, self.shard, self.watch = source, shard, watch
         self.length = len(source) if isinstance(source, Sized) else None
         if self.length == 0:

@@ -21,7 +21,7 @@ from workbench.model.weights import command_line
 from workbench.training.checkpoints import RunFolder, State, TrainingError
 from workbench.training.learner import Learner
 from workbench.training.processes import Processes
-from workbench.training.reading import Watch
+from workbench.training.reading import Monitor
 
 LINES = 1000
 """Lines of history, at most."""
@@ -48,7 +48,7 @@ class Training:
         self.steps = -(-settings["tokens"] // self.batch_size)
         self.start = learner.hash
 
-    def go(self, watch: Watch, checkpoint_every: float, log: Callable[[Mapping[str, float]], None] | None) -> None:
+    def go(self, watch: Monitor, checkpoint_every: float, log: Callable[[Mapping[str, float]], None] | None) -> None:
         """Train until the end, or until it is cancelled."""
         begun = time.monotonic()
         done = int(self.run.note.get("step", 0)) if self.run else 0

@@ -20,7 +20,7 @@ from workbench.model.weights import Progress
 from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, described
 from workbench.training.processes import Processes
-from workbench.training.reading import Reader, Watch
+from workbench.training.reading import Monitor, Reader
 from workbench.training.steps import Training
 
 D = TypeVar("D", bound=Trainable)
@@ -118,7 +118,7 @@ def train(
     of_source = {name: value for name, value in source.settings().items() if name != "shard"}
     settings |= {"dictionary": described(dictionary), "source": of_source}
     run = RunFolder(folder, settings) if folder is not None else None
-    watch = Watch(tokens, progress if processes.rank == 0 else None, cancel)
+    watch = Monitor(tokens, progress if processes.rank == 0 else None, cancel)
     reader = Reader(source, (processes.rank, processes.count), watch)
     buffer = Buffer(reader, batch_size // processes.count, -(-block // processes.count), seed)
     steps = -(-tokens // batch_size)

@@ -19,7 +19,7 @@ from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, dictionary_in_place
 from workbench.training.processes import Processes
-from workbench.training.reading import Watch
+from workbench.training.reading import Monitor
 from workbench.training.steps import Training
 
 
@@ -139,7 +139,7 @@ def fine_tune(
     if run and run.note:
         run.restore(learner)
     if not (run and run.finished):
-        training.go(Watch(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
+        training.go(Monitor(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
     processes.wait()
     for parameter in learner.parameters():
         parameter.requires_grad_(False)

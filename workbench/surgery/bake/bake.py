@@ -34,7 +34,7 @@ from workbench.surgery.bake.fold import Add, Coordinate, Fold, Op, Project, Sile
 from workbench.surgery.bake.places import Places
 from workbench.surgery.child import Child, SurgeryError, keep_layers, make_child
 from workbench.surgery.child_building import changed_config, parameter_shapes
-from workbench.surgery.inputs import operand
+from workbench.surgery.inputs import as_model
 
 PROBE = 16
 """Positions on which the baked model is compared with the intervened one, at least."""
@@ -88,7 +88,7 @@ def bake(
         EditError, FeatureError, HookPointError: one that the model can't run under at all.
         SurgeryError: a model that runs through dictionaries, no edit, or no layer left.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     return baked(model, edits, {}, beside=beside, name=name)
 
 

@@ -26,8 +26,8 @@ from workbench.corpus import Corpus, TokenBatch, as_corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import Progress, parameters_of
 from workbench.surgery.child import CUSTOM, Child, SurgeryError, layers_path, make_child
-from workbench.surgery.finetuning.learned_weights import Shaped
-from workbench.surgery.inputs import named, operand
+from workbench.surgery.finetuning.learned_weights import AdaptedWeight
+from workbench.surgery.inputs import as_model, named
 from workbench.surgery.operations.custom import make_custom_from
 from workbench.surgery.operations.matrices import matrices
 from workbench.surgery.operations.pruning import check_pattern, check_sparsity, kept
@@ -35,7 +35,7 @@ from workbench.surgery.registry import Argument, Operation, register
 from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.model_learner import WEIGHTS, ModelLearner
 from workbench.training.processes import Processes
-from workbench.training.reading import Watch
+from workbench.training.reading import Monitor
 from workbench.training.steps import Training
 from workbench.training.tuning import Texts
 
@@ -112,7 +112,7 @@ def heal(
         SurgeryError: nothing to train, or settings that don't go together.
         TrainingError, CorpusError: as `fine_tune`.
     """
-    start = operand(model)
+    start = as_model(model)
     if not hasattr(texts, "batches"):
         as_corpus(texts)  # complains
     if start.splices:
@@ -143,7 +143,7 @@ def heal(
     if run and run.note:
         run.restore(learner)
     if not (run and run.finished):
-        training.go(Watch(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
+        training.go(Monitor(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
     processes.wait()
     learner.finish()
     for layer in layers if rank else ():
@@ -173,7 +173,7 @@ class Healer(ModelLearner):
         batches: Callable[[], Iterator[TokenBatch]],
         wanted: re.Pattern[str],
         *,
-        masks: Sequence[tuple[Shaped, nn.Module]],
+        masks: Sequence[tuple[AdaptedWeight, nn.Module]],
         sparsify: Decay | None,
         processes: Processes,
     ):
@@ -251,7 +251,7 @@ class Healer(ModelLearner):
         self._mask(1.0)
         inner: list[Any] = list(self.module.modules())
         for module in inner:
-            if isinstance(getattr(module, "shaped", None), Shaped):
+            if isinstance(getattr(module, "shaped", None), AdaptedWeight):
                 module.shaped.leave(module)
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
@@ -281,7 +281,7 @@ def _wanted(batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
 
 def _prepare(
     twin: LanguageModel, rank: int | None, keep_zeros: bool, sparsify: Decay | None, seed: int
-) -> list[tuple[Shaped, nn.Module]]:
+) -> list[tuple[AdaptedWeight, nn.Module]]:
     """Put low-rank additions and masks on the matrices; those whose masks come slowly."""
     chance = torch.Generator().manual_seed(seed)
     slow = []
@@ -291,7 +291,7 @@ def _prepare(
         zeros = weight == 0
         zeros = zeros if keep_zeros and float(zeros.float().mean()) >= CUT else None
         if rank or zeros is not None or sparsify:
-            shaped = Shaped(module, rank, zeros, chance)
+            shaped = AdaptedWeight(module, rank, zeros, chance)
             slow += [(shaped, module)] if sparsify else []
     return slow
 
@@ -310,7 +310,7 @@ def _check(model: LanguageModel, rank: int | None, only: str | None, sparsify: D
         except re.error as error:
             raise SurgeryError(f"{only!r} is no regular expression ({error}).") from error
     if not isinstance(sparsify, Decay | None):
-        raise SurgeryError(f"sparsify is a Decay, such as wb.Decay(0.5), not {sparsify!r:.60}.")
+        raise SurgeryError(f"sparsify is a Decay, such as wb.surgery.Decay(0.5), not {sparsify!r:.60}.")
     if sparsify is not None:
         check_sparsity(sparsify.sparsity)
         check_pattern(model, sparsify.pattern)

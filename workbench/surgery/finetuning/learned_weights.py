@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
-class Shaped(nn.Module):
+class AdaptedWeight(nn.Module):
     """What a linear module's matrix becomes when it is used; it stands in the module as `shaped`.
 
     Args:
@@ -63,7 +63,7 @@ class _Linear(torch.autograd.Function):
     """x times the matrix as it is used, plus the bias."""
 
     @staticmethod
-    def forward(ctx: Any, shaped: Shaped, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, shaped: AdaptedWeight, *tensors: Tensor | None) -> Tensor:
         x, weight, bias, _, _ = tensors
         ctx.save_for_backward(*tensors)
         ctx.shaped = shaped
@@ -75,7 +75,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, _, up, down = ctx.saved_tensors
-        shaped: Shaped = ctx.shaped
+        shaped: AdaptedWeight = ctx.shaped
         _, for_x, for_weight, for_bias, _, _ = ctx.needs_input_grad
         g = gradients[0]
         made = shaped.made(weight)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child, SurgeryError
-from workbench.surgery.inputs import operand
+from workbench.surgery.inputs import as_model
 from workbench.surgery.operations.custom import CustomChild, make_custom
 from workbench.surgery.registry import Argument, Operation, register
 
@@ -30,7 +30,7 @@ CACHES = ("past_key_values", "past_key_value", "layer_past")
 """What attention modules call the cache of keys and values."""
 
 
-def see_ahead(model: LanguageModel | Child, layers: Sequence[int] | None = None) -> CustomChild:
+def remove_causal_mask(model: LanguageModel | Child, layers: Sequence[int] | None = None) -> CustomChild:
     """The model with the causal mask taken off some layers' attention.
 
     Padding stays hidden, and a sliding window reaches as far to the right as to the left. Such a model reads and
@@ -43,7 +43,7 @@ def see_ahead(model: LanguageModel | Child, layers: Sequence[int] | None = None)
     Raises:
         SurgeryError: no layer, one that does not exist, or an architecture whose attention takes no mask.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     n = model.network.n_layers
     if isinstance(layers, str) or not isinstance(layers, Iterable | None):
         raise SurgeryError(f"layers is a list of layers, such as [0, 1], not {layers!r}.")
@@ -112,7 +112,7 @@ def both_ways(mask: Tensor) -> Tensor:
 
 
 def _run(model: LanguageModel, *, layers: Sequence[int], **_: Any) -> CustomChild:
-    return see_ahead(model, layers or None)
+    return remove_causal_mask(model, layers or None)
 
 
 register(

@@ -19,7 +19,7 @@ from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError, Progress, parameters_of
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.inputs import named, operand
+from workbench.surgery.inputs import as_model, named
 from workbench.surgery.operations.matrices import as_stored, out_in
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -41,7 +41,7 @@ def neuron_use(
         SurgeryError: an architecture whose MLPs are not made of neurons that can be seen.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     points = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.network.n_layers)]
     try:
         lengths = torch.stack([model.network.neuron_weights(layer, "down").norm(dim=1) for layer in range(len(points))])
@@ -84,7 +84,7 @@ def masks_by_domain(uses: Mapping[str, Tensor], keep: float) -> dict[str, Tensor
     return masks
 
 
-def cut_expert(
+def keep_neurons(
     model: LanguageModel | Child, mask: Tensor, *, of: str = "", about: Mapping[str, Any] | None = None
 ) -> Child:
     """The model with these neurons only.
@@ -98,7 +98,7 @@ def cut_expert(
     Raises:
         SurgeryError: a mask that does not fit, or an architecture whose MLPs can't be narrower.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     layers, width = model.network.n_layers, model.network.neuron_hook_point(0, "post").width
     if not isinstance(mask, Tensor):
         raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask!r:.60}.")
@@ -152,13 +152,13 @@ def expert(
         SurgeryError: as the functions above.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     masks_by_domain({"": torch.zeros(1, model.network.neuron_hook_point(0, "post").width)}, keep)  # complain here
     if progress:
         progress(0.0, "Looking which neurons are used")
     use = neuron_use(model, corpus, tokens, seed=seed, cancel=cancel)
     about = {"corpus_hash": corpus.hash, "tokens": tokens, "keep": keep, "text_seed": seed}
-    return cut_expert(model, masks_by_domain({"": use}, keep)[""], of=corpus.name, about=about)
+    return keep_neurons(model, masks_by_domain({"": use}, keep)[""], of=corpus.name, about=about)
 
 
 def _run(model: LanguageModel, *, corpus: str, **how: Any) -> Child:

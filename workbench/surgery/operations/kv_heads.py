@@ -24,13 +24,13 @@ from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
-from workbench.surgery.inputs import calibration, named, operand
+from workbench.surgery.inputs import as_model, calibration, named
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 METHODS = ("svd", "mean")
 
 
-def fewer_kv_heads(
+def merge_kv_heads(
     model: LanguageModel | Child,
     heads: int,
     *,
@@ -56,7 +56,7 @@ def fewer_kv_heads(
         SurgeryError: a number of heads that does not divide the old one, or an architecture that this can't be done to.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     if method not in METHODS:
         raise SurgeryError(f"The method is one of {', '.join(METHODS)}, not {method!r}.")
     shape = _shape(model, heads)
@@ -244,7 +244,7 @@ def _as_real(z: Tensor) -> Tensor:
 
 
 def _run(model: LanguageModel, *, corpus: str, heads: int, **how: Any) -> Child:
-    return fewer_kv_heads(model, heads, corpus=named(corpus), **how)
+    return merge_kv_heads(model, heads, corpus=named(corpus), **how)
 
 
 register(

@@ -79,7 +79,7 @@ def own_tree(model: LanguageModel) -> Any:
 
 
 class MatrixLevels:
-    """Matrices of a model, each at one of several levels: see `Levels`.
+    """Matrices of a model, each at one of several levels: see `SearchSpace`.
 
     Only matrices above level 0 take memory of their own.
 

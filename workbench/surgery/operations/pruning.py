@@ -19,10 +19,10 @@ from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.inputs import calibration, named, operand
+from workbench.surgery.inputs import as_model, calibration, named
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in, per_matrix
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
-from workbench.surgery.search.budgets import Found
+from workbench.surgery.search.budgets import SearchResult
 from workbench.surgery.search.evopress import search
 from workbench.surgery.search.fitness import DenseKL
 
@@ -115,7 +115,7 @@ def prune(
         SurgeryError: a sparsity outside [0, 1), an unknown score, pattern or matrix.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     wanted = per_matrix(model, sparsity, sparsities)
     for one in wanted.values():
         check_sparsity(one)
@@ -155,7 +155,7 @@ def search_sparsity(
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> tuple[Child, Found]:
+) -> tuple[Child, SearchResult]:
     """Prune with a sparsity of its own for each matrix, found by a search.
 
     Args:
@@ -172,7 +172,7 @@ def search_sparsity(
         SurgeryError: sparsities that can't be had, or as `prune`.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     if not isinstance(levels, Sequence):
         raise SurgeryError(f"levels is a list of sparsities, not {levels!r}.")
     for one in (sparsity, *levels):

@@ -15,10 +15,10 @@ from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.inputs import operand
+from workbench.surgery.inputs import as_model
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, out_in, per_matrix
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
-from workbench.surgery.search.budgets import Found
+from workbench.surgery.search.budgets import SearchResult
 from workbench.surgery.search.evopress import search
 from workbench.surgery.search.fitness import DenseKL
 
@@ -50,7 +50,7 @@ def quantise(
         SurgeryError: bits that can't be had, or an unknown matrix.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     wanted = per_matrix(model, bits, per_part)
     for one in wanted.values():
         _check_bits(one)
@@ -78,7 +78,7 @@ def search_bits(
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> tuple[Child, Found]:
+) -> tuple[Child, SearchResult]:
     """Round with a number of bits of its own for each matrix, found by a search.
 
     Args:
@@ -92,7 +92,7 @@ def search_bits(
         SurgeryError: bits that can't be had.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     if isinstance(bits, bool) or not isinstance(bits, int | float) or not isinstance(levels, Sequence):
         raise SurgeryError(f"bits is a number and levels a list of whole numbers, not {bits!r} and {levels!r}.")
     for one in levels:

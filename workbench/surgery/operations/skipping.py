@@ -19,15 +19,17 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.weights import Progress
 from workbench.surgery.bake.bake import baked
 from workbench.surgery.child import Child, SurgeryError
-from workbench.surgery.inputs import named, operand
+from workbench.surgery.inputs import as_model, named
 from workbench.surgery.registry import Argument, Operation, register
-from workbench.surgery.search.budgets import Candidate, Found
+from workbench.surgery.search.budgets import Candidate, SearchResult
 from workbench.surgery.search.evopress import search
 from workbench.surgery.search.fitness import DenseKL
 
 
 class Skips:
-    """Sublayers of a model that can be left out: see `Levels`; level 1 is left out, and costs are counts of sublayers.
+    """Sublayers of a model that can be left out: see `SearchSpace`.
+
+    Level 1 is left out, and costs are counts of sublayers.
 
     Args:
         model: it is not touched; a tree of modules of its own shares its weights.
@@ -65,7 +67,7 @@ class Skips:
 
     @torch.inference_mode(False)
     def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> tuple[float, Tensor]:
-        """See `Sloped`: what each part writes is multiplied by a number, 0 at level 1, and the gradient is taken."""
+        """The KL and its gradient by a factor on each part's output, 0 at level 1; see `DifferentiableSpace`."""
         self.set((0,) * len(levels))
         gates = (1 - torch.tensor(levels, dtype=torch.float32)).requires_grad_()
         handles = [
@@ -102,7 +104,7 @@ def skip(
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> tuple[Child, Found]:
+) -> tuple[Child, SearchResult]:
     """Find the sublayers that are missed least, and remove them.
 
     Args:
@@ -126,7 +128,7 @@ def skip(
             greedy search, or an architecture whose sublayers can't be removed.
         Cancelled: it was stopped.
     """
-    _given, model = model, operand(model)
+    _given, model = model, as_model(model)
     choice = Skips(model, whole=whole)
     gone = round(share * len(choice.parts)) if isinstance(share, int | float) and math.isfinite(share) else 0
     if not 0 < gone < len(choice.parts):

@@ -1,7 +1,7 @@
 """What a search over a model's parts looks for: a level for each part, within a budget.
 
 A part, such as a sublayer or a matrix, is at level 0 as it is, and at each higher level smaller or coarser and cheaper.
-`Levels` says what there is and puts it in place; `greedy` and `uniform` are what `evopress` has to beat.
+`SearchSpace` says what there is and puts it in place; `greedy` and `uniform` are what `evopress` has to beat.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WAYS = 12
 """Ways to spread a budget evenly that `uniform` tries."""
 
 
-class Levels(Protocol):
+class SearchSpace(Protocol):
     """The parts of a model, and what each of them can be."""
 
     parts: Sequence[str]
@@ -41,7 +41,7 @@ class Levels(Protocol):
 
 
 @runtime_checkable
-class Sloped(Levels, Protocol):
+class DifferentiableSpace(SearchSpace, Protocol):
     """Levels 0 and 1 of parts in order, whose effect a gradient tells: a share of a part can be left out, 1 is all."""
 
     def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> tuple[float, Tensor]:
@@ -50,7 +50,7 @@ class Sloped(Levels, Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found."""
 
     parts: tuple[str, ...]
@@ -76,7 +76,7 @@ class Found:
         return asdict(self) | {"parts": list(self.parts), "levels": list(self.levels)}
 
 
-class Judge:
+class CandidateEvaluator:
     """Runs candidates, and counts.
 
     Args:
@@ -93,7 +93,7 @@ class Judge:
 
     def __init__(
         self,
-        choice: Levels,
+        choice: SearchSpace,
         fitness: DenseKL,
         budget: float,
         *,
@@ -138,8 +138,8 @@ class Judge:
         return sum(total for total, _ in found) / sum(count for _, count in found)
 
     def slopes(self, levels: Candidate, window: int) -> tuple[float, Tensor]:
-        """KL of a candidate on a window, and its slopes there: see `Sloped`."""
-        assert isinstance(self.choice, Sloped)
+        """KL of a candidate on a window, and its slopes there: see `DifferentiableSpace`."""
+        assert isinstance(self.choice, DifferentiableSpace)
         self.evaluations += 1
         return self.choice.slopes(self.fitness, levels, [window])
 
@@ -151,10 +151,10 @@ class Judge:
             self.progress(min(self.used / self.passes, 1.0), f"{self.used:,} of {self.passes:,} positions")
         return self.used >= self.passes
 
-    def found(self, levels: Candidate, kl: float) -> Found:
+    def found(self, levels: Candidate, kl: float) -> SearchResult:
         """The result."""
         self.choice.set(levels)
-        return Found(tuple(self.choice.parts), levels, self.cost(levels), kl, self.used, self.evaluations)
+        return SearchResult(tuple(self.choice.parts), levels, self.cost(levels), kl, self.used, self.evaluations)
 
 
 def raised(levels: Candidate, part: int, by: int = 1) -> Candidate:
@@ -163,23 +163,23 @@ def raised(levels: Candidate, part: int, by: int = 1) -> Candidate:
 
 
 def greedy(
-    choice: Levels,
+    choice: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
     passes: int,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> Found:
+) -> SearchResult:
     """Raise one part's level at a time, the one that adds least KL per cost saved, until the budget is met.
 
     Each evaluation runs on as many windows as `passes` allow, the same for all.
 
     Raises:
-        SurgeryError: as `Judge`, or passes that are not enough for one window for each evaluation, even if every step
-            saved as much as the best can.
+        SurgeryError: as `CandidateEvaluator`, or passes that are not enough for one window for each evaluation,
+            even if every step saved as much as the best can.
     """
-    judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     levels: Candidate = (0,) * len(choice.costs)
     top = [len(part) - 1 for part in choice.costs]
     if judge.fits(levels):
@@ -208,7 +208,7 @@ def greedy(
     return judge.found(levels, kl)
 
 
-def _rounds(judge: Judge, top: Sequence[int], saved: float) -> int:
+def _rounds(judge: CandidateEvaluator, top: Sequence[int], saved: float) -> int:
     """How many evaluations a greedy search takes, if each step saves so much."""
     whole, parts = judge.cost([0] * len(top)), len(top)
     needed = math.ceil((whole - judge.budget) / saved - 1e-6) if saved else 0
@@ -217,26 +217,26 @@ def _rounds(judge: Judge, top: Sequence[int], saved: float) -> int:
 
 
 def ranked(
-    choice: Levels,
+    choice: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
     passes: int,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> Found:
+) -> SearchResult:
     """Raise each part alone by one level, once; then raise the least harmful ones until the budget is met.
 
     Raises:
-        SurgeryError: as `Judge`.
+        SurgeryError: as `CandidateEvaluator`.
     """
-    judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     windows = range(max(1, min(len(fitness), int(passes / (len(choice.costs) * fitness.window_tokens)))))
     levels = least_harmful(judge, harms(judge, windows))
     return judge.found(levels, judge.kl(levels, windows))
 
 
-def harms(judge: Judge, windows: Sequence[int]) -> list[float]:
+def harms(judge: CandidateEvaluator, windows: Sequence[int]) -> list[float]:
     """KL of each part raised alone, by one level."""
     dense: Candidate = (0,) * len(judge.choice.costs)
     found = []
@@ -246,7 +246,7 @@ def harms(judge: Judge, windows: Sequence[int]) -> list[float]:
     return found
 
 
-def least_harmful(judge: Judge, harm: Sequence[float]) -> Candidate:
+def least_harmful(judge: CandidateEvaluator, harm: Sequence[float]) -> Candidate:
     """A candidate of the parts that are least harmful alone, per cost saved."""
     parts = judge.choice.costs
     each = [one / (costs[0] - costs[1]) for one, costs in zip(harm, parts, strict=True)]
@@ -259,7 +259,7 @@ def least_harmful(judge: Judge, harm: Sequence[float]) -> Candidate:
     return levels
 
 
-def even(choice: Levels, budget: float, offset: float = 0.0) -> Candidate:
+def even(choice: SearchSpace, budget: float, offset: float = 0.0) -> Candidate:
     """Levels raised evenly over the parts until the budget is met.
 
     Args:
@@ -278,20 +278,20 @@ def even(choice: Levels, budget: float, offset: float = 0.0) -> Candidate:
 
 
 def uniform(
-    choice: Levels,
+    choice: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
     passes: int,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> Found:
+) -> SearchResult:
     """The best of several ways to spread the budget evenly.
 
     Raises:
-        SurgeryError: as `Judge`.
+        SurgeryError: as `CandidateEvaluator`.
     """
-    judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     ways = list(dict.fromkeys(even(choice, budget, number / WAYS) for number in range(WAYS)))
     windows = range(max(1, min(len(fitness), int(passes / (len(ways) * fitness.window_tokens)))))
     tried = []

@@ -21,10 +21,10 @@ from workbench.model.weights import Progress
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.search.budgets import (
     Candidate,
-    Found,
-    Judge,
-    Levels,
-    Sloped,
+    CandidateEvaluator,
+    DifferentiableSpace,
+    SearchResult,
+    SearchSpace,
     even,
     greedy,
     harms,
@@ -55,7 +55,7 @@ IDLE = 20
 
 
 def evopress(
-    choice: Levels,
+    choice: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
@@ -66,11 +66,11 @@ def evopress(
     seed: int = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> Found:
+) -> SearchResult:
     """Search for the candidate with the least KL within a budget.
 
-    Where parts have slopes (see `Sloped`) and the passes are enough for a round, what says which candidate is better is
-    the surrogate of `guided`, and neither `first` nor `selection` is used.
+    Where parts have slopes (see `DifferentiableSpace`) and the passes are enough for a round, the surrogate of
+    `guided` ranks the candidates, and neither `first` nor `selection` is used.
 
     Args:
         choice: the parts and their levels.
@@ -87,7 +87,7 @@ def evopress(
         progress, cancel: as for every operation, asked after each round.
 
     Raises:
-        SurgeryError: as `Judge`, or a selection that does not end with 1 candidate.
+        SurgeryError: as `CandidateEvaluator`, or a selection that does not end with 1 candidate.
         Cancelled: somebody said to stop.
     """
     if isinstance(first, bool) or first < 1 or offspring < 1:
@@ -96,10 +96,13 @@ def evopress(
         raise SurgeryError(f"seed is a whole number, not {seed!r}.")
     if not selection or selection[-1][0] != 1 or any(kept < 1 or windows < 1 for kept, windows in selection):
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
-    judge = Judge(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
     windows, until = passes / fitness.window_tokens, int((1 - FINAL_GUIDED) * passes)
-    if isinstance(choice, Sloped) and len(choice.costs) + 2 * (STARTS + offspring) <= (1 - FINAL_GUIDED) * windows:
+    if (
+        isinstance(choice, DifferentiableSpace)
+        and len(choice.costs) + 2 * (STARTS + offspring) <= (1 - FINAL_GUIDED) * windows
+    ):
         harm = harms(judge, range(1))
         starts = list(dict.fromkeys(_starts(judge, harm, chance)))
         return judge.found(
@@ -122,7 +125,7 @@ def evopress(
     return judge.found(*_luckless(judge, list(dict.fromkeys(parents[::-1])), chance))
 
 
-def _starts(judge: Judge, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
+def _starts(judge: CandidateEvaluator, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
     """The parts that are least harmful alone, and others that by chance seem to be."""
     known = torch.tensor(harm).clamp_min(1e-6).log()
     seeming = [known + SPREAD * _minus_gumbel(len(harm), chance) for _ in range(STARTS - 1)]
@@ -134,7 +137,9 @@ def _minus_gumbel(count: int, chance: torch.Generator) -> Tensor:
     return torch.rand(count, generator=chance).clamp(1e-9, 1 - 1e-6).log().neg().log()
 
 
-def _luckless(judge: Judge, parents: Sequence[Candidate], chance: torch.Generator) -> tuple[Candidate, float]:
+def _luckless(
+    judge: CandidateEvaluator, parents: Sequence[Candidate], chance: torch.Generator
+) -> tuple[Candidate, float]:
     """The best of the first candidates, of which half go each time that the windows are twice as many; and its KL."""
     order = torch.randperm(len(judge.fitness), generator=chance).tolist()
     windows, left = min(FINAL_WINDOWS, len(order)), judge.passes - judge.used
@@ -151,7 +156,7 @@ def _luckless(judge: Judge, parents: Sequence[Candidate], chance: torch.Generato
 
 
 def _select(
-    judge: Judge,
+    judge: CandidateEvaluator,
     candidates: Sequence[Candidate],
     selection: Sequence[tuple[int, int]],
     parent: Candidate | None,
@@ -171,7 +176,7 @@ def _pick(places: Sequence[int], chance: torch.Generator) -> int:
     return places[int(torch.randint(len(places), (1,), generator=chance))]
 
 
-def _mutated(judge: Judge, parent: Candidate, chance: torch.Generator) -> Candidate:
+def _mutated(judge: CandidateEvaluator, parent: Candidate, chance: torch.Generator) -> Candidate:
     """One to three moves of budget: a part gets a lower level, and others higher ones until the budget is met again."""
     moves = int(torch.randint(1, 4, (2,), generator=chance).min())
     levels = parent
@@ -184,7 +189,7 @@ def _mutated(judge: Judge, parent: Candidate, chance: torch.Generator) -> Candid
     return levels
 
 
-def _within(judge: Judge, levels: Candidate, spared: int, chance: torch.Generator) -> Candidate:
+def _within(judge: CandidateEvaluator, levels: Candidate, spared: int, chance: torch.Generator) -> Candidate:
     """Parts at random raised until the budget is met, `spared` only when no other is left."""
     while not judge.fits(levels):
         low = [part for part, level in enumerate(levels) if level < len(judge.choice.costs[part]) - 1]
@@ -193,7 +198,7 @@ def _within(judge: Judge, levels: Candidate, spared: int, chance: torch.Generato
     return levels
 
 
-def _random(judge: Judge, chance: torch.Generator) -> Candidate:
+def _random(judge: CandidateEvaluator, chance: torch.Generator) -> Candidate:
     """A candidate within the budget."""
     return _within(judge, (0,) * len(judge.choice.costs), -1, chance)
 
@@ -202,7 +207,9 @@ METHODS = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
 """What `evopress` has to beat, by name."""
 
 
-def search(choice: Levels, fitness: DenseKL, budget: float, method: str, *, seed: int = 0, **how: Any) -> Found:
+def search(
+    choice: SearchSpace, fitness: DenseKL, budget: float, method: str, *, seed: int = 0, **how: Any
+) -> SearchResult:
     """Search by the method of this name, "evopress" or one of `METHODS`; other arguments as for these.
 
     Raises:

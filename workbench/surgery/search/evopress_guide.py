@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.surgery.search.budgets import Candidate, Judge
+from workbench.surgery.search.budgets import Candidate, CandidateEvaluator
 from workbench.surgery.search.evopress_surrogate import Surrogate
 
 IDLE = 5
@@ -21,7 +21,7 @@ IDLE = 5
 
 
 def guided(
-    judge: Judge,
+    judge: CandidateEvaluator,
     harm: Sequence[float],
     begin: Sequence[Candidate],
     *,
@@ -89,7 +89,7 @@ class _Deck:
         return window
 
 
-def exchanged(judge: Judge, levels: Candidate, alone: Tensor, pairs: Tensor) -> Candidate:
+def exchanged(judge: CandidateEvaluator, levels: Candidate, alone: Tensor, pairs: Tensor) -> Candidate:
     """Where exchanges of one part for another lead, the best each time, until none within the budget lowers the KL.
 
     Args:
