@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
-from workbench.model.weights import GGUF_SHA256, cache_folder
+from workbench.core.cache import cache_folder
+from workbench.model.default_model import GGUF_SHA256
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ import torch
 from reference import kl
 
 import workbench as wb
+from workbench.core.hashing import fingerprint
 from workbench.corpus import CorpusError
-from workbench.model.weights import ModelError, fingerprint, parameters_of
+from workbench.model.weights import ModelError, parameters_of
 from workbench.surgery.child import keep_layers, make_child
 from workbench.surgery.registry import OPERATIONS, Argument
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
-from workbench.model.weights import fingerprint, parameters_of
+from workbench.core.hashing import fingerprint
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.finetuning.healing import UNLABELLED, heal
 from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from workbench.core.hashing import fingerprint
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import CONFIG, DictionaryError, read_folder, write_folder
 from workbench.dictionaries.saelens import understood
-from workbench.model.weights import fingerprint
 
 FORMAT = 1
 """Version of our own fields in `cfg.json`."""

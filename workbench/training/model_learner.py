@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from workbench.core.hashing import fingerprint
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.codebook import Codebook
@@ -24,7 +25,7 @@ from workbench.dictionaries.protocol import Dictionary, load_dictionary
 from workbench.dictionaries.trainable import Trainable
 from workbench.model.edits import Edit, Group, Run
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import fingerprint, parameters_of
+from workbench.model.weights import parameters_of
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, described
 from workbench.training.processes import Processes

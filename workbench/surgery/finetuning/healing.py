@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch, as_corpus
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress, parameters_of
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, Child, SurgeryError, layers_path, make_child
 from workbench.surgery.finetuning.learned_weights import AdaptedWeight
 from workbench.surgery.inputs import as_model, named

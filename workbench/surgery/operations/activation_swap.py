@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
 from workbench.surgery.inputs import as_model, calibration, named
 from workbench.surgery.operations.custom import make_custom

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus, as_corpus
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import ModelError, Progress, parameters_of
+from workbench.model.weights import ModelError, parameters_of
 from workbench.surgery.child import Child, SurgeryError, make_child
 from workbench.surgery.inputs import as_model, named
 from workbench.surgery.operations.matrices import as_stored, out_in

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
 from workbench.surgery.inputs import as_model, calibration, named
 from workbench.surgery.registry import Argument, Cancelled, Operation, register

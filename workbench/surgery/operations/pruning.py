@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError, make_child
 from workbench.surgery.inputs import as_model, calibration, named
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in, per_matrix

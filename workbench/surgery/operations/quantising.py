@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError, make_child
 from workbench.surgery.inputs import as_model
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, out_in, per_matrix

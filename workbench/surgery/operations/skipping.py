@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.interventions.weight_edits import PARTS, RemoveLayer, RemoveSublayer
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 from workbench.surgery.bake.bake import baked
 from workbench.surgery.child import Child, SurgeryError
 from workbench.surgery.inputs import as_model, named

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from workbench.model.weights import Progress
+from workbench.core.progress import Progress
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.registry import Cancelled
 from workbench.surgery.search.fitness import DenseKL

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.model.weights import Progress
+from workbench.core.progress import Progress
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.search.budgets import (
     Candidate,
