@@ -182,7 +182,8 @@ def test_encode_against_the_formula(kind: type[Dictionary]) -> None:
 @every_kind
 def test_kinds_say_what_they_are(kind: type[Dictionary]) -> None:
     dictionary = small(kind)
-    assert kind.noun.isalpha() and kind.noun.islower()
+    assert kind.noun.isalpha()
+    assert kind.noun.islower()
     assert dictionary.n_features % dictionary.groups == 0
     codes = dictionary.encode(inputs(dictionary, 4))
     assert codes.values.shape[-1] % dictionary.groups == 0
