@@ -8,10 +8,11 @@ from torch import Tensor
 
 from workbench.dictionaries.batchtopk import BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
+from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLUSAE
-from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import SkipTranscoder, StandardSAE, Transcoder
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
