@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.certificate.certificate import HELD_OUT
@@ -14,6 +15,7 @@ STORIES = "stories"
 """The bundled texts; a tenth of them is kept for certificates."""
 
 
+@checked(SurgeryError)
 def as_model(model: LanguageModel | Child) -> LanguageModel:
     """The model that an operation changes: that of a child, or the model itself.
 
