@@ -1,4 +1,4 @@
-"""How a changed model is built: what plain transformers makes of a configuration and tensors, most of them shared."""
+"""The building of a changed model by plain transformers, from a configuration and mostly shared tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ class SurgeryError(WorkbenchError):
 
 
 def layers_path(model: LanguageModel) -> str:
-    """Where the layers are in the plain module, such as `model.layers`; raises `SurgeryError` where that is unclear."""
+    """The path of the layers in the plain module, such as `model.layers`.
+
+    Raises:
+        SurgeryError: the path is unclear.
+    """
     found = [
         path
         for path, inner in model.network.module.named_modules()
@@ -38,9 +42,9 @@ def keep_layers(
     """Tensors and configuration, for `make_child`, of a model that has only these layers left, in this order.
 
     Args:
-        model: what they are of.
+        model: it stays as it is.
         layers: by their numbers, each once.
-        changed: other tensors to take in place of the model's, by the names that they have before layers go.
+        changed: tensors that replace the model's, by their names before layers are removed.
 
     Raises:
         SurgeryError: no layer is left, one that does not exist, or an architecture whose layers depend on their number.

@@ -52,14 +52,14 @@ class Form(TypedDict):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a changed model is, and what the change costs."""
+    """The steps of a changed model, their exactness and their cost."""
 
     parent: dict[str, str]
     """Name and hash of the model at the start."""
     child: dict[str, str]
     """Name and hash of the changed model."""
     steps: list[dict[str, Any]] = field(repr=False)
-    """What was done, with the hash of each edit."""
+    """The steps, with the hash of each."""
     max_logit_difference: float | None
     """The largest difference of a logit between a changed model and its parent under the interventions that it stands
     for; None where no step stands for interventions."""
@@ -82,15 +82,15 @@ class Certificate:
 
     @property
     def unmeasured(self) -> bool:
-        """Whether a step stands for interventions that were not at hand, since the model was opened from a folder."""
+        """Whether a step stands for interventions that were not measured, since the model was opened from a folder."""
         earlier = len(self.steps) - len(self.differences)
         known = [None] * earlier + list(self.differences)
         return any(step.get("edits") and one is None for step, one in zip(self.steps, known, strict=True))
 
     @property
     def exact(self) -> bool | None:
-        """Whether the weights do what the interventions did, to 1e-4 in every logit; None where there are none, or
-        where some of them were not measured."""
+        """Whether the weights compute the interventions, to 1e-4 in every logit; None without interventions, or where
+        some were not measured."""
         if self.max_logit_difference is None or (self.unmeasured and self.max_logit_difference <= AGREES):
             return None
         return self.max_logit_difference <= AGREES
@@ -122,7 +122,7 @@ class Certificate:
         return cls(**{one.name: form[one.name] for one in fields(cls)})
 
     def to_markdown(self) -> str:
-        """The same for people."""
+        """The certificate as Markdown."""
         lines = [f"# {_plain(self.child['name'])}", "", "| | |", "|---|---|"]
         lines += [f"| made from | {_plain(self.parent['name'])}, weights `{self.parent['hash']}` |"]
         lines += [f"| weights | `{self.child['hash']}` |", "", "## What was done", ""]
@@ -141,7 +141,7 @@ class Certificate:
         return "\n".join([*lines, ""])
 
     def exactness(self) -> str:
-        """How exactly the weights do what the interventions did, in a sentence or two."""
+        """The exactness in a sentence or two."""
         if self.unmeasured:
             far = self.max_logit_difference
             since = "" if far is None else f" In the steps since then no logit is further than {far:.2g} from it."
@@ -170,7 +170,7 @@ class Certificate:
 
 
 def _said(step: Mapping[str, Any]) -> list[str]:
-    """What a step did, in words of its own settings."""
+    """The settings of a step in words."""
     ours = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
     said = []
     for key, value in step.items():

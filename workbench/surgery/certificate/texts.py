@@ -1,4 +1,4 @@
-"""What two models write, side by side, and where they disagree."""
+"""Continuations of one prompt by two models, and the KL between the models at each token."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def compare_texts(
     *,
     beside: Sequence[Any] = (),
 ) -> Texts:
-    """Let two models that share a tokenizer continue one prompt.
+    """Greedy continuations of one prompt by two models that share a tokenizer.
 
     Args:
         start: the model before the change.
-        changed: the one after it; a child brings what stays beside it.
+        changed: the model after it; a child brings the interventions beside it.
         prompt: a text, or token ids `[pos]`.
-        max_new_tokens: how many tokens each may write.
+        max_new_tokens: the most tokens that each writes.
         beside: interventions that belong to the changed model.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Labelling of words: a model says at each word's last token which label the word has, as one token of its own.
+"""Labelling of words: at each word's last token a model predicts the word's label, as one token.
 
-The task that needs no people to make: marks are taken out of a text, and what stood behind each word is its label.
+`punctuation` makes such a task from plain text: it removes the marks, and the mark behind a word is its label.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MARKS = {",": "comma", ".": "stop", "?": "question", "!": "cry"}
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts as words with labels; `heal` learns from them.
+    """Texts as words with labels, for `heal` and `label_scores`.
 
     Attributes:
         words: of each text.
-        labels: of each word, by its place in `names`.
-        names: words for the labels; the first one means that there is nothing to say.
+        labels: of each word, as an index into `names`.
+        names: the labels; the first one means no label.
     """
 
     words: Sequence[Sequence[str]]
@@ -115,7 +115,7 @@ def punctuation(corpus: Corpus, words: int = 60, marks: Sequence[str] = (",", ".
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How well a model labels."""
+    """Accuracy and F1 of a model's labels."""
 
     words: int
     accuracy: float
@@ -124,12 +124,12 @@ class LabelScores:
     """Of all labels but the first, taken together: harmonic mean of precision and recall."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The scores as plain data."""
         return {"words": self.words, "accuracy": self.accuracy, "f1": self.f1}
 
 
 def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, batch: int = 8) -> LabelScores:
-    """Let a model label texts: at each word the likeliest of the labels' tokens."""
+    """The scores of a model on texts; its label of a word is the likeliest of the labels' tokens."""
     ids = texts.ids(model)
     hits = right = said = true = words = 0
     with uninterrupted(), torch.inference_mode():

@@ -1,7 +1,7 @@
-"""A matrix as it is while a model heals: with a low-rank addition, with zeros that stay, with a mask that comes slowly.
+"""A matrix while a model heals: with a low-rank addition, with zeros that stay, with a mask that comes slowly.
 
-The linear module that it belongs to runs with it and has its own gradient: what the matrix is at the moment is made
-once more on the way back instead of being kept, since all matrices together would be as large as the model.
+Its linear module runs with it under a gradient of its own: the backward pass computes the adapted matrix again instead
+of keeping it, since all matrices together would be as large as the model.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from transformers.pytorch_utils import Conv1D
 
 
 class AdaptedWeight(nn.Module):
-    """What a linear module's matrix becomes when it is used; it stands in the module as `shaped`.
+    """The adapted matrix of a linear module; the module holds it as `shaped` and runs with it.
 
     Args:
-        module: a linear one; from now on it runs so.
+        module: a linear module; its `forward` is replaced.
         rank: width of the addition, which is zero at first; None or 0 for none.
-        zeros: numbers that stay zero, bool in the shape of the weight; None for none.
-        chance: draws the addition's beginning.
+        zeros: weights that stay zero, bool in the shape of the weight; None for none.
+        chance: draws the initial addition.
 
     Attributes:
-        kept: numbers that are left as they are, bool; the others are multiplied by `share`. None where all are kept.
+        kept: unchanged weights, bool; the others are multiplied by `share`. None where all are unchanged.
         share: see `kept`.
     """
 
@@ -41,12 +41,12 @@ class AdaptedWeight(nn.Module):
         module.forward = lambda x: _Linear.apply(self, x, module.weight, module.bias, self.up, self.down)
 
     def made(self, weight: Tensor) -> Tensor:
-        """The matrix as it is used, in memory of its own."""
+        """The adapted matrix, in memory of its own."""
         up, down = self.up, self.down
         return self.mask_(weight.clone() if up is None or down is None else torch.addmm(weight, up, down))
 
     def mask_(self, x: Tensor) -> Tensor:
-        """Numbers in the shape of the weight, those that go made zero or smaller, in place."""
+        """Apply zeros and mask to a tensor in the shape of the weight, in place."""
         if self.zeros is not None:
             x.masked_fill_(self.zeros, 0.0)
         if self.kept is not None:
@@ -54,13 +54,13 @@ class AdaptedWeight(nn.Module):
         return x
 
     def leave(self, module: Any) -> None:
-        """Give the module the matrix as it is now, and let it run as it did."""
+        """Make the adapted matrix the module's weight, and restore its `forward`."""
         del module.shaped, module.forward
         module.weight = nn.Parameter(self.made(module.weight.detach()).detach(), requires_grad=False)
 
 
 class _Linear(torch.autograd.Function):
-    """x times the matrix as it is used, plus the bias."""
+    """x times the adapted matrix, plus the bias."""
 
     @staticmethod
     def forward(ctx: Any, shaped: AdaptedWeight, *tensors: Tensor | None) -> Tensor:

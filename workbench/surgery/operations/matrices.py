@@ -1,4 +1,4 @@
-"""The matrices of a model's layers: where they are, what goes into them, and how others stand in their place."""
+"""The matrices of a model's layers: their paths, their inputs, and their levels in a search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def matrices(model: LanguageModel) -> list[str]:
     """Paths of all linear modules of the layers, in the order of the model, such as `model.layers.3.mlp.down_proj`.
 
     Raises:
-        SurgeryError: an architecture whose layers are not found, or that has none.
+        SurgeryError: an architecture without layers or without linear modules in them.
     """
     prefix = layers_path(model)
     found = [
@@ -39,7 +39,7 @@ def out_in(module: nn.Module) -> Tensor:
 
 
 def as_stored(module: nn.Module, weight: Tensor) -> Tensor:
-    """The reverse of `out_in`."""
+    """Weights `[out, in]` as the module stores them; the inverse of `out_in`."""
     return weight.T.contiguous() if type(module).__name__ == "Conv1D" else weight.contiguous()
 
 
@@ -74,18 +74,18 @@ def input_norms(
 
 
 def own_tree(model: LanguageModel) -> Any:
-    """A tree of plain modules over the model's weights that may be taken apart."""
+    """A tree of plain modules that shares the model's weights and may be changed."""
     return LanguageModel(model.network.module, model.tokenizer, model.name, model.hash).network.module
 
 
 class MatrixLevels:
-    """Matrices of a model, each at one of several levels: see `SearchSpace`.
+    """A `SearchSpace` of the matrices of a model.
 
     Only matrices above level 0 take memory of their own.
 
     Args:
-        model: left as it is.
-        levels: what becomes of a matrix `[out, in]` at each level above 0, given its path.
+        model: it stays as it is.
+        levels: for each level above 0 a function of path and matrix `[out, in]` that returns the changed matrix.
         cost: of each weight at each level, level 0 first, falling.
         within: paths of the matrices; None for all.
     """
@@ -109,7 +109,7 @@ class MatrixLevels:
         self._own: dict[str, Tensor] = {}
 
     def set(self, levels: Candidate) -> None:
-        """Put the matrices at these levels in place; only those that change are made."""
+        """Apply the levels; only matrices whose level changes are computed."""
         for place, (path, level) in enumerate(zip(self.parts, levels, strict=True)):
             if level != self._now[place]:
                 module = self.module.get_submodule(path)
@@ -122,7 +122,7 @@ class MatrixLevels:
                 self._now[place] = level
 
     def tensors(self, levels: Candidate) -> dict[str, Tensor]:
-        """The matrices that these levels change, by the name of the parameter; they are the caller's to keep."""
+        """The matrices that these levels change, by the name of the parameter, in memory of their own."""
         self.set(levels)
         self._own = {}
         return {
