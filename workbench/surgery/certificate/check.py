@@ -52,11 +52,11 @@ folder, wanted = sys.argv[1:]
 held = load_file(wanted)
 model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=held["logits"].dtype).eval()
 with torch.inference_mode():
-    found = model(input_ids=held["tokens"]).logits
-difference = float((found - held["logits"]).abs().max())
+    logits = model(input_ids=held["tokens"]).logits
+difference = float((logits - held["logits"]).abs().max())
 foreign = [name for name in sys.modules if name.split(".")[0] in ("workbench", "transformer_lens")]
-said = {"max_logit_difference": difference, "transformers": transformers.__version__}
-print(json.dumps(said | {"loaded": type(model).__name__, "foreign": foreign}))
+result = {"max_logit_difference": difference, "transformers": transformers.__version__}
+print(json.dumps(result | {"loaded": type(model).__name__, "foreign": foreign}))
 """
 
 
@@ -87,6 +87,6 @@ def verify_checkpoint(
         command = [sys.executable, "-I", "-c", SCRIPT, str(Path(folder).absolute()), str(held)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
     if ended.returncode != 0:
-        reason = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (ended.stderr.strip().splitlines() or ["it wrote no error"])[-1]
         raise ModelError(f"Plain transformers can't load {folder}: {reason}")
     return Verification(**json.loads(ended.stdout.strip().splitlines()[-1]))

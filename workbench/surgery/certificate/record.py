@@ -127,8 +127,8 @@ class Certificate:
         lines += [f"| made from | {_plain(self.parent['name'])}, weights `{self.parent['hash']}` |"]
         lines += [f"| weights | `{self.child['hash']}` |", "", "## What was done", ""]
         for number, step in enumerate(self.steps, 1):
-            said = "; ".join(_plain(one) for one in _said(step))
-            lines.append(f"{number}. **{_plain(step['operation'])}**: {said} (edit `{step['edit_hash']}`)")
+            words = "; ".join(_plain(one) for one in _settings(step))
+            lines.append(f"{number}. **{_plain(step['operation'])}**: {words} (edit `{step['edit_hash']}`)")
         lines += ["", "## What the weights do", "", self.exactness(), "", "## What it costs", ""]
         lines += ["| | before | after |", "|---|---|---|"]
         lines += [f"| perplexity | {self.perplexity_before:.4g} | {self.perplexity_after:.4g} |"]
@@ -156,29 +156,29 @@ class Certificate:
         alone = len(self.steps) == 1
         of = "that of the parent under the interventions" if alone else "that of the model before under these"
         if self.max_logit_difference == 0:
-            said = f"every logit is the same to the bit as {of}."
+            words = f"every logit is the same to the bit as {of}."
         else:
-            said = (
+            words = (
                 f"no logit is further than {self.max_logit_difference:.2g} from {of} "
                 f"({'within' if self.exact else 'more than'} the {AGREES:g} that is wanted)."
             )
         if alone:
-            return said[0].upper() + said[1:]
+            return words[0].upper() + words[1:]
         others = [at for at in range(1, len(self.steps) + 1) if at not in numbers]
         rest = f" {_standing(others)} for none: only the costs say what came of that." if others else ""
-        return f"{_standing(numbers)} for interventions: after {'each' if len(numbers) > 1 else 'it'} {said}{rest}"
+        return f"{_standing(numbers)} for interventions: after {'each' if len(numbers) > 1 else 'it'} {words}{rest}"
 
 
-def _said(step: Mapping[str, Any]) -> list[str]:
+def _settings(step: Mapping[str, Any]) -> list[str]:
     """The settings of a step in words."""
     ours = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
-    said = []
+    words = []
     for key, value in step.items():
         if key == "edits":
-            said += [_short(one) for one in value]
+            words += [_short(one) for one in value]
         elif key not in ours and value not in (None, [], {}, ""):
-            said.append(f"{key} {_short(value)}")
-    return said or ["nothing"]
+            words.append(f"{key} {_short(value)}")
+    return words or ["nothing"]
 
 
 def _standing(steps: Sequence[int]) -> str:

@@ -50,8 +50,8 @@ def compare_texts(
     with uninterrupted():
         before = start.generate(prompt, max_new_tokens)
         after = changed.generate(prompt, max_new_tokens, interventions=beside)
-        given = start.prompt_batch([prompt], max_new_tokens)[0][0]  # [pos]
-        kls = [_kl(start, changed, given, torch.tensor(text.tokens), beside) for text in (before, after)]
+        tokens = start.prompt_batch([prompt], max_new_tokens)[0][0]  # [pos]
+        kls = [_kl(start, changed, tokens, torch.tensor(text.tokens), beside) for text in (before, after)]
     return Texts(before, after, *kls)
 
 

@@ -40,7 +40,7 @@ class AdaptedWeight(nn.Module):
         module.shaped = self
         module.forward = lambda x: _Linear.apply(self, x, module.weight, module.bias, self.up, self.down)
 
-    def made(self, weight: Tensor) -> Tensor:
+    def adapted(self, weight: Tensor) -> Tensor:
         """The adapted matrix, in memory of its own."""
         up, down = self.up, self.down
         return self.mask_(weight.clone() if up is None or down is None else torch.addmm(weight, up, down))
@@ -56,7 +56,7 @@ class AdaptedWeight(nn.Module):
     def leave(self, module: Any) -> None:
         """Make the adapted matrix the module's weight, and restore its `forward`."""
         del module.shaped, module.forward
-        module.weight = nn.Parameter(self.made(module.weight.detach()).detach(), requires_grad=False)
+        module.weight = nn.Parameter(self.adapted(module.weight.detach()).detach(), requires_grad=False)
 
 
 class _Linear(torch.autograd.Function):
@@ -69,8 +69,8 @@ class _Linear(torch.autograd.Function):
         ctx.shaped = shaped
         assert x is not None
         assert weight is not None
-        made = shaped.made(weight)
-        return nn.functional.linear(x, made.T if shaped.turned else made, bias)
+        adapted = shaped.adapted(weight)
+        return nn.functional.linear(x, adapted.T if shaped.turned else adapted, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -78,8 +78,8 @@ class _Linear(torch.autograd.Function):
         shaped: AdaptedWeight = ctx.shaped
         _, for_x, for_weight, for_bias, _, _ = ctx.needs_input_grad
         g = gradients[0]
-        made = shaped.made(weight)
-        to_x = g @ (made.T if shaped.turned else made) if for_x else None
+        adapted = shaped.adapted(weight)
+        to_x = g @ (adapted.T if shaped.turned else adapted) if for_x else None
         rows, columns = g.flatten(0, -2), x.flatten(0, -2)
         to_bias = rows.sum(0) if for_bias else None
         if not for_weight and up is None:

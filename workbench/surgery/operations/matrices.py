@@ -22,14 +22,14 @@ def matrices(model: LanguageModel) -> list[str]:
         SurgeryError: an architecture without layers or without linear modules in them.
     """
     prefix = layers_path(model)
-    found = [
+    paths = [
         path
         for path, module in model.network.module.named_modules()
         if path.startswith(f"{prefix}.") and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
     ]
-    if not found:
+    if not paths:
         raise SurgeryError(f"The layers of {model.name} hold no linear module.")
-    return found
+    return paths
 
 
 def out_in(module: nn.Module) -> Tensor:
@@ -115,9 +115,9 @@ class MatrixLevels:
                 module = self.module.get_submodule(path)
                 module.weight = self._dense[path]
                 if level:
-                    made = as_stored(module, self._change[level - 1](path, out_in(module)))
+                    changed = as_stored(module, self._change[level - 1](path, out_in(module)))
                     # written to where the last level was, since memory that is freed in pieces is not given back
-                    own = self._own.setdefault(path, torch.empty_like(made)).copy_(made)
+                    own = self._own.setdefault(path, torch.empty_like(changed)).copy_(changed)
                     module.weight = nn.Parameter(own, requires_grad=False)
                 self._now[place] = level
 
