@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,16 @@ import numpy as np
 import pytest
 import regex
 import torch
-from test_tokfsm import HEADS, HOW, MACHINE, books, speaker  # noqa: F401
+from speaker import HEADS, HOW, MACHINE, books, speaker_model  # noqa: F401 (a fixture)
 
 import workbench as wb
+from analyses.codebook_language import page as codebook_language_page
+from analyses.codebook_language import study as language
+from analyses.continual import study as continual
+from analyses.tokfsm import page as tokfsm_page
+from analyses.tokfsm import study as tokfsm
 from workbench.corpus import Corpus
 from workbench.synthetic.states import StateCounts, count_codes, forcing, next_states
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
-import codebook_language as language
-import codebook_language_page
-import continual
-import tokfsm
-import tokfsm_page
 
 # A language whose truth is known
 
@@ -32,7 +29,7 @@ PLAN = tokfsm.Plan(measured=512, walks=16, pairs=12)
 
 
 @pytest.fixture(scope="module")
-def models(speaker: wb.model.LanguageModel) -> dict[str, wb.model.LanguageModel]:  # noqa: F811
+def models(speaker: wb.model.LanguageModel) -> dict[str, wb.model.LanguageModel]:
     return {"plain": speaker, "both": wb.training.fine_tune(speaker, MACHINE, books(), **HOW)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ import pytest
 import torch
 
 import workbench as wb
+from analyses.sparsing_law import fits as laws
+from analyses.sparsing_law import page as sparsing_law_page
+from analyses.sparsing_law import study as sparsing_law
 from workbench.corpus import Corpus
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
-import sparsing_law
-import sparsing_law_fits as laws
-import sparsing_law_page
 
 TOKENS = [40_000, 80_000, 160_000, 320_000, 640_000, 1_280_000, 2_560_000, 5_120_000]
 PLAN = replace(sparsing_law.QUICK, points=(600, 1200), measured=200, learned=("polyrelu", "series"), shapes=("32x1",))

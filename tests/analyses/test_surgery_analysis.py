@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ import tiny
 import torch
 
 import workbench as wb
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
-import surgery
-import surgery_claims
-import surgery_tasks
-from report import Notes
-from surgery_page import write_page
+from analyses.shared.report import Notes
+from analyses.surgery import claims as surgery_claims
+from analyses.surgery import study as surgery
+from analyses.surgery import tasks as surgery_tasks
+from analyses.surgery.page import write_page
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from streamlit.testing.v1 import AppTest
 from test_app import APP, button, complaint, quiet, run_code, words
-from test_attribution import coder
+from transcoders import coder
 
 import workbench as wb
 from workbench.attribution.graph_json import from_json

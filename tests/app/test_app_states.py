@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from speaker import HEADS, HOW, MACHINE, speaker_model  # noqa: F401 (a fixture)
 from streamlit.testing.v1 import AppTest
 from test_app import APP, quiet, run_code
-from test_tokfsm import HEADS, HOW, MACHINE, speaker  # noqa: F401 (a fixture)
 
 import workbench as wb
 
@@ -21,7 +21,7 @@ def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codebook model on disk."""
     from dataclasses import asdict
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Notes, provenance, say, write_json
-from tokfsm_page import write_page
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import workbench as wb
+from analyses.shared.report import Notes, provenance, say, write_json
+from analyses.tokfsm.page import write_page
 from workbench.corpus import TokenBatch
 from workbench.interventions.opening import BUNDLED
 from workbench.synthetic.states import StateCounts, at_states, count_codes, forcing, next_states

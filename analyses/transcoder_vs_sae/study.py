@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from neuron_decoding_figures import look
-from report import Notes, Page, provenance, say, table, write_json
 
+from analyses.neuron_decoding.figures import look
+from analyses.shared.report import Notes, Page, provenance, say, table, write_json
 from workbench.corpus import Corpus
 from workbench.dictionaries.relu import StandardSAE, Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from neuron_decoding_figures import look
-from report import Page, table
 
+from analyses.neuron_decoding.figures import look
+from analyses.shared.report import Page, table
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = (FOR, FAINT, AGAINST, "#7c8b93")

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from greater_than_page import write_page
-from report import Notes, provenance, say, write_json
 from torch import Tensor
 
 import workbench as wb
+from analyses.greater_than.page import write_page
+from analyses.shared.report import Notes, provenance, say, write_json
 from workbench.attribution.deembedding import head_drives, token_drives
 from workbench.dictionaries.coder import SparseCoder
 from workbench.model.edits import Edit, Group, Run

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from test_attribution import coders
+from transcoders import coders
 
 import workbench as wb
-
-ANALYSES = Path(__file__).parents[2] / "analyses"
-
-
-@pytest.fixture
-def analysis(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script, as a module."""
-    monkeypatch.syspath_prepend(str(ANALYSES))
-    for name in ("greater_than", "greater_than_page"):
-        sys.modules.pop(name, None)
-    import greater_than  # type: ignore[import-not-found]
-
-    return greater_than
+from analyses.greater_than import study as analysis
 
 
-def test_p_difference_counts_digits_above_and_below(analysis: Any) -> None:
+def test_p_difference_counts_digits_above_and_below() -> None:
     probabilities = torch.rand(6, 10, generator=torch.Generator().manual_seed(0))
     decades = torch.tensor([0, 9, 3, 4, 5, 7])
     found = analysis.p_difference(probabilities, decades)
@@ -36,7 +23,7 @@ def test_p_difference_counts_digits_above_and_below(analysis: Any) -> None:
         assert value == pytest.approx(sum(row[decade + 1 :]) - sum(row[:decade]), abs=1e-6)
 
 
-def test_behaviour_is_that_of_single_runs(analysis: Any, llama: wb.model.LanguageModel) -> None:
+def test_behaviour_is_that_of_single_runs(llama: wb.model.LanguageModel) -> None:
     asked = analysis.prompts(analysis.Plan(prompts=9))
     assert asked == analysis.prompts(analysis.Plan(prompts=9))
     (mine,) = coders(llama, layers=[1])
@@ -60,7 +47,7 @@ def test_behaviour_is_that_of_single_runs(analysis: Any, llama: wb.model.Languag
         assert found["p_difference"] == pytest.approx(sum(values) / len(values), rel=1e-3, abs=1e-6)
 
 
-def test_the_whole_analysis(analysis: Any, llama: wb.model.LanguageModel, tmp_path: Path) -> None:
+def test_the_whole_analysis(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
     mine = coders(llama, wb.dictionaries.TopKSkipTranscoder)
     results = analysis.experiment(llama, mine, analysis.Plan(prompts=4, graphs=2, top=3), tmp_path)
     graph = wb.attribute(llama, mine, results["carriers"]["graphs"][1]["prompt"], None)

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import provenance, say, write_json
 
 import workbench as wb
+from analyses.shared.report import provenance, say, write_json
 from workbench.dictionaries.coder import SparseCoder
 from workbench.harvest import Harvest, Store
 from workbench.index import build_indexes
 from workbench.measures.fidelity import Fidelity, measure_fidelities
 from workbench.model.language_model import LanguageModel
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "data" / "dictionaries"
 WIDTH, TRANSCODER_WIDTH = 4608, 4096
 SAE_LAYER, SAE_K = 15, 48

@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
-from neuron_decoding_figures import look
-from report import Cell, Page, table
-from surgery_claims import Claim, claims, mean_accuracy
 
+from analyses.neuron_decoding.figures import look
+from analyses.shared.report import Cell, Page, table
+from analyses.surgery.claims import Claim, claims, mean_accuracy
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = [FOR, AGAINST, "#7c8b93", "#a86b00", "#5a4fcf"]

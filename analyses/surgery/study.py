@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from report import Notes, provenance, say, write_json
-from surgery_page import write_page
-from surgery_tasks import accuracy, corpora_of, kinds
-
 import workbench as wb
+from analyses.shared.report import Notes, provenance, say, write_json
+from analyses.surgery.page import write_page
+from analyses.surgery.tasks import accuracy, corpora_of, kinds
 from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
 from workbench.surgery.operations.experts import keep_neurons, masks_by_domain, neuron_use
 from workbench.surgery.operations.matrices import matrices

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import regex
 import torch
-from codebook_language_page import write_page
-from report import Notes, provenance, say, write_json
 from torch import Tensor
 
 import workbench as wb
+from analyses.codebook_language.page import write_page
+from analyses.shared.report import Notes, provenance, say, write_json
 from workbench.corpus import TokenBatch
 from workbench.harvest import Harvest, Store
 from workbench.index.tokens import text_ends
@@ -37,7 +37,7 @@ from workbench.model.edits import Edit, Group, Run
 FORMAT = 1
 """Of the notes; a new number measures everything anew."""
 NAME = "smollm2-codebooks"
-SAE = Path(__file__).resolve().parents[1] / "data" / "dictionaries" / "resid-15"
+SAE = Path(__file__).resolve().parents[2] / "data" / "dictionaries" / "resid-15"
 TOPICS = {
     "dragon": r"\b(dragons?)\b",
     "music": r"\b(music|musicians?|songs?|guitars?|pianos?|violins?|orchestra|concerts?|melody|melodies)\b",

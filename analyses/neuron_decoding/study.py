@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from neuron_decoding_clamping import SEED, SITES, favourite_animal, measure_dose, summarise_dose
-from neuron_decoding_page import write_page
-from report import Notes, provenance, say, wilson, write_json
 
+from analyses.neuron_decoding.clamping import SEED, SITES, favourite_animal, measure_dose, summarise_dose
+from analyses.neuron_decoding.page import write_page
+from analyses.shared.report import Notes, provenance, say, wilson, write_json
 from workbench.interventions.opening import load_model
 from workbench.model.language_model import LanguageModel
 from workbench.neurons.unembedding import CHUNK, RANDOM_DIRECTIONS, NeuronTable, decode_neurons, top_both
 
-PLAN = Path(__file__).with_suffix(".toml")
+PLAN = Path(__file__).with_name("plan.toml")
 FORMAT = 1
 """Of the notes; a new number makes all results anew."""
 WEIGHTS = ("gate", "up", "down")

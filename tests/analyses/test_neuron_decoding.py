@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,10 @@ import torch
 from plotly.offline import get_plotlyjs
 
 import workbench as wb
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
-import neuron_decoding as nd
-import neuron_decoding_clamping as clamping
-import neuron_decoding_page as paper_page
-import report
+from analyses.neuron_decoding import clamping
+from analyses.neuron_decoding import page as paper_page
+from analyses.neuron_decoding import study as nd
+from analyses.shared import report
 
 LAYER, INDEX = 1, 5
 """Where the tiny model's planted " dog" neuron is."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from neuron_decoding_figures import look
-from report import Cell, Page, table
 
+from analyses.neuron_decoding.figures import look
+from analyses.shared.report import Cell, Page, table
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = {"relu": FOR, "silu": AGAINST, "polyrelu": "#8a6fb0", "series": "#b08a2e"}

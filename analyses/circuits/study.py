@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from circuits_page import write_page
-from report import Notes, provenance, say, write_json
 from torch import Tensor
 
 import workbench as wb
+from analyses.circuits.page import write_page
+from analyses.shared.report import Notes, provenance, say, write_json
 from workbench.circuits.discrete import head_outputs
 from workbench.circuits.ground_truth import greater_than_model, induction_model
 from workbench.circuits.patching import keep_heads

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Notes, provenance, say, write_json
-from sparsing_law_fits import fits, verdicts
-from sparsing_law_page import write_page
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import workbench as wb
+from analyses.shared.report import Notes, provenance, say, write_json
+from analyses.sparsing_law.fits import fits, verdicts
+from analyses.sparsing_law.page import write_page
 from workbench.corpus import Corpus
 
 FORMAT = 1

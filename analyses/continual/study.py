@@ -22,18 +22,18 @@ from typing import Any
 import plotly.graph_objects as go
 import pyarrow.parquet as pq
 import torch
-from neuron_decoding_figures import look
-from report import Notes, Page, provenance, say, table, write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import workbench as wb
+from analyses.neuron_decoding.figures import look
+from analyses.shared.report import Notes, Page, provenance, say, table, write_json
 from workbench.core.files import replacing
 from workbench.dictionaries.protocol import Codes
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 FORMAT = 1
-CORPUS = Path(__file__).resolve().parents[1] / "data" / "corpora" / "stories.parquet"
+CORPUS = Path(__file__).resolve().parents[2] / "data" / "corpora" / "stories.parquet"
 POINT = "blocks.15.hook_resid_post"
 ORDERED, MIXED, AS_MIXED = "one after another", "all mixed", "one after another, at the rate for all mixed"
 """Ways to learn. Nobody who has not seen all kinds can choose the rate that suits their order: the third has the rate

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from report import Notes, say, wilson
 from torch import Tensor
 
+from analyses.shared.report import Notes, say, wilson
 from workbench.dictionaries.features import Feature
 from workbench.interventions.kinds import Clamp
 from workbench.measures.comparison import random_twins, repetition

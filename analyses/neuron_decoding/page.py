@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from neuron_decoding_figures import (
+
+from analyses.neuron_decoding.figures import (
     SITES,
     concept_figure,
     depth_figure,
@@ -21,7 +22,7 @@ from neuron_decoding_figures import (
     softmax_figure,
     strength_figure,
 )
-from report import Cell, Page, table, tokens
+from analyses.shared.report import Cell, Page, table, tokens
 
 MARKS = {"yes": "holds", "partly": "holds in part", "no": "not shown", "open": "not tested"}
 

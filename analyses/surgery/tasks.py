@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from continual import CORPUS
 
 import workbench as wb
+from analyses.continual.study import CORPUS
 from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
 from workbench.surgery.finetuning.labelling import label_batches
 

@@ -6,8 +6,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from report import Cell, Page, table
-
+from analyses.shared.report import Cell, Page, table
 from workbench.figures.circuits import head_maps, roc_curves
 
 SAID = {

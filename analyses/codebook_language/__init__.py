@@ -1,0 +1,1 @@
+"""The study codebook_language."""

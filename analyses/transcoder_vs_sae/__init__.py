@@ -1,0 +1,1 @@
+"""The study transcoder_vs_sae."""
