@@ -6,6 +6,7 @@ Tiny models keep what they write in a folder of their own; the default model's c
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.model.weights import GGUF_SHA256, cache_folder
+
+HERE = Path(__file__).parent
+ROOMS = [str(path) for path in sorted(HERE.iterdir()) if path.is_dir() and path.name[0] not in "._"]
+sys.path += [room for room in ROOMS if room not in sys.path]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), *ROOMS, os.environ.get("PYTHONPATH")]))
+"""Tests share helpers over rooms, and so do the processes that they start."""
 
 
 @pytest.fixture(scope="session")
