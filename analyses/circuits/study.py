@@ -1,19 +1,16 @@
 """O'Neill, Bui, "Sparse Autoencoders Enable Scalable and Reliable Circuit Identification in Language Models" (2024,
-arXiv 2405.12522), on a model whose circuits nobody has worked out: the truth is patching every head alone.
+arXiv 2405.12522), on a model whose circuits are not published: the truth is patching every head alone.
 
-For three tasks: which heads matter by brute force; how well the codes of a small autoencoder find them, beside the
-gradients of attribution patching and other ablations; how that varies with the number of examples and with chance;
-edges against edges; and the same on models whose circuit is set by hand.
-
-    python analyses/circuits.py --out reports/circuits
+Three tasks: which heads matter by patching; how well the codes of a small autoencoder find them, beside the gradients
+of attribution patching and other ablations; how this varies with the number of examples and the seed; edges against
+edges; and the same on models whose circuit is set by hand.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,143 +18,66 @@ import torch
 from torch import Tensor
 
 import workbench as wb
+from analyses.circuits.methods import (
+    by_ablation,
+    by_codes,
+    by_distance,
+    by_gradients,
+    chosen_edges,
+    exchanged,
+    timed,
+)
 from analyses.circuits.page import write_page
-from analyses.shared.report import Notes, provenance, say, write_json
-from workbench.circuits.discrete import head_outputs
-from workbench.circuits.ground_truth import greater_than_model, induction_model
+from analyses.circuits.plan import HANDMADE, L1, PUBLISHED, SMALLEST, Plan
+from analyses.circuits.readme import readme_rows
+from analyses.circuits.scores import judged_methods
+from analyses.shared.report import Notes, provenance, say
+from analyses.shared.study import Outcome, Study
 from workbench.circuits.patching import keep_heads
-from workbench.circuits.patching_edges import Edge, patch_edges
+from workbench.circuits.patching_edges import patch_edges
 from workbench.circuits.patching_gradients import attribute_edges
-from workbench.circuits.scores import circuit_of, judge, roc_curve
+from workbench.circuits.scores import circuit_of, judge
 from workbench.circuits.tasks_generated import TASKS
 
 FORMAT = 1
-"""Of the notes; a new number measures everything anew."""
-PUBLISHED: dict[str, dict[str, float | None]] = {
-    "indirect object": {"discrete SAE": 0.853, "ten trials": 0.868, "ACDC": 0.635, "HISP": 0.699, "SP": 0.681},
-    "greater-than": {"discrete SAE": 0.832, "ten trials": 0.855, "ACDC": 0.832, "HISP": 0.637, "SP": 0.574},
-    "docstring": {"discrete SAE": 0.915, "ten trials": 0.869, "ACDC": 0.888, "HISP": 0.885, "SP": 0.672},
-}
-"""Node ROC AUC in the paper, on GPT-2 small and, for docstrings, a model of four layers of attention."""
-L1 = {"docstring": 0.05}
-"""The authors' weight of the sparsity, where it is not 0.02."""
-HANDMADE: dict[str, Callable[..., Any]] = {"induction": induction_model, "greater-than": greater_than_model}
+"""Format of the notes; a new number measures everything anew."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured."""
-
-    truth: int = 10
-    """Pairs of prompts for patching every head."""
-    ablated: int = 5
-    """Pairs for the other ways of changing every head."""
-    counts: tuple[int, ...] = (5, 10, 50)
-    """Pairs that methods get."""
-    seeds: int = 5
-    """Of the models set by hand, their prompts and the methods' chance."""
-    trials: int = 3
-    """Of the methods on the default model, with prompts and chance of their own; the truth has others."""
-    share: float = 0.1
-    """Of heads, and of measured edges, that are the circuit."""
-    edges: int = 320
-    """Pairs of heads whose edge is patched: half of them in the circuit, half drawn from all."""
-    edge_prompts: int = 4
-    paper: int = 250
-    """Pairs of prompts in the paper's protocol, whose codes are counted; ten prompts are learned from."""
-    told: int = 50
-    """Prompts on which it is told how well the task is done."""
-    seed: int = 0
-
-
-def timed(make: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """A result, and the seconds that it took: of the clock, and of the processor, which other work does not change."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    made = make()
-    return made, {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-
-def truth(model: wb.model.LanguageModel, task: wb.circuits.Task, method: str) -> dict[str, Any]:
-    """Every head changed alone."""
-    found, took = timed(lambda: wb.circuits.patch_components(model, task, method, mlps=False))
-    return {"heads": found.heads.tolist(), "plain": found.plain, "examples": len(task), **took}
-
-
-def by_gradients(model: wb.model.LanguageModel, task: wb.circuits.Task) -> dict[str, Any]:
-    """Attribution patching."""
-    found, took = timed(lambda: wb.circuits.attribution_patching(model, task, mlps=False))
-    return {"heads": found.heads.abs().tolist(), **took}
-
-
-def by_codes(model: wb.model.LanguageModel, task: wb.circuits.Task, **how: Any) -> dict[str, Any]:
-    """The discrete autoencoder."""
-    found, took = timed(lambda: wb.circuits.find_circuit_discrete(model, task.positives, task.corrupted, **how))
-    return {"heads": found.heads.tolist(), "loss": found.losses[-1], **took}
-
-
-def exchanged(task: wb.circuits.Task) -> wb.circuits.Task:
-    """Positive prompts for corrupted ones: what is found then is not what does the task."""
-    return replace(task, positives=task.corrupted, corrupted=task.positives)
-
-
-def by_distance(model: wb.model.LanguageModel, task: wb.circuits.Task) -> dict[str, Any]:
-    """No learning at all: how far a head's mean output on positive prompts is from that on corrupted ones."""
-
-    def far() -> Tensor:
-        outputs, count = head_outputs(model, task.positives, task.corrupted)
-        return (outputs[:count].mean(0) - outputs[count:].mean(0)).norm(dim=-1)
-
-    found, took = timed(far)
-    return {"heads": found.tolist(), **took}
-
-
-def chosen_edges(circuit: Tensor, count: int, seed: int) -> list[Edge]:
-    """Pairs of heads upwards: half of them within a circuit `[layer, head]`, as far as it goes, half from all heads."""
-    chance = torch.Generator().manual_seed(seed)
-    layers, heads = circuit.shape
-    inside = [tuple(place) for place in circuit.nonzero().tolist()]
-    mine = [(*one, *other) for one in inside for other in inside if one[0] < other[0]]
-    picked = [mine[place] for place in torch.randperm(len(mine), generator=chance)[: count // 2].tolist()]
-    while len(picked) < count:
-        low, high = sorted(torch.randint(layers, (2,), generator=chance).tolist())
-        one, other = torch.randint(heads, (2,), generator=chance).tolist()
-        if low < high and (low, one, high, other) not in picked:
-            picked.append((low, one, high, other))
-    return sorted(picked)
-
-
-def of_task(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> dict[str, Any]:
-    """Everything about one task."""
-    make = TASKS[name]
-    told = make(model, plan.told, plan.seed)
-    task = told[: plan.truth]
-    say(f"{name}: how well it is done")
-    found: dict[str, Any] = {"about": told.about, "example": [told.positives[0], told.corrupted[0]]}
-    found["right"], found["wrong"] = list(told.answers[0]), list(told.wrong[0])
-    found["done"] = notes.get(f"{name} done", lambda: wb.circuits.evaluate_task(model, told).to_dict())
+def measure_task(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> dict[str, Any]:
+    """Everything about one task: performance, ablations, the circuit, every method's trials, edges."""
+    evaluated = TASKS[name](model, plan.evaluated, plan.seed)
+    task = evaluated[: plan.truth]
+    say(f"{name}: performance")
+    measured: dict[str, Any] = {
+        "about": evaluated.about,
+        "example": [evaluated.positives[0], evaluated.corrupted[0]],
+        "right": list(evaluated.answers[0]),
+        "wrong": list(evaluated.wrong[0]),
+        "done": notes.get(f"{name} done", lambda: wb.circuits.evaluate_task(model, evaluated).to_dict()),
+    }
     for method in ("patch", "mean", "zero", "resample"):
         say(f"{name}: {method}")
         some = task if method == "patch" else task[: plan.ablated]
-        found[method] = notes.get(f"{name} {method}", lambda m=method, t=some: truth(model, t, m))
-    circuit = circuit_of(torch.tensor(found["patch"]["heads"]), plan.share)
-    found["circuit"] = circuit.nonzero().tolist()
-    kept = [(layer, head) for layer, head in found["circuit"]]
-    found["kept"] = {
-        side: notes.get(
-            f"{name} circuit {side}",
-            lambda s=side: wb.circuits.evaluate_task(
-                model, told, keep_heads(model, told, kept, others=s == "alone")
-            ).to_dict(),
-        )
+        measured[method] = notes.get(f"{name} {method}", lambda m=method, t=some: by_ablation(model, t, m))
+    circuit = circuit_of(torch.tensor(measured["patch"]["heads"]), plan.share)
+    measured["circuit"] = circuit.nonzero().tolist()
+    kept = [(layer, head) for layer, head in measured["circuit"]]
+
+    def with_heads(alone: bool) -> dict[str, Any]:
+        edits = keep_heads(model, evaluated, kept, others=alone)
+        return wb.circuits.evaluate_task(model, evaluated, edits).to_dict()
+
+    measured["kept"] = {
+        side: notes.get(f"{name} circuit {side}", lambda s=side: with_heads(s == "alone"))
         for side in ("alone", "without")
     }
-    found["trials"] = trials(model, name, plan, notes)
-    found["edges"] = of_edges(model, name, circuit, plan, notes)
-    return found
+    measured["trials"] = measure_trials(model, name, plan, notes)
+    measured["edges"] = measure_edges(model, name, circuit, plan, notes)
+    return measured
 
 
-def trials(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> list[dict[str, Any]]:
-    """Every method on prompts of its own, by number of pairs and seed."""
+def measure_trials(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> list[dict[str, Any]]:
+    """Scores of every method on its own prompts, by number of pairs and seed."""
     rows = []
     l1 = L1.get(name, 0.02)
     for seed in range(plan.trials):
@@ -170,155 +90,116 @@ def trials(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -
                 "discrete, exchanged": lambda t=task, s=seed: by_codes(model, exchanged(t), seed=s, l1=l1),
                 "distance": lambda t=task: by_distance(model, t),
             }
-            for method, act in methods.items():
+            for method, score in methods.items():
                 say(f"{name}: {method}, {count} pairs, seed {seed}")
-                made = notes.get(f"{name} {method} {count} {seed}", act)
-                rows.append({"method": method, "pairs": count, "seed": seed, **made})
+                scores = notes.get(f"{name} {method} {count} {seed}", score)
+                rows.append({"method": method, "pairs": count, "seed": seed, **scores})
     if plan.paper:
         task = TASKS[name](model, plan.paper, 99)
         for seed in range(plan.trials):
             say(f"{name}: the paper's protocol, seed {seed}")
-            made = notes.get(f"{name} paper {seed}", lambda s=seed, t=task: by_codes(model, t, seed=s, l1=l1))
-            rows.append({"method": "discrete", "pairs": plan.paper, "seed": seed, **made})
+            scores = notes.get(f"{name} paper {seed}", lambda s=seed, t=task: by_codes(model, t, seed=s, l1=l1))
+            rows.append({"method": "discrete", "pairs": plan.paper, "seed": seed, **scores})
     return rows
 
 
-def of_edges(model: wb.model.LanguageModel, name: str, circuit: Tensor, plan: Plan, notes: Notes) -> dict[str, Any]:
-    """Edges by brute force, by EAP and by pairs of codes."""
+def measure_edges(
+    model: wb.model.LanguageModel, name: str, circuit: Tensor, plan: Plan, notes: Notes
+) -> dict[str, Any]:
+    """Scores of edges by patching each, by edge attribution patching (EAP) and by pairs of codes."""
     edges = chosen_edges(circuit, plan.edges, plan.seed)
     task = TASKS[name](model, plan.truth, plan.seed)
-    say(f"{name}: {len(edges)} edges by brute force")
+    say(f"{name}: {len(edges)} edges by patching")
 
-    def by_force() -> dict[str, Any]:
-        found, took = timed(lambda: patch_edges(model, task[: plan.edge_prompts], edges))
-        return {"effects": found.tolist(), **took}
+    def by_patching() -> dict[str, Any]:
+        effects, took = timed(lambda: patch_edges(model, task[: plan.edge_prompts], edges))
+        return {"effects": effects.tolist(), **took}
 
     def by_eap() -> dict[str, Any]:
-        found, took = timed(lambda: attribute_edges(model, task))
-        return {"scores": [float(found[edge].abs()) for edge in edges], **took}
+        effects, took = timed(lambda: attribute_edges(model, task))
+        return {"scores": [float(effects[edge].abs()) for edge in edges], **took}
 
     def by_pairs(seed: int) -> dict[str, Any]:
-        made = TASKS[name](model, 10, 100 + seed)
-        how: dict[str, Any] = {"seed": seed, "l1": L1.get(name, 0.02)}
-        found, took = timed(lambda: wb.circuits.find_circuit_discrete(model, made.positives, made.corrupted, **how))
-        return {"scores": [float(found.edges[edge]) for edge in edges], **took}
+        other = TASKS[name](model, 10, 100 + seed)
+        settings: dict[str, Any] = {"seed": seed, "l1": L1.get(name, 0.02)}
+        codes, took = timed(
+            lambda: wb.circuits.find_circuit_discrete(model, other.positives, other.corrupted, **settings)
+        )
+        return {"scores": [float(codes.edges[edge]) for edge in edges], **took}
 
     return {
         "edges": [list(edge) for edge in edges],
-        "patched": notes.get(f"{name} edges", by_force),
+        "patched": notes.get(f"{name} edges", by_patching),
         "eap": notes.get(f"{name} eap", by_eap),
         "discrete": [notes.get(f"{name} pairs {seed}", lambda s=seed: by_pairs(s)) for seed in range(plan.trials)],
     }
 
 
-def by_hand(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
-    """Models whose circuit is known: 10 pairs, 5 seeds of the model, the prompts and the finder at once."""
+def measure_handmade(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
+    """Scores on models whose circuit is known: 10 pairs; a seed sets the model, the prompts and the method at once."""
 
-    def one(kind: str, seed: int, **how: Any) -> dict[str, Any]:
-        made = HANDMADE[kind](seed, **how)
-        task = made.task(10, seed)
-        found = wb.circuits.find_circuit_discrete(made.model, task.positives, task.corrupted, seed=seed)
-        patched = wb.circuits.patch_components(made.model, task, mlps=False).heads.abs()
-        slopes = wb.circuits.attribution_patching(made.model, task, mlps=False).heads.abs()
-        eap = attribute_edges(made.model, task).abs()
-        up = torch.zeros_like(made.edges)
+    def measure(kind: str, seed: int, **settings: Any) -> dict[str, Any]:
+        handmade = HANDMADE[kind](seed, **settings)
+        model, task = handmade.model, handmade.task(10, seed)
+        codes = wb.circuits.find_circuit_discrete(model, task.positives, task.corrupted, seed=seed)
+        patched = wb.circuits.patch_components(model, task, mlps=False).heads.abs()
+        slopes = wb.circuits.attribution_patching(model, task, mlps=False).heads.abs()
+        eap = attribute_edges(model, task).abs()
+        up = torch.zeros_like(handmade.edges)
         up[0, :, 1] = True
         return {
-            "accuracy": wb.circuits.evaluate_task(made.model, task).accuracy,
-            "discrete": judge(found.heads, made.heads).to_dict(),
-            "patch": judge(patched, made.heads).to_dict(),
-            "attribution": judge(slopes, made.heads).to_dict(),
-            "discrete edges": judge(found.edges[up], made.edges[up]).to_dict(),
-            "eap edges": judge(eap[up], made.edges[up]).to_dict(),
+            "accuracy": wb.circuits.evaluate_task(model, task).accuracy,
+            "discrete": judge(codes.heads, handmade.heads).to_dict(),
+            "patch": judge(patched, handmade.heads).to_dict(),
+            "attribution": judge(slopes, handmade.heads).to_dict(),
+            "discrete edges": judge(codes.edges[up], handmade.edges[up]).to_dict(),
+            "eap edges": judge(eap[up], handmade.edges[up]).to_dict(),
         }
 
     cases: list[tuple[str, dict[str, Any]]] = [(kind, {"busy": busy}) for kind in HANDMADE for busy in (0, 4, 8)]
     rows = []
-    for kind, how in cases:
+    for kind, settings in cases:
         for seed in range(plan.seeds):
-            say(f"by hand: {kind} {how}, seed {seed}")
-            made = notes.get(f"set by hand: {kind} {how} {seed}", lambda k=kind, s=seed, h=how: one(k, s, **h))
-            rows.append({"kind": kind, "seed": seed, **how, **made})
+            say(f"by hand: {kind} {settings}, seed {seed}")
+            scores = notes.get(
+                f"set by hand: {kind} {settings} {seed}", lambda k=kind, n=seed, s=settings: measure(k, n, **s)
+            )
+            rows.append({"kind": kind, "seed": seed, **settings, **scores})
     return rows
 
 
-def judged(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """Every method of a task against its truth."""
-    circuit = circuit_of(torch.tensor(found["patch"]["heads"]), plan.share)
-    rows: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for trial in found["trials"]:
-        said = judge(torch.tensor(trial["heads"]), circuit).to_dict()
-        said |= {"seconds": trial["seconds"], "cpu": trial["cpu"]}
-        above = torch.tensor(trial["heads"]) > 0
-        said |= {"missed": float((~above)[circuit].double().mean()), "false": float(above[~circuit].double().mean())}
-        rows.setdefault((trial["method"], trial["pairs"]), []).append(said)
-    nodes = [{"method": method, "pairs": pairs, **_spread(said)} for (method, pairs), said in rows.items()]
-    for method in ("mean", "zero", "resample"):
-        said = judge(torch.tensor(found[method]["heads"]).abs(), circuit).to_dict()
-        said |= {"seconds": found[method]["seconds"], "cpu": found[method]["cpu"]}
-        nodes.append({"method": method, "pairs": plan.ablated, **_spread([said])})
-    effects = torch.tensor(found["edges"]["patched"]["effects"])
-    edges = circuit_of(effects, plan.share)
-    of_edges = [{"method": "EAP", **_spread([judge(torch.tensor(found["edges"]["eap"]["scores"]), edges).to_dict()])}]
-    pairs = [judge(torch.tensor(one["scores"]), edges).to_dict() for one in found["edges"]["discrete"]]
-    of_edges.append({"method": "discrete", **_spread(pairs)})
-    ten = {row["method"]: row for row in nodes if row["pairs"] == 10}
-    curves = {
-        trial["method"]: roc_curve(torch.tensor(trial["heads"]), circuit)
-        for trial in found["trials"]
-        if trial["pairs"] == 10 and trial["seed"] == 0
-    }
-    return {
-        "nodes": nodes,
-        "edges": of_edges,
-        "curves": curves,
-        "behind attribution": ten["attribution"]["auc"] - ten["discrete"]["auc"],
-        "of patching's time": ten["discrete"]["cpu"] / (found["patch"]["cpu"] * 10 / found["patch"]["examples"]),
-    }
-
-
-def _spread(said: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over trials, with the standard deviation of the AUC."""
-    means = {name: sum(one[name] for one in said) / len(said) for name in said[0]}
-    spread = torch.tensor([one["auc"] for one in said]).std(correction=0)
-    return means | {"deviation": float(spread), "trials": len(said)}
-
-
 def experiment(folder: Path, plan: Plan, names: Sequence[str]) -> dict[str, Any]:
-    """Everything, going on from the notes of a run that was broken off."""
+    """All results; an interrupted run resumes from its notes."""
     model = wb.load_model()
     notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, model.hash, asdict(plan)])
     results: dict[str, Any] = {"provenance": provenance(model, plan.seed, plan=asdict(plan)), "tasks": {}}
-    results["by hand"] = by_hand(plan, notes)
+    results["by hand"] = measure_handmade(plan, notes)
     for name in names:
-        found = of_task(model, name, plan, notes)
-        results["tasks"][name] = found | {"judged": judged(found, plan), "published": PUBLISHED[name]}
+        task = measure_task(model, name, plan, notes)
+        results["tasks"][name] = task | {"judged": judged_methods(task, plan), "published": PUBLISHED[name]}
     return results
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """What is worth citing: all but the scores of single trials."""
+    """The figures worth citing: all but the scores of single trials."""
     kept = ("about", "example", "right", "wrong", "done", "circuit", "kept", "judged", "published")
-    tasks = {name: {key: found[key] for key in kept} for name, found in results["tasks"].items()}
-    for name, found in results["tasks"].items():
-        tasks[name]["judged"] = {key: value for key, value in found["judged"].items() if key != "curves"}
-        tasks[name]["patching"] = {key: found["patch"][key] for key in ("plain", "examples", "seconds", "cpu")}
+    tasks = {name: {key: task[key] for key in kept} for name, task in results["tasks"].items()}
+    for name, task in results["tasks"].items():
+        tasks[name]["judged"] = {key: value for key, value in task["judged"].items() if key != "curves"}
+        tasks[name]["patching"] = {key: task["patch"][key] for key in ("plain", "examples", "seconds", "cpu")}
     return {"provenance": results["provenance"], "by hand": results["by hand"], "tasks": tasks}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the analysis from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("reports/circuits"), help="folder of the report")
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="tasks to look into")
-    parser.add_argument("--summary", type=Path, help="also write the figures worth citing to this JSON file")
-    asked = parser.parse_args(arguments)
-    results = experiment(asked.out, Plan(), asked.tasks)
-    write_json(asked.out / "results.json", results)
-    if asked.summary:
-        write_json(asked.summary, summary(results), indent=1)
-    say(f"Written: {write_page(asked.out, results)}")
+def run(settings: Namespace) -> Outcome:
+    """Measure, and write the report."""
+    plan, tasks = (SMALLEST, list(TASKS)[:1]) if settings.smallest else (Plan(), settings.tasks)
+    results = experiment(settings.out, plan, tasks)
+    return Outcome(results, summary(results), write_page(settings.out, results))
 
 
-if __name__ == "__main__":
-    main()
+def add_options(parser: ArgumentParser) -> None:
+    """Add the choice of tasks."""
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="tasks to measure (default: all)")
+
+
+STUDY = Study(run, readme_rows, add_options=add_options)

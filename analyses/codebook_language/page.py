@@ -9,8 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.neuron_decoding.figures import look
-from analyses.shared.report import Page, table
+from analyses.shared.report import Page, look, table
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = (FOR, FAINT, AGAINST, "#7c8b93")

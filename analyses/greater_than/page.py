@@ -1,4 +1,4 @@
-"""The report of `greater_than.py`: tables and figures."""
+"""The report on the greater-than task: tables and figures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.neuron_decoding.figures import look
-from analyses.shared.report import Page, table, tokens
+from analyses.greater_than.task import PUBLISHED
+from analyses.shared.report import Page, look, table, tokens
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 
-def write_page(folder: Path, results: dict[str, Any], published: Mapping[str, float]) -> Path:
+def write_page(folder: Path, results: dict[str, Any]) -> Path:
     """Write `index.html` and the figures' JSON."""
-    made, plain = results["provenance"], results["model"]
+    source, plain = results["provenance"], results["model"]
     page = Page(
         folder,
         "Greater-than: a case study with transcoders",
@@ -27,21 +27,21 @@ def write_page(folder: Path, results: dict[str, Any], published: Mapping[str, fl
     page.section(
         "How well the model does it",
         f"P-difference: probability of digits above the start year's decade, less that of digits below; mean over "
-        f"{made['plan']['prompts']} prompts, with its standard error. A transcoder stands in for its MLP, or the MLP "
+        f"{source['plan']['prompts']} prompts, with its standard error. A transcoder stands in for its MLP, or the MLP "
         "writes nothing, from the second token on.",
     )
-    rows = [["the model", *_said(plain), ""]]
+    rows = [["the model", *_cells(plain), ""]]
     for one in results["mlps"]:
-        rows.append([f"{one['name']} in place of its MLP", *_said(one["transcoder"]), *_said(one["ablated"])[:1]])
+        rows.append([f"{one['name']} in place of its MLP", *_cells(one["transcoder"]), *_cells(one["ablated"])[:1]])
     rows.append(
-        [f"all {len(results['mlps'])} in place of their MLPs", *_said(results["all"]), *_said(results["none"])[:1]]
+        [f"all {len(results['mlps'])} in place of their MLPs", *_cells(results["all"]), *_cells(results["none"])[:1]]
     )
     columns = ["", "P-difference", "probability on digits", "best digit not below", "P-difference without the MLP"]
     page.add(table(columns, rows))
     page.add(
         table(
             ["the paper, GPT-2 small (years of two tokens)", "P-difference"],
-            [[name, f"{value:.3f}"] for name, value in published.items()],
+            [[name, f"{value:.3f}"] for name, value in PUBLISHED.items()],
         )
     )
     page.figure(
@@ -51,14 +51,16 @@ def write_page(folder: Path, results: dict[str, Any], published: Mapping[str, fl
     )
     _latents(page, results)
     _words(page, results)
-    return page.write({key: value for key, value in made.items() if key not in ("plan", "transcoders")} | made["plan"])
+    return page.write(
+        {key: value for key, value in source.items() if key not in ("plan", "transcoders")} | source["plan"]
+    )
 
 
 def _latents(page: Page, results: dict[str, Any]) -> None:
-    found = results["carriers"]
+    carriers = results["carriers"]
     page.section(
         "Latents behind it",
-        f"Attribution graphs of {len(found['graphs'])} prompts, for the logit of the digit right above the decade less "
+        f"Attribution graphs of {len(carriers['graphs'])} prompts, for the logit of the digit right above the decade less "
         "that of the digit right below. Effects are means over these prompts, summed over positions: within the graph "
         "(attention and norms as on the prompt), and if everything responds.",
     )
@@ -67,20 +69,20 @@ def _latents(page: Page, results: dict[str, Any]) -> None:
         page.add(f"<h3>{title}</h3>")
         rows = [
             [one["feature"], f"{one['effect']:+.4f}", f"{one['free']:+.4f}", f"{one['on_decade']:+.4f}", one["nodes"]]
-            for one in found[key]
+            for one in carriers[key]
         ]
         page.add(table(columns, rows))
-    graphs = found["graphs"]
-    said = []
+    graphs = carriers["graphs"]
+    correlations = []
     for regime in ("direct", "latents", "free"):
         values = [one["pearson"][regime] for one in graphs]
-        said.append(f"{regime} {_mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+        correlations.append(f"{regime} {_mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
     page.add(
-        "<h3>Do the graphs tell the truth?</h3>",
+        "<h3>Do the graphs predict interventions?</h3>",
         "<p>The ten latents with the largest effects were taken out of each prompt, one at a time. Correlation of the "
-        f"predicted with the measured change, mean and range over prompts: {'; '.join(said)}. <i>direct</i>: only the "
+        f"predicted with the measured change, mean and range over prompts: {'; '.join(correlations)}. <i>direct</i>: only the "
         "edge to the target; <i>latents</i>: later latents respond; <i>free</i>: everything does, predicted by the "
-        "full gradient. What the graph itself says, which holds attention and norms, correlates with the free one by "
+        "full gradient. The graph's own prediction, which holds attention and norms, correlates with the free one by "
         f"{_mean([one['frozen_as_free'] for one in graphs]):.3f}. The sums of all sources miss what nodes read by at "
         f"most {max(one['completeness'] for one in graphs):.1e}, relative.</p>",
     )
@@ -90,10 +92,10 @@ def _latents(page: Page, results: dict[str, Any]) -> None:
 
 
 def _words(page: Page, results: dict[str, Any]) -> None:
-    found = results["words"]
-    read = found["deembedding"]
+    latent = results["words"]
+    read = latent["deembedding"]
     page.section(
-        f"{found['feature']} in words",
+        f"{latent['feature']} in words",
         "The latent with the largest effect from the start year's decade, read through the embeddings and the LM head "
         "alone: no prompt is run.",
     )
@@ -103,7 +105,7 @@ def _words(page: Page, results: dict[str, Any]) -> None:
     page.add(table(["", "tokens"], [[title, tokens(one["tokens"])] for title, one in lists]))
     page.figure(
         "digits-deembedded",
-        deembedded_figure(found["digits"]),
+        deembedded_figure(latent["digits"]),
         "Against the ten digits: what each adds to the latent by its own embedding, or through the four heads that "
         "tell the digits apart most; and what the latent adds to the digits' logits. Each line less its mean, divided "
         "by its largest size.",
@@ -166,11 +168,11 @@ def activity_figure(values: Mapping[str, Sequence[float | None]]) -> go.Figure:
     return look(figure, 320)
 
 
-def _said(found: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
-        f"{found['p_difference']:.3f} ± {found['standard_error']:.3f}",
-        f"{found['digits']:.1%}",
-        f"{found['not_below']:.0%}",
+        f"{row['p_difference']:.3f} ± {row['standard_error']:.3f}",
+        f"{row['digits']:.1%}",
+        f"{row['not_below']:.0%}",
     ]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.figures.common import AGAINST, FAINT, FONT, FOR, GRID, INK
+from analyses.shared.report import look
+from workbench.figures.common import AGAINST, FAINT, FOR, INK
 
 COLOURS = {"gate": "#8a6fb0", "up": FOR, "post": AGAINST, "down": AGAINST}
 """A down column writes what post holds, so they share a colour."""
@@ -310,17 +311,3 @@ def site_buttons(visible: list[list[bool]]) -> dict[str, Any]:
             for site, shown in zip(SITES, visible, strict=True)
         ],
     }
-
-
-def look(figure: go.Figure, height: int, top: int = 64) -> go.Figure:
-    """The one style of all figures."""
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 10, "r": 10, "t": top, "b": 10},
-        font={"family": FONT, "size": 13, "color": INK},
-        legend={"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "x": 0},
-        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 13, "color": INK}},
-    )
-    figure.update_xaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)
-    return figure.update_yaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)

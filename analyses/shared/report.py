@@ -1,6 +1,6 @@
-"""What every analysis shares: results kept while it runs, where they came from, and a page that needs no network.
+"""Notes of a running study, the provenance of its results, and its report.
 
-A page is one HTML file with plotly.js in it once; each figure's JSON lies beside it.
+A report is one HTML file that needs no network: it contains plotly.js once. Each figure's JSON is written beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from workbench.core.files import replacing
-from workbench.figures.common import visible
+from workbench.figures.common import FONT, GRID, INK, visible
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import command_line
 
@@ -58,8 +58,21 @@ _start = time.monotonic()
 
 
 def say(what: str) -> None:
-    """One line of progress."""
+    """Print one line of progress, with the seconds since the start."""
     print(f"[{time.monotonic() - _start:7.1f} s] {what}", flush=True)
+
+
+def progress_of(what: str, seconds: float = 30.0) -> Callable[[float, str], None]:
+    """A progress callback that prints at most one line in so many seconds."""
+    last = time.monotonic()
+
+    def print_progress(share: float, words: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            say(f"{what}: {share:.0%}, {words}")
+
+    return print_progress
 
 
 DRAW = """
@@ -68,15 +81,15 @@ const draw = (id, f) => Plotly.newPlot(id, f.data, f.layout, {responsive: true, 
 
 
 class Cell(str):
-    """A table cell that is HTML already; any other cell is escaped."""
+    """A table cell that is HTML; other cells are escaped."""
 
 
 class Notes:
-    """Results by name, one line of JSON each, so that a run that was broken off goes on where it stopped.
+    """Results by name, one line of JSON each; an interrupted run resumes where it stopped.
 
     Args:
-        file: where the lines are; made anew when they were written for another `stamp`.
-        stamp: what the results depend on.
+        file: the file of the lines; it is emptied if it was written for another `stamp`.
+        stamp: everything that the results depend on, as JSON.
     """
 
     def __init__(self, file: Path, stamp: Any):
@@ -91,7 +104,7 @@ class Notes:
         for line in lines[1:]:
             try:
                 name, value = json.loads(line)
-            except ValueError:  # the run was broken off inside this line
+            except ValueError:  # the run was interrupted inside this line
                 continue
             self.known[name] = value
         if not file.read_text().endswith("\n"):
@@ -99,7 +112,7 @@ class Notes:
                 broken.write("\n")
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
-        """The result of this name, made if there is none yet."""
+        """The result of this name; `make` computes it if there is none yet."""
         if name not in self.known:
             line = json.dumps([name, make()])
             with open(self.file, "a") as file:
@@ -109,7 +122,7 @@ class Notes:
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> dict[str, float | int]:
-    """A rate with its 95% confidence interval (Wilson 1927), good for few trials and for rates of 0 and 1 too."""
+    """A rate with its 95% confidence interval (Wilson 1927), which holds for few trials and for rates of 0 and 1."""
     if trials == 0:
         return {"k": 0, "n": 0, "rate": math.nan, "low": 0.0, "high": 1.0}
     rate = successes / trials
@@ -119,7 +132,7 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> dict[str, float 
 
 
 def provenance(model: LanguageModel, seed: int, **more: Any) -> dict[str, Any]:
-    """Where results come from: model, seed, versions, and the command that made them."""
+    """The origin of results: model, seed, versions, and the command line."""
     versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
     return {
         "model": model.name,
@@ -138,7 +151,7 @@ def write_json(path: Path, value: Any, **how: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An HTML table; numbers stand right, and what is not a `Cell` is escaped."""
+    """An HTML table; columns of numbers are aligned right, and every cell that is no `Cell` is escaped."""
     numeric = [bool(rows) and all(isinstance(row[place], int | float) for row in rows) for place in range(len(columns))]
     mark = [' class="number"' if number else "" for number in numeric]
     head = "".join(f"<th{m}>{html.escape(name)}</th>" for name, m in zip(columns, mark, strict=True))
@@ -149,8 +162,22 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def look(figure: go.Figure, height: int, top: int = 64) -> go.Figure:
+    """The figure in the style of all reports."""
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 10, "r": 10, "t": top, "b": 10},
+        font={"family": FONT, "size": 13, "color": INK},
+        legend={"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "x": 0},
+        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 13, "color": INK}},
+    )
+    figure.update_xaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)
+    return figure.update_yaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID)
+
+
 def tokens(texts: Sequence[str]) -> Cell:
-    """Tokens one after another, their spaces visible."""
+    """Tokens in sequence, with visible spaces."""
     return Cell(" ".join(f"<code>{html.escape(visible(text))}</code>" for text in texts))
 
 
@@ -178,10 +205,10 @@ class Page:
 
     def figure(self, name: str, figure: go.Figure, caption: str) -> None:
         """A Plotly figure with its caption; its JSON goes to `{name}.json` in the page's folder."""
-        said = figure.to_json()
+        text = figure.to_json()
         with replacing(self.folder / f"{name}.json") as temporary:
-            temporary.write_text(said)
-        shown = said.replace("</", "<\\/")
+            temporary.write_text(text)
+        shown = text.replace("</", "<\\/")
         draw = f'draw("{name}", {shown})'
         self.add(
             f'<figure><div id="{name}"></div><figcaption>{caption} '
@@ -189,12 +216,12 @@ class Page:
         )
 
     def details(self, summary: str, inside: str) -> None:
-        """Something that opens on a click."""
+        """A section that opens on a click."""
         self.add(f"<details><summary>{html.escape(summary)}</summary>{inside}</details>")
 
-    def write(self, made: dict[str, Any]) -> Path:
-        """Write `index.html`, with where the results come from at its foot."""
-        flat = {**{key: value for key, value in made.items() if key != "versions"}, **made["versions"]}
+    def write(self, source: dict[str, Any]) -> Path:
+        """Write `index.html`, with the provenance of the results at its foot."""
+        flat = {**{key: value for key, value in source.items() if key != "versions"}, **source["versions"]}
         self.section("Where this comes from")
         self.add(
             table(["", ""], [[key, Cell(f"<code>{html.escape(str(value))}</code>")] for key, value in flat.items()])
@@ -220,7 +247,7 @@ def _cell(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same plain data with null for what is not a finite number, as JSON wants it."""
+    """The same plain data with None for every number that is not finite."""
     if isinstance(value, dict):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

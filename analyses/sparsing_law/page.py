@@ -1,4 +1,4 @@
-"""The report of `sparsing_law.py`: what becomes of the paper's findings, and the curves."""
+"""The report on the sparsing law: verdicts on the paper's findings, and the curves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.neuron_decoding.figures import look
-from analyses.shared.report import Cell, Page, table
+from analyses.shared.report import Cell, Page, look, table
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 COLOURS = {"relu": FOR, "silu": AGAINST, "polyrelu": "#8a6fb0", "series": "#b08a2e"}
@@ -19,13 +18,13 @@ MARKS = {"reproduced": "yes", "partly": "partly", "not reproduced": "no", "out o
 
 def write_page(folder: Path, results: dict[str, Any]) -> Path:
     """Write `index.html` and the figures' JSON."""
-    runs, made = results["runs"], results["provenance"]
-    plan = made["plan"]
+    runs, source = results["runs"], results["provenance"]
+    plan = source["plan"]
     page = Page(
         folder,
         "Do neurons grow idle with training?",
-        "Small transformers learn stories with different activation functions (Luo et al. 2024). Of how many of its "
-        "neurons can each token make do without, before perplexity rises by "
+        "Small transformers learn stories with different activation functions (Luo et al. 2024). How many "
+        "neurons can be left out for each token before perplexity rises by "
         f"{plan['p']:.0%}? The others are called active.",
     )
     page.section("The paper's findings, here")
@@ -72,7 +71,7 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
         for name, run in runs.items()
     ]
     page.add(table(["run", "weights", "active at first", "at the end", "95%", "not zero", "loss"], rows))
-    return page.write({key: value for key, value in made.items() if key != "plan"} | plan)
+    return page.write({key: value for key, value in source.items() if key != "plan"} | plan)
 
 
 def _mark(verdict: str) -> Cell:

@@ -11,8 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.neuron_decoding.figures import look
-from analyses.shared.report import Cell, Page, table
+from analyses.shared.report import Cell, Page, look, table
 from analyses.surgery.claims import Claim, claims, mean_accuracy
 from workbench.figures.common import AGAINST, FAINT, FOR
 

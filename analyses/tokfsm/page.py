@@ -1,4 +1,4 @@
-"""The report of `tokfsm.py`: tables and figures."""
+"""The report on TokFSM: tables and figures."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.neuron_decoding.figures import look
-from analyses.shared.report import Page, table
+from analyses.shared.report import Page, look, table
+from analyses.tokfsm.plan import PUBLISHED
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 NAMES = {"plain": "no codebook", "attention": "attention, k = 1", "mlp": "MLP, k = 1", "both": "attention + MLP, k = 1"}
 
 
-def write_page(folder: Path, results: dict[str, Any], published: dict[str, tuple[float, float, float]]) -> Path:
+def write_page(folder: Path, results: dict[str, Any]) -> Path:
     """Write `index.html` and the figures' JSON."""
-    models, made = results["models"], results["provenance"]
+    models, source = results["models"], results["provenance"]
     page = Page(
         folder,
         "Codebooks on a language whose truth is known",
-        "Small transformers learn to speak as a random finite state machine does (Tamkin, Taufeeque and Goodman 2023). "
+        "Small transformers learn the language of a random finite state machine (Tamkin, Taufeeque and Goodman 2023). "
         "Three of them run through codebooks: every head's output, or every MLP's, is replaced by the most similar of "
         "a fixed set of codes. What does that cost, do the codes stand for states, and can they be forced?",
     )
@@ -30,30 +30,30 @@ def write_page(folder: Path, results: dict[str, Any], published: dict[str, tuple
         "state is how often the model, writing greedily, goes on along an edge of the machine.",
     )
     rows = []
-    for name, found in models.items():
-        said, paper = found["language"], published.get(name)
-        dead = found.get("dead", {})
+    for name, measured in models.items():
+        language, paper = measured["language"], PUBLISHED.get(name)
+        dead = measured.get("dead", {})
         rows.append(
             [
                 NAMES[name],
-                f"{said['loss']:.4f}",
-                f"{said['accuracy']:.2%}",
-                f"{said['transition']:.2%}",
+                f"{language['loss']:.4f}",
+                f"{language['accuracy']:.2%}",
+                f"{language['transition']:.2%}",
                 f"{sum(dead.values()) / len(dead):.1%}" if dead else "",
                 "" if paper is None else f"{paper[0]:g} / {paper[1]:g}% / {paper[2]:g}%",
             ]
         )
     columns = ["model", "loss", "next token", "next state", "codes never used", "the paper: loss / token / state"]
     page.add(table(columns, rows))
-    for name, found in models.items():
-        if "state_codes" in found:
-            _codes(page, name, found)
-    return page.write({key: value for key, value in made.items() if key != "plan"} | made["plan"])
+    for name, measured in models.items():
+        if "state_codes" in measured:
+            _codes(page, name, measured)
+    return page.write({key: value for key, value in source.items() if key != "plan"} | source["plan"])
 
 
-def _codes(page: Page, name: str, found: dict[str, Any]) -> None:
-    """What the codes of one model stand for, and what forcing them does."""
-    codes, steering = found["state_codes"], found["steering"]
+def _codes(page: Page, name: str, measured: dict[str, Any]) -> None:
+    """Add the section on one model's codes: which states they stand for, and the effect of forcing them."""
+    codes, steering = measured["state_codes"], measured["steering"]
     page.section(
         f"Codes of the model with {NAMES[name]}",
         f"For each state the most precise code was chosen on some walks and judged on others: mean precision "
@@ -63,7 +63,7 @@ def _codes(page: Page, name: str, found: dict[str, Any]) -> None:
     page.figure(f"{name}-precision", _precision(codes["states"]), "One point for each state.")
     places = []
     for point, values in codes["by_place"].items():
-        apart = found["divergence"][point]
+        apart = measured["divergence"][point]
         by_head = ", ".join(f"{value:.2f}" for value in values)
         places.append([point, by_head, f"{apart['shared']:.3f}", f"{apart['random']:.3f}", apart["pairs"]])
     columns = ["where", "mean precision, by head", "divergence, one code", "any two states", "pairs"]
