@@ -22,7 +22,7 @@ def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
             "learning classes one after another, frozen keys forget far less than a linear probe",
             f"{len(summary['kinds'])} kinds of text on frozen activations, {summary['provenance']['plan']['seeds']} "
             f"orders: {share(bottleneck[ORDERED])} with the key-value bottleneck, {share(probe[ORDERED])} with a "
-            f"linear probe at the learning rate that is best for this, {share(probe[AS_MIXED])} at the one that is best when "
-            f"all kinds are mixed (then {probe[MIXED][0]:.0%}, the bottleneck {bottleneck[MIXED][0]:.0%})",
+            f"linear probe at the learning rate that is best for this, {share(probe[AS_MIXED])} at the one that is best "
+            f"when all kinds are mixed (then {probe[MIXED][0]:.0%}, the bottleneck {bottleneck[MIXED][0]:.0%})",
         )
     ]

@@ -19,8 +19,8 @@ def carriers(
 ) -> dict[str, Any]:
     """The latents with the largest effects on the task, from the attribution graphs of the first prompts.
 
-    The target is the logit of the digit right above the decade minus that of the digit right below it. Effects are means
-    over prompts, summed over positions.
+    The target is the logit of the digit right above the decade minus that of the digit right below it. Effects are
+    means over prompts, summed over positions.
     """
     ids = digit_ids(model)
     effects: dict[str, dict[str, Any]] = {}
@@ -73,7 +73,7 @@ def by_decade(
 
 
 def words(model: wb.model.LanguageModel, coder: SparseCoder, index: int, plan: Plan) -> dict[str, Any]:
-    """A latent's de-embedding, and its scores for the ten digits: by the token itself and through the strongest heads."""
+    """A latent's de-embedding, and its scores for the ten digits: by the token itself and through four heads."""
     ids = digit_ids(model)
     deembedding = wb.attribution.deembed(model, coder, index, top=plan.top, heads=3)
     heads = head_drives(model, coder, index)

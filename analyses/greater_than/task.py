@@ -73,8 +73,8 @@ def behaviour(
 ) -> dict[str, Any]:
     """Figures of the task under edits: mean P-difference with its standard error, and the mean probability by digit.
 
-    `digits` is the mean total probability of the ten digits, `not_below` the share of prompts whose most likely digit is
-    the decade or above it.
+    `digits` is the mean total probability of the ten digits, `not_below` the share of prompts whose most likely digit
+    is the decade or above it.
     """
     ids, decades = torch.tensor(digit_ids(model)), torch.tensor([decade for _, decade, _ in examples])
     groups: dict[int, list[int]] = {}

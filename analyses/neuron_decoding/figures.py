@@ -1,4 +1,4 @@
-"""The figures of `neuron_decoding.py`, made from its results."""
+"""Figures of the study, from its results."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from analyses.shared.report import look
 from workbench.figures.common import AGAINST, FAINT, FOR, INK
 
 COLOURS = {"gate": "#8a6fb0", "up": FOR, "post": AGAINST, "down": AGAINST}
-"""A down column writes what post holds, so they share a colour."""
+"""Down and post share a colour, since a down column writes the value of post."""
 SITES = ("up", "post", "gate")
-"""The paper's site first."""
+"""Sites, the paper's first."""
 
 
 def concept_figure(concepts: dict[str, Any], rule: dict[str, Any]) -> go.Figure:
     """Forms per concept, for its best neuron and the best random vector; concepts from bottom to top."""
     figure = go.Figure()
     for weights in ("gate", "up", "down"):
-        mine = {name: row for name, row in concepts.items() if row["weights"] == weights}
+        own = {name: row for name, row in concepts.items() if row["weights"] == weights}
         figure.add_bar(
-            y=list(mine),
-            x=[row["forms"] for row in mine.values()],
-            customdata=[[row["feature"], ", ".join(row["tokens"]), row["excess"]] for row in mine.values()],
+            y=list(own),
+            x=[row["forms"] for row in own.values()],
+            customdata=[[row["feature"], ", ".join(row["tokens"]), row["excess"]] for row in own.values()],
             hovertemplate="%{y}: %{customdata[0]}<br>%{customdata[1]}<br>excess %{customdata[2]:.1f}<extra></extra>",
             name=f"{weights} weights",
             orientation="h",
             marker_color=COLOURS[weights],
-            marker_opacity=[1.0 if row["specialised"] else 0.45 for row in mine.values()],
+            marker_opacity=[1.0 if row["specialised"] else 0.45 for row in own.values()],
         )
     figure.add_scatter(
         y=list(concepts),
@@ -73,7 +73,7 @@ def dose_figure(dose: dict[str, Any], values: list[float]) -> go.Figure:
 
 
 def depth_figure(dose: dict[str, Any], concepts: dict[str, Any]) -> go.Figure:
-    """Swing of each concept's word against its neuron's layer, for each site."""
+    """The swing of each concept's word against its neuron's layer, for each site."""
     figure = make_subplots(1, 3, shared_yaxes=True, subplot_titles=[f"clamped at {site}" for site in SITES])
     layers = [concepts[concept]["layer"] for concept in dose]
     for column, site in enumerate(SITES, 1):
@@ -159,91 +159,12 @@ def matrix_figure(dose: dict[str, Any]) -> go.Figure:
     return look(figure, 250 + 15 * len(names), top=60)
 
 
-def favourite_figure(favourite: dict[str, Any]) -> go.Figure:
-    """Success rates of the plain, the random and the clamped models, per animal and for all together."""
-    names = [*favourite["animals"], "all three"]
-    figure = make_subplots(1, len(names), shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.03)
-    sides = {
-        "plain": "plain model",
-        "paper random": "random, at up",
-        "paper clamped": "clamped, at up",
-        "any random": "random, at chosen site",
-        "any clamped": "clamped, at chosen site",
-    }
-    for column, name in enumerate(names, 1):
-        for side, label in sides.items():
-            if name == "all three":
-                verdict = favourite["pooled"]["greedy"][side]
-            else:
-                said, (kind, _, who) = favourite["animals"][name], side.partition(" ")
-                verdict = said["plain"]["greedy"] if side == "plain" else said["chosen"][kind][who]["greedy"]
-            colour = COLOURS["up"] if side.endswith("clamped") else FAINT
-            for mark, symbol in (("success", "circle"), ("fluent_success", "circle-open")):
-                rate = verdict[mark]
-                error = {"array": [rate["high"] - rate["rate"]], "arrayminus": [rate["rate"] - rate["low"]]}
-                figure.add_scatter(
-                    x=[rate["rate"]],
-                    y=[label],
-                    mode="markers",
-                    marker={"symbol": symbol, "size": 10 if mark == "success" else 15, "color": colour},
-                    error_x={**error, "thickness": 1.5, "color": colour} if mark == "success" else None,
-                    hovertemplate=f"{label}, {mark.replace('_', ' ')}: {percent(rate)}<extra></extra>",
-                    showlegend=False,
-                    row=1,
-                    col=column,
-                )
-        figure.update_xaxes(range=[-0.06, 1.06], tickformat=".0%", tickvals=[0, 0.5, 1], row=1, col=column)
-    figure.update_yaxes(autorange="reversed")
-    return look(figure, 330)
-
-
-def strength_figure(animals: dict[str, Any]) -> go.Figure:
-    """Success and perplexity against the clamp value, per animal and site."""
-    figure = make_subplots(
-        2, len(animals), shared_xaxes=True, shared_yaxes=True, subplot_titles=list(animals), vertical_spacing=0.08
-    )
-    for column, said in enumerate(animals.values(), 1):
-        for site in dict.fromkeys(row["site"] for row in said["grid"]):
-            mine = sorted((row for row in said["grid"] if row["site"] == site), key=lambda row: row["value"])
-            values = [row["value"] for row in mine]
-            plain = said["plain"]["greedy"]
-            for mark, dash in (("success", "solid"), ("fluent_success", "dot")):
-                figure.add_scatter(
-                    x=values,
-                    y=[row[mark]["rate"] for row in mine],
-                    mode="lines+markers",
-                    line={"color": COLOURS[site], "dash": dash},
-                    marker_size=5,
-                    name=site if mark == "success" else f"{site}, fluent",
-                    showlegend=column == 1,
-                    row=1,
-                    col=column,
-                )
-            figure.add_scatter(
-                x=values,
-                y=[row["perplexity"] for row in mine],
-                mode="lines+markers",
-                line={"color": COLOURS[site]},
-                marker_size=5,
-                showlegend=False,
-                row=2,
-                col=column,
-            )
-        for row, level in ((1, plain["success"]["rate"]), (2, plain["perplexity"])):
-            figure.add_hline(level, line={"color": FAINT, "dash": "dash", "width": 1}, row=row, col=column)
-        figure.update_xaxes(title="clamp value", row=2, col=column)
-    figure.update_yaxes(title="answers about it", tickformat=".0%", range=[-0.05, 1.05], row=1, col=1)
-    figure.update_yaxes(title="perplexity", row=2, col=1)
-    figure.update_yaxes(type="log", row=2)
-    return look(figure, 560)
-
-
-def layer_figure(said: dict[str, Any], threshold: str) -> go.Figure:
-    """Clear and one-word neurons per layer, for each weight."""
+def layer_figure(decoding: dict[str, Any], threshold: str) -> go.Figure:
+    """Shares of clear and of one-word neurons in each layer, for each weight."""
     figure = make_subplots(1, 2, subplot_titles=["clear meaning", "one word"], horizontal_spacing=0.08)
-    for weights, row in said["tables"].items():
+    for weights, row in decoding["tables"].items():
         line = {"color": COLOURS[weights], "width": 2}
-        chances = (said["null"]["excess"][weights][threshold], said["null"]["one_word"][weights])
+        chances = (decoding["null"]["excess"][weights][threshold], decoding["null"]["one_word"][weights])
         for column, (key, chance) in enumerate(zip(("clear_by_layer", "one_word_by_layer"), chances, strict=True), 1):
             figure.add_scatter(y=row[key], line=line, name=weights, showlegend=column == 1, row=1, col=column)
             figure.add_hline(chance, line={"color": COLOURS[weights], "width": 1, "dash": "dash"}, row=1, col=column)
@@ -252,10 +173,10 @@ def layer_figure(said: dict[str, Any], threshold: str) -> go.Figure:
     return look(figure, 360)
 
 
-def softmax_figure(said: dict[str, Any]) -> go.Figure:
-    """How the softmax's highest entry is distributed, on a log scale."""
+def softmax_figure(decoding: dict[str, Any]) -> go.Figure:
+    """The distribution of the softmax's highest entry, on a log scale."""
     figure = go.Figure()
-    for weights, values in said["softmax_top"].items():
+    for weights, values in decoding["softmax_top"].items():
         logs = np.log10(values)
         counts, edges = np.histogram(logs, bins=60)
         figure.add_scatter(
@@ -265,7 +186,7 @@ def softmax_figure(said: dict[str, Any]) -> go.Figure:
             line={"color": COLOURS[weights], "shape": "hvh", "width": 2},
             name=weights,
         )
-    figure.add_vline(1 / said["vocabulary"], line={"color": FAINT, "dash": "dash", "width": 1})
+    figure.add_vline(1 / decoding["vocabulary"], line={"color": FAINT, "dash": "dash", "width": 1})
     figure.update_xaxes(type="log", title="softmax of the top token", exponentformat="power")
     figure.update_yaxes(title="share of neurons", tickformat=".0%")
     return look(figure, 340)

@@ -163,7 +163,7 @@ def _with_ratio(runs: dict[str, dict[str, Any]], noise: float | None) -> dict[st
 
 
 def _with_size(runs: dict[str, dict[str, Any]], noise: float | None) -> dict[str, str]:
-    """Whether the ends of runs at the base's ratio differ by more than two trainings do, or by a tenth of their mean."""
+    """Whether runs at the base's ratio end within the difference of two trainings, or within a tenth of their mean."""
     sentences, right = [], []
     for activation in ("relu", "silu"):
         middle = next(run for run in runs.values() if run["activation"] == activation)

@@ -2,8 +2,8 @@
 
 Small transformers with gated MLPs learn the bundled stories, with ReLU and with SiLU, at several widths and depths; as
 a third arm with PolyReLU (Zhuo et al. 2024, arXiv 2411.03884) and with the series activation of PanGu-π (Wang et al.
-2023, arXiv 2312.17276). During training the share of neurons is measured that can't be left out before perplexity rises by
-1%. Does it fall or rise with the data, as in the paper's laws, and does it depend on shape and on size?
+2023, arXiv 2312.17276). During training the share of neurons is measured that can't be left out before perplexity
+rises by 1%. Does it fall or rise with the data, as in the paper's laws, and does it depend on shape and on size?
 
 The full run takes about an hour on one core. A training's points are kept once it has ended; an interrupted training
 begins anew.

@@ -1,1 +1,3 @@
-"""The study surgery."""
+"""Measure what every operation of surgery costs, beside the claims of eight papers."""
+
+from analyses.surgery.study import STUDY as STUDY

@@ -1,8 +1,8 @@
-"""What papers claim of the operations of `surgery.py`, and whether it holds here, by rules written beside each."""
+"""The papers' claims on the operations of surgery, and whether they hold here, by a rule for each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim."""
+    """One claim: the operation, the paper, its claim, and what was measured here."""
 
     operation: str
     paper: str
@@ -18,11 +18,11 @@ class Claim:
     here: str
     holds: bool
     rule: str
-    """By which it holds."""
+    """The rule that decides `holds`."""
 
 
-def claims(results: dict[str, Any]) -> list[Claim]:
-    """All of them."""
+def claims(results: Mapping[str, Any]) -> list[Claim]:
+    """All claims, from the results of the study."""
     rows = {(row["operation"], row["setting"]): row["kl_articles"] for row in results["rows"]}
     return [
         *_searches(results["rows"]),
@@ -34,58 +34,58 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     ]
 
 
-def mean_accuracy(dare: dict[str, Any], p: float, rescale: bool) -> float:
-    """Over seeds."""
+def mean_accuracy(dare: Mapping[str, Any], p: float, rescale: bool) -> float:
+    """Mean accuracy over seeds at one drop rate."""
     values = [one["accuracy"] for one in dare["drops"] if one["p"] == p and one["rescale"] == rescale]
     return sum(values) / len(values)
 
 
 def _searches(rows: list[dict[str, Any]]) -> Iterator[Claim]:
-    """Of skipping, for each number of positions."""
+    """Claims on skipping, for each number of positions."""
     share = next(row["share"] for row in rows if row.get("method") == "greedy")
     skip = [row for row in rows if row["operation"] == "skip sublayers" and row.get("share") == share]
-    for rivals, claimed, margin in (
+    for baselines, claimed, margin in (
         (("ranked",), "an evolutionary search finds better sets than scores of single parts", 0.05),
         (("greedy",), "it also beats a greedy search, which takes one part after another", 0.15),
     ):
-        for passes in sorted({row["passes"] for row in skip if row["method"] == rivals[0]}):
-            some = [row for row in skip if row["method"] in rivals or row["method"] == "evopress"]
-            some = [row for row in some if row["passes"] == passes]
-            unseen, here = _beside(some, "kl_many")
-            seen, there = _beside(some, "kl_seen")
+        for passes in sorted({row["passes"] for row in skip if row["method"] == baselines[0]}):
+            compared = [row for row in skip if row["method"] in baselines or row["method"] == "evopress"]
+            compared = [row for row in compared if row["passes"] == passes]
+            unseen, here = compare_searches(compared, "kl_many")
+            seen, there = compare_searches(compared, "kl_seen")
             yield Claim(
                 "skip sublayers",
                 "EvoPress, arXiv 2410.14649",
                 claimed,
-                f"{share:.0%} skipped, {_positions(some)}. KL on articles that no search saw: {here}; on the text that "
-                f"sets are judged on: {there}",
+                f"{share:.0%} skipped, {_positions(compared)}. KL on articles that no search saw: {here}; on the text "
+                f"that sets are judged on: {there}",
                 unseen >= margin and seen >= margin,
                 f"{margin:.0%} lower on both, in the mean over the choices of articles",
             )
 
 
 def _positions(rows: Sequence[dict[str, Any]]) -> str:
-    """How many each search took, on average."""
+    """The mean number of positions that each search took, as a phrase."""
     methods = dict.fromkeys(row["method"] for row in rows)
     took = {method: [row["token_forwards"] for row in rows if row["method"] == method] for method in methods}
     return ", ".join(f"{method} with {fmean(some):,.0f}" for method, some in took.items()) + " positions"
 
 
-def _beside(rows: Iterable[dict[str, Any]], kl: str) -> tuple[float, str]:
-    """By how much EvoPress is lower than its best rival, in the mean over choices of articles; and in words."""
+def compare_searches(rows: Iterable[dict[str, Any]], kl: str) -> tuple[float, str]:
+    """The share by which EvoPress is lower than its best baseline, in the mean over halves; and a phrase with all KLs."""
     own: dict[int, list[dict[str, Any]]] = {}
-    rivals: dict[int, list[dict[str, Any]]] = {}
+    baselines: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
-        (own if row["method"] == "evopress" else rivals).setdefault(row["halves"], []).append(row)
-    best = {halves: min(found, key=lambda row: row[kl]) for halves, found in rivals.items()}
-    kls = {halves: fmean(row[kl] for row in found) for halves, found in own.items()}
-    lower = fmean(1 - found / best[halves][kl] for halves, found in kls.items())
-    each = ", ".join(f"{found:.3f} ({best[halves]['method']} {best[halves][kl]:.3f})" for halves, found in kls.items())
+        (own if row["method"] == "evopress" else baselines).setdefault(row["halves"], []).append(row)
+    best = {halves: min(others, key=lambda row: row[kl]) for halves, others in baselines.items()}
+    kls = {halves: fmean(row[kl] for row in rows) for halves, rows in own.items()}
+    lower = fmean(1 - value / best[halves][kl] for halves, value in kls.items())
+    each = ", ".join(f"{value:.3f} ({best[halves]['method']} {best[halves][kl]:.3f})" for halves, value in kls.items())
     return lower, f"{each}, in the mean {abs(lower):.0%} {'lower' if lower > 0 else 'higher'}"
 
 
 def _compression(rows: dict[tuple[str, str], float]) -> Iterator[Claim]:
-    """Of pruning and rounding."""
+    """Claims on pruning and rounding."""
     evo, lower = "EvoPress, arXiv 2410.14649", "lower KL"
     even, own = rows["prune", "50%, wanda"], rows["prune", "50% on average, wanda, evopress"]
     here = f"KL {own:.3f}; with 50% in every matrix {even:.3f}"
@@ -104,7 +104,7 @@ def _compression(rows: dict[tuple[str, str], float]) -> Iterator[Claim]:
 
 
 def _modules(rows: dict[tuple[str, str], float]) -> Iterator[Claim]:
-    """Of heads and activations."""
+    """Claims on heads and activations."""
     yu = "Yu et al., arXiv 2406.07056"
     svd, mean = rows["join heads", "3 → 1, svd"], rows["join heads", "3 → 1, mean"]
     here = f"KL {svd:.3f} by singular vectors, {mean:.3f} by the mean"

@@ -1,4 +1,4 @@
-"""The report of `surgery.py`: claims and whether they hold, cost curves, and the table of everything."""
+"""The report on surgery: claims with their verdicts, cost curves, and the table of all operations."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from workbench.figures.common import AGAINST, FAINT, FOR
 COLOURS = [FOR, AGAINST, "#7c8b93", "#a86b00", "#5a4fcf"]
 
 
-def write_page(folder: Path, results: dict[str, Any]) -> tuple[Path, list[Claim]]:
-    """Write `index.html` and the figures' JSON; the page, and the claims with what is to be said of them."""
-    made, plain = results["provenance"], results["plain"]
-    plan = made["plan"]
-    said = claims(results)
+def write_page(folder: Path, results: dict[str, Any]) -> Path:
+    """Write `index.html` and the figures' JSON."""
+    source, plain = results["provenance"], results["plain"]
+    plan = source["plan"]
     page = Page(
         folder,
         "What surgery costs",
-        f"Every operation on {html.escape(made['model'])}, measured on text that nothing was calibrated, searched or "
+        f"Every operation on {html.escape(source['model'])}, measured on text that nothing was calibrated, searched or "
         "healed on: the other half of the articles, and bundled stories. KL is from the plain model's predictions to "
         "the changed model's, in nats.",
     )
     page.section("Claims of the papers", "“Holds” is decided by the rule in the last column, for this model only.")
-    rows = [[one.operation, one.paper, one.claimed, one.here, _verdict(one), one.rule] for one in said]
+    rows = [[one.operation, one.paper, one.claimed, one.here, _verdict(one), one.rule] for one in claims(results)]
     page.add(table(["operation", "paper", "claim", "here", "", "rule"], rows))
     _searches(page, results)
     _dare(page, results["dare"])
@@ -51,8 +50,8 @@ def write_page(folder: Path, results: dict[str, Any]) -> tuple[Path, list[Claim]
     page.add(table(columns, lines))
     _experts(page, results["experts"], plan["keep"])
     _labels(page, results["labels"], plan)
-    where = {key: value for key, value in made.items() if key != "plan"}
-    return page.write(where | {"plan": json.dumps(plan)}), said
+    without_plan = {key: value for key, value in source.items() if key != "plan"}
+    return page.write(without_plan | {"plan": json.dumps(plan)})
 
 
 def _verdict(claim: Claim) -> Cell:
@@ -64,7 +63,7 @@ def _short(value: float) -> str:
 
 
 def _searches(page: Page, results: dict[str, Any]) -> None:
-    """KL by search: against the share that is skipped, and against the positions that were run."""
+    """Add the KL of each search, against the share that is skipped and against the positions run."""
     rows = [row for row in results["rows"] if row["operation"] == "skip sublayers" and "method" in row]
     centre = next(row["share"] for row in rows if row["method"] == "greedy")
     first = [row for row in rows if row["halves"] == rows[0]["halves"]]
@@ -75,9 +74,10 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
         own = sorted((row for row in first if row["method"] == method), key=lambda row: row["passes"])
         points = sorted({row["share"]: row["kl_many"] for row in reversed(own)}.items())  # fewest, first seed
         _line(by_share, [(100 * share, kl) for share, kl in points], method, colour)
-        mine = [row for row in central if row["method"] == method]
-        runs = [[row for row in mine if row["passes"] == passes] for passes in {row["passes"] for row in mine}]
-        means = [[fmean(row[key] for row in some) for key in ("token_forwards", "kl_many")] for some in runs]
+        at_centre = [row for row in central if row["method"] == method]
+        numbers = {row["passes"] for row in at_centre}
+        runs = [[row for row in at_centre if row["passes"] == passes] for passes in numbers]
+        means = [[fmean(row[key] for row in rows) for key in ("token_forwards", "kl_many")] for rows in runs]
         _line(by_positions, sorted(means), method, colour)
     by_share.update_xaxes(title="sublayers skipped, %")
     by_positions.update_xaxes(title="positions run", rangemode="tozero")
@@ -86,33 +86,33 @@ def _searches(page: Page, results: dict[str, Any]) -> None:
     page.section(
         "Skipping",
         "Attention and MLP sublayers left out, found by searches on the same calibration text. At the share in the "
-        "middle EvoPress may run as many positions as the greedy search did; a way back, for slopes, counts as one run "
-        "more.",
+        "middle EvoPress may run as many positions as the greedy search did; a backward pass, for slopes, counts as "
+        "one run more.",
     )
     here, elsewhere = (min(row["passes"] for row in some) for some in (central, others))
     page.figure(
         "skipping",
         look(by_share, 400),
-        f"On articles that no search has seen; {centre:.0%} with {here:,} positions at most, other shares with "
+        f"On articles that no search used; {centre:.0%} with {here:,} positions at most, other shares with "
         f"{elsewhere:,}.",
     )
     choices = len({row["halves"] for row in rows})
     page.figure(
         "positions",
         look(by_positions, 400),
-        f"{centre:.0%} skipped, on articles that no search has seen; means over {choices} choices of articles, of "
+        f"{centre:.0%} skipped, on articles that no search used; means over {choices} choices of articles, of "
         "the uniform search over one.",
     )
 
 
 def _line(figure: go.Figure, points: Sequence[Sequence[float]], name: str, colour: str) -> None:
-    """Through points, or only a mark where there is one."""
+    """Add a line through points, or a mark where there is one."""
     x, y = ([point[axis] for point in points] for axis in (0, 1))
     figure.add_scatter(x=x, y=y, mode="lines+markers", name=name, line={"color": colour})
 
 
 def _dare(page: Page, dare: dict[str, Any]) -> None:
-    """Drop rate against accuracy, with and without rescaling."""
+    """Add the accuracy against the drop rate, with and without rescaling."""
     figure = go.Figure()
     for rescale, colour, name in ((True, FOR, "rescaled"), (False, AGAINST, "not rescaled")):
         ps = sorted({one["p"] for one in dare["drops"] if one["rescale"] == rescale and one["p"]})
@@ -125,7 +125,7 @@ def _dare(page: Page, dare: dict[str, Any]) -> None:
     page.section(
         "DARE",
         f"A sibling of the model learned to name which of {round(1 / dare['chance'])} kinds a text's beginning is of. "
-        f"Most of what this changed in its weights is dropped again. {dare['texts']} texts that were not learned from.",
+        f"Most of the change of its weights is dropped again. Accuracy on {dare['texts']} held-out texts.",
     )
     page.figure("dare", look(figure, 380), "Accuracy with what is left of the delta.")
 
@@ -145,7 +145,7 @@ def _labels(page: Page, scores: dict[str, Any], plan: dict[str, Any]) -> None:
     page.section(
         "Labelling",
         "Which mark, a comma or a full stop, stood behind each word of a text in lower case: F1 and accuracy after the "
-        f"same fine-tune on {plan['label_tokens']:,} tokens, by which layers see ahead.",
+        f"same fine-tune on {plan['label_tokens']:,} tokens, by the layers without a causal mask.",
     )
     rows = [[name, f"{one['f1']:.3f}", f"{one['accuracy']:.3f}", one["words"]] for name, one in scores.items()]
-    page.add(table(["layers that see ahead", "F1", "accuracy", "words"], rows))
+    page.add(table(["layers without a causal mask", "F1", "accuracy", "words"], rows))

@@ -1,4 +1,4 @@
-"""The tasks of `surgery.py`: naming the kind of a text, and the marks behind words."""
+"""The task of naming the kind of a text, and the bundled texts of each kind."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 import workbench as wb
-from analyses.continual.study import CORPUS
+from analyses.shared.corpus import texts_and_kinds
 from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
 from workbench.surgery.finetuning.labelling import label_batches
 
@@ -23,13 +21,13 @@ QUESTION = "\nThe kind of this text is:"
 
 @dataclass(frozen=True)
 class Kinds:
-    """Texts of several kinds; the model says the kind after each text's beginning. `wb.surgery.heal` learns from it.
+    """Texts of several kinds; the label is the kind, behind each text's beginning. `wb.surgery.heal` learns from it.
 
     Attributes:
         texts: the texts.
-        kinds: of each text, one of `names`.
+        kinds: the kind of each text, one of `names`.
         names: all kinds.
-        tokens: of each text that are shown.
+        tokens: the number of tokens of each text that are shown.
     """
 
     texts: Sequence[str]
@@ -39,9 +37,9 @@ class Kinds:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over everything."""
-        said = [list(self.texts), list(self.kinds), self.names, self.tokens]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        """SHA-256 over all attributes, in hex."""
+        every = [list(self.texts), list(self.kinds), self.names, self.tokens]
+        return hashlib.sha256(json.dumps(every).encode()).hexdigest()
 
     def batches(
         self,
@@ -54,7 +52,7 @@ class Kinds:
         shuffle: bool = True,
         shard: tuple[int, int] = (0, 1),
     ) -> Iterator[LabelBatch]:
-        """Rows of text and question; the only label is at the last token."""
+        """Batches of rows of text and question; the only label of a row is at its last token."""
         return label_batches(self._rows(model, seed, repeat, shuffle), batch, shard)
 
     def _rows(
@@ -72,14 +70,14 @@ class Kinds:
 
     def answers(self, model: wb.model.LanguageModel) -> list[int]:
         """The last token of each kind's name."""
-        found = [int(model.to_tokens(f" {name}", start=False)[0, -1]) for name in self.names]
-        assert len(set(found)) == len(found), "two kinds end in the same token"
-        return found
+        tokens = [int(model.to_tokens(f" {name}", start=False)[0, -1]) for name in self.names]
+        assert len(set(tokens)) == len(tokens), "two kinds end in the same token"
+        return tokens
 
 
 @torch.inference_mode()
 def accuracy(model: wb.model.LanguageModel, task: Kinds) -> float:
-    """Share of the texts of which the likeliest kind is the right one."""
+    """Share of the texts whose most likely kind is the right one."""
     answers, right = torch.tensor(task.answers(model)), 0
     for batch in task.batches(model, batch=8, shuffle=False):
         at = batch.labels != UNLABELLED
@@ -90,11 +88,11 @@ def accuracy(model: wb.model.LanguageModel, task: Kinds) -> float:
 
 
 def kinds(names: Sequence[str], tokens: int, tested: int, seed: int) -> tuple[Kinds, Kinds]:
-    """Of the bundled texts those of some kinds: `tested` of each kind to test on, the rest to learn from."""
-    rows = pq.read_table(CORPUS, columns=["text", "kind"]).to_pydict()
+    """Tasks to learn from and to test on, of the bundled texts of some kinds; `tested` texts of each are tested on."""
+    every = list(zip(*texts_and_kinds(), strict=True))
     parts: dict[str, list[tuple[str, str]]] = {"learn": [], "test": []}
     for name in names:
-        texts = sorted({text for text, kind in zip(rows["text"], rows["kind"], strict=True) if kind == name})
+        texts = sorted({text for text, kind in every if kind == name})
         order = np.random.default_rng([seed, len(texts)]).permutation(len(texts)).tolist()
         parts["learn"] += [(texts[place], name) for place in order[tested:]]
         parts["test"] += [(texts[place], name) for place in order[:tested]]
@@ -103,7 +101,6 @@ def kinds(names: Sequence[str], tokens: int, tested: int, seed: int) -> tuple[Ki
 
 
 def corpora_of(names: Sequence[str]) -> dict[str, wb.Corpus]:
-    """The bundled texts of each of some kinds."""
-    rows = pq.read_table(CORPUS, columns=["text", "kind"]).to_pydict()
-    pairs: list[tuple[str, Any]] = list(zip(rows["text"], rows["kind"], strict=True))
-    return {name: wb.Corpus([text for text, kind in pairs if kind == name], name) for name in names}
+    """The bundled texts of each of these kinds."""
+    every = list(zip(*texts_and_kinds(), strict=True))
+    return {name: wb.Corpus([text for text, kind in every if kind == name], name) for name in names}

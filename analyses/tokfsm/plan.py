@@ -26,8 +26,8 @@ class Plan:
     book_lr: float = 1e-4
     """Learning rate of a model that learns together with its codebooks."""
     frozen: tuple[str, ...] = ("mlp", "both")
-    """Models whose codebooks alone learn. Otherwise the MLPs' outputs grow away from their codes, since cosine similarity
-    ignores length: with book_lr the loss rises from 1.23 to 1.30 in 600,000 tokens."""
+    """Models whose codebooks alone learn. Otherwise the MLPs' outputs grow away from their codes, since cosine
+    similarity ignores length: with book_lr the loss rises from 1.23 to 1.30 in 600,000 tokens."""
     frozen_tokens: int = 600_000
     head_codes: int = 2_000
     """Codes of each head."""

@@ -54,11 +54,12 @@ def sample_of(plan: Plan) -> Plan:
 def steering(
     model: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, counted: Sequence[StateCounts], plan: Plan
 ) -> dict[str, Any]:
-    """Shares of the next state's probability on the edges of a target state, with its codes forced on a walk's last state.
+    """Shares of the next state's probability on the edges of a target state, whose codes are forced on a walk's last.
 
     The codes are the most frequent ones of the target state in all codebooks, also behind it while the next state is
     being written. The baseline forces as many codes drawn at random from the same codebooks. `target` and `own` are the
-    probabilities on the edges of the target and of the walk's last state, `sampled` the share of samples on the target's.
+    probabilities on the edges of the target and of the walk's last state, `sampled` the share of samples on the
+    target's.
     """
     chance = torch.Generator().manual_seed(plan.seed + 77)
     rows: dict[str, list[list[float]]] = {kind: [] for kind in ("plain", "forced", "random")}

@@ -109,7 +109,7 @@ def experiment(model: LanguageModel, corpus: Corpus, plan: Plan, folder: Path) -
 
 
 def compare_pairs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each sparsity which of transcoder and SAE recovers more of the loss; empty where the 95% intervals overlap."""
+    """For each sparsity the kind that recovers more of the loss, or "" where the 95% intervals overlap."""
     comparisons = []
     for one in (row for row in rows if row["kind"] == "transcoder"):
         other = next(row for row in rows if row["kind"] == "SAE" and row["sparsity"] == one["sparsity"])
