@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.dictionaries.protocol import Codes
+from workbench.dictionaries.codes import Codes
 from workbench.figures.common import AGAINST, FOR
 
 POINT = "blocks.15.hook_resid_post"

@@ -7,7 +7,7 @@ from typing import Any
 
 import workbench as wb
 from analyses.surgery.bench import Bench, heal
-from workbench.surgery.operations.skipping import Skips
+from workbench.surgery.operations.sublayers import SublayerDropping
 from workbench.surgery.search.evopress import search
 
 
@@ -18,7 +18,7 @@ def skipping(bench: Bench) -> None:
     searches at other budgets, and whole layers at the central one.
     """
     plan, centre = bench.plan, bench.plan.centre
-    choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
+    choices = {whole: SublayerDropping(bench.model, whole=whole) for whole in (False, True)}
 
     def find(
         bench: Bench, share: float, method: str, passes: int, *, may: int = 0, seed: int = 0, whole: bool = False
