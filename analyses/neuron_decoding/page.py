@@ -231,6 +231,6 @@ def add_decoding(page: Page, results: dict[str, Any]) -> None:
         "softmax",
         softmax_figure(decoding),
         f"The highest entry of the softmax over a neuron's {decoding['vocabulary']:,} raw scores, which the paper "
-        "reads as a probability. Dashed: every token alike. The weights' norms set its size, so it compares neurons of one model "
-        "only.",
+        "reads as a probability. Dashed: every token alike. The weights' norms set its size, so it compares neurons of "
+        "one model only.",
     )

@@ -72,7 +72,7 @@ def _positions(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def compare_searches(rows: Iterable[dict[str, Any]], kl: str) -> tuple[float, str]:
-    """The share by which EvoPress is lower than its best baseline, in the mean over halves; and a phrase with all KLs."""
+    """The share by which EvoPress is lower than its best baseline, in the mean over halves; a phrase with all KLs."""
     own: dict[int, list[dict[str, Any]]] = {}
     baselines: dict[int, list[dict[str, Any]]] = {}
     for row in rows:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import workbench as wb
-from analyses.tokfsm.plan import LAYERS, Plan
+from analyses.tokfsm.plan import Plan
 from workbench.synthetic.states import StateCounts, at_states, count_codes
 
 LEAST_RECALL = 0.01
@@ -60,7 +60,7 @@ def _neurons(
     plain: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, plan: Plan, recalls: Tensor
 ) -> list[dict[str, Any]]:
     """For each state the neuron of the plain model, of either sign, that is most precise at this recall `[states]`."""
-    points = [plain.network.neuron_hook_point(layer, "post").name for layer in range(LAYERS)]
+    points = [plain.network.neuron_hook_point(layer, "post").name for layer in range(plain.network.n_layers)]
 
     def read(seed: int) -> tuple[Tensor, Tensor]:
         parts = list(at_states(plain, machine, points, plan.walks, seed=seed))
@@ -84,7 +84,7 @@ def _neurons(
         _, neuron, limit, sign = best
         active = sign * others[:, neuron] >= limit
         hits = int((active & (later == state)).sum())
-        layer, index = divmod(neuron, others.shape[1] // LAYERS)
+        layer, index = divmod(neuron, others.shape[1] // plain.network.n_layers)
         rows.append(
             {
                 "neuron": f"neurons.{layer}.post:{index}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ import torch
 from plotly.offline import get_plotlyjs
 
 import workbench as wb
-from analyses.neuron_decoding import clamping
+from analyses.neuron_decoding import concepts, dose, favourite
 from analyses.neuron_decoding import page as paper_page
 from analyses.neuron_decoding import study as nd
+from analyses.neuron_decoding.plan import read_plan
 from analyses.shared import report
 
 LAYER, INDEX = 1, 5
@@ -73,55 +73,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         report.write_json(folder / "results.json", results)
         paper_page.write_page(folder, results, texts)
         yield {"model": model, "results": results, "texts": texts, "folder": folder}
-
-
-def test_wilson_gives_the_published_intervals() -> None:
-    half = report.wilson(5, 10)
-    assert (half["k"], half["n"], half["rate"]) == (5, 10, 0.5)
-    assert (half["low"], half["high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert (report.wilson(0, 10)["low"], report.wilson(0, 10)["high"]) == pytest.approx((0, 0.2775), abs=1e-4)
-    assert (report.wilson(10, 10)["low"], report.wilson(10, 10)["high"]) == pytest.approx((0.7225, 1), abs=1e-4)
-    assert math.isnan(report.wilson(0, 0)["rate"])
-
-
-def test_notes_spare_what_is_known_and_survive_a_broken_line(tmp_path: Path) -> None:
-    made = []
-
-    def make() -> dict[str, float]:
-        made.append(1)
-        return {"x": math.nan, "y": 0.1}
-
-    notes = report.Notes(tmp_path / "notes.jsonl", ["a", 1])
-    notes.get("one", make)
-    notes.get("one", make)
-    assert len(made) == 1
-    with open(notes.file, "a") as file:
-        file.write('["two", {"x": 1')
-    again = report.Notes(notes.file, ["a", 1])
-    assert again.get("one", make)["y"] == 0.1
-    assert len(made) == 1
-    again.get("two", make)
-    assert len(made) == 2
-    assert set(report.Notes(notes.file, ["a", 1]).known) == {"one", "two"}
-    assert report.Notes(notes.file, ["a", 2]).known == {}, "another stamp must not use these notes"
-
-
-def test_a_page_needs_no_network_and_escapes(tmp_path: Path) -> None:
-    page = report.Page(tmp_path, "A <b>title</b>", "lead")
-    page.figure("one", go.Figure(go.Scatter(y=[1, 2], name="</script><script>alert(1)")), "A figure.")
-    page.add(report.table(["word", "n"], [["<script>", 1], [report.tokens([" <dog>"]), 2]]))
-    text = page.write(report.provenance(_Named(), 0)).read_text()
-    assert text.count(get_plotlyjs()) == 1
-    own = text.replace(get_plotlyjs(), "")
-    assert not re.search(r'(src|href)="(https?:)?//', own)
-    assert "</script><script>alert" not in own
-    assert "&lt;script&gt;" in text
-    assert "␣&lt;dog&gt;" in text
-    assert go.Figure(json.loads((tmp_path / "one.json").read_text())).data[0].name == "</script><script>alert(1)"
-
-
-class _Named:
-    name, hash = "tiny", "0" * 64
 
 
 def test_the_planted_neuron_is_found(run: dict[str, Any]) -> None:
@@ -188,9 +139,7 @@ def test_clamping_the_planted_neuron_beats_random_ones(run: dict[str, Any]) -> N
 
 def test_random_neurons_are_others_of_the_same_layer(run: dict[str, Any]) -> None:
     ids = {"dog": [dog_token()]}
-    entry = [
-        clamping.dose_in_layer(run["model"], PLAN["dose"], f"neurons.1.{s}", {"dog": 5}, ids) for s in ("up", "post")
-    ]
+    entry = [dose.dose_in_layer(run["model"], PLAN["dose"], f"neurons.1.{s}", {"dog": 5}, ids) for s in ("up", "post")]
     assert entry[0]["drawn"] == entry[1]["drawn"]
     assert 5 not in entry[0]["drawn"]
     assert len(set(entry[0]["drawn"])) == 3
@@ -201,7 +150,7 @@ def test_answers_and_their_perplexity_equal_plain_ones(run: dict[str, Any]) -> N
     clamp = wb.Clamp(wb.Feature(f"neurons.{LAYER}.post", INDEX), 20.0)
     place, side = tiny.mlp(module, LAYER)["post"]
     set_it = reference.at_index(INDEX, lambda old: torch.full_like(old, 20.0))
-    talk = clamping.Interview(model, PLAN["favourite"])
+    talk = favourite.Interview(model, PLAN["favourite"])
     for prompt, row in zip(talk.prompts, talk.answers([clamp]), strict=True):
         tokens = model.to_tokens(prompt)
         written, _ = reference.greedy(module, tokens, 6, [reference.PlainEdit(place, side, set_it)])
@@ -215,34 +164,34 @@ def test_answers_and_their_perplexity_equal_plain_ones(run: dict[str, Any]) -> N
 
 
 def test_an_empty_answer_has_no_perplexity_and_is_not_fluent(run: dict[str, Any]) -> None:
-    talk = clamping.Interview(run["model"], PLAN["favourite"])
+    talk = favourite.Interview(run["model"], PLAN["favourite"])
     values = talk.perplexities([[], [1, 2], [3], []])
     assert math.isnan(values[0])
     assert values[1] > 1
     row = {"text": "", "length": 0, "perplexity": math.nan, "repetition": 0.0}
-    assert not clamping.is_fluent(row, PLAN["favourite"])
-    assert math.isnan(clamping.judge([row], "dog", {"dog": ["dog"]}, PLAN["favourite"])["perplexity"])
+    assert not favourite.is_fluent(row, PLAN["favourite"])
+    assert math.isnan(favourite.judge([row], "dog", {"dog": ["dog"]}, PLAN["favourite"])["perplexity"])
 
 
 def test_a_word_counts_only_as_a_whole() -> None:
-    assert clamping.mentions("I like Dogs!", ["dog", "dogs"])
-    assert not clamping.mentions("A dogma, a hotdog and a category.", ["dog", "dogs", "cat"])
-    assert not clamping.mentions("", ["dog"])
+    assert favourite.mentions("I like Dogs!", ["dog", "dogs"])
+    assert not favourite.mentions("A dogma, a hotdog and a category.", ["dog", "dogs", "cat"])
+    assert not favourite.mentions("", ["dog"])
 
 
 def test_strength_is_chosen_on_held_out_phrasings_alone() -> None:
-    favourite = PLAN["favourite"] | {"held_out": ["a", "b"], "max_repetition": 0.3}
+    rules = PLAN["favourite"] | {"held_out": ["a", "b"], "max_repetition": 0.3}
 
     def rows(*texts: tuple[str, float]) -> list[dict[str, Any]]:
         return [{"text": text, "length": 5, "perplexity": 5.0, "repetition": again} for text, again in texts]
 
     good, noise, other = ("a dog", 0.0), ("dog dog dog", 0.9), ("a cat", 0.0)
-    grid = {setting: rows(other, other, good, good) for setting in clamping.settings(favourite)}
-    assert clamping.choose_setting(grid, "dog", {"dog": ["dog"]}, favourite, ["up"]) == ("up", 20.0)
+    grid = {setting: rows(other, other, good, good) for setting in favourite.settings(rules)}
+    assert favourite.choose_setting(grid, "dog", {"dog": ["dog"]}, rules, ["up"]) == ("up", 20.0)
     grid["up", -20.0] = rows(noise, noise, other, other)
-    assert clamping.choose_setting(grid, "dog", {"dog": ["dog"]}, favourite, ["up"]) == ("up", -20.0)
+    assert favourite.choose_setting(grid, "dog", {"dog": ["dog"]}, rules, ["up"]) == ("up", -20.0)
     grid["gate", 20.0] = rows(good, other, other, other)
-    assert clamping.choose_setting(grid, "dog", {"dog": ["dog"]}, favourite, favourite["sites"]) == ("gate", 20.0)
+    assert favourite.choose_setting(grid, "dog", {"dog": ["dog"]}, rules, rules["sites"]) == ("gate", 20.0)
     assert ("gate", -20.0) not in grid
 
 
@@ -268,8 +217,8 @@ def test_a_second_run_makes_nothing_anew(run: dict[str, Any], monkeypatch: pytes
     def never(*_: object, **__: object) -> None:
         raise AssertionError("made anew")
 
-    monkeypatch.setattr(clamping.Interview, "answers", never)
-    monkeypatch.setattr(clamping, "next_word", never)
+    monkeypatch.setattr(favourite.Interview, "answers", never)
+    monkeypatch.setattr(dose, "next_word", never)
     monkeypatch.setattr(nd, "null_tables", never)
     results, _ = nd.experiment(run["model"], PLAN, run["folder"], quick=True)
     assert json.dumps(results, sort_keys=True) == json.dumps(run["results"], sort_keys=True)
@@ -291,15 +240,15 @@ def test_the_report_is_whole(run: dict[str, Any]) -> None:
 
 
 def test_the_plan_is_complete() -> None:
-    plan = nd.read_plan()
+    plan = read_plan()
     words = [word for family in plan["concepts"].values() for word in family]
     assert len(words) == len(set(words)) >= 20
-    favourite = plan["favourite"]
-    assert len(favourite["counted"]) >= 10
-    assert not set(favourite["counted"]) & set(favourite["held_out"])
+    rules = plan["favourite"]
+    assert len(rules["counted"]) >= 10
+    assert not set(rules["counted"]) & set(rules["held_out"])
     assert {plan["dose"]["compared"], -plan["dose"]["compared"]} <= set(plan["dose"]["values"])
     assert all(said["forms"] for said in plan["animals"].values())
-    quick = nd.read_plan(quick=True)
+    quick = read_plan(smallest=True)
     assert set(quick) == set(plan)
     assert len(quick["favourite"]["counted"]) == 2
 
@@ -308,15 +257,15 @@ def test_the_plan_is_complete() -> None:
 def test_the_default_model_s_dog(model: wb.model.LanguageModel, plain_default: torch.nn.Module) -> None:
     """The best gate neuron for "dog" and its dose-response on the default model, by hooks on the plain one."""
     table = wb.decode_neurons(model, "gate", 10)
-    ids = nd.form_tokens(table, ["dog", "dogs"])
-    found = nd.best_neuron({"gate": (table.tokens[0], table.excess[0])}, ids)
+    ids = concepts.form_tokens(table, ["dog", "dogs"])
+    found = concepts.best_neuron({"gate": (table.tokens[0], table.excess[0])}, ids)
     layer, index = divmod(found["row"], table.d_mlp)
     weight = plain_default.model.layers[layer].mlp.gate_proj.weight[index].detach()
     top = (plain_default.lm_head.weight.detach() @ weight).topk(10).indices.tolist()
     assert (top[0] in ids, len(set(top) & set(ids))) == (found["top_is_form"], found["forms"])
     prompt = "We talked for an hour about the"
     clamps = [wb.Clamp(wb.Feature(f"neurons.{layer}.up", index), value) for value in (-20.0, 20.0)]
-    rows = clamping.next_word(model, prompt, clamps, [ids])
+    rows = dose.next_word(model, prompt, clamps, [ids])
     for row, value in zip(rows, (None, -20.0, 20.0), strict=True):
         change = reference.at_index(index, lambda old, value=value: torch.full_like(old, value or 0.0))
         edit = reference.PlainEdit(plain_default.model.layers[layer].mlp.up_proj, "out", change)

@@ -14,13 +14,16 @@ import torch
 import workbench as wb
 from analyses.shared.report import Notes
 from analyses.surgery import claims as surgery_claims
+from analyses.surgery import skipping
 from analyses.surgery import study as surgery
 from analyses.surgery import tasks as surgery_tasks
+from analyses.surgery.bench import Bench
 from analyses.surgery.page import write_page
+from analyses.surgery.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
-PLAN = surgery.Plan(
+PLAN = Plan(
     calibration=48,
     calibration_searches=64,
     more_splits=(2,),
@@ -83,9 +86,8 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
         *[(0.9, False)] * 2,
     ]
     assert results["dare"]["drops"][0]["accuracy"] == results["dare"]["tuned"]  # nothing dropped
-    page, said = write_page(folder, results)
-    text = page.read_text()
-    assert len(said) == 13
+    text = write_page(folder, results).read_text()
+    assert len(surgery_claims.claims(results)) == 13
     for row in results["rows"]:
         assert row["setting"].replace("→", "") in text.replace("→", "")
     assert (folder / "skipping.json").exists()
@@ -95,7 +97,7 @@ def test_every_operation_is_in_the_table(done: tuple[dict[str, Any], Path]) -> N
 def test_evopress_may_run_what_the_greedy_search_took(zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = zoo["llama"]
     real = wb.Corpus([f"{line} {number}" for number in range(4) for line in tiny.TEXT.strip().split("\n")])
-    took, asked, search = [], [], surgery.search
+    took, asked, search = [], [], skipping.search
 
     def spied(*args: Any, passes: int, **how: Any) -> Any:
         found = search(*args, passes=passes, **how)
@@ -105,10 +107,10 @@ def test_evopress_may_run_what_the_greedy_search_took(zoo, tmp_path: Path, monke
             asked.append(passes)
         return found
 
-    monkeypatch.setattr(surgery, "search", spied)
+    monkeypatch.setattr(skipping, "search", spied)
     plan = dataclasses.replace(PLAN, searches=1)
-    bench = surgery.Bench(model, real, plan, Notes(tmp_path / "notes.jsonl", ["once"]))
-    surgery.skipping(bench)
+    bench = Bench(model, real, plan, Notes(tmp_path / "notes.jsonl", ["once"]))
+    skipping.skipping(bench)
     assert asked == took
     assert len(took) == 4
     assert took[0] < took[1]
