@@ -61,8 +61,8 @@ def _latents(page: Page, results: dict[str, Any]) -> None:
     page.section(
         "Latents behind it",
         f"Attribution graphs of {len(carriers['graphs'])} prompts, for the logit of the digit right above the "
-        "decade less that of the digit right below. Effects are means over these prompts, summed over positions: within the graph "
-        "(attention and norms as on the prompt), and if everything responds.",
+        "decade less that of the digit right below. Effects are means over these prompts, summed over positions: "
+        "within the graph (attention and norms as on the prompt), and if everything responds.",
     )
     columns = ["latent", "effect", "if all responds", "of it on the decade's token", "nodes"]
     for title, key in (("With the largest effects", "latents"), ("On the start year's decade", "on_decade")):
@@ -81,8 +81,9 @@ def _latents(page: Page, results: dict[str, Any]) -> None:
         "<h3>Do the graphs predict interventions?</h3>",
         "<p>The ten latents with the largest effects were taken out of each prompt, one at a time. Correlation of the "
         f"predicted with the measured change, mean and range over prompts: {'; '.join(correlations)}. <i>direct</i>: "
-        "only the edge to the target; <i>latents</i>: later latents respond; <i>free</i>: everything does, predicted by the "
-        "full gradient. The graph's own prediction, which holds attention and norms, correlates with the free one by "
+        "only the edge to the target; <i>latents</i>: later latents respond; <i>free</i>: everything does, predicted "
+        "by the full gradient. The graph's own prediction, which holds attention and norms, correlates with the free "
+        "one by "
         f"{_mean([one['frozen_as_free'] for one in graphs]):.3f}. The sums of all sources miss what nodes read by at "
         f"most {max(one['completeness'] for one in graphs):.1e}, relative.</p>",
     )

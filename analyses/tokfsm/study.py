@@ -48,7 +48,7 @@ def language(model: wb.model.LanguageModel, machine: wb.synthetic.TokFSM, plan: 
 
 def sample_of(plan: Plan) -> Plan:
     """The plan of a small sample, which a test repeats."""
-    return replace(plan, measured=8192, walks=32)
+    return replace(plan, measured=8192, walks=64)
 
 
 def steering(
