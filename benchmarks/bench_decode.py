@@ -1,13 +1,12 @@
-"""Decoding all neurons of one weight against the same chunked matmul and top-k alone; memory; search."""
+"""Decoding all neurons of one weight beside the same chunked matmul and top-k alone; memory; search."""
 
 from __future__ import annotations
 
 import threading
-import time
 
 import psutil
 import torch
-from timing import in_turns, report
+from timing import in_turns, report, timed
 
 import workbench as wb
 from workbench.neurons.unembedding import CHUNK, _decode_all
@@ -50,10 +49,8 @@ def main() -> None:
     table = wb.decode_neurons(model, "gate", 10)
     table.search("warm up")
     for text, match in (("dog", "any"), (" dog", "exact"), ("a", "contains")):
-        start = time.perf_counter()
-        hits = table.search(text, match=match)
-        taken = 1e3 * (time.perf_counter() - start)
-        print(f"  search {text!r} ({match}): {taken:.1f} ms, {len(hits)} hits  (wanted: < 50 ms)")
+        hits, spent = timed(lambda text=text, match=match: table.search(text, match=match))
+        print(f"  search {text!r} ({match}): {1e3 * spent.wall:.1f} ms, {len(hits)} hits  (wanted: < 50 ms)")
 
 
 def _peak_above(work: object) -> float:
