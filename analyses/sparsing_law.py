@@ -196,7 +196,7 @@ def run(name: str, plan: Plan, corpora: tuple[Corpus, Corpus], words: Any) -> di
 def measured(model: wb.model.LanguageModel, corpus: Corpus, plan: Plan) -> dict[str, Any]:
     """The share of neurons that are needed, and the loss, on texts that were not learned from."""
     found = wb.measure_sparsity(
-        model, corpus, plan.p, plan.measured, rivals=(), context=plan.context, batch=16, seed=plan.seed, resamples=200
+        model, corpus, plan.p, plan.measured, baselines=(), context=plan.context, batch=16, seed=plan.seed, resamples=200
     )
     low, high = found.reported.intervals["sparsity"]
     nothing, _ = wb.sparsity.measure_at_thresholds(

@@ -69,7 +69,7 @@ def _begin(model: LanguageModel, asked: Asked, found: Sparsity, key: tuple[str, 
         # the activity, two groupings, and for each way a plain pass and one for each number of groups
         total = asked.tokens * (3 + 0.5 * len(WAYS) * (1 + len(PICKED)))
 
-        def tick(positions: int) -> None:
+        def on_batch(positions: int) -> None:
             if cancelled():
                 raise wb.sparsity.SparsityError("Stopped.")
             done[0] += positions
@@ -77,10 +77,10 @@ def _begin(model: LanguageModel, asked: Asked, found: Sparsity, key: tuple[str, 
 
         corpus = wb.Corpus.load(asked.corpus)
         first, second = corpus.split(0.5)
-        activity = wb.sparsity.neuron_activity(model, found, corpus, asked.tokens, progress=lambda *_: tick(0))
+        activity = wb.sparsity.neuron_activity(model, found, corpus, asked.tokens, progress=lambda *_: on_batch(0))
         done[0] = asked.tokens
         groups = {
-            by: wb.sparsity.group_neurons(model, found, first, GROUPS, asked.tokens, by=by, tick=tick)
+            by: wb.sparsity.group_neurons(model, found, first, GROUPS, asked.tokens, by=by, on_batch=on_batch)
             for by in ("coactivation", "random")
         }
         routed = {}
@@ -88,7 +88,7 @@ def _begin(model: LanguageModel, asked: Asked, found: Sparsity, key: tuple[str, 
             made = groups["random" if way == "random" else "coactivation"]
             router = "oracle" if way == "oracle" else "linear"
             half = max(asked.tokens // 2, 2)
-            routed[way] = wb.sparsity.measure_routing(model, made, second, PICKED, half, router=router, tick=tick)
+            routed[way] = wb.sparsity.measure_routing(model, made, second, PICKED, half, router=router, on_batch=on_batch)
         return Looked(activity, routed)
 
     caching.begin(key, "Reading the neurons", work)

@@ -57,12 +57,12 @@ def begin(model: LanguageModel, asked: Asked) -> None:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> list[Sparsity]:
         import workbench as wb
 
-        def told(found: list[Sparsity]) -> None:
+        def on_update(found: list[Sparsity]) -> None:
             answers.latest = found
 
         corpus = wb.Corpus.load(asked.corpus)
         return wb.sparsity.measure_sparsities(
-            model, corpus, list(INCREASES), asked.tokens, progress=tell, cancel=cancelled, told=told
+            model, corpus, list(INCREASES), asked.tokens, progress=tell, cancel=cancelled, on_update=on_update
         )
 
     caching.begin(asked.key, "Measuring", work, answers)
@@ -145,7 +145,7 @@ def _headline(one: Asked, found: Sparsity, named: bool) -> None:
 def _table(found: Sparsity, name: str) -> None:
     """All measures side by side."""
     rows = [("PPL-p%", found.calibrated, found.reported)]
-    rows += [(figures.sparsity.MEASURES[key][0], one.calibrated, one.reported) for key, one in found.rivals.items()]
+    rows += [(figures.sparsity.MEASURES[key][0], one.calibrated, one.reported) for key, one in found.baselines.items()]
     frame = pd.DataFrame(
         {
             "measure": [f"{name}: {label}" if name else label for label, _, _ in rows],
@@ -181,7 +181,7 @@ def code(asked: Sequence[Asked], p: float) -> str:
         parts.append(
             f"for one in wb.sparsity.measure_sparsities(model, corpus, {list(INCREASES)!r}, tokens={one.tokens}):\n"
             "    print(f'{one.asked:.1%}', f'{one.sparsity:.4f}', f'{one.ppl_increase:.5f}', one.reported.intervals)\n"
-            "    print('   ', {name: round(rival.sparsity, 4) for name, rival in one.rivals.items()})\n"
+            "    print('   ', {name: round(baseline.sparsity, 4) for name, baseline in one.baselines.items()})\n"
             f"    if one.asked == {p!r}:\n"
             "        sparse = wb.sparsity.with_sparsity(model, one)  # the model that runs so\n"
         )

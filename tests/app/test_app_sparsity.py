@@ -71,7 +71,7 @@ def test_a_model_is_measured(folders: tuple[Path, Path, Path], tiny_cache: Path)
     assert page.metric[1].value == f"{one.ppl_increase:.2%}"
     assert page.metric[2].value == f"{one.reported.ppl_increase:.2%}"
     table = page.dataframe[0].value
-    shares = [one.sparsity, one.rivals["fixed"].sparsity, one.rivals["top_k"].sparsity]
+    shares = [one.sparsity, one.baselines["fixed"].sparsity, one.baselines["top_k"].sparsity]
     assert list(table["left out"]) == [f"{share:.1%}" for share in shares]
     page.select_slider(key="sparsity p").set_value(0.1).run()
     assert quiet(page).metric[0].value == f"{found[-1].sparsity:.1%}"
