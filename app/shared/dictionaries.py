@@ -96,7 +96,7 @@ def own(model: LanguageModel) -> list[Known]:
     found = []
     for one in model.splices.values():
         assert isinstance(one, Dictionary)
-        found.append(replace(_described(Path(one._folder)), name=one.name, model_hash=""))
+        found.append(replace(_described(Path(one.folder)), name=one.name, model_hash=""))
     return found
 
 
@@ -120,7 +120,7 @@ def trouble(model: LanguageModel, one: Known) -> str:
 def load(model: LanguageModel, one: Known) -> Dictionary:
     """The dictionary itself, checked against the model; raises `DictionaryError` if it can't be used."""
     for mine in model.splices.values():
-        if isinstance(mine, Dictionary) and Path(mine._folder).absolute() == place(one):
+        if isinstance(mine, Dictionary) and Path(mine.folder).absolute() == place(one):
             return mine
     if complaint := trouble(model, one):
         raise DictionaryError(complaint)
