@@ -129,7 +129,7 @@ def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
 
 
 def _files(graph: Graph, pins: list[int]) -> None:
-    from workbench.attribution.graph_json import to_json, to_neuronpedia
+    from workbench.attribution import to_json, to_neuronpedia
 
     with st.container(horizontal=True):
         st.download_button(

@@ -14,7 +14,7 @@ from test_app import APP, button, complaint, quiet, run_code, words
 from test_attribution import coder
 
 import workbench as wb
-from workbench.attribution.graph_json import from_json
+from workbench.attribution import from_json
 from workbench.figures.attribution import LOOKS, attribution_graph
 
 TEXT = "The dog <b>ran</b> to"
@@ -250,7 +250,7 @@ def test_the_picture_shows_what_the_graph_holds(shelf: Shelf) -> None:
 
 
 def test_what_is_downloaded_opens_again(shelf: Shelf) -> None:
-    from workbench.attribution.graph_json import to_json
+    from workbench.attribution import to_json
 
     graph = shelf.graph().prune(0.5)
     assert from_json(to_json(graph)).edges == graph.edges
