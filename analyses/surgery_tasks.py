@@ -15,7 +15,7 @@ import torch
 from continual import CORPUS
 
 import workbench as wb
-from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
+from workbench.surgery.finetuning.batches import UNLABELLED, LabelBatch
 from workbench.surgery.finetuning.labelling import label_batches
 
 QUESTION = "\nThe kind of this text is:"
