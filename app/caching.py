@@ -172,9 +172,9 @@ def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
     """The dictionary in a folder, called `name`; `stamp` says which state of its files. It is only read."""
     import workbench as wb
 
-    made = wb.load_dictionary(folder)
-    made.name = name
-    return made
+    loaded = wb.load_dictionary(folder)
+    loaded.name = name
+    return loaded
 
 
 _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {

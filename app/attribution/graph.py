@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from attribution import node as attribution_node
-from attribution.asked import CHART, NODE, PINS, Asked, named
 from shared import dictionaries, session
 
+from attribution import node as attribution_node
+from attribution.request import CHART, NODE, PINS, AttributionRequest, named
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ FIRST = ["latent", "embedding", "error"]
 """The kinds that are shown at first."""
 
 
-def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
+def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> None:
     """The graph, as far as people want to see it, and the node that they chose."""
-    _belongs(asked)
+    _belongs(request)
     pins: list[int] = st.session_state[PINS]
     known = {node.id for node in whole.nodes}
     pins[:] = [id for id in pins if id in known]
@@ -79,15 +79,15 @@ def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
         args=(whole,),
     )
     if chosen is not None:
-        attribution_node.show(model, asked, whole, graph, graph.node(chosen))
-    attribution_node.measure(model, asked, whole)
+        attribution_node.show(model, request, whole, graph, graph.node(chosen))
+    attribution_node.measure(model, request, whole)
     _files(graph, pins)
 
 
-def _belongs(asked: Asked) -> None:
+def _belongs(request: AttributionRequest) -> None:
     """Nodes that were chosen and pinned belong to one graph."""
-    if st.session_state.get("attribution of") != asked.key:
-        st.session_state["attribution of"] = asked.key
+    if st.session_state.get("attribution of") != request.key:
+        st.session_state["attribution of"] = request.key
         st.session_state[PINS] = []
         st.session_state[NODE] = None
 
@@ -111,7 +111,7 @@ def _opened(whole: Graph) -> None:
 
 def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
     """What latents are called, or most active on, where their dictionary has an index."""
-    found: dict[int, str] = {}
+    words: dict[int, str] = {}
     names = {node.feature.dictionary for node in graph.nodes if node.feature is not None}
     known = {one.name: one for one in dictionaries.fitting(model) if one.name in names}
     for name, one in known.items():
@@ -121,11 +121,11 @@ def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
         remarks = index.remarks()
         for node in graph.nodes:
             if node.feature is not None and node.feature.dictionary == name:
-                said = remarks.get(node.feature.index)
+                remark = remarks.get(node.feature.index)
                 active, promoted = dictionaries.latent_tokens(index, node.feature.index)
-                label = said.label if said else ""
-                found[node.id] = label or ", ".join(map(visible, active or promoted))
-    return found
+                label = remark.label if remark else ""
+                words[node.id] = label or ", ".join(map(visible, active or promoted))
+    return words
 
 
 def _files(graph: Graph, pins: list[int]) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from attribution.asked import MEASURED, NODE, PINS, Asked, load, named
 from browse import latent_card
 from shared import session
 from shared.tokens import plain, show_chips
 from shared.waiting import one_sentence
 
+from attribution.request import MEASURED, NODE, PINS, AttributionRequest, load, named
 from workbench import figures
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ REGIMES = {
 }
 
 
-def show(model: LanguageModel, asked: Asked, whole: Graph, graph: Graph, node: Node) -> None:
+def show(model: LanguageModel, request: AttributionRequest, whole: Graph, graph: Graph, node: Node) -> None:
     """What a node is, where it gets it from and what it passes on."""
     with st.container(border=True):
         name, pin = st.columns([5, 1.4], vertical_alignment="center")
@@ -58,7 +58,7 @@ def show(model: LanguageModel, asked: Asked, whole: Graph, graph: Graph, node: N
             targets = sorted((e for e in graph.edges if e.source == node.id), key=lambda e: -abs(e.weight))[:ROWS]
             _edges(whole, targets, [edge.target for edge in targets])
         if node.feature is not None and node.kind == "latent":
-            _words(model, asked, node)
+            _words(model, request, node)
             _card(model, node)
 
 
@@ -96,7 +96,7 @@ def _edges(graph: Graph, edges: Sequence[Edge], others: Sequence[int]) -> None:
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height=35 * (len(rows) + 1) + 3)
 
 
-def _words(model: LanguageModel, asked: Asked, node: Node) -> None:
+def _words(model: LanguageModel, request: AttributionRequest, node: Node) -> None:
     """The latent's de-embeddings."""
     import workbench as wb
 
@@ -105,13 +105,13 @@ def _words(model: LanguageModel, asked: Asked, node: Node) -> None:
             return
         assert node.feature is not None
         coder: Any = node.feature.source
-        found = wb.attribution.deembed(model, coder, node.feature.index, top=12, heads=3)
+        verification = wb.attribution.deembed(model, coder, node.feature.index, top=12, heads=3)
         for title, tokens in (
-            ("The token itself raises it", found.drives),
-            ("The token itself lowers it", found.opposes),
-            *((f"Head {one.head} of layer {one.layer} looks at", one.drives) for one in found.heads),
-            ("It raises the logits of", found.promotes),
-            ("It lowers the logits of", found.suppresses),
+            ("The token itself raises it", verification.drives),
+            ("The token itself lowers it", verification.opposes),
+            *((f"Head {one.head} of layer {one.layer} looks at", one.drives) for one in verification.heads),
+            ("It raises the logits of", verification.promotes),
+            ("It lowers the logits of", verification.suppresses),
         ):
             st.caption(plain(title))
             show_chips(tokens.tokens)
@@ -137,7 +137,7 @@ def _pin(pins: list[int], id: int) -> None:
     pins.remove(id) if id in pins else pins.append(id)
 
 
-def measure(model: LanguageModel, asked: Asked, whole: Graph) -> None:
+def measure(model: LanguageModel, request: AttributionRequest, whole: Graph) -> None:
     """Taking latents out: the prediction beside what happens."""
     chosen = st.session_state.get(NODE)
     pins: list[int] = st.session_state[PINS]
@@ -149,15 +149,15 @@ def measure(model: LanguageModel, asked: Asked, whole: Graph) -> None:
     )
     by, one, together = st.columns([2, 2, 2], vertical_alignment="bottom")
     factor = by.number_input("Factor", -5.0, 5.0, 0.0, 0.5, key="attribution factor", help="0 takes the latent out.")
-    tried = (asked.key, tuple(latents), float(factor))
+    tried = (request.key, tuple(latents), float(factor))
     label = "Measure" if latents else "Measure the ten strongest"
     if one.button(label, icon=":material/science:", key="measure nodes", width="stretch"):
         with one_sentence(), st.spinner("Taking them out …"):
             import workbench as wb
 
-            coders = load(model, asked)
-            found = wb.attribution.verify_graph(model, coders, whole, latents or 10, factor=float(factor))
-            st.session_state[MEASURED] = (tried, found)
+            coders = load(model, request)
+            verification = wb.attribution.verify_graph(model, coders, whole, latents or 10, factor=float(factor))
+            st.session_state[MEASURED] = (tried, verification)
     pressed = together.button(
         "All of them together",
         icon=":material/compare_arrows:",
@@ -167,38 +167,42 @@ def measure(model: LanguageModel, asked: Asked, whole: Graph) -> None:
         help="What becomes of the next token when all chosen and pinned latents are changed at once.",
     )
     if pressed:
-        _together(model, asked, whole, latents, float(factor))
+        _together(model, request, whole, latents, float(factor))
     kept = st.session_state.get(MEASURED)
     if kept is not None and kept[0] == tried:
         _measured(whole, kept[1])
 
 
-def _measured(graph: Graph, found: Verification) -> None:
+def _measured(graph: Graph, verification: Verification) -> None:
     rows = []
-    for place, id in enumerate(found.nodes):
+    for place, id in enumerate(verification.nodes):
         row = {"node": named(graph, graph.node(id))}
-        for regime in found.predicted:
-            row[f"{regime} said"] = f"{found.predicted[regime][place]:+.4f}"
-            row[f"{regime} was"] = f"{found.measured[regime][place]:+.4f}"
+        for regime in verification.predicted:
+            row[f"{regime} said"] = f"{verification.predicted[regime][place]:+.4f}"
+            row[f"{regime} was"] = f"{verification.measured[regime][place]:+.4f}"
         rows.append(row)
     config = {"node": st.column_config.TextColumn("Latent", width=230)}
-    for regime in found.predicted:
+    for regime in verification.predicted:
         meaning = REGIMES[regime]
         config[f"{regime} said"] = st.column_config.TextColumn(f"{regime}: predicted", width=120, help=meaning)
         config[f"{regime} was"] = st.column_config.TextColumn("measured", width=90, help=meaning)
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height=35 * (len(rows) + 1) + 3)
-    said = ", ".join(f"{regime} {r:.3f}" for regime, r in found.pearson.items() if not math.isnan(r))
+    correlations = ", ".join(f"{regime} {r:.3f}" for regime, r in verification.pearson.items() if not math.isnan(r))
     meanings = "; ".join(f"{regime}: {meaning}" for regime, meaning in REGIMES.items())
-    st.caption(plain((f"Correlation of predicted and measured: {said}. " if said else "") + f"{meanings}."))
+    st.caption(
+        plain((f"Correlation of predicted and measured: {correlations}. " if correlations else "") + f"{meanings}.")
+    )
 
 
-def _together(model: LanguageModel, asked: Asked, graph: Graph, latents: Sequence[int], factor: float) -> None:
+def _together(
+    model: LanguageModel, request: AttributionRequest, graph: Graph, latents: Sequence[int], factor: float
+) -> None:
     import workbench as wb
 
     with one_sentence(), st.spinner("Taking them out …"):
         nodes = [graph.node(id) for id in latents]
         edits = [wb.Scale(node.feature, factor, positions=(node.position,)) for node in nodes if node.feature]
-        both = wb.compare(model, asked.prompt, edits, max_new_tokens=1)
+        both = wb.compare(model, request.prompt, edits, max_new_tokens=1)
         st.markdown("**The next token**")
         st.plotly_chart(
             figures.token_changes(both.top_changes), theme=None, key="moved", config={"displayModeBar": False}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-from shared import session, snippets
+from shared import pages, session, snippets
 from shared.tokens import plain
 
 from workbench import Feature, figures
@@ -62,7 +62,7 @@ def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None
     with actions.container(horizontal=True, horizontal_alignment="right"):
         if st.button("Steer this neuron", type="primary", icon=":material/tune:", key="steer this"):
             st.session_state.pop("linked", None)
-            st.switch_page(session.STEER, query_params={"feature": str(feature)})
+            st.switch_page(pages.script("steer"), query_params={"feature": str(feature)})
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
 
 
@@ -77,7 +77,7 @@ def _siblings(model: LanguageModel, layer: int, index: int, own: str) -> None:
     for site in model.network.neuron_sites:
         sibling = f"neurons.{layer}.{site}:{index}"
         st.page_link(
-            session.BROWSE,
+            pages.script("browse"),
             label=f"**{site}** {SITES[site]} {_tokens(model, sibling)}",
             query_params={"feature": sibling},
             icon=":material/radio_button_checked:" if site == own else ":material/radio_button_unchecked:",
@@ -89,7 +89,7 @@ def _neighbours(model: LanguageModel, text: str) -> None:
     st.caption("Of the same site in any layer, by the cosine of their weights.")
     for other, cosine in caching.neighbours(model, text, NEAR):
         st.page_link(
-            session.BROWSE,
+            pages.script("browse"),
             label=f"**{cosine:.2f}** {plain(other)} {_tokens(model, str(other))}",
             query_params={"feature": str(other)},
             icon="",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from browse import remarks
-from shared import dictionaries, session, snippets
+from shared import dictionaries, pages, session, snippets
 from shared.dictionaries import Known
 from shared.tokens import plain, show_examples
 
+from browse import remarks
 from workbench import Feature, figures
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
     with actions.container(horizontal=True, horizontal_alignment="right"):
         if st.button(f"Steer this {one.noun}", type="primary", icon=":material/tune:", key="steer this"):
             st.session_state.pop("linked", None)
-            st.switch_page(session.STEER, query_params={"feature": str(feature)})
+            st.switch_page(pages.script("steer"), query_params={"feature": str(feature)})
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
 
 
@@ -115,7 +115,7 @@ def _link(one: Known, index: FeatureIndex, latent: int, number: str, label: str)
     active, promoted = dictionaries.latent_tokens(index, latent)
     words = label or ", ".join(map(figures.visible, active or promoted))
     st.page_link(
-        session.BROWSE,
+        pages.script("browse"),
         label=f"**{number}** {latent} {plain(words)}",
         query_params={"feature": f"{one.name}:{latent}"},
         icon="",

@@ -42,17 +42,17 @@ class LatentQuery:
 
     def how(self) -> dict[str, Any]:
         """The arguments of `FeatureIndex.search`; those that have their usual value are left out."""
-        said: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if self.text.strip():
-            said[{WORDS: "text", TOKEN: "token", REGEX: "regex"}[self.mode]] = self.text
+            arguments[{WORDS: "text", TOKEN: "token", REGEX: "regex"}[self.mode]] = self.text
         if self.starred:
-            said["starred"] = True
+            arguments["starred"] = True
         if self.density != (0.0, 1.0):
-            said["density"] = self.density
+            arguments["density"] = self.density
         if self.regex:
             usual = {"order": "f1", "min_precision": 0.0, "min_recall": 0.01}
-            said |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
-        return said | {"limit": LIMIT}
+            arguments |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        return arguments | {"limit": LIMIT}
 
 
 def ask(noun: str) -> LatentQuery:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
-from browse import latent_query
-from browse.latent_query import LIMIT, LatentQuery
 from shared import dictionaries, session, snippets
 from shared.dictionaries import Known
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
+from browse import latent_query
+from browse.latent_query import LIMIT, LatentQuery
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:

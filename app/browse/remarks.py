@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @st.fragment
 def show(one: Known, index: FeatureIndex, latent: int) -> None:
     """The editor; typing draws only this part of the page anew."""
-    said = index.remarks().get(latent)
-    start = {"label": said.label if said else "", "note": said.note if said else ""}
-    starred = bool(said and said.starred)
+    remark = index.remarks().get(latent)
+    start = {"label": remark.label if remark else "", "note": remark.note if remark else ""}
+    starred = bool(remark and remark.starred)
     keys = {name: f"{name} of {one.name}:{latent}" for name in (*start, "star")}
     for name, text in start.items():
         if st.session_state.get(keys[name], "") != text:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import caching
 import pandas as pd
 import streamlit as st
-from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
 from caching import TOP_K, Stopped
 from shared import session, snippets
 from shared.sample import knows
 from shared.tokens import plain
 from shared.waiting import begin_again, one_sentence, wait_for, was_stopped
 
+from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
 from workbench.figures.common import visible
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
             "under these settings. These score it highest, at any rank:"
         )
     token = query.text if query.text.startswith(" ") or query.match == "exact" else f" {word}"
-    found = caching.strongest(model, token, query.weights, query.scale, STRONGEST)
+    best = caching.strongest(model, token, query.weights, query.scale, STRONGEST)
     first = visible(model.token_texts(model.to_tokens(token)[0, :1])[0])
     st.markdown(f"**The neurons whose {query.weights} weights score the token “{plain(first)}” highest.**")
-    _show_table([table.hit(table.row(feature)) for feature, _ in found], query, [score for _, score in found])
+    _show_table([table.hit(table.row(feature)) for feature, _ in best], query, [score for _, score in best])
     snippets.show(snippets.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))
 
 

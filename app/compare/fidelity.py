@@ -30,7 +30,7 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class FidelityRequest:
     """All that a comparison depends on."""
 
     source: str
@@ -47,32 +47,32 @@ class Asked:
         return ("fidelity", self.source, *self.folders, self.corpus, str(self.tokens), self.stamp)
 
 
-def begin(model: LanguageModel, asked: Asked) -> None:
+def begin(model: LanguageModel, request: FidelityRequest) -> None:
     """Start measuring, if that has not been done."""
-    task = caching.task(asked.key)
+    task = caching.task(request.key)
     if task is not None and not task.failed and not task.stopping:
         return
-    loaded = [dictionaries.load(model, dictionaries.called(model, folder)) for folder in asked.folders]
+    loaded = [dictionaries.load(model, dictionaries.called(model, folder)) for folder in request.folders]
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> list[Fidelity]:
         import workbench as wb
 
-        corpus = wb.Corpus.load(asked.corpus)
-        return wb.measures.measure_fidelities(model, loaded, corpus, asked.tokens, progress=tell, cancel=cancelled)
+        corpus = wb.Corpus.load(request.corpus)
+        return wb.measures.measure_fidelities(model, loaded, corpus, request.tokens, progress=tell, cancel=cancelled)
 
-    caching.begin(asked.key, "Measuring", work, asked)
+    caching.begin(request.key, "Measuring", work, request)
 
 
-def show(asked: Asked) -> None:
+def show(request: FidelityRequest) -> None:
     """How far the measuring is, or its results."""
-    task = caching.task(asked.key)
+    task = caching.task(request.key)
     if task is None:
         return
     if not task.done:
-        background.follow(asked.key)
+        background.follow(request.key)
         return
     if task.failed:
-        if not background.show_failure(asked.key):
+        if not background.show_failure(request.key):
             st.info("Stopped before anything was measured.", icon=":material/pause:")
         return
     results = task.result()
@@ -85,11 +85,11 @@ def show(asked: Asked) -> None:
         else "There are no confidence intervals for one text; take more."
     )
     st.caption(f"{stopped}Measured on {one.tokens:,} tokens of {texts}. {spans}")
-    names = [name.rsplit("/", 1)[-1] for name in asked.names]
+    names = [name.rsplit("/", 1)[-1] for name in request.names]
     figure = figures.fidelity_comparison(names, results)
     st.plotly_chart(figure, theme=None, key="fidelity", config={"displayModeBar": False})
     _table(names, results)
-    snippets.show(snippets.fidelity(asked.source, asked.folders, asked.corpus, asked.tokens))
+    snippets.show(snippets.fidelity(request.source, request.folders, request.corpus, request.tokens))
 
 
 def _table(names: Sequence[str], results: Sequence[Fidelity]) -> None:

@@ -21,10 +21,10 @@ def follow(key: tuple[str, ...], stop: str = "Stop") -> None:
             st.rerun()
         bar, button = st.columns([6, 1], vertical_alignment="bottom")
         left = task.seconds_left
-        said = task.what or f"{task.name}: beginning"
-        if left is not None and "left" not in said:
-            said += f", about {time_left(left)} left"
-        bar.progress(min(max(task.share, 0.0), 1.0), text=plain("Stopping …" if task.stopping else f"{said} …"))
+        text = task.what or f"{task.name}: beginning"
+        if left is not None and "left" not in text:
+            text += f", about {time_left(left)} left"
+        bar.progress(min(max(task.share, 0.0), 1.0), text=plain("Stopping …" if task.stopping else f"{text} …"))
         button.button(stop, key=f"stop {key}", icon=":material/stop:", on_click=task.stop, disabled=task.stopping)
 
     watch()

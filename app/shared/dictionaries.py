@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
+from shared.session import DATA
 from shared.tokens import plain
 
 from workbench import Feature
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from workbench.index import FeatureIndex
     from workbench.model import LanguageModel
 
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
+SHIPPED = DATA / "dictionaries"
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,22 @@ def known() -> list[Known]:
     for place in (SHIPPED, *more, runs_folder()):
         folders += sorted((file.parent for file in place.glob(f"*/{CONFIG}")), key=lambda folder: folder.name)
     folders += map(Path, caching.typed_folders())
-    found: dict[str, Known] = {}
+    known_ones: dict[str, Known] = {}
     for folder in dict.fromkeys(folders):
         one = _described(folder)
-        if one.name in found:  # a copy, say: then its place tells them apart
+        if one.name in known_ones:  # a copy, say: then its place tells them apart
             one = Known(**vars(one) | {"name": one.folder})
-        found[one.name] = one
-    return list(found.values())
+        known_ones[one.name] = one
+    return list(known_ones.values())
 
 
 def own(model: LanguageModel) -> list[Known]:
     """The dictionaries that the model itself runs through."""
-    found = []
+    known_ones = []
     for one in model.splices.values():
         assert isinstance(one, Dictionary)
-        found.append(replace(_described(Path(one._folder)), name=one.name, model_hash=""))
-    return found
+        known_ones.append(replace(_described(Path(one._folder)), name=one.name, model_hash=""))
+    return known_ones
 
 
 def fitting(model: LanguageModel) -> list[Known]:
@@ -124,13 +125,13 @@ def load(model: LanguageModel, one: Known) -> Dictionary:
             return mine
     if complaint := trouble(model, one):
         raise DictionaryError(complaint)
-    made = caching.dictionary(one.folder, one.name, one.stamp)
-    for point, width in ((made.reads, made.d_in), (made.writes, made.d_out)):
+    loaded = caching.dictionary(one.folder, one.name, one.stamp)
+    for point, width in ((loaded.reads, loaded.d_in), (loaded.writes, loaded.d_out)):
         if model.hook_points[point].width != width:
             raise DictionaryError(
                 f"{one.name} is {width:,} wide and {point} of {model.name} is {model.hook_points[point].width:,} wide."
             )
-    return made
+    return loaded
 
 
 def open_index(model: LanguageModel, one: Known) -> FeatureIndex | None:
@@ -163,11 +164,11 @@ def called(model: LanguageModel, name: str) -> Known:
 
 def feature(model: LanguageModel, text: str) -> Feature:
     """The feature of this id, of a model's neurons or of a dictionary, checked; raises `FeatureError` if it is none."""
-    said = Feature.parse(text)
-    if is_neuron(said):
-        dictionary_of(model, said)
-        return said
-    return load(model, called(model, said.dictionary)).feature(said.index)
+    parsed = Feature.parse(text)
+    if is_neuron(parsed):
+        dictionary_of(model, parsed)
+        return parsed
+    return load(model, called(model, parsed.dictionary)).feature(parsed.index)
 
 
 def is_neuron(one: Feature) -> bool:

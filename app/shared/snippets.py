@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from shared.corpora import WALKS
-from shared.session import DEFAULT
+from shared.session import DATA, DEFAULT
 
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
+SHIPPED = DATA / "dictionaries"
 
 if TYPE_CHECKING:
     from workbench.interventions.kinds import FeatureIntervention
@@ -30,8 +30,8 @@ def opening(source: str) -> str:
 
 def search(source: str, query: str, table: dict[str, Any], how: dict[str, Any]) -> str:
     """A search over all decoded neurons; an empty query lists the most specialised ones."""
-    given = "".join(f", {key}={value!r}" for key, value in table.items())
-    code = opening(source) + f"table = wb.decode_neurons(model{given})\n"
+    arguments = "".join(f", {key}={value!r}" for key, value in table.items())
+    code = opening(source) + f"table = wb.decode_neurons(model{arguments})\n"
     if query:
         words = "".join(f", {key}={value!r}" for key, value in how.items() if value is not None)
         return code + (
@@ -77,12 +77,12 @@ def card(source: str, feature: str, top: int, near: int) -> str:
 
 def latent_search(folder: str, how: dict[str, Any]) -> str:
     """A search in a dictionary's feature index."""
-    given = ", ".join(f"{key}={value!r}" for key, value in how.items())
+    arguments = ", ".join(f"{key}={value!r}" for key, value in how.items())
     scores = "[hit.score.precision, hit.score.recall], " if "regex" in how else ""
     return (
         "import workbench as wb\n\n"
         f"index = wb.open_index({_place(folder)!r})\n"
-        f"for hit in index.search({given}):\n"
+        f"for hit in index.search({arguments}):\n"
         f"    print(hit.index, {scores}repr(hit.label), hit.activating[:6], hit.promoted[:6])\n"
     )
 
@@ -105,12 +105,12 @@ def latent_card(folder: str, latent: int) -> str:
 
 def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
     """The index of a dictionary, from a corpus or from walks of the model's own state machine."""
-    made = (
+    corpus_code = (
         'wb.synthetic.TokFSM(**model.about["machine"]).corpus()' if corpus == WALKS else f"wb.Corpus.load({corpus!r})"
     )
     return opening(source) + (
         f"dictionary = wb.load_dictionary({_place(folder)!r})\n"
-        f"corpus = {made}\n"
+        f"corpus = {corpus_code}\n"
         f"index = wb.build_index(model, dictionary, corpus, {_place(folder) + '/index'!r}, tokens={tokens})\n"
     )
 
@@ -172,9 +172,9 @@ def _place(folder: str) -> str:
     return path.name if path.parent == SHIPPED else str(path)
 
 
-def training(source: str, made: str, call: str) -> str:
+def training(source: str, corpus_code: str, call: str) -> str:
     """A training: how the dictionary is made, and the call of `train`."""
-    return opening(source) + f"{made}\n{call}\n"
+    return opening(source) + f"{corpus_code}\n{call}\n"
 
 
 def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> str:
@@ -189,13 +189,13 @@ def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> s
     )
 
 
-def attribution(asked: Any) -> str:
+def attribution(request: Any) -> str:
     """The graph of features behind a prediction, and what taking them out does."""
-    opened = ", ".join(f"wb.load_dictionary({_place(folder)!r})" for folder in asked.folders)
-    return opening(asked.source) + (
+    opened = ", ".join(f"wb.load_dictionary({_place(folder)!r})" for folder in request.folders)
+    return opening(request.source) + (
         f"transcoders = [{opened}]\n"
-        f"graph = wb.attribute(\n    model, transcoders, {asked.prompt!r}, {asked.target!r}, "
-        f"max_latents={asked.latents}, mlps={asked.mlps!r}\n)\n"
+        f"graph = wb.attribute(\n    model, transcoders, {request.prompt!r}, {request.target!r}, "
+        f"max_latents={request.latents}, mlps={request.mlps!r}\n)\n"
         "print(graph.target.label, graph.target.value, graph.shares, max(graph.completeness()))\n"
         "for edge in graph.prune(0.5, 0.9).edges:\n"
         "    source, target = graph.node(edge.source), graph.node(edge.target)\n"
@@ -206,22 +206,26 @@ def attribution(asked: Any) -> str:
     )
 
 
-def circuits(asked: Any) -> str:
+def circuits(request: Any) -> str:
     """The heads of a task by every method that was asked for."""
-    if asked.name == "own prompts":
-        code = "from workbench.circuits.tasks import from_jsonl\n" + opening(asked.source)
-        code += f"task = from_jsonl({asked.own!r})\n"
+    if request.name == "own prompts":
+        code = "from workbench.circuits.tasks import from_jsonl\n" + opening(request.source)
+        code += f"task = from_jsonl({request.own!r})\n"
     else:
-        made = f"TASKS[{asked.name!r}](model, {asked.pairs}, {asked.seed})"
-        code = "from workbench.circuits.tasks_generated import TASKS\n" + opening(asked.source) + f"task = {made}\n"
+        corpus_code = f"TASKS[{request.name!r}](model, {request.pairs}, {request.seed})"
+        code = (
+            "from workbench.circuits.tasks_generated import TASKS\n"
+            + opening(request.source)
+            + f"task = {corpus_code}\n"
+        )
     code += "print(wb.circuits.evaluate_task(model, task))\nscores = {}\n"
     calls = {
-        "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={asked.seed})",
+        "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={request.seed})",
         "attribution": "wb.circuits.attribution_patching(model, task, mlps=False).heads",
     }
-    for method in asked.methods:
+    for method in request.methods:
         call = calls.get(
-            method, f"wb.circuits.patch_components(model, task, {method!r}, mlps=False, seed={asked.seed}).heads"
+            method, f"wb.circuits.patch_components(model, task, {method!r}, mlps=False, seed={request.seed}).heads"
         )
         code += f"scores[{method!r}] = {call}\n"
     return code + (

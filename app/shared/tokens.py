@@ -100,21 +100,27 @@ def show_examples(examples: Sequence[Any], highest: float) -> None:
     st.html(f'<div class="wb-examples">{"".join(rows)}</div>')
 
 
-def show_strengths(pieces: Sequence[str], values: Sequence[float], said: Sequence[str], least: float = 0.0) -> None:
+def show_strengths(pieces: Sequence[str], values: Sequence[float], labels: Sequence[str], least: float = 0.0) -> None:
     """A text whose tokens are tinted by a value of each, from `least` to the highest; what is `said` shows on hover."""
     full = max(values, default=0.0) - least
-    spans = [_tinted(piece, value - least, full, what) for piece, value, what in zip(pieces, values, said, strict=True)]
+    spans = [
+        _tinted(piece, value - least, full, what) for piece, value, what in zip(pieces, values, labels, strict=True)
+    ]
     st.html(f'<div class="wb-text">{"".join(spans)}</div>')
 
 
-def _tinted(token: str, value: float, full: float, said: str, *, peak: bool = False) -> str:
+def _tinted(token: str, value: float, full: float, labels: str, *, peak: bool = False) -> str:
     """A token on a line of its own text: a new line is only a sign."""
     letters = _letters(token).replace("\n", "")
     if value <= 0 and not peak:
-        return letters if not said else f'<span class="t" data-value="{html.escape(said, quote=True)}">{letters}</span>'
+        return (
+            letters
+            if not labels
+            else f'<span class="t" data-value="{html.escape(labels, quote=True)}">{letters}</span>'
+        )
     tint = min(value / full, 1.0) * 0.8 if full > 0 else 0.0
     kind = "t p" if peak else "t"
-    title = html.escape(said, quote=True)
+    title = html.escape(labels, quote=True)
     return f'<span class="{kind}" style="background: rgba({TINT}, {tint:.3f})" data-value="{title}">{letters}</span>'
 
 

@@ -60,10 +60,10 @@ def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = Fa
                 st.button("Stop", key=f"stop {what}", on_click=_stop, args=(job, name))
             shown = None
             while not job.done:
-                said = _said(job, what)
-                if said != shown:  # a browser that draws has less time for the work itself
-                    bar.progress(said[0], text=said[1])
-                    shown = said
+                text = _bar_text(job, what)
+                if text != shown:  # a browser that draws has less time for the work itself
+                    bar.progress(text[0], text=text[1])
+                    shown = text
                 job.wait(0.1 if job.share == 0 else 0.4)
     finally:
         job.waiting -= 1
@@ -93,7 +93,7 @@ def _stop(job: Job, name: str) -> None:
     job.stop()
 
 
-def _said(job: Job, what: str) -> tuple[float, str]:
+def _bar_text(job: Job, what: str) -> tuple[float, str]:
     """How far the bar is, and its text."""
     if job.share <= 0:
         return 0.0, f"{what} …"

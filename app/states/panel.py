@@ -45,8 +45,8 @@ def show(model: LanguageModel, machine: TokFSM) -> None:
     counted = caching.state_counts(model, machine)
     _codes(model, machine, counted[0], walk)
     st.subheader("Force a state's codes", anchor=False)
-    asked, how = st.columns([2, 4], vertical_alignment="bottom")
-    target = asked.selectbox(
+    which, how = st.columns([2, 4], vertical_alignment="bottom")
+    target = which.selectbox(
         "On the last state, force the codes of",
         [None, *range(machine.states)],
         index=1 + (walk[-1] + machine.states // 2) % machine.states,
@@ -68,11 +68,11 @@ def _codes(model: LanguageModel, machine: TokFSM, counted: StateCounts, walk: li
     import torch
 
     tokens = machine.write(torch.tensor([walk]))
-    found = model.capture(tokens, list(model.splices))
+    activations = model.capture(tokens, list(model.splices))
     places = [(step + 1) * machine.digits for step in range(len(walk))]
     rows = []
     for point, book in model.splices.items():
-        codes = book.encode(found[point][:, places].flatten(2)).indices[0]  # type: ignore[attr-defined]  # [states, k]
+        codes = book.encode(activations[point][:, places].flatten(2)).indices[0]  # type: ignore[attr-defined]  # [states, k]
         precision, groups = counted.precision(point), book.groups  # type: ignore[attr-defined]
         per_group = codes.shape[1] // groups
         for group in range(groups):

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from pages import complaint, quiet, run_code, script, start, switch, words
+from pages import ended as ended_task
+from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
-from test_app import APP, complaint, quiet, run_code, words
 
 import workbench as wb
 from workbench.interventions.kinds import FeatureIntervention
 from workbench.surgery.registry import OPERATIONS
-
-
-@pytest.fixture(autouse=True)
-def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `streamlit run` does it."""
-    monkeypatch.syspath_prepend(str(APP))
 
 
 @pytest.fixture
@@ -36,27 +31,17 @@ def folder(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def visit(folder: Path, edits: list[FeatureIntervention] | None = None) -> AppTest:
     """A new session on Surgery, with these edits in Steer's list."""
-    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-    page.session_state["source"] = str(folder)
-    page.session_state["surgery corpus"] = str(folder.parent / "texts.txt")
-    page.session_state["surgery tokens"] = 64
+    state: dict = {"surgery corpus": str(folder.parent / "texts.txt"), "surgery tokens": 64}
     if edits:
         from steer.edits import Row
 
-        page.session_state["rows"] = [Row(100 + number, one) for number, one in enumerate(edits)]
-    page.run()
-    return page.switch_page("surgery/page.py").run()
+        state["rows"] = [Row(100 + number, one) for number, one in enumerate(edits)]
+    return visit_page("surgery", folder, state)
 
 
 def ended(page: AppTest, place: str = "surgery key") -> AppTest:
     """The page once the work in this place has ended."""
-    import caching
-
-    until = time.monotonic() + 400
-    while (task := caching.task(page.session_state[place])) is not None and not task.done:
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return page.run()
+    return ended_task(page, page.session_state[place])
 
 
 def tried(page: AppTest) -> AppTest:
@@ -79,7 +64,7 @@ def test_an_edit_is_baked_kept_copied_and_undone(folder: Path) -> None:
     assert shown["Perplexity"] == f"{child.certificate.perplexity_after:.4g}"
     page.button(key="surgery keep").click().run()
     assert len(quiet(page).session_state["surgery"]) == 1
-    code = next(one.value for one in page.code if "wb.surgery.apply_operation" in one.value)
+    code = script(page, "wb.surgery.apply_operation")
     printed = run_code(code.replace(str(folder.parent / "runs" / "edited"), str(folder.parent / "copied")))
     assert f"{child.certificate.kl:.4g} nats" in printed
     assert wb.load_model(str(folder.parent / "copied")).hash == child.model.hash
@@ -163,7 +148,7 @@ def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> N
     second = page.session_state["surgery"][-1].child.model.hash
 
     page.button(key="surgery load").click().run()  # the second step is not in the folder
-    assert "takes the place of what was kept or tried" in "".join(one.value for one in quiet(page).warning)
+    assert "replaces the steps and the trial here" in "".join(one.value for one in quiet(page).warning)
     page.button(key="surgery no").click().run()
     assert [step.child.model.hash for step in quiet(page).session_state["surgery"]] == [first, second]
     page.button(key="surgery save").click().run()
@@ -195,7 +180,7 @@ def test_a_question_is_about_one_folder_and_one_model(folder: Path) -> None:
     page.multiselect(key="surgery remove sublayers layers").set_value([2]).run()
     page = quiet(tried(page))
     page.button(key="surgery load").click().run()  # what was tried would be lost
-    assert "kept or tried here" in "".join(one.value for one in quiet(page).warning)
+    assert "replaces the steps and the trial here" in "".join(one.value for one in quiet(page).warning)
     page.button(key="surgery no").click().run()
     assert quiet(page).session_state["surgery tried"] is not None
 
@@ -271,12 +256,8 @@ def test_what_was_kept_is_there_when_the_page_is_loaded_again(folder: Path) -> N
     want = [step.child.model.hash for step in first.session_state["surgery"]]
 
     def again(model: Path) -> AppTest:
-        page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-        page.session_state["source"] = str(model)
-        page.session_state["known models"] = [str(folder), str(model)]
-        page.run()
-        page.query_params["changes"] = link if isinstance(link, str) else link[0]
-        return quiet(page.switch_page("surgery/page.py").run())
+        page = start(model, {"known models": [str(folder), str(model)]})
+        return quiet(switch(page, "surgery", changes=link if isinstance(link, str) else link[0]))
 
     page = again(folder)
     assert [step.child.model.hash for step in page.session_state["surgery"]] == want

@@ -20,7 +20,7 @@ CHART, NODE, PINS, MEASURED = "attribution chart", "attribution node", "attribut
 
 
 @dataclass(frozen=True)
-class Asked:
+class AttributionRequest:
     """All that a graph depends on."""
 
     source: str
@@ -51,7 +51,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Found:
+class AttributionOutcome:
     """What came of it."""
 
     graph: Graph
@@ -69,9 +69,9 @@ def transcoders(model: LanguageModel) -> dict[str, Known]:
     }
 
 
-def load(model: LanguageModel, asked: Asked) -> list[Any]:
+def load(model: LanguageModel, request: AttributionRequest) -> list[Any]:
     """The transcoders themselves."""
-    return [dictionaries.load(model, dictionaries.called(model, folder)) for folder in asked.folders]
+    return [dictionaries.load(model, dictionaries.called(model, folder)) for folder in request.folders]
 
 
 def named(graph: Graph, node: Node, words: str = "") -> str:

@@ -54,13 +54,13 @@ def follow(model: LanguageModel, link: str | None) -> None:
         return
     st.session_state["followed"] = link
     try:
-        said = Feature.parse(link)
+        feature = Feature.parse(link)
     except FeatureError:
         return
-    if dictionaries.is_neuron(said):
+    if dictionaries.is_neuron(feature):
         st.session_state["dictionary"] = NEURONS
         return
-    known = [one.name for one in dictionaries.fitting(model) if said.dictionary in (one.name, one.folder, one.title)]
+    known = [one.name for one in dictionaries.fitting(model) if feature.dictionary in (one.name, one.folder, one.title)]
     if known:
         st.session_state["dictionary"] = known[0]
 
