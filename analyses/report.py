@@ -21,9 +21,9 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from workbench.core.files import replacing
-from workbench.figures.common import visible
+from workbench.core.provenance import command_line
+from workbench.core.text import visible
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import command_line
 
 PACKAGES = ("workbench-lm", "torch", "transformers", "transformer-lens", "plotly")
 

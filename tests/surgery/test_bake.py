@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, GemmaConfig, GemmaForCausalLM
 
 import workbench as wb
-from workbench.model.weights import fingerprint, parameters_of
+from workbench.core.hashing import fingerprint
+from workbench.model.weights import parameters_of
 from workbench.surgery.bake.bake import BakeError, unbakeable
 
 UNTIED = {"tie_word_embeddings": False, "mlp_bias": True, "attention_bias": True}

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import workbench as wb
+from workbench.core.hashing import fingerprint
 from workbench.interventions.weight_edits import RemoveSublayer
-from workbench.model.weights import fingerprint, parameters_of
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.finetuning.healing import Decay, heal
 from workbench.surgery.operations.matrices import matrices, out_in

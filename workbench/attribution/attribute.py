@@ -21,9 +21,9 @@ from workbench.attribution.gradient import full_gradient
 from workbench.attribution.graph import KINDS, Graph, Node, effects, influences
 from workbench.attribution.sources import Sources, by_layer
 from workbench.attribution.target import Reader, Target, latent_reader, read_target
+from workbench.core.progress import Progress
 from workbench.dictionaries.coder import SparseCoder
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress
 
 
 def attribute(

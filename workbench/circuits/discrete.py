@@ -18,8 +18,8 @@ from torch import Tensor
 from workbench.circuits.discrete_sae import train_coder
 from workbench.circuits.patching_runs import capture_all, head_point, output_weights
 from workbench.circuits.tasks import TaskError, as_tokens
+from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 
 
 @dataclass(frozen=True)

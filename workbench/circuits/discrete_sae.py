@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.circuits.tasks import TaskError
-from workbench.model.weights import Progress
+from workbench.core.progress import Progress
 
 
 @dataclass(frozen=True)

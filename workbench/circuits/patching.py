@@ -16,9 +16,9 @@ from torch import Tensor
 
 from workbench.circuits.patching_runs import Variant, capture_all, head_point, last_logits, mlp_point, run_variants
 from workbench.circuits.tasks import Encoded, Task, TaskError, encode, log_odds
+from workbench.core.progress import Progress
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 
 METHODS = {
     "patch": "what it does on the corrupted prompt",

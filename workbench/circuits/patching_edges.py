@@ -23,8 +23,8 @@ from workbench.circuits.patching_runs import (
     run_variants,
 )
 from workbench.circuits.tasks import Task, TaskError, encode, log_odds
+from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 
 Edge = tuple[int, int, int, int]
 """Layer and head that write, layer and head that read."""

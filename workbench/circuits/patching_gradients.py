@@ -18,9 +18,9 @@ from torch import Tensor
 from workbench.circuits.patching import PatchingResult
 from workbench.circuits.patching_runs import capture_all, head_point, mlp_point, output_weights
 from workbench.circuits.tasks import Encoded, Task, TaskError, encode, log_odds
+from workbench.core.progress import Progress
 from workbench.model.edits import Edit, Group, Run
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress
 
 TOKENS = 384
 """Tokens that run at once: what is kept for the backward pass is a few MB for each."""

@@ -18,6 +18,5 @@ from workbench.figures.common import next_state_map as next_state_map
 from workbench.figures.common import token_bars as token_bars
 from workbench.figures.common import token_changes as token_changes
 from workbench.figures.common import training_curves as training_curves
-from workbench.figures.common import visible as visible
 from workbench.figures.sparsity import sparsity_by_layer as sparsity_by_layer
 from workbench.figures.sparsity import sparsity_price as sparsity_price

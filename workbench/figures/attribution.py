@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import plotly.graph_objects as go
 
-from workbench.figures.common import AGAINST, FAINT, FOR, INK, dress, visible
+from workbench.core.text import figure_label
+from workbench.figures.common import AGAINST, FAINT, FOR, INK, dress
 
 
 class Drawn(Protocol):
@@ -133,7 +133,7 @@ def attribution_graph(
     columns = range(-1 if any(node.position < 0 for node in graph.nodes) else 0, len(graph.prompt))
     figure.update_xaxes(
         tickvals=list(columns),
-        ticktext=["" if place < 0 else _label(graph.prompt[place]) for place in columns],
+        ticktext=["" if place < 0 else figure_label(graph.prompt[place]) for place in columns],
         tickangle=0 if len(graph.prompt) < 16 else -60,
         showgrid=False,
         zeroline=False,
@@ -188,7 +188,8 @@ def _draw_edges(
         mode="markers",
         marker={"size": 8, "opacity": 0},
         hovertext=[
-            f"{_label(names[edge.source].label)} → {_label(names[edge.target].label)}<br>weight {edge.weight:+.3g}"
+            " → ".join(figure_label(names[end].label) for end in (edge.source, edge.target))
+            + f"<br>weight {edge.weight:+.3g}"
             for edge in edges
         ],
         hovertemplate="%{hovertext}<extra></extra>",
@@ -202,11 +203,11 @@ def _line(edge: Line, places: Mapping[int, tuple[float, float]], axis: int) -> t
 
 def _said(graph: Picture, node: Drawn, words: str) -> str:
     """What a node says on hover, as HTML."""
-    lines = [f"<b>{_label(node.label)}</b>"]
+    lines = [f"<b>{figure_label(node.label)}</b>"]
     if node.position >= 0:
-        lines.append(f"on {_label(graph.prompt[node.position])} (position {node.position})")
+        lines.append(f"on {figure_label(graph.prompt[node.position])} (position {node.position})")
     if words:
-        lines.append(_label(words))
+        lines.append(figure_label(words))
     if node.kind == "target":
         lines.append(f"value {node.value:.4g}")
     else:
@@ -214,8 +215,3 @@ def _said(graph: Picture, node: Drawn, words: str) -> str:
         lines += [f"influence {node.influence:.2%}", f"adds {node.effect:+.3g} within the graph"]
         lines += [f"adds {node.gradient_effect:+.3g} if all responds"] if node.kind == "latent" else []
     return "<br>".join(lines)
-
-
-def _label(text: str) -> str:
-    """A text that Plotly can't take for markup."""
-    return html.escape(visible(text)).replace("$", "&#36;")

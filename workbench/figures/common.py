@@ -11,6 +11,8 @@ from typing import Protocol
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.core.text import visible
+
 INK, FAINT, GRID = "#1f2b2a", "#7c8b93", "#e6ebe6"
 FOR, AGAINST = "#1f7a6d", "#c8643c"
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
@@ -45,14 +47,6 @@ class Measured(Protocol):
 
     @property
     def intervals(self) -> Mapping[str, tuple[float, float]]: ...
-
-
-_SHOWN = str.maketrans({" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "\xa0": "⍽"})
-
-
-def visible(text: str) -> str:
-    """A token with its white space and control characters made visible: `␣dog`."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text.translate(_SHOWN))
 
 
 def token_bars(

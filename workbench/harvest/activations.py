@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 
 
 class HarvestError(WorkbenchError):

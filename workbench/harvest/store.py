@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from workbench.core.files import replacing
+from workbench.core.progress import Progress
+from workbench.core.provenance import command_line
 from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError, difference
-from workbench.model.weights import Progress, command_line
 
 
 class Store:

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 
 from workbench.core.files import replacing
+from workbench.core.progress import Progress
+from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Codes, Dictionary
@@ -35,7 +37,6 @@ from workbench.index.tokens import write_tokens
 from workbench.index.writer import write_entries
 from workbench.interventions.kinds import dictionary_of
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress, command_line
 
 NEURONS_KEPT = 512
 """Entries kept per neuron where `keep` is not given: every neuron has a value at every token."""

@@ -16,18 +16,12 @@ from typing import Any
 from torch import nn
 
 from workbench.core.files import replacing
+from workbench.core.hashing import fingerprint
+from workbench.core.progress import Progress
 from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import (
-    DEFAULT_MODEL,
-    ModelError,
-    Progress,
-    default_hash,
-    fingerprint,
-    parameters_of,
-    read_default,
-    read_huggingface,
-)
+from workbench.model.weights import ModelError, parameters_of, read_huggingface
 
 FORMAT = 1
 NOTE = "spliced.json"

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from workbench.core.progress import Progress
 from workbench.interventions.kinds import FeatureIntervention
 from workbench.model.edits import Group, Run, check_edits
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 
 ROWS = 8
 """Strengths run at once."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError, as_corpus
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.protocol import Dictionary
@@ -21,7 +22,6 @@ from workbench.evaluation.bootstrap import drawn_weights, interval
 from workbench.evaluation.predictions import PREDICTIONS, logits_under, some_places
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError
 from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.cache import cache_folder
 from workbench.core.files import replacing
 from workbench.model.edits import Edit, EditError, Run, current_run, running
 from workbench.model.hookpoints import HookPoint, HookPoints
-from workbench.model.weights import ModelError, cache_folder
+from workbench.model.weights import ModelError
 
 TABLE = 2
 """Version of the tables of hook points on disk."""

@@ -19,11 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from workbench.core.cache import cache_folder
 from workbench.core.files import replacing
+from workbench.core.hashing import fingerprint
+from workbench.core.progress import Progress
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.interventions.kinds import dictionary_of
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress, cache_folder, fingerprint
 
 FORMAT = 1
 """Version of the table on disk."""

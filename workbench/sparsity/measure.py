@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.progress import Progress
+from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress, command_line
 from workbench.sparsity.curves import CettCurve, CurveMeter
 from workbench.sparsity.evaluation import CettMeter, Sample, SparsityOutcome, checked_sizes, summarised
 from workbench.sparsity.masking import (

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import Progress
 from workbench.sparsity.evaluation import Sample, checked_sizes
 from workbench.sparsity.masking import checked_thresholds, keeping_above
 

@@ -30,11 +30,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from workbench.core.files import replacing
+from workbench.core.hashing import fingerprint
+from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.saved import load_interventions, save_interventions
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, building, command_line, fingerprint, parameters_of, read_huggingface
+from workbench.model.weights import ModelError, building, parameters_of, read_huggingface
 from workbench.surgery.certificate.certificate import JSON, MARKDOWN, Certificate, certify
 from workbench.surgery.child_building import (
     SurgeryError,

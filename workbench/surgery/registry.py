@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from workbench.core.progress import Progress
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 from workbench.surgery.child import Child, SurgeryError
 from workbench.surgery.inputs import as_model
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.hashing import fingerprint
 from workbench.harvest.activations import difference
-from workbench.model.weights import fingerprint
 from workbench.training.learner import Learner
 
 FORMAT = 2

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
+from workbench.core.progress import Progress
 from workbench.harvest import Activations, Source, Store
-from workbench.model.weights import Progress
 from workbench.training.checkpoints import TrainingError
 
 

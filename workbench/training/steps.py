@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from workbench.model.weights import command_line
+from workbench.core.provenance import command_line
 from workbench.training.checkpoints import RunFolder, State, TrainingError
 from workbench.training.learner import Learner
 from workbench.training.processes import Processes

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress
 from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, described
 from workbench.training.processes import Processes
@@ -164,7 +164,7 @@ def _hook_points(dictionary: Trainable, hook_point: str, target: str) -> tuple[s
     writes = target or dictionary.writes or reads
     if not reads:
         raise TrainingError("Name the hook point to read from, such as 'blocks.3.hook_resid_post'.")
-    if reads == writes and (dictionary.d_in != dictionary.d_out or "transcoder" in dictionary.kind):
+    if reads == writes and (dictionary.d_in != dictionary.d_out or dictionary.transcodes):
         raise TrainingError(f"A {dictionary.kind} writes elsewhere than it reads; name that hook point with target=.")
     return reads, writes
 

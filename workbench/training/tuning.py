@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from workbench.core.hashing import fingerprint
+from workbench.core.progress import Progress
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress, fingerprint, parameters_of
+from workbench.model.weights import parameters_of
 from workbench.training.checkpoints import RunFolder, TrainingError
 from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, dictionary_in_place
@@ -145,6 +147,7 @@ def fine_tune(
         parameter.requires_grad_(False)
         parameter.grad = None
     for one in dictionaries:
+        one.widen(0, 0.0)
         one.provenance = one.provenance | learner.provenance
     twin.splices = dict(zip(points, dictionaries, strict=True))
     twin.hash, twin.about = learner.hash, model.about | {"trained": learner.provenance}

@@ -18,10 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from workbench.core.progress import Progress
+from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
 from workbench.model.edits import Group, Run
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import ModelError, Progress, command_line
+from workbench.model.weights import ModelError
 
 HELD_OUT = 0.1
 """Share of the bundled stories that nothing is calibrated on where no texts are named."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.core.hashing import fingerprint
 from workbench.model.hookpoints import HookPoints
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import fingerprint, parameters_of
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, Child, SurgeryError, make_child
 
 

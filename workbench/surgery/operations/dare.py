@@ -20,9 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from workbench.core.hashing import combined, digest
+from workbench.core.progress import Progress
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import Progress, combined, digest, parameters_of
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, NOTE, Child, SurgeryError, make_child
 from workbench.surgery.inputs import as_model, has_beside
 from workbench.surgery.registry import Argument, Cancelled, Operation, register

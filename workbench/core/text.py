@@ -1,0 +1,23 @@
+"""Text of models, files and addresses, made safe to show."""
+
+from __future__ import annotations
+
+import html
+
+_SHOWN = str.maketrans({" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "\xa0": "⍽"})
+_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_{}[]()<>#+-.!|~$:&^@="} | {"\n": " "})
+
+
+def visible(text: str) -> str:
+    """A token with its white space and control characters made visible: `␣dog`."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text.translate(_SHOWN))
+
+
+def plain(text: object) -> str:
+    """A text as Markdown that shows it letter by letter."""
+    return str(text).translate(_MARKDOWN)
+
+
+def figure_label(text: str) -> str:
+    """A text as a label that Plotly can't take for markup or mathematics."""
+    return html.escape(visible(text)).replace("$", "&#36;")

