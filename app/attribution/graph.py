@@ -1,4 +1,4 @@
-"""The picture of a graph, which node of it is open, which ones are pinned, and the graph as a file."""
+"""The figure of a graph, its open and pinned nodes, and the graph as a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared import dictionaries, session
 
 from attribution import node as attribution_node
 from attribution.request import CHART, NODE, PINS, AttributionRequest, named
-from workbench.figures.common import visible
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.attribution import Graph
@@ -25,7 +25,7 @@ FIRST = ["latent", "embedding", "error"]
 
 
 def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> None:
-    """The graph, as far as people want to see it, and the node that they chose."""
+    """Draw the most influential part of the graph, and the chosen node."""
     _belongs(request)
     pins: list[int] = st.session_state[PINS]
     known = {node.id for node in whole.nodes}
@@ -64,8 +64,8 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
         config={"displayModeBar": False},
     )
     st.caption(
-        "Each column is a token of the prompt, each line a layer. A node is as large as its influence, an edge as wide "
-        "as its weight; green adds, red takes away. Click a node, or choose it here."
+        "Each column is a token of the prompt, each row a layer. A node's size is its influence, an edge's width its "
+        "weight; green adds, red subtracts. Click a node, or choose it here."
     )
     ids = [node.id for node in sorted(graph.nodes, key=lambda node: -node.influence)]
     if chosen not in ids:
@@ -85,7 +85,7 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
 
 
 def _belongs(request: AttributionRequest) -> None:
-    """Nodes that were chosen and pinned belong to one graph."""
+    """Clear the chosen and pinned nodes when the graph changes."""
     if st.session_state.get("attribution of") != request.key:
         st.session_state["attribution of"] = request.key
         st.session_state[PINS] = []
@@ -93,7 +93,7 @@ def _belongs(request: AttributionRequest) -> None:
 
 
 def _picked(whole: Graph) -> None:
-    """A click on the picture."""
+    """Open the node that was clicked in the figure."""
     points: list[Any] = st.session_state[CHART]["selection"]["points"]
     ids = [point["customdata"] for point in points if "customdata" in point]
     ids = [id[0] if isinstance(id, list) else id for id in ids]
@@ -110,7 +110,7 @@ def _opened(whole: Graph) -> None:
 
 
 def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
-    """What latents are called, or most active on, where their dictionary has an index."""
+    """By node: a latent's label, or the tokens it is most active on, where its dictionary has an index."""
     words: dict[int, str] = {}
     names = {node.feature.dictionary for node in graph.nodes if node.feature is not None}
     known = {one.name: one for one in dictionaries.fitting(model) if one.name in names}

@@ -1,4 +1,4 @@
-"""One node of a graph: what it is, its strongest edges, its card; and what happens when it is taken out."""
+"""One node of a graph: its numbers, its strongest edges, its card; and the effect of ablating it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROWS = 8
 """Edges listed in each direction."""
 REGIMES = {
     "direct": "only the edge to the target",
-    "latents": "later latents respond; attention, norms stay",
+    "latents": "later latents respond; attention and norms stay",
     "free": "everything responds",
 }
 
 
 def show(model: LanguageModel, request: AttributionRequest, whole: Graph, graph: Graph, node: Node) -> None:
-    """What a node is, where it gets it from and what it passes on."""
+    """Draw a node's numbers, its strongest edges, its de-embeddings and its card."""
     with st.container(border=True):
         name, pin = st.columns([5, 1.4], vertical_alignment="center")
         name.markdown(f"**{plain(named(whole, node))}**")
@@ -44,17 +44,17 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph, graph:
                 key="pin node",
                 on_click=_pin,
                 args=(pins, node.id),
-                help="Pinned latents stay in the picture, and are taken out together below.",
+                help="Pinned latents stay in the figure and are changed together below.",
                 width="stretch",
             )
         st.caption(plain(_facts(node)))
         left, right = st.columns(2, gap="large")
         with left:
-            st.markdown("**Gets it from**")
+            st.markdown("**Sources**")
             sources = list(whole.edges_of(node.id))[:ROWS]
             _edges(whole, sources, [edge.source for edge in sources])
         with right:
-            st.markdown("**Passes it on to**")
+            st.markdown("**Targets**")
             targets = sorted((e for e in graph.edges if e.source == node.id), key=lambda e: -abs(e.weight))[:ROWS]
             _edges(whole, targets, [edge.target for edge in targets])
         if node.feature is not None and node.kind == "latent":
@@ -64,7 +64,7 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph, graph:
 
 def _facts(node: Node) -> str:
     if node.kind == "target":
-        return f"What the graph explains; its value is {node.value:.4g}."
+        return f"The target of the graph; its value is {node.value:.4g}."
     active = f"Activation {node.value:.4g}. " if node.kind == "latent" else ""
     free = f", {node.gradient_effect:+.3g} if everything responds" if node.kind == "latent" else ""
     return f"{active}Influence {node.influence:.2%}. Adds {node.effect:+.3g} to the target within the graph{free}."
@@ -87,7 +87,7 @@ def _edges(graph: Graph, edges: Sequence[Edge], others: Sequence[int]) -> None:
         "node": st.column_config.TextColumn("Node", width=230),
         "weight": st.column_config.TextColumn("Weight", width=75, help="Activation times factor."),
         "factor": st.column_config.TextColumn(
-            "Factor", width=70, help="What one unit adds by all ways, on this prompt."
+            "Factor", width=70, help="The effect of one unit along all paths, on this prompt."
         ),
         "invariant": st.column_config.TextColumn(
             "Weights alone", width=95, help="Decoder row times encoder row through the norm's gain: on every prompt."
@@ -97,7 +97,7 @@ def _edges(graph: Graph, edges: Sequence[Edge], others: Sequence[int]) -> None:
 
 
 def _words(model: LanguageModel, request: AttributionRequest, node: Node) -> None:
-    """The latent's de-embeddings."""
+    """Draw the latent's de-embeddings."""
     import workbench as wb
 
     with st.expander("Which tokens drive it, from weights alone"):
@@ -105,20 +105,20 @@ def _words(model: LanguageModel, request: AttributionRequest, node: Node) -> Non
             return
         assert node.feature is not None
         coder: Any = node.feature.source
-        verification = wb.attribution.deembed(model, coder, node.feature.index, top=12, heads=3)
+        deembedding = wb.attribution.deembed(model, coder, node.feature.index, top=12, heads=3)
         for title, tokens in (
-            ("The token itself raises it", verification.drives),
-            ("The token itself lowers it", verification.opposes),
-            *((f"Head {one.head} of layer {one.layer} looks at", one.drives) for one in verification.heads),
-            ("It raises the logits of", verification.promotes),
-            ("It lowers the logits of", verification.suppresses),
+            ("The token itself raises it", deembedding.drives),
+            ("The token itself lowers it", deembedding.opposes),
+            *((f"Head {one.head} of layer {one.layer} attends to", one.drives) for one in deembedding.heads),
+            ("It raises the logits of", deembedding.promotes),
+            ("It lowers the logits of", deembedding.suppresses),
         ):
             st.caption(plain(title))
             show_chips(tokens.tokens)
 
 
 def _card(model: LanguageModel, node: Node) -> None:
-    """The card of Browse, if it is open."""
+    """Draw the latent's card of Browse where the latent is open, or the button that opens it."""
     feature = str(node.feature)
     if st.session_state.get("open") != feature:
         st.button(
@@ -138,21 +138,21 @@ def _pin(pins: list[int], id: int) -> None:
 
 
 def measure(model: LanguageModel, request: AttributionRequest, whole: Graph) -> None:
-    """Taking latents out: the prediction beside what happens."""
+    """Draw the check by intervention: the graph's prediction beside the measured change."""
     chosen = st.session_state.get(NODE)
     pins: list[int] = st.session_state[PINS]
     latents = [id for id in dict.fromkeys([*pins, chosen]) if id is not None and whole.node(id).kind == "latent"]
-    st.subheader("Does the graph tell the truth?", anchor=False)
+    st.subheader("Does the graph hold under intervention?", anchor=False)
     st.caption(
-        "A latent is multiplied at its position by the factor, and the target's change is set beside what the graph "
-        "says. Without a chosen or pinned latent, the ten with the largest effects are tried, one at a time."
+        "A latent is multiplied at its position by the factor, and the target's change is compared with the graph's "
+        "prediction. Without a chosen or pinned latent, the ten with the largest effects are tried, one at a time."
     )
     by, one, together = st.columns([2, 2, 2], vertical_alignment="bottom")
-    factor = by.number_input("Factor", -5.0, 5.0, 0.0, 0.5, key="attribution factor", help="0 takes the latent out.")
+    factor = by.number_input("Factor", -5.0, 5.0, 0.0, 0.5, key="attribution factor", help="0 ablates the latent.")
     tried = (request.key, tuple(latents), float(factor))
     label = "Measure" if latents else "Measure the ten strongest"
     if one.button(label, icon=":material/science:", key="measure nodes", width="stretch"):
-        with one_sentence(), st.spinner("Taking them out …"):
+        with one_sentence(), st.spinner("The model is running with changed latents …"):
             import workbench as wb
 
             coders = load(model, request)
@@ -164,7 +164,7 @@ def measure(model: LanguageModel, request: AttributionRequest, whole: Graph) -> 
         key="measure together",
         width="stretch",
         disabled=not latents,
-        help="What becomes of the next token when all chosen and pinned latents are changed at once.",
+        help="The change of the next token's probabilities when all chosen and pinned latents are changed at once.",
     )
     if pressed:
         _together(model, request, whole, latents, float(factor))
@@ -199,7 +199,7 @@ def _together(
 ) -> None:
     import workbench as wb
 
-    with one_sentence(), st.spinner("Taking them out …"):
+    with one_sentence(), st.spinner("The model is running with changed latents …"):
         nodes = [graph.node(id) for id in latents]
         edits = [wb.Scale(node.feature, factor, positions=(node.position,)) for node in nodes if node.feature]
         both = wb.compare(model, request.prompt, edits, max_new_tokens=1)

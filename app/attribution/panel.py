@@ -1,4 +1,4 @@
-"""An attribution graph on the page: what is asked, the tracing, and what came of it."""
+"""An attribution graph on the page: the tracing, its numbers, and the graph."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from shared.tokens import plain
 
 from attribution import graph as attribution_graph
 from attribution.request import AttributionOutcome, AttributionRequest, load
-from workbench.figures.common import visible
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 KEPT = 0.98
-"""Share of the influence whose nodes and edges are kept for the page."""
+"""Share of the influence whose nodes and edges the page keeps."""
 MEANINGS = {
     "latent": ("latents not traced further", "Latents whose own sources were not traced."),
-    "mlp": ("other MLPs", "What MLPs write that have no transcoder."),
-    "error": ("errors", "What MLPs write and their transcoders do not explain."),
-    "embedding": ("embeddings", "The tokens themselves."),
-    "bias": ("biases", "What is the same on every prompt."),
+    "mlp": ("other MLPs", "The outputs of MLPs without a transcoder."),
+    "error": ("errors", "The part of MLPs' outputs that their transcoders do not explain."),
+    "embedding": ("embeddings", "The tokens' embeddings."),
+    "bias": ("biases", "The part that is the same on every prompt."),
 }
 
 
 def begin(model: LanguageModel, request: AttributionRequest) -> None:
-    """Start tracing, if that has not been done."""
+    """Start the tracing, unless it goes on or has ended with a result."""
     task = caching.task(request.key)
     if task is not None and not task.failed and not task.stopping:
         return
     if request.other and not request.token:
-        raise ValueError("Name the token whose logit is explained, too, not only the one that is taken off.")
+        raise ValueError("Name the token whose logit is explained, too, not only the one that is subtracted.")
     loaded = load(model, request)
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> AttributionOutcome:
@@ -56,7 +56,7 @@ def begin(model: LanguageModel, request: AttributionRequest) -> None:
 
 
 def show(model: LanguageModel, request: AttributionRequest) -> None:
-    """How far the tracing is, or the graph."""
+    """Draw the progress of the tracing, or the graph."""
     task = caching.task(request.key)
     if task is None:
         return
@@ -68,14 +68,14 @@ def show(model: LanguageModel, request: AttributionRequest) -> None:
         return
     outcome: AttributionOutcome = task.result()
     if task.stopping:
-        st.caption(":material/pause: Stopped early: fewer latents were traced than was asked for.")
+        st.caption(":material/pause: Stopped early: fewer latents were traced than requested.")
     _numbers(outcome)
     attribution_graph.show(model, request, outcome.graph)
     snippets.show(snippets.attribution(request))
 
 
 def _numbers(outcome: AttributionOutcome) -> None:
-    """The target, and where the influence on it comes from in the end."""
+    """Draw the target, and the kinds of nodes that the influence on it starts from."""
     graph = outcome.graph
     explained, traced, exact = st.columns([3, 1, 1])
     explained.metric(
@@ -87,9 +87,9 @@ def _numbers(outcome: AttributionOutcome) -> None:
     exact.metric(
         "Largest error of a sum",
         f"{outcome.completeness:.1e}",
-        help="Relative difference between what a node read in the model and the sum of all its sources.",
+        help="Relative difference between a node's input in the model and the sum of all its sources.",
     )
     shares = ", ".join(
         f"{MEANINGS[kind][0]} {share:.0%}" for kind, share in graph.shares.items() if kind in MEANINGS and share >= 5e-3
     )
-    st.caption(plain(f"Where the influence on it comes from in the end: {shares}."))
+    st.caption(plain(f"Sources of the influence on it: {shares}."))

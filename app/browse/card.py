@@ -1,4 +1,4 @@
-"""The neuron card: what one neuron reads and writes, and which ones are like it."""
+"""The neuron card: the tokens that a neuron promotes and suppresses, and the neurons most similar to it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from shared import pages, session, snippets
 from shared.tokens import plain
 
 from workbench import Feature, figures
+from workbench.core.text import visible
 from workbench.interventions.kinds import dictionary_of
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 TOP, NEAR = 10, 8
-SITES = {"gate": "looks for", "up": "looks for", "post": "writes"}
+SITES = {"gate": "reads", "up": "reads", "post": "writes"}
 
 
 def show(model: LanguageModel, text: str) -> None:
-    """The card of the feature called `text`; raises `FeatureError` if the model has no such neuron."""
+    """Draw the card of a neuron, given its feature id; raises `FeatureError` if the model has no such neuron."""
     feature = Feature.parse(text)
     dictionary_of(model, feature)
     words = feature.dictionary.split(".")
@@ -56,7 +57,7 @@ def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None
         excess.metric(
             "Above chance",
             f"{hit.excess:.1f} σ",
-            help="How far its top score lies above that of random directions of the same length, in their standard "
+            help="Its top score less the mean top score of random directions of the same length, in their standard "
             "deviations.",
         )
     with actions.container(horizontal=True, horizontal_alignment="right"):
@@ -72,8 +73,8 @@ def _bars(tokens: list[tuple[str, float, float]], colour: str, key: str) -> None
 
 
 def _siblings(model: LanguageModel, layer: int, index: int, own: str) -> None:
-    st.markdown("**What its own weights say**")
-    st.caption("gate opens the neuron, up scales it; post is their product, which it writes through its down weights.")
+    st.markdown("**The same neuron by each of its weights**")
+    st.caption("gate opens the neuron, up scales it; post is their product, which the down weights write.")
     for site in model.network.neuron_sites:
         sibling = f"neurons.{layer}.{site}:{index}"
         st.page_link(
@@ -98,4 +99,4 @@ def _neighbours(model: LanguageModel, text: str) -> None:
 
 def _tokens(model: LanguageModel, feature: str, count: int = 4) -> str:
     reading = caching.reading(model, feature, top=TOP)
-    return ", ".join(plain(figures.visible(token)) for token, _, _ in reading.promoted[:count])
+    return ", ".join(plain(visible(token)) for token, _, _ in reading.promoted[:count])

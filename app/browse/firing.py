@@ -13,7 +13,7 @@ from shared.dictionaries import Known
 from shared.tokens import show_strengths
 
 from workbench import Feature
-from workbench.figures.common import visible
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.measures.firing import Fired

@@ -13,8 +13,8 @@ from shared.tokens import plain
 
 from circuits import ablated
 from circuits.request import METHODS, TRUTH, CircuitOutcome, CircuitRequest
+from workbench.core.text import visible
 from workbench.figures.circuits import head_maps
-from workbench.figures.common import visible
 
 if TYPE_CHECKING:
     from workbench.circuits import Task

@@ -1,4 +1,4 @@
-"""What one browser session has open. Nothing here is shared."""
+"""The state of one browser session: the model, the open feature, the session's name. Nothing here is shared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANGES = "changes"
 
 
 def choose_model() -> None:
-    """The sidebar's chooser, with room beneath it for what is known about the model."""
+    """Draw the sidebar's chooser, with room below it for the facts about the model."""
     known: list[str] = st.session_state.setdefault("known models", [DEFAULT, *shipped_models()])
     chosen = st.session_state.get("source")
     if chosen and chosen not in known:
@@ -47,7 +47,7 @@ def shipped_models() -> list[str]:
 
 
 def shipped_machines() -> list[str]:
-    """The names of those that were trained on the language of a state machine."""
+    """The names of the shipped models that were trained on the language of a state machine."""
     return [name for name in shipped_models() if name.startswith("tokfsm")]
 
 
@@ -65,18 +65,18 @@ def source() -> str:
 
 
 def take_model(name: str) -> None:
-    """Choose this model in the sidebar; for callbacks."""
+    """Choose this model in the sidebar; only callbacks may call this."""
     st.session_state["source"] = name
     _forget()
 
 
 def is_open() -> bool:
-    """Whether the chosen model is open already."""
+    """Whether the chosen model is open."""
     return caching.opening(source()).done
 
 
 def open_model() -> LanguageModel:
-    """The chosen model, opened if it is not yet; ends the page with one sentence if it can't be."""
+    """The chosen model; waits until it is open, and ends the page with one sentence if it can't be opened."""
     name = source()
     with one_sentence():
         model = wait_for(lambda: caching.opening(name), f"Opening {plain(name)}")
@@ -91,7 +91,7 @@ def current_model() -> LanguageModel:
 
 
 def linked_feature() -> str | None:
-    """The feature that the address asks for, or the one that was open when the user left the page."""
+    """The feature in the address, or the one that was open when the user left the page."""
     linked = st.query_params.get("feature")
     if linked:
         st.session_state["open"] = linked
@@ -101,7 +101,7 @@ def linked_feature() -> str | None:
 
 
 def open_feature(feature: str | None) -> None:
-    """Make this the open feature, in the address too; None closes it."""
+    """Open this feature, in the address too; None closes the open one."""
     st.session_state["open"] = feature
     if feature:
         st.query_params["feature"] = feature
@@ -110,12 +110,12 @@ def open_feature(feature: str | None) -> None:
 
 
 def name() -> str:
-    """Names this session."""
+    """The session's own name."""
     return st.session_state.setdefault("session", uuid.uuid4().hex)
 
 
 def link_changes() -> None:
-    """Take over what the session before made, if the address names one, and name this one there if it made anything."""
+    """Take over the changed models of the session that the address names; name this session there if it has any."""
     linked = st.query_params.get(CHANGES, "")
     if caching.hand_over(linked, name()):
         st.query_params[CHANGES] = name()
@@ -124,7 +124,7 @@ def link_changes() -> None:
 
 
 def _forget() -> None:
-    """Drop what belongs to the model before."""
+    """Drop the state that belongs to the model before."""
     for key in pages.model_state():
         st.session_state.pop(key, None)
 

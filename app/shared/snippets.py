@@ -1,4 +1,4 @@
-"""What a page shows, as a script that shows the same."""
+"""Scripts that compute what a page shows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def show(code: str) -> None:
-    """The script in a fold."""
+    """Draw the script in an expander."""
     with st.expander("Copy as Python", icon=":material/code:"):
         st.code(code, language="python")
 
 
 def opening(source: str) -> str:
-    """The lines every script begins with."""
+    """The lines that every script starts with."""
     return f"import workbench as wb\n\nmodel = wb.load_model({'' if source == DEFAULT else repr(source)})\n"
 
 
@@ -88,7 +88,7 @@ def latent_search(folder: str, how: dict[str, Any]) -> str:
 
 
 def latent_card(folder: str, latent: int) -> str:
-    """All that an index knows of a latent."""
+    """The card of a latent from its index."""
     return (
         "import workbench as wb\n\n"
         f"index = wb.open_index({_place(folder)!r})\n"
@@ -116,7 +116,7 @@ def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
 
 
 def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
-    """Which features of some dictionaries fire on a text."""
+    """The active features of some dictionaries on a text."""
     return (
         "from workbench.measures.firing import active_features\n"
         + opening(source)
@@ -128,9 +128,9 @@ def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
 
 
 def states(source: str, walk: Sequence[int], target: int | None) -> str:
-    """What a model of a state machine expects after a run, with another state's codes forced on its last state."""
+    """The next states that a state machine's model predicts after a run, with a target state's codes forced."""
     code = (
-        "import torch\nfrom workbench.measures.states import count_codes, forcing, next_states\n"
+        "import torch\nfrom workbench.synthetic.states import count_codes, forcing, next_states\n"
         + opening(source)
         + "machine = wb.synthetic.TokFSM(**model.about['machine'])\n"
         + f"visited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
@@ -141,8 +141,8 @@ def states(source: str, walk: Sequence[int], target: int | None) -> str:
             f"edits = forcing(model, machine, counted, {target}, visited.shape[1])\n"
         )
     return code + (
-        "found = next_states(model, machine, visited, edits)[0]\n"
-        "for probability, state in zip(*found.topk(12)):\n"
+        "probabilities = next_states(model, machine, visited, edits)[0]\n"
+        "for probability, state in zip(*probabilities.topk(12)):\n"
         "    print(int(state), f'{float(probability):.4f}')\n"
     )
 
@@ -159,7 +159,7 @@ def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str
 
 
 def _opened(dictionary: Any) -> str:
-    """How a script gets a dictionary: from the model that runs through it, or from its folder."""
+    """The expression of a dictionary: from the model that runs through it, or from its folder."""
     folder = Path(dictionary._folder or dictionary.name)
     if (folder.parent.parent / "spliced.json").exists():
         return f"next(one for one in model.splices.values() if one.name == {dictionary.name!r})"
@@ -167,18 +167,18 @@ def _opened(dictionary: Any) -> str:
 
 
 def _place(folder: str) -> str:
-    """A dictionary's folder as it can be written anywhere: the name of one that comes with Workbench, or all of it."""
+    """A dictionary's folder for a script: the name of one that comes with Workbench, or the absolute path."""
     path = Path(folder).absolute()
     return path.name if path.parent == SHIPPED else str(path)
 
 
-def training(source: str, corpus_code: str, call: str) -> str:
-    """A training: how the dictionary is made, and the call of `train`."""
-    return opening(source) + f"{corpus_code}\n{call}\n"
+def training(source: str, building: str, call: str) -> str:
+    """A training: the lines that build the dictionary, and the call of `train`."""
+    return opening(source) + f"{building}\n{call}\n"
 
 
 def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> str:
-    """Dictionaries measured on the same tokens."""
+    """The fidelity of dictionaries on the same tokens."""
     return opening(source) + (
         f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(_place, folders))!r}]\n"
         f"corpus = wb.Corpus.load({corpus!r})\n"
@@ -190,7 +190,7 @@ def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> s
 
 
 def attribution(request: Any) -> str:
-    """The graph of features behind a prediction, and what taking them out does."""
+    """The graph of features behind a prediction, and its check by intervention."""
     opened = ", ".join(f"wb.load_dictionary({_place(folder)!r})" for folder in request.folders)
     return opening(request.source) + (
         f"transcoders = [{opened}]\n"
@@ -200,24 +200,20 @@ def attribution(request: Any) -> str:
         "for edge in graph.prune(0.5, 0.9).edges:\n"
         "    source, target = graph.node(edge.source), graph.node(edge.target)\n"
         "    print(f'{edge.weight:+.3f}', source.label, source.position, '->', target.label, target.position)\n"
-        "found = wb.attribution.verify_graph(model, transcoders, graph, 10)\n"
-        "print(found.pearson)\n"
+        "verification = wb.attribution.verify_graph(model, transcoders, graph, 10)\n"
+        "print(verification.pearson)\n"
         "wb.attribution.save_graph(graph.prune(0.5, 0.9), 'graph.json')\n"
     )
 
 
 def circuits(request: Any) -> str:
-    """The heads of a task by every method that was asked for."""
+    """The heads of a task by every method of the request."""
     if request.name == "own prompts":
         code = "from workbench.circuits.tasks import from_jsonl\n" + opening(request.source)
         code += f"task = from_jsonl({request.own!r})\n"
     else:
-        corpus_code = f"TASKS[{request.name!r}](model, {request.pairs}, {request.seed})"
-        code = (
-            "from workbench.circuits.tasks_generated import TASKS\n"
-            + opening(request.source)
-            + f"task = {corpus_code}\n"
-        )
+        code = "from workbench.circuits.tasks_generated import TASKS\n" + opening(request.source)
+        code += f"task = TASKS[{request.name!r}](model, {request.pairs}, {request.seed})\n"
     code += "print(wb.circuits.evaluate_task(model, task))\nscores = {}\n"
     calls = {
         "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={request.seed})",
@@ -236,7 +232,7 @@ def circuits(request: Any) -> str:
 
 
 def intervention(one: FeatureIntervention, names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """An intervention as it is written in Python; `names` says in which variables its dictionaries are."""
+    """An intervention as a Python expression; `names` maps dictionaries' names to their variables."""
     settings = dict(one.settings())
     direction = settings.pop("direction", None)
     if direction is not None:

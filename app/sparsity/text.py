@@ -13,7 +13,7 @@ from shared.waiting import one_sentence
 
 from sparsity import panel
 from sparsity.panel import SparsityRequest
-from workbench.figures.common import visible
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -12,7 +12,7 @@ from shared.waiting import one_sentence
 
 import workbench as wb
 from steer import edits
-from workbench.figures.common import visible
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

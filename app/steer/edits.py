@@ -18,6 +18,7 @@ from shared.tokens import plain, show_chips
 from shared.waiting import one_sentence
 
 import workbench as wb
+from workbench.dictionaries import Dictionary
 from workbench.interventions.kinds import FeatureIntervention
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def add_feature(model: LanguageModel, text: str) -> None:
     """
     feature = dictionaries.feature(model, text)
     if all(row.start.feature != feature for row in rows()):
-        is_code = isinstance(feature.source, wb.Codebook)
-        add(wb.Force(feature) if is_code else wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
+        add(wb.Force(feature) if _is_code(feature) else wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
 
 
 def amounts(model: LanguageModel, feature: wb.Feature | None) -> dict[str, tuple[str, float, float, float]]:
@@ -84,6 +84,11 @@ def amounts(model: LanguageModel, feature: wb.Feature | None) -> dict[str, tuple
         return AMOUNTS
     first = float(f"{highest:.2g}")
     return AMOUNTS | {kind: (AMOUNTS[kind][0], first, 4 * first, first / 40) for kind in (CLAMP, ADD)}
+
+
+def _is_code(feature: wb.Feature) -> bool:
+    """Whether a feature is a code, which is present or absent."""
+    return isinstance(feature.source, Dictionary) and feature.source.discrete
 
 
 def show(model: LanguageModel) -> list[FeatureIntervention]:
@@ -111,7 +116,7 @@ def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
     else:
         feature = start.feature
         _latent(model, feature, place, sites)
-    offered = CODES if isinstance(feature.source, wb.Codebook) else KINDS
+    offered = CODES if _is_code(feature) else KINDS
     kind = kinds.selectbox(
         "Edit",
         offered,

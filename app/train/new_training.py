@@ -109,7 +109,7 @@ def _where(model: LanguageModel, word: str) -> tuple[str, str]:
     last = model.network.n_layers - 1
     left, right = st.columns([2, 3])
     layer = int(right.slider("Layer", 0, last, last // 2, key="training layer", persist_state="session") if last else 0)
-    if "transcoder" in word:
+    if runs.kinds()[word].transcodes:
         reads, writes = (name.format(layer) for name in MLP)
         left.selectbox("Of", ["the MLP: from its input to its output"], disabled=True, key="training place of MLP")
         left.caption(f"{reads} → {writes}")

@@ -15,6 +15,7 @@ from shared.dictionaries import runs_folder
 
 import workbench as wb
 from workbench.core.files import replacing
+from workbench.dictionaries import Dictionary, Trainable
 from workbench.training import TrainingError, read_history
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class TrainingRequest:
 
     def call(self, model: LanguageModel) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """The class's name, the arguments of its constructor, and those of `train`."""
-        kind = wb.dictionaries.Dictionary.kinds[self.kind]
+        kind = Dictionary.kinds[self.kind]
         built = {"d_in": model.hook_points[self.reads].width, **self.settings}
         if "d_out" in inspect.signature(kind).parameters:
             built["d_out"] = model.hook_points[self.writes].width
@@ -65,7 +66,7 @@ class TrainingRequest:
         name, built, how = self.call(model)
         arguments = ", ".join(f"{key}={value!r}" for key, value in built.items())
         keywords = ", ".join(f"{key}={value!r}" for key, value in how.items())
-        building = f"dictionary = wb.{name}({arguments})\ncorpus = wb.Corpus.load({self.corpus!r})"
+        building = f"dictionary = wb.dictionaries.{name}({arguments})\ncorpus = wb.Corpus.load({self.corpus!r})"
         return building, f"wb.train(dictionary, model, {self.reads!r}, corpus, {keywords})"
 
 
@@ -84,20 +85,16 @@ class Run:
         return read_history(self.folder)
 
 
-def kinds() -> dict[str, type]:
+def kinds() -> dict[str, type[Trainable]]:
     """The classes of dictionaries that can be trained, by the word of their kind; transcoders come last."""
-    can = {
-        word: kind
-        for word, kind in wb.dictionaries.Dictionary.kinds.items()
-        if issubclass(kind, wb.dictionaries.Trainable)
-    }
-    return dict(sorted(can.items(), key=lambda pair: ("transcoder" in pair[0], pair[0] != "topk", pair[0])))
+    can = {word: kind for word, kind in Dictionary.kinds.items() if issubclass(kind, Trainable)}
+    return dict(sorted(can.items(), key=lambda pair: (pair[1].transcodes, pair[0] != "topk", pair[0])))
 
 
 def parameters(word: str) -> dict[str, Any]:
     """The parameters of a kind besides `d_in`, by name, with their usual values."""
     usual = {"width": 4608, "n_codes": 1024}
-    signature = inspect.signature(wb.dictionaries.Dictionary.kinds[word]).parameters.values()
+    signature = inspect.signature(Dictionary.kinds[word]).parameters.values()
     return {
         one.name: usual.get(one.name) if one.default is inspect.Parameter.empty else one.default
         for one in signature
@@ -133,7 +130,7 @@ def begin(model: LanguageModel, request: TrainingRequest) -> None:
     if (earlier.request is not None and earlier.request != request) or (earlier.request is None and earlier.history):
         raise TrainingError(f"There is another training called {request.name}; choose another name.")
     _, built, _ = request.call(model)
-    dictionary = wb.dictionaries.Dictionary.kinds[request.kind](**built)  # raises before the folder exists
+    dictionary = Dictionary.kinds[request.kind](**built)  # raises before the folder exists
     request.folder.mkdir(parents=True, exist_ok=True)
     with replacing(request.folder / REQUEST) as temporary:
         temporary.write_text(json.dumps(asdict(request), indent=2))
