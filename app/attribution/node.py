@@ -178,14 +178,14 @@ def _measured(graph: Graph, verification: Verification) -> None:
     for place, id in enumerate(verification.nodes):
         row = {"node": named(graph, graph.node(id))}
         for regime in verification.predicted:
-            row[f"{regime} said"] = f"{verification.predicted[regime][place]:+.4f}"
-            row[f"{regime} was"] = f"{verification.measured[regime][place]:+.4f}"
+            row[f"{regime} predicted"] = f"{verification.predicted[regime][place]:+.4f}"
+            row[f"{regime} measured"] = f"{verification.measured[regime][place]:+.4f}"
         rows.append(row)
     config = {"node": st.column_config.TextColumn("Latent", width=230)}
     for regime in verification.predicted:
         meaning = REGIMES[regime]
-        config[f"{regime} said"] = st.column_config.TextColumn(f"{regime}: predicted", width=120, help=meaning)
-        config[f"{regime} was"] = st.column_config.TextColumn("measured", width=90, help=meaning)
+        config[f"{regime} predicted"] = st.column_config.TextColumn(f"{regime}: predicted", width=120, help=meaning)
+        config[f"{regime} measured"] = st.column_config.TextColumn("measured", width=90, help=meaning)
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height=35 * (len(rows) + 1) + 3)
     correlations = ", ".join(f"{regime} {r:.3f}" for regime, r in verification.pearson.items() if not math.isnan(r))
     meanings = "; ".join(f"{regime}: {meaning}" for regime, meaning in REGIMES.items())

@@ -9,5 +9,5 @@ STATE = (
     "surgery texts",
     "surgery saving",
     "surgery loading",
-    "surgery asked",
+    "surgery question",
 )

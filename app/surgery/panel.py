@@ -22,7 +22,7 @@ STEPS, TRIED, KEY, TEXTS = "surgery", "surgery tried", "surgery key", "surgery t
 """Keys of the session: the steps, the last trial, the key of the trial's task, the texts."""
 SAVING, LOADING = "surgery saving", "surgery loading"
 """Keys of the session: the keys of the tasks that save and load a folder."""
-QUESTION = "surgery asked"
+QUESTION = "surgery question"
 """Key of the session: a question before something is replaced."""
 
 

@@ -146,8 +146,8 @@ def test_a_node_its_card_and_what_taking_it_out_does(shelf: Shelf) -> None:
     frame = quiet(page).dataframe[-1].value
     found = wb.attribution.verify_graph(shelf.model, shelf.coders, graph, [latent])
     for regime in ("direct", "latents", "free"):
-        assert list(frame[f"{regime} was"]) == [f"{found.measured[regime][0]:+.4f}"]
-        assert list(frame[f"{regime} said"]) == [f"{found.predicted[regime][0]:+.4f}"]
+        assert list(frame[f"{regime} measured"]) == [f"{found.measured[regime][0]:+.4f}"]
+        assert list(frame[f"{regime} predicted"]) == [f"{found.predicted[regime][0]:+.4f}"]
     button(page, "All of them together").click().run()
     assert "**The next token**" in words(quiet(page))
     button(page, "Unpin").click().run()

@@ -246,7 +246,7 @@ def test_a_training_is_begun_stopped_and_gone_on_with(shelf: Shelf) -> None:
     read_from(page, "training corpus", shelf.texts)
     page.number_input(key="training topk width").set_value(16)
     page.number_input(key="training topk k").set_value(2)
-    page.number_input(key="training tokens").set_value(60_000)
+    page.number_input(key="training tokens").set_value(40_000)
     page.number_input(key="training batch").set_value(16)
     page.text_input(key="training name").set_value("mine").run()
     button(quiet(page), "Train").click().run()

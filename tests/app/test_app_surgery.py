@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import transformers
 from pages import complaint, quiet, run_code, script, start, switch, words
 from pages import ended as ended_task
 from pages import visit as visit_page
@@ -16,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench as wb
 from workbench.interventions.kinds import FeatureIntervention
+from workbench.surgery.certificate.check import Verification
 from workbench.surgery.registry import OPERATIONS
 
 
@@ -27,6 +29,20 @@ def folder(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "texts.txt").write_text("\n\n".join(tiny.TEXT.strip().splitlines() * 2))
     monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
     return tmp_path / "model"
+
+
+@pytest.fixture
+def _checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain transformers loads saved checkpoints in this process; a new process takes seconds to import it."""
+
+    def verify(folder: str, model: wb.model.LanguageModel) -> Verification:
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        tokens = torch.randint(model.network.vocab_size, (2, 64), generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            difference = float((plain(input_ids=tokens).logits - model(tokens)).abs().max())
+        return Verification(difference, transformers.__version__, type(plain).__name__, [])
+
+    monkeypatch.setattr(wb.surgery, "verify_checkpoint", verify)
 
 
 def visit(folder: Path, edits: list[FeatureIntervention] | None = None) -> AppTest:
@@ -140,6 +156,7 @@ def test_a_trial_of_what_was_undone_meanwhile_is_dropped(folder: Path, monkeypat
     assert not [one for one in page.button if one.key == "surgery keep"]
 
 
+@pytest.mark.usefixtures("_checked_here")
 def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> None:
     page = kept(visit(folder), 0)
     page.button(key="surgery save").click().run()
@@ -164,6 +181,7 @@ def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> N
     assert [step.child.model.hash for step in page.session_state["surgery"]] == [second]
 
 
+@pytest.mark.usefixtures("_checked_here")
 def test_a_question_is_about_one_folder_and_one_model(folder: Path) -> None:
     page = kept(visit(folder), 0)
     page.button(key="surgery save").click().run()
@@ -279,6 +297,7 @@ def test_what_was_kept_is_there_when_the_page_is_loaded_again(folder: Path) -> N
     assert len(quiet(page).session_state["surgery"]) == 2
 
 
+@pytest.mark.usefixtures("_checked_here")
 def test_one_thing_is_said_of_folders_at_a_time(folder: Path) -> None:
     page = kept(visit(folder), 0)
     (folder.parent / "taken").mkdir()
