@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import workbench as wb
 from workbench.core.files import replacing
-from workbench.dictionaries.protocol import Codes
+from workbench.dictionaries.codes import Codes
 from workbench.figures.common import AGAINST, FAINT, FOR
 
 FORMAT = 1

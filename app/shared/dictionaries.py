@@ -101,7 +101,7 @@ def own(model: LanguageModel) -> list[Known]:
     spliced = []
     for one in model.splices.values():
         assert isinstance(one, Dictionary)
-        spliced.append(replace(_described(Path(one._folder)), name=one.name, model_hash=""))
+        spliced.append(replace(_described(Path(one.folder)), name=one.name, model_hash=""))
     return spliced
 
 
@@ -125,7 +125,7 @@ def trouble(model: LanguageModel, one: Known) -> str:
 def load(model: LanguageModel, one: Known) -> Dictionary:
     """The loaded dictionary, checked against the model; raises `DictionaryError` if it can't be used."""
     for mine in model.splices.values():
-        if isinstance(mine, Dictionary) and Path(mine._folder).absolute() == place(one):
+        if isinstance(mine, Dictionary) and Path(mine.folder).absolute() == place(one):
             return mine
     if complaint := trouble(model, one):
         raise DictionaryError(complaint)

@@ -160,7 +160,7 @@ def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str
 
 def _opened(dictionary: Any) -> str:
     """The expression of a dictionary: from the model that runs through it, or from its folder."""
-    folder = Path(dictionary._folder or dictionary.name)
+    folder = Path(dictionary.folder or dictionary.name)
     if (folder.parent.parent / "spliced.json").exists():
         return f"next(one for one in model.splices.values() if one.name == {dictionary.name!r})"
     return f"wb.load_dictionary({_place(str(folder))!r})"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pages import APP
@@ -33,6 +34,19 @@ def test_caching_is_in_one_file_and_hides_no_argument() -> None:
         assert path.name == "caching.py" or not cached, path
         for function in cached:
             assert not [one.arg for one in function.args.args if one.arg.startswith("_")], function.name
+
+
+@pytest.mark.parametrize("path", sorted(APP.glob("*/__init__.py")), ids=lambda path: path.parent.name)
+def test_a_page_states_constants_and_draws_in_its_script(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign):
+            names = ast.walk(node.targets[0])
+            assert all(one.id.isupper() for one in names if isinstance(one, ast.Name)), ast.unparse(node)
+        else:
+            assert isinstance(node, ast.Import | ast.ImportFrom | ast.Expr) or getattr(node, "name", "") == "available"
+    script = ast.parse((path.parent / "page.py").read_text())
+    assert "show" in [node.name for node in script.body if isinstance(node, ast.FunctionDef)]
+    assert ast.unparse(script.body[-1]) == "if __name__ == '__main__':\n    show()"
 
 
 def test_plain_text_has_no_markup() -> None:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from workbench.dictionaries.batchtopk import BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
+from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLUSAE
-from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import SkipTranscoder, StandardSAE, Transcoder
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
@@ -182,7 +183,8 @@ def test_encode_against_the_formula(kind: type[Dictionary]) -> None:
 @every_kind
 def test_kinds_say_what_they_are(kind: type[Dictionary]) -> None:
     dictionary = small(kind)
-    assert kind.noun.isalpha() and kind.noun.islower()
+    assert kind.noun.isalpha()
+    assert kind.noun.islower()
     assert dictionary.n_features % dictionary.groups == 0
     codes = dictionary.encode(inputs(dictionary, 4))
     assert codes.values.shape[-1] % dictionary.groups == 0

@@ -136,7 +136,7 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
         raise error(f"{name} is {described(form)}, not {shown(value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
-    return valid if isinstance(valid, int | float) else value
+    return valid if isinstance(valid, int | float) and type(value) not in (int, float) else value
 
 
 def _adapter(form: Any) -> TypeAdapter[Any]:

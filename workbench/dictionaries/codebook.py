@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, layer_norm, normalize
 
+from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError, check_sizes
 from workbench.dictionaries.learning import unit_of
-from workbench.dictionaries.protocol import Codes
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.trainable import SpliceTerms, Step, Trainable
 

@@ -14,8 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.folder import DictionaryError, check_sizes
-from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.dictionaries.protocol import Dictionary
 
 ROWS = 1024
 """Activations encoded at a time: bounds the `[rows, n_keys]` matrix of distances."""

@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite
+from workbench.dictionaries.codes import Change, Codes, Rewrite
+from workbench.dictionaries.protocol import Dictionary
 
 
 class Neurons(Dictionary):

@@ -65,6 +65,7 @@ class StandardSAE(SparseCoder):
     """
 
     kind = "standard"
+    also_called = ("relu",)
 
     def __init__(
         self, d_in: int, width: int, l1: float = 1.0, *, hook_point: str = "", name: str = "", seed: int | None = 0

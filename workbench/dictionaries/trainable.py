@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.protocol import Dictionary
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.kinds import Force
 from workbench.model.edits import Intervention
 from workbench.model.language_model import LanguageModel

@@ -20,7 +20,8 @@ from workbench.core.hashing import fingerprint
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.dictionaries.loading import load_dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.trainable import Trainable
 from workbench.model.edits import Edit, Group, Run
 from workbench.model.language_model import LanguageModel
@@ -195,9 +196,7 @@ class ModelLearner:
         save_file(parameters_of(self.module), folder / WEIGHTS)
         for number, one in enumerate(self.dictionaries):
             one.provenance = one.provenance | self.provenance
-            name = one._folder
-            one.save(folder / str(number))
-            one._folder = name
+            one.write(folder / str(number))
 
     def restore(self, folder: Path, note: Mapping[str, Any], *, final: bool) -> None:
         """See `Learner`."""

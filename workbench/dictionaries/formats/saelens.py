@@ -1,24 +1,57 @@
-"""Folders that SAELens wrote (format of 6.54, and the older one), brought into the one form that the kinds read.
+"""Folders with `cfg.json` and `sae_weights.safetensors`: those of SAELens (6.54, and before 6.0), and our own.
 
-Field names: https://github.com/decoderesearch/SAELens, `sae_lens/saes/`, `sae_lens/loading/pretrained_sae_loaders.py`.
+Our folders are SAELens's with more fields under `workbench`. Folders of both are brought into the one form that
+`Dictionary.from_config` reads. Field names: https://github.com/decoderesearch/SAELens, `sae_lens/saes/`,
+`sae_lens/loading/pretrained_sae_loaders.py`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.folder import DictionaryError
-
-VERSION = "6.54.0"
-"""The SAELens version whose format our folders have; without it SAELens takes a folder for one from before 6.0."""
-
-Folder = tuple[dict[str, Any], dict[str, Tensor]]
+from workbench.core.hashing import fingerprint
+from workbench.dictionaries.folder import CONFIG, FORMAT, WEIGHTS, DictionaryError, read_folder
+from workbench.dictionaries.protocol import Dictionary
 
 
-def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> Folder:
+def matches(folder: Path) -> bool:
+    """Whether the folder has the two files."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def read(folder: Path) -> Dictionary:
+    """The dictionary in the folder, with its hook points, name and provenance.
+
+    Raises:
+        DictionaryError: a file is damaged, of another version, or not what `cfg.json` says; or the dictionary depends
+            on something that does not fit a dictionary here. The message does not name the folder.
+        KeyError: `cfg.json` lacks a field.
+    """
+    config, tensors = read_folder(folder)
+    own = config.get("workbench") or {}
+    if own.get("format", FORMAT) != FORMAT:
+        raise DictionaryError(
+            f"it is in format {own['format']} and this version reads format {FORMAT}; "
+            "open it with the version that wrote it, or train it anew"
+        )
+    if "sha256" in own and own["sha256"] != fingerprint(tensors):
+        raise DictionaryError("its weights are not those that were saved with its cfg.json; copy both files again")
+    config, tensors = understood(config, tensors)
+    kind = Dictionary.kind_called(own.get("kind") or config["architecture"])
+    dictionary = kind.from_config(config, tensors)
+    metadata = config["metadata"]
+    dictionary.reads = own.get("reads") or metadata.get("hook_name") or ""
+    dictionary.writes = own.get("writes") or metadata.get("hook_name_out") or dictionary.reads
+    dictionary.name = own.get("name") or ""
+    dictionary.provenance = own.get("provenance") or {}
+    return dictionary
+
+
+def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors in today's form.
 
     Decoder norms that the activation function would have to multiply with are folded into the weights, and a learned
@@ -64,5 +97,5 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
     function = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
     if function == "topk":
         config["k"] = (config.get("activation_fn_kwargs") or {}).get("k")
-    config["architecture"] = {"relu": "standard", "topk": "topk"}.get(function, function)
+    config["architecture"] = function
     return config
