@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import tiny
+from attribution_models import coder
 from pages import button, complaint, ended, quiet, run_code, script, words
 from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
-from test_attribution import coder
 
 import workbench as wb
 from workbench.attribution import from_json

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from pages import quiet, run_code, script, visit
-from test_tokfsm import HEADS, HOW, MACHINE, speaker  # noqa: F401 (a fixture)
+from speaker import HEADS, HOW, MACHINE, speaker_model  # noqa: F401 (a fixture)
 
 import workbench as wb
 
 
 @pytest.fixture(scope="module")
-def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codebook model on disk."""
     from dataclasses import asdict
 
