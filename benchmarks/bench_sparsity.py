@@ -4,7 +4,7 @@
 
 The plain pass computes the logits of every position of the same batches: those on which thresholds are searched, and
 those that are reported. Three passes are timed before and three after each measurement, so that other work on the
-machine slows both. With rivals it is the whole measurement, without them PPL-p% alone. `--verify` repeats the rise in
+machine slows both. With baselines it is the whole measurement, without them PPL-p% alone. `--verify` repeats the rise in
 perplexity by an independent forward pass with the neurons zeroed, which takes as long again.
 """
 
@@ -59,10 +59,10 @@ def main() -> None:
     measured: Any = None
     ratios: dict[str, list[float]] = {"all": [], "cett alone": []}
     for turn in range(settings.rounds):
-        for name, rivals in (("all", ("fixed", "top_k")), ("cett alone", ())):
+        for name, baselines in (("all", ("fixed", "top_k")), ("cett alone", ())):
             before = [plain() for _ in range(3)]
             one, spent = timed(
-                lambda r=rivals: wb.measure_sparsity(model, corpus, settings.p, settings.tokens, rivals=r, **how)
+                lambda b=baselines: wb.measure_sparsity(model, corpus, settings.p, settings.tokens, baselines=b, **how)
             )
             pass_ = statistics.median([*before, *(plain() for _ in range(3))])
             ratios[name].append(spent.wall / pass_)
@@ -81,7 +81,7 @@ def main() -> None:
                 "interval": [round(end, 4) for end in measured.reported.intervals["sparsity"]],
                 "ppl_increase": round(measured.ppl_increase, 5),
                 "ppl_increase_on_others": round(measured.reported.ppl_increase, 5),
-                "rivals": {name: round(rival.sparsity, 4) for name, rival in measured.rivals.items()},
+                "baselines": {name: round(one.sparsity, 4) for name, one in measured.baselines.items()},
                 "verified": list(wb.sparsity.verify_sparsity(model, measured, corpus))
                 if settings.verify
                 else "not asked (--verify)",

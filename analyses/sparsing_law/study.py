@@ -77,7 +77,15 @@ def train_and_measure(name: str, plan: Plan, corpora: tuple[Corpus, Corpus], wor
 def measured(model: wb.model.LanguageModel, corpus: Corpus, plan: Plan) -> dict[str, Any]:
     """The share of neurons that are needed, and the loss, on held-out texts."""
     sparsity = wb.measure_sparsity(
-        model, corpus, plan.p, plan.measured, rivals=(), context=plan.context, batch=16, seed=plan.seed, resamples=200
+        model,
+        corpus,
+        plan.p,
+        plan.measured,
+        baselines=(),
+        context=plan.context,
+        batch=16,
+        seed=plan.seed,
+        resamples=200,
     )
     low, high = sparsity.reported.intervals["sparsity"]
     nothing, _ = wb.sparsity.measure_at_thresholds(

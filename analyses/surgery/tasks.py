@@ -13,7 +13,7 @@ import torch
 
 import workbench as wb
 from analyses.shared.corpus import texts_and_kinds
-from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
+from workbench.surgery.finetuning.batches import UNLABELLED, LabelBatch
 from workbench.surgery.finetuning.labelling import label_batches
 
 QUESTION = "\nThe kind of this text is:"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from transcoders import coders
+from attribution_models import coders
 
 import workbench as wb
 from analyses.greater_than import page, study, task

@@ -1,4 +1,4 @@
-"""What a page shows where its table will be. It imports nothing of the model's, which takes long."""
+"""The empty table in place of the search results. It imports nothing of `workbench`, which takes long."""
 
 import pandas as pd
 import streamlit as st
@@ -7,7 +7,7 @@ ROWS = 10
 
 
 def show() -> None:
-    """The results' table without results, so that a browser has all it needs to draw it when they come."""
+    """Draw the table without rows, so that the browser loads what it needs to draw the results."""
     st.dataframe(
         pd.DataFrame({name: [""] * ROWS for name in ("Neuron", "Layer", "Top tokens", "Score")}),
         hide_index=True,

@@ -1,4 +1,4 @@
-"""Which features to browse: the model's neurons, or those of a dictionary."""
+"""The chooser of the features to browse: the model's neurons, or those of a dictionary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEURONS = "Neurons (read through the LM head)"
 
 
 def choose(model: LanguageModel) -> Known | None:
-    """The chooser; None for the neurons."""
+    """Draw the chooser; returns the chosen dictionary, None for the neurons."""
     offered = {one.name: one for one in dictionaries.fitting(model)}
     if st.session_state.get("dictionary") not in (NEURONS, *offered):
         st.session_state["dictionary"] = NEURONS
@@ -49,18 +49,18 @@ def choose(model: LanguageModel) -> Known | None:
 
 
 def follow(model: LanguageModel, link: str | None) -> None:
-    """Choose what a newly opened feature belongs to; to be called before the chooser is drawn."""
+    """Choose the dictionary of a newly opened feature; call this before `choose`."""
     if not link or st.session_state.get("followed") == link:
         return
     st.session_state["followed"] = link
     try:
-        said = Feature.parse(link)
+        feature = Feature.parse(link)
     except FeatureError:
         return
-    if dictionaries.is_neuron(said):
+    if dictionaries.is_neuron(feature):
         st.session_state["dictionary"] = NEURONS
         return
-    known = [one.name for one in dictionaries.fitting(model) if said.dictionary in (one.name, one.folder, one.title)]
+    known = [one.name for one in dictionaries.fitting(model) if feature.dictionary in (one.name, one.folder, one.title)]
     if known:
         st.session_state["dictionary"] = known[0]
 
@@ -82,5 +82,5 @@ def _add(model: LanguageModel) -> None:
         st.session_state["dictionary"] = dictionaries.add_folder(model, typed).name
         session.open_feature(None)
         st.session_state["typed folder"] = ""
-    except (ValueError, KeyError, OSError, RuntimeError) as error:  # the last: a home folder of nobody
+    except (ValueError, KeyError, OSError, RuntimeError) as error:  # the last: ~ of an unknown user
         st.session_state["trouble with folder"] = str(error)

@@ -1,4 +1,4 @@
-"""What to ask the model: the prompt, and how it writes."""
+"""The prompt and the sampling settings, and the request that they make."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ QUESTION = "What is your favourite animal?"
 
 
 @dataclass(frozen=True)
-class Request:
-    """All that an answer depends on."""
+class AnswerRequest:
+    """Everything that an answer depends on."""
 
     source: str
     chat: bool
@@ -38,11 +38,11 @@ class Request:
     control: bool
 
     def prompt(self, model: LanguageModel) -> str:
-        """What the model is given."""
+        """The model's input text: the prompt in its chat template, or as it is."""
         return model.chat_prompt(self.text) if self.chat else self.text
 
     def steps(self, model: LanguageModel) -> Generator[Step, None, Comparison]:
-        """Write the plain and the edited text."""
+        """The steps of generating the plain and the edited texts; see `compare_steps`."""
         return wb.measures.compare_steps(
             model,
             self.prompt(model),
@@ -54,26 +54,26 @@ class Request:
         )
 
     def code(self) -> str:
-        """A script that writes the same."""
-        given = f"{self.max_new_tokens}"
+        """A script that generates the same texts."""
+        arguments = f"{self.max_new_tokens}"
         if self.temperature > 0:
-            said = [f"temperature={self.temperature!r}"]
-            said += [f"top_k={self.top_k}"] if self.top_k else []
-            said += [f"top_p={self.top_p!r}"] if self.top_p else []
-            given += f", sampling=wb.model.Sampling({', '.join([*said, f'seed={self.seed}'])})"
+            sampling = [f"temperature={self.temperature!r}"]
+            sampling += [f"top_k={self.top_k}"] if self.top_k else []
+            sampling += [f"top_p={self.top_p!r}"] if self.top_p else []
+            arguments += f", sampling=wb.model.Sampling({', '.join([*sampling, f'seed={self.seed}'])})"
         if self.control:
-            given += f", control=True, seed={self.seed}"
+            arguments += f", control=True, seed={self.seed}"
         return (
             snippets.opening(self.source)
             + snippets.edit_list(self.interventions)
             + self.prompt_code()
-            + f"both = wb.compare(model, prompt, edits, {given})\n\n"
+            + f"both = wb.compare(model, prompt, edits, {arguments})\n\n"
             + SHOW
             + (SHOW_CONTROL if self.control else "")
         )
 
     def prompt_code(self) -> str:
-        """The line that makes the prompt."""
+        """The line that defines the prompt."""
         return f"prompt = model.chat_prompt({self.text!r})\n" if self.chat else f"prompt = {self.text!r}\n"
 
 
@@ -90,8 +90,8 @@ print(sum(both.control.kl) / max(len(both.control.kl), 1), both.control.perplexi
 """
 
 
-def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tuple[Request, Any]:
-    """The widgets; what they say now, and the place for the button that asks it."""
+def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tuple[AnswerRequest, Any]:
+    """Draw the widgets; returns their request and a place for the button."""
     can_chat = bool(getattr(model.tokenizer, "chat_template", None))
     st.session_state.setdefault("mode", CHAT if can_chat else CONTINUE)
     if st.session_state.get("prompt", QUESTION) == QUESTION:
@@ -117,7 +117,7 @@ def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tupl
             0.1,
             key="temperature",
             persist_state="session",
-            help="0 always takes the likeliest token; higher is more varied.",
+            help="0 takes the likeliest token at every step; higher values vary more.",
         )
         top_k = st.number_input(
             "Top k", 1, None, None, key="top_k", persist_state="session", help="Only the k likeliest tokens."
@@ -140,10 +140,10 @@ def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tupl
             "Compare with a random feature, edited equally hard",
             key="control",
             persist_state="session",
-            help="If that changes the text as much, the edit says nothing about the feature.",
+            help="If this edit changes the text as much, the effect is not specific to the feature.",
         )
     source = st.session_state["source"]
-    asked = Request(
+    request = AnswerRequest(
         source, mode == CHAT, text, tuple(interventions), length, temperature, top_k, top_p, int(seed), control
     )
-    return asked, button
+    return request, button

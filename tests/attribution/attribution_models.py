@@ -1,12 +1,17 @@
-"""Transcoders with random weights for the tiny models."""
+"""Transcoders with random weights, and a prompt, for the tests of attribution."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import nn
 
 import workbench as wb
+
+PROMPT = torch.tensor([5, 17, 40, 8, 99, 200, 31])
+
+SKIPPED = (wb.dictionaries.TopKSkipTranscoder, wb.dictionaries.JumpReLUSkipTranscoder)
 
 
 def coder(
@@ -29,3 +34,8 @@ def coders(model: wb.model.LanguageModel, kind: Any = wb.dictionaries.TopKTransc
     """One for each layer."""
     how = {"k": 5} if "TopK" in kind.__name__ else {}
     return [coder(layer, kind, **how) for layer in (range(model.network.n_layers) if layers is None else layers)]
+
+
+def norms(module: nn.Module) -> list[nn.Module]:
+    """All norms of a plain model."""
+    return [one for path, one in module.named_modules() if "norm" in path.rsplit(".", 1)[-1] or ".ln_" in f".{path}"]

@@ -1,4 +1,4 @@
-"""What is asked of an attribution graph, and how its nodes are called; for the components of the page."""
+"""The request for an attribution graph, its outcome, and the names of its nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shared import dictionaries
 from shared.dictionaries import Known
 
-from workbench.figures.common import visible
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.attribution import Graph
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 CHART, NODE, PINS, MEASURED = "attribution chart", "attribution node", "attribution pins", "attribution measured"
-"""Where the session keeps the picture, the open node, the pinned ones, and what was measured of them."""
+"""Keys of the session: the figure, the open node, the pinned nodes, and their verification."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """All that a graph depends on."""
+class AttributionRequest:
+    """Everything that a graph depends on."""
 
     source: str
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Asked:
     token: str
     """The token to explain; the likeliest if empty."""
     other: str
-    """The token whose logit is taken off; none if empty."""
+    """The token whose logit is subtracted; none if empty."""
     latents: int
     mlps: str
     stamp: str
@@ -38,26 +38,27 @@ class Asked:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Names the tracing."""
+        """The key of the tracing's task."""
         settings = (self.prompt, self.token, self.other, str(self.latents), self.mlps)
         return ("attribution", self.source, *self.folders, *settings, self.stamp)
 
     @property
     def target(self) -> Any:
-        """As `attribute` takes it."""
+        """The argument `target` of `attribute`."""
         if self.other:
             return (self.token, self.other)
         return self.token or None
 
 
 @dataclass(frozen=True)
-class Found:
-    """What came of it."""
+class AttributionOutcome:
+    """A traced graph with its accuracy."""
 
     graph: Graph
     completeness: float
     """Largest relative error of the sums of the whole graph."""
     traced: int
+    """Number of nodes whose sources are in the graph, besides the target."""
 
 
 def transcoders(model: LanguageModel) -> dict[str, Known]:
@@ -65,16 +66,16 @@ def transcoders(model: LanguageModel) -> dict[str, Known]:
     return {
         one.name: one
         for one in dictionaries.fitting(model)
-        if "transcoder" in one.kind and one.writes.endswith("hook_mlp_out")
+        if one.family.transcodes and one.writes.endswith("hook_mlp_out")
     }
 
 
-def load(model: LanguageModel, asked: Asked) -> list[Any]:
-    """The transcoders themselves."""
-    return [dictionaries.load(model, dictionaries.called(model, folder)) for folder in asked.folders]
+def load(model: LanguageModel, request: AttributionRequest) -> list[Any]:
+    """The loaded transcoders of a request."""
+    return [dictionaries.load(model, dictionaries.called(model, folder)) for folder in request.folders]
 
 
 def named(graph: Graph, node: Node, words: str = "") -> str:
-    """A node in a line."""
+    """A node's label, token and position in a line."""
     where = "" if node.position < 0 else f" on {visible(graph.prompt[node.position])} ({node.position})"
     return f"{visible(node.label)}{where}" + (f": {words}" if words else "")

@@ -1,4 +1,4 @@
-"""What is asked of a task's heads, and what was found; for the components of the page."""
+"""The request for a task's heads, and its outcome."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ METHODS = {
     "zero": "zero ablation",
     "resample": "resample ablation",
 }
-"""The quick ones first; each of the others runs the model once for every head and prompt."""
+"""The titles of the methods, quick ones first; each of the others runs the model once for every head and prompt."""
 TRUTH = "patch"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """All that the scores depend on."""
+class CircuitRequest:
+    """Everything that the scores depend on."""
 
     source: str
     name: str
-    """A generated task's, or `OWN`."""
+    """A generated task's name, or `OWN`."""
     pairs: int
     seed: int
     own: str
-    """JSON lines, where the prompts are the user's own."""
+    """JSON lines of the user's own prompts; empty for a generated task."""
     methods: tuple[str, ...]
     stamp: str
     """Changes when the model does."""
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Names the work."""
+        """The key of the work's task."""
         which = (self.own,) if self.name == OWN else (str(self.pairs),)
         return ("circuits", self.source, self.name, *which, str(self.seed), *self.methods, self.stamp)
 
     def task(self, model: LanguageModel) -> Task:
-        """The prompts; errors as in `from_jsonl` and the generators."""
+        """The task with its prompts; errors as in `from_jsonl` and the generators."""
         from workbench.circuits.tasks import from_jsonl
         from workbench.circuits.tasks_generated import TASKS
 
@@ -56,24 +56,24 @@ class Asked:
 
 
 @dataclass
-class Found:
-    """What came of it."""
+class CircuitOutcome:
+    """A task, how well the model does it, and the scores of its heads."""
 
     task: Task
-    done: TaskResult
+    result: TaskResult
     scores: dict[str, Any] = field(default_factory=dict)
-    """By method, `[layer, head]`: effects in nats with their sign, or numbers of codes."""
+    """By method, `[layer, head]`: signed effects in nats, or numbers of codes."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def circuit(self) -> Any:
-        """Bool `[layer, head]`: the tenth of the heads with the largest effects; None without the truth."""
+        """Bool `[layer, head]`: the tenth of the heads with the largest effects of patching; None without patching."""
         from workbench.circuits.scores import circuit_of
 
         return circuit_of(self.scores[TRUTH]) if TRUTH in self.scores else None
 
     def judged(self) -> dict[str, Judgement]:
-        """Every other method against the truth."""
+        """The judgement of every other method against patching; empty without patching."""
         from workbench.circuits.scores import judge
 
         circuit = self.circuit
