@@ -4,8 +4,8 @@
 
 The plain pass computes the logits of every position of the same batches: those on which thresholds are searched, and
 those that are reported. Three passes are timed before and three after each measurement, so that other work on the
-machine slows both. With baselines it is the whole measurement, without them PPL-p% alone. `--verify` repeats the rise in
-perplexity by an independent forward pass with the neurons zeroed, which takes as long again.
+machine slows both. With baselines it is the whole measurement, without them PPL-p% alone. `--verify` repeats the rise
+in perplexity by an independent forward pass with the neurons zeroed, which takes as long again.
 """
 
 from __future__ import annotations
