@@ -23,13 +23,19 @@ from report import Notes, provenance, say, write_json
 from torch import Tensor
 
 import workbench as wb
+from workbench.circuits import (
+    TASKS,
+    Edge,
+    edge_attribution_patching,
+    evaluate_scores,
+    greater_than_model,
+    induction_model,
+    keep_heads,
+    patch_edges,
+    roc_curve,
+    strongest_components,
+)
 from workbench.circuits.discrete import head_outputs
-from workbench.circuits.ground_truth import greater_than_model, induction_model
-from workbench.circuits.patching import keep_heads
-from workbench.circuits.patching_edges import Edge, patch_edges
-from workbench.circuits.patching_gradients import attribute_edges
-from workbench.circuits.scores import circuit_of, judge, roc_curve
-from workbench.circuits.tasks_generated import TASKS
 
 FORMAT = 1
 """Of the notes; a new number measures everything anew."""
@@ -139,7 +145,7 @@ def of_task(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) 
         say(f"{name}: {method}")
         some = task if method == "patch" else task[: plan.ablated]
         found[method] = notes.get(f"{name} {method}", lambda m=method, t=some: truth(model, t, m))
-    circuit = circuit_of(torch.tensor(found["patch"]["heads"]), plan.share)
+    circuit = strongest_components(torch.tensor(found["patch"]["heads"]), plan.share)
     found["circuit"] = circuit.nonzero().tolist()
     kept = [(layer, head) for layer, head in found["circuit"]]
     found["kept"] = {
@@ -194,7 +200,7 @@ def of_edges(model: wb.model.LanguageModel, name: str, circuit: Tensor, plan: Pl
         return {"effects": found.tolist(), **took}
 
     def by_eap() -> dict[str, Any]:
-        found, took = timed(lambda: attribute_edges(model, task))
+        found, took = timed(lambda: edge_attribution_patching(model, task))
         return {"scores": [float(found[edge].abs()) for edge in edges], **took}
 
     def by_pairs(seed: int) -> dict[str, Any]:
@@ -220,16 +226,16 @@ def by_hand(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
         found = wb.circuits.find_circuit_discrete(made.model, task.positives, task.corrupted, seed=seed)
         patched = wb.circuits.patch_components(made.model, task, mlps=False).heads.abs()
         slopes = wb.circuits.attribution_patching(made.model, task, mlps=False).heads.abs()
-        eap = attribute_edges(made.model, task).abs()
+        eap = edge_attribution_patching(made.model, task).abs()
         up = torch.zeros_like(made.edges)
         up[0, :, 1] = True
         return {
             "accuracy": wb.circuits.evaluate_task(made.model, task).accuracy,
-            "discrete": judge(found.heads, made.heads).to_dict(),
-            "patch": judge(patched, made.heads).to_dict(),
-            "attribution": judge(slopes, made.heads).to_dict(),
-            "discrete edges": judge(found.edges[up], made.edges[up]).to_dict(),
-            "eap edges": judge(eap[up], made.edges[up]).to_dict(),
+            "discrete": evaluate_scores(found.heads, made.heads).to_dict(),
+            "patch": evaluate_scores(patched, made.heads).to_dict(),
+            "attribution": evaluate_scores(slopes, made.heads).to_dict(),
+            "discrete edges": evaluate_scores(found.edges[up], made.edges[up]).to_dict(),
+            "eap edges": evaluate_scores(eap[up], made.edges[up]).to_dict(),
         }
 
     cases: list[tuple[str, dict[str, Any]]] = [(kind, {"busy": busy}) for kind in HANDMADE for busy in (0, 4, 8)]
@@ -244,23 +250,25 @@ def by_hand(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
 
 def judged(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """Every method of a task against its truth."""
-    circuit = circuit_of(torch.tensor(found["patch"]["heads"]), plan.share)
+    circuit = strongest_components(torch.tensor(found["patch"]["heads"]), plan.share)
     rows: dict[tuple[str, int], list[dict[str, float]]] = {}
     for trial in found["trials"]:
-        said = judge(torch.tensor(trial["heads"]), circuit).to_dict()
+        said = evaluate_scores(torch.tensor(trial["heads"]), circuit).to_dict()
         said |= {"seconds": trial["seconds"], "cpu": trial["cpu"]}
         above = torch.tensor(trial["heads"]) > 0
         said |= {"missed": float((~above)[circuit].double().mean()), "false": float(above[~circuit].double().mean())}
         rows.setdefault((trial["method"], trial["pairs"]), []).append(said)
     nodes = [{"method": method, "pairs": pairs, **_spread(said)} for (method, pairs), said in rows.items()]
     for method in ("mean", "zero", "resample"):
-        said = judge(torch.tensor(found[method]["heads"]).abs(), circuit).to_dict()
+        said = evaluate_scores(torch.tensor(found[method]["heads"]).abs(), circuit).to_dict()
         said |= {"seconds": found[method]["seconds"], "cpu": found[method]["cpu"]}
         nodes.append({"method": method, "pairs": plan.ablated, **_spread([said])})
     effects = torch.tensor(found["edges"]["patched"]["effects"])
-    edges = circuit_of(effects, plan.share)
-    of_edges = [{"method": "EAP", **_spread([judge(torch.tensor(found["edges"]["eap"]["scores"]), edges).to_dict()])}]
-    pairs = [judge(torch.tensor(one["scores"]), edges).to_dict() for one in found["edges"]["discrete"]]
+    edges = strongest_components(effects, plan.share)
+    of_edges = [
+        {"method": "EAP", **_spread([evaluate_scores(torch.tensor(found["edges"]["eap"]["scores"]), edges).to_dict()])}
+    ]
+    pairs = [evaluate_scores(torch.tensor(one["scores"]), edges).to_dict() for one in found["edges"]["discrete"]]
     of_edges.append({"method": "discrete", **_spread(pairs)})
     ten = {row["method"]: row for row in nodes if row["pairs"] == 10}
     curves = {

@@ -13,7 +13,7 @@ from shared import background
 from shared.tokens import plain
 
 if TYPE_CHECKING:
-    from workbench.circuits.task_evaluation import TaskResult
+    from workbench.circuits import TaskResult
     from workbench.model import LanguageModel
 
 
@@ -69,7 +69,7 @@ def show(model: LanguageModel, asked: Asked, found: Found) -> None:
 def _begin(model: LanguageModel, found: Found, heads: tuple[tuple[int, int], ...], key: tuple[str, ...]) -> None:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> tuple[TaskResult, TaskResult]:
         import workbench as wb
-        from workbench.circuits.patching import keep_heads
+        from workbench.circuits import keep_heads
 
         tell(0.0, "the circuit alone")
         alone = wb.circuits.evaluate_task(model, found.task, keep_heads(model, found.task, heads))

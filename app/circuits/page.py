@@ -7,7 +7,7 @@ from shared import session
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
-from workbench.circuits.tasks_generated import TASKS
+from workbench.circuits import TASKS
 
 EXAMPLE = """\
 {"positive": "When Mary and John went to the store, John gave a drink to",

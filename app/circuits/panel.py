@@ -29,13 +29,13 @@ SLOW = 30.0
 
 def begin(model: LanguageModel, asked: Asked) -> None:
     """Start finding, if that has not been done."""
-    from workbench.circuits.tasks import encode
+    from workbench.circuits import encode_task
 
     going = caching.task(asked.key)
     if going is not None and not going.failed and not going.stopping:
         return
     task = asked.task(model)
-    encode(model, task)  # complain here
+    encode_task(model, task)  # complain here
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Found:
         import workbench as wb

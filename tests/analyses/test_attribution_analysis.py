@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from test_attribution import coders
+from attribution_models import coders
 
 import workbench as wb
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import tiny
+from attribution_models import coder
 from streamlit.testing.v1 import AppTest
 from test_app import APP, button, complaint, quiet, run_code, words
-from test_attribution import coder
 
 import workbench as wb
 from workbench.attribution import from_json
