@@ -10,8 +10,7 @@ import argparse
 from timing import in_turns, report
 
 import workbench as wb
-from workbench.circuits.patching_gradients import attribute_edges
-from workbench.circuits.tasks_generated import TASKS
+from workbench.circuits import TASKS, edge_attribution_patching
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
         {
             "wb.find_heads_discrete": lambda: wb.find_heads_discrete(model, task.positives, task.corrupted),
             "attribution patching": lambda: wb.circuits.attribution_patching(model, task, mlps=False),
-            "edge attribution patching": lambda: attribute_edges(model, task),
+            "edge attribution patching": lambda: edge_attribution_patching(model, task),
             patching: lambda: wb.circuits.patch_components(model, task, mlps=False),
         },
         settings.rounds,
