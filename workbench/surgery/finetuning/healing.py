@@ -33,10 +33,11 @@ from workbench.surgery.operations.custom import make_custom_from
 from workbench.surgery.operations.matrices import matrices
 from workbench.surgery.operations.pruning import check_pattern, check_sparsity, kept
 from workbench.surgery.registry import Argument, Operation, register
-from workbench.training.checkpoints import RunFolder, TrainingError
+from workbench.training.checkpoints import TrainingError
 from workbench.training.model_learner import WEIGHTS, ModelLearner
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
+from workbench.training.settings import RunOptions, TrainingSettings
 from workbench.training.steps import Training
 from workbench.training.tuning import Texts
 
@@ -137,15 +138,11 @@ def heal(
     settings: dict[str, Any] = {"tokens": tokens, "batch": batch, "context": context, "lr": lr, "warmup": warmup}
     settings |= {"decay": decay, "clip": clip, "seed": seed, "rank": rank, "only": only, "keep_zeros": keep_zeros}
     settings |= {"sparsify": asdict(sparsify) if sparsify else None}
-    recipe = {"batch_size": batch * context, "dead_after": 1, "sparsity_warmup": 0.0, "fresh": False}
     source = {"model": start.name, "model_hash": start.hash, "corpus_hash": texts.hash}
-    run = RunFolder(folder, settings | recipe | {"source": source}) if folder is not None else None
-    training = Training(learner, settings | recipe | {"source": source}, processes, run)
-    if run and run.note:
-        run.restore(learner)
-    if not (run and run.finished):
-        training.go(Monitor(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
-    processes.wait()
+    all_settings = HealingSettings(**settings, batch_size=batch * context, fresh=False, source=source)
+    options = RunOptions(folder, checkpoint_every, progress, cancel, log)
+    training = Training(learner, all_settings, processes, options)
+    training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
     learner.finish()
     for layer in layers if rank else ():
         del layer.forward
@@ -154,6 +151,18 @@ def heal(
     if CUSTOM in start.about:
         return make_custom_from(start, twin, step, seed)
     return make_child(start, parameters_of(twin.network.module), step, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealingSettings(TrainingSettings):
+    """What decides about the result of healing; see `heal`."""
+
+    batch: int
+    context: int
+    rank: int | None
+    only: str | None
+    keep_zeros: bool
+    sparsify: Mapping[str, Any] | None
 
 
 class Healer(ModelLearner):
@@ -178,7 +187,10 @@ class Healer(ModelLearner):
         sparsify: Decay | None,
         processes: Processes,
     ):
-        super().__init__(model, [], batches, weight=1.0, frozen=False, first_k=None, processes=processes)
+        self.model, self.dictionaries, self._batches, self.processes = model, [], batches, processes
+        self.module = model.network.module
+        self.device, self.n_features, self.resamples = processes.device, 0, False
+        self.provenance = {}
         self.masks, self.sparsify = masks, sparsify
         self.trained = [one for name, one in self.module.named_parameters() if wanted.search(name)]
         if not self.trained:
