@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     InstanceOf,
     TypeAdapter,
@@ -140,7 +139,7 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
 
 
 def _adapter(form: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_by_instance(form), config=ConfigDict(arbitrary_types_allowed=True))
+    return TypeAdapter(_by_instance(form))
 
 
 def _by_instance(form: Any) -> Any:
