@@ -19,6 +19,7 @@ from torch import Tensor
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
+from workbench.evaluation.losses import kl_divergence, perplexity, predictions, token_losses
 from workbench.model.edits import Group, Run
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError
@@ -26,8 +27,6 @@ from workbench.surgery.certificate.record import Certificate
 
 HELD_OUT = 0.1
 """Share of the bundled stories that no default calibration uses."""
-PREDICTIONS = 128
-"""Predictions looked at together: bounds the `[predictions, vocab]` matrices of log-probabilities."""
 Task = Callable[[LanguageModel], float]
 """Scores a model, such as its accuracy on a task."""
 
@@ -105,7 +104,7 @@ def certify(
     count = float(sums[0])
     if count == 0:
         raise ModelError("There is no prediction to measure on; give a longer text.")
-    before, after, kl, same = (sums[1:] / count).tolist()
+    before, after, kl, same = sums[1:] / count
     known = [one for one in differences if one is not None]
     return Certificate(
         parent={"name": start.name, "hash": start.hash},
@@ -113,10 +112,10 @@ def certify(
         steps=list(child.history),
         max_logit_difference=max(known) if known else None,
         differences=differences,
-        perplexity_before=_exp(before),
-        perplexity_after=_exp(after),
-        kl=kl,
-        same_top=same,
+        perplexity_before=perplexity(before),
+        perplexity_after=perplexity(after),
+        kl=float(kl),
+        same_top=float(same),
         tasks={name: (float(task(start)), float(task(end))) for name, task in (tasks or {}).items()},
         corpus={"name": text.name, "hash": text.hash} if isinstance(text, Corpus) else {"name": text, "hash": ""},
         predictions=int(count),
@@ -167,18 +166,8 @@ def logits_with(model: LanguageModel, tokens: Tensor, interventions: Sequence[An
 
 def _cost(before: Tensor, after: Tensor, tokens: Tensor, content: Tensor) -> Tensor:
     """Sums over predictions of text by text: their number, cross-entropies, KL, how often the likeliest is the same."""
-    pairs = content[:, :-1] & content[:, 1:]  # [batch, pos - 1]
-    total = torch.zeros(5).double()
-    for row, counts in enumerate(pairs):
-        for at in counts.nonzero()[:, 0].split(PREDICTIONS):
-            target = tokens[row, at + 1][:, None]  # [n, 1]
-            of, to = before[row, at].log_softmax(-1), after[row, at].log_softmax(-1)  # [n, vocab]
-            kl = torch.where(of == -torch.inf, 0, of.exp() * (of - to)).sum(-1)
-            same = of.argmax(-1) == to.argmax(-1)
-            columns = [torch.ones(len(at)), -of.gather(1, target)[:, 0], -to.gather(1, target)[:, 0], kl, same]
-            total += torch.stack([column.double().sum() for column in columns])
-    return total
-
-
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf
+    pairs = predictions(content)  # [batch, pos - 1]
+    kl = kl_divergence(before[:, :-1], after[:, :-1], pairs)
+    same = (before.argmax(-1) == after.argmax(-1))[:, :-1] & pairs
+    columns = [pairs, token_losses(before, tokens, pairs), token_losses(after, tokens, pairs), kl, same]
+    return torch.stack([column.double().sum() for column in columns])
