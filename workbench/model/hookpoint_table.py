@@ -92,7 +92,7 @@ def _probe(module: Any) -> Tensor:
     sizes = module.config.get_text_config()
     heads = {sizes.num_attention_heads, getattr(sizes, "num_key_value_heads", None)}
     length = next(length for length in (3, 5, 7) if length not in heads)
-    return torch.arange(2 * length).view(2, length) % module.get_output_embeddings().weight.shape[0]
+    return torch.arange(2 * length).view(2, length) % sizes.vocab_size
 
 
 def _keep(into: dict[tuple[str, str], Tensor], path: str) -> Callable:
