@@ -28,7 +28,8 @@ from report import Notes, provenance, say, wilson, write_json
 
 from workbench.interventions.opening import load_model
 from workbench.model.language_model import LanguageModel
-from workbench.neurons.unembedding import CHUNK, RANDOM_DIRECTIONS, NeuronTable, decode_neurons, top_both
+from workbench.neurons import NeuronTable, decode_neurons
+from workbench.neurons.unembedding import CHUNK, RANDOM_DIRECTIONS, top_both
 
 PLAN = Path(__file__).with_suffix(".toml")
 FORMAT = 1

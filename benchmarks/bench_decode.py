@@ -10,7 +10,7 @@ import torch
 from timing import in_turns, report
 
 import workbench as wb
-from workbench.neurons.unembedding import CHUNK, _decode_all
+from workbench.neurons.unembedding import CHUNK, decode_all
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             {
                 "chunked matmul and torch.topk alone": alone,
                 "matmul alone (the limit)": product_only,
-                "wb.decode_neurons, both signs": lambda: _decode_all(model, "gate", 10, "raw", None),
+                "wb.decode_neurons, both signs": lambda: decode_all(model, "gate", 10, "raw", None),
             },
             rounds=1,
         )
@@ -44,7 +44,7 @@ def main() -> None:
     print(f"  {flops / times['wb.decode_neurons, both signs'] / 1e9:.0f} GFLOP/s")
 
     print(
-        f"  memory above the loaded model: {_peak_above(lambda: _decode_all(model, 'gate', 10, 'raw', None)):.2f} GiB"
+        f"  memory above the loaded model: {_peak_above(lambda: decode_all(model, 'gate', 10, 'raw', None)):.2f} GiB"
     )
 
     table = wb.decode_neurons(model, "gate", 10)
