@@ -3,7 +3,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup app test test-saelens lint bench clean
+PYTEST ?=
+
+.PHONY: setup app test durations test-saelens lint bench clean
 
 setup: $(READY)
 
@@ -20,7 +22,11 @@ app: $(READY)
 
 # two processes of one thread each take half as long as one process of two
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# the seconds of each test file, by which `make test` orders them
+durations: PYTEST = --write-durations
+durations: test
 
 # sae-lens wants an older TransformerLens, so it has an environment of its own
 test-saelens: $(READY) .venv-saelens/.ready

@@ -13,12 +13,19 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from schedule import pytest_addoption, pytest_collection_modifyitems, pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.core.cache import cache_folder
 from workbench.model.default_model import GGUF_SHA256
+
+HERE = Path(__file__).parent
+ROOMS = [str(path) for path in sorted(HERE.iterdir()) if path.is_dir() and path.name[0] not in "._"]
+sys.path += [room for room in ROOMS if room not in sys.path]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), *ROOMS, os.environ.get("PYTHONPATH")]))
+"""Tests share helpers over rooms, and so do the processes that they start."""
 
 HERE = Path(__file__).parent
 ROOMS = [str(path) for path in sorted(HERE.iterdir()) if path.is_dir() and path.name[0] not in "._"]

@@ -7,21 +7,56 @@ the hook points in the same way, which is here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.folder import DictionaryError
 from workbench.model.edits import Edit
 from workbench.model.hookpoints import HookPoint, HookPoints
 
-if TYPE_CHECKING:
-    from workbench.dictionaries.protocol import Change, Dictionary, Rewrite
+
+class Actor(Protocol):
+    """What a dictionary has to offer so that it can act; see `Dictionary`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in error messages."""
+        ...
+
+    @property
+    def reads(self) -> str:
+        """Hook point of the activations that it encodes; empty until it is known."""
+        ...
+
+    @property
+    def writes(self) -> str:
+        """Hook point of the activations that it reconstructs; empty until it is known."""
+        ...
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations at `reads`."""
+        ...
+
+    @property
+    def d_out(self) -> int:
+        """Width of the activations at `writes`."""
+        ...
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`."""
+        ...
+
+    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
+        """Activations at `writes` `[..., d_out]` after changes of the codes."""
+        ...
 
 
-def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
+def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
     """Where a dictionary reads and where it writes, on a model with these hook points.
 
     Raises:
@@ -46,7 +81,7 @@ def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, 
 
 
 def acting(
-    dictionary: Dictionary,
+    dictionary: Actor,
     reads: HookPoint,
     writes: HookPoint,
     act: Callable[[Tensor, Tensor], Tensor],
@@ -91,7 +126,7 @@ class Splice:
         DictionaryError: the dictionary writes at another hook point.
     """
 
-    dictionary: Dictionary
+    dictionary: Actor
     hook_point: str
 
     def bind(self, model: Any, scratch: dict) -> list[Edit]:
@@ -124,7 +159,7 @@ class Splice:
         return f"Splice({self.dictionary.name} at {self.hook_point})"
 
 
-def _check_width(dictionary: Dictionary, verb: str, width: int, point: HookPoint) -> None:
+def _check_width(dictionary: Actor, verb: str, width: int, point: HookPoint) -> None:
     if width != point.width:
         raise DictionaryError(
             f"{dictionary.name} {verb} activations of width {width:,}, but {point.name} is {point.width:,} wide."

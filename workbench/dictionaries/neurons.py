@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite
+from workbench.dictionaries.codes import Change, Codes, Rewrite
+from workbench.dictionaries.protocol import Dictionary
 
 
 class Neurons(Dictionary):
@@ -21,6 +22,7 @@ class Neurons(Dictionary):
     """
 
     kind = "neurons"
+    noun = "neuron"
 
     def __init__(self, name: str, hook_point: str, width: int):
         super().__init__(name)

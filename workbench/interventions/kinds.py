@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from workbench.dictionaries.acting import acting, places
+from workbench.dictionaries.codes import Change, Codes, Rewrite
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite
+from workbench.dictionaries.protocol import Dictionary
 from workbench.model.edits import Edit, EditError, Positions, as_positions, only_at
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError

@@ -43,7 +43,6 @@ class LanguageModel:
         stop_tokens: ids of the tokens that end a turn.
         splices: dictionaries that the model always runs through, by hook point; part of the model, not of a call.
         about: plain data that is recorded with the model, such as how it was trained.
-        made_by: returns the child of surgery that this is the model of while a reference to it lives, else None.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
@@ -55,7 +54,6 @@ class LanguageModel:
         self.stop_tokens = prompt_forms.stop_tokens(module, tokenizer)
         self.splices: Mapping[str, Spliceable] = {}
         self.about: dict[str, Any] = {}
-        self.made_by: Callable[[], Any] = lambda: None
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
