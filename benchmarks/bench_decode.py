@@ -43,9 +43,7 @@ def main() -> None:
     flops = 2 * len(rows) * CHUNK * head.numel()
     print(f"  {flops / times['wb.decode_neurons, both signs'] / 1e9:.0f} GFLOP/s")
 
-    print(
-        f"  memory above the loaded model: {_peak_above(lambda: decode_all(model, 'gate', 10, 'raw', None)):.2f} GiB"
-    )
+    print(f"  memory above the loaded model: {_peak_above(lambda: decode_all(model, 'gate', 10, 'raw', None)):.2f} GiB")
 
     table = wb.decode_neurons(model, "gate", 10)
     table.search("warm up")

@@ -19,7 +19,7 @@ from workbench.circuits.patching import PatchingResult
 from workbench.circuits.patching_runs import capture_all, head_point, mlp_point, output_weights
 from workbench.circuits.tasks import Encoded, Task, TaskError, encode, log_odds
 from workbench.core.progress import Progress
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 TOKENS = 384
@@ -125,8 +125,8 @@ def _nudged(model: LanguageModel, encoded: Encoded, points: list[str]) -> _Nudge
 
         return change
 
-    edits = [*model.bind([]), *model.network.prepare([Edit(name, nudge(name)) for name in points])]
-    logits = model.network.run(encoded.tokens, Run([Group(edits)]), last=1)[:, -1].float()
+    edits = [*model.bind([]), *(Edit(name, nudge(name)) for name in points)]
+    logits = model.run(encoded.tokens, edits, last=1)[:, -1].float()
     return _Nudged(log_odds(logits, encoded), added, seen)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.evaluation.repetition import repetition
 from workbench.interventions.kinds import FeatureIntervention, dictionary_of
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import Edit, EditError, Group, check_edits
@@ -196,12 +197,6 @@ def random_twins(
         index += index >= one.feature.index  # any feature but this one
         twins.append(replace(one, feature=replace(one.feature, index=index)))
     return twins
-
-
-def repetition(tokens: Sequence[int], n: int = 3) -> float:
-    """Share of n-grams that occurred before in the same text, from 0 to 1; 0 for a text shorter than n + 1."""
-    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
 
 
 class _Judge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,7 +108,7 @@ class NeuronTable:
         *,
         match: Match = "any",
         sign: Sign = 1,
-        layers: Sequence[int] | None = None,
+        layers: Iterable[int] | None = None,
         max_rank: Natural | None = None,
         min_score: Number | None = None,
         limit: Natural | None = 200,
@@ -135,10 +135,11 @@ class NeuronTable:
         scores = self.scores[side].reshape(-1)[flat]
         keep = np.ones(len(flat), dtype=bool)
         if layers is not None:
-            for layer in layers:
+            wanted = list(layers)
+            for layer in wanted:
                 if not 0 <= layer < self.n_layers:
                     raise NeuronError(f"There is no layer {layer}: this model has layers 0 to {self.n_layers - 1}.")
-            keep &= np.isin(rows // self.d_mlp, list(layers))
+            keep &= np.isin(rows // self.d_mlp, wanted)
         if max_rank is not None:
             keep &= ranks <= max_rank
         if min_score is not None:
