@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import tiny
+from grammar import sentences
 from streamlit.testing.v1 import AppTest
 from test_app import APP, complaint, quiet, run_code
 from test_app_dictionaries import ended, read_from
-from test_sparsity import sentences
 
 import workbench as wb
 from workbench.corpus import Corpus

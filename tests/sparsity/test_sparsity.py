@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from grammar import sentences
 from reference import PlainEdit, logits_under
 from torch import Tensor
 
@@ -22,43 +23,11 @@ from workbench.corpus import Corpus, CorpusError
 from workbench.sparsity.curves import CettCurve, CurveMeter
 from workbench.sparsity.evaluation import Sample
 from workbench.sparsity.masking import above, cett, down_weights, strongest
+from workbench.sparsity.outcome import PassSums
 from workbench.sparsity.search import Search
 
 TOKENS = torch.tensor([[61, 258, 12, 300, 77, 5, 190, 33, 261, 88, 7]])
 NAN, INF = float("nan"), float("inf")
-
-
-def sentences(count: int, seed: int) -> list[str]:
-    """Texts of a small grammar, so that a tiny model can learn something of them."""
-    chance = torch.Generator().manual_seed(seed)
-
-    def pick(words: str) -> str:
-        some = words.split()
-        return some[int(torch.randint(len(some), (), generator=chance))]
-
-    def sentence() -> str:
-        who, what, where = pick("dog cat mouse boat child"), pick("ran sailed slept"), pick("river house water morning")
-        return f"The {pick('small green favourite old')} {who} {what} to the {where}."
-
-    return [" ".join(sentence() for _ in range(5)) for _ in range(count)]
-
-
-@pytest.fixture(scope="module")
-def learned(zoo) -> wb.model.LanguageModel:
-    """A tiny Llama that has learned the grammar, so that its neurons are of use."""
-    return wb.training.fine_tune(zoo["llama"], Corpus(sentences(200, 0)), tokens=60_000, lr=3e-3, batch=16, context=64)
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    """Texts that it has not seen."""
-    return Corpus(sentences(120, 1), "sentences")
-
-
-@pytest.fixture(scope="module")
-def found(learned: wb.model.LanguageModel, corpus: Corpus) -> list[wb.sparsity.Sparsity]:
-    """One measurement for three p."""
-    return wb.sparsity.measure_sparsities(learned, corpus, [0.05, 0.005, 0.01], 4096, context=64, resamples=200)
 
 
 def zeroed_by_loop(module: Any, layer: int, threshold: float) -> PlainEdit:
@@ -102,7 +71,7 @@ def test_the_curve_has_the_cett_of_its_thresholds(learned: wb.model.LanguageMode
     sample = Sample.read(learned, corpus, lambda _: None, tokens=600, context=64, batch=4, seed=0)
     meter = CurveMeter(learned)
     with torch.inference_mode():
-        sample.run_plain(meter.look)
+        sample.run_plain(meter.add)
     for layer, curve in enumerate(meter.curves()):
         assert curve.cett == sorted(set(curve.cett))
         assert curve.thresholds == sorted(set(curve.thresholds))
@@ -255,10 +224,11 @@ def line(rises: Any, top: float = 1.0) -> tuple[Search, list[float]]:
     """A search over a known curve, and the settings that it has tried."""
     tried: list[float] = []
 
-    def run(setting: float) -> Tensor:
+    def run(setting: float) -> PassSums:
         tried.append(setting)
-        loss = math.log1p(rises(setting)) * 100
-        return torch.tensor([[50.0, 100.0, 200.0, 200.0 + loss, 50.0 * setting]]).double()
+        loss = 200.0 + math.log1p(rises(setting)) * 100
+        tokens, predictions, plain, masked, left_out = torch.tensor([50.0, 100.0, 200.0, loss, 50 * setting]).double()
+        return PassSums(tokens[None], predictions[None], plain[None], masked[None], left_out[None, None])
 
     return Search(run, top), tried
 
@@ -475,7 +445,7 @@ def test_a_bad_p(learned: wb.model.LanguageModel, corpus: Corpus, p: Any) -> Non
 
 
 def test_bad_texts(learned: wb.model.LanguageModel) -> None:
-    with pytest.raises(wb.sparsity.SparsityError, match="Texts are a Corpus"):
+    with pytest.raises(wb.sparsity.SparsityError, match="corpus is a Corpus"):
         wb.measure_sparsity(learned, "stories")  # type: ignore[arg-type]
     with pytest.raises(CorpusError, match="no text at all"):
         wb.measure_sparsity(learned, Corpus([" "]))
@@ -492,7 +462,7 @@ def test_bad_settings(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
         ({"context": 1}, "context is"),
         ({"batch": 0}, "batch is"),
         ({"resamples": 0}, "resamples is"),
-        ({"baselines": ["top"]}, "no baseline measure"),
+        ({"baselines": ["top"]}, "baselines is a list of 'fixed' or 'top_k'"),
     ):
         with pytest.raises(wb.sparsity.SparsityError, match=words):
             wb.measure_sparsity(learned, corpus, 0.01, **how)
