@@ -24,4 +24,6 @@ def corpus() -> Corpus:
 @pytest.fixture(scope="session")
 def found(learned: wb.model.LanguageModel, corpus: Corpus) -> list[wb.sparsity.Sparsity]:
     """One measurement for three p."""
-    return wb.sparsity.measure_sparsities(learned, corpus, [0.05, 0.005, 0.01], 4096, context=64, resamples=200)
+    return wb.sparsity.measure_sparsities(
+        learned, corpus, [0.05, 0.005, 0.01], 4096, context=64, batch=16, resamples=200
+    )

@@ -129,7 +129,7 @@ def test_groups_that_a_router_picks(learned: wb.model.LanguageModel, corpus: Cor
         assert all(torch.bincount(member).tolist() == [6] * 8 for member in one.member)
         assert one.apart == pytest.approx(groups.apart)
     assert all(mine > other for mine, other in zip(groups.together, control.together, strict=True))
-    routing: dict[str, Any] = {"tokens": 512, "context": 64, "resamples": 5}
+    routing: dict[str, Any] = {"tokens": 512, "context": 64, "batch": 16, "resamples": 5}
     few, most, every = wb.sparsity.measure_routing(learned, groups, second, [2, 6, 8], **routing)
     assert every.outcome.ppl_increase == pytest.approx(0, abs=1e-6)
     assert few.outcome.ppl_increase > most.outcome.ppl_increase
@@ -201,7 +201,7 @@ def test_sessions_at_once_get_what_they_get_alone(learned: wb.model.LanguageMode
     torch.set_num_threads(1)
     try:
         tokens = learned.to_tokens("The small dog ran to the")
-        how: dict[str, Any] = {"tokens": 256, "context": 64, "resamples": 5}
+        how: dict[str, Any] = {"tokens": 256, "context": 64, "batch": 16, "resamples": 5}
         jobs: list[Any] = [
             lambda: learned(tokens).tolist(),
             lambda: wb.sparsity.with_sparsity(learned, 0.2)(tokens).tolist(),
@@ -227,6 +227,6 @@ def test_a_model_that_runs_through_a_dictionary_stays_so(learned: wb.model.Langu
     with sparse.spliced({point: book}):
         expected = sparse(row)
     assert torch.equal(wb.sparsity.with_sparsity(through, 0.3)(row), expected)
-    found = wb.measure_sparsity(through, corpus, 0.05, 256, baselines=(), context=64, resamples=5)
+    found = wb.measure_sparsity(through, corpus, 0.05, 256, baselines=(), context=64, batch=16, resamples=5)
     with pytest.raises(wb.sparsity.SparsityError, match="plain modules"):
         wb.sparsity.verify_sparsity(through, found, corpus)

@@ -15,7 +15,8 @@ import workbench as wb
 from workbench.core.hashing import fingerprint
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.finetuning.healing import UNLABELLED, heal
+from workbench.surgery.finetuning.batches import UNLABELLED
+from workbench.surgery.finetuning.healing import heal
 from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
 from workbench.surgery.operations.activation_swap import PolyNorm, PolyReLU, Series, fit, swap_activation
 from workbench.surgery.operations.causal_mask import both_ways, remove_causal_mask

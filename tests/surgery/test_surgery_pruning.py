@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import workbench as wb
 from workbench.surgery.child import SurgeryError
+from workbench.surgery.operations.masks import kept
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in
-from workbench.surgery.operations.pruning import kept, prune, search_sparsity
+from workbench.surgery.operations.pruning import prune, search_sparsity
 from workbench.surgery.operations.quantising import quantise, rounded, search_bits
 from workbench.surgery.registry import Cancelled, apply_operation
 from workbench.surgery.search.fitness import DenseKL

@@ -18,7 +18,8 @@ from workbench.interventions.weight_edits import RemoveLayer, RemoveSublayer
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.operations.sublayers import SublayerDropping, drop_sublayers
 from workbench.surgery.registry import Cancelled, apply_operation
-from workbench.surgery.search.budgets import Candidate, CandidateEvaluator, even, greedy, harms, ranked, uniform
+from workbench.surgery.search.baselines import even, greedy, harms, ranked, uniform
+from workbench.surgery.search.budgets import Candidate, CandidateEvaluator
 from workbench.surgery.search.evopress import _starts, evopress, search
 from workbench.surgery.search.fitness import DenseKL
 

@@ -100,8 +100,8 @@ def _mean_loss(module: Any, rows: list[tuple[list[int], list[bool]]]) -> float:
     total, count = 0.0, 0
     for ids, counts in rows:
         logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-        for place in range(len(ids) - 1):
-            if counts[place] and counts[place + 1]:
-                total += float(torch.nn.functional.cross_entropy(logits[place], torch.tensor(ids[place + 1])))
-                count += 1
+        places = [place for place in range(len(ids) - 1) if counts[place] and counts[place + 1]]
+        targets = torch.tensor([ids[place + 1] for place in places], dtype=torch.long)
+        total += float(nn.functional.cross_entropy(logits[places], targets, reduction="none").double().sum())
+        count += len(places)
     return total / count

@@ -7,7 +7,8 @@ import torch
 from workbench.corpus import Corpus, as_corpus
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.certificate.certificate import HELD_OUT
-from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 
 STORIES = "stories"
 """The bundled texts; a tenth of them is kept for certificates."""

@@ -23,7 +23,8 @@ from torch import Tensor
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
+from workbench.surgery.child import Child, make_child
+from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -56,7 +57,7 @@ def merge_kv_heads(
         SurgeryError: a number of heads that does not divide the old one, or an architecture that this can't be done to.
         Cancelled: it was stopped.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     if method not in METHODS:
         raise SurgeryError(f"The method is one of {', '.join(METHODS)}, not {method!r}.")
     shape = _shape(model, heads)

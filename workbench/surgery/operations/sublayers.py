@@ -18,7 +18,8 @@ from workbench.corpus import Corpus
 from workbench.interventions.weight_edits import PARTS, RemoveLayer, RemoveSublayer
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import baked
-from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.registry import Argument, Operation, register
 from workbench.surgery.search.budgets import Candidate, SearchResult
@@ -128,7 +129,7 @@ def drop_sublayers(
             greedy search, or an architecture whose sublayers can't be removed.
         Cancelled: it was stopped.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     space = SublayerDropping(model, whole=whole)
     gone = round(share * len(space.parts)) if isinstance(share, int | float) and math.isfinite(share) else 0
     if not 0 < gone < len(space.parts):
