@@ -4,8 +4,8 @@
 
 The plain pass computes the logits of every position of the same batches, all of them: those that thresholds are found
 on, and those that are reported. Three of them are timed before and after each measurement, so that other work on the
-machine falls on both. With baselines it is the whole measurement, without them PPL-p% alone. `--verify` repeats the rise
-in perplexity by an independent forward pass with the neurons zeroed, which takes as long again.
+machine falls on both. With baselines it is the whole measurement, without them PPL-p% alone. `--verify` repeats the
+rise in perplexity by an independent forward pass with the neurons zeroed, which takes as long again.
 """
 
 from __future__ import annotations
