@@ -303,4 +303,3 @@ class _Judge:
             for token, text in zip(moved, texts, strict=True)
             if before[token] != after[token]
         ]
-

@@ -44,7 +44,7 @@ def verify_sparsity(
     how = {name: about[name] for name in ("context", "batch", "seed")}
     corpora = sample_corpora(corpus, held_out, how["seed"])
     if about["model_hash"] != model.hash or [one["hash"] for one in about["corpora"]] != [one.hash for one in corpora]:
-        raise SparsityError("The sparsity was measured on another model or on other texts than those given.")
+        raise SparsityError("The sparsity was measured on another model or on other texts than these.")
     sizes = about["tokens"] // 2, about["tokens"] - about["tokens"] // 2
     rises = []
     for one, tokens in zip(corpora, sizes, strict=True):
@@ -74,7 +74,7 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
     memo: dict[int, Any] = {
         id(one): one for one in [*model.network.module.parameters(), *model.network.module.buffers()]
     }
-    twin: Any = copy.deepcopy(model.network.module, memo)  # other modules, the same weights
+    twin: Any = copy.deepcopy(model.network.module, memo)  # new modules with the same weights
     plain = _mean_loss(twin, rows)
     for layer, threshold in enumerate(thresholds):
         point = model.network.neuron_hook_point(layer, "post")
