@@ -7,7 +7,6 @@ perplexity of the edited text under the plain model.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.kinds import FeatureIntervention, dictionary_of
 from workbench.model.decoding import Decoder, DecodingStep, decode
@@ -239,24 +239,23 @@ class _Judge:
             return
         with torch.inference_mode():
             tokens = torch.stack(self.tokens, 1)  # [rows, chunk]
-            own = torch.stack(self.logits, 1).log_softmax(-1)  # [rows, chunk, vocab]
+            own = torch.stack(self.logits, 1)  # [rows, chunk, vocab]
             other = torch.empty(2 * self.n_sides, chunk, own.shape[-1])
             # the judge has seen all tokens before this chunk; its first prediction is made already
             texts = [row for side in range(1, self.n_sides + 1) for row in (0, side)]
             other[:, 0] = self.decoder.logits
             followed = self.decoder.feed(tokens[texts])
             other[:, 1:] = followed[:, :-1]
-            other = other.log_softmax(-1)
 
             steps = torch.arange(self.scored, self.scored + chunk)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
-            self.own_logprob.append(own.gather(-1, tokens[..., None])[..., 0])
-            self.before += (own[0].exp() * inside[:, None]).sum(0)
+            self.own_logprob.append(-cross_entropy(own, tokens))
+            self.before += (own[0].float().softmax(-1) * inside[:, None]).sum(0)
             edited_on_plain, plain_on_edited = other[0::2], other[1::2]  # [sides, chunk, vocab]
-            self.after += (edited_on_plain.exp() * inside[:, None]).sum(1)
-            self.kl.append(_kl(own[:1], edited_on_plain))
-            self.kl_own.append(_kl(plain_on_edited, own[1:]))
-            self.plain_logprob.append(plain_on_edited.gather(-1, tokens[1:, :, None])[..., 0])
+            self.after += (edited_on_plain.softmax(-1) * inside[:, None]).sum(1)
+            self.kl.append(kl_divergence(own[:1], edited_on_plain).clamp(min=0))
+            self.kl_own.append(kl_divergence(plain_on_edited, own[1:]).clamp(min=0))
+            self.plain_logprob.append(-cross_entropy(plain_on_edited, tokens[1:]))
         self.chosen.extend(self.tokens)
         self.scored += chunk
         self.logits, self.tokens = [], []
@@ -281,12 +280,12 @@ class _Judge:
                     generations[side + 1],
                     kl[side, : self.lengths[0]].tolist(),
                     kl_own[side, :length].tolist(),
-                    _perplexity(plain_logprob[side, :length]),
+                    perplexity(-plain_logprob[side, :length]),
                     repetition(written[side + 1]),
                     self._changes(before, self.after[side] / max(self.lengths[0], 1), top),
                 )
             )
-        baseline_perplexity = _perplexity(own[0, : self.lengths[0]])
+        baseline_perplexity = perplexity(-own[0, : self.lengths[0]])
         return Comparison(prompt, generations[0], baseline_perplexity, repetition(written[0]), sides)
 
     def _changes(self, before: Tensor, after: Tensor, top: int) -> list[TokenChange]:
@@ -297,12 +296,3 @@ class _Judge:
             for token, text in zip(moved, texts, strict=True)
             if before[token] != after[token]
         ]
-
-
-def _kl(of: Tensor, to: Tensor) -> Tensor:
-    """KL(of ‖ to) in nats from log-probabilities `[..., vocab]`, never below 0."""
-    return (of.exp() * (of - to)).sum(-1).clamp(min=0)
-
-
-def _perplexity(logprobs: Tensor) -> float:
-    return math.exp(-float(logprobs.mean())) if len(logprobs) else math.nan

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from workbench.core.progress import Progress
+from workbench.evaluation.losses import cross_entropy
 from workbench.interventions.kinds import FeatureIntervention
 from workbench.model.edits import Group, Run, check_edits
 from workbench.model.language_model import LanguageModel
@@ -73,6 +74,6 @@ def dose_response(
         run = Run(groups, torch.full((len(some),), length))
         with torch.inference_mode():
             logits = model.network.run(tokens.expand(len(some), -1), run, last=target.shape[1])  # [rows, new, vocab]
-            logprobs = logits.log_softmax(-1).gather(-1, target.expand(len(some), -1)[..., None])
-        found += logprobs.sum((1, 2)).tolist()
+            losses = cross_entropy(logits, target.expand(len(some), -1))  # [rows, new]
+        found += (-losses.sum(1)).tolist()
     return DoseResponse(word, list(map(float, values)), found[1:], found[0])
