@@ -5,8 +5,8 @@ budget from one part to another, the KL to the dense model's predictions as fitn
 each with fewer candidates on more tokens; the parent takes part only in the last one. Three things are not in the
 paper. Where the passes allow running each part alone, the search begins from several sets of parts that do little harm
 alone, since the least harmful ones are often a bad set together. Where parts have slopes, a surrogate learns from them
-which candidates to try and which parent is best (`evopress_guide.py`). At the end the last parents are run once more, on
-more and more windows, since a parent that won on a few may have been lucky.
+which candidates to try and which parent is best (`evopress_guide.py`). At the end the last parents are run once more,
+on more and more windows, since a parent that won on a few may have been lucky.
 """
 
 from __future__ import annotations
