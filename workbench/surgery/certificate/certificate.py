@@ -20,7 +20,6 @@ from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
 from workbench.evaluation.losses import kl_divergence, perplexity, predictions, token_losses
-from workbench.model.edits import Group, Run
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError
 from workbench.surgery.certificate.record import Certificate
@@ -160,8 +159,7 @@ def logits_with(model: LanguageModel, tokens: Tensor, interventions: Sequence[An
     or on generated tokens, the second half of a window counts as generated.
     """
     edits = model.bind(interventions)
-    middle = torch.full((len(tokens),), max(tokens.shape[1] // 2, 1))
-    return model.network.run(tokens, Run([Group(edits)], middle) if edits else None).float()
+    return model.run(tokens, edits, prompt_length=max(tokens.shape[1] // 2, 1)).float()
 
 
 def _cost(before: Tensor, after: Tensor, tokens: Tensor, content: Tensor) -> Tensor:

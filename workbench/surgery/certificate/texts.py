@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from workbench.evaluation.losses import kl_divergence
-from workbench.model.edits import Group, Run
 from workbench.model.language_model import Generation, LanguageModel, uninterrupted
 from workbench.surgery.child import Child
 
@@ -66,6 +65,5 @@ def _kl(
     tokens, length = torch.cat([prompt, new.long()])[None], len(prompt)
     found = []
     for model, edits in ((start, start.bind(())), (changed, changed.bind(beside))):
-        run = Run([Group(edits)], torch.tensor([length])) if edits else None
-        found.append(model.network.run(tokens, run)[0, length - 1 : -1])
+        found.append(model.run(tokens, edits, prompt_length=length)[0, length - 1 : -1])
     return kl_divergence(*found).tolist()

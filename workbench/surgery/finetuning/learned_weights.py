@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+
+from workbench.model.modules import is_conv1d
 
 
 class AdaptedWeight(nn.Module):
@@ -36,7 +37,7 @@ class AdaptedWeight(nn.Module):
             self.down = nn.Parameter(torch.randn(rank, columns, generator=chance) / columns**0.5)
         self.zeros, self.share = zeros, 1.0
         self.kept: Tensor | None = None
-        self.turned = isinstance(module, Conv1D)  # GPT-2 stores [in, out]
+        self.turned = is_conv1d(module)
         module.shaped = self
         module.forward = lambda x: _Linear.apply(self, x, module.weight, module.bias, self.up, self.down)
 

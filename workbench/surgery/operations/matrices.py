@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.modules import is_conv1d
 from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.search.budgets import Candidate
 
@@ -25,7 +26,7 @@ def matrices(model: LanguageModel) -> list[str]:
     paths = [
         path
         for path, module in model.network.module.named_modules()
-        if path.startswith(f"{prefix}.") and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        if path.startswith(f"{prefix}.") and (isinstance(module, nn.Linear) or is_conv1d(module))
     ]
     if not paths:
         raise SurgeryError(f"The layers of {model.name} hold no linear module.")
@@ -35,12 +36,12 @@ def matrices(model: LanguageModel) -> list[str]:
 def out_in(module: nn.Module) -> Tensor:
     """A module's weights as `[out, in]`; GPT-2 stores `[in, out]`."""
     weight: Tensor = module.weight.detach()  # type: ignore[assignment]
-    return weight.T if type(module).__name__ == "Conv1D" else weight
+    return weight.T if is_conv1d(module) else weight
 
 
 def as_stored(module: nn.Module, weight: Tensor) -> Tensor:
     """Weights `[out, in]` as the module stores them; the inverse of `out_in`."""
-    return weight.T.contiguous() if type(module).__name__ == "Conv1D" else weight.contiguous()
+    return weight.T.contiguous() if is_conv1d(module) else weight.contiguous()
 
 
 def input_norms(
