@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from workbench.core.checks import checked
 from workbench.core.progress import Progress
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
@@ -133,6 +134,7 @@ def find_operations() -> None:
         importlib.import_module(f"{package.__name__}.{file.name}")
 
 
+@checked(SurgeryError)
 def apply_operation(
     model: LanguageModel | Child,
     operation: str,
