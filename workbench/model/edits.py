@@ -1,12 +1,12 @@
 """Edits: at this hook point, at these absolute positions, the tensor becomes f(tensor).
 
-The model and the generator run edits and know nothing of features or dictionaries; an intervention
-(`interventions.py`) names features and binds itself into fresh edits for one run. The edits of a run live in a context
-variable, never on the model, so that many threads can steer one shared model at once.
+Edits know nothing of features or dictionaries; an intervention (`workbench/interventions/`) names features and binds
+itself into fresh edits for one run. The edits of a run live in a context variable, never on the model, so that many
+threads can steer one shared model at once.
 
 Positions are absolute: position 0 is the first token of the sequence, whether or not the tokens before the current one
-come from the KV cache, and padding has no position. There is no "last position": what is last differs between a cached
-and an uncached run of the same text.
+come from the KV cache, and padding has no position. There is no "last position": it differs between a cached and an
+uncached run of the same text.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
 
 
 class EditError(WorkbenchError):
-    """An edit that is malformed, or that can never act in the run it was given to."""
+    """A malformed edit, or one that can never act in its run."""
 
 
 def as_positions(positions: str | int | Sequence[int]) -> Positions:
-    """Check a position rule and bring it into its one form.
+    """A position rule in its normal form: a word, or sorted positions without duplicates.
 
-    Raises `EditError` for an unknown word, a negative or fractional position and an empty list.
+    Raises:
+        EditError: an unknown word, a negative or fractional position, or an empty list.
     """
     if positions in ("all", "prompt", "generated"):
         return positions  # type: ignore[return-value]
@@ -56,28 +57,28 @@ class Edit:
 
     hook_point: str
     change: Callable[[Tensor], Tensor]
-    """Gets the selected part of the tensor, `[..., *shape]`, and returns one of the same size; it must not write into
-    what it gets. Returning the very tensor it got (to observe only) leaves the model as it is."""
+    """Takes the selected part of the tensor, `[..., *shape]`, and returns a tensor of the same size; it must not write
+    into its input. To observe only, return the input unchanged (the same object)."""
     positions: Positions = "all"
     source: str = ""
-    """What the edit came from, for error messages."""
+    """The intervention that it comes from, for error messages."""
     standing: bool = False
-    """Whether it belongs to the model and not to a call; what is watched there is what this edit gets to see."""
+    """Whether it belongs to the model and not to a call; `Run.watch` sees the input of such an edit."""
 
 
 class Intervention(Protocol):
-    """What `model.generate(interventions=...)` takes: anything that binds itself into edits."""
+    """An object that binds itself into edits; `model.generate(interventions=...)` takes a list of them."""
 
     def bind(self, model: Any, scratch: dict) -> list[Edit]:
-        """Fresh edits for one run; `scratch` is shared by all that binds itself for that run, and then thrown away."""
+        """Fresh edits for one run; all interventions of that run share `scratch`."""
         ...
 
 
 class Spliceable(Protocol):
-    """What `model.spliced` takes: anything that can stand in an activation's place, such as a dictionary."""
+    """An object that can replace an activation, such as a dictionary; `model.spliced` takes them by hook point."""
 
     def splice(self, hook_point: str) -> Intervention:
-        """What puts it there, in the runs that it is bound for."""
+        """The intervention that replaces the activation at a hook point."""
         ...
 
 
@@ -90,13 +91,13 @@ class Group:
 
 
 class Run:
-    """The edits of one run through the model, and where in the sequences the current forward pass stands.
+    """The edits of one run through the model, and the positions of the current forward pass.
 
     Args:
-        groups: edits with the batch rows they belong to, applied in order.
+        groups: edits with the batch rows that they apply to, in order.
         prompt_lengths: tokens before the first generated one, `[batch]`; None where nothing is generated.
-        watch: hook points whose tensors are to be seen, with what to do with them: after the edits, but where one of
-            them is standing, before.
+        watch: a function for each watched hook point, called with its tensor after the edits; before them where one is
+            standing.
     """
 
     def __init__(
@@ -114,16 +115,16 @@ class Run:
         self.positions: Tensor = torch.zeros(1, 0, dtype=torch.long)  # [batch, pos], -1 is padding
         self.plain = True
         self._masks: dict[Positions, Tensor | None] = {}
-        self._given: tuple[slice, Tensor | None] = slice(None), None  # rows and positions that the edit at work has
+        self._selected: tuple[slice, Tensor | None] = slice(None), None  # rows and positions of the edit that runs now
 
     def enter(self, positions: Tensor) -> None:
-        """Say which absolute positions the coming forward pass computes: `[batch, pos]`, -1 where there is padding."""
+        """Set the absolute positions of the next forward pass: `[batch, pos]`, -1 where there is padding."""
         self.positions = positions
         self.plain = bool((positions >= 0).all())
         self._masks = {}
 
     def apply(self, hook_point: str, value: Tensor) -> Tensor:
-        """Run the edits of this hook point on `value` `[batch, pos, ...]`."""
+        """The tensor `[batch, pos, ...]` of a hook point after its edits; the same object where they change nothing."""
         watch = self.watch.get(hook_point)
         if watch is not None and any(edit.standing for _, edit in self.at[hook_point]):
             watch(value)
@@ -133,7 +134,7 @@ class Run:
             mask = self._mask(edit.positions)
             part = value if everywhere else value[rows]
             mask = mask if everywhere or mask is None else mask[rows]
-            self._given = rows, mask
+            self._selected = rows, mask
             if mask is None:
                 changed = edit.change(part)
                 if changed is part:
@@ -158,15 +159,15 @@ class Run:
         return value
 
     def inside(self, rule: Positions) -> Tensor | None:
-        """Which of the positions that the edit at work was given another rule selects too; None for all of them.
+        """Which positions of the edit that runs now another rule selects too; None for all of them.
 
-        Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where only some were selected.
+        Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where its rule selects only some.
         """
         mask = self._mask(rule)
         if mask is None:
             return None
-        rows, given = self._given
-        return mask[rows] if given is None else mask[rows][given]
+        rows, selected = self._selected
+        return mask[rows] if selected is None else mask[rows][selected]
 
     def _mask(self, rule: Positions) -> Tensor | None:
         """Which of the current positions a rule selects: `[batch, pos]`, or None for all of them."""
@@ -186,15 +187,15 @@ class Run:
 
 
 def check_edits(edits: Sequence[Edit], computed: int, prompt_length: int | None) -> None:
-    """Refuse edits that can never act.
+    """Raise for edits that can never act.
 
     Args:
         edits: bound edits.
-        computed: number of positions that the run can compute at most, 0 … computed - 1.
+        computed: number of positions that the run computes at most, 0 … computed - 1.
         prompt_length: where the generated tokens begin; None if the run generates nothing.
 
     Raises:
-        EditError: one sentence naming the edit and the reason.
+        EditError: an edit at positions that the run does not compute.
     """
     for edit in edits:
         who = edit.source or f"the edit at {edit.hook_point}"
@@ -215,14 +216,14 @@ _current: ContextVar[Run | None] = ContextVar("workbench_run", default=None)
 
 
 def current_run() -> Run | None:
-    """The run whose edits apply to forward passes in this context."""
+    """The run whose edits apply to forward passes in this context; None if there is none."""
     return _current.get()
 
 
 def only_at(positions: Positions, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A change that acts where the rule selects, for use inside an edit on more positions.
+    """A change that acts only where the rule selects, for use inside an edit on more positions.
 
-    The tensor it gets, `[batch, pos, …]` or `[n, …]`, has the leading shape of what the edit was given.
+    Its input, `[batch, pos, …]` or `[n, …]`, has the leading shape of the edit's tensor.
     """
 
     def somewhere(old: Tensor) -> Tensor:
