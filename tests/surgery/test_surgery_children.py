@@ -136,7 +136,7 @@ def test_a_damaged_certificate_is_refused(tmp_path: Path) -> None:
     assert wb.surgery.open_child(tmp_path / "child", fresh()).certificate == infinite
     for text in ("[", "{}", "[]"):
         (tmp_path / "child" / "certificate.json").write_text(text)
-        with pytest.raises(SurgeryError, match="The certificate .* can't be read"):
+        with pytest.raises(SurgeryError, match=r"The certificate .* can't be read"):
             wb.surgery.open_child(tmp_path / "child", fresh())
 
 

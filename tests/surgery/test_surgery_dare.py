@@ -59,7 +59,7 @@ def test_every_number_is_dropped_or_made_larger(name: str, rescale: bool, zoo) -
 
 
 def test_the_expectation_over_seeds_is_the_whole_delta(llama: wb.model.LanguageModel) -> None:
-    other, draws = tuned("llama", 1), 200
+    other, draws = tuned("llama", 1), 64
     place = "model.layers.1.mlp.down_proj.weight"
     delta = weights(other)[place] - weights(llama)[place]
     made = torch.stack(

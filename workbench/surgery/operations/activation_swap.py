@@ -192,14 +192,14 @@ def _fresh(kind: Kind, order: int, x: Tensor) -> nn.Module:
 def _path(model: LanguageModel, layer: int) -> str:
     """The path of the activation of a layer's MLP among the plain modules."""
     prefix = f"{layers_path(model)}.{layer}."
-    found = [
+    paths = [
         path
         for path, _ in model.network.module.named_modules()
         if path.startswith(prefix) and path.rpartition(".")[2] in MODULES
     ]
-    if len(found) != 1:
+    if len(paths) != 1:
         raise SurgeryError(f"The activation of {model.name} is not one module in each layer; it can't be swapped.")
-    return found[0]
+    return paths[0]
 
 
 def _fitted(

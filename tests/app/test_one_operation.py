@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_app_surgery import _app_on_path, choose, folder, visit  # noqa: F401
+from test_app_surgery import choose, folder, visit  # noqa: F401 (a fixture)
 from test_operation_laws import check_child
 
 import workbench as wb
