@@ -25,7 +25,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 import workbench as wb
 from workbench.corpus import TokenBatch
 from workbench.interventions.opening import BUNDLED
-from workbench.synthetic.states import StateCounts, at_states, count_codes, forcing, next_states
+from workbench.synthetic import StateCounts, capture_at_states, count_codes, force_state, next_states
 
 FORMAT = 2
 """Of the notes; a new number measures everything anew."""
@@ -202,7 +202,7 @@ def _neurons(
     points = [plain.network.neuron_hook_point(layer, "post").name for layer in range(LAYERS)]
 
     def read(seed: int) -> tuple[Tensor, Tensor]:
-        parts = list(at_states(plain, machine, points, plan.walks, seed=seed))
+        parts = list(capture_at_states(plain, machine, points, plan.walks, seed=seed))
         values = torch.cat([torch.cat([found[point] for point in points], 1) for _, found in parts])
         return torch.cat([states for states, _ in parts]), values  # [n], [n, neurons]
 
@@ -282,7 +282,7 @@ def steering(
         mine = walks[targets == state]
         if not len(mine):
             continue
-        forced = forcing(model, machine, counted, state, mine.shape[1])
+        forced = force_state(model, machine, counted, state, mine.shape[1])
         kinds: dict[str, Any] = {"plain": (), "forced": forced}
         kinds["random"] = lambda written, forced=forced: [drawn(edit) for edit in forced(written)]
         for kind, edits in kinds.items():

@@ -16,7 +16,7 @@ from test_tokfsm import HEADS, HOW, MACHINE, books, speaker  # noqa: F401
 
 import workbench as wb
 from workbench.corpus import Corpus
-from workbench.synthetic.states import StateCounts, count_codes, forcing, next_states
+from workbench.synthetic import StateCounts, count_codes, force_state, next_states
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
 import codebook_language as language
@@ -121,7 +121,7 @@ def test_what_ships_is_steered_as_reported() -> None:
     model, machine = wb.load_model("tokfsm-both"), wb.synthetic.TokFSM()
     counted = [count_codes(model, machine, walks=256, written=written) for written in range(2)]
     walk, target = machine.walk(4, 12, 5), 55
-    found = next_states(model, machine, walk, forcing(model, machine, counted, target, 12))
+    found = next_states(model, machine, walk, force_state(model, machine, counted, target, 12))
     share = float(found[:, machine.follows[target]].sum(1).mean())
     assert share == pytest.approx(said["forced"]["target"], abs=0.15)
 
