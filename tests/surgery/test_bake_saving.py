@@ -20,7 +20,8 @@ import workbench as wb
 from workbench.core.hashing import fingerprint
 from workbench.corpus import CorpusError
 from workbench.model.weights import ModelError, parameters_of
-from workbench.surgery.child import keep_layers, make_child
+from workbench.surgery.child import make_child
+from workbench.surgery.child_building import keep_layers
 from workbench.surgery.registry import OPERATIONS, Argument
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")

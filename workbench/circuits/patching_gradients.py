@@ -26,7 +26,7 @@ from workbench.circuits.patching_runs import (
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
 from workbench.core.progress import Progress
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 TOKENS = 384
@@ -139,8 +139,8 @@ def _run_with_leaves(model: LanguageModel, encoded: EncodedTask, points: list[st
 
         return change
 
-    edits = [*model.bind([]), *model.network.prepare([Edit(name, add_leaf(name)) for name in points])]
-    logits = model.network.run(encoded.tokens, Run([Group(edits)]), last=1)[:, -1].float()
+    edits = [*model.bind([]), *(Edit(name, add_leaf(name)) for name in points)]
+    logits = model.run(encoded.tokens, edits, last=1)[:, -1].float()
     return _RunWithLeaves(log_odds(logits, encoded), leaves, activations)
 
 

@@ -121,9 +121,9 @@ def prompt_tokens(model: LanguageModel, prompts: Sequence[str] | Tensor) -> Tens
     if isinstance(prompts, str) or len(prompts) == 0:
         raise TaskError("Give a list with at least one prompt.")
     if isinstance(prompts, Tensor):
-        rows = list(model._as_tokens(prompts))
+        rows = list(model.as_tokens(prompts))
     else:
-        rows = [model._as_tokens(prompt)[0] for prompt in prompts]
+        rows = [model.as_tokens(prompt)[0] for prompt in prompts]
     lengths = {len(row): place for place, row in enumerate(rows)}
     if len(lengths) > 1:
         (one, first), (other, second) = list(lengths.items())[:2]

@@ -12,29 +12,25 @@ on more and more windows, since a parent that won on a few may have been lucky.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Integer, Positive, checked
 from workbench.core.progress import Progress
-from workbench.surgery.child import SurgeryError
+from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.search.baselines import even, greedy, harms, least_harmful, ranked, uniform
 from workbench.surgery.search.budgets import (
     Candidate,
     CandidateEvaluator,
     DifferentiableSpace,
+    Fitness,
     SearchResult,
     SearchSpace,
-    even,
-    greedy,
-    harms,
-    least_harmful,
     raised,
-    ranked,
-    uniform,
 )
 from workbench.surgery.search.evopress_guide import guided
-from workbench.surgery.search.fitness import DenseKL
 
 FINALISTS = 16
 """Candidates that are judged once more at the end, if the passes allow it."""
@@ -54,16 +50,17 @@ IDLE = 20
 """Rounds without a candidate that was not known already, after which there is nothing left to find."""
 
 
+@checked(SurgeryError)
 def evopress(
     space: SearchSpace,
-    fitness: DenseKL,
+    fitness: Fitness,
     budget: float,
     *,
-    passes: int,
-    offspring: int = 8,
-    selection: Sequence[tuple[int, int]] = ((2, 2), (1, 8)),
-    first: int = 8,
-    seed: int = 0,
+    passes: Positive,
+    offspring: Positive = 8,
+    selection: Sequence[tuple[Positive, Positive]] = ((2, 2), (1, 8)),
+    first: Positive = 8,
+    seed: Integer = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> SearchResult:
@@ -88,13 +85,9 @@ def evopress(
 
     Raises:
         SurgeryError: as `CandidateEvaluator`, or a selection that does not end with 1 candidate.
-        Cancelled: somebody said to stop.
+        Cancelled: `cancel` returned True.
     """
-    if isinstance(first, bool) or first < 1 or offspring < 1:
-        raise SurgeryError(f"first and offspring are whole numbers from 1, not {first!r} and {offspring!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise SurgeryError(f"seed is a whole number, not {seed!r}.")
-    if not selection or selection[-1][0] != 1 or any(kept < 1 or windows < 1 for kept, windows in selection):
+    if not selection or selection[-1][0] != 1:
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
     evaluator = CandidateEvaluator(space, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
@@ -105,7 +98,7 @@ def evopress(
     ):
         harm = harms(evaluator, range(1))
         starts = list(dict.fromkeys(_starts(evaluator, harm, chance)))
-        return evaluator.found(
+        return evaluator.result(
             *_luckless(
                 evaluator, guided(evaluator, harm, starts, offspring=offspring, until=until, chance=chance), chance
             )
@@ -124,7 +117,7 @@ def evopress(
         parent = _select(evaluator, sorted(children), selection, parent, chance)
         idle = idle + 1 if evaluator.used == used else 0
         parents = parents if parent == parents[-1] else [*parents, parent]
-    return evaluator.found(*_luckless(evaluator, list(dict.fromkeys(parents[::-1])), chance))
+    return evaluator.result(*_luckless(evaluator, list(dict.fromkeys(parents[::-1])), chance))
 
 
 def _starts(evaluator: CandidateEvaluator, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
@@ -205,20 +198,16 @@ def _random(evaluator: CandidateEvaluator, chance: torch.Generator) -> Candidate
     return _within(evaluator, (0,) * len(evaluator.space.costs), -1, chance)
 
 
-METHODS = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
-"""What `evopress` has to beat, by name."""
+Method = Literal["evopress", "greedy", "ranked", "uniform"]
+"""Methods of `search`."""
+BASELINES = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
+"""The methods that `evopress` has to beat."""
 
 
 def search(
-    space: SearchSpace, fitness: DenseKL, budget: float, method: str, *, seed: int = 0, **how: Any
+    space: SearchSpace, fitness: Fitness, budget: float, method: Method, *, seed: int = 0, **how: Any
 ) -> SearchResult:
-    """Search by the method of this name, "evopress" or one of `METHODS`; other arguments as for these.
-
-    Raises:
-        SurgeryError: an unknown method, or what the method raises.
-    """
+    """Search by a method; other arguments and errors as for its function."""
     if method == "evopress":
         return evopress(space, fitness, budget, seed=seed, **how)
-    if method not in METHODS:
-        raise SurgeryError(f"The method is one of evopress, {', '.join(METHODS)}, not {method!r}.")
-    return METHODS[method](space, fitness, budget, **how)
+    return BASELINES[method](space, fitness, budget, **how)
