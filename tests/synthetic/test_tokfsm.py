@@ -298,13 +298,13 @@ def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.
         ({"batch": 2.5}, "batch is a whole number"),
         ({"lr": float("inf")}, "lr is a number above 0"),
         ({"weight": float("nan")}, "weight is a number from 0"),
-        ({"decay": 2.0}, "decay is a share"),
+        ({"decay": 2.0}, "decay is a number from 0 to 1"),
         ({"first_k": 0}, "first_k is a whole number"),
         ({"spliced": {}, "frozen": True}, "There is nothing to train"),
         ({"spliced": {"blocks.7.attn.hook_z": wb.Codebook(16, 4)}}, "no hook point"),
         ({"spliced": {MLP: wb.Codebook(8, 4)}}, "width 8, but .* is 16 wide"),
         ({"spliced": {MLP: wb.Codebook(16, 4, hook_point=HEADS)}}, "can't be spliced in at"),
-        ({"spliced": {MLP: 3}}, "can't be trained"),
+        ({"spliced": {MLP: 3}}, "spliced is a mapping of texts"),
     ],
 )
 def test_bad_settings(speaker: wb.model.LanguageModel, how: dict[str, Any], words: str) -> None:
