@@ -14,7 +14,7 @@ from shared.session import DEFAULT
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions.protocol import FeatureIntervention
 
 
 def show(code: str) -> None:

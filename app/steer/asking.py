@@ -13,7 +13,7 @@ from shared.sample import sample_text
 import workbench as wb
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions.protocol import FeatureIntervention
     from workbench.measures import Comparison
     from workbench.measures.comparison import Step
     from workbench.model import LanguageModel

@@ -16,7 +16,7 @@ import workbench as wb
 from workbench import figures
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions.protocol import FeatureIntervention
     from workbench.measures.dose_response import DoseResponse
     from workbench.model import LanguageModel
 

@@ -18,7 +18,7 @@ from shared.tokens import plain, show_chips
 from shared.waiting import one_sentence
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -16,7 +16,7 @@ from workbench.interventions.saved import from_json, to_json
 from workbench.model import EditError
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions.protocol import FeatureIntervention
     from workbench.model import LanguageModel
 
 

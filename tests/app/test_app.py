@@ -17,7 +17,7 @@ import tiny
 from streamlit.testing.v1 import AppTest
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.interventions.saved import to_json
 
 APP = Path(__file__).parents[2] / "app"

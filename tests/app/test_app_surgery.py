@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from test_app import APP, complaint, quiet, run_code, words
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.surgery.registry import OPERATIONS
 
 

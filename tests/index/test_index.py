@@ -29,7 +29,7 @@ from workbench.index.feature_index import FeatureIndex
 from workbench.index.selection import AFTER, BANDS, BEFORE, LEAST_KEPT, LOWEST, TOP, kept, shown
 from workbench.index.sorting import SortedChunks, dense_blocks
 from workbench.index.spool import DenseSpool, SparseSpool
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 
 POINT = "blocks.1.hook_resid_post"
 ANIMALS = ("dog", "cat", "mouse", "boat 🚤", "bird", "naïve horse")

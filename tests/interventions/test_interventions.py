@@ -18,7 +18,7 @@ import workbench as wb
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.relu import SkipTranscoder
 from workbench.dictionaries.topk import TopKSAE
-from workbench.interventions.kinds import REFERENCE_TEXTS, mean_value
+from workbench.interventions.features import REFERENCE_TEXTS, mean_value
 from workbench.model.edits import Edit
 from workbench.model.language_model import uninterrupted
 
@@ -221,7 +221,7 @@ def test_nothing_remains_after_the_block_or_an_exception(pairs) -> None:
 class Exploding:
     """An intervention whose edit fails in the middle of a forward pass."""
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
+    def bind(self, model: Any, plan: object) -> list[Edit]:
         def explode(value: Tensor) -> Tensor:
             raise ZeroDivisionError
 

@@ -13,6 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import workbench as wb
 from workbench.corpus import CorpusError
+from workbench.dictionaries.protocol import Rewrite
 from workbench.synthetic.states import codes_of_state, count_codes, forcing, next_states, place_of
 from workbench.training import read_history
 
@@ -253,13 +254,13 @@ def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.model.Lan
     seen: list[Tensor] = []
 
     class Monitor:
-        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
+        def bind(self, model: wb.model.LanguageModel, plan: Any) -> list[Any]:
             def look(codes: Any) -> Any:
                 seen.append(codes.indices)
                 return codes
 
-            for _, changes in scratch["spliced"][id(tuned.splices[MLP])]:
-                changes.append(look)
+            for changes in plan.spliced(tuned.splices[MLP]):
+                changes.append(Rewrite(look))
             return []
 
     with tuned.intervening([Monitor()]):

@@ -24,7 +24,7 @@ from workbench.attribution.sources import by_layer
 from workbench.attribution.target import Reader, latent_reader, read_target
 from workbench.dictionaries.coder import SparseCoder
 from workbench.interventions.kinds import Scale
-from workbench.model.edits import Edit, Group, running
+from workbench.model.edits import BoundEdit, Edit, Group, running
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 Regime = Literal["direct", "latents", "free"]
@@ -196,7 +196,7 @@ class _Held:
         names = [f"blocks.{layer}.attn.{name}" for layer in range(len(frozen.layers)) for name in ("hook_q", "hook_k")]
         self.attending = model.capture(frozen.tokens[None], names)
 
-    def edits(self, nodes: Sequence[Node], factor: float) -> list[Edit]:
+    def edits(self, nodes: Sequence[Node], factor: float) -> Sequence[BoundEdit]:
         """Those of a batch with one row for each node, whose latent is scaled there."""
         edits = [Edit(name, _put(value)) for name, value in self.attending.items()]
         for layer, block in enumerate(self.frozen.layers):

@@ -55,6 +55,7 @@ class Codebook(Trainable):
     """
 
     kind = "codebook"
+    discrete = True
     resamples = True
 
     def __init__(

@@ -21,16 +21,12 @@ from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import CONFIG, DictionaryError, read_folder, write_folder
 from workbench.dictionaries.saelens import understood
+from workbench.model.edits import Masks, Positions
 
 FORMAT = 1
 """Version of our own fields in `cfg.json`."""
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
 """Where the dictionaries are that come with Workbench."""
-
-Change = tuple[int, Callable[[Tensor], Tensor]]
-"""A feature's index and what its value `[...]` becomes."""
-Rewrite = Callable[["Codes"], "Codes"]
-"""What becomes of all codes of an activation together; it may add columns."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,48 @@ class Codes:
         )
 
 
+def everywhere(rule: Positions) -> None:
+    """The masks of changes that act at all positions, whatever their rule."""
+    return None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of one feature's value."""
+
+    index: int
+    """The feature."""
+    fn: Callable[[Tensor], Tensor]
+    """From its value `[...]` to the new one."""
+    positions: Positions = "all"
+    source: str = ""
+    """What it came from, for error messages."""
+
+    def apply(self, old: Tensor, masks: Masks = everywhere) -> Tensor:
+        """The new value `[...]`; the old one outside its positions."""
+        mask = masks(self.positions)
+        return self.fn(old) if mask is None else torch.where(mask, self.fn(old), old)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A change of all codes of an activation together."""
+
+    fn: Callable[[Codes], Codes]
+    """It may put columns in front of the old ones; the indices of the old columns stay."""
+    positions: Positions = "all"
+    source: str = ""
+    """What it came from, for error messages."""
+
+    def apply(self, codes: Codes, masks: Masks = everywhere) -> Codes:
+        """The new codes; outside its positions the values of new columns are 0 and the others are the old ones."""
+        new, mask = self.fn(codes), masks(self.positions)
+        if mask is None:
+            return new
+        old = nn.functional.pad(codes.values, (new.values.shape[-1] - codes.values.shape[-1], 0))
+        return Codes(torch.where(mask[..., None], new.values, old), new.indices, new.n_features)
+
+
 class Dictionary(nn.Module):
     """Features at a hook point.
 
@@ -74,6 +112,8 @@ class Dictionary(nn.Module):
 
     kind: str
     """The word under which the kind is registered; a class without one is a base for kinds."""
+    discrete: ClassVar[bool] = False
+    """Whether a feature is present or absent, so that `force` can activate it."""
     reads: str = ""
     """Hook point of the activations it encodes; empty until it is known."""
     writes: str = ""
@@ -165,34 +205,37 @@ class Dictionary(nn.Module):
             f"{self.name} has no discrete codes to force; hold its feature {index} at a value with Clamp."
         )
 
-    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
+    def intervene(
+        self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = everywhere
+    ) -> Tensor:
         """Add `decode(edited codes) - decode(codes)`, leaving alone what the dictionary does not explain.
 
         Args:
             read: activations at `reads`, `[..., d_in]`.
             written: activations at `writes`, `[..., d_out]`.
             changes: applied in order; a later change of the same feature sees what an earlier one left.
+            masks: where each of them acts, by its rule.
 
         Returns:
             The new activations at `writes`, `[..., d_out]`.
         """
         codes = self.encode(read)
-        values = [change for change in changes if isinstance(change, tuple)]
+        values = [change for change in changes if isinstance(change, Change)]
         if len(values) < len(changes):
             edited = codes
             for change in changes:
-                if isinstance(change, tuple):
-                    edited = edited.with_value(change[0], change[1](edited.value_of(change[0])))
+                if isinstance(change, Change):
+                    edited = edited.with_value(change.index, change.apply(edited.value_of(change.index), masks))
                 else:
-                    edited = change(edited)
+                    edited = change.apply(edited, masks)
             difference = self.decode(edited) - self.decode(codes)
             return torch.where(difference == 0, written, written + difference)
         start: dict[int, Tensor] = {}
         now: dict[int, Tensor] = {}
-        for index, change in values:
-            if index not in start:
-                start[index] = now[index] = codes.value_of(index)
-            now[index] = change(now[index])
+        for change in values:
+            if change.index not in start:
+                start[change.index] = now[change.index] = codes.value_of(change.index)
+            now[change.index] = change.apply(now[change.index], masks)
         for index, value in now.items():
             difference = (value - start[index]).unsqueeze(-1)  # [..., 1]
             # where nothing changed the activation keeps its bits

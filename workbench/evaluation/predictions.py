@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import BoundEdit, Group, Run
 from workbench.model.language_model import LanguageModel
 
 PREDICTIONS = 256
 """Predictions looked at together: bounds the `[predictions, vocab]` matrices of log-probabilities."""
 
 
-def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[Edit]) -> Tensor:
+def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit]) -> Tensor:
     """Logits `[batch, pos, vocab]`; padding on the right needs no mask: no token of a causal model looks there."""
     edits = [*model.bind([]), *model.network.prepare(edits)]
     return model.network.run(tokens, Run([Group(edits)]) if edits else None).float()

@@ -35,7 +35,7 @@ from workbench.index.selection import LEAST_KEPT
 from workbench.index.spool import DenseSpool, SparseSpool, Spool
 from workbench.index.tokens import write_tokens
 from workbench.index.writer import write_entries
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 NEURONS_KEPT = 512

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.interventions.kinds import FeatureIntervention, dictionary_of
+from workbench.interventions.features import dictionary_of
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.model.decoding import Decoder, TextStreamer
-from workbench.model.edits import Edit, EditError, Group, check_edits
+from workbench.model.edits import BoundEdit, EditError, Group, check_edits
 from workbench.model.language_model import Generation, LanguageModel
 from workbench.model.sampling import Sampling
 
@@ -197,7 +198,7 @@ def random_twins(
     chance = random.Random(seed)
     twins = []
     for one in interventions:
-        if one.feature is None:
+        if not isinstance(one, FeatureIntervention) or one.feature is None:
             raise EditError(f"{one} names no feature, so there is no random feature to compare it with.")
         dictionary = dictionary_of(model, one.feature)
         index = chance.randrange(dictionary.n_features - 1)
@@ -218,7 +219,7 @@ class _Judge:
     For each edited side two rows: the edited model on the plain text, and the plain model on the edited text.
     """
 
-    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[Edit]]):
+    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[BoundEdit]]):
         self.model = model
         self.n_sides = len(edits)
         rows = [row for side in range(1, self.n_sides + 1) for row in (side, 0)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from workbench.core.progress import Progress
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.model.edits import Group, Run, check_edits
 from workbench.model.language_model import LanguageModel
 

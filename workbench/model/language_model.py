@@ -17,8 +17,9 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from workbench.model.decoding import Decoder, TextStreamer
-from workbench.model.edits import Edit, EditError, Group, Intervention, Run, Spliceable, check_edits
+from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.network import Network
+from workbench.model.plan import Plan
 from workbench.model.sampling import PromptError, Sampling
 
 
@@ -178,26 +179,26 @@ class LanguageModel:
         if not isinstance(dictionaries, Mapping) or not all(hasattr(one, "splice") for one in dictionaries.values()):
             raise EditError('Dictionaries are spliced in by hook point, such as {"blocks.0.attn.hook_z": codebook}.')
         splices = [dictionary.splice(hook_point) for hook_point, dictionary in dictionaries.items()]
-        scratch: dict = {}
-        self.network.prepare([edit for one in splices for edit in one.bind(self, scratch)])  # complain here
+        plan = Plan()
+        self.network.prepare([edit for one in splices for edit in one.bind(self, plan)])  # complain here
         token = _spliced.set((*_spliced.get(), *((self, one) for one in splices)))
         try:
             yield
         finally:
             _spliced.reset(token)
 
-    def bind(self, interventions: Sequence[Intervention]) -> list[Edit]:
+    def bind(self, interventions: Sequence[Intervention]) -> list[BoundEdit]:
         """Fresh edits for one run: of the splices and the interventions in force here, then of `interventions`."""
         bindable = isinstance(interventions, Sequence) and all(
             hasattr(one, "bind") and not isinstance(one, type) for one in interventions
         )
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
-        scratch: dict = {}
+        plan = Plan()
         own = [dictionary.splice(hook_point) for hook_point, dictionary in self.splices.items()]
         outer = [one for model, one in (*_spliced.get(), *_in_force.get()) if model is self]
-        standing = [replace(edit, standing=True) for one in own for edit in one.bind(self, scratch)]
-        called = [edit for one in [*outer, *interventions] for edit in one.bind(self, scratch)]
+        standing = [replace(edit, standing=True) for one in own for edit in one.bind(self, plan)]
+        called = [edit for one in [*outer, *interventions] for edit in one.bind(self, plan)]
         return self.network.prepare([*standing, *called])
 
     def generate(self, prompt: str | Tensor, max_new_tokens: int = 64, **how: Any) -> Generation:

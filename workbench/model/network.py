@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from workbench.core.cache import cache_folder
 from workbench.core.files import replacing
-from workbench.model.edits import Edit, EditError, Run, current_run, running
+from workbench.model.edits import BoundEdit, EditError, Run, current_run, running
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.weights import ModelError
 
@@ -142,14 +142,14 @@ class Network:
         with contextlib.suppress(_Enough):
             self.run(tokens, run, mask=mask, last=1)
 
-    def prepare(self, edits: Sequence[Edit]) -> list[Edit]:
+    def prepare(self, edits: Sequence[BoundEdit]) -> list[BoundEdit]:
         """Check the hook points of edits and bring their names into the one form that hooks use.
 
         Raises:
             HookPointError: the model has no such hook point.
             EditError: the hook point has no positions to edit at.
         """
-        ready = []
+        ready: list[BoundEdit] = []
         for edit in edits:
             point = self.hook_points[edit.hook_point]
             if not point.positional:

@@ -24,7 +24,7 @@ from workbench.core.files import replacing
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
 from workbench.dictionaries.features import Feature, FeatureError
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
 
 FORMAT = 1

@@ -9,28 +9,20 @@ In the end the baked and the intervened model are compared: an edit that came ou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.acting import places as places_of
-from workbench.dictionaries.neurons import Neurons
-from workbench.interventions.kinds import Ablate, FeatureIntervention, Force, Steer, dictionary_of, mean_value
+from workbench.interventions.affine import Add, AffineChange, Silence
+from workbench.interventions.parts import PARTS
+from workbench.interventions.protocol import InterventionKind
 from workbench.interventions.saved import to_dict
-from workbench.interventions.weight_edits import (
-    PARTS,
-    AblateDirection,
-    RemoveHead,
-    RemoveLayer,
-    RemoveSublayer,
-    writers,
-)
 from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import parameters_of
-from workbench.surgery.bake.fold import Add, Coordinate, Fold, Op, Project, Silence, fold
+from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
 from workbench.surgery.child import Child, SurgeryError, keep_layers, make_child
 from workbench.surgery.child_building import changed_config, parameter_shapes
@@ -56,7 +48,7 @@ class BakeError(SurgeryError):
 class _Plan:
     """What one edit comes to: its changes with their places."""
 
-    edit: Any
+    edit: InterventionKind
     folds: tuple[Fold, ...]
     config: dict[str, Any]
     """Switches that give it the biases it needs."""
@@ -109,7 +101,7 @@ def baked(
     kept = [edits[number] for number in reasons]
     _check_beside(model, plans, kept)
     tensors, config = _folded(model, plans)
-    gone = {plan.edit.layer for plan in plans if isinstance(plan.edit, RemoveLayer)}
+    gone = {layer for plan in plans for layer in plan.edit.removed_layers}
     if len(gone) == model.network.n_layers:
         raise SurgeryError("All layers would be removed; keep at least one.")
     left = [n for n in range(model.network.n_layers) if n not in gone or not _is_silent(places, n, tensors)]
@@ -118,8 +110,8 @@ def baked(
         config |= shorter
     step = {
         "operation": "bake",
-        "edits": [described(plan.edit) for plan in plans],
-        "beside": [described(one) for one in kept],
+        "edits": [to_dict(plan.edit) for plan in plans],
+        "beside": [to_dict(one) for one in kept],
         **found,
     }
     child = make_child(model, tensors, step, config=config, name=name)
@@ -133,12 +125,7 @@ def unbakeable(model: LanguageModel, edits: Sequence[Intervention]) -> dict[int,
     return _plans(model, _checked(model, edits), Places(model))[1]
 
 
-def described(edit: Any) -> dict[str, Any]:
-    """An edit as plain data."""
-    return to_dict(edit) if isinstance(edit, FeatureIntervention) else edit.to_dict()
-
-
-def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[Any]:
+def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[InterventionKind]:
     """The edits, such as the model can run under, with the means that they set filled in."""
     if model.splices:
         raise SurgeryError(f"{model.name} runs through dictionaries, which weights can't hold; bake without them.")
@@ -148,32 +135,28 @@ def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[Any]:
         raise SurgeryError("There is nothing to bake; give at least one edit.")
     with uninterrupted():
         model.bind(edits)  # complain here
-    known = (FeatureIntervention, AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer)
+    settled = []
     for one in edits:
-        if not isinstance(one, known):
+        if not isinstance(one, InterventionKind):
             raise BakeError(f"{one} is of no kind that bake knows.")
-    return [_with_mean(model, one) for one in edits]
+        settled.append(one.settle(model))
+    return settled
 
 
-def _with_mean(model: LanguageModel, edit: Any) -> Any:
-    """The edit; where it sets a mean that it does not state, with that."""
-    if not isinstance(edit, Ablate) or edit.mode != "mean" or edit.mean is not None:
-        return edit
-    return replace(edit, mean=mean_value(model, dictionary_of(model, edit.feature), edit.feature.index))
-
-
-def _plans(model: LanguageModel, edits: Sequence[Any], places: Places) -> tuple[list[_Plan], dict[int, str]]:
+def _plans(
+    model: LanguageModel, edits: Sequence[InterventionKind], places: Places
+) -> tuple[list[_Plan], dict[int, str]]:
     """What can be baked, and why the rest can't."""
     plans, reasons = [], {}
     for number, edit in enumerate(edits):
         try:
-            plans.append(_plan(edit, _changes(model, edit), places))
+            plans.append(_plan(edit, edit.affine_changes(model), places))
         except (SurgeryError, EditError) as error:
             reasons[number] = str(error).rstrip(".")
     return plans, reasons
 
 
-def _plan(edit: Any, changes: Sequence[tuple[str, Op]], places: Places) -> _Plan:
+def _plan(edit: InterventionKind, changes: Sequence[tuple[str, AffineChange]], places: Places) -> _Plan:
     folds, config = [], {}
     for name, op in changes:
         place = places.at(name)
@@ -191,51 +174,7 @@ def _plan(edit: Any, changes: Sequence[tuple[str, Op]], places: Places) -> _Plan
     return _Plan(edit, tuple(folds), config)
 
 
-def _changes(model: LanguageModel, edit: Any) -> list[tuple[str, Op]]:
-    """What an edit does, as affine changes at hook points; raises `SurgeryError` if it does more than that."""
-    if isinstance(edit, RemoveLayer):
-        return [(f"blocks.{edit.layer}.{name}", Silence()) for name in PARTS.values()]
-    if isinstance(edit, RemoveSublayer):
-        return [(f"blocks.{edit.layer}.{PARTS[edit.part]}", Silence())]
-    if isinstance(edit, RemoveHead):
-        point = edit.place(model)
-        width = point.shape[1]
-        return [(point.name, Silence(edit.head * width, (edit.head + 1) * width))]
-    if isinstance(edit, AblateDirection):
-        return [(name, Project(edit.unit(model))) for name in writers(model)]
-    if edit.positions != "all":
-        raise SurgeryError("it acts at some positions only, which weights can't tell apart")
-    if isinstance(edit, Steer) and edit.direction is not None:
-        vector = edit.amount * torch.tensor(edit.direction)
-        return [(edit.hook_point or "", Add(vector.double()))] if edit.amount else []
-    return _of_feature(model, edit)
-
-
-def _of_feature(model: LanguageModel, edit: FeatureIntervention) -> list[tuple[str, Op]]:
-    dictionary = dictionary_of(model, edit.feature)
-    if isinstance(edit, Force):
-        raise SurgeryError("it depends on the input: which code makes way differs from token to token")
-    change = edit.change(model, dictionary)
-    if change is None:
-        return []
-    index, alter = change
-    asked = torch.tensor([0.0, 1.0, -3.0, 7.5], dtype=torch.float64)
-    zero, one, *others = alter(asked).tolist()
-    factor, value = one - zero, zero
-    for x, y in zip(asked[2:].tolist(), others, strict=True):
-        if abs(factor * x + value - y) > 1e-5 * (1 + abs(factor * x) + abs(value)):
-            raise SurgeryError("it depends on the input in a way that is not linear")
-    _, writes = places_of(dictionary, model.hook_points)
-    if isinstance(dictionary, Neurons):
-        exact = getattr(edit, "factor", factor) if value == 0 else (0.0 if factor == 0 else factor)
-        return [(writes.name, Coordinate(index, float(exact), value))]
-    if abs(factor - 1) > 1e-6:
-        raise SurgeryError(f"it depends on the input: how active the feature is, which {dictionary.name} works out")
-    amount = getattr(edit, "amount", value)
-    return [(writes.name, Add(amount * dictionary.direction(index).detach().double()))]
-
-
-def _refusal(edits: Sequence[Any], reasons: dict[int, str], beside: bool) -> str:
+def _refusal(edits: Sequence[InterventionKind], reasons: dict[int, str], beside: bool) -> str:
     number, reason = next(iter(reasons.items()))
     others = f" ({len(reasons) - 1} more can't either)" if len(reasons) > 1 else ""
     hint = (
@@ -246,14 +185,14 @@ def _refusal(edits: Sequence[Any], reasons: dict[int, str], beside: bool) -> str
     return f"{edits[number]} can't be baked: {reason}{others}; {hint}."
 
 
-def _check_beside(model: LanguageModel, plans: Sequence[_Plan], kept: Sequence[Any]) -> None:
+def _check_beside(model: LanguageModel, plans: Sequence[_Plan], kept: Sequence[InterventionKind]) -> None:
     """Refuse edits beside the model that would see something else there than among the baked ones."""
     if not kept:
         return
     with uninterrupted():
         seen = {edit.hook_point: one for one in kept for edit in model.bind([one])}
     for plan in plans:
-        if isinstance(plan.edit, RemoveLayer):
+        if plan.edit.removed_layers:
             raise BakeError(f"{kept[0]} would have to stay beside a model whose layers have other numbers; leave one.")
         hidden = [key for one in plan.folds for key in one.place.hides if key in seen]
         if hidden:
@@ -312,7 +251,9 @@ def _is_silent(places: Places, layer: int, tensors: dict[str, Tensor]) -> bool:
 
 def _verify(model: LanguageModel, child: Child) -> None:
     """Refuse a child that computes something else than its parent under the edits."""
-    named = [max(one.positions) for one in child.reference if isinstance(getattr(one, "positions", ""), tuple)]
+    with uninterrupted():
+        rules = [part.positions for edit in model.bind(child.reference) for part in edit.parts]
+    named = [max(rule) for rule in rules if isinstance(rule, tuple)]
     length = min(max([PROBE, *(position + 2 for position in named)]), model.network.n_ctx)
     chance = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.network.vocab_size, (2, length), generator=chance)

@@ -7,109 +7,13 @@ is computed in float64 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-class Op(Protocol):
-    """An affine change of a vector; both ways of folding write into the matrix `[out, in]` and bias `[out]` given."""
-
-    @property
-    def shifts(self) -> bool:
-        """Whether it moves zero, so that a bias is needed."""
-        ...
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """`op(weight x + bias)`."""
-        ...
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """`weight op(x) + bias`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Coordinate:
-    """One coordinate: `x[index] = factor x[index] + value`."""
-
-    index: int
-    factor: float
-    value: float
-
-    @property
-    def shifts(self) -> bool:
-        """Whether a value is added."""
-        return self.value != 0
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """A row and its bias."""
-        weight[self.index] *= self.factor
-        bias[self.index] = self.factor * bias[self.index] + self.value
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """A column; the value's share goes into the bias."""
-        bias += self.value * weight[:, self.index]
-        weight[:, self.index] *= self.factor
-
-
-@dataclass(frozen=True, eq=False)
-class Add:
-    """`x + vector`."""
-
-    vector: Tensor = field(repr=False)
-    """In float64."""
-
-    @property
-    def shifts(self) -> bool:
-        """Whether the vector is not zero."""
-        return bool(self.vector.any())
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """The bias alone."""
-        bias += self.vector
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """The bias alone, by what the matrix makes of the vector."""
-        bias += weight @ self.vector
-
-
-@dataclass(frozen=True)
-class Silence:
-    """The coordinates from `start` to before `stop` become zero; all to the end where there is no `stop`."""
-
-    start: int = 0
-    stop: int | None = None
-    shifts: bool = field(default=False, init=False)
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """Rows and their biases."""
-        weight[self.start : self.stop] = 0
-        bias[self.start : self.stop] = 0
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """Columns."""
-        weight[:, self.start : self.stop] = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Project:
-    """`x - unit (unit · x)`; `unit` has length 1."""
-
-    unit: Tensor = field(repr=False)
-    """In float64."""
-    shifts: bool = field(default=False, init=False)
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """Every column, and the bias."""
-        weight.addr_(self.unit, self.unit @ weight, alpha=-1)
-        bias -= self.unit * (self.unit @ bias)
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """Every row."""
-        weight.addr_(weight @ self.unit, self.unit, alpha=-1)
+from workbench.interventions.affine import Add, AffineChange
 
 
 @dataclass(frozen=True)
@@ -135,7 +39,7 @@ class Fold:
     """One change with its place."""
 
     place: Place
-    op: Op
+    op: AffineChange
 
 
 def fold(module: nn.Module, folds: Sequence[Fold]) -> tuple[Tensor, Tensor | None]:

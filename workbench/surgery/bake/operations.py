@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.core.arguments import Argument
 from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.neurons import Neurons
-from workbench.interventions.kinds import dictionary_of
-from workbench.interventions.weight_edits import AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer
+from workbench.interventions.features import dictionary_of
+from workbench.interventions.kinds import AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import bake
 from workbench.surgery.child import Child, SurgeryError
-from workbench.surgery.registry import Argument, Operation, register
+from workbench.surgery.registry import Operation, register
 
 
 def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:

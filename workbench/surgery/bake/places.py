@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.interventions.weight_edits import PARTS
+from workbench.interventions.parts import PARTS
 from workbench.model.hookpoints import HookPoint, HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.surgery.bake.fold import Place, holds_matrix
