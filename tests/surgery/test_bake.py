@@ -349,9 +349,8 @@ def test_what_stays_beside_must_see_what_it_saw(llama: wb.model.LanguageModel) -
             "All layers would be removed",
         ),
         ([wb.interventions.RemoveLayer(3)], "There is no layer 3"),
-        ([wb.interventions.RemoveLayer(True)], "There is no layer True"),
         ([wb.interventions.RemoveHead(0, 4)], "There is no head 4"),
-        ([wb.interventions.RemoveSublayer(-1, "mlp")], "There is no layer -1"),
+        ([wb.interventions.RemoveSublayer(3, "mlp")], "There is no layer 3"),
         ([wb.interventions.AblateDirection([1.0] * 31)], "31 values"),
         ([wb.Clamp("neurons.0.gate:48", 1.0)], "48"),
         ([wb.Clamp("neurons.9.gate:4", 1.0)], "no layer 9"),
@@ -372,6 +371,9 @@ def test_impossible_requests_get_a_sentence(llama: wb.model.LanguageModel, edits
         (lambda: wb.interventions.AblateDirection([float("nan")] * 32), "finite"),
         (lambda: wb.interventions.AblateDirection("up"), "tensor or a list"),
         (lambda: wb.interventions.RemoveSublayer(0, "norm"), "'attention' or 'mlp'"),
+        (lambda: wb.interventions.RemoveSublayer(-1, "mlp"), "layer is a whole number from 0, not -1"),
+        (lambda: wb.interventions.RemoveLayer(True), "layer is a whole number from 0, not True"),
+        (lambda: wb.interventions.RemoveHead(0, "1"), "head is a whole number from 0, not '1'"),
     ],
 )
 def test_edits_that_mean_nothing(make: Callable[[], object], match: str) -> None:

@@ -106,8 +106,10 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
     for one in map(from_dict, content["interventions"]):
         feature = _feature(one)
         source = None if feature is None else loaded.get(feature.dictionary)
-        known = feature is None or source is None
-        interventions.append(one if known else replace(one, feature=source.feature(feature.index)))
+        if feature is None or source is None:
+            interventions.append(one)
+        else:
+            interventions.append(replace(one, feature=source.feature(feature.index)))
     model.bind(interventions)
     return interventions
 
