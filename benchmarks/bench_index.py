@@ -20,7 +20,7 @@ import torch
 
 import workbench as wb
 from workbench.corpus import Corpus
-from workbench.dictionaries.protocol import Codes
+from workbench.dictionaries.codes import Codes
 from workbench.harvest import Harvest
 from workbench.index.layout import write_note
 from workbench.index.spool import SparseSpool

@@ -4,7 +4,7 @@
 
 The plain pass computes the logits of every position of the same batches, all of them: those that thresholds are found
 on, and those that are reported. Three of them are timed before and after each measurement, so that other work on the
-machine falls on both. With rivals it is the whole measurement, without them PPL-p% alone. `--verify` repeats the rise
+machine falls on both. With baselines it is the whole measurement, without them PPL-p% alone. `--verify` repeats the rise
 in perplexity by an independent forward pass with the neurons zeroed, which takes as long again.
 """
 
@@ -56,10 +56,10 @@ def main() -> None:
     found: Any = None
     ratios: dict[str, list[float]] = {"all": [], "cett alone": []}
     for turn in range(said.rounds):
-        for name, rivals in (("all", ("fixed", "top_k")), ("cett alone", ())):
+        for name, baselines in (("all", ("fixed", "top_k")), ("cett alone", ())):
             before = [plain() for _ in range(3)]
             begun = time.perf_counter()
-            one = wb.measure_sparsity(model, corpus, said.p, said.tokens, rivals=rivals, **how)
+            one = wb.measure_sparsity(model, corpus, said.p, said.tokens, baselines=baselines, **how)
             took = time.perf_counter() - begun
             pass_ = statistics.median([*before, *(plain() for _ in range(3))])
             ratios[name].append(took / pass_)
@@ -78,7 +78,7 @@ def main() -> None:
                 "interval": [round(end, 4) for end in found.reported.intervals["sparsity"]],
                 "ppl_increase": round(found.ppl_increase, 5),
                 "ppl_increase_on_others": round(found.reported.ppl_increase, 5),
-                "rivals": {name: round(rival.sparsity, 4) for name, rival in found.rivals.items()},
+                "baselines": {name: round(baseline.sparsity, 4) for name, baseline in found.baselines.items()},
                 "verified": list(wb.sparsity.verify_sparsity(model, found, corpus))
                 if said.verify
                 else "not asked (--verify)",

@@ -140,13 +140,15 @@ def test_every_room_has_a_floor() -> None:
     assert known - {"__init__.py", "__pycache__", "py.typed"} == set(FLOORS)
 
 
-@pytest.mark.xfail(strict=True, reason="two circles inside dictionaries/")
 def test_nothing_imports_in_a_circle() -> None:
     assert circles() == []
 
 
-@pytest.mark.parametrize("path", [path for path in sources() if path.name == "__init__.py"], ids=_name)
+@pytest.mark.parametrize(
+    "path", [path for path in sources() if path.name == "__init__.py" and not _name(path).startswith("app/")], ids=_name
+)
 def test_init_defines_nothing(path: Path) -> None:
+    """The folders of `app/` are pages, whose `__init__` states what the navigation needs."""
     for node in ast.walk(ast.parse(path.read_text())):
         face = path.parent.name == "workbench" and ast.unparse(node).startswith(("__all__ = [", "def __dir__()"))
         assert face or not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda | ast.Assign | ast.AnnAssign), (

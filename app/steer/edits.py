@@ -1,7 +1,7 @@
-"""The list of edits: each a neuron or a latent, what to do with it, how much, and where.
+"""The list of edits: each a feature with the kind of its intervention, its strength, and its positions.
 
-A row keeps the intervention it began with, so that what the widgets can't show (named positions, a direction, a stated
-mean) is kept until the user changes it.
+A row keeps the intervention it started with, so that what the widgets can't show (a list of positions, a direction,
+a given mean) is kept until the user changes it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import dictionaries, session
+from shared import dictionaries, pages
 from shared.tokens import plain, show_chips
 from shared.waiting import one_sentence
 
 import workbench as wb
+from workbench.dictionaries import Dictionary
 from workbench.interventions.protocol import FeatureIntervention
 
 if TYPE_CHECKING:
@@ -39,39 +40,42 @@ class Row:
     """One edit on the page."""
 
     number: int
-    """Names its widgets."""
+    """Part of its widgets' keys."""
     start: FeatureIntervention
-    """What they begin with."""
+    """The intervention that the widgets start with."""
 
 
 def rows() -> list[Row]:
-    """The edits of this session."""
+    """The rows of this session."""
     return st.session_state.setdefault("rows", [])
 
 
 def set_rows(interventions: Sequence[FeatureIntervention]) -> None:
-    """Replace all edits."""
+    """Replace all rows."""
     st.session_state["rows"] = []
     for one in interventions:
         add(one)
 
 
 def add(intervention: FeatureIntervention) -> None:
-    """One more edit, at the end."""
+    """Append a row."""
     numbers = st.session_state.setdefault("row numbers", itertools.count())
     rows().append(Row(next(numbers), intervention))
 
 
 def add_feature(model: LanguageModel, text: str) -> None:
-    """Clamp this feature, unless it is in the list; raises one of the package's errors if there is none."""
+    """Append a clamp of this feature, a `Force` for a code, unless a row has the feature.
+
+    Raises:
+        FeatureError, DictionaryError: the model and the known dictionaries have no such feature.
+    """
     feature = dictionaries.feature(model, text)
     if all(row.start.feature != feature for row in rows()):
-        is_code = isinstance(feature.source, wb.Codebook)
-        add(wb.Force(feature) if is_code else wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
+        add(wb.Force(feature) if _is_code(feature) else wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
 
 
 def amounts(model: LanguageModel, feature: wb.Feature | None) -> dict[str, tuple[str, float, float, float]]:
-    """`AMOUNTS`, fitted to how high a latent gets in its index."""
+    """`AMOUNTS`, scaled to the highest value of a latent in its index."""
     if feature is None or dictionaries.is_neuron(feature):
         return AMOUNTS
     index = dictionaries.usable_index(model, dictionaries.called(model, feature.dictionary))
@@ -82,15 +86,20 @@ def amounts(model: LanguageModel, feature: wb.Feature | None) -> dict[str, tuple
     return AMOUNTS | {kind: (AMOUNTS[kind][0], first, 4 * first, first / 40) for kind in (CLAMP, ADD)}
 
 
+def _is_code(feature: wb.Feature) -> bool:
+    """Whether a feature is a code, which is present or absent."""
+    return isinstance(feature.source, Dictionary) and feature.source.discrete
+
+
 def show(model: LanguageModel) -> list[FeatureIntervention]:
-    """The list, to be changed; what it says now."""
-    said = []
+    """Draw the rows; returns their interventions."""
+    interventions = []
     if not rows():
         st.caption("None yet.")
     for row in list(rows()):
         with st.container(border=True, key=f"edit-{row.number}"), one_sentence():
-            said.append(_show_row(model, row))
-    return said
+            interventions.append(_show_row(model, row))
+    return interventions
 
 
 def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
@@ -107,7 +116,7 @@ def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
     else:
         feature = start.feature
         _latent(model, feature, place, sites)
-    offered = CODES if isinstance(feature.source, wb.Codebook) else KINDS
+    offered = CODES if _is_code(feature) else KINDS
     kind = kinds.selectbox(
         "Edit",
         offered,
@@ -122,7 +131,7 @@ def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
 
 
 def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, sites: Any) -> wb.Feature:
-    """What a neuron is about; the neuron at the site that is chosen."""
+    """Draw a neuron's tokens and the chooser of its site; returns the neuron at that site."""
     words = start.dictionary.split(".")
     site = sites.selectbox(
         "Site",
@@ -130,7 +139,7 @@ def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, si
         index=model.network.neuron_sites.index(words[2]),
         key=f"site-{number}",
         persist_state="session",
-        help="**gate** opens the neuron, **up** scales it, **post** is their product: what the neuron writes.",
+        help="**gate** opens the neuron, **up** scales it, **post** is their product: the neuron's output.",
     )
     feature = wb.Feature(f"{words[0]}.{words[1]}.{site}", start.index)
     tokens = [token for token, _, _ in caching.reading(model, str(feature)).promoted[:3]]
@@ -139,20 +148,20 @@ def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, si
 
 
 def _latent(model: LanguageModel, feature: wb.Feature, place: Any, sites: Any) -> None:
-    """What a latent is about."""
+    """Draw a latent's label, its tokens, and its hook point."""
     one = dictionaries.called(model, feature.dictionary)
     index = dictionaries.usable_index(model, one)
     tokens = dictionaries.latent_tokens(index, feature.index, 3)[0] if index is not None else []
     remark = index.remarks().get(feature.index) if index is not None else None
     label = f": {remark.label}" if remark is not None and remark.label else ""
     _name(place, feature, f"{one.title}, {one.noun} {feature.index}{label}", tokens)
-    sites.caption(plain(one.writes), help="Where it is changed.")
+    sites.caption(plain(one.writes), help="The hook point at which it is edited.")
 
 
 def _name(place: Any, feature: wb.Feature, name: str, tokens: Sequence[str]) -> None:
     with place:
         st.page_link(
-            session.BROWSE,
+            pages.script("browse"),
             label=f"**{plain(name)}**",
             icon="",
             help="Open its card",

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from workbench.dictionaries.batchtopk import BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
+from workbench.dictionaries.codes import Change, Codes
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLUSAE
-from workbench.dictionaries.protocol import Change, Codes, Dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import SkipTranscoder, StandardSAE, Transcoder
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
@@ -177,6 +178,21 @@ def test_encode_against_the_formula(kind: type[Dictionary]) -> None:
     if coder.W_skip is not None:
         made = made + x @ coder.W_skip.T
     torch.testing.assert_close(coder.reconstruct(x), made, rtol=1e-4, atol=1e-5)
+
+
+@every_kind
+def test_kinds_say_what_they_are(kind: type[Dictionary]) -> None:
+    dictionary = small(kind)
+    assert kind.noun.isalpha()
+    assert kind.noun.islower()
+    assert dictionary.n_features % dictionary.groups == 0
+    codes = dictionary.encode(inputs(dictionary, 4))
+    assert codes.values.shape[-1] % dictionary.groups == 0
+    if kind.discrete:
+        assert dictionary.force(codes, 1, "least").value_of(1).all()
+    else:
+        with pytest.raises(DictionaryError, match="no discrete codes to force"):
+            dictionary.force(codes, 1, "least")
 
 
 def by_hand(coder: SparseCoder, **weights: list) -> None:

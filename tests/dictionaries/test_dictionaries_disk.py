@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
+from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 

@@ -20,8 +20,8 @@ import torch
 
 import workbench as wb
 from workbench.corpus import Corpus
+from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.jumprelu import JumpReLUSAE
-from workbench.dictionaries.protocol import Codes
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 from workbench.harvest import Activations, Harvest
 from workbench.index.cofiring import SAMPLE

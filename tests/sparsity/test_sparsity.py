@@ -167,7 +167,7 @@ def test_where_three_quarters_contribute_nothing_sparsity_is_three_quarters(zoo)
         assert one.by_layer == [0.75]
         assert one.reported.intervals["sparsity"] == (0.75, 0.75)
         assert one.ppl_increase == pytest.approx(0, abs=1e-6)
-        assert {rival.sparsity for rival in one.rivals.values()} == {0.75}
+        assert {baseline.sparsity for baseline in one.baselines.values()} == {0.75}
     everything = wb.measure_sparsity(model, corpus, 1e6, 2000, context=64, resamples=50)
     assert everything.sparsity == 1
 
@@ -317,20 +317,20 @@ def test_larger_p_never_gives_less(
     for one, more in itertools.pairwise(by_p):
         assert all(low <= high for low, high in zip(one.thresholds, more.thresholds, strict=True))
         assert one.sparsity <= more.sparsity
-        for name in one.rivals:
-            assert one.rivals[name].sparsity <= more.rivals[name].sparsity
+        for name in one.baselines:
+            assert one.baselines[name].sparsity <= more.baselines[name].sparsity
     alone = [
-        wb.measure_sparsity(learned, corpus, p, 2048, rivals=(), context=64, resamples=5).sparsity
+        wb.measure_sparsity(learned, corpus, p, 2048, baselines=(), context=64, resamples=5).sparsity
         for p in (0.001, 0.003, 0.01, 0.1, 1.0)
     ]
     assert alone == sorted(alone)
 
 
-def test_rivals_stand_at_the_same_rise(found: list[wb.sparsity.Sparsity]) -> None:
+def test_baselines_stand_at_the_same_rise(found: list[wb.sparsity.Sparsity]) -> None:
     for one in found:
-        for rival in one.rivals.values():
-            assert rival.calibrated.ppl_increase == pytest.approx(one.asked, abs=0.002)
-        assert len(set(one.rivals["top_k"].calibrated.by_layer)) == 1
+        for baseline in one.baselines.values():
+            assert baseline.calibrated.ppl_increase == pytest.approx(one.asked, abs=0.002)
+        assert len(set(one.baselines["top_k"].calibrated.by_layer)) == 1
         for points in one.curves.values():
             settings, shares, _ = zip(*points, strict=True)
             assert list(settings) == sorted(settings)
@@ -409,11 +409,11 @@ def test_passes_are_counted_as_they_are_run(
     stages: list[wb.sparsity.Sparsity] = []
     shares: list[float] = []
     how: dict[str, Any] = {"context": 64, "resamples": 5, "progress": lambda share, _: shares.append(share)}
-    one = wb.measure_sparsity(learned, corpus, 0.01, 2048, told=stages.extend, **how)
+    one = wb.measure_sparsity(learned, corpus, 0.01, 2048, on_update=stages.extend, **how)
     assert one.passes == pytest.approx(sum(positions) / one.provenance["positions"])
     assert one.passes < 14
     assert [stage.early for stage in stages] == [True, False, False, False]
-    assert [len(stage.rivals) for stage in stages] == [0, 0, 1, 2]
+    assert [len(stage.baselines) for stage in stages] == [0, 0, 1, 2]
     assert stages[-1] == one
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -422,7 +422,7 @@ def test_passes_are_counted_as_they_are_run(
 
 def test_stopped_it_gives_what_there_is(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     stages: list[Any] = []
-    how: dict[str, Any] = {"context": 64, "resamples": 5, "told": stages.append}
+    how: dict[str, Any] = {"context": 64, "resamples": 5, "on_update": stages.append}
     found = wb.measure_sparsity(learned, corpus, 0.01, 2048, cancel=lambda: bool(stages), **how)
     assert found.early
     assert found == stages[0][0]
@@ -431,7 +431,7 @@ def test_stopped_it_gives_what_there_is(learned: wb.model.LanguageModel, corpus:
 
 
 def test_what_is_in_force_is_set_aside(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
-    how: dict[str, Any] = {"context": 64, "resamples": 5, "rivals": ()}
+    how: dict[str, Any] = {"context": 64, "resamples": 5, "baselines": ()}
     alone = wb.measure_sparsity(learned, corpus, 0.01, 512, **how)
     with learned.intervening([wb.Clamp("neurons.1.gate:7", 9.0)]):
         again = wb.measure_sparsity(learned, corpus, 0.01, 512, **how)
@@ -440,7 +440,7 @@ def test_what_is_in_force_is_set_aside(learned: wb.model.LanguageModel, corpus: 
 
 def test_texts_held_out_by_the_caller(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     other = Corpus(sentences(30, 5), "other")
-    one = wb.measure_sparsity(learned, corpus, 0.01, 1024, held_out=other, rivals=(), context=64, resamples=5)
+    one = wb.measure_sparsity(learned, corpus, 0.01, 1024, held_out=other, baselines=(), context=64, resamples=5)
     assert [said["name"] for said in one.provenance["corpora"]] == ["sentences", "other"]
     assert wb.sparsity.verify_sparsity(learned, one, corpus, other)[1] == pytest.approx(
         one.reported.ppl_increase, abs=2e-5
@@ -492,7 +492,7 @@ def test_bad_settings(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
         ({"context": 1}, "context is"),
         ({"batch": 0}, "batch is"),
         ({"resamples": 0}, "resamples is"),
-        ({"rivals": ["top"]}, "no rival measure"),
+        ({"baselines": ["top"]}, "no baseline measure"),
     ):
         with pytest.raises(wb.sparsity.SparsityError, match=words):
             wb.measure_sparsity(learned, corpus, 0.01, **how)

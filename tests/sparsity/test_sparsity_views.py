@@ -203,7 +203,7 @@ def test_sessions_at_once_get_what_they_get_alone(learned: wb.model.LanguageMode
             lambda: wb.sparsity.with_sparsity(learned, 0.2)(tokens).tolist(),
             lambda: wb.sparsity.with_sparsity(learned, THRESHOLDS).generate(tokens[0], 6, stop=False).logprobs,
             lambda: wb.measure_sparsity(learned, corpus, 0.01, **how).thresholds,
-            lambda: wb.measure_sparsity(learned, corpus, 0.05, **how).rivals["top_k"].reported.ce,
+            lambda: wb.measure_sparsity(learned, corpus, 0.05, **how).baselines["top_k"].reported.ce,
             lambda: wb.sparsity.token_activity(learned, 0.3, "The old cat")[1].by_layer,
         ]
         alone = [job() for job in jobs]
@@ -223,6 +223,6 @@ def test_a_model_that_runs_through_a_dictionary_stays_so(learned: wb.model.Langu
     with sparse.spliced({point: book}):
         expected = sparse(row)
     assert torch.equal(wb.sparsity.with_sparsity(through, 0.3)(row), expected)
-    found = wb.measure_sparsity(through, corpus, 0.05, 256, rivals=(), context=64, resamples=5)
+    found = wb.measure_sparsity(through, corpus, 0.05, 256, baselines=(), context=64, resamples=5)
     with pytest.raises(wb.sparsity.SparsityError, match="plain modules"):
         wb.sparsity.verify_sparsity(through, found, corpus)

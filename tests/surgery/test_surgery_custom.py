@@ -15,7 +15,8 @@ import workbench as wb
 from workbench.core.hashing import fingerprint
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.finetuning.healing import UNLABELLED, heal
+from workbench.surgery.finetuning.batches import UNLABELLED
+from workbench.surgery.finetuning.healing import heal
 from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
 from workbench.surgery.operations.activation_swap import PolyNorm, PolyReLU, Series, fit, swap_activation
 from workbench.surgery.operations.causal_mask import both_ways, remove_causal_mask
@@ -211,7 +212,7 @@ def test_layers_that_cannot_see_ahead(llama: wb.model.LanguageModel) -> None:
         remove_causal_mask(llama, [0, 3])
     with pytest.raises(SurgeryError, match="No layer is named"):
         remove_causal_mask(llama, [])
-    assert apply_operation(llama, "see_ahead").history[-1]["layers"] == [0, 1, 2]
+    assert apply_operation(llama, "remove_causal_mask").history[-1]["layers"] == [0, 1, 2]
 
 
 def test_punctuation_becomes_labels() -> None:

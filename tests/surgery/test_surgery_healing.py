@@ -15,9 +15,11 @@ from workbench.core.hashing import fingerprint
 from workbench.interventions import RemoveSublayer
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.finetuning.healing import Decay, heal
+from workbench.surgery.finetuning.healer import Decay
+from workbench.surgery.finetuning.healing import heal
+from workbench.surgery.operations.masks import kept
 from workbench.surgery.operations.matrices import matrices, out_in
-from workbench.surgery.operations.pruning import kept, prune
+from workbench.surgery.operations.pruning import prune
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 

@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     InstanceOf,
     TypeAdapter,
@@ -136,11 +135,11 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
         raise error(f"{name} is {described(form)}, not {shown(value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
-    return valid if isinstance(valid, int | float) else value
+    return valid if isinstance(valid, int | float) and type(value) not in (int, float) else value
 
 
 def _adapter(form: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_by_instance(form), config=ConfigDict(arbitrary_types_allowed=True))
+    return TypeAdapter(_by_instance(form))
 
 
 def _by_instance(form: Any) -> Any:

@@ -9,20 +9,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.folder import DictionaryError
 from workbench.model.edits import BoundEdit, Edit, Masks, Part, SharedEdit
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.plan import Plan
 
-if TYPE_CHECKING:
-    from workbench.dictionaries.protocol import Change, Dictionary, Rewrite
+
+class Actor(Protocol):
+    """What a dictionary has to offer so that it can act; see `Dictionary`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in error messages."""
+        ...
+
+    @property
+    def reads(self) -> str:
+        """Hook point of the activations that it encodes; empty until it is known."""
+        ...
+
+    @property
+    def writes(self) -> str:
+        """Hook point of the activations that it reconstructs; empty until it is known."""
+        ...
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations at `reads`."""
+        ...
+
+    @property
+    def d_out(self) -> int:
+        """Width of the activations at `writes`."""
+        ...
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`."""
+        ...
+
+    def intervene(
+        self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = ...
+    ) -> Tensor:
+        """Activations at `writes` `[..., d_out]` after changes of the codes."""
+        ...
 
 
-def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
+def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
     """Where a dictionary reads and where it writes, on a model with these hook points.
 
     Raises:
@@ -47,7 +84,7 @@ def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, 
 
 
 def acting(
-    dictionary: Dictionary,
+    dictionary: Actor,
     reads: HookPoint,
     writes: HookPoint,
     act: Callable[[Tensor, Tensor], Tensor],
@@ -119,7 +156,7 @@ class Splice:
         DictionaryError: the dictionary writes at another hook point.
     """
 
-    dictionary: Dictionary
+    dictionary: Actor
     hook_point: str
 
     def bind(self, model: Any, plan: Plan) -> list[BoundEdit]:
@@ -148,7 +185,7 @@ class Splice:
         return f"Splice({self.dictionary.name} at {self.hook_point})"
 
 
-def _check_width(dictionary: Dictionary, verb: str, width: int, point: HookPoint) -> None:
+def _check_width(dictionary: Actor, verb: str, width: int, point: HookPoint) -> None:
     if width != point.width:
         raise DictionaryError(
             f"{dictionary.name} {verb} activations of width {width:,}, but {point.name} is {point.width:,} wide."

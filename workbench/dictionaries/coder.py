@@ -20,9 +20,8 @@ from torch.nn.functional import embedding_bag, normalize, pad
 
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
-from workbench.dictionaries.folder import DictionaryError, check_sizes
-from workbench.dictionaries.protocol import Codes
-from workbench.dictionaries.saelens import VERSION
+from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.folder import SAELENS, DictionaryError, check_sizes
 from workbench.dictionaries.trainable import Step, Trainable
 
 ROWS = 1024
@@ -221,7 +220,7 @@ class SparseCoder(Trainable):
             "apply_b_dec_to_input": self.centred,
             "normalize_activations": "none",
             "reshape_activations": "hook_z" if self.reads.endswith("hook_z") and not transcodes else "none",
-            "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": None, "hook_name": self.reads},
+            "metadata": {"sae_lens_version": SAELENS, "sae_lens_training_version": None, "hook_name": self.reads},
             "workbench": {"settings": settings, "unit_in": self.unit_in, "unit_out": self.unit_out},
         }
         if "k" in settings:

@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite, everywhere
+from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
+from workbench.dictionaries.protocol import Dictionary
 from workbench.model.edits import Masks
 
 
@@ -22,6 +23,7 @@ class Neurons(Dictionary):
     """
 
     kind = "neurons"
+    noun = "neuron"
 
     def __init__(self, name: str, hook_point: str, width: int):
         super().__init__(name)

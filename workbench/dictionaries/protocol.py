@@ -7,8 +7,7 @@ kind registers itself under its `kind` word by being defined; loading, training 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,86 +17,10 @@ from torch import Tensor, nn
 
 from workbench.core.hashing import fingerprint
 from workbench.dictionaries.acting import Splice
+from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
-from workbench.dictionaries.folder import CONFIG, DictionaryError, read_folder, write_folder
-from workbench.dictionaries.saelens import understood
-from workbench.model.edits import Masks, Positions
-
-FORMAT = 1
-"""Version of our own fields in `cfg.json`."""
-BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
-"""Where the dictionaries are that come with Workbench."""
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Sparse features: for each activation the features that are present, and how strongly."""
-
-    values: Tensor
-    """`[..., k]`; 0 means absent."""
-    indices: Tensor
-    """`[..., k]`, whole numbers in 0 … n_features - 1."""
-    n_features: int
-    """Size of the dictionary they belong to."""
-
-    def dense(self) -> Tensor:
-        """The same codes with a column for every feature: `[..., n_features]`."""
-        full = self.values.new_zeros(*self.values.shape[:-1], self.n_features)
-        return full.scatter_add(-1, self.indices, self.values)
-
-    def value_of(self, index: int) -> Tensor:
-        """The value of one feature: `[...]`, 0 where it is absent."""
-        return torch.where(self.indices == index, self.values, 0).sum(-1)
-
-    def with_value(self, index: int, value: Tensor) -> Codes:
-        """The same codes, but with this value `[...]` of one feature."""
-        others = self.values.masked_fill(self.indices == index, 0)
-        column = self.indices.new_full((*self.indices.shape[:-1], 1), index)
-        return Codes(
-            torch.cat([others, value.unsqueeze(-1)], -1), torch.cat([self.indices, column], -1), self.n_features
-        )
-
-
-def everywhere(rule: Positions) -> None:
-    """The masks of changes that act at all positions, whatever their rule."""
-    return None
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of one feature's value."""
-
-    index: int
-    """The feature."""
-    fn: Callable[[Tensor], Tensor]
-    """From its value `[...]` to the new one."""
-    positions: Positions = "all"
-    source: str = ""
-    """What it came from, for error messages."""
-
-    def apply(self, old: Tensor, masks: Masks = everywhere) -> Tensor:
-        """The new value `[...]`; the old one outside its positions."""
-        mask = masks(self.positions)
-        return self.fn(old) if mask is None else torch.where(mask, self.fn(old), old)
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """A change of all codes of an activation together."""
-
-    fn: Callable[[Codes], Codes]
-    """It may put columns in front of the old ones; the indices of the old columns stay."""
-    positions: Positions = "all"
-    source: str = ""
-    """What it came from, for error messages."""
-
-    def apply(self, codes: Codes, masks: Masks = everywhere) -> Codes:
-        """The new codes; outside its positions the values of new columns are 0 and the others are the old ones."""
-        new, mask = self.fn(codes), masks(self.positions)
-        if mask is None:
-            return new
-        old = nn.functional.pad(codes.values, (new.values.shape[-1] - codes.values.shape[-1], 0))
-        return Codes(torch.where(mask[..., None], new.values, old), new.indices, new.n_features)
+from workbench.dictionaries.folder import FORMAT, DictionaryError, write_folder
+from workbench.model.edits import Masks
 
 
 class Dictionary(nn.Module):
@@ -112,8 +35,14 @@ class Dictionary(nn.Module):
 
     kind: str
     """The word under which the kind is registered; a class without one is a base for kinds."""
+    also_called: ClassVar[tuple[str, ...]] = ()
+    """Further words by which folders name the kind."""
+    noun: ClassVar[str] = "latent"
+    """What one of its features is called, in the singular."""
+    transcodes: ClassVar[bool] = False
+    """Whether it reads at one hook point and writes at another, as a transcoder does."""
     discrete: ClassVar[bool] = False
-    """Whether a feature is present or absent, so that `force` can activate it."""
+    """Whether a feature is a code that is present or absent, which `force` can activate."""
     reads: str = ""
     """Hook point of the activations it encodes; empty until it is known."""
     writes: str = ""
@@ -121,8 +50,12 @@ class Dictionary(nn.Module):
     d_in: int
     d_out: int
     n_features: int
+    groups: int = 1
+    """Parts of equal size into which the features are divided, in their order; each part describes its own share."""
     provenance: dict[str, Any]
     """What it was made from and how, as plain data; kept on disk."""
+    folder: str
+    """Where it was last saved to or loaded from; empty before that."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -137,8 +70,8 @@ class Dictionary(nn.Module):
     def __init__(self, name: str = "") -> None:
         super().__init__()
         self.provenance = {}
+        self.folder = ""
         self._given_name = name
-        self._folder = ""
 
     @property
     def name(self) -> str:
@@ -146,7 +79,7 @@ class Dictionary(nn.Module):
 
         The name it was given; without one, the folder it was last saved to or loaded from; before that, its kind.
         """
-        return self._given_name or self._folder or self.kind
+        return self._given_name or self.folder or self.kind
 
     @name.setter
     def name(self, name: str) -> None:
@@ -259,8 +192,26 @@ class Dictionary(nn.Module):
         """The inverse of `config()` and `tensors()`; raises `DictionaryError` if the two do not fit together."""
         raise DictionaryError(f"{cls.kind} belong to a model and are not read from a folder.")
 
+    @staticmethod
+    def kind_called(word: str) -> type[Dictionary]:
+        """The kind whose word this is, or that is also called so.
+
+        Raises:
+            DictionaryError: there is none.
+        """
+        for kind in Dictionary.kinds.values():
+            if word == kind.kind or word in kind.also_called:
+                return kind
+        known = ", ".join(sorted(Dictionary.kinds))
+        raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
+
     def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write the dictionary to a folder; other files there are left alone.
+        """Write the dictionary to a folder, which becomes its `folder`; see `write`."""
+        self.write(path, half=half)
+        self.folder = str(Path(path))
+
+    def write(self, path: str | Path, *, half: bool = False) -> None:
+        """Write a copy of the dictionary to a folder; other files there are left alone.
 
         Args:
             path: the folder.
@@ -281,59 +232,3 @@ class Dictionary(nn.Module):
         config = self.config()
         config["workbench"] = config.get("workbench", {}) | own
         write_folder(Path(path), config, tensors)
-        self._folder = str(Path(path))
-
-
-def load_dictionary(path: str | Path) -> Dictionary:
-    """Read a dictionary from the folder that `save` or SAELens wrote.
-
-    Args:
-        path: the folder, or the name of a dictionary that comes with Workbench, such as "resid-15".
-
-    Raises:
-        DictionaryError: there is none, it is damaged, or of a kind that this version does not know.
-    """
-    folder = Path(path)
-    if not folder.exists() and str(path) in bundled():
-        folder = BUNDLED / folder
-    elif not folder.exists() and bundled():
-        raise DictionaryError(f"There is no folder {path}; {', '.join(bundled())} come with Workbench.")
-    config, tensors = read_folder(folder)
-    try:
-        made = _made(config, tensors)
-    except KeyError as error:
-        raise DictionaryError(f"{folder} can't be used: its cfg.json lacks {error}.") from error
-    except (DictionaryError, TypeError, ValueError, AttributeError) as error:
-        raise DictionaryError(f"{folder} can't be used: {str(error).rstrip('.')}.") from error
-    made._folder = str(folder)
-    return made
-
-
-def bundled() -> list[str]:
-    """The names of the dictionaries that come with Workbench."""
-    return sorted(file.parent.name for file in BUNDLED.glob(f"*/{CONFIG}"))
-
-
-def _made(config: dict[str, Any], tensors: dict[str, Tensor]) -> Dictionary:
-    """The dictionary that a folder describes; errors say what is wrong, not where."""
-    own = config.get("workbench") or {}
-    if own.get("format", FORMAT) != FORMAT:
-        raise DictionaryError(
-            f"it is in format {own['format']} and this version reads format {FORMAT}; "
-            "open it with the version that wrote it, or train it anew"
-        )
-    if "sha256" in own and own["sha256"] != fingerprint(tensors):
-        raise DictionaryError("its weights are not those that were saved with its cfg.json; copy both files again")
-    config, tensors = understood(config, tensors)
-    word = own.get("kind") or config["architecture"]
-    kind = Dictionary.kinds.get(word)
-    if kind is None:
-        known = ", ".join(sorted(Dictionary.kinds))
-        raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
-    made = kind.from_config(config, tensors)
-    metadata = config["metadata"]
-    made.reads = own.get("reads") or metadata.get("hook_name") or ""
-    made.writes = own.get("writes") or metadata.get("hook_name_out") or made.reads
-    made.name = own.get("name") or ""
-    made.provenance = own.get("provenance") or {}
-    return made

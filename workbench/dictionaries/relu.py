@@ -65,6 +65,7 @@ class StandardSAE(SparseCoder):
     """
 
     kind = "standard"
+    also_called = ("relu",)
 
     def __init__(
         self, d_in: int, width: int, l1: float = 1.0, *, hook_point: str = "", name: str = "", seed: int | None = 0
@@ -87,6 +88,7 @@ class Transcoder(SparseCoder):
     """
 
     kind = "transcoder"
+    transcodes = True
     centred = False
 
     def __init__(

@@ -23,8 +23,9 @@ from workbench.core.files import replacing
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
+from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations, Harvest
 from workbench.index.annotations import People
 from workbench.index.append_files import GrowingFiles

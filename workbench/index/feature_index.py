@@ -12,8 +12,9 @@ import torch
 from workbench.corpus import Corpus, TokenBatch
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import CONFIG
+from workbench.dictionaries.loading import BUNDLED, bundled
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import BUNDLED, Dictionary, bundled
+from workbench.dictionaries.protocol import Dictionary
 from workbench.index import card as said
 from workbench.index.annotations import People, Remark
 from workbench.index.entries import Entries

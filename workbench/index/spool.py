@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.dictionaries.protocol import Codes
+from workbench.dictionaries.codes import Codes
 from workbench.index.append_files import GrowingFiles
 from workbench.index.layout import FeatureIndexError, mapped
 

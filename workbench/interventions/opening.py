@@ -21,7 +21,8 @@ from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
-from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.dictionaries.loading import load_dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError, parameters_of, read_huggingface
@@ -110,9 +111,7 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
         hook_points: dict[str, str] = {}
         for number, (name, dictionary) in enumerate(model.splices.items()):
             assert isinstance(dictionary, Dictionary)
-            folder, was = temporary / "dictionaries" / str(number), dictionary._folder
-            dictionary.save(folder, half=half)
-            dictionary._folder = was
+            dictionary.write(temporary / "dictionaries" / str(number), half=half)
             hook_points[name] = str(number)
         note: Note = {
             "format": FORMAT,

@@ -36,9 +36,10 @@ from torch import Tensor
 
 from workbench.core.arguments import Argument
 from workbench.dictionaries.acting import changing, places
+from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import Change, Dictionary, Rewrite
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Add, Affine, AffineChange, Coordinate, NotAffineError
 from workbench.interventions.features import dictionary_of
 from workbench.model.edits import BoundEdit, EditError, Masks, Positions, as_positions

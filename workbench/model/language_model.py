@@ -6,7 +6,7 @@ reading the weights once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -61,7 +61,6 @@ class LanguageModel:
         hook_points: every hook point by name.
         splices: dictionaries that the model always runs through, by hook point; part of the model, not of a call.
         about: what else is recorded with the model, as plain data, such as how it was trained.
-        made_by: gives the child of surgery that this is the model of, as long as somebody holds it; else None.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
@@ -73,7 +72,6 @@ class LanguageModel:
         self.stop_tokens = _stop_tokens(module, tokenizer)
         self.splices: Mapping[str, Spliceable] = {}
         self.about: dict[str, Any] = {}
-        self.made_by: Callable[[], Any] = lambda: None
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"

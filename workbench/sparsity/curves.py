@@ -58,8 +58,8 @@ class CurveMeter:
         self.counts = [0] * layers
         self.highest = [0.0] * layers
 
-    def look(self, layer: int, values: Tensor) -> None:
-        """Take in a layer's neurons, `[n, d_mlp]`; the first tokens seen decide about the grid."""
+    def add(self, layer: int, values: Tensor) -> None:
+        """Add a layer's neurons on some tokens, `[n, d_mlp]`; the first tokens decide the grid of thresholds."""
         norms, weights = self.norms[layer], self.weights[layer]
         sizes = values.abs() * norms  # [n, d_mlp]
         self.highest[layer] = max(self.highest[layer], float(sizes.max()) if sizes.numel() else 0.0)

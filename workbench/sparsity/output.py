@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.files import replacing
-from workbench.sparsity.evaluation import SparsityOutcome
 from workbench.sparsity.masking import SparsityError
+from workbench.sparsity.outcome import SparsityOutcome
 from workbench.sparsity.result import Sparsity
 
 
@@ -42,13 +42,13 @@ def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
 
 
 def layer_rows(result: Sparsity) -> list[dict[str, Any]]:
-    """One row for each layer and measure (`cett` and the rivals), as plain data."""
+    """One row for each layer and measure (`cett` and the baselines), as plain data."""
     measures: dict[str, tuple[SparsityOutcome, Sequence[float | None], list[float]]] = {
         "cett": (result.reported, result.thresholds, result.cett_by_layer)
     }
-    for name, rival in result.rivals.items():
-        thresholds = [rival.setting if name == "fixed" else None] * len(rival.reported.by_layer)
-        measures[name] = rival.reported, thresholds, []
+    for name, baseline in result.baselines.items():
+        thresholds = [baseline.setting if name == "fixed" else None] * len(baseline.reported.by_layer)
+        measures[name] = baseline.reported, thresholds, []
     rows = []
     for name, (outcome, thresholds, cett) in measures.items():
         for layer, share in enumerate(outcome.by_layer):

@@ -12,10 +12,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from workbench.sparsity.evaluation import mean_sparsity, rise
 from workbench.sparsity.masking import LEAST
+from workbench.sparsity.outcome import PassSums
 
 CREEP = 0.2
 """How far up from a setting that costs little enough a step goes at least, of the way to one that costs too much."""
@@ -31,8 +29,8 @@ class Point:
     """The CETT of all layers, the threshold of all layers, or the share that is left out."""
     sparsity: float
     ppl_increase: float
-    sums: Tensor = field(repr=False, compare=False)
-    """Of each text, from `Sample.run_thinned`."""
+    sums: PassSums = field(repr=False, compare=False)
+    """Over each text."""
 
 
 class Search:
@@ -44,7 +42,7 @@ class Search:
         most: passes for one question, at most.
     """
 
-    def __init__(self, run: Callable[[float], Tensor], top: float, most: int = 7):
+    def __init__(self, run: Callable[[float], PassSums], top: float, most: int = 7):
         self.run, self.top, self.most = run, top, most
         self.points: list[Point] = []
 
@@ -54,7 +52,7 @@ class Search:
             if one.setting == setting:
                 return one
         sums = self.run(setting)
-        point = Point(setting, mean_sparsity(sums), rise(sums), sums)
+        point = Point(setting, sums.sparsity, sums.ppl_increase, sums)
         bisect.insort(self.points, point, key=lambda one: one.setting)
         return point
 

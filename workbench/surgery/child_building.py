@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,50 @@ def layers_path(model: LanguageModel) -> str:
     if len(outer) != 1:
         raise SurgeryError(f"It is unclear where the layers of {model.name} are; this architecture can't be changed.")
     return outer[0]
+
+
+def keep_layers(
+    model: LanguageModel, layers: Sequence[int], changed: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration, for `make_child`, of a model that has only these layers left, in this order.
+
+    Args:
+        model: what they are of.
+        layers: by their numbers, each once.
+        changed: other tensors to take in place of the model's, by the names that they have before layers go.
+
+    Raises:
+        SurgeryError: no layer is left, one that does not exist, or an architecture whose layers depend on their number.
+    """
+    number = model.network.n_layers
+    wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)]
+    wrong += [layer for layer in layers if layer not in wrong and not 0 <= layer < number]
+    if wrong:
+        raise SurgeryError(f"There is no layer {wrong[0]!r}: {model.name} has {number} layers, 0 to {number - 1}.")
+    if not layers:
+        raise SurgeryError("No layer would be left; keep at least one.")
+    if len(set(layers)) < len(layers):
+        raise SurgeryError(f"A layer is there twice in {list(layers)}; name each once.")
+    sizes = model.network.config.get_text_config()
+    if getattr(sizes, "scale_attn_by_inverse_layer_idx", False):
+        raise SurgeryError(
+            f"The layers of {model.name} scale attention by their number and can't move up; remove their attention "
+            "and MLP instead."
+        )
+    prefix = layers_path(model)
+    inside = re.compile(rf"{re.escape(prefix)}\.(\d+)\.(.+)")
+    tensors = {}
+    for place, tensor in (parameters_of(model.network.module) | dict(changed or {})).items():
+        match = inside.fullmatch(place)
+        if match is None:
+            tensors[place] = tensor
+        elif int(match[1]) in layers:
+            tensors[f"{prefix}.{list(layers).index(int(match[1]))}.{match[2]}"] = tensor
+    config: dict[str, Any] = {"num_hidden_layers": len(layers)}
+    for key, value in sizes.to_dict().items():  # such as layer_types
+        if isinstance(value, list | tuple) and len(value) == number and hasattr(sizes, key):
+            config[key] = [value[layer] for layer in layers]
+    return tensors, config
 
 
 def changed_config(model: LanguageModel, changes: Mapping[str, Any]) -> Any:

@@ -7,7 +7,8 @@ import torch
 from workbench.corpus import Corpus, as_corpus
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.certificate.certificate import HELD_OUT
-from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 
 STORIES = "stories"
 """The bundled texts; a tenth of them is kept for certificates."""
@@ -55,7 +56,7 @@ def calibration(corpus: Corpus | None) -> Corpus:
     return stories() if corpus is None else as_corpus(corpus)
 
 
-def named(corpus: str) -> Corpus:
+def load_calibration(corpus: str) -> Corpus:
     """The same for a corpus by its name; raises `CorpusError` if there is none of it."""
     return stories() if corpus == STORIES else Corpus.load(corpus)
 

@@ -1,7 +1,7 @@
-"""The operations of surgery by name: what each asks for, and how it makes a child.
+"""The operations of surgery by name, with their arguments and the function that makes a child.
 
-A new operation is one file that ends in `register(Operation(...))` and is imported by `workbench/__init__.py`; the
-app's page and `wb.surgery.apply_operation` find it here.
+A new operation is one file in `surgery/operations/` that ends in `register(Operation(...))`. `find_operations` imports
+the files of that folder; the page, `wb.surgery.apply_operation` and the tests of all operations read `OPERATIONS`.
 
     def run(model, *, share, progress=None, cancel=None) -> Child: ...
 
@@ -11,6 +11,8 @@ app's page and `wb.surgery.apply_operation` find it here.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,19 +20,20 @@ from typing import Any, Protocol
 from workbench.core.arguments import Argument
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
-from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model
 
 
 class Cancelled(SurgeryError):
-    """The operation was stopped before it had made anything."""
+    """An operation was stopped; it made nothing."""
 
 
 class Run(Protocol):
-    """What an operation does.
+    """The function of an operation.
 
-    It leaves the model as it is. It tells `progress` how far it is, asks `cancel` now and then, and raises `Cancelled`
-    when that says True.
+    It leaves the model as it is, reports to `progress`, asks `cancel` now and then, and raises `Cancelled` when that
+    returns True.
     """
 
     def __call__(
@@ -50,11 +53,11 @@ class Operation:
     """One way to change a model."""
 
     name: str
-    """What scripts call it."""
+    """The name of its function, in snake_case; scripts and the history of children use it."""
     title: str
-    """What the page calls it."""
+    """Its name on the page."""
     about: str
-    """One sentence on what it does and what it costs."""
+    """One sentence on its effect and its cost."""
     arguments: tuple[Argument, ...]
     run: Run
 
@@ -64,11 +67,22 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 def register(operation: Operation) -> None:
-    """Make an operation known."""
+    """Add an operation.
+
+    Raises:
+        TypeError: another file has registered the name.
+    """
     other = OPERATIONS.setdefault(operation.name, operation)
     if other.run.__module__ != operation.run.__module__:  # type: ignore[attr-defined]
         raise TypeError(f"Two operations are called {operation.name!r}.")
     OPERATIONS[operation.name] = operation
+
+
+def find_operations() -> None:
+    """Import every file of `surgery/operations/`, so that its operations register."""
+    package = importlib.import_module("workbench.surgery.operations")
+    for file in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{file.name}")
 
 
 def apply_operation(
@@ -79,10 +93,18 @@ def apply_operation(
     cancel: Callable[[], bool] | None = None,
     **arguments: Any,
 ) -> Child:
-    """Change a model, or a child further, by an operation of this name; what is not given has its first value.
+    """The child that an operation makes of a model or of a child.
+
+    Args:
+        model: it stays as it is.
+        operation: its name in `OPERATIONS`.
+        progress: called with the share done and a word.
+        cancel: asked now and then; the operation stops when it returns True.
+        **arguments: of the operation; those left out have their defaults.
 
     Raises:
-        SurgeryError: there is no such operation, or an argument can't be used.
+        SurgeryError: an unknown operation, or an argument that is unknown or out of range.
+        Cancelled: `cancel` returned True.
     """
     if operation not in OPERATIONS:
         raise SurgeryError(f"There is no operation {operation!r}; there are {', '.join(sorted(OPERATIONS))}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.protocol import load_dictionary
+from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Activations, Buffer
 from workbench.training.checkpoints import TrainingError
@@ -123,8 +122,10 @@ class DictionaryLearner:
 
     def save(self, folder: Path, *, final: bool) -> None:
         """The dictionary's folder."""
-        # a dictionary takes its name from where it was saved; from a checkpoint it shall not
-        (self.dictionary if final else copy.copy(self.dictionary)).save(folder)
+        if final:
+            self.dictionary.save(folder)
+        else:
+            self.dictionary.write(folder)
 
     def restore(self, folder: Path, note: Mapping[str, Any], *, final: bool) -> None:
         """See `Learner`."""
@@ -145,7 +146,7 @@ class DictionaryLearner:
         dictionary.unit_in, dictionary.unit_out = found.unit_in, found.unit_out
         dictionary.provenance = found.provenance
         if final:
-            dictionary._folder = found._folder
+            dictionary.folder = found.folder
 
     def _pair(self, batch: Activations) -> tuple[Tensor, Tensor | None]:
         """What is read, and what is to be written where that is something else."""

@@ -8,7 +8,8 @@ from typing import ClassVar, Self
 import torch
 
 from workbench.core.arguments import Argument
-from workbench.dictionaries.protocol import Change, Dictionary
+from workbench.dictionaries.codes import Change
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Affine
 from workbench.interventions.features import dictionary_of, mean_value
 from workbench.interventions.protocol import FeatureIntervention, Variant

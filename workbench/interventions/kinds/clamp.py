@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 
 from workbench.core.arguments import Argument
-from workbench.dictionaries.protocol import Change, Dictionary
+from workbench.dictionaries.codes import Change
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Affine
 from workbench.interventions.protocol import FeatureIntervention
 from workbench.model.language_model import LanguageModel

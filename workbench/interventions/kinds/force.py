@@ -9,7 +9,8 @@ import torch
 
 from workbench.core.arguments import Argument
 from workbench.dictionaries.codebook import Codebook
-from workbench.dictionaries.protocol import Codes, Dictionary, Rewrite
+from workbench.dictionaries.codes import Codes, Rewrite
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import FeatureIntervention, Variant
 from workbench.model.language_model import LanguageModel
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from workbench.core.arguments import Argument
-from workbench.dictionaries.protocol import Change, Dictionary
+from workbench.dictionaries.codes import Change
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Affine
 from workbench.interventions.protocol import FeatureIntervention
 from workbench.model.language_model import LanguageModel

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from workbench.core.arguments import Argument
-from workbench.dictionaries.protocol import Change, Dictionary
+from workbench.dictionaries.codes import Change
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Add, Affine, AffineChange, NotAffineError
 from workbench.interventions.protocol import FeatureIntervention, InterventionKind
 from workbench.model.edits import BoundEdit, Edit, EditError, as_positions

@@ -24,8 +24,8 @@ from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import parameters_of
 from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
-from workbench.surgery.child import Child, SurgeryError, keep_layers, make_child
-from workbench.surgery.child_building import changed_config, parameter_shapes
+from workbench.surgery.child import Child, SurgeryError, make_child
+from workbench.surgery.child_building import changed_config, keep_layers, parameter_shapes
 from workbench.surgery.inputs import as_model
 
 PROBE = 16
@@ -80,8 +80,7 @@ def bake(
         EditError, FeatureError, HookPointError: one that the model can't run under at all.
         SurgeryError: a model that runs through dictionaries, no edit, or no layer left.
     """
-    _given, model = model, as_model(model)
-    return baked(model, edits, {}, beside=beside, name=name)
+    return baked(as_model(model), edits, {}, beside=beside, name=name)
 
 
 def baked(
@@ -114,8 +113,7 @@ def baked(
         "beside": [to_dict(one) for one in kept],
         **found,
     }
-    child = make_child(model, tensors, step, config=config, name=name)
-    child.reference, child.beside = tuple(edits), tuple(kept)
+    child = make_child(model, tensors, step, config=config, name=name, reference=tuple(edits), beside=tuple(kept))
     _verify(model, child)
     return child
 

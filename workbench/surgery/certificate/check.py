@@ -17,7 +17,8 @@ from torch import Tensor
 
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError
-from workbench.surgery.certificate.certificate import AGREES, logits_with
+from workbench.surgery.certificate.certificate import logits_with
+from workbench.surgery.certificate.record import AGREES
 from workbench.surgery.child import Child
 
 

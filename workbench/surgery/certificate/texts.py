@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from workbench.evaluation.losses import kl_divergence
 from workbench.model.edits import Group, Run
 from workbench.model.language_model import Generation, LanguageModel, uninterrupted
 from workbench.surgery.child import Child
@@ -66,6 +67,5 @@ def _kl(
     found = []
     for model, edits in ((start, start.bind(())), (changed, changed.bind(beside))):
         run = Run([Group(edits)], torch.tensor([length])) if edits else None
-        found.append(model.network.run(tokens, run)[0, length - 1 : -1].float().log_softmax(-1))
-    of, to = found
-    return torch.where(of == -torch.inf, 0, of.exp() * (of - to)).sum(-1).tolist()
+        found.append(model.network.run(tokens, run)[0, length - 1 : -1])
+    return kl_divergence(*found).tolist()

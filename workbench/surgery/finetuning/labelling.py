@@ -19,8 +19,8 @@ from torch import Tensor
 
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import SurgeryError
-from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
+from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.finetuning.batches import UNLABELLED, LabelBatch
 
 MARKS = {",": "comma", ".": "stop", "?": "question", "!": "cry"}
 

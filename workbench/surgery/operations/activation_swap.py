@@ -20,8 +20,9 @@ from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
-from workbench.surgery.inputs import as_model, calibration, named
+from workbench.surgery.child import Child, make_child
+from workbench.surgery.child_building import SurgeryError, layers_path
+from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.operations.custom import make_custom
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -126,7 +127,7 @@ def swap_activation(
         SurgeryError: an unknown kind, or an architecture whose activation is not a module of its own.
         Cancelled: it was stopped.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     if kind not in KINDS:
         raise SurgeryError(f"The activation is one of {', '.join(KINDS)}, not {kind!r}.")
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= 8:
@@ -240,7 +241,7 @@ def _fitted(
 
 
 def _run(model: LanguageModel, *, kind: str, corpus: str, **how: Any) -> Child:
-    return swap_activation(model, kind, corpus=named(corpus), **how)
+    return swap_activation(model, kind, corpus=load_calibration(corpus), **how)
 
 
 register(

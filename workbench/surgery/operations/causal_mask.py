@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.model.language_model import LanguageModel
-from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model
 from workbench.surgery.operations.custom import CustomChild, make_custom
 from workbench.surgery.registry import Argument, Operation, register
@@ -43,7 +44,7 @@ def remove_causal_mask(model: LanguageModel | Child, layers: Sequence[int] | Non
     Raises:
         SurgeryError: no layer, one that does not exist, or an architecture whose attention takes no mask.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     n = model.network.n_layers
     if isinstance(layers, str) or not isinstance(layers, Iterable | None):
         raise SurgeryError(f"layers is a list of layers, such as [0, 1], not {layers!r}.")
@@ -62,7 +63,7 @@ def remove_causal_mask(model: LanguageModel | Child, layers: Sequence[int] | Non
             attention.__class__ = _seeing(type(attention))
             attention.is_causal = False
 
-    child = make_custom(model, change, {"operation": "see_ahead", "layers": chosen}, WHY)
+    child = make_custom(model, change, {"operation": "remove_causal_mask", "layers": chosen}, WHY)
     tokens = torch.tensor([[1, 2, 3], [1, 2, 4]])
     with torch.inference_mode():
         first, second = child.model.network.run(tokens)[:, 0]
@@ -117,7 +118,7 @@ def _run(model: LanguageModel, *, layers: Sequence[int], **_: Any) -> CustomChil
 
 register(
     Operation(
-        "see_ahead",
+        "remove_causal_mask",
         "Take off the causal mask",
         "Lets layers attend to what follows, for labelling; such a model can't write or be saved.",
         (Argument("layers", "Layers", (), "layers", help="Counted from 0; none for all."),),

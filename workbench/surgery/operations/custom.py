@@ -18,7 +18,8 @@ from workbench.core.hashing import fingerprint
 from workbench.model.hookpoints import HookPoints
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
-from workbench.surgery.child import CUSTOM, Child, SurgeryError, make_child
+from workbench.surgery.child import CUSTOM, Child, make_child
+from workbench.surgery.child_building import SurgeryError
 
 
 @dataclass(eq=False)

@@ -25,7 +25,8 @@ from workbench.core.progress import Progress
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
-from workbench.surgery.child import CUSTOM, NOTE, Child, SurgeryError, make_child
+from workbench.surgery.child import CUSTOM, NOTE, Child, make_child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model, has_beside
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -65,7 +66,7 @@ def dare(
         raise SurgeryError(f"rescale is True or False, not {rescale!r}.")
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
         raise SurgeryError(f"The drop rate p is a number from 0 to below 1, not {p!r}: at 1 nothing would be left.")
-    _given, base = base, as_model(base)
+    base = as_model(base)
     many = [tuned] if isinstance(tuned, Tuned) else list(tuned) if isinstance(tuned, Iterable) else []
     if not many or not all(isinstance(one, Tuned) for one in many):
         raise SurgeryError(f"Give the fine-tuned models, or their folders, not {tuned!r:.60}.")

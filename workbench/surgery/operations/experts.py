@@ -19,8 +19,9 @@ from workbench.corpus import Corpus, as_corpus
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError, parameters_of
-from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.inputs import as_model, named
+from workbench.surgery.child import Child, make_child
+from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.operations.matrices import as_stored, out_in
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -42,7 +43,7 @@ def neuron_use(
         SurgeryError: an architecture whose MLPs are not made of neurons that can be seen.
         Cancelled: it was stopped.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     points = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.network.n_layers)]
     try:
         lengths = torch.stack([model.network.neuron_weights(layer, "down").norm(dim=1) for layer in range(len(points))])
@@ -99,7 +100,7 @@ def keep_neurons(
     Raises:
         SurgeryError: a mask that does not fit, or an architecture whose MLPs can't be narrower.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     layers, width = model.network.n_layers, model.network.neuron_hook_point(0, "post").width
     if not isinstance(mask, Tensor):
         raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask!r:.60}.")
@@ -125,11 +126,11 @@ def keep_neurons(
             if site != "post" and f"{path}.bias" in known:
                 tensors[f"{path}.bias"] = known[f"{path}.bias"][stays]
     chosen = [mask[layer].nonzero()[:, 0].tolist() for layer in range(layers)]
-    step = {"operation": "cut_expert", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
+    step = {"operation": "keep_neurons", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
     return make_child(model, tensors, step, config={names[0]: left[0]})
 
 
-def expert(
+def extract_expert(
     model: LanguageModel | Child,
     corpus: Corpus,
     keep: float = 0.5,
@@ -153,7 +154,7 @@ def expert(
         SurgeryError: as the functions above.
         Cancelled: it was stopped.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     masks_by_domain({"": torch.zeros(1, model.network.neuron_hook_point(0, "post").width)}, keep)  # complain here
     if progress:
         progress(0.0, "Looking which neurons are used")
@@ -163,12 +164,12 @@ def expert(
 
 
 def _run(model: LanguageModel, *, corpus: str, **how: Any) -> Child:
-    return expert(model, named(corpus), **how)
+    return extract_expert(model, load_calibration(corpus), **how)
 
 
 register(
     Operation(
-        "expert",
+        "extract_expert",
         "Cut out an expert",
         "Keeps the neurons that a kind of text uses most; the MLPs get narrower.",
         (

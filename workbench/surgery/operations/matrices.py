@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import SurgeryError, layers_path
+from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.search.budgets import Candidate
 
 
@@ -132,16 +132,14 @@ class MatrixLevels:
         }
 
 
-def per_matrix(model: LanguageModel, value: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A setting of each matrix: the one for its path in `given`, else `value`.
+def per_matrix(model: LanguageModel, value: Any, others: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A setting of each matrix, by path: the one in `others`, else `value`.
 
     Raises:
         SurgeryError: a path that is no matrix of the model.
     """
     known = matrices(model)
-    if not isinstance(given, Mapping | None):
-        raise SurgeryError(f"Settings of single matrices are given by their paths, not as {given!r:.60}.")
-    for path in given or {}:
+    for path in others or {}:
         if path not in known:
             raise SurgeryError(f"{model.name} has no matrix {path!r}; there are {known[0]} … {known[-1]}.")
-    return {path: (given or {}).get(path, value) for path in known}
+    return {path: (others or {}).get(path, value) for path in known}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.surgery.child import SurgeryError
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.search.budgets import Candidate
 
 OFFSET, OWN, SHIFT = 0.1, 0.2, 0.03
