@@ -9,7 +9,7 @@ from typing import Any
 from workbench.core.arguments import Argument
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.protocol import Dictionary
-from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention
+from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind
 from workbench.model.edits import Positions
 
 
@@ -54,6 +54,15 @@ def choices(dictionary: Dictionary) -> list[Choice]:
     ]
 
 
-def strength_of(kind: type[FeatureIntervention]) -> Argument | None:
+def choice_of(intervention: FeatureIntervention, dictionary: Dictionary) -> Choice:
+    """The choice that made an intervention; for one that is not offered for the dictionary, a choice of its own."""
+    for choice in choices(dictionary):
+        if choice.describes(intervention):
+            return choice
+    kind, words = type(intervention), [one.name for one in intervention.arguments if one.kind == "choice"]
+    return Choice(kind.title, kind, {name: getattr(intervention, name) for name in words})
+
+
+def strength_of(kind: type[InterventionKind]) -> Argument | None:
     """The argument that says how strong interventions of a kind are; None where they have none."""
     return next((one for one in kind.arguments if one.reach is not None), None)

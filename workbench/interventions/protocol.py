@@ -115,7 +115,7 @@ class InterventionKind(ABC):
         return cls(**settings)
 
     def to_python(self, *first: str) -> str:
-        """The call of the constructor that makes it, without a module's name; `first` are its first arguments."""
+        """The call that makes it, without a module's name; `first` are the expressions of its first arguments."""
         defaults = {one.name: one.default for one in fields(self)}
         values = [(argument.name, getattr(self, argument.name)) for argument in self.arguments]
         while values and defaults[values[-1][0]] is not MISSING and values[-1][1] == defaults[values[-1][0]]:
@@ -236,6 +236,16 @@ class FeatureIntervention(InterventionKind):
             )
         return [(writes.name, Add(affine.value * dictionary.direction(index).detach().double()))]
 
+    def to_python(self, *first: str) -> str:
+        """The call that makes it; the expression of its feature is needed where the feature's name is not enough."""
+        call = super().to_python(*(first or (repr(str(self.feature)),)))
+        return call if self.positions == "all" else f"{call[:-1]}, positions={self.positions!r})"
+
     def __str__(self) -> str:
         values = (f"{value:g}" if isinstance(value, float) else str(value) for value in self.settings().values())
         return f"{type(self).__name__}({', '.join([str(self.feature), *values])})"
+
+
+def feature_of(intervention: InterventionKind) -> Feature | None:
+    """The feature of an intervention; None for one on a part of the model, or along a direction."""
+    return intervention.feature if isinstance(intervention, FeatureIntervention) else None

@@ -12,11 +12,10 @@ from typing_extensions import TypedDict
 
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json
-from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
-from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind
+from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
 from workbench.model.edits import EditError
 from workbench.model.language_model import LanguageModel
 
@@ -68,7 +67,7 @@ def to_json(model: LanguageModel, interventions: Sequence[InterventionKind]) -> 
     Raises:
         DictionaryError: two dictionaries of the same name and other weights, which the text could not tell apart.
     """
-    used = _trained(feature.source for feature in map(_feature, interventions) if feature is not None)
+    used = _trained(feature.source for feature in map(feature_of, interventions) if feature is not None)
     content: File = {
         "format": FORMAT,
         "model": {"name": model.name, "hash": model.hash},
@@ -104,7 +103,7 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
     loaded = _loaded(used, dictionaries)
     interventions: list[InterventionKind] = []
     for one in map(from_dict, content["interventions"]):
-        feature = _feature(one)
+        feature = feature_of(one)
         source = None if feature is None else loaded.get(feature.dictionary)
         if feature is None or source is None:
             interventions.append(one)
@@ -128,10 +127,6 @@ def load_interventions(
         return from_json(model, Path(path).read_text(), dictionaries)
     except (OSError, UnicodeDecodeError) as error:
         raise EditError(f"{path} can't be read: {error}.") from error
-
-
-def _feature(intervention: InterventionKind) -> Feature | None:
-    return intervention.feature if isinstance(intervention, FeatureIntervention) else None
 
 
 def _trained(sources: Iterable[object]) -> dict[str, str]:

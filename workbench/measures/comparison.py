@@ -19,7 +19,7 @@ from torch import Tensor
 from workbench.interventions.features import dictionary_of
 from workbench.interventions.protocol import FeatureIntervention
 from workbench.model.decoding import Decoder, TextStreamer
-from workbench.model.edits import BoundEdit, EditError, Group, check_edits
+from workbench.model.edits import BoundEdit, EditError, Group, Intervention, check_edits
 from workbench.model.language_model import Generation, LanguageModel
 from workbench.model.sampling import Sampling
 
@@ -109,7 +109,7 @@ class Step:
 def compare(
     model: LanguageModel,
     prompt: str,
-    interventions: Sequence[FeatureIntervention],
+    interventions: Sequence[Intervention],
     max_new_tokens: int = 64,
     **how: Any,
 ) -> Comparison:
@@ -125,7 +125,7 @@ def compare(
 def compare_steps(
     model: LanguageModel,
     prompt: str,
-    interventions: Sequence[FeatureIntervention],
+    interventions: Sequence[Intervention],
     max_new_tokens: int = 64,
     *,
     sampling: Sampling | None = None,
@@ -188,7 +188,7 @@ def compare_steps(
 
 
 def random_twins(
-    model: LanguageModel, interventions: Sequence[FeatureIntervention], seed: int = 0
+    model: LanguageModel, interventions: Sequence[Intervention], seed: int = 0
 ) -> list[FeatureIntervention]:
     """The same interventions on other features of the same dictionaries, drawn at random.
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from workbench.core.progress import Progress
-from workbench.interventions.protocol import FeatureIntervention
-from workbench.model.edits import Group, Run, check_edits
+from workbench.model.edits import Group, Intervention, Run, check_edits
 from workbench.model.language_model import LanguageModel
 
 ROWS = 8
@@ -38,7 +37,7 @@ def dose_response(
     prompt: str,
     word: str,
     values: Sequence[float],
-    make: Callable[[float], Sequence[FeatureIntervention]],
+    make: Callable[[float], Sequence[Intervention]],
     *,
     progress: Progress | None = None,
 ) -> DoseResponse:

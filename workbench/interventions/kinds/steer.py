@@ -101,7 +101,8 @@ class Steer(FeatureIntervention):
         """The call that makes it; along a direction, that of `Steer.along`."""
         if self.direction is None:
             return super().to_python(*first)
-        return f"Steer.along({self.hook_point!r}, {list(self.direction)!r}, {self.amount!r})"
+        positions = "" if self.positions == "all" else f", positions={self.positions!r}"
+        return f"Steer.along({self.hook_point!r}, {list(self.direction)!r}, {self.amount!r}{positions})"
 
     def __str__(self) -> str:
         return super().__str__() if self.direction is None else f"Steer(along {self.hook_point}, {self.amount:g})"
