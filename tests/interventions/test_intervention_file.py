@@ -91,7 +91,7 @@ def test_saving_finds_it(llama: Model, kind: type[FeatureIntervention], tmp_path
 def test_the_steer_page_offers_it(llama: Model, kind: type[FeatureIntervention]) -> None:
     neurons, book = dictionary_of(llama, "neurons.1.up:7"), wb.Codebook(32, 8, hook_point="blocks.1.hook_resid_post")
     offered = {one.title: one for one in choices(neurons)}
-    assert list(offered)[0] == "Clamp"
+    assert next(iter(offered)) == "Clamp"
     assert kind.title not in [one.title for one in choices(book)]
     choice = offered[kind.title]
     assert choice.strength == kind.arguments[0]

@@ -174,3 +174,24 @@ def test_latents_that_cannot_act_are_refused(pairs, make: Any, words: str) -> No
         model.intervening([wb.Clamp(latents("on heads").feature(3), 1.0, positions=[40])]),
     ):
         model(TOKENS)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        wb.Steer.along(MLP_OUT, torch.ones(32), 0.5),
+        wb.interventions.RemoveSublayer(LAYER, "mlp"),
+        wb.interventions.AblateDirection(torch.arange(1.0, 33.0)),
+    ],  # type: ignore[arg-type]
+    ids=lambda one: type(one).__name__,
+)
+def test_a_change_after_another_edit_of_the_hook_point_acts_after_it(pairs, between: Any) -> None:
+    """What the later change adds is there whatever the edit between did with what the earlier one added."""
+    model, dictionary = pairs["llama"].model, latents("of a transcoder")
+    first, last = wb.Steer(dictionary.feature(INDEX), 2.0), wb.Steer(dictionary.feature(3), 1.5)
+    seen = []
+    for edits in ([first, between], [first, between, last]):
+        with model.intervening(edits):
+            seen.append(model.capture(TOKENS, [MLP_OUT])[MLP_OUT])
+    added = (1.5 * dictionary.direction(3)).expand_as(seen[0])
+    assert torch.allclose(seen[1] - seen[0], added, atol=1e-5)

@@ -130,7 +130,7 @@ def _open(folder: Path, name: str) -> LanguageModel:
     if note["format"] != FORMAT:
         raise ModelError(f"{folder} is in format {note['format']}, and this version reads format {FORMAT}.")
     for inside in note["hook_points"].values():
-        if Path(inside).name != inside or "\\" in inside:
+        if Path(inside).parts != (inside,) or inside in ("..", "/") or "\\" in inside:
             raise ModelError(
                 f"{folder / NOTE} names a dictionary outside its own folder, {shown(inside)}; copy it again."
             )
