@@ -15,7 +15,7 @@ import workbench as wb
 from analyses.codebook_language.plan import Plan
 from workbench.corpus import TokenBatch
 from workbench.index.tokens import text_ends
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def effects(
         added = [torch.zeros(model.hook_points[point].width, requires_grad=True) for point in points]
         edits = model.bind([Nudge(point, one) for point, one in zip(points, added, strict=True)])
         with torch.enable_grad():
-            logits = model.network.run(batch.tokens, Run([Group(edits)]), mask=batch.mask)[batch.content]
+            logits = model.run(batch.tokens, edits, mask=batch.mask)[batch.content]
             gained = (logits[:, ids].logsumexp(1) - logits.logsumexp(1)).mean()
             slopes = torch.autograd.grad(gained, added)
         parts = []

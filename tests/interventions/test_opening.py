@@ -37,7 +37,9 @@ def note(folder: Path) -> Any:
     (folder / "spliced.json").write_text(text)
 
 
-@pytest.mark.parametrize("name", ["..", "../../elsewhere", "ABSOLUTE", "0/../../../elsewhere", "a\\b", "", ".", "0/", "/"])
+@pytest.mark.parametrize(
+    "name", ["..", "../../elsewhere", "ABSOLUTE", "0/../../../elsewhere", "a\\b", "", ".", "0/", "/"]
+)
 def test_a_dictionary_outside_the_folder_is_refused(folder: Path, note: Any, name: str) -> None:
     name = str(folder.parent / "elsewhere") if name == "ABSOLUTE" else name
     (folder / "spliced.json").write_text(json.dumps(note | {"hook_points": {POINT: name}}))

@@ -9,21 +9,21 @@ chosen codes are summed, as in the paper, 1/k where their mean is taken, as in t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, layer_norm, normalize
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.features import Feature
-from workbench.dictionaries.folder import DictionaryError, check_sizes
+from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.learning import unit_of
+from workbench.dictionaries.settings import Setting
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.trainable import SpliceTerms, Step, Trainable
 
-SIMILARITIES = ("cosine", "inner", "euclidean")
-COMBINATIONS = ("sum", "mean")
 ROWS = 4096
 """Scores are computed for so many activations at a time: bounds the `[rows, n_codes]` matrix."""
 ROUNDS = 10
@@ -59,31 +59,28 @@ class Codebook(Trainable):
     discrete = True
     resamples = True
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        n_codes: int,
-        k: int = 1,
-        groups: int = 1,
+        d_in: Positive,
+        n_codes: Annotated[Positive, Setting("Codes", "How many codes to learn in each group.")],
+        k: Annotated[Positive, Setting("Active per token", "How many codes of each group are active at once.")] = 1,
+        groups: Annotated[
+            Positive, Setting("Groups", "Parts of the activation with codes of their own, as heads.")
+        ] = 1,
         *,
         combine: Literal["sum", "mean"] = "sum",
         similarity: Literal["cosine", "inner", "euclidean"] = "cosine",
         normalize_input: bool = False,
         hook_point: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         super().__init__(name)
-        check_sizes(d_in=d_in, n_codes=n_codes, k=k, groups=groups)
         if d_in % groups:
             raise DictionaryError(f"A width of {d_in:,} can't be cut into {groups:,} equal groups.")
         if k > n_codes:
             raise DictionaryError(f"k is at most n_codes, {n_codes:,}, not {k:,}.")
-        if combine not in COMBINATIONS or similarity not in SIMILARITIES:
-            raise DictionaryError(
-                f"combine is one of {', '.join(COMBINATIONS)} and similarity one of {', '.join(SIMILARITIES)}, "
-                f"not {combine!r} and {similarity!r}."
-            )
         self.d_in = self.d_out = d_in
         self.n_codes, self.k, self.groups = n_codes, k, groups
         self._extra = 0

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize, pad
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.codes import Codes
-from workbench.dictionaries.folder import SAELENS, DictionaryError, check_sizes
+from workbench.dictionaries.folder import SAELENS, DictionaryError
+from workbench.dictionaries.settings import Width
 from workbench.dictionaries.trainable import Step, Trainable
 
 ROWS = 1024
@@ -56,21 +58,21 @@ class SparseCoder(Trainable):
     skip: bool = False
     """Whether a linear path leads past the codes."""
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
+        d_in: Positive,
+        width: Width,
         activation: Activation,
         *,
-        d_out: int | None = None,
+        d_out: Positive | None = None,
         reads: str = "",
         writes: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         super().__init__(name)
         d_out = d_in if d_out is None else d_out
-        check_sizes(d_in=d_in, width=width, d_out=d_out)
         self.d_in, self.d_out, self.n_features = d_in, d_out, width
         self.reads, self.writes = reads, writes
         self.activation = activation
@@ -235,7 +237,6 @@ class SparseCoder(Trainable):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Dictionary`."""
-        check_sizes(d_in=config["d_in"], d_sae=config["d_sae"])
         own = config.get("workbench") or {}
         known = {name: config[name] for name in ("k", "d_out") if name in config} | own.get("settings", {})
         accepted = {name: known[name] for name in inspect.signature(cls).parameters if name in known}

@@ -30,17 +30,6 @@ class DictionaryError(WorkbenchError):
     """A dictionary that can't be built, found, read, written or used as asked."""
 
 
-def check_sizes(**sizes: object) -> None:
-    """Refuse sizes that are no whole numbers from 1.
-
-    Raises:
-        DictionaryError: names the size.
-    """
-    for what, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise DictionaryError(f"{what} is a whole number from 1, not {size!r}.")
-
-
 def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a dictionary's two files, each whole or not at all.
 

@@ -14,8 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.dictionaries.codes import Codes
-from workbench.dictionaries.folder import DictionaryError, check_sizes
+from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 
 ROWS = 1024
@@ -47,20 +48,20 @@ class KeyValueBottleneck(Dictionary):
     kind = "key_value"
     noun = "pair"
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        d_value: int,
-        codebooks: int = 64,
-        n_keys: int = 1024,
-        d_key: int = 14,
+        d_in: Positive,
+        d_value: Positive,
+        codebooks: Positive = 64,
+        n_keys: Positive = 1024,
+        d_key: Positive = 14,
         *,
         hook_point: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         super().__init__(name)
-        check_sizes(d_in=d_in, d_value=d_value, codebooks=codebooks, n_keys=n_keys, d_key=d_key)
         self.d_in, self.d_out, self.n_features = d_in, d_value, codebooks * n_keys
         self.codebooks = self.groups = codebooks
         self.n_keys = n_keys
@@ -117,9 +118,10 @@ class KeyValueBottleneck(Dictionary):
         self.check(index)
         return self.values.flatten(0, 1)[index]
 
+    @checked(DictionaryError)
     @torch.no_grad()
     def learn_keys(
-        self, x: Tensor, *, epochs: int = 10, batch: int = 256, decay: float = 0.95, seed: int = 0
+        self, x: Tensor, *, epochs: Natural = 10, batch: Positive = 256, decay: Share = 0.95, seed: Natural = 0
     ) -> list[float]:
         """Set the keys to centres of activations, by k-means with moving averages; the values start anew.
 
@@ -175,8 +177,9 @@ class KeyValueBottleneck(Dictionary):
         counts[dead] = counts.mean()
         sums[dead] = fresh[dead] * counts.mean()
 
+    @checked(DictionaryError)
     @torch.no_grad()
-    def learn(self, x: Tensor | Codes, labels: Tensor, lr: float = 0.3, smoothing: float = 0.1) -> float:
+    def learn(self, x: Tensor | Codes, labels: Tensor, lr: PositiveNumber = 0.3, smoothing: Share = 0.1) -> float:
         """One step of gradient descent on the fetched values, with the mean of the values as logits.
 
         Args:

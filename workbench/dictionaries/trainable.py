@@ -21,6 +21,7 @@ from torch import Tensor
 
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.settings import Field, fields_of
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Trainable(Dictionary):
     """The same at `writes`."""
     resamples: bool = False
     """Whether dead latents should be revived by calling `resample` now and then."""
+
+    @classmethod
+    def fields(cls) -> list[Field]:
+        """The fields of a form for a new training: the constructor's arguments that are chosen."""
+        return fields_of(cls.__init__)
 
     @abstractmethod
     def initialise(self, x: Tensor, target: Tensor | None = None) -> None:

@@ -7,6 +7,7 @@ grow with positions times vocabulary. A position's value depends on its own logi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -119,7 +120,8 @@ def _at_positions(measure: Callable[..., Tensor], counted: Tensor | None, *of: T
         of: tensors `[..., pos]` or `[..., pos, vocab]`, the first with a vocabulary.
     """
     lead = of[0].shape[:-1]  # [..., pos]
-    rows = [one.reshape(-1, *one.shape[len(lead) - 1 :]) for one in of]  # [rows, pos, ...]
+    n_rows = math.prod(lead[:-1])  # also where there is no position
+    rows = [one.reshape(n_rows, *one.shape[len(lead) - 1 :]) for one in of]  # [rows, pos, ...]
     found = torch.zeros(rows[0].shape[:2], dtype=torch.float32, device=of[0].device)
     for row, at in _chunks(len(found), found.shape[1], None if counted is None else counted.reshape(found.shape)):
         found[row, at] = measure(*(one[row, at] for one in rows))

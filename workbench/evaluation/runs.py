@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workbench.model.edits import BoundEdit, Group, Run
+from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
 
@@ -21,5 +21,4 @@ def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit
         tokens: `[batch, pos]`.
         edits: edits of this run.
     """
-    bound = [*model.bind([]), *model.network.prepare(edits)]
-    return model.network.run(tokens, Run([Group(bound)]) if bound else None)
+    return model.run(tokens, [*model.bind([]), *edits])

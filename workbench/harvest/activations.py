@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.progress import Progress
+from workbench.core.progress import Progress, time_left
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 
@@ -173,17 +173,6 @@ class Harvest:
         return self.corpus.count_tokens(self.model, self.tokens) // self.shard[1]
 
 
-def difference(found: Mapping[str, Any], wanted: Mapping[str, Any], of: str = "") -> str:
-    """The first setting that differs, in words; empty if none does."""
-    for name in {**found, **wanted}:
-        one, other = found.get(name), wanted.get(name)
-        if one != other:
-            if isinstance(one, dict) and isinstance(other, dict):
-                return difference(one, other, f"{name}.")
-            return f"its {of}{name} is {one!r}, not {other!r}"
-    return ""
-
-
 class _Clock:
     """Tells how far a harvest is and how long it will take."""
 
@@ -197,10 +186,9 @@ class _Clock:
             self.progress(0.0, f"{done:,} tokens, {rate:,.0f} tokens/s")
             return
         left = max(self.total - done, 0) / rate
-        span = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
         self.progress(
             min(done / max(self.total, 1), 1.0),
-            f"{done:,} of about {self.total:,} tokens, {rate:,.0f} tokens/s, {span} left",
+            f"{done:,} of about {self.total:,} tokens, {rate:,.0f} tokens/s, {time_left(left)} left",
         )
 
 

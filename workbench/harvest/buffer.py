@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from workbench.harvest.activations import Activations, HarvestError, Source, difference
+from workbench.core.settings import difference
+from workbench.harvest.activations import Activations, HarvestError, Source
 
 
 class Buffer:

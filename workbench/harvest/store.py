@@ -18,7 +18,8 @@ from torch import Tensor
 from workbench.core.files import replacing
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
-from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError, difference
+from workbench.core.settings import difference
+from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError
 
 
 class Store:

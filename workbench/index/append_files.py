@@ -14,7 +14,7 @@ import numpy as np
 from workbench.index.layout import FeatureIndexError
 
 
-class GrowingFiles:
+class AppendFiles:
     """Raw arrays in one folder that are added to at the end.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.index.append_files import GrowingFiles
+from workbench.index.append_files import AppendFiles
 from workbench.index.layout import mapped
 from workbench.index.selection import Kept, kept, shown
 from workbench.index.tokens import TokenTable
@@ -65,7 +65,7 @@ class _Rows:
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
-        self._files = GrowingFiles(folder, {f"{name}.rows.bin": 0, f"{name}.values.bin": 0})
+        self._files = AppendFiles(folder, {f"{name}.rows.bin": 0, f"{name}.values.bin": 0})
         self._counts = [0]
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:

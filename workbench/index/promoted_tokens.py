@@ -58,7 +58,7 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
     return (vectors - vectors.mean(-1, keepdim=True) if centred else vectors) * gain
 
 
-def lens(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
+def promoted_tokens(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
     """The tokens that each feature promotes and suppresses most, best first, with their scores.
 
     Returns:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.index.annotations import People
+from workbench.index.annotations import Annotations
 from workbench.index.layout import FeatureIndexError
 from workbench.index.tokens import TokenTable
 from workbench.index.words import search_words
@@ -25,8 +25,8 @@ class Searcher:
         statistics: columns of the index; `density`, `peaks` and `promoted` are used.
     """
 
-    def __init__(self, words: Path, people: People, tokens: TokenTable, statistics: dict[str, np.ndarray]):
-        self._words, self._people, self._tokens, self._statistics = words, people, tokens, statistics
+    def __init__(self, words: Path, annotations: Annotations, tokens: TokenTable, statistics: dict[str, np.ndarray]):
+        self._words, self._annotations, self._tokens, self._statistics = words, annotations, tokens, statistics
 
     def among(self, features: Iterable[int]) -> np.ndarray:
         """A mask of these features."""
@@ -45,7 +45,7 @@ class Searcher:
 
     def labelled(self, text: str) -> np.ndarray:
         """A mask of the features with these words in their label."""
-        return self.among(feature for feature, where in self._people.search(text) if where == "label")
+        return self.among(feature for feature, where in self._annotations.search(text) if where == "label")
 
     def with_token(self, token: str | int) -> np.ndarray:
         """A mask of the features that are most active on a token or promote it."""
@@ -57,7 +57,7 @@ class Searcher:
         """Features that have the words, best first, and where: label, note, activating or promoted."""
         if not isinstance(text, str) or not text.strip():
             raise FeatureIndexError("There is nothing to search for; type a word.")
-        found = dict(self._people.search(text))
+        found = dict(self._annotations.search(text))
         for feature, where in search_words(self._words, text):
             found.setdefault(feature, where)
         if not any(letter.isalnum() for letter in text):  # punctuation is no word, but can be a token

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.dictionaries.codes import Codes
-from workbench.index.append_files import GrowingFiles
+from workbench.index.append_files import AppendFiles
 from workbench.index.layout import FeatureIndexError, mapped
 
 CHUNK = 1 << 21
@@ -44,7 +44,7 @@ class Spool(ABC):
     def __init__(self, folder: Path, n_features: int):
         self.folder = folder
         self.n_features = n_features
-        self.files: GrowingFiles | None = None
+        self.files: AppendFiles | None = None
 
     @abstractmethod
     def sizes(self, tokens: int) -> list[int]:
@@ -54,10 +54,10 @@ class Spool(ABC):
     def append(self, codes: Codes) -> None:
         """Add the codes of the next tokens, `[n, k]`."""
 
-    def open(self, tokens: int) -> GrowingFiles:
+    def open(self, tokens: int) -> AppendFiles:
         """Open for appending behind the first `tokens` tokens; what else is there is cut off."""
         sizes = self.sizes(tokens) if tokens else [0] * len(self.names)
-        self.files = GrowingFiles(self.folder, dict(zip(self.names, sizes, strict=True)))
+        self.files = AppendFiles(self.folder, dict(zip(self.names, sizes, strict=True)))
         return self.files
 
     def _add(self, *arrays: np.ndarray) -> None:

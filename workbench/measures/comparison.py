@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
 from workbench.interventions.protocol import FeatureIntervention
-from workbench.model.decoding import Decoder, TextStreamer
+from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, check_edits
-from workbench.model.language_model import Generation, LanguageModel
+from workbench.model.generation import Generation
+from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import Sampling
 
 CHUNK = 64
@@ -167,24 +169,15 @@ def compare_steps(
         max_new_tokens,
     )
     judge = _Judge(model, writer, edits)
-    chance = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
-    pieces = [TextStreamer(model.to_text) for _ in range(rows)]
-    over = [False] * rows
-    for number in range(max_new_tokens):
-        chosen = sampling.choose(writer.logits, chance)
-        texts = []
-        for row, token in enumerate(chosen.tolist()):
-            over[row] = over[row] or (stop and token in model.stop_tokens)
-            if not over[row]:
-                judge.lengths[row] += 1
-            texts.append("" if over[row] else pieces[row].add(token, number == max_new_tokens - 1))
-        judge.note(writer.logits, chosen)
-        yield Step(texts)
-        if all(over):
-            break
-        if number < max_new_tokens - 1:
-            writer.feed(chosen[:, None])
-    return judge.verdict(prompt, over, top)
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
+    stop_tokens = model.stop_tokens if stop else frozenset()
+    steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, to_text=model.to_text)
+    ended: Sequence[bool] = [False] * rows
+    for step in steps:
+        ended = step.ended
+        judge.note(step)
+        yield Step(step.pieces)
+    return judge.verdict(prompt, ended, top)
 
 
 def random_twins(
@@ -205,12 +198,6 @@ def random_twins(
         index += index >= one.feature.index  # any feature but this one
         twins.append(replace(one, feature=replace(one.feature, index=index)))
     return twins
-
-
-def repetition(tokens: Sequence[int], n: int = 3) -> float:
-    """Share of n-grams that occurred before in the same text, from 0 to 1; 0 for a text shorter than n + 1."""
-    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
 
 
 class _Judge:
@@ -238,10 +225,11 @@ class _Judge:
         vocab = model.network.vocab_size
         self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
 
-    def note(self, logits: Tensor, chosen: Tensor) -> None:
-        """Take in one step, when `lengths` has it: the writer's logits `[rows, vocab]` and its tokens `[rows]`."""
-        self.logits.append(logits)
-        self.tokens.append(chosen)
+    def note(self, step: DecodingStep) -> None:
+        """Take in one step of the writer; after `CHUNK` of them, score them."""
+        self.lengths = [length + (not ended) for length, ended in zip(self.lengths, step.ended, strict=True)]
+        self.logits.append(step.logits)
+        self.tokens.append(step.chosen)
         if len(self.tokens) == CHUNK:
             self.score()
 
@@ -274,15 +262,15 @@ class _Judge:
         self.scored += chunk
         self.logits, self.tokens = [], []
 
-    def verdict(self, prompt: str, over: list[bool], top: int) -> Comparison:
+    def verdict(self, prompt: str, ended: Sequence[bool], top: int) -> Comparison:
         """Everything together."""
         self.score()
         own = torch.cat(self.own_logprob, 1)
         tokens = torch.stack(self.chosen, 1).tolist()
         written = [ids[:length] for ids, length in zip(tokens, self.lengths, strict=True)]
         generations = [
-            Generation(prompt, self.model.to_text(ids), ids, logprobs[: len(ids)], "end" if ended else "length")
-            for ids, logprobs, ended in zip(written, own.tolist(), over, strict=True)
+            Generation(prompt, self.model.to_text(ids), ids, logprobs[: len(ids)], "end" if over else "length")
+            for ids, logprobs, over in zip(written, own.tolist(), ended, strict=True)
         ]
         plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
         before = self.before / max(self.lengths[0], 1)

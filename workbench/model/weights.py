@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint
+from workbench.model.hub import in_words, is_repository, models_here, why_unreachable
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 LEFT_OUT += ("generation_config.json",)
@@ -55,8 +56,8 @@ def read_tokenizer(source: Path | str, **where: Any) -> Any:
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     """A Hugging Face name or a local folder: plain model in float32, tokenizer, fingerprint of its weights.
 
-    What Hugging Face's cache holds whole is taken from there and the hub is not asked for it: without a network, each
-    file would take half a minute to give up, and with one, the weights could change from one day to the next.
+    A model that Hugging Face's cache holds whole is read from there, and the hub is not asked: its weights could change
+    from one day to the next. Otherwise the hub is asked if one short request reaches it.
 
     Raises:
         ModelError: there is no such model, or no network to fetch it.
@@ -66,8 +67,10 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
     try:
-        module, info, tokenizer = _from_huggingface(source)
+        module, info, tokenizer = _read(source)
     except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ModelError(
             f"No model could be loaded from {source!r}: {reason}; give a folder, a Hugging Face name "
@@ -78,22 +81,35 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     return module, tokenizer, fingerprint(parameters_of(module))
 
 
-def _from_huggingface(source: str) -> tuple[nn.Module, dict[str, Any], Any]:
-    """Model, what was amiss in loading it, and tokenizer; from the cache if all is there."""
+def _read(source: str) -> tuple[nn.Module, dict[str, Any], Any]:
+    """Model, what loading it reported, and tokenizer: from a folder, the cache, or the hub."""
+    if Path(source).exists() or not is_repository(source):
+        return _load(source)
+    if _knows_small_files(source):
+        with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not in the cache
+            return _load(source, local_files_only=True)
+    unreachable = why_unreachable()
+    if unreachable is None:
+        return _load(source)
+    try:
+        return _load(source, local_files_only=True)
+    except (OSError, ValueError) as error:
+        has = f"{source} only in part" if source in models_here() else in_words(models_here())
+        raise ModelError(
+            f"No model could be loaded from {source!r}: {unreachable}, and this machine has {has}; give another name, "
+            "a folder, or nothing for the default model, or connect once."
+        ) from error
+
+
+def _load(source: str, **where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
     from transformers import AutoModelForCausalLM
 
-    def load(**where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
-        tokenizer = read_tokenizer(source, **where)
-        with building():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
-            )
-        return *loaded, tokenizer
-
-    if not Path(source).exists() and _knows_small_files(source):
-        with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not there
-            return load(local_files_only=True)
-    return load()
+    tokenizer = read_tokenizer(source, **where)
+    with building():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+        )
+    return *loaded, tokenizer
 
 
 def _knows_small_files(source: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.core.checks import checked
 from workbench.corpus import Corpus, CorpusError
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.sparsity.masking import Keep, SparsityError, checked_thresholds, keeping_above, post_points
 
@@ -82,6 +82,5 @@ def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Keep]) -
         return change
 
     edits = [Edit(name, masking(layer)) for layer, name in enumerate(post_points(model))]
-    edits = [*model.bind([]), *model.network.prepare(edits)]
-    model.network.run(tokens, Run([Group(edits)]), last=1)
+    model.run(tokens, [*model.bind([]), *edits], last=1)
     return torch.stack(shares, -1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
+from workbench.model.modules import is_conv1d
 from workbench.sparsity.evaluation import Sample
 from workbench.sparsity.masking import LEAST, SparsityError, checked_thresholds
 from workbench.sparsity.measure import sample_corpora
@@ -85,7 +86,7 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
 
 def _zeroing(down: nn.Module, threshold: float) -> Callable[[nn.Module, tuple], tuple]:
     weight: Any = down.weight
-    written = torch.linalg.vector_norm(weight.detach().float(), dim=1 if type(down).__name__ == "Conv1D" else 0)
+    written = torch.linalg.vector_norm(weight.detach().float(), dim=1 if is_conv1d(down) else 0)
 
     def before(_: nn.Module, args: tuple) -> tuple:
         values: Tensor = args[0].clone()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
-from workbench.core.progress import Progress
+from workbench.core.progress import Progress, time_left
 from workbench.harvest import Activations, Source, Store
 from workbench.training.checkpoints import TrainingError
 
@@ -44,7 +44,7 @@ class Monitor:
         words = [f"{min(self._done, self.tokens):,} of {self.tokens:,} tokens"]
         if rate:
             left = max(self.tokens - self._done, 0) / rate
-            words += [f"{rate:,.0f} tokens/s", f"{left:.0f} s left" if left < 90 else f"{left / 60:.0f} min left"]
+            words += [f"{rate:,.0f} tokens/s", f"{time_left(left)} left"]
         self.progress(min(self._done / self.tokens, 1.0), ", ".join([*words, what]))
 
 

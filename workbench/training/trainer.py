@@ -7,7 +7,6 @@ recipe around it is in `steps.py`.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +16,11 @@ from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
 from workbench.model.language_model import LanguageModel
-from workbench.training.checkpoints import RunFolder, TrainingError
-from workbench.training.dictionary_learner import DictionaryLearner, described
+from workbench.training.checkpoints import TrainingError
+from workbench.training.dictionary_learner import DictionaryLearner, DictionarySettings, described
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor, Reader
+from workbench.training.settings import RunOptions
 from workbench.training.steps import Training
 
 D = TypeVar("D", bound=Trainable)
@@ -98,14 +98,10 @@ def train(
         DictionaryError: activations that the dictionary can't learn from.
         CorpusError, HarvestError: texts, or a source, that can't be read.
     """
-    shares = {"warmup": warmup, "decay": decay, "sparsity_warmup": sparsity_warmup}
-    counts = {"tokens": tokens, "batch_size": batch_size, "dead_after": dead_after, "context": context, "block": block}
-    _check(dictionary, counts, shares, {"lr": lr, "clip": 1.0 if clip is None else clip}, seed)
-    if not 0 <= checkpoint_every < math.inf:
-        raise TrainingError(f"checkpoint_every is a number of seconds, not {checkpoint_every!r}.")
+    if not isinstance(dictionary, Trainable):
+        raise TrainingError(f"{dictionary!r} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
     reads, writes = _hook_points(dictionary, hook_point, target)
-    device = next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device
-    processes = Processes(device)
+    processes = Processes(next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device)
     if batch_size % processes.count:
         raise TrainingError(f"batch_size {batch_size:,} can't be divided among {processes.count} processes.")
     if source is None:
@@ -113,46 +109,40 @@ def train(
         source = _harvest(dictionary, model, corpus, (reads, writes), context=context, seed=seed, shard=shard)
     elif model is not None or corpus is not None:
         raise TrainingError("Give a model and a corpus, or a source, not both.")
-    settings = counts | shares | {"lr": lr, "clip": clip, "seed": seed, "fresh": fresh}
-    settings |= {"reads": reads, "writes": writes, "processes": processes.count}
-    of_source = {name: value for name, value in source.settings().items() if name != "shard"}
-    settings |= {"dictionary": described(dictionary), "source": of_source}
-    run = RunFolder(folder, settings) if folder is not None else None
-    watch = Monitor(tokens, progress if processes.rank == 0 else None, cancel)
-    reader = Reader(source, (processes.rank, processes.count), watch)
-    buffer = Buffer(reader, batch_size // processes.count, -(-block // processes.count), seed)
-    steps = -(-tokens // batch_size)
-    learner = DictionaryLearner(dictionary, buffer, reads, writes, steps=steps, watch=watch, processes=processes)
-    training = Training(learner, settings, processes, run)
-    if run and run.note:
-        run.restore(learner)
-    dictionary.reads, dictionary.writes = reads, writes
-    if not (run and run.finished):
-        training.go(watch, checkpoint_every, log)
-    processes.wait()
+    settings = DictionarySettings(
+        tokens=tokens,
+        batch_size=batch_size,
+        lr=lr,
+        warmup=warmup,
+        decay=decay,
+        sparsity_warmup=sparsity_warmup,
+        clip=clip,
+        dead_after=dead_after,
+        seed=seed,
+        fresh=fresh,
+        source={name: value for name, value in source.settings().items() if name != "shard"},
+        context=context,
+        block=block,
+        reads=reads,
+        writes=writes,
+        processes=processes.count,
+        dictionary=described(dictionary),
+    )
+    _learn(dictionary, source, settings, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
     return dictionary
 
 
-def _check(
-    dictionary: object,
-    counts: Mapping[str, int],
-    shares: Mapping[str, float],
-    sizes: Mapping[str, float],
-    seed: int,
+def _learn(
+    dictionary: Trainable, source: Source, settings: DictionarySettings, processes: Processes, options: RunOptions
 ) -> None:
-    """Refuse settings that can't be used."""
-    if not isinstance(dictionary, Trainable):
-        raise TrainingError(f"{dictionary!r} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
-    for name, number in [*counts.items(), ("seed", seed)]:
-        least = 0 if name == "seed" else 1
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise TrainingError(f"{name} is a whole number from {least}, not {number!r}.")
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise TrainingError(f"{name} is a share of the steps, from 0 to 1, not {share!r}.")
-    for name, size in sizes.items():
-        if not 0 < size < math.inf:
-            raise TrainingError(f"{name} is a number above 0, not {size!r}.")
+    """Train a dictionary in place on a source."""
+    monitor = Monitor(settings.tokens, options.progress if processes.rank == 0 else None, options.cancel)
+    reader = Reader(source, (processes.rank, processes.count), monitor)
+    rows, block = (-(-size // processes.count) for size in (settings.batch_size, settings.block))
+    learner = DictionaryLearner(dictionary, Buffer(reader, rows, block, settings.seed), settings, monitor, processes)
+    training = Training(learner, settings, processes, options)
+    dictionary.reads, dictionary.writes = settings.reads, settings.writes
+    training.finish(monitor)
 
 
 def _hook_points(dictionary: Trainable, hook_point: str, target: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.interventions.affine import Add, AffineChange
+from workbench.model.modules import is_conv1d
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def fold(module: nn.Module, folds: Sequence[Fold]) -> tuple[Tensor, Tensor | Non
     """
     given: Any = module
     multiplied = float(getattr(given, "embed_scale", 1.0)) if isinstance(module, nn.Embedding) else 1.0
-    turned = isinstance(module, nn.Embedding) or _stored_in_out(module)
+    turned = isinstance(module, nn.Embedding) or is_conv1d(module)
     stored = given.weight.detach().to(torch.float64, copy=True)
     weight = stored.T if turned else stored  # [out, in]
     own_bias = getattr(given, "bias", None)
@@ -77,10 +78,6 @@ def fold(module: nn.Module, folds: Sequence[Fold]) -> tuple[Tensor, Tensor | Non
 
 def holds_matrix(module: nn.Module | None) -> bool:
     """Whether changes can be folded into a module."""
-    plain = isinstance(module, nn.Linear | nn.Embedding) or (module is not None and _stored_in_out(module))
+    plain = isinstance(module, nn.Linear | nn.Embedding) or (module is not None and is_conv1d(module))
     weight = getattr(module, "weight", None)
     return plain and isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
-
-
-def _stored_in_out(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D"  # GPT-2 stores [in, out], all others [out, in]

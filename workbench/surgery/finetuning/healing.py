@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from workbench.core.checks import Integer, Positive, PositiveNumber, Share, checked
+from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch, as_corpus
 from workbench.model.language_model import LanguageModel
@@ -32,14 +32,26 @@ from workbench.surgery.inputs import as_model
 from workbench.surgery.operations.custom import make_custom_from
 from workbench.surgery.operations.masks import Sparsity, check_pattern
 from workbench.surgery.operations.matrices import matrices
-from workbench.training.checkpoints import RunFolder
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
+from workbench.training.settings import RunOptions, TrainingSettings
 from workbench.training.steps import Training
 from workbench.training.tuning import Texts
 
 CUT = 0.01
 """Share of zeros in a matrix from which on they count as pruned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealingSettings(TrainingSettings):
+    """What decides about the result of healing; see `heal`."""
+
+    batch: int
+    context: int
+    rank: int | None
+    only: str | None
+    keep_zeros: bool
+    sparsify: Mapping[str, Any] | None
 
 
 @checked(SurgeryError)
@@ -58,7 +70,7 @@ def heal(
     warmup: Share = 0.05,
     decay: Share = 0.5,
     clip: PositiveNumber | None = 1.0,
-    seed: Integer = 0,
+    seed: Natural = 0,
     folder: str | Path | None = None,
     checkpoint_every: float = 60.0,
     progress: Progress | None = None,
@@ -115,15 +127,10 @@ def heal(
     settings: dict[str, Any] = {"tokens": tokens, "batch": batch, "context": context, "lr": lr, "warmup": warmup}
     settings |= {"decay": decay, "clip": clip, "seed": seed, "rank": rank, "only": only, "keep_zeros": keep_zeros}
     settings |= {"sparsify": asdict(sparsify) if sparsify else None}
-    recipe = {"batch_size": batch * context, "dead_after": 1, "sparsity_warmup": 0.0, "fresh": False}
     source = {"model": start.name, "model_hash": start.hash, "corpus_hash": texts.hash}
-    run = RunFolder(folder, settings | recipe | {"source": source}) if folder is not None else None
-    training = Training(learner, settings | recipe | {"source": source}, processes, run)
-    if run and run.note:
-        run.restore(learner)
-    if not (run and run.finished):
-        training.go(Monitor(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
-    processes.wait()
+    recipe = HealingSettings(**settings, batch_size=batch * context, fresh=False, source=source)
+    training = Training(learner, recipe, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
+    training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
     learner.finish()
     for layer in layers if rank else ():
         del layer.forward

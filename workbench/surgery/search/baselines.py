@@ -60,8 +60,8 @@ def greedy(
             if levels[part] < last:
                 evaluator.stops()
                 one = raised(levels, part)
-                found = evaluator.kl(one, windows)
-                trials.append(((found - kl) / (evaluator.cost(levels) - evaluator.cost(one)), found, one))
+                far = evaluator.kl(one, windows)
+                trials.append(((far - kl) / (evaluator.cost(levels) - evaluator.cost(one)), far, one))
         _, kl, levels = min(trials)
     evaluator.stops()
     return evaluator.result(levels, kl)
@@ -98,11 +98,11 @@ def ranked(
 def harms(evaluator: CandidateEvaluator, windows: Sequence[int]) -> list[float]:
     """KL of each part raised alone, by one level."""
     dense: Candidate = (0,) * len(evaluator.space.costs)
-    found = []
+    kls = []
     for part in range(len(dense)):
         evaluator.stops()
-        found.append(evaluator.kl(raised(dense, part), windows))
-    return found
+        kls.append(evaluator.kl(raised(dense, part), windows))
+    return kls
 
 
 def least_harmful(evaluator: CandidateEvaluator, harm: Sequence[float]) -> Candidate:

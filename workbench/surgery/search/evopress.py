@@ -85,7 +85,7 @@ def evopress(
 
     Raises:
         SurgeryError: as `CandidateEvaluator`, or a selection that does not end with 1 candidate.
-        Cancelled: somebody said to stop.
+        Cancelled: `cancel` returned True.
     """
     if not selection or selection[-1][0] != 1:
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
