@@ -256,7 +256,7 @@ def test_what_stays_beside_must_see_what_it_saw(llama: wb.model.LanguageModel) -
     ("edits", "match"),
     [
         ([], "nothing to bake"),
-        (wb.Clamp("neurons.0.gate:1", 1.0), "given as a list"),
+        (wb.Clamp("neurons.0.gate:1", 1.0), "edits is a list of Interventions, not Clamp"),
         ([wb.Clamp("neurons.0.gate:1", 1.0, positions="prompt")], "some positions only"),
         ([wb.Clamp("neurons.0.gate:1", 1.0, positions=[3])], "some positions only"),
         ([wb.Steer.along("blocks.1.hook_resid_mid", [1.0] * 32)], "neither in front of a matrix nor behind one"),

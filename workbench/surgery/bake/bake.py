@@ -1,9 +1,9 @@
 """`bake`: interventions become weights.
 
-What an intervention does to an activation is folded into the matrix in front of it or behind it, wherever that is
-exact: constants, factors and directions are, whatever depends on the input is not. Edits of one hook point act in the
-order given, those of different ones in the order in which the model computes them, as when the model runs under them.
-In the end the baked and the intervened model are compared: an edit that came out otherwise is refused, not saved.
+An affine change of an activation is folded into the matrix in front of the activation or behind it; a change that
+depends on the input in another way is refused. Edits at one hook point act in the order of the list, those at different
+ones in the order in which the model computes them, as when the model runs under them. At the end the logits of the
+baked and of the intervened model are compared; a child that differs is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.checks import checked
 from workbench.interventions.affine import Add, AffineChange, Silence
 from workbench.interventions.parts import PARTS
 from workbench.interventions.protocol import InterventionKind
@@ -29,7 +30,7 @@ from workbench.surgery.child_building import changed_config, keep_layers, parame
 from workbench.surgery.inputs import as_model
 
 PROBE = 16
-"""Positions on which the baked model is compared with the intervened one, at least."""
+"""The least number of positions on which the baked model is compared with the intervened one."""
 
 
 class BakeError(SurgeryError):
@@ -46,52 +47,54 @@ class BakeError(SurgeryError):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one edit comes to: its changes with their places."""
+    """The changes of one edit with their places."""
 
     edit: InterventionKind
     folds: tuple[Fold, ...]
     config: dict[str, Any]
-    """Switches that give it the biases it needs."""
+    """Values of the configuration that switch on the biases that it needs."""
 
 
+@checked(SurgeryError)
 def bake(
     model: LanguageModel | Child, edits: Sequence[Intervention], *, beside: bool = False, name: str | None = None
 ) -> Child:
-    """Write interventions into the weights of a new model.
+    """A child of a model, with interventions written into its weights.
 
-    Weights can hold: `Clamp`, `Scale`, `Ablate` and `Steer` on a neuron at all positions; `Steer` on a latent of a
-    dictionary, and `Steer.along`, on the residual stream, what a sublayer writes, or beside any matrix;
-    `AblateDirection`, `RemoveHead`, `RemoveSublayer`, `RemoveLayer`. A constant that is not zero needs a bias: where
-    the architecture has none but its configuration can switch some on, the others of them become zero. Tied embeddings
-    are untied where one of the two changes.
+    Weights hold what is affine (`affine_changes`): `Clamp`, `Scale`, `Ablate` and `Steer` on a neuron at all positions;
+    `Steer` on a latent of a dictionary, and `Steer.along`, on the residual stream, at the output of a sublayer, or
+    beside any matrix; `AblateDirection`, `RemoveHead`, `RemoveSublayer`, `RemoveLayer`. A constant that is not zero
+    needs a bias: where the architecture has none but its configuration can switch some on, the other new biases are
+    zero. Tied embeddings are untied where one of the two changes.
 
     Args:
         model: left as it is; a child is changed further.
         edits: in the order in which they act.
-        beside: keep the edits that weights can't hold with the child: `child.beside` are to be given with it, and
-            `save_pretrained` writes them to `interventions.json`.
+        beside: keep the edits that weights can't hold in `child.beside`, to be used with the child; `save_pretrained`
+            writes them to `interventions.json`.
         name: of the child.
 
     Returns:
-        The child; `child.reference` are the edits under which the parent computes the same.
+        The child; `child.reference` holds the edits under which the parent computes the same.
 
     Raises:
-        BakeError: an edit that weights can't hold, in one sentence.
-        EditError, FeatureError, HookPointError: one that the model can't run under at all.
+        BakeError: an edit that weights can't hold.
+        EditError, FeatureError, HookPointError: an edit that the model can't run under.
         SurgeryError: a model that runs through dictionaries, no edit, or no layer left.
     """
     return baked(as_model(model), edits, {}, beside=beside, name=name)
 
 
+@checked(SurgeryError)
 def baked(
     model: LanguageModel,
     edits: Sequence[Intervention],
-    found: Mapping[str, Any],
+    record: Mapping[str, Any],
     *,
     beside: bool = False,
     name: str | None = None,
 ) -> Child:
-    """The same for edits that were found by a search; `found`, plain data, is recorded with them."""
+    """The child of `bake`, for edits that a search chose; its step of history holds `record`, plain data, too."""
     edits = _checked(model, edits)
     places = Places(model)
     plans, reasons = _plans(model, edits, places)
@@ -111,28 +114,27 @@ def baked(
         "operation": "bake",
         "edits": [to_dict(plan.edit) for plan in plans],
         "beside": [to_dict(one) for one in kept],
-        **found,
+        **record,
     }
     child = make_child(model, tensors, step, config=config, name=name, reference=tuple(edits), beside=tuple(kept))
     _verify(model, child)
     return child
 
 
+@checked(SurgeryError)
 def unbakeable(model: LanguageModel, edits: Sequence[Intervention]) -> dict[int, str]:
-    """Why weights can't hold them, for each edit that they can't, by its number in the list."""
+    """The reasons why weights can't hold edits, by the edit's number in the list."""
     return _plans(model, _checked(model, edits), Places(model))[1]
 
 
 def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[InterventionKind]:
-    """The edits, such as the model can run under, with the means that they set filled in."""
+    """The edits with the values that they take from the model filled in; raises for those it can't run under."""
     if model.splices:
         raise SurgeryError(f"{model.name} runs through dictionaries, which weights can't hold; bake without them.")
-    if not isinstance(edits, Sequence):
-        raise SurgeryError(f"Edits are given as a list, such as [wb.Clamp(feature, 20.0)], not as {edits!r:.60}.")
     if not edits:
         raise SurgeryError("There is nothing to bake; give at least one edit.")
     with uninterrupted():
-        model.bind(edits)  # complain here
+        model.bind(edits)  # raises here
     settled = []
     for one in edits:
         if not isinstance(one, InterventionKind):
@@ -144,7 +146,7 @@ def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[Interv
 def _plans(
     model: LanguageModel, edits: Sequence[InterventionKind], places: Places
 ) -> tuple[list[_Plan], dict[int, str]]:
-    """What can be baked, and why the rest can't."""
+    """The plans of the edits that weights can hold, and the reasons why they can't hold the others."""
     plans, reasons = [], {}
     for number, edit in enumerate(edits):
         try:
@@ -184,24 +186,24 @@ def _refusal(edits: Sequence[InterventionKind], reasons: dict[int, str], beside:
 
 
 def _check_beside(model: LanguageModel, plans: Sequence[_Plan], kept: Sequence[InterventionKind]) -> None:
-    """Refuse edits beside the model that would see something else there than among the baked ones."""
+    """Raise `BakeError` for an edit beside the model at a hook point where the baked model has other values."""
     if not kept:
         return
     with uninterrupted():
-        seen = {edit.hook_point: one for one in kept for edit in model.bind([one])}
+        by_key = {edit.hook_point: one for one in kept for edit in model.bind([one])}
     for plan in plans:
         if plan.edit.removed_layers:
             raise BakeError(f"{kept[0]} would have to stay beside a model whose layers have other numbers; leave one.")
-        hidden = [key for one in plan.folds for key in one.place.hides if key in seen]
+        hidden = [key for one in plan.folds for key in one.place.hides if key in by_key]
         if hidden:
             raise BakeError(
-                f"{seen[hidden[0]]} can't be kept beside the model: it acts where {plan.edit} is baked; leave one of "
+                f"{by_key[hidden[0]]} can't be kept beside the model: it acts where {plan.edit} is baked; leave one of "
                 "them out."
             )
 
 
 def _folded(model: LanguageModel, plans: Sequence[_Plan]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors that change, and the values of the configuration that do."""
+    """The changed tensors by name, and the changed values of the configuration."""
     module: Any = model.network.module
     by_module: dict[str, list[Fold]] = {}
     config: dict[str, Any] = {}
@@ -227,7 +229,8 @@ def _folded(model: LanguageModel, plans: Sequence[_Plan]) -> tuple[dict[str, Ten
 
 
 def _untied(model: LanguageModel, tensors: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Any]:
-    """Give embedding and LM head a tensor each, where they share one and it changes for one of them."""
+    """Add a tensor each for embedding and LM head, where they share one that changes; returns the change of the
+    configuration."""
     module: Any = model.network.module
     paths = {id(inner): path for path, inner in module.named_modules()}
     ends = [module.get_input_embeddings(), module.get_output_embeddings()]
@@ -241,14 +244,14 @@ def _untied(model: LanguageModel, tensors: dict[str, Tensor], old: dict[str, Ten
 
 
 def _is_silent(places: Places, layer: int, tensors: dict[str, Tensor]) -> bool:
-    """Whether nothing that a layer writes with is left; else it stays, for the constants that are written there."""
+    """Whether the matrices and biases with which a layer writes are zero."""
     paths = [places.at(f"blocks.{layer}.{name}").module for name in PARTS.values()]
-    written = [tensors.get(f"{path}.{part}") for path in paths for part in ("weight", "bias")]
-    return not any(bool(one.any()) for one in written if one is not None)
+    changed = [tensors.get(f"{path}.{part}") for path in paths for part in ("weight", "bias")]
+    return not any(bool(one.any()) for one in changed if one is not None)
 
 
 def _verify(model: LanguageModel, child: Child) -> None:
-    """Refuse a child that computes something else than its parent under the edits."""
+    """Raise `BakeError` for a child whose logits differ from those of its parent under the edits."""
     with uninterrupted():
         rules = [part.positions for edit in model.bind(child.reference) for part in edit.parts]
     named = [max(rule) for rule in rules if isinstance(rule, tuple)]
@@ -259,9 +262,9 @@ def _verify(model: LanguageModel, child: Child) -> None:
         with model.intervening(child.reference):
             wanted = model(tokens, prompt_length=length // 2).float()
         with child.model.intervening(child.beside):
-            found = child.model(tokens, prompt_length=length // 2).float()
+            baked_logits = child.model(tokens, prompt_length=length // 2).float()
     largest = max(1.0, float(wanted.abs().max()))
-    off = float((wanted - found).abs().max())
+    off = float((wanted - baked_logits).abs().max())
     if not off <= 1000 * torch.finfo(model.network.module.dtype).eps * largest:
         raise BakeError(
             f"These edits can't be baked exactly into a {type(model.network.module).__name__}: a logit is {off:.2g} "
