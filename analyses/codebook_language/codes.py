@@ -94,7 +94,7 @@ class Nudge:
     def __init__(self, hook_point: str, added: Tensor):
         self.hook_point, self.added = hook_point, added
 
-    def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Edit]:
+    def bind(self, model: wb.model.LanguageModel, plan: object) -> list[Edit]:
         """See `Intervention`."""
         shape = model.hook_points[self.hook_point].shape
         return [Edit(self.hook_point, lambda x: x + self.added.view(shape))]

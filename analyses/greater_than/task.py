@@ -12,7 +12,7 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.dictionaries.coder import SparseCoder
-from workbench.model.edits import Edit
+from workbench.model.edits import BoundEdit, Edit
 
 PUBLISHED = {"model": 0.883, "transcoder 10": 0.798}
 """P-difference in the paper, on GPT-2 small, whose endings of two digits are one token."""
@@ -69,7 +69,7 @@ def p_difference(probabilities: Tensor, decades: Tensor) -> Tensor:
 
 
 def behaviour(
-    model: wb.model.LanguageModel, examples: Sequence[tuple[str, int, int]], edits: Sequence[Edit] = ()
+    model: wb.model.LanguageModel, examples: Sequence[tuple[str, int, int]], edits: Sequence[BoundEdit] = ()
 ) -> dict[str, Any]:
     """Figures of the task under edits: mean P-difference with its standard error, and the mean probability by digit.
 

@@ -16,7 +16,7 @@ from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.surgery.certificate.check import Verification
 from workbench.surgery.registry import OPERATIONS
 

@@ -11,7 +11,7 @@ from index_models import HOW, TEXTS, World, make_sae
 
 import workbench as wb
 from workbench.corpus import Corpus
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,7 @@ from index_models import HOW, POINT, World, make_sae
 import workbench as wb
 from workbench.corpus import Corpus
 from workbench.dictionaries.topk import TopKSAE
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 
 
 def test_damage_is_seen(unbroken: Path, llama, zoo, tmp_path: Path) -> None:

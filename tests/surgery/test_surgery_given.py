@@ -150,7 +150,7 @@ def test_an_index_is_of_a_corpus(llama: wb.model.LanguageModel) -> None:
             lambda model: wb.surgery.dare(model, model, weights=float("inf")),
             "weights is a number or .*, not inf",
         ),
-        (lambda model: wb.bake(model, EDIT), "Edits are given as a list"),
+        (lambda model: wb.bake(model, EDIT), "edits is a list of Interventions"),
         (lambda model: wb.bake(model, []), "give at least one edit"),
         (lambda model: wb.surgery.prune(model, corpus=CORPUS, tokens=-4), r"tokens is a whole number from 1, not -4\."),
         (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
-from workbench.interventions.weight_edits import RemoveSublayer
+from workbench.interventions import RemoveSublayer
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.finetuning.healer import Decay

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.interventions.weight_edits import RemoveLayer, RemoveSublayer
+from workbench.interventions import RemoveLayer, RemoveSublayer
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.operations.sublayers import SublayerDropping, drop_sublayers
 from workbench.surgery.registry import Cancelled, apply_operation

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.corpus import CorpusError
+from workbench.dictionaries.protocol import Rewrite
 from workbench.synthetic import count_codes, force_state, next_states, state_codes, state_column
 from workbench.training import read_history
 
@@ -195,7 +196,7 @@ def test_saved_and_opened_it_gives_equal_logits(speaker: wb.model.LanguageModel,
     with pytest.raises(wb.model.ModelError, match="format 99"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "model" / "spliced.json").write_text("{")
-    with pytest.raises(wb.model.ModelError, match="damaged"):
+    with pytest.raises(wb.model.ModelError, match="is no JSON"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "other").mkdir()
     with pytest.raises(wb.model.ModelError, match="is no model that was saved"):
@@ -223,13 +224,13 @@ def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.model.Lan
     seen: list[Tensor] = []
 
     class Monitor:
-        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
+        def bind(self, model: wb.model.LanguageModel, plan: Any) -> list[Any]:
             def look(codes: Any) -> Any:
                 seen.append(codes.indices)
                 return codes
 
-            for _, changes in scratch["spliced"][id(tuned.splices[MLP])]:
-                changes.append(look)
+            for changes in plan.spliced(tuned.splices[MLP]):
+                changes.append(Rewrite(look))
             return []
 
     with tuned.intervening([Monitor()]):

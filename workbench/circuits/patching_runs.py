@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.circuits.errors import TaskError
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import BoundEdit, Edit, Group, Run
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 TOKENS = 2048
@@ -68,7 +68,7 @@ def capture_all(model: LanguageModel, tokens: Tensor, names: Sequence[str]) -> d
     return {name: torch.cat([part[name] for part in parts]).clone() for name in names}
 
 
-def last_logits(model: LanguageModel, tokens: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
+def last_logits(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit] = ()) -> Tensor:
     """Logits at the last position of each prompt, `[n, vocab]`, under edits that don't depend on the row."""
     parts = []
     with uninterrupted(), torch.inference_mode():

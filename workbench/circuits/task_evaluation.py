@@ -11,7 +11,7 @@ from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import last_logits
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
-from workbench.model.edits import Edit
+from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
 
@@ -66,7 +66,7 @@ class TaskResult:
 
 
 @checked(TaskError)
-def evaluate_task(model: LanguageModel, task: Task, edits: Sequence[Edit] = ()) -> TaskResult:
+def evaluate_task(model: LanguageModel, task: Task, edits: Sequence[BoundEdit] = ()) -> TaskResult:
     """A model's performance on a task; interventions and splices in force around the call are set aside.
 
     Args:
@@ -80,7 +80,7 @@ def evaluate_task(model: LanguageModel, task: Task, edits: Sequence[Edit] = ()) 
     return evaluate_encoded(model, encode_task(model, task), edits)
 
 
-def evaluate_encoded(model: LanguageModel, encoded: EncodedTask, edits: Sequence[Edit] = ()) -> TaskResult:
+def evaluate_encoded(model: LanguageModel, encoded: EncodedTask, edits: Sequence[BoundEdit] = ()) -> TaskResult:
     """A model's performance on a task in tokens."""
     logits = last_logits(model, encoded.tokens, edits).double()
     corrupted = last_logits(model, encoded.corrupted, edits).double()

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workbench.model.edits import Edit
+from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
 
-def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[Edit]) -> Tensor:
+def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit]) -> Tensor:
     """Logits of a model that runs under edits: `[batch, pos, vocab]`, in the model's type.
 
     Interventions in force around the call and the model's own dictionaries come first. Padding on the right takes no

@@ -26,7 +26,7 @@ from workbench.index.layout import (
     FeatureIndexError,
 )
 from workbench.index.selection import LEAST_KEPT
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 _READING = 0.9

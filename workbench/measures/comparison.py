@@ -17,9 +17,10 @@ from torch import Tensor
 
 from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
-from workbench.interventions.kinds import FeatureIntervention, dictionary_of
+from workbench.interventions.features import dictionary_of
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.model.decoding import Decoder, DecodingStep, decode
-from workbench.model.edits import Edit, EditError, Group, check_edits
+from workbench.model.edits import BoundEdit, EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
 from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import Sampling
@@ -110,7 +111,7 @@ class Step:
 def compare(
     model: LanguageModel,
     prompt: str,
-    interventions: Sequence[FeatureIntervention],
+    interventions: Sequence[Intervention],
     max_new_tokens: int = 64,
     **how: Any,
 ) -> Comparison:
@@ -126,7 +127,7 @@ def compare(
 def compare_steps(
     model: LanguageModel,
     prompt: str,
-    interventions: Sequence[FeatureIntervention],
+    interventions: Sequence[Intervention],
     max_new_tokens: int = 64,
     *,
     sampling: Sampling | None = None,
@@ -180,7 +181,7 @@ def compare_steps(
 
 
 def random_twins(
-    model: LanguageModel, interventions: Sequence[FeatureIntervention], seed: int = 0
+    model: LanguageModel, interventions: Sequence[Intervention], seed: int = 0
 ) -> list[FeatureIntervention]:
     """The same interventions on other features of the same dictionaries, drawn at random.
 
@@ -190,7 +191,7 @@ def random_twins(
     chance = random.Random(seed)
     twins = []
     for one in interventions:
-        if one.feature is None:
+        if not isinstance(one, FeatureIntervention) or one.feature is None:
             raise EditError(f"{one} names no feature, so there is no random feature to compare it with.")
         dictionary = dictionary_of(model, one.feature)
         index = chance.randrange(dictionary.n_features - 1)
@@ -205,7 +206,7 @@ class _Judge:
     For each edited side two rows: the edited model on the plain text, and the plain model on the edited text.
     """
 
-    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[Edit]]):
+    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[BoundEdit]]):
         self.model = model
         self.n_sides = len(edits)
         rows = [row for side in range(1, self.n_sides + 1) for row in (side, 0)]

@@ -10,8 +10,7 @@ import torch
 
 from workbench.core.progress import Progress
 from workbench.evaluation.losses import cross_entropy
-from workbench.interventions.kinds import FeatureIntervention
-from workbench.model.edits import Group, Run, check_edits
+from workbench.model.edits import Group, Intervention, Run, check_edits
 from workbench.model.language_model import LanguageModel
 
 ROWS = 8
@@ -39,7 +38,7 @@ def dose_response(
     prompt: str,
     word: str,
     values: Sequence[float],
-    make: Callable[[float], Sequence[FeatureIntervention]],
+    make: Callable[[float], Sequence[Intervention]],
     *,
     progress: Progress | None = None,
 ) -> DoseResponse:

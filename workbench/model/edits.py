@@ -11,16 +11,18 @@ uncached run of the same text.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
+from workbench.model.plan import Plan
 
 Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
 """`all`; `prompt`: before the first generated token; `generated`: from it on; or named absolute positions."""
@@ -51,6 +53,28 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     return tuple(sorted(set(numbers)))
 
 
+class Masks(Protocol):
+    """Which positions of an edit's tensor a rule selects."""
+
+    def __call__(self, rule: Positions) -> Tensor | None:
+        """Bool, of the leading shape of the edit's tensor, `[batch, pos]` or `[n]`; None for all of them."""
+        ...
+
+
+class Part(Protocol):
+    """What acts at positions of its own: an edit, or one of several changes that share an edit."""
+
+    @property
+    def positions(self) -> Positions:
+        """Where it acts."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """What it came from, for error messages."""
+        ...
+
+
 @dataclass(frozen=True)
 class Edit:
     """One change at one hook point."""
@@ -65,12 +89,42 @@ class Edit:
     standing: bool = False
     """Whether it belongs to the model and not to a call; `Run.watch` sees the input of such an edit."""
 
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The edit itself."""
+        return (self,)
+
+    def act(self, x: Tensor, masks: Masks) -> Tensor:
+        """The changed tensor."""
+        return self.change(x)
+
+
+@dataclass(frozen=True)
+class SharedEdit:
+    """Several changes at one hook point, each at positions of its own; the edit itself is at all positions."""
+
+    hook_point: str
+    change: Callable[[Tensor, Masks], Tensor]
+    """Gets the tensor, as that of `Edit` does, and the masks of the positions in it."""
+    parts: Sequence[Part]
+    """The changes that it carries out. The list may grow until all interventions of the run are bound."""
+    source: str = ""
+    standing: bool = False
+    positions: ClassVar[Positions] = "all"
+
+    def act(self, x: Tensor, masks: Masks) -> Tensor:
+        """The changed tensor."""
+        return self.change(x, masks)
+
+
+BoundEdit = Edit | SharedEdit
+
 
 class Intervention(Protocol):
     """An object that binds itself into edits; `model.generate(interventions=...)` takes a list of them."""
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
-        """Fresh edits for one run; all interventions of that run share `scratch`."""
+    def bind(self, model: Any, plan: Plan) -> Sequence[BoundEdit]:
+        """Fresh edits for one run; `plan` is shared by all that binds itself for that run, and then thrown away."""
         ...
 
 
@@ -86,7 +140,7 @@ class Spliceable(Protocol):
 class Group:
     """Edits for some rows of the batch."""
 
-    edits: Sequence[Edit]
+    edits: Sequence[BoundEdit]
     rows: slice = field(default_factory=lambda: slice(None))
 
 
@@ -106,7 +160,7 @@ class Run:
         prompt_lengths: Tensor | None = None,
         watch: Mapping[str, Callable[[Tensor], None]] | None = None,
     ):
-        self.at: dict[str, list[tuple[slice, Edit]]] = {name: [] for name in watch or ()}
+        self.at: dict[str, list[tuple[slice, BoundEdit]]] = {name: [] for name in watch or ()}
         for group in groups:
             for edit in group.edits:
                 self.at.setdefault(edit.hook_point, []).append((group.rows, edit))
@@ -115,7 +169,6 @@ class Run:
         self.positions: Tensor = torch.zeros(1, 0, dtype=torch.long)  # [batch, pos], -1 is padding
         self.plain = True
         self._masks: dict[Positions, Tensor | None] = {}
-        self._selected: tuple[slice, Tensor | None] = slice(None), None  # rows and positions of the edit that runs now
 
     def enter(self, positions: Tensor) -> None:
         """Set the absolute positions of the next forward pass: `[batch, pos]`, -1 where there is padding."""
@@ -134,9 +187,9 @@ class Run:
             mask = self._mask(edit.positions)
             part = value if everywhere else value[rows]
             mask = mask if everywhere or mask is None else mask[rows]
-            self._selected = rows, mask
+            masks = functools.partial(self._inside, rows, mask)
             if mask is None:
-                changed = edit.change(part)
+                changed = edit.act(part, masks)
                 if changed is part:
                     continue
                 if everywhere:
@@ -148,7 +201,7 @@ class Run:
             if not bool(mask.any()):
                 continue
             selected = part[mask]
-            changed = edit.change(selected)
+            changed = edit.act(selected, masks)
             if changed is selected:
                 continue
             value = value.clone()
@@ -158,15 +211,20 @@ class Run:
             watch(value)
         return value
 
-    def inside(self, rule: Positions) -> Tensor | None:
-        """Which positions of the edit that runs now another rule selects too; None for all of them.
+    def _inside(self, rows: slice, selected: Tensor | None, rule: Positions) -> Tensor | None:
+        """Which of the positions that an edit was given a rule selects; None for all of them.
 
-        Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where its rule selects only some.
+        Args:
+            rows: the batch rows of the edit.
+            selected: which positions of these rows the edit was given, `[batch, pos]`; None for all of them.
+            rule: of a part of the edit.
+
+        Returns:
+            Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where only some were selected.
         """
         mask = self._mask(rule)
         if mask is None:
             return None
-        rows, selected = self._selected
         return mask[rows] if selected is None else mask[rows][selected]
 
     def _mask(self, rule: Positions) -> Tensor | None:
@@ -186,8 +244,8 @@ class Run:
         return inside & (here >= 0)
 
 
-def check_edits(edits: Sequence[Edit], computed: int, prompt_length: int | None) -> None:
-    """Raise for edits that can never act.
+def check_edits(edits: Sequence[BoundEdit], computed: int, prompt_length: int | None) -> None:
+    """Refuse edits that can never act.
 
     Args:
         edits: bound edits.
@@ -198,18 +256,22 @@ def check_edits(edits: Sequence[Edit], computed: int, prompt_length: int | None)
         EditError: an edit at positions that the run does not compute.
     """
     for edit in edits:
-        who = edit.source or f"the edit at {edit.hook_point}"
-        if isinstance(edit.positions, tuple):
-            beyond = [position for position in edit.positions if position >= computed]
-            if beyond:
-                raise EditError(
-                    f"{who} can't act at position {beyond[0]}: this run computes only positions 0 to {computed - 1}."
-                )
-        elif edit.positions == "generated" and (prompt_length is None or prompt_length >= computed):
+        for part in edit.parts:
+            _check_part(part, part.source or f"the edit at {edit.hook_point}", computed, prompt_length)
+
+
+def _check_part(part: Part, who: str, computed: int, prompt_length: int | None) -> None:
+    if isinstance(part.positions, tuple):
+        beyond = [position for position in part.positions if position >= computed]
+        if beyond:
             raise EditError(
-                f"{who} acts on generated tokens only, and this run feeds none back into the model; "
-                "use positions='all', or generate at least two tokens."
+                f"{who} can't act at position {beyond[0]}: this run computes only positions 0 to {computed - 1}."
             )
+    elif part.positions == "generated" and (prompt_length is None or prompt_length >= computed):
+        raise EditError(
+            f"{who} acts on generated tokens only, and this run feeds none back into the model; "
+            "use positions='all', or generate at least two tokens."
+        )
 
 
 _current: ContextVar[Run | None] = ContextVar("workbench_run", default=None)
@@ -218,22 +280,6 @@ _current: ContextVar[Run | None] = ContextVar("workbench_run", default=None)
 def current_run() -> Run | None:
     """The run whose edits apply to forward passes in this context; None if there is none."""
     return _current.get()
-
-
-def only_at(positions: Positions, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A change that acts only where the rule selects, for use inside an edit on more positions.
-
-    Its input, `[batch, pos, …]` or `[n, …]`, has the leading shape of the edit's tensor.
-    """
-
-    def somewhere(old: Tensor) -> Tensor:
-        run = _current.get()
-        inside = None if run is None else run.inside(positions)
-        if inside is None:
-            return change(old)
-        return torch.where(inside.view(*inside.shape, *(1 for _ in old.shape[inside.ndim :])), change(old), old)
-
-    return somewhere
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from workbench.core.checks import Positive, checked
 from workbench.model import prompts as prompt_forms
 from workbench.model.decoding import Decoder, DecodingStep, decode
-from workbench.model.edits import Edit, EditError, Group, Intervention, Run, Spliceable, check_edits
+from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, tokens_of
 from workbench.model.in_force import (
     acting_on,
@@ -27,6 +27,7 @@ from workbench.model.in_force import (
     uninterrupted,  # noqa: F401 - other rooms take it from here
 )
 from workbench.model.network import Network
+from workbench.model.plan import Plan
 from workbench.model.sampling import PromptError, Sampling
 
 
@@ -156,7 +157,7 @@ class LanguageModel:
     def run(
         self,
         tokens: Tensor,
-        edits: Sequence[Edit] = (),
+        edits: Sequence[BoundEdit] = (),
         *,
         mask: Tensor | None = None,
         prompt_length: int | None = None,
@@ -214,12 +215,12 @@ class LanguageModel:
         if not isinstance(dictionaries, Mapping) or not all(hasattr(one, "splice") for one in dictionaries.values()):
             raise EditError('Dictionaries are spliced in by hook point, such as {"blocks.0.attn.hook_z": codebook}.')
         splices = [dictionary.splice(hook_point) for hook_point, dictionary in dictionaries.items()]
-        scratch: dict = {}
-        self.network.prepare([edit for one in splices for edit in one.bind(self, scratch)])  # raises here
+        plan = Plan()
+        self.network.prepare([edit for one in splices for edit in one.bind(self, plan)])  # raises here
         with holding(splices_in_force, self, splices):
             yield
 
-    def bind(self, interventions: Sequence[Intervention]) -> list[Edit]:
+    def bind(self, interventions: Sequence[Intervention]) -> list[BoundEdit]:
         """Fresh edits for one run: of the splices and the interventions in force here, then of `interventions`.
 
         Raises:
@@ -230,10 +231,10 @@ class LanguageModel:
         )
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
-        scratch: dict = {}
+        plan = Plan()
         own = [dictionary.splice(hook_point) for hook_point, dictionary in self.splices.items()]
-        standing = [replace(edit, standing=True) for one in own for edit in one.bind(self, scratch)]
-        called = [edit for one in [*acting_on(self), *interventions] for edit in one.bind(self, scratch)]
+        standing = [replace(edit, standing=True) for one in own for edit in one.bind(self, plan)]
+        called = [edit for one in [*acting_on(self), *interventions] for edit in one.bind(self, plan)]
         return self.network.prepare([*standing, *called])
 
     def generate(self, prompt: str | Tensor, max_new_tokens: int = 64, **how: Any) -> Generation:
@@ -339,7 +340,7 @@ class LanguageModel:
         return decode(decoder, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, to_text=to_text)
 
     @checked(PromptError)
-    def _standing(self, tokens: Tensor, mask: Tensor | None, prompt_length: Positive | None) -> list[Edit]:
+    def _standing(self, tokens: Tensor, mask: Tensor | None, prompt_length: Positive | None) -> list[BoundEdit]:
         """The edits in force here, checked for a run over these tokens."""
         edits = self.bind(())
         check_edits(edits, tokens.shape[1] if mask is None else int(mask.sum(-1).max()), prompt_length)

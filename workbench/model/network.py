@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.model.edits import Edit, EditError, Run, current_run, running
+from workbench.model.edits import BoundEdit, EditError, Run, current_run, running
 from workbench.model.hookpoint_table import BridgeTensor, open_table
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
@@ -136,7 +136,7 @@ class Network:
         with contextlib.suppress(_Enough):
             self.run(tokens, run, mask=mask, last=1)
 
-    def prepare(self, edits: Sequence[Edit]) -> list[Edit]:
+    def prepare(self, edits: Sequence[BoundEdit]) -> list[BoundEdit]:
         """Edits with checked hook points, under the names that hooks use.
 
         Raises:

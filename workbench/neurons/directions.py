@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workbench.dictionaries.features import Feature
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
 from workbench.neurons.table import Scale, Weights
 from workbench.neurons.unembedding import TINY, adjustment

@@ -23,6 +23,7 @@ from workbench.core.checks import Number, checked, shown
 from workbench.core.errors import WorkbenchError
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
+from workbench.model.plan import Plan
 
 LEAST = 1e-30
 """Contributions below this count as none, whatever the threshold."""
@@ -131,7 +132,7 @@ class NeuronMask:
         """Itself: it needs no preparation for a run."""
         return self
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
+    def bind(self, model: Any, plan: Plan) -> list[Edit]:
         """One edit, at all positions."""
         return [Edit(self.hook_point, self._change, source=str(self))]
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
-from workbench.interventions.weight_edits import PARTS, RemoveLayer, RemoveSublayer
+from workbench.interventions.kinds import RemoveLayer, RemoveSublayer
+from workbench.interventions.parts import PARTS
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import baked
 from workbench.surgery.child import Child
