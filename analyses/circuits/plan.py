@@ -47,6 +47,6 @@ class Plan:
 
 
 SMALLEST = Plan(
-    truth=1, ablated=1, counts=(10,), seeds=1, trials=1, edges=4, edge_prompts=1, paper=0, evaluated=4
+    truth=2, ablated=2, counts=(10,), seeds=1, trials=1, edges=4, edge_prompts=1, paper=0, evaluated=4
 )  # fmt: skip
 """Checks that the study runs; `judged_methods` needs the trials with 10 pairs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from analyses.neuron_decoding import study as nd
 from analyses.neuron_decoding.plan import read_plan
 from analyses.shared import report
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 LAYER, INDEX = 1, 5
 """Where the tiny model's planted " dog" neuron is."""
 PLAN: dict[str, Any] = {
@@ -255,14 +257,19 @@ def test_the_plan_is_complete() -> None:
 
 @pytest.mark.real
 def test_the_default_model_s_dog(model: wb.model.LanguageModel, plain_default: torch.nn.Module) -> None:
-    """The best gate neuron for "dog" and its dose-response on the default model, by hooks on the plain one."""
-    table = wb.decode_neurons(model, "gate", 10)
-    ids = concepts.form_tokens(table, ["dog", "dogs"])
-    found = concepts.best_neuron({"gate": (table.tokens[0], table.excess[0])}, ids)
-    layer, index = divmod(found["row"], table.d_mlp)
-    weight = plain_default.model.layers[layer].mlp.gate_proj.weight[index].detach()
-    top = (plain_default.lm_head.weight.detach() @ weight).topk(10).indices.tolist()
-    assert (top[0] in ids, len(set(top) & set(ids))) == (found["top_is_form"], found["forms"])
+    """The reported neuron for "dog" is the best of its layer; its dose-response equals hooks on the plain model."""
+    reported = json.loads((RESULTS / "neuron_decoding.json").read_text())["concepts"]["dog"]
+    feature = wb.Feature.parse(reported["feature"])
+    layer, index = int(feature.dictionary.split(".")[1]), feature.index
+    vocabulary = model.token_texts(range(model.network.vocab_size))
+    ids = [token for token, text in enumerate(vocabulary) if text.strip().casefold() in ("dog", "dogs")]
+    weights = plain_default.model.layers[layer].mlp.gate_proj.weight.detach()
+    head = plain_default.lm_head.weight.detach()
+    tops = torch.cat([(part @ head.T).topk(10).indices for part in weights.split(256)]).numpy()
+    best = concepts.best_neuron({"gate": (tops, np.zeros(len(tops)))}, ids)
+    assert (best["row"], best["top_is_form"], best["forms"]) == (index, True, reported["forms"])
+    assert [vocabulary[token] for token in tops[index]] == reported["tokens"]
+    assert reported["specialised"]
     prompt = "We talked for an hour about the"
     clamps = [wb.Clamp(wb.Feature(f"neurons.{layer}.up", index), value) for value in (-20.0, 20.0)]
     rows = dose.next_word(model, prompt, clamps, [ids])
