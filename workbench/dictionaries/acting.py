@@ -1,6 +1,6 @@
 """How a dictionary acts on a running model: as edits that read at one hook point and write at another.
 
-There are two ways. An intervention adds what a change of codes makes of the reconstruction (`interventions.py`); a
+There are two ways. An intervention adds the change of the reconstruction (`workbench.interventions`); a
 splice puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both meet at
 the hook points in the same way, which is here.
 """

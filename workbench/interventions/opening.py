@@ -1,9 +1,8 @@
-"""Opening models, also those that always run through dictionaries, such as codebook models; and saving these.
+"""Opening of models, and saving of models that always run through dictionaries, such as codebook models.
 
-model/            an ordinary Hugging Face folder: what the model is without its dictionaries; left out where that is
-                  the default model as it is, which everybody has
+model/            an ordinary Hugging Face folder of the model without its dictionaries; left out for the default model
 dictionaries/0/   one folder for each dictionary
-spliced.json      where each one sits, and the hash of the whole
+spliced.json      the hook point of each dictionary, and the hash of the whole
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, NotRequired
 from torch import nn
 from typing_extensions import TypedDict
 
-from workbench.core.checks import shown
+from workbench.core.checks import checked, shown
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.hashing import fingerprint
@@ -30,7 +29,7 @@ from workbench.model.weights import ModelError, parameters_of, read_huggingface
 FORMAT = 1
 NOTE = "spliced.json"
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "models"
-"""Where the models are that come with Workbench."""
+"""The folder of the models that come with Workbench."""
 
 
 class Note(TypedDict):
@@ -52,17 +51,18 @@ def bundled_models() -> list[str]:
     return sorted(file.parent.name for file in BUNDLED.glob(f"*/{NOTE}"))
 
 
+@checked(ModelError)
 def load_model(
     source: str | Path | nn.Module | None = None, *, tokenizer: Any = None, progress: Progress | None = None
 ) -> LanguageModel:
-    """Open a language model.
+    """A language model.
 
     Args:
-        source: nothing for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs
-            through dictionaries, or the name of one that comes with Workbench; or a loaded Hugging Face model, which is
-            left as it is and shares its weights.
-        tokenizer: for a loaded model, its tokenizer.
-        progress: told how far fetching and converting the default model is.
+        source: None for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs through
+            dictionaries, or the name of one that comes with Workbench; or a loaded Hugging Face model, which is left as
+            it is and shares its weights.
+        tokenizer: of a loaded model.
+        progress: gets the progress of fetching and converting the default model.
 
     Raises:
         ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.
@@ -86,12 +86,13 @@ def load_model(
     return LanguageModel(module, tokenizer, str(source), hash)
 
 
+@checked(ModelError)
 def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) -> None:
     """Write a model with the dictionaries that it runs through to a folder, whole or not at all.
 
     Args:
-        model: without dictionaries the folder opens all the same.
-        path: the folder; one that is there is replaced.
+        model: with or without dictionaries.
+        path: the folder; an older one of this kind is replaced.
         half: keep 16 bits of each weight of the dictionaries.
 
     Raises:
@@ -144,5 +145,5 @@ def _open(folder: Path, name: str) -> LanguageModel:
     model.splices = {
         point: load_dictionary(folder / "dictionaries" / inside) for point, inside in note["hook_points"].items()
     }
-    model.bind([])  # complain here
+    model.bind([])  # raises here
     return model

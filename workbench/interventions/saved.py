@@ -1,4 +1,4 @@
-"""Interventions as JSON: what they are, and the model and the trained dictionaries that they were made for."""
+"""Interventions as JSON, with the model and the trained dictionaries that they belong to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json
 from workbench.dictionaries.folder import DictionaryError
@@ -61,8 +62,9 @@ def from_dict(data: dict[str, Any]) -> InterventionKind:
         ) from error
 
 
+@checked(EditError)
 def to_json(model: LanguageModel, interventions: Sequence[InterventionKind]) -> str:
-    """Interventions as JSON text, with the model and the trained dictionaries that they were made for.
+    """Interventions as JSON text, with the model and the trained dictionaries that they belong to.
 
     Raises:
         DictionaryError: two dictionaries of the same name and other weights, which the text could not tell apart.
@@ -77,18 +79,19 @@ def to_json(model: LanguageModel, interventions: Sequence[InterventionKind]) -> 
     return json.dumps(content, indent=2, allow_nan=False)
 
 
+@checked(EditError)
 def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary] = ()) -> list[InterventionKind]:
-    """Read what `to_json` wrote, and check it against the model.
+    """The interventions of a text of `to_json`, checked against the model.
 
     Args:
-        model: what the interventions are for.
+        model: the model that they belong to.
         text: the JSON.
         dictionaries: the trained dictionaries whose features it names; others may be among them.
 
     Raises:
-        EditError: not such a text, or made for another model.
+        EditError: the text has another form, or belongs to another model.
         FeatureError: a feature that the model lacks.
-        DictionaryError: a trained dictionary is not among those given, or has other weights.
+        DictionaryError: a trained dictionary is not among `dictionaries`, or has other weights.
     """
     content = parse_json(text, File, EditError, "This is not a file of interventions")
     version, name, hash = content["format"], content["model"]["name"], content["model"]["hash"]
@@ -113,12 +116,14 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
     return interventions
 
 
+@checked(EditError)
 def save_interventions(path: str | Path, model: LanguageModel, interventions: Sequence[InterventionKind]) -> None:
     """Write interventions to a JSON file, whole or not at all."""
     with replacing(Path(path)) as temporary:
         temporary.write_text(to_json(model, interventions))
 
 
+@checked(EditError)
 def load_interventions(
     path: str | Path, model: LanguageModel, dictionaries: Sequence[Dictionary] = ()
 ) -> list[InterventionKind]:
