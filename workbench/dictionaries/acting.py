@@ -1,8 +1,8 @@
 """How a dictionary acts on a running model: as edits that read at one hook point and write at another.
 
-There are two ways. An intervention adds what a change of codes makes of the reconstruction (`interventions.py`); a
-splice puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both meet at
-the hook points in the same way, which is here.
+There are two ways. An intervention adds the difference between the decoded edited codes and the decoded codes. A splice
+puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both use the edits of
+this file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Actor(Protocol):
 
 
 def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
-    """Where a dictionary reads and where it writes, on a model with these hook points.
+    """The hook points at which a dictionary reads and writes, on a model with these hook points.
 
     Raises:
         DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
@@ -87,15 +87,14 @@ def acting(
     act: Callable[[Tensor, Tensor], Tensor],
     source: str,
 ) -> list[Edit]:
-    """The edits of one run that make `act(read, written)` of what is at `writes`, at all positions.
+    """The edits of one run that replace the activation at `writes` by `act(read, written)`, at all positions.
 
     Args:
-        dictionary: who acts.
         reads: a hook point of width `d_in`; heads are flattened.
         writes: a hook point of width `d_out`, the same or a later one.
-        act: from activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to those that shall be at
-            `writes`, `[..., d_out]`. Where both are one place it gets the same tensor twice.
-        source: who asked for it, for error messages.
+        act: maps activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to the new ones at `writes`,
+            `[..., d_out]`. If both are one place, it gets the same tensor twice.
+        source: what the edits belong to, for error messages.
     """
     if reads.key == writes.key:
         return [Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(flat, flat)), source=source)]
@@ -113,14 +112,14 @@ def acting(
 
 @dataclass(frozen=True, eq=False)
 class Splice:
-    """A dictionary in the place of an activation: what it reconstructs is what the model goes on with.
+    """A dictionary in the place of an activation: the model goes on with the reconstruction.
 
-    It acts before all interventions. Those on its own features change the codes that are decoded; what they would add
-    to the plain activation, `decode(edited codes) - decode(codes)`, is added to the reconstruction.
+    It acts before all interventions. Interventions on its own features add `decode(edited codes) - decode(codes)` to
+    the reconstruction.
 
     Args:
-        dictionary: what the model runs through; `reconstruct` counts, with its skip path where it has one.
-        hook_point: where it writes. A dictionary that names no hook points reads there too.
+        dictionary: what the model runs through. Its `reconstruct` is used, with the skip path where there is one.
+        hook_point: where it writes. A dictionary without hook points reads there too.
 
     Raises:
         DictionaryError: the dictionary writes at another hook point.
@@ -132,8 +131,8 @@ class Splice:
     def bind(self, model: Any, scratch: dict) -> list[Edit]:
         """Fresh edits for one run, on all positions.
 
-        `scratch["spliced"]` tells interventions, by the dictionary's id, at which hook points it is spliced, and takes
-        their changes.
+        `scratch["spliced"]` holds, by the dictionary's id, the hook points at which it is spliced and a list for the
+        changes of interventions.
         """
         dictionary, hook_points = self.dictionary, model.hook_points
         if dictionary.reads or dictionary.writes:
@@ -150,8 +149,8 @@ class Splice:
         scratch.setdefault("spliced", {}).setdefault(id(dictionary), []).append((writes.name, changes))
 
         def through(read: Tensor, written: Tensor) -> Tensor:
-            made = dictionary.reconstruct(read)
-            return dictionary.intervene(read, made, changes) if changes else made
+            new = dictionary.reconstruct(read)
+            return dictionary.intervene(read, new, changes) if changes else new
 
         return acting(dictionary, reads, writes, through, str(self))
 
@@ -172,7 +171,7 @@ def _flat(x: Tensor, point: HookPoint) -> Tensor:
 
 
 def _shaped(x: Tensor, point: HookPoint, act: Callable[[Tensor], Tensor]) -> Tensor:
-    """`act` on the flattened tensor, in the tensor's own shape and type; the very tensor where nothing was done."""
+    """`act` on the flattened tensor, in the tensor's own shape and type; `x` itself if `act` returns its input."""
     flat = _flat(x, point)
-    made = act(flat)
-    return x if made is flat else made.to(x.dtype).reshape(x.shape)
+    new = act(flat)
+    return x if new is flat else new.to(x.dtype).reshape(x.shape)

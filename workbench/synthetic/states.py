@@ -69,9 +69,9 @@ def count_codes(
     columns = machine.states * machine.base**written
     counts = {p: torch.zeros(b.n_features * columns, dtype=torch.long) for p, b in books.items()}  # type: ignore[attr-defined]
     seen = torch.zeros(columns, dtype=torch.long)
-    for visited, found in at_states(model, machine, points, walks, written=written, seed=seed):
+    for visited, activations in at_states(model, machine, points, walks, written=written, seed=seed):
         seen += torch.bincount(visited, minlength=columns)
-        for point, x in found.items():
+        for point, x in activations.items():
             indices = books[point].encode(x).indices  # type: ignore[attr-defined]  # [n, k]
             counts[point] += torch.bincount(
                 (indices * columns + visited[:, None]).flatten(), minlength=len(counts[point])
@@ -89,11 +89,11 @@ def at_states(
     known = length - (written > 0)
     places = torch.arange(1, known + 1) * machine.digits + written
     for some in visited.split(ROWS):
-        found = model.capture(machine.write(some), list(hook_points))
+        activations = model.capture(machine.write(some), list(hook_points))
         at = some[:, :known] * machine.base**written
         if written:
             at = at + some[:, 1:] // machine.base ** (machine.digits - written)
-        yield at.flatten(), {name: x[:, places].flatten(2).flatten(0, 1) for name, x in found.items()}
+        yield at.flatten(), {name: x[:, places].flatten(2).flatten(0, 1) for name, x in activations.items()}
 
 
 def place_of(machine: TokFSM, state: int, written: Sequence[int]) -> int:
@@ -135,13 +135,13 @@ def forcing(
     """
 
     def edits(written: Sequence[int]) -> list[Force]:
-        made = []
+        forces = []
         for digits, counts in enumerate(counted[: len(written) + 1]):
             column = place_of(machine, state, written[:digits])
             if int(counts.seen[column]):
                 codes = codes_of_state(model, counts, column)
-                made += [Force(code, "all", positions=(length * machine.digits + digits,)) for code in codes]
-        return made
+                forces += [Force(code, "all", positions=(length * machine.digits + digits,)) for code in codes]
+        return forces
 
     return edits
 
