@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.circuits.ground_truth import greater_than_model, induction_model
+from workbench.circuits import greater_than_model, induction_model
 
 PUBLISHED: dict[str, dict[str, float | None]] = {
     "indirect object": {"discrete SAE": 0.853, "ten trials": 0.868, "ACDC": 0.635, "HISP": 0.699, "SP": 0.681},

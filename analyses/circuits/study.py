@@ -33,11 +33,14 @@ from analyses.circuits.readme import readme_rows
 from analyses.circuits.scores import judged_methods
 from analyses.shared.report import Notes, provenance, say
 from analyses.shared.study import Outcome, Study
-from workbench.circuits.patching import keep_heads
-from workbench.circuits.patching_edges import patch_edges
-from workbench.circuits.patching_gradients import attribute_edges
-from workbench.circuits.scores import circuit_of, judge
-from workbench.circuits.tasks_generated import TASKS
+from workbench.circuits import (
+    TASKS,
+    edge_attribution_patching,
+    evaluate_scores,
+    keep_heads,
+    patch_edges,
+    strongest_components,
+)
 
 FORMAT = 1
 """Format of the notes; a new number measures everything anew."""
@@ -59,7 +62,7 @@ def measure_task(model: wb.model.LanguageModel, name: str, plan: Plan, notes: No
         say(f"{name}: {method}")
         some = task if method == "patch" else task[: plan.ablated]
         measured[method] = notes.get(f"{name} {method}", lambda m=method, t=some: by_ablation(model, t, m))
-    circuit = circuit_of(torch.tensor(measured["patch"]["heads"]), plan.share)
+    circuit = strongest_components(torch.tensor(measured["patch"]["heads"]), plan.share)
     measured["circuit"] = circuit.nonzero().tolist()
     kept = [(layer, head) for layer, head in measured["circuit"]]
 
@@ -116,7 +119,7 @@ def measure_edges(
         return {"effects": effects.tolist(), **took}
 
     def by_eap() -> dict[str, Any]:
-        effects, took = timed(lambda: attribute_edges(model, task))
+        effects, took = timed(lambda: edge_attribution_patching(model, task))
         return {"scores": [float(effects[edge].abs()) for edge in edges], **took}
 
     def by_pairs(seed: int) -> dict[str, Any]:
@@ -138,22 +141,22 @@ def measure_edges(
 def measure_handmade(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
     """Scores on models whose circuit is known: 10 pairs; a seed sets the model, the prompts and the method at once."""
 
-    def measure(kind: str, seed: int, **settings: Any) -> dict[str, Any]:
-        handmade = HANDMADE[kind](seed, **settings)
+    def measure(kind: str, seed: int, busy: int) -> dict[str, Any]:
+        handmade = HANDMADE[kind](seed, distractors=busy)
         model, task = handmade.model, handmade.task(10, seed)
         codes = wb.circuits.find_circuit_discrete(model, task.positives, task.corrupted, seed=seed)
         patched = wb.circuits.patch_components(model, task, mlps=False).heads.abs()
         slopes = wb.circuits.attribution_patching(model, task, mlps=False).heads.abs()
-        eap = attribute_edges(model, task).abs()
+        eap = edge_attribution_patching(model, task).abs()
         up = torch.zeros_like(handmade.edges)
         up[0, :, 1] = True
         return {
             "accuracy": wb.circuits.evaluate_task(model, task).accuracy,
-            "discrete": judge(codes.heads, handmade.heads).to_dict(),
-            "patch": judge(patched, handmade.heads).to_dict(),
-            "attribution": judge(slopes, handmade.heads).to_dict(),
-            "discrete edges": judge(codes.edges[up], handmade.edges[up]).to_dict(),
-            "eap edges": judge(eap[up], handmade.edges[up]).to_dict(),
+            "discrete": evaluate_scores(codes.heads, handmade.heads).to_dict(),
+            "patch": evaluate_scores(patched, handmade.heads).to_dict(),
+            "attribution": evaluate_scores(slopes, handmade.heads).to_dict(),
+            "discrete edges": evaluate_scores(codes.edges[up], handmade.edges[up]).to_dict(),
+            "eap edges": evaluate_scores(eap[up], handmade.edges[up]).to_dict(),
         }
 
     cases: list[tuple[str, dict[str, Any]]] = [(kind, {"busy": busy}) for kind in HANDMADE for busy in (0, 4, 8)]

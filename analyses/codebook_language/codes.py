@@ -14,8 +14,8 @@ from torch import Tensor
 import workbench as wb
 from analyses.codebook_language.plan import Plan
 from workbench.corpus import TokenBatch
-from workbench.index.tokens import text_ends
-from workbench.model.edits import Edit, Group, Run
+from workbench.index import text_ends
+from workbench.model.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Nudge:
     def __init__(self, hook_point: str, added: Tensor):
         self.hook_point, self.added = hook_point, added
 
-    def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Edit]:
+    def bind(self, model: wb.model.LanguageModel, plan: object) -> list[Edit]:
         """See `Intervention`."""
         shape = model.hook_points[self.hook_point].shape
         return [Edit(self.hook_point, lambda x: x + self.added.view(shape))]
@@ -118,7 +118,7 @@ def effects(
         added = [torch.zeros(model.hook_points[point].width, requires_grad=True) for point in points]
         edits = model.bind([Nudge(point, one) for point, one in zip(points, added, strict=True)])
         with torch.enable_grad():
-            logits = model.network.run(batch.tokens, Run([Group(edits)]), mask=batch.mask)[batch.content]
+            logits = model.run(batch.tokens, edits, mask=batch.mask)[batch.content]
             gained = (logits[:, ids].logsumexp(1) - logits.logsumexp(1)).mean()
             slopes = torch.autograd.grad(gained, added)
         parts = []

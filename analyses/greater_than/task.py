@@ -12,7 +12,7 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.dictionaries.coder import SparseCoder
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import BoundEdit, Edit
 
 PUBLISHED = {"model": 0.883, "transcoder 10": 0.798}
 """P-difference in the paper, on GPT-2 small, whose endings of two digits are one token."""
@@ -69,7 +69,7 @@ def p_difference(probabilities: Tensor, decades: Tensor) -> Tensor:
 
 
 def behaviour(
-    model: wb.model.LanguageModel, examples: Sequence[tuple[str, int, int]], edits: Sequence[Edit] = ()
+    model: wb.model.LanguageModel, examples: Sequence[tuple[str, int, int]], edits: Sequence[BoundEdit] = ()
 ) -> dict[str, Any]:
     """Figures of the task under edits: mean P-difference with its standard error, and the mean probability by digit.
 
@@ -86,8 +86,7 @@ def behaviour(
         for places in groups.values():
             for batch in torch.tensor(places).split(25):
                 tokens = torch.stack([rows[number] for number in batch.tolist()])
-                run = Run([Group(model.network.prepare(edits))]) if edits else None
-                logits = model.network.run(tokens, run, last=1)[:, -1]
+                logits = model.run(tokens, edits, last=1)[:, -1]
                 probabilities[batch] = logits.softmax(-1)[:, ids]
     differences = p_difference(probabilities, decades)
     best = probabilities.argmax(1)

@@ -70,7 +70,7 @@ class Plan:
 
 SMALLEST = Plan(
     sae_width=64, sae_k=4, layers=(15,), width=64, k=4, texts=20, indexed=4, stored=1024, epochs=1, batch=256,
-    measured=512, kept=4,
+    measured=512,
 )  # fmt: skip
 """Checks that the study runs."""
 

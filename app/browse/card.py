@@ -11,7 +11,7 @@ from shared.tokens import plain
 
 from workbench import Feature, figures
 from workbench.core.text import visible
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

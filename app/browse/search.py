@@ -20,7 +20,7 @@ from workbench.core.text import visible
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
     from workbench.neurons import NeuronTable
-    from workbench.neurons.unembedding import Hit
+    from workbench.neurons.table import Hit
 
 EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves", "yesterday"]
 ROWS_SHOWN, LIMIT, STRONGEST = 10, 200, 50

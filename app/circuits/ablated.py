@@ -14,7 +14,7 @@ from shared.tokens import plain
 from circuits.request import METHODS, TRUTH, CircuitOutcome, CircuitRequest
 
 if TYPE_CHECKING:
-    from workbench.circuits.task_evaluation import TaskResult
+    from workbench.circuits import TaskResult
     from workbench.model import LanguageModel
 
 
@@ -72,7 +72,7 @@ def _begin(
 ) -> None:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> tuple[TaskResult, TaskResult]:
         import workbench as wb
-        from workbench.circuits.patching import keep_heads
+        from workbench.circuits import keep_heads
 
         tell(0.0, "the circuit alone")
         alone = wb.circuits.evaluate_task(model, outcome.task, keep_heads(model, outcome.task, heads))

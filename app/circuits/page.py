@@ -11,7 +11,7 @@ from shared.waiting import one_sentence
 
 from circuits import panel
 from circuits.request import METHODS, OWN, CircuitRequest
-from workbench.circuits.tasks_generated import TASKS
+from workbench.circuits import TASKS
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

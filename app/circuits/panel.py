@@ -29,13 +29,13 @@ SLOW = 30.0
 
 def begin(model: LanguageModel, request: CircuitRequest) -> None:
     """Start the search, unless it goes on or has ended with a result."""
-    from workbench.circuits.tasks import encode
+    from workbench.circuits import encode_task
 
     going = caching.task(request.key)
     if going is not None and not going.failed and not going.stopping:
         return
     task = request.task(model)
-    encode(model, task)  # raises for bad prompts, before the work starts
+    encode_task(model, task)  # raises for bad prompts, before the work starts
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> CircuitOutcome:
         import workbench as wb

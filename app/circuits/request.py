@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench.circuits import Task
-    from workbench.circuits.scores import Judgement
-    from workbench.circuits.task_evaluation import TaskResult
+    from workbench.circuits import ScoreEvaluation, Task, TaskResult
     from workbench.model import LanguageModel
 
 OWN = "own prompts"
@@ -47,8 +45,7 @@ class CircuitRequest:
 
     def task(self, model: LanguageModel) -> Task:
         """The task with its prompts; errors as in `from_jsonl` and the generators."""
-        from workbench.circuits.tasks import from_jsonl
-        from workbench.circuits.tasks_generated import TASKS
+        from workbench.circuits import TASKS, from_jsonl
 
         if self.name == OWN:
             return from_jsonl(self.own, OWN)
@@ -68,15 +65,15 @@ class CircuitOutcome:
     @property
     def circuit(self) -> Any:
         """Bool `[layer, head]`: the tenth of the heads with the largest effects of patching; None without patching."""
-        from workbench.circuits.scores import circuit_of
+        from workbench.circuits import strongest_components
 
-        return circuit_of(self.scores[TRUTH]) if TRUTH in self.scores else None
+        return strongest_components(self.scores[TRUTH]) if TRUTH in self.scores else None
 
-    def judged(self) -> dict[str, Judgement]:
+    def judged(self) -> dict[str, ScoreEvaluation]:
         """The judgement of every other method against patching; empty without patching."""
-        from workbench.circuits.scores import judge
+        from workbench.circuits import evaluate_scores
 
         circuit = self.circuit
         if circuit is None:
             return {}
-        return {name: judge(score.abs(), circuit) for name, score in self.scores.items() if name != TRUTH}
+        return {name: evaluate_scores(score.abs(), circuit) for name, score in self.scores.items() if name != TRUTH}

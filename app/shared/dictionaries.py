@@ -19,7 +19,7 @@ from workbench import Feature
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.index import FeatureIndexError
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:
     from workbench.index import FeatureIndex

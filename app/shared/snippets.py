@@ -11,10 +11,14 @@ import streamlit as st
 from shared.corpora import WALKS
 from shared.session import DATA, DEFAULT
 
+import workbench as wb
+from workbench.dictionaries import Dictionary
+from workbench.interventions.protocol import feature_of
+
 SHIPPED = DATA / "dictionaries"
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions import InterventionKind
 
 
 def show(code: str) -> None:
@@ -130,7 +134,7 @@ def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
 def states(source: str, walk: Sequence[int], target: int | None) -> str:
     """The next states that a state machine's model predicts after a run, with a target state's codes forced."""
     code = (
-        "import torch\nfrom workbench.synthetic.states import count_codes, forcing, next_states\n"
+        "import torch\nfrom workbench.synthetic import count_codes, force_state, next_states\n"
         + opening(source)
         + "machine = wb.synthetic.TokFSM(**model.about['machine'])\n"
         + f"visited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
@@ -138,7 +142,7 @@ def states(source: str, walk: Sequence[int], target: int | None) -> str:
     if target is not None:
         code += (
             "counted = [count_codes(model, machine, written=n) for n in range(machine.digits)]\n"
-            f"edits = forcing(model, machine, counted, {target}, visited.shape[1])\n"
+            f"edits = force_state(model, machine, counted, {target}, visited.shape[1])\n"
         )
     return code + (
         "probabilities = next_states(model, machine, visited, edits)[0]\n"
@@ -147,12 +151,13 @@ def states(source: str, walk: Sequence[int], target: int | None) -> str:
     )
 
 
-def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str, str]]:
+def loading(interventions: Sequence[InterventionKind]) -> tuple[str, dict[str, str]]:
     """The lines that load the dictionaries that interventions need, and the variable of each by its name."""
     lines, names = "", {}
     for one in interventions:
-        source = one.feature.source if one.feature is not None else None
-        if source is not None and source.name not in names:
+        feature = feature_of(one)
+        source = feature.source if feature is not None else None
+        if isinstance(source, Dictionary) and source.name not in names:
             names[source.name] = f"dictionary{len(names) + 1}" if names else "dictionary"
             lines += f"{names[source.name]} = {_opened(source)}\n"
     return lines, names
@@ -231,23 +236,20 @@ def circuits(request: Any) -> str:
     )
 
 
-def intervention(one: FeatureIntervention, names: Mapping[str, str] = MappingProxyType({})) -> str:
+def intervention(one: InterventionKind, names: Mapping[str, str] = MappingProxyType({})) -> str:
     """An intervention as a Python expression; `names` maps dictionaries' names to their variables."""
-    settings = dict(one.settings())
-    direction = settings.pop("direction", None)
-    if direction is not None:
-        start = f"wb.Steer.along({settings['hook_point']!r}, {direction!r}, {settings['amount']!r}"
-    else:
-        values = "".join(f", {value!r}" for value in settings.values())
-        if type(one).__name__ == "Ablate" and settings["mode"] == "zero":
-            values = ""
-        variable = names.get(one.feature.dictionary)
-        feature = f"{variable}.feature({one.feature.index})" if variable else f'"{one.feature}"'
-        start = f"wb.{type(one).__name__}({feature}{values}"
-    return start + (f", positions={one.positions!r})" if one.positions != "all" else ")")
+    feature, name = feature_of(one), type(one).__name__
+    loaded = feature is not None and feature.dictionary in names
+    first = [f"{names[feature.dictionary]}.feature({feature.index})"] if feature is not None and loaded else []
+    call = one.to_python(*first)
+    if name in wb.__all__:
+        return f"wb.{call}"
+    if hasattr(wb.interventions, name):
+        return f"wb.interventions.{call}"
+    return f"wb.interventions.INTERVENTIONS[{name.lower()!r}]{call.removeprefix(name)}"
 
 
-def edit_list(interventions: Sequence[FeatureIntervention]) -> str:
+def edit_list(interventions: Sequence[InterventionKind]) -> str:
     """Interventions as the value of a variable `edits`."""
     if not interventions:
         return "edits = []\n"

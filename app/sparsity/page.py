@@ -12,7 +12,7 @@ NONE = "no other"
 
 
 def show() -> None:
-    """Draw the settings and what is known by now."""
+    """Draw the settings and the latest results."""
     model = session.current_model()
     source = st.session_state["source"]
     corpus, tokens, other, p, wanted = _ask(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -11,16 +11,17 @@ from shared.tokens import plain
 from shared.waiting import one_sentence
 
 import workbench as wb
-from steer.edits import amounts
+from steer.edits import slider_of
 from steer.prompt import AnswerRequest
 from workbench import figures
+from workbench.interventions.choices import strength_of
+from workbench.interventions.protocol import feature_of
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions import InterventionKind
     from workbench.measures.dose_response import DoseResponse
     from workbench.model import LanguageModel
 
-STRENGTHS = ("value", "factor", "amount")
 POINTS = 17
 
 
@@ -45,8 +46,10 @@ def show(model: LanguageModel, request: AnswerRequest) -> None:
         "Edit", choices, format_func=lambda number: str(request.interventions[number]), key="varied"
     )
     text = word.text_input("Word", " dog", key="word", persist_state="session", help="With its space in front.")
-    name = type(request.interventions[varied]).__name__
-    far = amounts(model, request.interventions[varied].feature)[name][2]
+    one = request.interventions[varied]
+    argument = strength_of(type(one))
+    assert argument is not None
+    name, far = type(one).__name__, slider_of(model, feature_of(one), argument).reach
     limits = reach.slider(
         "From … to", -far, far, (-far, far), format="%g", key=f"reach {name} {far:g}", persist_state="session"
     )
@@ -57,10 +60,10 @@ def show(model: LanguageModel, request: AnswerRequest) -> None:
         _draw(st.session_state["curve"])
 
 
-def strength(one: FeatureIntervention) -> str | None:
-    """The name of the field that holds an intervention's strength; None if it has none."""
-    names = [item.name for item in fields(one) if item.name in STRENGTHS]
-    return names[0] if names else None
+def strength(one: InterventionKind) -> str | None:
+    """The name of the argument that holds an intervention's strength; None if it has none."""
+    argument = strength_of(type(one))
+    return None if argument is None else argument.name
 
 
 def _measure(model: LanguageModel, request: AnswerRequest, varied: int, word: str, reach: tuple[float, float]) -> None:
@@ -69,7 +72,7 @@ def _measure(model: LanguageModel, request: AnswerRequest, varied: int, word: st
     field = strength(request.interventions[varied])
     assert field is not None
 
-    def make(value: float) -> list[FeatureIntervention]:
+    def make(value: float) -> list[InterventionKind]:
         edits = list(request.interventions)
         edits[varied] = replace(edits[varied], **{field: value})
         return edits
@@ -87,7 +90,7 @@ def _measure(model: LanguageModel, request: AnswerRequest, varied: int, word: st
 def _draw(curve: Curve) -> None:
     one = curve.request.interventions[curve.varied]
     field = strength(one)
-    title = f"{type(one).__name__} {field} of {one.feature or 'the direction'}"
+    title = f"{type(one).__name__} {field} of {feature_of(one) or 'the direction'}"
     start = "Asked" if curve.request.chat else "After"
     st.caption(f"{start}: {plain(curve.request.text)}")
     figure = figures.dose_curve(curve.response, at=getattr(one, field or ""), title=title)

@@ -13,7 +13,7 @@ from shared.sample import sample_text
 import workbench as wb
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions import InterventionKind
     from workbench.measures import Comparison
     from workbench.measures.comparison import Step
     from workbench.model import LanguageModel
@@ -29,7 +29,7 @@ class AnswerRequest:
     source: str
     chat: bool
     text: str
-    interventions: tuple[FeatureIntervention, ...]
+    interventions: tuple[InterventionKind, ...]
     max_new_tokens: int
     temperature: float
     top_k: int | None
@@ -90,7 +90,7 @@ print(sum(both.control.kl) / max(len(both.control.kl), 1), both.control.perplexi
 """
 
 
-def show(model: LanguageModel, interventions: list[FeatureIntervention]) -> tuple[AnswerRequest, Any]:
+def show(model: LanguageModel, interventions: list[InterventionKind]) -> tuple[AnswerRequest, Any]:
     """Draw the widgets; returns their request and a place for the button."""
     can_chat = bool(getattr(model.tokenizer, "chat_template", None))
     st.session_state.setdefault("mode", CHAT if can_chat else CONTINUE)

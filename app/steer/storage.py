@@ -16,11 +16,11 @@ from workbench.interventions.saved import from_json, to_json
 from workbench.model import EditError
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions import InterventionKind
     from workbench.model import LanguageModel
 
 
-def show(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> None:
+def show(model: LanguageModel, interventions: Sequence[InterventionKind]) -> None:
     """Draw a button that saves the edits, and a box that loads a file of edits."""
     with st.popover("Save or load", icon=":material/save:", width="stretch"):
         if interventions:
@@ -46,7 +46,7 @@ def show_trouble() -> None:
         st.error(plain(trouble), icon=":material/error:")
 
 
-def read(model: LanguageModel, data: bytes) -> list[FeatureIntervention]:
+def read(model: LanguageModel, data: bytes) -> list[InterventionKind]:
     """The edits in a file.
 
     Raises:

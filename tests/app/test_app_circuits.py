@@ -13,10 +13,7 @@ from streamlit.testing.v1 import AppTest
 from test_circuit_patching import TASK
 
 import workbench as wb
-from workbench.circuits.ground_truth import induction_model
-from workbench.circuits.patching import keep_heads
-from workbench.circuits.task_evaluation import evaluate_task
-from workbench.circuits.tasks import to_jsonl
+from workbench.circuits import evaluate_task, induction_model, keep_heads, to_jsonl
 from workbench.figures.circuits import head_maps, roc_curves
 
 
@@ -120,7 +117,7 @@ def test_a_task_that_the_tokens_can_t_write_is_one_sentence(folder: Path) -> Non
 
 
 def test_the_example_is_a_task_and_the_work_can_be_stopped(folder: Path) -> None:
-    from workbench.circuits.tasks import from_jsonl
+    from workbench.circuits import from_jsonl
 
     page = visit("circuits", folder)
     page.selectbox(key="circuit task").set_value("own prompts").run()

@@ -231,7 +231,10 @@ def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
     back = storage.read(shelf.model, said.encode())
     assert back == list(request.interventions)
     assert back[0].feature.source is request.interventions[0].feature.source
-    assert edits.amounts(shelf.model, back[0].feature) != edits.AMOUNTS
+    strength = wb.Clamp.arguments[0]
+    declared = edits.slider_of(shelf.model, wb.Feature.parse("neurons.1.up:5"), strength)
+    assert declared == edits.Slider(20.0, 40.0, 0.5)
+    assert edits.slider_of(shelf.model, back[0].feature, strength) != declared
     with pytest.raises(wb.dictionaries.DictionaryError, match="not loaded"):
         storage.read(shelf.model, said.replace('"small"', '"gone"').encode())
 

@@ -6,7 +6,7 @@ import pytest
 from pages import button, complaint, quiet, run_code, script, texts, visit
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.interventions.saved import to_json
 
 DOG = "neurons.29.gate:808"

@@ -16,7 +16,7 @@ from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
 from workbench.surgery.certificate.check import Verification
 from workbench.surgery.registry import OPERATIONS
 
@@ -301,6 +301,7 @@ def test_what_was_kept_is_there_when_the_page_is_loaded_again(folder: Path) -> N
 def test_one_thing_is_said_of_folders_at_a_time(folder: Path) -> None:
     page = kept(visit(folder), 0)
     (folder.parent / "taken").mkdir()
+    (folder.parent / "taken" / "mine.txt").write_text("mine")
     page.text_input(key="surgery folder").set_value(str(folder.parent / "taken")).run()
     page.button(key="surgery save").click().run()
     assert "taken is there already" in complaint(ended(page, "surgery saving"))

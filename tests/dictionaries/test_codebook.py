@@ -147,7 +147,7 @@ def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.mo
     wanted = wanted.view(1, -1, *point.shape)
 
     class Replace:
-        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
+        def bind(self, model: wb.model.LanguageModel, plan: object) -> list[Any]:
             from workbench.model.edits import Edit
 
             return [Edit(HEADS, lambda x: wanted)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workbench.dictionaries.batchtopk import BatchTopK, BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
-from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.codes import Change, Codes
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLU, JumpReLUSAE
@@ -110,7 +110,7 @@ def test_intervening_with_the_identity_leaves_every_bit(kind: type[Dictionary]) 
     dictionary = small(kind)
     read = inputs(dictionary, 4, 3)
     written = torch.randn(4, 3, dictionary.d_out)
-    changes = [(index, lambda value: value) for index in range(dictionary.n_features)]
+    changes = [Change(index, lambda value: value) for index in range(dictionary.n_features)]
     assert torch.equal(
         dictionary.intervene(read, written if dictionary.d_in != dictionary.d_out else read, changes),
         written if dictionary.d_in != dictionary.d_out else read,
@@ -124,7 +124,7 @@ def test_intervening_adds_the_difference_of_the_decoded_codes(kind: type[Diction
         pytest.skip("an assignment, not a sum")
     read = inputs(dictionary, 4)
     written = torch.randn(4, dictionary.d_out)
-    new = dictionary.intervene(read, written, [(1, lambda value: value + 2), (1, lambda value: value * 3)])
+    new = dictionary.intervene(read, written, [Change(1, lambda value: value + 2), Change(1, lambda value: value * 3)])
     wanted = 3 * (dictionary.encode(read).value_of(1) + 2) - dictionary.encode(read).value_of(1)
     torch.testing.assert_close(new, written + wanted[:, None] * dictionary.direction(1))
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.corpus import CorpusError
-from workbench.synthetic.states import codes_of_state, count_codes, forcing, next_states, place_of
+from workbench.dictionaries.protocol import Rewrite
+from workbench.synthetic import count_codes, force_state, next_states, state_codes, state_column
 from workbench.training import read_history
 
 
@@ -195,7 +196,7 @@ def test_saved_and_opened_it_gives_equal_logits(speaker: wb.model.LanguageModel,
     with pytest.raises(wb.model.ModelError, match="format 99"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "model" / "spliced.json").write_text("{")
-    with pytest.raises(wb.model.ModelError, match="damaged"):
+    with pytest.raises(wb.model.ModelError, match="is no JSON"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "other").mkdir()
     with pytest.raises(wb.model.ModelError, match="is no model that was saved"):
@@ -223,13 +224,13 @@ def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.model.Lan
     seen: list[Tensor] = []
 
     class Monitor:
-        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
+        def bind(self, model: wb.model.LanguageModel, plan: Any) -> list[Any]:
             def look(codes: Any) -> Any:
                 seen.append(codes.indices)
                 return codes
 
-            for _, changes in scratch["spliced"][id(tuned.splices[MLP])]:
-                changes.append(look)
+            for changes in plan.spliced(tuned.splices[MLP]):
+                changes.append(Rewrite(look))
             return []
 
     with tuned.intervening([Monitor()]):
@@ -246,7 +247,7 @@ def test_codes_are_counted_and_forced_by_state(speaker: wb.model.LanguageModel) 
     assert counts.shape == (40, 12)
     assert int(counted.seen.sum()) == 70 * 15
     assert torch.equal(counts.view(2, 20, 12).sum(1), counted.seen.expand(2, -1))  # k = 1: one code of each head
-    features = codes_of_state(tuned, counted, 4)
+    features = state_codes(tuned, counted, 4)
     assert [feature.index // 20 for feature in features] == [0, 1]
     for feature in features:
         group = counts.view(2, 20, 12)[feature.index // 20, :, 4]
@@ -276,14 +277,14 @@ def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.
     assert torch.equal(counted[1].seen * 2, counts.sum(0))  # k = 2
 
     target, walk = 7, MACHINE.walk(1, 6, 3)
-    found = next_states(model, MACHINE, walk, forcing(model, MACHINE, counted, target, 6))[0]
+    found = next_states(model, MACHINE, walk, force_state(model, MACHINE, counted, target, 6))[0]
     tokens = MACHINE.write(walk)[0].tolist()
-    edits = [wb.Force(code, "all", positions=[12]) for code in codes_of_state(model, counted[0], target)]
+    edits = [wb.Force(code, "all", positions=[12]) for code in state_codes(model, counted[0], target)]
     for state in range(12):
         first, second = divmod(state, 4)
-        column = place_of(MACHINE, target, [first])
+        column = state_column(MACHINE, target, [first])
         assert column == target * 4 + first
-        more = [wb.Force(code, "all", positions=[13]) for code in codes_of_state(model, counted[1], column)]
+        more = [wb.Force(code, "all", positions=[13]) for code in state_codes(model, counted[1], column)]
         with model.intervening(edits):
             one = model(torch.tensor([tokens]))[0, -1].softmax(-1)[first]
         with model.intervening([*edits, *(more if int(counted[1].seen[column]) else [])]):

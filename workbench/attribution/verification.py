@@ -25,7 +25,7 @@ from workbench.attribution.target import Reader, latent_reader, read_target
 from workbench.core.checks import Integer, Number, Positive, checked
 from workbench.dictionaries.coder import SparseCoder
 from workbench.interventions.kinds import Scale
-from workbench.model.edits import Edit, Group, running
+from workbench.model.edits import BoundEdit, Edit, Group, running
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 Regime = Literal["direct", "latents", "free"]
@@ -204,7 +204,7 @@ class _HeldModel:
         names = [f"blocks.{layer}.attn.{name}" for layer in range(len(frozen.layers)) for name in ("hook_q", "hook_k")]
         self.attending = model.capture(frozen.tokens[None], names)
 
-    def edits(self, nodes: Sequence[Node], factor: float) -> list[Edit]:
+    def edits(self, nodes: Sequence[Node], factor: float) -> Sequence[BoundEdit]:
         """The edits of a batch in which each row scales the latent of one node."""
         edits = [Edit(name, _put(value)) for name, value in self.attending.items()]
         for layer, block in enumerate(self.frozen.layers):

@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
@@ -31,8 +31,8 @@ from pydantic import (
 
 from workbench.core.errors import WorkbenchError
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+"""A function or a class; checking leaves its type as it is."""
 
 
 def _integral(value: Any) -> Any:
@@ -80,10 +80,10 @@ MANY = {
 
 
 @typing.overload
-def checked(error: type[WorkbenchError]) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def checked(error: type[WorkbenchError]) -> Callable[[F], F]: ...
 @typing.overload
-def checked(error: type[WorkbenchError], of: Callable[P, R]) -> Callable[P, R]: ...
-def checked(error: type[WorkbenchError], of: Callable[P, R] | None = None) -> Any:
+def checked(error: type[WorkbenchError], of: F) -> F: ...
+def checked(error: type[WorkbenchError], of: Callable[..., Any] | None = None) -> Any:
     """A decorator that checks the arguments of a function, or of a class's constructor, against its annotations.
 
     Args:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.folder import DictionaryError
-from workbench.model.edits import Edit
+from workbench.model.edits import BoundEdit, Edit, Masks, Part, SharedEdit
 from workbench.model.hookpoints import HookPoint, HookPoints
+from workbench.model.plan import Plan
 
 
 class Actor(Protocol):
@@ -51,7 +52,9 @@ class Actor(Protocol):
         """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`."""
         ...
 
-    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
+    def intervene(
+        self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = ...
+    ) -> Tensor:
         """Activations at `writes` `[..., d_out]` after changes of the codes."""
         ...
 
@@ -81,7 +84,6 @@ def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookP
 
 
 def acting(
-    dictionary: Actor,
     reads: HookPoint,
     writes: HookPoint,
     act: Callable[[Tensor, Tensor], Tensor],
@@ -96,18 +98,45 @@ def acting(
             `[..., d_out]`. If both are one place, it gets the same tensor twice.
         source: what the edits belong to, for error messages.
     """
+    read, take = _reading(reads, writes, source)
+    return [*read, Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(take(flat), flat)), source=source)]
+
+
+def changing(
+    reads: HookPoint,
+    writes: HookPoint,
+    act: Callable[[Tensor, Tensor, Masks], Tensor],
+    changes: Sequence[Part],
+    source: str,
+) -> list[BoundEdit]:
+    """The edits of one run that carry out changes at positions of their own.
+
+    Args:
+        reads: a hook point of width `d_in`; heads are flattened.
+        writes: a hook point of width `d_out`, the same or a later one.
+        act: as in `acting`; it also gets the masks of the changes' positions.
+        changes: what `act` carries out; the list may grow until all interventions of the run are bound.
+        source: what the edits belong to, for error messages.
+    """
+    read, take = _reading(reads, writes, source)
+
+    def write(x: Tensor, masks: Masks) -> Tensor:
+        return _shaped(x, writes, lambda flat: act(take(flat), flat, masks))
+
+    return [*read, SharedEdit(writes.name, write, changes, source)]
+
+
+def _reading(reads: HookPoint, writes: HookPoint, source: str) -> tuple[list[Edit], Callable[[Tensor], Tensor]]:
+    """The edits that keep the activation at `reads`, and a function from the flat tensor at `writes` to it."""
     if reads.key == writes.key:
-        return [Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(flat, flat)), source=source)]
+        return [], lambda flat: flat
     seen: list[Tensor] = []
 
     def remember(x: Tensor) -> Tensor:
         seen[:] = [_flat(x, reads)]
         return x
 
-    def write(x: Tensor) -> Tensor:
-        return _shaped(x, writes, lambda flat: act(seen.pop(), flat))
-
-    return [Edit(reads.name, remember, source=source), Edit(writes.name, write, source=source)]
+    return [Edit(reads.name, remember, source=source)], lambda _: seen.pop()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +157,8 @@ class Splice:
     dictionary: Actor
     hook_point: str
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
-        """Fresh edits for one run, on all positions.
-
-        `scratch["spliced"]` holds, by the dictionary's id, the hook points at which it is spliced and a list for the
-        changes of interventions.
-        """
+    def bind(self, model: Any, plan: Plan) -> list[BoundEdit]:
+        """Fresh edits for one run, on all positions; interventions on the dictionary's features find them in `plan`."""
         dictionary, hook_points = self.dictionary, model.hook_points
         if dictionary.reads or dictionary.writes:
             reads, writes = places(dictionary, hook_points)
@@ -146,13 +171,13 @@ class Splice:
             _check_width(dictionary, "reads", dictionary.d_in, reads)
             _check_width(dictionary, "writes", dictionary.d_out, writes)
         changes: list[Change | Rewrite] = []
-        scratch.setdefault("spliced", {}).setdefault(id(dictionary), []).append((writes.name, changes))
+        plan.splice(dictionary, changes)
 
-        def through(read: Tensor, written: Tensor) -> Tensor:
-            new = dictionary.reconstruct(read)
-            return dictionary.intervene(read, new, changes) if changes else new
+        def through(read: Tensor, written: Tensor, masks: Masks) -> Tensor:
+            reconstruction = dictionary.reconstruct(read)
+            return dictionary.intervene(read, reconstruction, changes, masks) if changes else reconstruction
 
-        return acting(dictionary, reads, writes, through, str(self))
+        return changing(reads, writes, through, changes, str(self))
 
     def __str__(self) -> str:
         return f"Splice({self.dictionary.name} at {self.hook_point})"

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-Change = tuple[int, Callable[[Tensor], Tensor]]
-"""A feature's index, and the function from its value `[...]` to its new value `[...]`."""
-Rewrite = Callable[["Codes"], "Codes"]
-"""A function of all codes of an activation together; it may add columns."""
+from workbench.model.edits import Masks, Positions
 
 
 @dataclass(frozen=True)
@@ -41,3 +39,45 @@ class Codes:
         return Codes(
             torch.cat([others, value.unsqueeze(-1)], -1), torch.cat([self.indices, column], -1), self.n_features
         )
+
+
+def everywhere(rule: Positions) -> None:
+    """The masks of changes that act at all positions, whatever their rule."""
+    return None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of one feature's value."""
+
+    index: int
+    """The feature."""
+    fn: Callable[[Tensor], Tensor]
+    """From its value `[...]` to the new one."""
+    positions: Positions = "all"
+    source: str = ""
+    """What it came from, for error messages."""
+
+    def apply(self, old: Tensor, masks: Masks = everywhere) -> Tensor:
+        """The new value `[...]`; the old one outside its positions."""
+        mask = masks(self.positions)
+        return self.fn(old) if mask is None else torch.where(mask, self.fn(old), old)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A change of all codes of an activation together."""
+
+    fn: Callable[[Codes], Codes]
+    """It may put columns in front of the old ones; the indices of the old columns stay."""
+    positions: Positions = "all"
+    source: str = ""
+    """What it came from, for error messages."""
+
+    def apply(self, codes: Codes, masks: Masks = everywhere) -> Codes:
+        """The new codes; outside its positions the values of new columns are 0 and the others are the old ones."""
+        new, mask = self.fn(codes), masks(self.positions)
+        if mask is None:
+            return new
+        old = functional.pad(codes.values, (new.values.shape[-1] - codes.values.shape[-1], 0))
+        return Codes(torch.where(mask[..., None], new.values, old), new.indices, new.n_features)

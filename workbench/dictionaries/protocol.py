@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from workbench.core.hashing import fingerprint
 from workbench.dictionaries.acting import Splice
-from workbench.dictionaries.codes import Change, Codes, Rewrite
+from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, write_folder
+from workbench.model.edits import Masks
 
 
 class Dictionary(nn.Module):
@@ -137,34 +138,37 @@ class Dictionary(nn.Module):
             f"{self.name} has no discrete codes to force; hold its feature {index} at a value with Clamp."
         )
 
-    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
+    def intervene(
+        self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = everywhere
+    ) -> Tensor:
         """The activations plus `decode(edited codes) - decode(codes)`; the reconstruction error stays in them.
 
         Args:
             read: activations at `reads`, `[..., d_in]`.
             written: activations at `writes`, `[..., d_out]`.
             changes: applied in order; a later change of the same feature sees what an earlier one left.
+            masks: where each of them acts, by its rule.
 
         Returns:
             The new activations at `writes`, `[..., d_out]`.
         """
         codes = self.encode(read)
-        values = [change for change in changes if isinstance(change, tuple)]
+        values = [change for change in changes if isinstance(change, Change)]
         if len(values) < len(changes):
             edited = codes
             for change in changes:
-                if isinstance(change, tuple):
-                    edited = edited.with_value(change[0], change[1](edited.value_of(change[0])))
+                if isinstance(change, Change):
+                    edited = edited.with_value(change.index, change.apply(edited.value_of(change.index), masks))
                 else:
-                    edited = change(edited)
+                    edited = change.apply(edited, masks)
             difference = self.decode(edited) - self.decode(codes)
             return torch.where(difference == 0, written, written + difference)
         start: dict[int, Tensor] = {}
         now: dict[int, Tensor] = {}
-        for index, change in values:
-            if index not in start:
-                start[index] = now[index] = codes.value_of(index)
-            now[index] = change(now[index])
+        for change in values:
+            if change.index not in start:
+                start[change.index] = now[change.index] = codes.value_of(change.index)
+            now[change.index] = change.apply(now[change.index], masks)
         for index, value in now.items():
             difference = (value - start[index]).unsqueeze(-1)  # [..., 1]
             # where nothing changed the activation keeps its bits

@@ -7,6 +7,7 @@ grow with positions times vocabulary. A position's value depends on its own logi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -119,11 +120,12 @@ def _at_positions(measure: Callable[..., Tensor], counted: Tensor | None, *of: T
         of: tensors `[..., pos]` or `[..., pos, vocab]`, the first with a vocabulary.
     """
     lead = of[0].shape[:-1]  # [..., pos]
-    rows = [one.reshape(-1, *one.shape[len(lead) - 1 :]) for one in of]  # [rows, pos, ...]
-    found = torch.zeros(rows[0].shape[:2], dtype=torch.float32, device=of[0].device)
-    for row, at in _chunks(len(found), found.shape[1], None if counted is None else counted.reshape(found.shape)):
-        found[row, at] = measure(*(one[row, at] for one in rows))
-    return found.reshape(lead)
+    n_rows = math.prod(lead[:-1])  # also where there is no position
+    rows = [one.reshape(n_rows, *one.shape[len(lead) - 1 :]) for one in of]  # [rows, pos, ...]
+    result = torch.zeros(rows[0].shape[:2], dtype=torch.float32, device=of[0].device)
+    for row, at in _chunks(len(result), result.shape[1], None if counted is None else counted.reshape(result.shape)):
+        result[row, at] = measure(*(one[row, at] for one in rows))
+    return result.reshape(lead)
 
 
 def _chunks(rows: int, length: int, counted: Tensor | None) -> Iterator[tuple[int, Tensor | slice]]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
 
-def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[Edit]) -> Tensor:
+def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit]) -> Tensor:
     """Logits of a model that runs under edits: `[batch, pos, vocab]`, in the model's type.
 
     Interventions in force around the call and the model's own dictionaries come first. Padding on the right takes no
@@ -21,5 +21,4 @@ def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[Edit]) ->
         tokens: `[batch, pos]`.
         edits: edits of this run.
     """
-    edits = [*model.bind([]), *model.network.prepare(edits)]
-    return model.network.run(tokens, Run([Group(edits)]) if edits else None)
+    return model.run(tokens, [*model.bind([]), *edits])

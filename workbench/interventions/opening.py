@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from torch import nn
+from typing_extensions import TypedDict
 
+from workbench.core.checks import shown
 from workbench.core.files import replacing
+from workbench.core.forms import read_json
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
 from workbench.dictionaries.loading import load_dictionary
@@ -28,6 +31,20 @@ FORMAT = 1
 NOTE = "spliced.json"
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "models"
 """Where the models are that come with Workbench."""
+
+
+class Note(TypedDict):
+    """The content of `spliced.json`."""
+
+    format: int
+    hook_points: dict[str, str]
+    """By hook point, the name of the dictionary's folder in `dictionaries/`."""
+    name: str
+    hash: str
+    """Of the model with its dictionaries."""
+    plain_hash: str
+    """Of the model without them."""
+    about: NotRequired[dict[str, Any] | None]
 
 
 def bundled_models() -> list[str]:
@@ -91,32 +108,41 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
             model.network.module.save_pretrained(temporary / "model")
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary / "model")
-        hook_points = {}
+        hook_points: dict[str, str] = {}
         for number, (name, dictionary) in enumerate(model.splices.items()):
             assert isinstance(dictionary, Dictionary)
             dictionary.write(temporary / "dictionaries" / str(number), half=half)
             hook_points[name] = str(number)
-        note = {"format": FORMAT, "hook_points": hook_points, "name": model.name, "hash": model.hash}
-        note |= {"about": model.about, "plain_hash": model.plain_hash}
+        note: Note = {
+            "format": FORMAT,
+            "hook_points": hook_points,
+            "name": model.name,
+            "hash": model.hash,
+            "about": model.about,
+            "plain_hash": model.plain_hash,
+        }
         (temporary / NOTE).write_text(json.dumps(note, indent=2))
 
 
 def _open(folder: Path, name: str) -> LanguageModel:
     """The model in a folder that `save_model` wrote."""
-    try:
-        note = json.loads((folder / NOTE).read_text())
-        hook_points, version, hash = dict(note["hook_points"]), note["format"], str(note["hash"])
-        plain = str(note["plain_hash"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / NOTE} is damaged ({error}); copy the folder again.") from error
-    if version != FORMAT:
-        raise ModelError(f"{folder} is in format {version}, and this version reads format {FORMAT}.")
+    note = read_json(folder / NOTE, Note, ModelError, "the note of a model that runs through dictionaries")
+    if note["format"] != FORMAT:
+        raise ModelError(f"{folder} is in format {note['format']}, and this version reads format {FORMAT}.")
+    for inside in note["hook_points"].values():
+        if Path(inside).parts != (inside,) or inside in ("..", "/") or "\\" in inside:
+            raise ModelError(
+                f"{folder / NOTE} names a dictionary outside its own folder, {shown(inside)}; copy it again."
+            )
     model = load_model(folder / "model" if (folder / "model").exists() else None)
-    if model.hash != plain:
+    if model.hash != note["plain_hash"]:
         raise ModelError(
-            f"{folder} was made for a model of the hash {plain[:12]}, not {model.hash[:12]}; copy it again."
+            f"{folder} was made for a model of the hash {note['plain_hash'][:12]}, not {model.hash[:12]}; copy it "
+            "again."
         )
-    model.name, model.hash, model.about = name, hash, dict(note.get("about") or {})
-    model.splices = {point: load_dictionary(folder / "dictionaries" / at) for point, at in hook_points.items()}
+    model.name, model.hash, model.about = name, note["hash"], note.get("about") or {}
+    model.splices = {
+        point: load_dictionary(folder / "dictionaries" / inside) for point, inside in note["hook_points"].items()
+    }
     model.bind([])  # complain here
     return model

@@ -13,7 +13,7 @@ from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.evaluation.bootstrap import TextSums
 from workbench.evaluation.losses import predictions, token_losses
 from workbench.evaluation.runs import logits_under
-from workbench.model.edits import Edit
+from workbench.model.edits import BoundEdit, Edit
 from workbench.model.language_model import LanguageModel
 from workbench.sparsity.masking import Keep, down_weights, error_share, post_points
 from workbench.sparsity.outcome import PassSums
@@ -125,7 +125,7 @@ class Sample:
             self.on_batch(one.tokens.numel())
         return PassSums(**sums.tensors())
 
-    def _losses(self, one: TokenBatch, edits: Sequence[Edit]) -> Tensor:
+    def _losses(self, one: TokenBatch, edits: Sequence[BoundEdit]) -> Tensor:
         """Cross-entropy of each prediction that counts under edits: `[predictions]`."""
         pairs = predictions(one.content)
         return token_losses(logits_under(self.model, one.tokens, edits), one.tokens, pairs)[pairs]

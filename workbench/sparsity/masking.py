@@ -23,6 +23,7 @@ from workbench.core.checks import Number, checked, shown
 from workbench.core.errors import WorkbenchError
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
+from workbench.model.plan import Plan
 
 LEAST = 1e-30
 """Contributions below this count as none, whatever the threshold."""
@@ -57,7 +58,7 @@ def above(threshold: float, norms: Tensor) -> Keep:
 
     Args:
         threshold: the least magnitude that is kept; contributions of zero are never kept.
-        norms: length of what each neuron writes, `[d_mlp]`.
+        norms: the length of the vector that each neuron writes, `[d_mlp]`.
     """
     limits = max(threshold, LEAST) / norms  # infinite where a neuron writes nothing
     return lambda values: values.abs() >= limits
@@ -67,8 +68,8 @@ def strongest(share: float, norms: Tensor) -> Keep:
     """A choice of the neurons with the largest contributions, token by token.
 
     Args:
-        share: of the neurons that are left out, from 0 to 1; rounded to whole neurons.
-        norms: length of what each neuron writes, `[d_mlp]`.
+        share: the share of the neurons that are left out, from 0 to 1; rounded to whole neurons.
+        norms: the length of the vector that each neuron writes, `[d_mlp]`.
     """
     out = round(share * len(norms))
 
@@ -131,7 +132,7 @@ class NeuronMask:
         """Itself: it needs no preparation for a run."""
         return self
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
+    def bind(self, model: Any, plan: Plan) -> list[Edit]:
         """One edit, at all positions."""
         return [Edit(self.hook_point, self._change, source=str(self))]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
+from workbench.model.modules import is_conv1d
 from workbench.sparsity.evaluation import Sample
 from workbench.sparsity.masking import LEAST, SparsityError, checked_thresholds
 from workbench.sparsity.measure import sample_corpora
@@ -44,7 +45,7 @@ def verify_sparsity(
     how = {name: about[name] for name in ("context", "batch", "seed")}
     corpora = sample_corpora(corpus, held_out, how["seed"])
     if about["model_hash"] != model.hash or [one["hash"] for one in about["corpora"]] != [one.hash for one in corpora]:
-        raise SparsityError("The sparsity was measured on another model or on other texts than those given.")
+        raise SparsityError("The sparsity was measured on another model or on other texts than these.")
     sizes = about["tokens"] // 2, about["tokens"] - about["tokens"] // 2
     rises = []
     for one, tokens in zip(corpora, sizes, strict=True):
@@ -74,7 +75,7 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
     memo: dict[int, Any] = {
         id(one): one for one in [*model.network.module.parameters(), *model.network.module.buffers()]
     }
-    twin: Any = copy.deepcopy(model.network.module, memo)  # other modules, the same weights
+    twin: Any = copy.deepcopy(model.network.module, memo)  # new modules with the same weights
     plain = _mean_loss(twin, rows)
     for layer, threshold in enumerate(thresholds):
         point = model.network.neuron_hook_point(layer, "post")
@@ -85,7 +86,7 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
 
 def _zeroing(down: nn.Module, threshold: float) -> Callable[[nn.Module, tuple], tuple]:
     weight: Any = down.weight
-    written = torch.linalg.vector_norm(weight.detach().float(), dim=1 if type(down).__name__ == "Conv1D" else 0)
+    written = torch.linalg.vector_norm(weight.detach().float(), dim=1 if is_conv1d(down) else 0)
 
     def before(_: nn.Module, args: tuple) -> tuple:
         values: Tensor = args[0].clone()
@@ -100,8 +101,8 @@ def _mean_loss(module: Any, rows: list[tuple[list[int], list[bool]]]) -> float:
     total, count = 0.0, 0
     for ids, counts in rows:
         logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-        for place in range(len(ids) - 1):
-            if counts[place] and counts[place + 1]:
-                total += float(torch.nn.functional.cross_entropy(logits[place], torch.tensor(ids[place + 1])))
-                count += 1
+        places = [place for place in range(len(ids) - 1) if counts[place] and counts[place + 1]]
+        targets = torch.tensor([ids[place + 1] for place in places], dtype=torch.long)
+        total += float(nn.functional.cross_entropy(logits[places], targets, reduction="none").double().sum())
+        count += len(places)
     return total / count

@@ -13,68 +13,21 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from workbench.core.arguments import Argument
+from workbench.core.checks import checked
 from workbench.core.progress import Progress
-from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model
 
-Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature"]
-"""A number, a whole number, True or False, one of several words, a text, a list of layers or of heads, a list of
-interventions, or a feature."""
-LISTS = ("layers", "heads", "edits")
-
 
 class Cancelled(SurgeryError):
     """An operation was stopped; it made nothing."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One setting of an operation."""
-
-    name: str
-    """The keyword of `run`."""
-    title: str
-    """For people."""
-    default: Any
-    kind: Kind = "number"
-    low: float | None = None
-    high: float | None = None
-    """Ends of a number's range, both allowed."""
-    choices: tuple[str, ...] = ()
-    help: str = ""
-
-    def check(self, value: Any) -> Any:
-        """The value in the argument's form; raises `SurgeryError` for one that it can't be."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        fits = {
-            "number": whole or isinstance(value, float),
-            "whole": whole,
-            "yes": isinstance(value, bool),
-            "choice": value in self.choices,
-            "text": isinstance(value, str),
-            "feature": isinstance(value, str | Feature) and bool(value),
-        }.get(self.kind, isinstance(value, Sequence) and not isinstance(value, str))
-        if fits and isinstance(value, int | float) and self.kind in ("number", "whole"):
-            fits = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
-        if not fits:
-            raise SurgeryError(f"{self.name} is {self._said()}, not {value!r}.")
-        return list(value) if isinstance(value, Sequence) and self.kind in LISTS else value
-
-    def _said(self) -> str:
-        if self.kind == "choice":
-            return "one of " + ", ".join(map(repr, self.choices))
-        word = {"number": "a number", "whole": "a whole number", "yes": "True or False", "text": "a text"}
-        word |= {kind: f"a list of {kind}" for kind in LISTS} | {"feature": "a feature, such as neurons.29.post:808"}
-        ends = [f"from {self.low:g}"] if self.low is not None else []
-        ends += [f"to {self.high:g}"] if self.high is not None else []
-        return " ".join([word[self.kind], *ends])
 
 
 class Run(Protocol):
@@ -133,6 +86,7 @@ def find_operations() -> None:
         importlib.import_module(f"{package.__name__}.{file.name}")
 
 
+@checked(SurgeryError)
 def apply_operation(
     model: LanguageModel | Child,
     operation: str,
@@ -161,5 +115,5 @@ def apply_operation(
     for name in arguments:
         if name not in known:
             raise SurgeryError(f"{operation} has no argument {name!r}; it has {', '.join(known) if known else 'none'}.")
-    given = {name: one.check(arguments.get(name, one.default)) for name, one in known.items()}
+    given = {name: one.check(arguments.get(name, one.default), SurgeryError) for name, one in known.items()}
     return chosen.run(as_model(model), progress=progress, cancel=cancel, **given)

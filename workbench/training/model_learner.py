@@ -23,7 +23,7 @@ from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.trainable import Trainable
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.training.checkpoints import TrainingError
@@ -157,8 +157,7 @@ class ModelLearner:
         content = batch.content if mask is None else batch.content[mask]  # edits see no padding
         with torch.enable_grad():
             edits = [edit for place in range(len(self.places)) for edit in self._through(place, content, errors, fired)]
-            run = Run([Group(self.model.network.prepare(edits))]) if edits else None
-            logits = self.model.network.run(batch.tokens, run, mask=mask)
+            logits = self.model.run(batch.tokens, edits, mask=mask)
             target = batch.tokens[:, 1:][pairs]
             wanted = logits[:, :-1][pairs]  # [predictions, vocab]
             ce = nn.functional.cross_entropy(wanted, target)
@@ -184,7 +183,7 @@ class ModelLearner:
             errors.append((terms.reconstruction - terms.target.detach())[content].square().sum(-1).mean())
             return terms.output
 
-        return acting(dictionary, reads, writes, act, f"the splice at {writes.name}")
+        return acting(reads, writes, act, f"the splice at {writes.name}")
 
     def _lower_k(self, done: float) -> None:
         """k comes down in a line from what it begins with."""

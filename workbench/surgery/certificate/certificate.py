@@ -1,9 +1,8 @@
-"""The certificate of a changed model: what was done, that the weights do it, and what it costs.
+"""The measurement of a certificate: how exactly a changed model computes its interventions, and its costs.
 
-Two things are measured, on text that nothing should have been chosen on. *Exactness*: the largest difference of a logit
-between the changed model and its parent under the interventions that were baked, for each step that has such. *Cost*:
-how much further from the text the changed model's predictions are than those of the model at the start (perplexity),
-and how far from that model's own predictions (KL).
+Both are measured on text that no choice should depend on. *Exactness*: the largest difference of a logit between the
+changed model and its parent under the baked interventions, for each step that has interventions. *Cost*: the perplexity
+of the changed model beside that of the model at the start, and the KL from the one's predictions to the other's.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
 from workbench.evaluation.losses import kl_divergence, perplexity, predictions, token_losses
-from workbench.model.edits import Group, Run
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError
 from workbench.surgery.certificate.record import Certificate
 
 HELD_OUT = 0.1
-"""Share of the bundled stories that nothing is calibrated on where no texts are named."""
+"""Share of the bundled stories that no default calibration uses."""
 Task = Callable[[LanguageModel], float]
 """Scores a model, such as its accuracy on a task."""
 
 
 class Changed(Protocol):
-    """What is certified: a `Child`."""
+    """A `Child`, as far as certificates read it."""
 
     model: LanguageModel
     parent: LanguageModel
@@ -43,7 +41,7 @@ class Changed(Protocol):
 
     @property
     def before(self) -> Any:
-        """The child that was changed, if the parent is one."""
+        """The child whose model is the parent; None if there is none."""
         ...
 
 
@@ -59,22 +57,21 @@ def certify(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Certificate:
-    """Measure what a change does and costs, against the model at the start of all steps.
+    """The certificate of a change, against the model at the start of all steps.
 
-    Interventions and splices in force around the call are set aside; those that belong beside the child are given to
-    it.
+    Interventions and splices in force around the call are set aside; those beside the child run with it.
 
     Args:
-        child: what was changed.
-        corpus: text that nothing was chosen on; the held-out tenth of the bundled stories without it, and random tokens
+        child: the changed model.
+        corpus: text that no choice depended on; by default the held-out tenth of the bundled stories, and random tokens
             for a model without a tokenizer.
-        tokens: measure on so many.
-        tasks: scores of a model, by name.
+        tokens: number of tokens to measure on.
+        tasks: functions that score a model, by name.
         context: positions of a window.
         batch: windows that run at once.
         seed: of the choice of the texts.
-        progress: told the share done.
-        cancel: asked after each batch; once it says True, the results are those of the tokens until then.
+        progress: called with the share done.
+        cancel: asked after each batch; when it returns True, the measurement ends with the tokens so far.
 
     Raises:
         CorpusError: texts that can't be used.
@@ -133,7 +130,7 @@ def certify(
 
 
 def held_out(model: LanguageModel) -> Corpus | str:
-    """The text that certificates are measured on where no other is given: a tenth of the bundled stories."""
+    """The default text of certificates: a tenth of the bundled stories."""
     return "random tokens" if model.tokenizer is None else Corpus.load("stories").split(HELD_OUT)[1]
 
 
@@ -148,7 +145,7 @@ def _chain(child: Any) -> list[Any]:
 def _random_windows(
     model: LanguageModel, tokens: int, shape: tuple[int, int], seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Random tokens `[batch, pos]`, and twice that all of them count."""
+    """Random tokens `[batch, pos]`, with a mask and a content mask that are True everywhere."""
     chance, shape = torch.Generator().manual_seed(seed), (shape[0], min(shape[1], model.network.n_ctx))
     for _ in range(math.ceil(tokens / (shape[0] * shape[1]))):
         everywhere = torch.ones(shape, dtype=torch.bool)
@@ -156,13 +153,13 @@ def _random_windows(
 
 
 def logits_with(model: LanguageModel, tokens: Tensor, interventions: Sequence[Any]) -> Tensor:
-    """`[batch, pos, vocab]`; padding on the right needs no mask: no token of a causal model looks there.
+    """Logits under interventions, `[batch, pos, vocab]`.
 
-    For interventions on the prompt or on generated tokens, the second half of a window is what was generated.
+    Padding on the right needs no mask, since no token of a causal model attends to it. For interventions on the prompt
+    or on generated tokens, the second half of a window counts as generated.
     """
     edits = model.bind(interventions)
-    middle = torch.full((len(tokens),), max(tokens.shape[1] // 2, 1))
-    return model.network.run(tokens, Run([Group(edits)], middle) if edits else None).float()
+    return model.run(tokens, edits, prompt_length=max(tokens.shape[1] // 2, 1)).float()
 
 
 def _cost(before: Tensor, after: Tensor, tokens: Tensor, content: Tensor) -> Tensor:

@@ -52,14 +52,14 @@ class Form(TypedDict):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a changed model is, and what the change costs."""
+    """The steps of a changed model, their exactness and their cost."""
 
     parent: dict[str, str]
     """Name and hash of the model at the start."""
     child: dict[str, str]
     """Name and hash of the changed model."""
     steps: list[dict[str, Any]] = field(repr=False)
-    """What was done, with the hash of each edit."""
+    """The steps, with the hash of each."""
     max_logit_difference: float | None
     """The largest difference of a logit between a changed model and its parent under the interventions that it stands
     for; None where no step stands for interventions."""
@@ -82,15 +82,15 @@ class Certificate:
 
     @property
     def unmeasured(self) -> bool:
-        """Whether a step stands for interventions that were not at hand, since the model was opened from a folder."""
+        """Whether a step stands for interventions that were not measured, since the model was opened from a folder."""
         earlier = len(self.steps) - len(self.differences)
         known = [None] * earlier + list(self.differences)
         return any(step.get("edits") and one is None for step, one in zip(self.steps, known, strict=True))
 
     @property
     def exact(self) -> bool | None:
-        """Whether the weights do what the interventions did, to 1e-4 in every logit; None where there are none, or
-        where some of them were not measured."""
+        """Whether the weights compute the interventions, to 1e-4 in every logit; None without interventions, or where
+        some were not measured."""
         if self.max_logit_difference is None or (self.unmeasured and self.max_logit_difference <= AGREES):
             return None
         return self.max_logit_difference <= AGREES
@@ -122,13 +122,13 @@ class Certificate:
         return cls(**{one.name: form[one.name] for one in fields(cls)})
 
     def to_markdown(self) -> str:
-        """The same for people."""
+        """The certificate as Markdown."""
         lines = [f"# {_plain(self.child['name'])}", "", "| | |", "|---|---|"]
         lines += [f"| made from | {_plain(self.parent['name'])}, weights `{self.parent['hash']}` |"]
         lines += [f"| weights | `{self.child['hash']}` |", "", "## What was done", ""]
         for number, step in enumerate(self.steps, 1):
-            said = "; ".join(_plain(one) for one in _said(step))
-            lines.append(f"{number}. **{_plain(step['operation'])}**: {said} (edit `{step['edit_hash']}`)")
+            words = "; ".join(_plain(one) for one in _settings(step))
+            lines.append(f"{number}. **{_plain(step['operation'])}**: {words} (edit `{step['edit_hash']}`)")
         lines += ["", "## What the weights do", "", self.exactness(), "", "## What it costs", ""]
         lines += ["| | before | after |", "|---|---|---|"]
         lines += [f"| perplexity | {self.perplexity_before:.4g} | {self.perplexity_after:.4g} |"]
@@ -141,7 +141,7 @@ class Certificate:
         return "\n".join([*lines, ""])
 
     def exactness(self) -> str:
-        """How exactly the weights do what the interventions did, in a sentence or two."""
+        """The exactness in a sentence or two."""
         if self.unmeasured:
             far = self.max_logit_difference
             since = "" if far is None else f" In the steps since then no logit is further than {far:.2g} from it."
@@ -156,29 +156,29 @@ class Certificate:
         alone = len(self.steps) == 1
         of = "that of the parent under the interventions" if alone else "that of the model before under these"
         if self.max_logit_difference == 0:
-            said = f"every logit is the same to the bit as {of}."
+            words = f"every logit is the same to the bit as {of}."
         else:
-            said = (
+            words = (
                 f"no logit is further than {self.max_logit_difference:.2g} from {of} "
                 f"({'within' if self.exact else 'more than'} the {AGREES:g} that is wanted)."
             )
         if alone:
-            return said[0].upper() + said[1:]
+            return words[0].upper() + words[1:]
         others = [at for at in range(1, len(self.steps) + 1) if at not in numbers]
         rest = f" {_standing(others)} for none: only the costs say what came of that." if others else ""
-        return f"{_standing(numbers)} for interventions: after {'each' if len(numbers) > 1 else 'it'} {said}{rest}"
+        return f"{_standing(numbers)} for interventions: after {'each' if len(numbers) > 1 else 'it'} {words}{rest}"
 
 
-def _said(step: Mapping[str, Any]) -> list[str]:
-    """What a step did, in words of its own settings."""
+def _settings(step: Mapping[str, Any]) -> list[str]:
+    """The settings of a step in words."""
     ours = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
-    said = []
+    words = []
     for key, value in step.items():
         if key == "edits":
-            said += [_short(one) for one in value]
+            words += [_short(one) for one in value]
         elif key not in ours and value not in (None, [], {}, ""):
-            said.append(f"{key} {_short(value)}")
-    return said or ["nothing"]
+            words.append(f"{key} {_short(value)}")
+    return words or ["nothing"]
 
 
 def _standing(steps: Sequence[int]) -> str:

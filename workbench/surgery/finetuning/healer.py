@@ -62,7 +62,7 @@ class SlowMasks:
         for adapted, module in self._weights:
             adapted.kept = None  # the scores are those of the weights without their factor
             weight: Any = module.weight
-            score = adapted.made(weight.detach()).abs()
+            score = adapted.adapted(weight.detach()).abs()
             keep = kept(score.T if adapted.turned else score, self._decay.sparsity, self._decay.pattern)
             adapted.kept, adapted.share = (keep.T if adapted.turned else keep), share
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from workbench.core.checks import Integer, Positive, PositiveNumber, Share, checked
+from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch, as_corpus
 from workbench.model.language_model import LanguageModel
@@ -70,7 +70,7 @@ def heal(
     warmup: Share = 0.05,
     decay: Share = 0.5,
     clip: PositiveNumber | None = 1.0,
-    seed: Integer = 0,
+    seed: Natural = 0,
     folder: str | Path | None = None,
     checkpoint_every: float = 60.0,
     progress: Progress | None = None,

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from workbench.core.checks import Integer, Positive, checked
+from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
@@ -40,7 +40,7 @@ def prune(
     corpus: Corpus | None = None,
     tokens: Positive = 4096,
     sparsities: Mapping[str, Sparsity] | None = None,
-    seed: Integer = 0,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
@@ -97,7 +97,7 @@ def search_sparsity(
     passes: Positive = 50_000,
     tokens: Positive = 1024,
     context: Integer = 64,
-    seed: Integer = 0,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> tuple[Child, SearchResult]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from workbench.core.checks import Integer, Number, Positive, checked
+from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
@@ -82,7 +82,7 @@ def search_bits(
     passes: Positive = 50_000,
     tokens: Positive = 1024,
     context: Integer = 64,
-    seed: Integer = 0,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> tuple[Child, SearchResult]:
