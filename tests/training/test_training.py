@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,34 +212,35 @@ def test_without_a_folder_a_cancelled_training_returns_what_there_is() -> None:
 # Killed
 
 
-KILLED = """
-import os, shutil, signal, sys
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-import test_training as T
-
-def after(instant):
-    # end this process without warning at its instant-th contact with the disk
+def killed_at(instant: int) -> None:
+    """End this process without warning at its `instant`-th contact with the disk."""
     left = [instant]
-    def wrapped(function):
-        def call(*arguments, **how):
+
+    def wrapped(function: Any) -> Any:
+        def call(*arguments: Any, **how: Any) -> Any:
             left[0] -= 1
             if not left[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **how)
+
         return call
+
     for module, name in ((os, "rename"), (os, "replace"), (os, "fsync"), (shutil, "rmtree"), (os, "unlink")):
         setattr(module, name, wrapped(getattr(module, name)))
 
-for instant in {instants}:
+
+def fork_and_train(folder: Path, instant: int) -> None:
+    """A training in a copy of this process, which is killed at this instant."""
     child = os.fork()
-    if not child:
-        after(instant)
-        T.trained(T.wb.dictionaries.BatchTopKSAE, tokens=320, folder={folder!r} + f"/{{instant}}", checkpoint_every=0.0)
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        signal.alarm(120)
+        killed_at(instant)
+        trained(wb.dictionaries.BatchTopKSAE, tokens=320, folder=folder, checkpoint_every=0.0)
+    finally:
         os._exit(0)
-    os.waitpid(child, 0)
-"""
 
 
 INSTANTS = [*range(1, 70, 7), *range(72, 87, 3), 87, 88]
@@ -248,8 +250,8 @@ INSTANTS = [*range(1, 70, 7), *range(72, 87, 3), 87, 88]
 @pytest.mark.usefixtures("one_thread")  # as the processes that are killed: forked ones can't have more
 def test_killed_at_any_instant_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole = trained(wb.dictionaries.BatchTopKSAE, tokens=320)
-    script = KILLED.format(tests=str(ROOT / "tests"), folder=str(tmp_path), instants=INSTANTS)
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    for instant in INSTANTS:
+        fork_and_train(tmp_path / str(instant), instant)
     steps, ends = set(), 0
     for folder in sorted(tmp_path.iterdir(), key=lambda path: int(path.name)):
         ended = (folder / "progress.json").exists()

@@ -1,8 +1,8 @@
 """How a dictionary acts on a running model: as edits that read at one hook point and write at another.
 
-There are two ways. An intervention adds the change of the reconstruction (`workbench.interventions`); a
-splice puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both meet at
-the hook points in the same way, which is here.
+There are two ways. An intervention adds the difference between the decoded edited codes and the decoded codes. A splice
+puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both use the edits of
+this file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Actor(Protocol):
 
 
 def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
-    """Where a dictionary reads and where it writes, on a model with these hook points.
+    """The hook points at which a dictionary reads and writes, on a model with these hook points.
 
     Raises:
         DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
@@ -84,21 +84,19 @@ def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookP
 
 
 def acting(
-    dictionary: Actor,
     reads: HookPoint,
     writes: HookPoint,
     act: Callable[[Tensor, Tensor], Tensor],
     source: str,
 ) -> list[Edit]:
-    """The edits of one run that make `act(read, written)` of what is at `writes`, at all positions.
+    """The edits of one run that replace the activation at `writes` by `act(read, written)`, at all positions.
 
     Args:
-        dictionary: who acts.
         reads: a hook point of width `d_in`; heads are flattened.
         writes: a hook point of width `d_out`, the same or a later one.
-        act: from activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to those that shall be at
-            `writes`, `[..., d_out]`. Where both are one place it gets the same tensor twice.
-        source: who asked for it, for error messages.
+        act: maps activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to the new ones at `writes`,
+            `[..., d_out]`. If both are one place, it gets the same tensor twice.
+        source: what the edits belong to, for error messages.
     """
     read, take = _reading(reads, writes, source)
     return [*read, Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(take(flat), flat)), source=source)]
@@ -116,9 +114,9 @@ def changing(
     Args:
         reads: a hook point of width `d_in`; heads are flattened.
         writes: a hook point of width `d_out`, the same or a later one.
-        act: as in `acting`; it also gets the masks of the positions that the changes are at.
+        act: as in `acting`; it also gets the masks of the changes' positions.
         changes: what `act` carries out; the list may grow until all interventions of the run are bound.
-        source: who asked for it, for error messages.
+        source: what the edits belong to, for error messages.
     """
     read, take = _reading(reads, writes, source)
 
@@ -129,7 +127,7 @@ def changing(
 
 
 def _reading(reads: HookPoint, writes: HookPoint, source: str) -> tuple[list[Edit], Callable[[Tensor], Tensor]]:
-    """The edits that keep what is at `reads`, and what returns it, given the flat tensor at `writes`."""
+    """The edits that keep the activation at `reads`, and a function from the flat tensor at `writes` to it."""
     if reads.key == writes.key:
         return [], lambda flat: flat
     seen: list[Tensor] = []
@@ -143,14 +141,14 @@ def _reading(reads: HookPoint, writes: HookPoint, source: str) -> tuple[list[Edi
 
 @dataclass(frozen=True, eq=False)
 class Splice:
-    """A dictionary in the place of an activation: what it reconstructs is what the model goes on with.
+    """A dictionary in the place of an activation: the model goes on with the reconstruction.
 
-    It acts before all interventions. Those on its own features change the codes that are decoded; what they would add
-    to the plain activation, `decode(edited codes) - decode(codes)`, is added to the reconstruction.
+    It acts before all interventions. Interventions on its own features add `decode(edited codes) - decode(codes)` to
+    the reconstruction.
 
     Args:
-        dictionary: what the model runs through; `reconstruct` counts, with its skip path where it has one.
-        hook_point: where it writes. A dictionary that names no hook points reads there too.
+        dictionary: what the model runs through. Its `reconstruct` is used, with the skip path where there is one.
+        hook_point: where it writes. A dictionary without hook points reads there too.
 
     Raises:
         DictionaryError: the dictionary writes at another hook point.
@@ -198,7 +196,7 @@ def _flat(x: Tensor, point: HookPoint) -> Tensor:
 
 
 def _shaped(x: Tensor, point: HookPoint, act: Callable[[Tensor], Tensor]) -> Tensor:
-    """`act` on the flattened tensor, in the tensor's own shape and type; the very tensor where nothing was done."""
+    """`act` on the flattened tensor, in the tensor's own shape and type; `x` itself if `act` returns its input."""
     flat = _flat(x, point)
-    made = act(flat)
-    return x if made is flat else made.to(x.dtype).reshape(x.shape)
+    new = act(flat)
+    return x if new is flat else new.to(x.dtype).reshape(x.shape)

@@ -206,8 +206,8 @@ class SparseCoder(Trainable):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by SAELens's names."""
-        found = {_short(name): tensor for name, tensor in self.state_dict().items()}
-        return {"W_enc": found.pop("W_enc_T").T.contiguous()} | found
+        tensors = {_short(name): tensor for name, tensor in self.state_dict().items()}
+        return {"W_enc": tensors.pop("W_enc_T").T.contiguous()} | tensors
 
     def config(self) -> dict[str, Any]:
         """SAELens's fields, and ours under `workbench`."""
@@ -240,21 +240,21 @@ class SparseCoder(Trainable):
         own = config.get("workbench") or {}
         known = {name: config[name] for name in ("k", "d_out") if name in config} | own.get("settings", {})
         accepted = {name: known[name] for name in inspect.signature(cls).parameters if name in known}
-        made = cls(config["d_in"], config["d_sae"], **accepted, seed=None)  # type: ignore[call-arg]
-        made.centred = bool(config.get("apply_b_dec_to_input", made.centred))
-        if made.centred and made.d_in != made.d_out:
+        coder = cls(config["d_in"], config["d_sae"], **accepted, seed=None)  # type: ignore[call-arg]
+        coder.centred = bool(config.get("apply_b_dec_to_input", coder.centred))
+        if coder.centred and coder.d_in != coder.d_out:
             raise DictionaryError("apply_b_dec_to_input needs d_in and d_out to be the same")
-        made.unit_in, made.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
-        expected = made.tensors()
+        coder.unit_in, coder.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
+        expected = coder.tensors()
         for name in sorted(expected.keys() ^ tensors.keys()):
             raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")
         for name, tensor in expected.items():
             shape = tuple(tensor.shape)
             if tuple(tensors[name].shape) != shape:
                 raise DictionaryError(f"{name} has the shape {tuple(tensors[name].shape)}, and cfg.json says {shape}")
-        given = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
-        made.load_state_dict({name: given[_short(name)] for name in made.state_dict()}, assign=True)
-        return made
+        by_name = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
+        coder.load_state_dict({name: by_name[_short(name)] for name in coder.state_dict()}, assign=True)
+        return coder
 
 
 def _short(name: str) -> str:

@@ -41,7 +41,7 @@ class JumpReLU(Activation):
         self.l0 = l0
         self.bandwidth = bandwidth
         self._inside: Tensor | None = None
-        """Which entries of the batch at hand are in the band, from `entries` to `backward`."""
+        """Which entries of the current batch are in the band; kept from `entries` to `backward`."""
         self.threshold = nn.Parameter(torch.full((width,), START), requires_grad=False)
 
     def codes(self, pre: Tensor) -> tuple[Tensor, Tensor]:

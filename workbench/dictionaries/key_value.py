@@ -79,9 +79,9 @@ class KeyValueBottleneck(Dictionary):
     @classmethod
     def example(cls) -> Self:
         """Three codebooks of five pairs, with random values."""
-        made = cls(8, 4, codebooks=3, n_keys=5, d_key=2)
-        made.values.copy_(torch.randn(made.values.shape, generator=torch.Generator().manual_seed(1)))
-        return made
+        bottleneck = cls(8, 4, codebooks=3, n_keys=5, d_key=2)
+        bottleneck.values.copy_(torch.randn(bottleneck.values.shape, generator=torch.Generator().manual_seed(1)))
+        return bottleneck
 
     def encode(self, x: Tensor) -> Codes:
         """Activations `[..., d_in]` as pairs `[..., codebooks]`, each with the weight 1 / codebooks."""
@@ -155,8 +155,8 @@ class KeyValueBottleneck(Dictionary):
                 nearest = self._nearest(part).T  # [codebooks, batch]
                 places = nearest[..., None].expand_as(part)
                 distance += float((part - self.keys.gather(1, places)).square().sum(-1).mean(0).sum())
-                found = torch.zeros_like(counts).scatter_add_(1, nearest, torch.ones_like(part[..., 0]))
-                counts.mul_(decay).add_(found, alpha=1 - decay)
+                chosen = torch.zeros_like(counts).scatter_add_(1, nearest, torch.ones_like(part[..., 0]))
+                counts.mul_(decay).add_(chosen, alpha=1 - decay)
                 sums.mul_(decay).add_(torch.zeros_like(sums).scatter_add_(1, places, part), alpha=1 - decay)
                 total = counts.sum(1, keepdim=True)
                 smoothed = (counts + 1e-5) / (total + self.n_keys * 1e-5) * total
@@ -184,7 +184,7 @@ class KeyValueBottleneck(Dictionary):
 
         Args:
             x: activations, `[batch, d_in]`, or their codes, `[batch, codebooks]`: keys are frozen, so that codes have
-                to be found only once.
+                to be computed only once.
             labels: classes, `[batch]`, from 0 to `d_value` - 1.
             lr: learning rate, of the sum over the batch, so that it means the same for any number of codebooks.
             smoothing: share of each label that is spread over all classes.
@@ -222,8 +222,8 @@ class KeyValueBottleneck(Dictionary):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Dictionary`."""
-        made = cls(config["d_in"], config["d_out"], **config["workbench"]["settings"], seed=None)
-        state = made.state_dict()
+        bottleneck = cls(config["d_in"], config["d_out"], **config["workbench"]["settings"], seed=None)
+        state = bottleneck.state_dict()
         for name in sorted(state.keys() ^ tensors.keys()):
             raise DictionaryError(f"its weights {'lack' if name in state else 'have an unknown'} {name}")
         for name, tensor in tensors.items():
@@ -231,5 +231,5 @@ class KeyValueBottleneck(Dictionary):
                 raise DictionaryError(
                     f"{name} has the shape {tuple(tensor.shape)}, and cfg.json says {tuple(state[name].shape)}"
                 )
-        made.load_state_dict(dict(tensors), assign=True)
-        return made
+        bottleneck.load_state_dict(dict(tensors), assign=True)
+        return bottleneck

@@ -166,11 +166,11 @@ def initialise(coder: Coder, x: Tensor, target: Tensor | None) -> None:
     coder.activation.initialise(coder.unit_out)
     entries = coder.activation.entries(torch.addmm(coder.b_enc, coder.centre(x[:SAMPLE]), coder.W_enc), coder.unit_out)
     coder.activation.initialise(coder.unit_out)
-    made, wanted = entries.decode(coder.W_dec), target[:SAMPLE] - middle  # [sample, d_out]
+    output, wanted = entries.decode(coder.W_dec), target[:SAMPLE] - middle  # [sample, d_out]
     if coder.centred:  # the best factor, by least squares
-        factor = float((made * wanted).sum()) / max(_squares(made), 1e-30)
+        factor = float((output * wanted).sum()) / max(_squares(output), 1e-30)
     else:  # the directions are random, so that there is no best one
-        factor = (_squares(wanted) / max(_squares(made), 1e-30)) ** 0.5 / 4
+        factor = (_squares(wanted) / max(_squares(output), 1e-30)) ** 0.5 / 4
     if factor > 0:
         coder.W_enc.mul_(factor)
         coder.b_enc.mul_(factor)

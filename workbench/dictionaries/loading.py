@@ -54,5 +54,5 @@ def bundled() -> list[str]:
 
 def known_formats() -> Iterator[ModuleType]:
     """The modules of `formats/`, by name; each has `matches` and `read`."""
-    for found in sorted(pkgutil.iter_modules(formats.__path__), key=lambda one: one.name):
-        yield importlib.import_module(f"{formats.__name__}.{found.name}")
+    for module in sorted(pkgutil.iter_modules(formats.__path__), key=lambda one: one.name):
+        yield importlib.import_module(f"{formats.__name__}.{module.name}")

@@ -1,7 +1,7 @@
-"""What every dictionary promises: it reads at one hook point, writes at one, and turns activations into sparse codes.
+"""The base of all dictionaries: it reads at one hook point, writes at one, and turns activations into sparse codes.
 
-A dictionary is pure tensor maths. It names hook points but knows no model, and opens no file but its own weights. A
-kind registers itself under its `kind` word by being defined; loading, training and the tests' laws find it there.
+A dictionary holds tensors and names hook points; it knows no model and opens no file but its own weights. The
+definition of a kind registers it under its word `kind`, where loading, training and the law tests look it up.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Dictionary(nn.Module):
     groups: int = 1
     """Parts of equal size into which the features are divided, in their order; each part describes its own share."""
     provenance: dict[str, Any]
-    """What it was made from and how, as plain data; kept on disk."""
+    """Source and settings of its training, as plain data; kept on disk."""
     folder: str
     """Where it was last saved to or loaded from; empty before that."""
 
@@ -75,9 +75,9 @@ class Dictionary(nn.Module):
 
     @property
     def name(self) -> str:
-        """What features call it, the part of a feature id before the colon.
+        """Its name in feature ids, the part before the colon.
 
-        The name it was given; without one, the folder it was last saved to or loaded from; before that, its kind.
+        It is the name set by the caller; without one, the `folder`; without that, the kind.
         """
         return self._given_name or self.folder or self.kind
 
@@ -100,17 +100,17 @@ class Dictionary(nn.Module):
 
     @abstractmethod
     def direction(self, index: int) -> Tensor:
-        """What one unit of the feature adds at `writes`: `[d_out]`."""
+        """The change at `writes` per unit of the feature: `[d_out]`."""
 
     @classmethod
     @abstractmethod
     def example(cls) -> Self:
-        """A small one with random weights, to try things on."""
+        """A small dictionary of this kind with random weights, for tests."""
 
     def reconstruct(self, x: Tensor, codes: Codes | None = None) -> Tensor:
-        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`, with these codes or their own.
+        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`, through `codes` or `encode(x)`.
 
-        It is `decode(codes)`, and in kinds with a path past the codes what goes along it.
+        It is `decode(codes)`, plus the skip path in kinds that have one.
         """
         return self.decode(self.encode(x) if codes is None else codes)
 
@@ -141,7 +141,7 @@ class Dictionary(nn.Module):
     def intervene(
         self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = everywhere
     ) -> Tensor:
-        """Add `decode(edited codes) - decode(codes)`, leaving alone what the dictionary does not explain.
+        """The activations plus `decode(edited codes) - decode(codes)`; the reconstruction error stays in them.
 
         Args:
             read: activations at `reads`, `[..., d_in]`.
@@ -176,11 +176,11 @@ class Dictionary(nn.Module):
         return written
 
     def splice(self, hook_point: str) -> Splice:
-        """This dictionary in the place of what a model has at a hook point; `LanguageModel.spliced` takes it there."""
+        """A splice of this dictionary at a hook point, for `LanguageModel.spliced`."""
         return Splice(self, hook_point)
 
     def config(self) -> dict[str, Any]:
-        """What `cfg.json` says, in SAELens's field names where it has one; plain data."""
+        """The content of `cfg.json`, in SAELens's field names where it has one; plain data."""
         raise DictionaryError(f"{self.name} has no weights of its own to save: {self.kind} belong to the model.")
 
     def tensors(self) -> dict[str, Tensor]:

@@ -127,8 +127,8 @@ class Harvest:
 
         Args:
             skip: leave out so many tokens; the model does not run on batches that are left out whole.
-            progress: told the share done and an estimate of the time left.
-            cancel: asked before each batch; once it says True, nothing more comes.
+            progress: called with the share done, and in words the speed and an estimate of the time left.
+            cancel: called before each batch; once it returns True, the iteration ends.
         """
         passed = 0
         clock = _Clock(self._total(), skip, progress) if progress else None
@@ -141,10 +141,10 @@ class Harvest:
                 return
             with torch.no_grad():
                 # without a mask: the padding is on the right, where no token of a causal model looks
-                found = self.model.capture(batch.tokens, self.hook_points)
+                captured = self.model.capture(batch.tokens, self.hook_points)
             rows = batch.content
             part = Activations(
-                {name: value.flatten(2)[rows].float() for name, value in found.items()},  # [n_tokens, width]
+                {name: value.flatten(2)[rows].float() for name, value in captured.items()},  # [n_tokens, width]
                 batch.tokens[rows],
                 batch.texts[:, None].expand_as(rows)[rows],
                 batch.positions[rows],

@@ -242,7 +242,7 @@ def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:
         new[content] = tally.encode(read[content], written[content], texts).to(written.dtype)
         return new
 
-    return acting(tally.dictionary, tally.reads, tally.writes, through, "the splice")
+    return acting(tally.reads, tally.writes, through, "the splice")
 
 
 def _zero(tally: _Tally, content: Tensor) -> list[Edit]:

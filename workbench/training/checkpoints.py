@@ -72,10 +72,12 @@ class State:
         for group in self.optimiser.param_groups:
             for place, parameter in enumerate(group["params"]):
                 prefix = f"{group['name']}.{place}."
-                found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-                if found:  # copies, because what is read can lie at any address
+                moments = {
+                    name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+                }
+                if moments:  # copies, because what is read can lie at any address
                     self.optimiser.state[parameter] = {
-                        name: value.to(parameter.device, copy=True) for name, value in found.items()
+                        name: value.to(parameter.device, copy=True) for name, value in moments.items()
                     }
 
 

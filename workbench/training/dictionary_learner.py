@@ -146,22 +146,22 @@ class DictionaryLearner:
         """See `Learner`."""
         dictionary = self.dictionary
         try:
-            found = load_dictionary(folder)
+            saved = load_dictionary(folder)
         except DictionaryError as error:
             where = folder if final else folder.parent
             raise TrainingError(f"The training can't be continued: {error} Or delete {where}.") from error
-        if not isinstance(found, Trainable) or type(found) is not type(dictionary):
-            raise TrainingError(f"{folder} holds a {found.kind}, not a {dictionary.kind}; choose another folder.")
-        if dictionary.hash not in (note["start"], found.hash):
+        if not isinstance(saved, Trainable) or type(saved) is not type(dictionary):
+            raise TrainingError(f"{folder} holds a {saved.kind}, not a {dictionary.kind}; choose another folder.")
+        if dictionary.hash not in (note["start"], saved.hash):
             raise TrainingError(
                 f"{folder if final else folder.parent} holds a training that began with other weights; "
                 "build the dictionary as then, with the same seed, or choose another folder."
             )
-        dictionary.load_state_dict(found.state_dict())
-        dictionary.unit_in, dictionary.unit_out = found.unit_in, found.unit_out
-        dictionary.provenance = found.provenance
+        dictionary.load_state_dict(saved.state_dict())
+        dictionary.unit_in, dictionary.unit_out = saved.unit_in, saved.unit_out
+        dictionary.provenance = saved.provenance
         if final:
-            dictionary.folder = found.folder
+            dictionary.folder = saved.folder
 
     def _pair(self, batch: Activations) -> tuple[Tensor, Tensor | None]:
         """What is read, and what is to be written where that is something else."""

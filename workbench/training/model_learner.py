@@ -1,7 +1,7 @@
 """A model that learns to run through dictionaries, or plainly from text.
 
 Tamkin, Taufeeque, Goodman, "Codebook Features" (2023), arXiv 2310.17230: cross-entropy, and for each dictionary the
-squared distance between what it makes and what it is given, which moves the dictionary alone.
+squared distance between its reconstruction and its target, which trains the dictionary alone.
 """
 
 from __future__ import annotations
@@ -126,18 +126,18 @@ class ModelLearner:
     def _initialise(self) -> None:
         """Each dictionary is set on the activations of the plain model."""
         points = [one.reads for one in self.dictionaries] + [one.writes for one in self.dictionaries]
-        found: dict[str, list[Tensor]] = {name: [] for name in points}
+        captured: dict[str, list[Tensor]] = {name: [] for name in points}
         enough = 0
         for batch in self._batches():
-            seen = self.model.capture(batch.tokens, list(found), mask=batch.mask)
+            seen = self.model.capture(batch.tokens, list(captured), mask=batch.mask)
             for name, value in seen.items():
-                found[name].append(value[batch.content].flatten(1))
+                captured[name].append(value[batch.content].flatten(1))
             enough += int(batch.content.sum())
             if enough >= SAMPLE:
                 break
         for one in self.dictionaries:
-            x = torch.cat(found[one.reads])
-            one.initialise(x, None if one.reads == one.writes else torch.cat(found[one.writes]))
+            x = torch.cat(captured[one.reads])
+            one.initialise(x, None if one.reads == one.writes else torch.cat(captured[one.writes]))
             units = torch.tensor([one.unit_in, one.unit_out], dtype=torch.float64, device=self.device)
             self.processes.copy_first([*one.state_dict().values(), units])
             one.unit_in, one.unit_out = units.tolist()
@@ -183,7 +183,7 @@ class ModelLearner:
             errors.append((terms.reconstruction - terms.target.detach())[content].square().sum(-1).mean())
             return terms.output
 
-        return acting(dictionary, reads, writes, act, f"the splice at {writes.name}")
+        return acting(reads, writes, act, f"the splice at {writes.name}")
 
     def _lower_k(self, done: float) -> None:
         """k comes down in a line from what it begins with."""
@@ -226,14 +226,14 @@ class ModelLearner:
             )
         try:
             tensors = load_file(folder / WEIGHTS)
-            found = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
+            saved = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
         except (OSError, SafetensorError, DictionaryError) as error:
             raise TrainingError(f"The training can't be continued ({error}); delete {folder}.") from error
         self.provenance.update(note.get("provenance", {}))
         with torch.no_grad():
             for name, tensor in parameters_of(self.module).items():
                 tensor.copy_(tensors[name])
-        for one, other in zip(self.dictionaries, found, strict=True):
+        for one, other in zip(self.dictionaries, saved, strict=True):
             assert isinstance(other, Trainable)
             one.load_state_dict(other.state_dict())
             one.unit_in, one.unit_out, one.provenance = other.unit_in, other.unit_out, other.provenance

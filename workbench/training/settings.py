@@ -1,4 +1,4 @@
-"""Settings of a training: what decides about its result, and what does not."""
+"""Settings of a training: those that decide about its result, and those that don't."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrainingSettings:
     dead_after: int = 1
     """Tokens without activity after which a feature counts as dead."""
     seed: int
-    """Of all that is drawn."""
+    """Seed of every random draw."""
     fresh: bool | None
     """Whether a sample sets what is to be trained first; None where it has not been trained before."""
     source: Mapping[str, Any]
@@ -58,7 +58,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What does not change the result: where a training is kept, who is told, and when it stops."""
+    """Options that do not change the result: folder, checkpoints, reports and cancelling."""
 
     folder: str | Path | None
     """For checkpoints, history and the result; None keeps nothing."""

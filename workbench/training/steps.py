@@ -213,6 +213,6 @@ def _provenance(settings: TrainingSettings) -> dict[str, Any]:
     names = {"model_name": "model", "model_hash": "model_hash", "corpus": "corpus", "corpus_hash": "corpus_hash"}
     versions = {"python": platform.python_version()}
     versions |= {name: version(name) for name in ("workbench-lm", "torch", "transformers")}
-    made = {name: source[other] for name, other in names.items() if other in source}
+    known = {name: source[other] for name, other in names.items() if other in source}
     how = {"seed": settings.seed, "versions": versions, "command": command_line(), "settings": settings.plain()}
-    return made | {"tokens": 0} | how
+    return known | {"tokens": 0} | how

@@ -1,7 +1,6 @@
 """`train`: a dictionary learns from a model's activations.
 
-What is minimised, and how its gradients are found, is the dictionary's own affair (`dictionaries.trainable`); the
-recipe around it is in `steps.py`.
+The dictionary computes its loss and gradients (`dictionaries.trainable`); schedules and steps are in `steps.py`.
 """
 
 from __future__ import annotations
@@ -56,12 +55,13 @@ def train(
 ) -> D:
     """Train a dictionary on a model's activations at a hook point.
 
-    The same call gives the same weights. With a `folder`, the same call also goes on where an earlier one was stopped,
-    killed or cancelled, to the very weights that it would have had without that; after the end it returns them at once.
-    Under `torchrun` the processes share the work: each reads its part of the corpus, and gradients are averaged.
+    The same call gives the same weights. With a `folder`, the same call continues where an earlier one was stopped,
+    killed or cancelled, and ends with the same weights, to the bit, as an uninterrupted one; after the end it returns
+    them at once. Under `torchrun` the processes share the work: each reads its part of the corpus, and gradients are
+    averaged.
 
     Args:
-        dictionary: what to train; it is changed in place. Its `reads`, `writes` and `provenance` are set.
+        dictionary: trained in place. Its `reads`, `writes` and `provenance` are set.
         model: whose activations.
         hook_point: where the dictionary reads; may be left out if the dictionary says it.
         corpus: the texts; they are used again, in another order, when `tokens` are more than they have.
@@ -84,12 +84,12 @@ def train(
             been trained before.
         folder: for checkpoints, history and the trained dictionary.
         checkpoint_every: seconds between checkpoints, which bounds what a killed process loses.
-        progress: told the share done, and in words the speed and an estimate of the time left.
-        cancel: asked at each step and while activations are read; once it says True, a checkpoint is written and the
-            dictionary returned as it is.
-        log: given each line of history: `step`, `tokens`, `seconds`, `tokens_per_second`, `loss`, `error`, `penalty`,
-            `auxiliary`, `fvu`, `l0` as in `Step`, `dead` (share of the latents), `gradient` (its length, before
-            clipping) and `lr`.
+        progress: called with the share done, and in words the speed and an estimate of the time left.
+        cancel: called at each step and while activations are read; once it returns True, a checkpoint is written and
+            the dictionary returned as it is.
+        log: called with each line of history: `step`, `tokens`, `seconds`, `tokens_per_second`, `loss`, `error`,
+            `penalty`, `auxiliary`, `fvu`, `l0` as in `Step`, `dead` (share of the latents), `gradient` (its length,
+            before clipping) and `lr`.
 
     Returns:
         The dictionary.
@@ -148,10 +148,10 @@ def _learn(
 
 
 def _hook_points(dictionary: Trainable, hook_point: str, target: str) -> tuple[str, str]:
-    """Where a dictionary reads and writes: as it was said here, else as the dictionary says."""
-    for said, own, verb in ((hook_point, dictionary.reads, "reads"), (target, dictionary.writes, "writes")):
-        if said and own and said != own:
-            raise TrainingError(f"{dictionary.name} {verb} {own}, so it can't be trained at {said}.")
+    """The hook points where a dictionary reads and writes: the arguments, else the dictionary's own."""
+    for asked, own, verb in ((hook_point, dictionary.reads, "reads"), (target, dictionary.writes, "writes")):
+        if asked and own and asked != own:
+            raise TrainingError(f"{dictionary.name} {verb} {own}, so it can't be trained at {asked}.")
     reads = hook_point or dictionary.reads
     writes = target or dictionary.writes or reads
     if not reads:

@@ -70,9 +70,9 @@ def fine_tune(
 ) -> LanguageModel:
     """Train a copy of a model on texts, running through dictionaries where it has or gets some.
 
-    What is minimised is the cross-entropy of the next token, plus `weight` times, for each dictionary, the squared
-    distance between what it makes and what it was given (token mean of the sum over dimensions), which moves the
-    dictionary alone. The same call gives the same weights, also after interruptions if it has a `folder`.
+    The loss is the cross-entropy of the next token plus, for each dictionary, `weight` times the squared distance
+    between its reconstruction and its target (token mean of the sum over dimensions), which trains the dictionary
+    alone. The same call gives the same weights, also after interruptions if it has a `folder`.
 
     Args:
         model: left as it is.
@@ -96,7 +96,7 @@ def fine_tune(
         folder: for checkpoints and history.
         checkpoint_every: seconds between checkpoints.
         progress, cancel: as in `train`.
-        log: given each line of history: `loss`, `ce`, `error`, `accuracy`, and what is said of time, as in `train`.
+        log: called with each line of history: `loss`, `ce`, `error`, `accuracy`, and the counts and times of `train`.
 
     Returns:
         A new model with the trained weights, whose `splices` are the dictionaries.
