@@ -67,7 +67,7 @@ def inference(folder: Path, architecture: str, **settings: Any) -> None:
 
 
 def training(folder: Path, architecture: str, final: bool = False, **settings: Any) -> None:
-    """Write a dictionary as training holds it, or as training saves it at the end; the outputs are those of the latter."""
+    """Write a dictionary as training holds it, or as it saves it at the end; the outputs are those of the latter."""
     sae_class, config_class = sae_lens_registry.get_sae_training_class(architecture)
     trained: TrainingSAE[Any] = randomise(sae_class(built(config_class, settings)))
     with tempfile.TemporaryDirectory() as scratch:
