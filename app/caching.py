@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from workbench.index import FeatureIndex
     from workbench.model import LanguageModel
     from workbench.neurons import NeuronTable
-    from workbench.synthetic import TokFSM
-    from workbench.synthetic.states import StateCounts
+    from workbench.synthetic import StateCounts, TokFSM
 
 MODELS_KEPT = 3
 TASKS_KEPT = 20
@@ -228,6 +227,6 @@ def feature_index(
 )
 def state_counts(model: LanguageModel, machine: TokFSM) -> list[StateCounts]:
     """How often each code of the model is active on each state of a machine, one `StateCounts` for each digit."""
-    from workbench.synthetic.states import count_codes
+    from workbench.synthetic import count_codes
 
     return [count_codes(model, machine, written=written) for written in range(machine.digits)]

@@ -27,12 +27,6 @@ sys.path += [room for room in ROOMS if room not in sys.path]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), *ROOMS, os.environ.get("PYTHONPATH")]))
 """Tests share helpers over rooms, and so do the processes that they start."""
 
-HERE = Path(__file__).parent
-ROOMS = [str(path) for path in sorted(HERE.iterdir()) if path.is_dir() and path.name[0] not in "._"]
-sys.path += [room for room in ROOMS if room not in sys.path]
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), *ROOMS, os.environ.get("PYTHONPATH")]))
-"""Tests share helpers over rooms, and so do the processes that they start."""
-
 
 @pytest.fixture(scope="session")
 def model() -> wb.model.LanguageModel:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 import workbench as wb
-from workbench.circuits import Edge
-from workbench.circuits.discrete import head_outputs
+from workbench.circuits import Edge, head_outputs
 
 
 def timed(measure: Callable[[], Any]) -> tuple[Any, dict[str, float]]:

@@ -141,8 +141,8 @@ def measure_edges(
 def measure_handmade(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
     """Scores on models whose circuit is known: 10 pairs; a seed sets the model, the prompts and the method at once."""
 
-    def measure(kind: str, seed: int, **settings: Any) -> dict[str, Any]:
-        handmade = HANDMADE[kind](seed, **settings)
+    def measure(kind: str, seed: int, busy: int) -> dict[str, Any]:
+        handmade = HANDMADE[kind](seed, distractors=busy)
         model, task = handmade.model, handmade.task(10, seed)
         codes = wb.circuits.find_circuit_discrete(model, task.positives, task.corrupted, seed=seed)
         patched = wb.circuits.patch_components(model, task, mlps=False).heads.abs()

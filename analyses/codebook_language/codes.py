@@ -14,7 +14,7 @@ from torch import Tensor
 import workbench as wb
 from analyses.codebook_language.plan import Plan
 from workbench.corpus import TokenBatch
-from workbench.index.tokens import text_ends
+from workbench.index import text_ends
 from workbench.model.edits import Edit
 
 

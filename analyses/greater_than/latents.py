@@ -10,7 +10,7 @@ import torch
 import workbench as wb
 from analyses.greater_than.task import DECADES, Plan, digit_ids
 from analyses.shared.report import say
-from workbench.attribution.deembedding import head_drives, token_drives
+from workbench.attribution import head_drives, token_drives
 from workbench.dictionaries.coder import SparseCoder
 
 

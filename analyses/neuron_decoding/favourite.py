@@ -14,8 +14,9 @@ import torch
 from analyses.neuron_decoding.plan import SEED
 from analyses.shared.report import Notes, say, wilson
 from workbench.dictionaries.features import Feature
+from workbench.evaluation import repetition
 from workbench.interventions.kinds import Clamp
-from workbench.measures.comparison import random_twins, repetition
+from workbench.measures.comparison import random_twins
 from workbench.model.language_model import Decoder, LanguageModel
 from workbench.model.sampling import Sampling
 

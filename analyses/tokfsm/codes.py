@@ -9,7 +9,7 @@ from torch import Tensor
 
 import workbench as wb
 from analyses.tokfsm.plan import Plan
-from workbench.synthetic.states import StateCounts, at_states, count_codes
+from workbench.synthetic import StateCounts, capture_at_states, count_codes
 
 LEAST_RECALL = 0.01
 """A code of a state is active on at least this share of the state's visits."""
@@ -63,7 +63,7 @@ def _neurons(
     points = [plain.network.neuron_hook_point(layer, "post").name for layer in range(plain.network.n_layers)]
 
     def read(seed: int) -> tuple[Tensor, Tensor]:
-        parts = list(at_states(plain, machine, points, plan.walks, seed=seed))
+        parts = list(capture_at_states(plain, machine, points, plan.walks, seed=seed))
         values = torch.cat([torch.cat([of_point[point] for point in points], 1) for _, of_point in parts])
         return torch.cat([states for states, _ in parts]), values  # [n], [n, neurons]
 

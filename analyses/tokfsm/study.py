@@ -24,7 +24,7 @@ from analyses.tokfsm.plan import CONTEXT, ORDER, SMALLEST, Plan
 from analyses.tokfsm.readme import readme_rows
 from analyses.tokfsm.training import build_indexes, train
 from workbench.corpus import TokenBatch
-from workbench.synthetic.states import StateCounts, count_codes, forcing, next_states
+from workbench.synthetic import StateCounts, count_codes, force_state, next_states
 
 FORMAT = 2
 """Format of the notes; a new number measures everything anew."""
@@ -74,7 +74,7 @@ def steering(
         own = walks[targets == state]
         if not len(own):
             continue
-        forced = forcing(model, machine, counted, state, own.shape[1])
+        forced = force_state(model, machine, counted, state, own.shape[1])
         kinds: dict[str, Any] = {"plain": (), "forced": forced}
         kinds["random"] = lambda written, forced=forced: [drawn(edit) for edit in forced(written)]
         for kind, edits in kinds.items():

@@ -134,7 +134,7 @@ def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
 def states(source: str, walk: Sequence[int], target: int | None) -> str:
     """The next states that a state machine's model predicts after a run, with a target state's codes forced."""
     code = (
-        "import torch\nfrom workbench.synthetic.states import count_codes, forcing, next_states\n"
+        "import torch\nfrom workbench.synthetic import count_codes, force_state, next_states\n"
         + opening(source)
         + "machine = wb.synthetic.TokFSM(**model.about['machine'])\n"
         + f"visited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
@@ -142,7 +142,7 @@ def states(source: str, walk: Sequence[int], target: int | None) -> str:
     if target is not None:
         code += (
             "counted = [count_codes(model, machine, written=n) for n in range(machine.digits)]\n"
-            f"edits = forcing(model, machine, counted, {target}, visited.shape[1])\n"
+            f"edits = force_state(model, machine, counted, {target}, visited.shape[1])\n"
         )
     return code + (
         "probabilities = next_states(model, machine, visited, edits)[0]\n"

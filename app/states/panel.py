@@ -14,8 +14,7 @@ from workbench import figures
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
-    from workbench.synthetic import TokFSM
-    from workbench.synthetic.states import StateCounts
+    from workbench.synthetic import StateCounts, TokFSM
 
 LENGTH, MOST = 8, 40
 """The numbers of states in a run, at first and at most."""
@@ -97,14 +96,14 @@ def _expected(
     """Draw the predicted next states, with and without the forced codes."""
     import torch
 
-    from workbench.synthetic.states import forcing, next_states
+    from workbench.synthetic import force_state, next_states
 
     assert isinstance(visited, torch.Tensor)
     own = int(visited[0, -1])
     names, marked = [OWN], [machine.successors[own].tolist()]
     rows = [next_states(model, machine, visited)[0].tolist()]
     if counted is not None and target is not None:
-        edits = forcing(model, machine, counted, target, visited.shape[1])
+        edits = force_state(model, machine, counted, target, visited.shape[1])
         forced = next_states(model, machine, visited, edits)[0]
         rows.append(forced.tolist())
         names.append(f"forced: {target:0{machine.digits}d}")

@@ -15,7 +15,7 @@ from speaker import HEADS, HOW, MACHINE, books, speaker_model  # noqa: F401 (a f
 import workbench as wb
 from analyses.tokfsm import codes, page, study
 from analyses.tokfsm.plan import Plan
-from workbench.synthetic.states import StateCounts, count_codes, forcing, next_states
+from workbench.synthetic import StateCounts, count_codes, force_state, next_states
 
 PLAN = Plan(measured=512, walks=16, pairs=12)
 
@@ -117,6 +117,6 @@ def test_what_ships_is_steered_as_reported(reported: dict[str, Any]) -> None:
     model, machine = wb.load_model("tokfsm-both"), wb.synthetic.TokFSM()
     counted = [count_codes(model, machine, walks=64, written=written) for written in range(2)]
     walk, target = machine.walk(4, 12, 5), 55
-    following = next_states(model, machine, walk, forcing(model, machine, counted, target, 12))
+    following = next_states(model, machine, walk, force_state(model, machine, counted, target, 12))
     share = float(following[:, machine.follows[target]].sum(1).mean())
     assert share == pytest.approx(steering["forced"]["target"], abs=0.15)

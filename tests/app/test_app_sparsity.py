@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import tiny
+from grammar import sentences
 from pages import complaint, ended, quiet, read_from, run_code, script
 from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
-from test_sparsity import sentences
 
 import workbench as wb
 from workbench.corpus import Corpus

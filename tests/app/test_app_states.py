@@ -38,10 +38,10 @@ def test_a_run_its_codes_and_what_forcing_does(folder: Path, tiny_cache: Path) -
     assert page.metric[0].label == "Probability on the forced state's edges"
     page.selectbox(key="forced state").set_value(5).run()
     shown = float(quiet(page).metric[0].value.rstrip("%")) / 100
-    printed = run_code(script(page, "forcing(model"))
-    from workbench.synthetic.states import count_codes, forcing, next_states
+    printed = run_code(script(page, "force_state(model"))
+    from workbench.synthetic import count_codes, force_state, next_states
 
-    edits = forcing(model, MACHINE, [count_codes(model, MACHINE, written=n) for n in range(2)], 5, 8)
+    edits = force_state(model, MACHINE, [count_codes(model, MACHINE, written=n) for n in range(2)], 5, 8)
     found = next_states(model, MACHINE, torch.tensor([walk]), edits)[0]
     assert [int(line.split()[0]) for line in printed.splitlines()] == found.topk(12).indices.tolist()
     assert shown == pytest.approx(float(found[MACHINE.follows[5]].sum()), abs=6e-4)

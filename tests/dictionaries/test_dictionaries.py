@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.batchtopk import BatchTopKSAE
+from workbench.dictionaries.batchtopk import BatchTopK, BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
 from workbench.dictionaries.codes import Change, Codes
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.jumprelu import JumpReLUSAE
+from workbench.dictionaries.jumprelu import JumpReLU, JumpReLUSAE
 from workbench.dictionaries.protocol import Dictionary
-from workbench.dictionaries.relu import SkipTranscoder, StandardSAE, Transcoder
+from workbench.dictionaries.relu import ReLU, SkipTranscoder, StandardSAE, Transcoder
 from workbench.dictionaries.sparse import top_k
-from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
+from workbench.dictionaries.topk import TopK, TopKSAE, TopKTranscoder
+from workbench.dictionaries.trainable import Trainable
 
 KINDS = sorted(Dictionary.kinds.values(), key=lambda kind: kind.kind)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
@@ -166,12 +167,15 @@ def test_encode_against_the_formula(kind: type[Dictionary]) -> None:
     for row in range(len(x)):
         for latent in range(coder.n_features):
             value = float(pre[row, latent])
-            if "topk" in coder.kind and coder.kind != "batchtopk":
+            if isinstance(coder.activation, TopK):
                 active = int((pre[row] > value).sum()) < 4
             else:
                 active = value > float(coder.tensors().get("threshold", torch.zeros(coder.n_features))[latent])
             if active and value > 0:
                 dense[row, latent] = value
+    if type(coder.activation) not in (ReLU, JumpReLU, TopK, BatchTopK):  # which has a rule of its own
+        values, latents = coder.activation.codes(pre)
+        dense = torch.zeros_like(pre).scatter_add_(1, latents, values)
     torch.testing.assert_close(coder.encode(x).dense(), dense, rtol=1e-4, atol=1e-5)
     made = dense @ coder.W_dec + coder.b_dec
     torch.testing.assert_close(coder.decode(coder.encode(x)), made, rtol=1e-4, atol=1e-5)
@@ -265,11 +269,43 @@ def test_seeds() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda: TopKSAE(8, 16, 17), lambda: TopKSAE(8, 16, 0), lambda: TopKSAE(0, 16, 1), lambda: BatchTopKSAE(8, 16, -1)],
+    [
+        lambda: TopKSAE(8, 16, 17),
+        lambda: TopKSAE(8, 16, 0),
+        lambda: TopKSAE(0, 16, 1),
+        lambda: BatchTopKSAE(8, 16, -1),
+        lambda: BatchTopKSAE(8, 16, 17),
+        lambda: JumpReLUSAE(8, 8, -1),
+        lambda: JumpReLUSAE(8, 8, bandwidth=0),
+        lambda: Transcoder(8, 8, float("inf")),
+        lambda: Transcoder(8, 8, d_out=True),
+        lambda: TopKSAE(8, 16, 2, auxiliary=float("nan")),
+        lambda: TopKSAE(8, 16, 2, seed=-1),
+    ],
 )
 def test_sizes_are_checked(wrong) -> None:
     with pytest.raises(DictionaryError, match="number"):
         wrong()
+
+
+def test_numbers_reach_the_kind_as_they_are() -> None:
+    assert type(BatchTopKSAE(8, 16, 4).activation.k) is int  # on disk it is 4 and not 4.0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if issubclass(kind, Trainable)], ids=lambda kind: kind.kind)
+def test_a_form_can_build_every_kind(kind: type[Trainable]) -> None:
+    fields = kind.fields()
+    assert fields[0].name in ("width", "n_codes")
+    for field in fields:
+        assert field.title
+        assert field.least is not None
+        assert field.least <= field.default
+        assert isinstance(field.default, int) or not field.whole
+    built = kind(8, **{field.name: field.default for field in fields})  # type: ignore[call-arg]
+    assert built.n_features in [field.default for field in fields]
+    for field in fields:
+        with pytest.raises(DictionaryError, match=f"^{field.name} is a "):
+            kind(8, **{one.name: one.default for one in fields} | {field.name: field.least - 1})  # type: ignore[call-arg]
 
 
 def test_wrong_widths_are_one_sentence() -> None:

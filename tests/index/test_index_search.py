@@ -96,7 +96,7 @@ def test_searching_by_word_token_label_star_density(sae_world: World, tmp_path: 
     word = token.strip().lower()
     hits = index.search(f"{word.upper()} ", limit=None)
     whole = {f for f, said in where.items() for texts in said.values() if word in [t.strip().lower() for t in texts]}
-    assert {hit.index for hit in hits if word in [t.strip().lower() for t in where[hit.index][hit.found]]} == whole
+    assert {hit.index for hit in hits if word in [t.strip().lower() for t in where[hit.index][hit.matched_in]]} == whole
     assert {hit.index for hit in hits[: len(whole)]} == whole
     exact = {hit.index for hit in index.search(token=token, limit=None)}
     assert exact == {f for f, said in where.items() if any(token in texts for texts in said.values())}
@@ -109,7 +109,7 @@ def test_searching_by_word_token_label_star_density(sae_world: World, tmp_path: 
     index.label(6, "something else")
     index.note(7, "saw it near the RIVER once")
     index.star(6)
-    assert [(hit.index, hit.found) for hit in index.search("river")[:2]] == [(5, "label"), (7, "note")]
+    assert [(hit.index, hit.matched_in) for hit in index.search("river")[:2]] == [(5, "label"), (7, "note")]
     assert [hit.index for hit in index.search(label="animal")] == [5]
     assert [hit.index for hit in index.search(starred=True)] == [6]
     assert index.search(label='"; DROP TABLE remarks; --') == []

@@ -16,6 +16,7 @@ from transformers import CohereConfig, CohereForCausalLM, OPTConfig, OPTForCausa
 
 import workbench as wb
 from workbench.corpus import CorpusError
+from workbench.index.layout import FeatureIndexError
 from workbench.surgery.certificate.certificate import held_out
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.inputs import calibration, load_calibration
@@ -83,7 +84,6 @@ def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.model.Lan
     [
         lambda model: wb.surgery.heal(model, "stories", tokens=40),
         lambda model: wb.measures.measure_fidelities(model, [], "stories"),
-        lambda model: wb.build_index(model, "neurons.0.post", "stories", "nowhere"),
         lambda model: wb.Corpus.load(""),
     ],
 )
@@ -103,6 +103,11 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.Languag
 def test_a_calibration_is_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.LanguageModel) -> None:
     with pytest.raises(SurgeryError, match=r"corpus is a Corpus(, or None)?, not 'stories'"):
         wrong(llama)
+
+
+def test_an_index_is_of_a_corpus(llama: wb.model.LanguageModel) -> None:
+    with pytest.raises(FeatureIndexError, match="corpus is a Corpus, not 'stories'"):
+        wb.build_index(llama, "neurons.0.post", "stories", "nowhere")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 import workbench as wb
 from workbench.corpus import CorpusError
 from workbench.dictionaries.protocol import Rewrite
-from workbench.synthetic.states import codes_of_state, count_codes, forcing, next_states, place_of
+from workbench.synthetic import count_codes, force_state, next_states, state_codes, state_column
 from workbench.training import read_history
 
 
@@ -247,7 +247,7 @@ def test_codes_are_counted_and_forced_by_state(speaker: wb.model.LanguageModel) 
     assert counts.shape == (40, 12)
     assert int(counted.seen.sum()) == 70 * 15
     assert torch.equal(counts.view(2, 20, 12).sum(1), counted.seen.expand(2, -1))  # k = 1: one code of each head
-    features = codes_of_state(tuned, counted, 4)
+    features = state_codes(tuned, counted, 4)
     assert [feature.index // 20 for feature in features] == [0, 1]
     for feature in features:
         group = counts.view(2, 20, 12)[feature.index // 20, :, 4]
@@ -277,14 +277,14 @@ def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.
     assert torch.equal(counted[1].seen * 2, counts.sum(0))  # k = 2
 
     target, walk = 7, MACHINE.walk(1, 6, 3)
-    found = next_states(model, MACHINE, walk, forcing(model, MACHINE, counted, target, 6))[0]
+    found = next_states(model, MACHINE, walk, force_state(model, MACHINE, counted, target, 6))[0]
     tokens = MACHINE.write(walk)[0].tolist()
-    edits = [wb.Force(code, "all", positions=[12]) for code in codes_of_state(model, counted[0], target)]
+    edits = [wb.Force(code, "all", positions=[12]) for code in state_codes(model, counted[0], target)]
     for state in range(12):
         first, second = divmod(state, 4)
-        column = place_of(MACHINE, target, [first])
+        column = state_column(MACHINE, target, [first])
         assert column == target * 4 + first
-        more = [wb.Force(code, "all", positions=[13]) for code in codes_of_state(model, counted[1], column)]
+        more = [wb.Force(code, "all", positions=[13]) for code in state_codes(model, counted[1], column)]
         with model.intervening(edits):
             one = model(torch.tensor([tokens]))[0, -1].softmax(-1)[first]
         with model.intervening([*edits, *(more if int(counted[1].seen[column]) else [])]):
@@ -299,13 +299,13 @@ def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.
         ({"batch": 2.5}, "batch is a whole number"),
         ({"lr": float("inf")}, "lr is a number above 0"),
         ({"weight": float("nan")}, "weight is a number from 0"),
-        ({"decay": 2.0}, "decay is a share"),
+        ({"decay": 2.0}, "decay is a number from 0 to 1"),
         ({"first_k": 0}, "first_k is a whole number"),
         ({"spliced": {}, "frozen": True}, "There is nothing to train"),
         ({"spliced": {"blocks.7.attn.hook_z": wb.Codebook(16, 4)}}, "no hook point"),
         ({"spliced": {MLP: wb.Codebook(8, 4)}}, "width 8, but .* is 16 wide"),
         ({"spliced": {MLP: wb.Codebook(16, 4, hook_point=HEADS)}}, "can't be spliced in at"),
-        ({"spliced": {MLP: 3}}, "can't be trained"),
+        ({"spliced": {MLP: 3}}, "spliced is a mapping of texts"),
     ],
 )
 def test_bad_settings(speaker: wb.model.LanguageModel, how: dict[str, Any], words: str) -> None:

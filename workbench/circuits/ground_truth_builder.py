@@ -50,7 +50,7 @@ class ModelBuilder:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         count = len(words)
-        sizes = {"token": count, "position": CONTEXT, "balance": 1, "before": count, "found": count, "out": count}
+        sizes = {"token": count, "position": CONTEXT, "balance": 1, "before": count, "tens": count, "out": count}
         sizes |= {"junk": 20}
         ends = torch.tensor([*sizes.values()]).cumsum(0).tolist()
         written = ends[-1] - ends[2]
@@ -145,7 +145,7 @@ class ModelBuilder:
         query, key, value, output = _matrices()
         for here in range(back, CONTEXT):
             query[position[here], here - back], key[position[here - back], here - back] = 1, 1
-        entries = [self.entries(part, words) for part in ("before", "found")]
+        entries = [self.entries(part, words) for part in ("before", "tens")]
         for number, (read, write) in enumerate(zip(*entries, strict=True)):
             value[read, number], output[number, write] = 1 / CIRCUIT_SCALE, CIRCUIT_SCALE
         self.set_head(place, query, key, value, output)
@@ -176,7 +176,7 @@ class ModelBuilder:
     def add_comparison_mlp(self, layer: int) -> None:
         """Set an MLP that reads a digit, raises all higher digits and lowers all lower ones."""
         mlp = self.module.transformer.h[layer].mlp
-        for number, entry in enumerate(self.entries("found", DIGITS)):
+        for number, entry in enumerate(self.entries("tens", DIGITS)):
             mlp.c_fc.weight[entry, number] = NORM / (2 * CIRCUIT_SCALE)  # two heads write it
             for other, write in enumerate(self.entries("out", DIGITS)):
                 mlp.c_proj.weight[number, write] = CIRCUIT_SCALE * (float(other > number) - float(other < number))

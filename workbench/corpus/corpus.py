@@ -26,12 +26,12 @@ STREAMED_TEXTS = 20_000
 @checked(CorpusError)
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Texts with a name and where they come from.
+    """Texts with a name and their source.
 
     Attributes:
         texts: the texts; none is blank.
-        name: what it was loaded as, with what was taken of it.
-        note: what is known of it; for a bundled corpus or one with a `.json` beside it, that file.
+        name: the name that it was loaded under, with the part that was taken of it.
+        note: source, licence and more; for a bundled corpus or one with a `.json` file beside it, that file.
     """
 
     texts: Sequence[str]
@@ -86,7 +86,7 @@ class Corpus:
 
     @property
     def source(self) -> str:
-        """Where the texts come from, in a few words."""
+        """The source of the texts, in a few words."""
         return str(self.note.get("source", "unknown"))
 
     @checked(CorpusError)
@@ -98,7 +98,14 @@ class Corpus:
     def split(self, share: Annotated[Number, Gt(0), Lt(1)], seed: Integer = 0) -> tuple[Corpus, Corpus]:
         """Two corpora without a text in common: the larger part, and a held-out `share` of the texts.
 
-        Equal texts stay together, so that nothing held out has been seen in training.
+        Equal texts stay together, so that no held-out text is in the training part.
+
+        Args:
+            share: of the texts that are held out, between 0 and 1.
+            seed: of the choice.
+
+        Raises:
+            CorpusError: a share out of range, or a corpus with only one distinct text.
         """
         distinct = sorted(set(self.texts), key=lambda text: hashlib.sha256(f"{seed}\n{text}".encode()).digest())
         if len(distinct) < 2:
@@ -110,28 +117,31 @@ class Corpus:
 
     @checked(CorpusError)
     def passages(self, characters: Positive = 500) -> Corpus:
-        """The same texts cut at line breaks, each piece as short as it can be with at least so many characters.
+        """The same texts cut at line breaks into the shortest pieces of whole lines with at least so many characters.
 
-        Batches take one text after another: a few tokens of long texts are of one or two, of passages they are of many.
-        A line stays whole.
+        Batches take one text after another: a few tokens of long texts come from one or two, of passages from many.
 
         Raises:
-            CorpusError: a length that is no whole number from 1.
+            CorpusError: characters out of range.
         """
-        found: list[str] = []
+        pieces: list[str] = []
         for text in self.texts:
             piece = ""
             for line in text.splitlines(keepends=True):
                 piece += line
                 if len(piece) >= characters:
-                    found.append(piece)
+                    pieces.append(piece)
                     piece = ""
             if piece.strip():
-                found.append(piece)
-        return Corpus(found, f"{self.name} in passages of {characters}", self.note)
+                pieces.append(piece)
+        return Corpus(pieces, f"{self.name} in passages of {characters}", self.note)
 
     def save(self, path: str | Path) -> None:
-        """Write the texts to a `.parquet` or `.jsonl` file, with the note in a `.json` file beside it."""
+        """Write the texts to a `.parquet` or `.jsonl` file, with the note in a `.json` file beside it.
+
+        Raises:
+            CorpusError: a file of another kind.
+        """
         path = Path(path)
         if path.suffix not in (".parquet", ".jsonl"):
             raise CorpusError(f"A corpus is saved as .parquet or .jsonl, not as {path.name}.")
@@ -201,10 +211,10 @@ class Corpus:
 
 
 def as_corpus(texts: object) -> Corpus:
-    """A corpus as it is.
+    """The argument, if it is a corpus.
 
     Raises:
-        CorpusError: something else, such as the name of one.
+        CorpusError: another object, such as the name of a corpus.
     """
     if not isinstance(texts, Corpus):
         raise CorpusError(f'Texts are given as a Corpus, such as wb.Corpus.load("stories"), not as {texts!r:.60}.')

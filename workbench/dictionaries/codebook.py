@@ -24,6 +24,10 @@ from workbench.dictionaries.settings import Setting
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.trainable import SpliceTerms, Step, Trainable
 
+Combination = Literal["sum", "mean"]
+"""What the chosen codes of a group become."""
+Similarity = Literal["cosine", "inner", "euclidean"]
+"""Cosine, inner product, or the nearest."""
 ROWS = 4096
 """Scores are computed for so many activations at a time: bounds the `[rows, n_codes]` matrix."""
 ROUNDS = 10
@@ -69,8 +73,8 @@ class Codebook(Trainable):
             Positive, Setting("Groups", "Parts of the activation with codes of their own, as heads.")
         ] = 1,
         *,
-        combine: Literal["sum", "mean"] = "sum",
-        similarity: Literal["cosine", "inner", "euclidean"] = "cosine",
+        combine: Combination = "sum",
+        similarity: Similarity = "cosine",
         normalize_input: bool = False,
         hook_point: str = "",
         name: str = "",

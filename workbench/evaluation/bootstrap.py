@@ -44,12 +44,12 @@ class TextSums:
     def tensors(self) -> dict[str, Tensor]:
         """The sums by name, `[texts]` or `[texts, width]` each, by rising number of the text; 0 where nothing came."""
         order = torch.tensor([row for _, row in sorted(self._rows.items())], dtype=torch.long)
-        found = {}
+        by_name = {}
         for name, sums in self._sums.items():
             whole = sums.new_zeros(len(order), *sums.shape[1:])
             whole[: len(sums)] = sums
-            found[name] = whole.cpu()[order]
-        return found
+            by_name[name] = whole.cpu()[order]
+        return by_name
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def bootstrap(
         total = weights @ one.double().reshape(len(one), -1)
         drawn[name] = total.reshape(len(weights), *one.shape[1:])
     ends = torch.tensor([0.025, 0.975]).double()
-    found = {}
+    estimates = {}
     for name, values in measures(drawn).items():
         low, high = values[1:].nanquantile(ends, dim=0)
-        found[name] = Estimate(values[0], low, high)
-    return found
+        estimates[name] = Estimate(values[0], low, high)
+    return estimates
 
 
 def _draw_weights(texts: int, resamples: int, seed: int) -> Tensor:

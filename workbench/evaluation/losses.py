@@ -122,10 +122,10 @@ def _at_positions(measure: Callable[..., Tensor], counted: Tensor | None, *of: T
     lead = of[0].shape[:-1]  # [..., pos]
     n_rows = math.prod(lead[:-1])  # also where there is no position
     rows = [one.reshape(n_rows, *one.shape[len(lead) - 1 :]) for one in of]  # [rows, pos, ...]
-    found = torch.zeros(rows[0].shape[:2], dtype=torch.float32, device=of[0].device)
-    for row, at in _chunks(len(found), found.shape[1], None if counted is None else counted.reshape(found.shape)):
-        found[row, at] = measure(*(one[row, at] for one in rows))
-    return found.reshape(lead)
+    result = torch.zeros(rows[0].shape[:2], dtype=torch.float32, device=of[0].device)
+    for row, at in _chunks(len(result), result.shape[1], None if counted is None else counted.reshape(result.shape)):
+        result[row, at] = measure(*(one[row, at] for one in rows))
+    return result.reshape(lead)
 
 
 def _chunks(rows: int, length: int, counted: Tensor | None) -> Iterator[tuple[int, Tensor | slice]]:

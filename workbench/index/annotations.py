@@ -108,15 +108,15 @@ class Annotations:
     def search(self, text: str) -> list[tuple[int, str]]:
         """Features with the words of a text in their label, then those with them in their note."""
         query = query_of(text, prefix=True)
-        found: dict[int, str] = {}
+        matches: dict[int, str] = {}
         with self._reading() as connection:
             for column in ("label", "note") if connection and query else ():
                 hits = connection.execute(  # type: ignore[union-attr]
                     "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank", (f"{column} : ({query})",)
                 )
                 for (feature,) in hits:
-                    found.setdefault(feature, column)
-        return list(found.items())
+                    matches.setdefault(feature, column)
+        return list(matches.items())
 
     def save(self, path: Path, name: str) -> None:
         """Write all to a JSON file."""

@@ -85,8 +85,8 @@ class CardTables:
             cofiring=_partners(row, remarks),
         )
 
-    def hit(self, index: int, remark: Remark, found: str, score: RegexScore | None) -> FeatureHit:
-        """A search hit; `found` says where the text stands."""
+    def hit(self, index: int, remark: Remark, matched_in: str, score: RegexScore | None) -> FeatureHit:
+        """A search hit; `matched_in` is the field that contains the text."""
         peaks = dict.fromkeys(self.statistics["peaks"][index].tolist())
         return FeatureHit(
             feature=Feature(self.name, index, source=self.dictionary),
@@ -97,7 +97,7 @@ class CardTables:
             highest=float(self.statistics["highest"][index]),
             activating=[text for text in self.tokens.strings(np.array(list(peaks))) if text],
             promoted=[text for text in self.tokens.strings(self.statistics["promoted"][index]) if text],
-            found=found,
+            matched_in=matched_in,
             score=score,
         )
 

@@ -147,11 +147,11 @@ class FeatureIndex:
             fits &= searcher.with_token(token)
         if label is not None:
             fits &= searcher.labelled(label)
-        found = {} if text is None else searcher.with_text(text)
+        matches = {} if text is None else searcher.with_text(text)
         if text is not None:
-            fits &= searcher.among(found)
+            fits &= searcher.among(matches)
         scores = None
-        ranked: Iterable[int] = found or np.argsort(-self.statistics["density"], kind="stable").tolist()
+        ranked: Iterable[int] = matches or np.argsort(-self.statistics["density"], kind="stable").tolist()
         if regex is not None:
             scores = RegexScores(self.entries, np.unique(self.tokens.matches(compiled(regex))))
             fits &= (scores.hits > 0) & (scores.recall >= min_recall) & (scores.precision >= min_precision)
@@ -161,7 +161,7 @@ class FeatureIndex:
             self._cards.hit(
                 feature,
                 remarks.get(feature, NO_REMARK),
-                found.get(feature, ""),
+                matches.get(feature, ""),
                 None if scores is None else scores.of(feature),
             )
             for feature in chosen

@@ -1,4 +1,4 @@
-"""Search in an index: which features fit a text, a token, a label, a regular expression."""
+"""Search in an index by text, token, label and density."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TOKEN_COLUMNS = {"peaks": "activating", "promoted": "promoted"}
 
 
 class Searcher:
-    """Answers questions about words; a question's answer is a mask `[n_features]` or features with where they match.
+    """Conditions of a search; the result of each is a mask `[n_features]`, or features with the fields that match.
 
     Args:
         words: the search file.
-        people: labels and notes.
+        annotations: labels and notes.
         tokens: the token table.
         statistics: columns of the index; `density`, `peaks` and `promoted` are used.
     """
@@ -35,11 +35,8 @@ class Searcher:
         return mask
 
     def dense(self, bounds: tuple[float, float]) -> np.ndarray:
-        """A mask of the features with a density within the bounds, which are in it."""
-        try:
-            low, high = map(float, bounds)
-        except (TypeError, ValueError):
-            raise FeatureIndexError(f"density is a pair of shares, such as (0.0, 0.01), not {bounds!r}.") from None
+        """A mask of the features with a density within the bounds, both included."""
+        low, high = bounds
         density = self._statistics["density"]
         return (density >= low) & (density <= high)
 
@@ -54,15 +51,15 @@ class Searcher:
         return np.logical_or.reduce([np.isin(self._statistics[name], ids).any(1) for name in _TOKEN_COLUMNS])
 
     def with_text(self, text: str) -> dict[int, str]:
-        """Features that have the words, best first, and where: label, note, activating or promoted."""
-        if not isinstance(text, str) or not text.strip():
+        """Features with the words, best first, each with the field: label, note, activating or promoted."""
+        if not text.strip():
             raise FeatureIndexError("There is nothing to search for; type a word.")
-        found = dict(self._annotations.search(text))
+        matches = dict(self._annotations.search(text))
         for feature, where in search_words(self._words, text):
-            found.setdefault(feature, where)
+            matches.setdefault(feature, where)
         if not any(letter.isalnum() for letter in text):  # punctuation is no word, but can be a token
             alike = [one for one, piece in self._tokens.pieces.items() if piece.strip() == text.strip()]
             for name, where in _TOKEN_COLUMNS.items():
                 for feature in np.flatnonzero(np.isin(self._statistics[name], alike).any(1)).tolist():
-                    found.setdefault(feature, where)
-        return found
+                    matches.setdefault(feature, where)
+        return matches

@@ -1,6 +1,6 @@
-"""Codes on their way to the index: files that only grow, one set for each dictionary, in the order of the corpus.
+"""Codes in the order of the corpus, in files that grow during a build: one set for each dictionary.
 
-Values are float16 from here on.
+Values are float16.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Spool(ABC):
     """Codes of consecutive tokens.
 
     Args:
-        folder: where its files grow.
+        folder: the folder of its files.
         n_features: size of the dictionary.
     """
 
@@ -52,10 +52,10 @@ class Spool(ABC):
 
     @abstractmethod
     def append(self, codes: Codes) -> None:
-        """Add the codes of the next tokens, `[n, k]`."""
+        """Append the codes of the next tokens, `[n, k]`."""
 
     def open(self, tokens: int) -> AppendFiles:
-        """Open for appending behind the first `tokens` tokens; what else is there is cut off."""
+        """Open for appending behind the first `tokens` tokens; bytes behind them are cut off."""
         sizes = self.sizes(tokens) if tokens else [0] * len(self.names)
         self.files = AppendFiles(self.folder, dict(zip(self.names, sizes, strict=True)))
         return self.files
@@ -95,7 +95,7 @@ class SparseSpool(Spool):
         self._add(features, values[present], present.sum(1, dtype=np.int32))
 
     def by_token(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features and values `[entries]`, token after token, and where each token's begin `[tokens + 1]`."""
+        """Features and values `[entries]`, sorted by token, and each token's first entry `[tokens + 1]`."""
         lengths = mapped(self.folder / "lengths.bin", np.int32, -1)
         starts = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=starts[1:])

@@ -1,13 +1,12 @@
-"""What do interventions do to a text? Plain and edited model side by side, on the same prompt and in one batch.
+"""The effect of interventions on a text: plain and edited model side by side, on the same prompt and in one batch.
 
-The rows that write go through the network together, so that a step reads the weights once. A second batch follows them
+The decoding rows go through the network together, so that a step reads the weights once. A second batch follows them
 in chunks and scores each text under the other model, which gives the KL divergence on the same tokens and the
 perplexity of the edited text under the plain model.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
 from workbench.interventions.protocol import FeatureIntervention
@@ -26,12 +26,12 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import Sampling
 
 CHUNK = 64
-"""Tokens scored at once: a chunk costs about as much as four steps of writing."""
+"""Tokens scored at once: a chunk costs about as much as four decoding steps."""
 
 
 @dataclass(frozen=True)
 class TokenChange:
-    """How an intervention moved the probability of one token."""
+    """The change that an intervention makes to the probability of one token."""
 
     token: int
     text: str
@@ -55,7 +55,7 @@ class Side:
     repetition: float
     """Share of this text's 3-grams of tokens that occurred before in it."""
     top_changes: list[TokenChange]
-    """The tokens whose mean probability moved most, up or down, over the positions of the plain text."""
+    """The tokens whose mean probability changes most, up or down, over the positions of the plain text."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Comparison:
     """Of the plain text under the plain model."""
     baseline_repetition: float
     sides: list[Side] = field(repr=False)
-    """The edited side, and behind it the control's where one was asked for."""
+    """The edited side, and behind it the control's if there is one."""
 
     @property
     def edited(self) -> Generation:
-        """What the edited model wrote."""
+        """The text of the edited model."""
         return self.sides[0].generation
 
     @property
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def top_changes(self) -> list[TokenChange]:
-        """The tokens whose probability moved most."""
+        """The tokens whose probability changes most."""
         return self.sides[0].top_changes
 
     @property
@@ -92,7 +92,7 @@ class Comparison:
 
     @property
     def control(self) -> Side | None:
-        """The same for random features changed equally hard; None unless it was asked for."""
+        """The same for random features changed equally hard; None without `control=True`."""
         return self.sides[1] if len(self.sides) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a comparison wrote."""
+    """The text of one step of a comparison."""
 
     pieces: list[str]
     """New text of each row: plain, edited, control; empty where the row has ended."""
@@ -115,7 +115,7 @@ def compare(
     max_new_tokens: int = 64,
     **how: Any,
 ) -> Comparison:
-    """Write with and without interventions; settings as in `compare_steps`."""
+    """The texts with and without interventions, and how far they are apart; settings as in `compare_steps`."""
     steps = compare_steps(model, prompt, interventions, max_new_tokens, **how)
     while True:
         try:
@@ -136,12 +136,12 @@ def compare_steps(
     seed: int = 0,
     top: int = 20,
 ) -> Generator[Step, None, Comparison]:
-    """The same step by step, for a page that shows the texts as they come; the generator returns the `Comparison`.
+    """A comparison step by step; the generator returns the `Comparison`.
 
     Args:
         model: the model; interventions in force around the call apply to both sides.
         prompt: a text; for a chat, `model.chat_prompt(message)`.
-        interventions: what the edited side does.
+        interventions: those of the edited side.
         max_new_tokens: length of the texts at most.
         sampling: how tokens are chosen, on every side with the same random numbers; greedy if None.
         stop: end a text where the model ends its turn.
@@ -201,7 +201,7 @@ def random_twins(
 
 
 class _Judge:
-    """Scores every text under the other model while it is written.
+    """Scores every text under the other model during the decoding.
 
     For each edited side two rows: the edited model on the plain text, and the plain model on the edited text.
     """
@@ -234,36 +234,35 @@ class _Judge:
             self.score()
 
     def score(self) -> None:
-        """Score the steps noted since the last time."""
+        """Score the steps noted since the last call."""
         chunk = len(self.tokens)
         if not chunk:
             return
         with torch.inference_mode():
             tokens = torch.stack(self.tokens, 1)  # [rows, chunk]
-            own = torch.stack(self.logits, 1).log_softmax(-1)  # [rows, chunk, vocab]
+            own = torch.stack(self.logits, 1)  # [rows, chunk, vocab]
             other = torch.empty(2 * self.n_sides, chunk, own.shape[-1])
-            # the judge has seen all tokens before this chunk; its first prediction is made already
+            # the judge has read all tokens before this chunk, so that it has the logits of the first
             texts = [row for side in range(1, self.n_sides + 1) for row in (0, side)]
             other[:, 0] = self.decoder.logits
             followed = self.decoder.feed(tokens[texts])
             other[:, 1:] = followed[:, :-1]
-            other = other.log_softmax(-1)
 
             steps = torch.arange(self.scored, self.scored + chunk)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
-            self.own_logprob.append(own.gather(-1, tokens[..., None])[..., 0])
-            self.before += (own[0].exp() * inside[:, None]).sum(0)
+            self.own_logprob.append(-cross_entropy(own, tokens))
+            self.before += (own[0].float().softmax(-1) * inside[:, None]).sum(0)
             edited_on_plain, plain_on_edited = other[0::2], other[1::2]  # [sides, chunk, vocab]
-            self.after += (edited_on_plain.exp() * inside[:, None]).sum(1)
-            self.kl.append(_kl(own[:1], edited_on_plain))
-            self.kl_own.append(_kl(plain_on_edited, own[1:]))
-            self.plain_logprob.append(plain_on_edited.gather(-1, tokens[1:, :, None])[..., 0])
+            self.after += (edited_on_plain.softmax(-1) * inside[:, None]).sum(1)
+            self.kl.append(kl_divergence(own[:1], edited_on_plain).clamp(min=0))
+            self.kl_own.append(kl_divergence(plain_on_edited, own[1:]).clamp(min=0))
+            self.plain_logprob.append(-cross_entropy(plain_on_edited, tokens[1:]))
         self.chosen.extend(self.tokens)
         self.scored += chunk
         self.logits, self.tokens = [], []
 
     def verdict(self, prompt: str, ended: Sequence[bool], top: int) -> Comparison:
-        """Everything together."""
+        """The comparison of everything noted; `ended` tells which rows ended their turn."""
         self.score()
         own = torch.cat(self.own_logprob, 1)
         tokens = torch.stack(self.chosen, 1).tolist()
@@ -282,12 +281,12 @@ class _Judge:
                     generations[side + 1],
                     kl[side, : self.lengths[0]].tolist(),
                     kl_own[side, :length].tolist(),
-                    _perplexity(plain_logprob[side, :length]),
+                    perplexity(-plain_logprob[side, :length]),
                     repetition(written[side + 1]),
                     self._changes(before, self.after[side] / max(self.lengths[0], 1), top),
                 )
             )
-        baseline_perplexity = _perplexity(own[0, : self.lengths[0]])
+        baseline_perplexity = perplexity(-own[0, : self.lengths[0]])
         return Comparison(prompt, generations[0], baseline_perplexity, repetition(written[0]), sides)
 
     def _changes(self, before: Tensor, after: Tensor, top: int) -> list[TokenChange]:
@@ -298,12 +297,3 @@ class _Judge:
             for token, text in zip(moved, texts, strict=True)
             if before[token] != after[token]
         ]
-
-
-def _kl(of: Tensor, to: Tensor) -> Tensor:
-    """KL(of ‖ to) in nats from log-probabilities `[..., vocab]`, never below 0."""
-    return (of.exp() * (of - to)).sum(-1).clamp(min=0)
-
-
-def _perplexity(logprobs: Tensor) -> float:
-    return math.exp(-float(logprobs.mean())) if len(logprobs) else math.nan

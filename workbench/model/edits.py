@@ -1,12 +1,12 @@
 """Edits: at this hook point, at these absolute positions, the tensor becomes f(tensor).
 
-The model and the generator run edits and know nothing of features or dictionaries; an intervention
-(`workbench.interventions`) names features and binds itself into fresh edits for one run. The edits of a run live in a
-context variable, never on the model, so that many threads can steer one shared model at once.
+Edits know nothing of features or dictionaries; an intervention (`workbench/interventions/`) names features and binds
+itself into fresh edits for one run. The edits of a run live in a context variable, never on the model, so that many
+threads can steer one shared model at once.
 
 Positions are absolute: position 0 is the first token of the sequence, whether or not the tokens before the current one
-come from the KV cache, and padding has no position. There is no "last position": what is last differs between a cached
-and an uncached run of the same text.
+come from the KV cache, and padding has no position. There is no "last position": it differs between a cached and an
+uncached run of the same text.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
 
 
 class EditError(WorkbenchError):
-    """An edit that is malformed, or that can never act in the run it was given to."""
+    """A malformed edit, or one that can never act in its run."""
 
 
 def as_positions(positions: str | int | Sequence[int]) -> Positions:
-    """Check a position rule and bring it into its one form.
+    """A position rule in its normal form: a word, or sorted positions without duplicates.
 
-    Raises `EditError` for an unknown word, a negative or fractional position and an empty list.
+    Raises:
+        EditError: an unknown word, a negative or fractional position, or an empty list.
     """
     if positions in ("all", "prompt", "generated"):
         return positions  # type: ignore[return-value]
@@ -80,13 +81,13 @@ class Edit:
 
     hook_point: str
     change: Callable[[Tensor], Tensor]
-    """Gets the selected part of the tensor, `[..., *shape]`, and returns one of the same size; it must not write into
-    its input. To observe only, return the input tensor unchanged (the same object)."""
+    """Takes the selected part of the tensor, `[..., *shape]`, and returns a tensor of the same size; it must not write
+    into its input. To observe only, return the input unchanged (the same object)."""
     positions: Positions = "all"
     source: str = ""
-    """What the edit came from, for error messages."""
+    """The intervention that it comes from, for error messages."""
     standing: bool = False
-    """Whether it belongs to the model and not to a call; what is watched there is what this edit gets to see."""
+    """Whether it belongs to the model and not to a call; `Run.watch` sees the input of such an edit."""
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -120,7 +121,7 @@ BoundEdit = Edit | SharedEdit
 
 
 class Intervention(Protocol):
-    """What `model.generate(interventions=...)` takes: anything that binds itself into edits."""
+    """An object that binds itself into edits; `model.generate(interventions=...)` takes a list of them."""
 
     def bind(self, model: Any, plan: Plan) -> Sequence[BoundEdit]:
         """Fresh edits for one run; `plan` is shared by all that binds itself for that run, and then thrown away."""
@@ -128,10 +129,10 @@ class Intervention(Protocol):
 
 
 class Spliceable(Protocol):
-    """What `model.spliced` takes: anything that can stand in an activation's place, such as a dictionary."""
+    """An object that can replace an activation, such as a dictionary; `model.spliced` takes them by hook point."""
 
     def splice(self, hook_point: str) -> Intervention:
-        """What puts it there, in the runs that it is bound for."""
+        """The intervention that replaces the activation at a hook point."""
         ...
 
 
@@ -144,13 +145,13 @@ class Group:
 
 
 class Run:
-    """The edits of one run through the model, and where in the sequences the current forward pass stands.
+    """The edits of one run through the model, and the positions of the current forward pass.
 
     Args:
-        groups: edits with the batch rows they belong to, applied in order.
+        groups: edits with the batch rows that they apply to, in order.
         prompt_lengths: tokens before the first generated one, `[batch]`; None where nothing is generated.
-        watch: hook points whose tensors are to be seen, with what to do with them: after the edits, but where one of
-            them is standing, before.
+        watch: a function for each watched hook point, called with its tensor after the edits; before them where one is
+            standing.
     """
 
     def __init__(
@@ -170,13 +171,13 @@ class Run:
         self._masks: dict[Positions, Tensor | None] = {}
 
     def enter(self, positions: Tensor) -> None:
-        """Say which absolute positions the coming forward pass computes: `[batch, pos]`, -1 where there is padding."""
+        """Set the absolute positions of the next forward pass: `[batch, pos]`, -1 where there is padding."""
         self.positions = positions
         self.plain = bool((positions >= 0).all())
         self._masks = {}
 
     def apply(self, hook_point: str, value: Tensor) -> Tensor:
-        """Run the edits of this hook point on `value` `[batch, pos, ...]`."""
+        """The tensor `[batch, pos, ...]` of a hook point after its edits; the same object where they change nothing."""
         watch = self.watch.get(hook_point)
         if watch is not None and any(edit.standing for _, edit in self.at[hook_point]):
             watch(value)
@@ -248,11 +249,11 @@ def check_edits(edits: Sequence[BoundEdit], computed: int, prompt_length: int | 
 
     Args:
         edits: bound edits.
-        computed: number of positions that the run can compute at most, 0 … computed - 1.
+        computed: number of positions that the run computes at most, 0 … computed - 1.
         prompt_length: where the generated tokens begin; None if the run generates nothing.
 
     Raises:
-        EditError: one sentence naming the edit and the reason.
+        EditError: an edit at positions that the run does not compute.
     """
     for edit in edits:
         for part in edit.parts:
@@ -277,7 +278,7 @@ _current: ContextVar[Run | None] = ContextVar("workbench_run", default=None)
 
 
 def current_run() -> Run | None:
-    """The run whose edits apply to forward passes in this context."""
+    """The run whose edits apply to forward passes in this context; None if there is none."""
     return _current.get()
 
 

@@ -61,7 +61,7 @@ def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tens
 
 
 def _build(module: Any, observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
-    """All hook points, found by running two short sequences through both trees."""
+    """All hook points, from two short sequences that run through both trees."""
     probe = _probe(module)
     with torch.no_grad():
         observed = observe(probe)

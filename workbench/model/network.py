@@ -33,9 +33,9 @@ class Network:
     """A Hugging Face causal language model with hook points.
 
     Args:
-        module: any causal language model that TransformerLens 4 has an adapter for. It is not touched: the network
-            works on copies of its modules that share its weights.
-        tokenizer: only handed to the bridge, which would ask the hub for one otherwise.
+        module: a causal language model with an adapter in TransformerLens 4. The network works on copies of its modules
+            that share its weights, and leaves it unchanged.
+        tokenizer: passed to the bridge, which asks the hub for one otherwise.
 
     Raises:
         ModelError: TransformerLens has no adapter for this architecture, or the weights are damaged.
@@ -58,12 +58,12 @@ class Network:
 
     @property
     def bridge(self) -> Any:
-        """The `TransformerBridge`, made when it is first needed; it shares the weights."""
+        """The `TransformerBridge`, built at its first use; it shares the weights."""
         return self._bridged[0]
 
     @functools.cached_property
     def _bridged(self) -> tuple[Any, dict[int, str]]:
-        """The bridge, and where in the plain tree the modules that it took over have their twins, by their id."""
+        """The bridge, and the path in the plain tree of each module that it took over, by the module's id."""
         with self._lock:
             module = sharing_copy(self.module)
             twins = {id(inner): path for path, inner in module.named_modules() if path}
@@ -71,7 +71,7 @@ class Network:
 
     @functools.cached_property
     def _bridge_hooks(self) -> dict[str, Any]:
-        return self.bridge.hook_dict  # the bridge makes it anew at each look
+        return self.bridge.hook_dict  # the bridge builds a new one at each access
 
     def run(
         self,
@@ -82,13 +82,13 @@ class Network:
         cache: Any = None,
         last: int = 0,
     ) -> Tensor:
-        """One forward pass.
+        """Logits of one forward pass.
 
         Args:
-            tokens: `[batch, pos]`, only the new ones where there is a cache.
-            run: the edits, prepared by `prepare`.
-            mask: `[batch, past + pos]`, False where there is padding; None where there is none.
-            cache: from `new_cache`; the pass adds to it.
+            tokens: token ids `[batch, pos]`, only the new ones where there is a cache.
+            run: its edits come from `prepare`; None for no edits.
+            mask: bool `[batch, past + pos]`, False where there is padding; None without padding.
+            cache: from `new_cache`; the pass appends to it.
             last: compute logits of so many last positions only; 0 for all.
 
         Returns:
@@ -106,7 +106,7 @@ class Network:
             extra = {"attention_mask": mask.long(), "position_ids": positions.clamp(min=0)}
         if run is not None:
             run.enter(positions)
-        # what comes in front of the LM head is cut to the last positions, and edits there would miss theirs
+        # the input of the LM head is cut to the last positions, so that edits there would miss theirs
         kept = 0 if _touches(run, "unembed.") else last
         with running(run):
             host: Any = self._host(run)
@@ -120,24 +120,24 @@ class Network:
         return out.logits[:, -last:]
 
     def capture(self, tokens: Tensor, names: Sequence[str], run: Run, *, mask: Tensor | None = None) -> None:
-        """Run until every hook point in `names` has been seen by the run's `watch`, and no further."""
+        """Run until the run's `watch` has been called for every hook point in `names`, and no further."""
         wanted = {self.hook_points[name].key for name in names}
 
-        def seen(name: str, tell: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        def counting(name: str, watch: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
             def look(value: Tensor) -> None:
-                tell(value)
+                watch(value)
                 wanted.discard(name)
                 if not wanted:
                     raise _Enough
 
             return look
 
-        run.watch = {name: seen(name, tell) for name, tell in run.watch.items()}
+        run.watch = {name: counting(name, watch) for name, watch in run.watch.items()}
         with contextlib.suppress(_Enough):
             self.run(tokens, run, mask=mask, last=1)
 
     def prepare(self, edits: Sequence[BoundEdit]) -> list[BoundEdit]:
-        """Check the hook points of edits and bring their names into the one form that hooks use.
+        """Edits with checked hook points, under the names that hooks use.
 
         Raises:
             HookPointError: the model has no such hook point.
@@ -152,7 +152,7 @@ class Network:
         return ready
 
     def unembedding(self) -> Tensor:
-        """The LM head: `[vocab, d_model]`, in float32 whatever the model computes in."""
+        """The LM head: `[vocab, d_model]`, in float32 for every dtype of the model."""
         return self.module.get_output_embeddings().weight.detach().float()
 
     def final_norm(self) -> tuple[Tensor, bool]:
@@ -162,12 +162,12 @@ class Network:
 
     @property
     def neuron_sites(self) -> tuple[str, ...]:
-        """The sites of an MLP that this model has: gate, up and post, or up and post where the MLP is not gated."""
+        """The sites of neurons: gate, up and post, or up and post where the MLP is not gated."""
         gated = "blocks.0.mlp.hook_pre_linear" in self.hook_points
         return ("gate", "up", "post") if gated else ("up", "post")
 
     def neuron_hook_point(self, layer: int, site: str) -> HookPoint:
-        """Where the neurons of a layer have their values: the output of `gate` or `up`, or `post`, the input of down.
+        """The hook point of the neurons of a layer: the output of `gate` or `up`, or `post`, the input of down.
 
         Raises:
             ModelError: no such layer or site.
@@ -183,10 +183,10 @@ class Network:
         return self.hook_points[f"blocks.{layer}.mlp.{word}"]
 
     def neuron_weights(self, layer: int, weights: str) -> Tensor:
-        """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: what gate and up read, or down writes.
+        """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: read by gate and up, written by down.
 
         Raises:
-            ModelError: no such layer or weights, or a model that keeps them in a form that can't be read per neuron.
+            ModelError: no such layer or weights, or weights that are not stored as one matrix.
         """
         if weights not in ("gate", "up", "down"):
             raise ModelError(f"A neuron's weights are 'gate', 'up' or 'down', not {weights!r}.")
@@ -200,14 +200,14 @@ class Network:
         return weight.T if is_conv1d(module) != (weights == "down") else weight
 
     def attention_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the heads of a layer read into their values and write from them.
+        """The value and output weights of the heads of a layer.
 
         Returns:
-            Of the values `[kv_heads, d_model, d_head]` and their bias `[kv_heads, d_head]`; of the output
-            `[n_heads, d_head, d_model]` and its bias `[d_model]`. Biases are zeros where the model has none.
+            Value weights `[kv_heads, d_model, d_head]` and bias `[kv_heads, d_head]`; output weights
+            `[n_heads, d_head, d_model]` and bias `[d_model]`. Biases are zeros where the model has none.
 
         Raises:
-            ModelError: a model that keeps them in a form that can't be read per head.
+            ModelError: weights that are not stored per head.
         """
         try:
             attention = self.bridge.blocks[layer].attn
@@ -223,11 +223,13 @@ class Network:
         return value, value_bias, out, out_bias
 
     def norm_weights(self, hook_point: str) -> tuple[Tensor, Tensor, bool]:
-        """Of the norm at a hook point such as `blocks.3.ln1.hook_out`: gain and bias `[d_model]`, and whether it
-        subtracts the mean; all found by asking the norm itself.
+        """Gain and bias `[d_model]` of a norm, and whether it subtracts the mean, from its outputs for three inputs.
+
+        Args:
+            hook_point: the norm's output, such as `blocks.3.ln1.hook_out`.
 
         Raises:
-            ModelError: there is no norm of its own there.
+            ModelError: the hook point is not the output of a norm module.
         """
         path = self.hook_points[hook_point].module
         if path is None:
@@ -240,7 +242,7 @@ class Network:
         return ((alternating - zero) * flips).float(), zero.float(), bool(((ones - zero).abs() < 1e-3).all())
 
     def _host(self, run: Run | None) -> nn.Module:
-        """The tree of modules that can carry out this run, hooked where it needs to be."""
+        """The tree of modules for this run, with the hooks that it needs."""
         if run is None or not run.at:
             return self.module
         on_bridge = any(self.hook_points[name].module is None for name in run.at)
@@ -253,7 +255,7 @@ class Network:
         return self.bridge.original_model if on_bridge else self.module
 
     def _hook(self, name: str, on_bridge: bool) -> None:
-        """Put the hook of one hook point in place, for good."""
+        """Hook one hook point, for good."""
         point = self.hook_points[name]
         if on_bridge:
             self._bridge_hooks[name].add_hook(_hook_bridge(name), is_permanent=True)
@@ -282,16 +284,16 @@ class Network:
 
 
 class _Enough(Exception):
-    """Everything asked for has been captured."""
+    """Every hook point asked for has been captured."""
 
 
 def _touches(run: Run | None, part: str) -> bool:
-    """Whether a run has something to do at hook points of this part of the model."""
+    """Whether a run edits or watches hook points whose name begins so."""
     return run is not None and any(name.startswith(part) for name in run.at)
 
 
 def _build_bridge(module: Any, tokenizer: Any) -> Any:
-    """The bridge over `module`, which it takes apart."""
+    """The bridge over `module`, whose modules it takes over."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     architecture = (module.config.architectures or [type(module).__name__])[0]
@@ -300,19 +302,19 @@ def _build_bridge(module: Any, tokenizer: Any) -> Any:
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ModelError(f"TransformerLens can't open a {architecture}: {reason}.") from error
-    # not given to the builder, which would change it in place, or fetch it once more from the hub
+    # set here, since the builder changes a tokenizer in place, or fetches one from the hub
     bridge.tokenizer = tokenizer
     return bridge
 
 
 def _component(bridge: Any, path: str) -> Any:
     """The bridge's component at a dotted path, or None."""
-    place = bridge
+    component = bridge
     for word in path.split(".") if path else []:
-        place = place[int(word)] if word.isdigit() else getattr(place, word, None)
-        if place is None:
+        component = component[int(word)] if word.isdigit() else getattr(component, word, None)
+        if component is None:
             return None
-    return place
+    return component
 
 
 def _hook_bridge(name: str) -> Callable:

@@ -19,7 +19,7 @@ from workbench.model.hub import in_words, is_repository, models_here, why_unreac
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 LEFT_OUT += ("generation_config.json",)
-"""Files of a model that need not be there: where one is lost nobody complains, and it is another model."""
+"""Optional files of a model: transformers loads another model without an error where one is lost."""
 
 _log = logging.getLogger("workbench")
 _building = threading.RLock()
@@ -31,30 +31,33 @@ class ModelError(WorkbenchError):
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """One model is built or saved at a time, without progress bars and warnings: transformers keeps switches for the
-    whole process while it does so, and two at once have left weights out."""
-    from transformers.utils import logging as spoken
+    """Lock the building and saving of models, without progress bars and warnings.
+
+    transformers sets switches of the whole process meanwhile, and two threads at once leave weights out.
+    """
+    from transformers.utils import logging as messages
 
     with _building:
-        shown, level = spoken.is_progress_bar_enabled(), spoken.get_verbosity()
-        spoken.disable_progress_bar()
-        spoken.set_verbosity_error()
+        shown, level = messages.is_progress_bar_enabled(), messages.get_verbosity()
+        messages.disable_progress_bar()
+        messages.set_verbosity_error()
         try:
             yield
         finally:
-            spoken.set_verbosity(level)
+            messages.set_verbosity(level)
             if shown:
-                spoken.enable_progress_bar()
+                messages.enable_progress_bar()
 
 
 def read_tokenizer(source: Path | str, **where: Any) -> Any:
+    """The Hugging Face tokenizer of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source, **where)
 
 
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
-    """A Hugging Face name or a local folder: plain model in float32, tokenizer, fingerprint of its weights.
+    """Plain model in float32, tokenizer and fingerprint of the weights, of a Hugging Face name or a local folder.
 
     A model that Hugging Face's cache holds whole is read from there, and the hub is not asked: its weights could change
     from one day to the next. Otherwise the hub is asked if one short request reaches it.
@@ -113,7 +116,7 @@ def _load(source: str, **where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
 
 
 def _knows_small_files(source: str) -> bool:
-    """Whether Hugging Face's cache has, or knows that there is none of, each file that is left out in silence."""
+    """Whether Hugging Face's cache has each optional file, or the note that the model has none."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -124,5 +127,5 @@ def _knows_small_files(source: str) -> bool:
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters by name, a tied one once."""
+    """A model's parameters by name, tied ones once."""
     return {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=True)}

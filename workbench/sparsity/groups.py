@@ -2,8 +2,8 @@
 
 Read-ME (Cai et al., 2024, arXiv 2410.19123) and MoEfication (Zhang et al., 2022, arXiv 2110.01786) turn a dense MLP
 into experts, groups of neurons of equal size, of which a router picks a few for each token. Here neurons are grouped by
-how alike their activity is over tokens (balanced k-means on its correlation), and the router is a linear map from the
-MLP's input to the size of each group's contributions, fitted by ridge regression on the same tokens.
+the correlation of their activity over tokens (balanced k-means), and the router is a linear map from the MLP's input to
+the size of each group's contributions, fitted by ridge regression on the same tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workbench.sparsity.outcome import SparsityOutcome
 
 ROUNDS = 8
 RIDGE = 1e-3
-"""Of the mean square of the inputs: how strongly the router's weights are held small."""
+"""The router's penalty on its weights, as a share of the mean square of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class NeuronGroups:
     """Each layer's neurons in groups of equal size, to one neuron, and a router for each layer."""
 
     member: Tensor = field(repr=False)
-    """Which group each neuron is in: `[n_layers, d_mlp]`."""
+    """The group of each neuron: `[n_layers, d_mlp]`."""
     routers: Tensor = field(repr=False)
-    """From the MLP's input, with a 1 behind it, to a score of each group: `[n_layers, d_model + 1, groups]`."""
+    """Maps from the MLP's input, followed by a 1, to a score of each group: `[n_layers, d_model + 1, groups]`."""
     together: list[float]
     """For each layer, the mean correlation of the activity of two neurons of a group."""
     apart: list[float]
@@ -43,7 +43,7 @@ class NeuronGroups:
 
     @property
     def groups(self) -> int:
-        """How many groups a layer has."""
+        """The number of groups of a layer."""
         return self.routers.shape[-1]
 
 
@@ -54,7 +54,7 @@ class Routed:
     picked: int
     """Groups that each token runs in each layer."""
     router: str
-    """`linear`: by the router; `oracle`: those with the largest contributions, which takes the whole layer to know."""
+    """`linear`: by the router; `oracle`: the groups with the largest contributions, which takes the whole layer."""
     saved: float
     """Share of the MLPs' multiplications that are not needed, the router's counted against it."""
     outcome: SparsityOutcome
@@ -83,7 +83,7 @@ def group_neurons(
 
     Args:
         model: the model.
-        thresholds: when a neuron counts as active: a `Sparsity`, or one number for each layer, or one for all.
+        thresholds: from where a neuron counts as active: a `Sparsity`, one number for each layer, or one for all.
         corpus: the texts.
         groups: groups of each layer.
         tokens: at most so many.

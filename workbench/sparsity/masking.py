@@ -58,7 +58,7 @@ def above(threshold: float, norms: Tensor) -> Keep:
 
     Args:
         threshold: the least magnitude that is kept; contributions of zero are never kept.
-        norms: length of what each neuron writes, `[d_mlp]`.
+        norms: the length of the vector that each neuron writes, `[d_mlp]`.
     """
     limits = max(threshold, LEAST) / norms  # infinite where a neuron writes nothing
     return lambda values: values.abs() >= limits
@@ -68,8 +68,8 @@ def strongest(share: float, norms: Tensor) -> Keep:
     """A choice of the neurons with the largest contributions, token by token.
 
     Args:
-        share: of the neurons that are left out, from 0 to 1; rounded to whole neurons.
-        norms: length of what each neuron writes, `[d_mlp]`.
+        share: the share of the neurons that are left out, from 0 to 1; rounded to whole neurons.
+        norms: the length of the vector that each neuron writes, `[d_mlp]`.
     """
     out = round(share * len(norms))
 

@@ -78,13 +78,13 @@ class NeuronActivity:
         """
         best, kind = self.by_kind.max(-1)  # [n_layers, d_mlp]
         places = ((best >= purity) & (self.rates * self.tokens >= least - 0.5)).nonzero().tolist()
-        found = []
+        rows = []
         for layer, index in places:
             number = int(kind[layer, index])
             share, rate = float(best[layer, index]), float(self.rates[layer, index])
             feature = Feature(f"neurons.{layer}.post", index)
-            found.append((share / float(self.kind_shares[number]), (feature, self.kinds[number], share, rate)))
-        return [row for _, row in sorted(found, key=lambda pair: -pair[0])]
+            rows.append((share / float(self.kind_shares[number]), (feature, self.kinds[number], share, rate)))
+        return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
     def to_dict(self) -> dict[str, Any]:
         """The counts as plain data."""

@@ -36,7 +36,7 @@ class Demand:
 def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Demand]:
     """The share of the neurons that each token of a text takes, in the order of the text.
 
-    The text is read behind the tokenizer's BOS token, which itself is not shown, and in windows if it is longer than
+    The text is read after the tokenizer's BOS token, which is not in the result, and in windows where it is longer than
     the model's context.
 
     Args:
@@ -45,13 +45,13 @@ def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Dem
         text: any text.
 
     Raises:
-        SparsityError: thresholds that don't fit the model.
+        SparsityError: thresholds that don't fit the model, or an argument of another type.
         CorpusError: an empty text, or a model without a tokenizer.
     """
     keeps = keeping_above(model, checked_thresholds(model, thresholds))
     if not text.strip():
         raise CorpusError("There is no text; write something for the model to read.")
-    found: dict[int, Demand] = {}
+    by_position: dict[int, Demand] = {}
     with uninterrupted(), torch.inference_mode():
         for batch in Corpus([text]).batches(model, model.network.n_ctx, 1, shuffle=False):
             shares = active_shares(model, batch.tokens, keeps)[0]  # [pos, n_layers]
@@ -59,8 +59,8 @@ def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Dem
             for place, at in enumerate(batch.positions[0].tolist()):
                 if at >= 0:
                     row = shares[place]
-                    found[at] = Demand(int(batch.tokens[0, place]), texts[place], float(row.mean()), row.tolist())
-    return [found[at] for at in sorted(found)]
+                    by_position[at] = Demand(int(batch.tokens[0, place]), texts[place], float(row.mean()), row.tolist())
+    return [by_position[at] for at in sorted(by_position)]
 
 
 def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Keep]) -> Tensor:

@@ -45,7 +45,7 @@ def verify_sparsity(
     how = {name: about[name] for name in ("context", "batch", "seed")}
     corpora = sample_corpora(corpus, held_out, how["seed"])
     if about["model_hash"] != model.hash or [one["hash"] for one in about["corpora"]] != [one.hash for one in corpora]:
-        raise SparsityError("The sparsity was measured on another model or on other texts than those given.")
+        raise SparsityError("The sparsity was measured on another model or on other texts than these.")
     sizes = about["tokens"] // 2, about["tokens"] - about["tokens"] // 2
     rises = []
     for one, tokens in zip(corpora, sizes, strict=True):
@@ -75,7 +75,7 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
     memo: dict[int, Any] = {
         id(one): one for one in [*model.network.module.parameters(), *model.network.module.buffers()]
     }
-    twin: Any = copy.deepcopy(model.network.module, memo)  # other modules, the same weights
+    twin: Any = copy.deepcopy(model.network.module, memo)  # new modules with the same weights
     plain = _mean_loss(twin, rows)
     for layer, threshold in enumerate(thresholds):
         point = model.network.neuron_hook_point(layer, "post")
@@ -101,8 +101,8 @@ def _mean_loss(module: Any, rows: list[tuple[list[int], list[bool]]]) -> float:
     total, count = 0.0, 0
     for ids, counts in rows:
         logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-        for place in range(len(ids) - 1):
-            if counts[place] and counts[place + 1]:
-                total += float(torch.nn.functional.cross_entropy(logits[place], torch.tensor(ids[place + 1])))
-                count += 1
+        places = [place for place in range(len(ids) - 1) if counts[place] and counts[place + 1]]
+        targets = torch.tensor([ids[place + 1] for place in places], dtype=torch.long)
+        total += float(nn.functional.cross_entropy(logits[places], targets, reduction="none").double().sum())
+        count += len(places)
     return total / count

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.core.arguments import Argument
+from workbench.core.checks import checked
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child
@@ -85,6 +86,7 @@ def find_operations() -> None:
         importlib.import_module(f"{package.__name__}.{file.name}")
 
 
+@checked(SurgeryError)
 def apply_operation(
     model: LanguageModel | Child,
     operation: str,

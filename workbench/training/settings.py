@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
+
+from workbench.core.checks import Number
 from workbench.core.progress import Progress
+
+Seconds = Annotated[Number, Ge(0)]
+"""A time, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
@@ -20,34 +21,35 @@ from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, DictionarySettings, described
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor, Reader
-from workbench.training.settings import RunOptions
+from workbench.training.settings import RunOptions, Seconds
 from workbench.training.steps import Training
 
 D = TypeVar("D", bound=Trainable)
 
 
+@checked(TrainingError)
 def train(
     dictionary: D,
     model: LanguageModel | None = None,
     hook_point: str = "",
     corpus: Corpus | None = None,
     *,
-    tokens: int,
+    tokens: Positive,
     target: str = "",
     source: Source | None = None,
-    lr: float = 1e-3,
-    batch_size: int = 4096,
-    warmup: float = 0.05,
-    decay: float = 0.2,
-    sparsity_warmup: float = 0.1,
-    clip: float | None = 1.0,
-    dead_after: int = 250_000,
-    context: int = 256,
-    block: int = 65_536,
-    seed: int = 0,
+    lr: PositiveNumber = 1e-3,
+    batch_size: Positive = 4096,
+    warmup: Share = 0.05,
+    decay: Share = 0.2,
+    sparsity_warmup: Share = 0.1,
+    clip: PositiveNumber | None = 1.0,
+    dead_after: Positive = 250_000,
+    context: Positive = 256,
+    block: Positive = 65_536,
+    seed: Natural = 0,
     fresh: bool | None = None,
     folder: str | Path | None = None,
-    checkpoint_every: float = 60.0,
+    checkpoint_every: Seconds = 60.0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     log: Callable[[Mapping[str, float]], None] | None = None,
@@ -172,8 +174,6 @@ def _harvest(
     """The endless source of a model's activations."""
     if model is None or corpus is None:
         raise TrainingError("Give a model, a hook point and a corpus, or a source of activations.")
-    if not isinstance(corpus, Corpus):
-        raise TrainingError(f"corpus is a wb.Corpus, such as wb.Corpus.load('stories'), not {corpus!r:.80}.")
     for name, wanted, verb in zip(hook_points, (dictionary.d_in, dictionary.d_out), ("reads", "writes"), strict=True):
         width = model.hook_points[name].width
         if width != wanted:

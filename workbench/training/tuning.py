@@ -8,8 +8,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from annotated_types import Ge
+
+from workbench.core.checks import Natural, Number, Positive, PositiveNumber, Share, checked
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
 from workbench.corpus import TokenBatch
@@ -22,7 +25,7 @@ from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, ModelSettings, dictionary_in_place
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
-from workbench.training.settings import RunOptions
+from workbench.training.settings import RunOptions, Seconds
 from workbench.training.steps import Training
 
 
@@ -39,27 +42,28 @@ class Texts(Protocol):
         ...
 
 
+@checked(TrainingError)
 def fine_tune(
     model: LanguageModel,
     texts: Texts,
     spliced: Mapping[str, Dictionary] | None = None,
     *,
-    tokens: int,
-    lr: float = 5e-4,
-    batch: int = 16,
-    context: int = 128,
+    tokens: Positive,
+    lr: PositiveNumber = 5e-4,
+    batch: Positive = 16,
+    context: Positive = 128,
     frozen: bool = False,
-    weight: float = 1.0,
-    first_k: int | None = None,
-    k_decay: float = 0.5,
-    warmup: float = 0.02,
-    decay: float = 0.0,
-    clip: float | None = 1.0,
-    dead_after: int = 250_000,
-    seed: int = 0,
+    weight: Annotated[Number, Ge(0)] = 1.0,
+    first_k: Positive | None = None,
+    k_decay: Share = 0.5,
+    warmup: Share = 0.02,
+    decay: Share = 0.0,
+    clip: PositiveNumber | None = 1.0,
+    dead_after: Positive = 250_000,
+    seed: Natural = 0,
     fresh: bool | None = None,
     folder: str | Path | None = None,
-    checkpoint_every: float = 60.0,
+    checkpoint_every: Seconds = 60.0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     log: Callable[[Mapping[str, float]], None] | None = None,

@@ -30,7 +30,7 @@ def greedy(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> SearchResult:
-    """Raise one part's level at a time, the one that adds least KL per cost saved, until the budget is met.
+    """The result of raising one part's level at a time, that of least KL per saved cost, until the budget is met.
 
     Each evaluation runs on as many windows as `passes` allow, the same for all.
 
@@ -68,7 +68,7 @@ def greedy(
 
 
 def _rounds(evaluator: CandidateEvaluator, top: Sequence[int], saved: float) -> int:
-    """How many evaluations a greedy search takes, if each step saves so much."""
+    """The number of evaluations of a greedy search whose steps each save `saved`."""
     whole, parts = evaluator.cost([0] * len(top)), len(top)
     needed = math.ceil((whole - evaluator.budget) / saved - 1e-6) if saved else 0
     depth = max(top)
@@ -84,7 +84,7 @@ def ranked(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> SearchResult:
-    """Raise each part alone by one level, once; then raise the least harmful ones until the budget is met.
+    """The result of raising the parts that do least harm alone until the budget is met; each is run alone once.
 
     Raises:
         SurgeryError: as `CandidateEvaluator`.
@@ -96,7 +96,7 @@ def ranked(
 
 
 def harms(evaluator: CandidateEvaluator, windows: Sequence[int]) -> list[float]:
-    """KL of each part raised alone, by one level."""
+    """The KL of each part raised alone by one level."""
     dense: Candidate = (0,) * len(evaluator.space.costs)
     kls = []
     for part in range(len(dense)):
@@ -106,7 +106,7 @@ def harms(evaluator: CandidateEvaluator, windows: Sequence[int]) -> list[float]:
 
 
 def least_harmful(evaluator: CandidateEvaluator, harm: Sequence[float]) -> Candidate:
-    """A candidate of the parts that are least harmful alone, per cost saved."""
+    """The candidate of the parts that do least harm alone per saved cost."""
     parts = evaluator.space.costs
     each = [one / (costs[0] - costs[1]) for one, costs in zip(harm, parts, strict=True)]
     order = sorted(range(len(parts)), key=each.__getitem__)

@@ -2,10 +2,10 @@
 
 Sieberling, Kuznedelev, Kurtic and Alistarh, "EvoPress" (2024), arXiv 2410.14649: (1 + λ) with mutations that move
 budget from one part to another, the KL to the dense model's predictions as fitness, and a selection in several steps,
-each with fewer candidates on more tokens; the parent is judged only in the last one. Three things are not in the paper:
-where the passes allow to judge each part alone, the search begins from several sets of parts that are little harmful
-alone, since the least harmful ones are often a bad set together; where parts have slopes, a surrogate learns from
-these what to try and which parent is best (`evopress_guide.py`); and at the end the last parents are judged once more,
+each with fewer candidates on more tokens; the parent takes part only in the last one. Three things are not in the
+paper. Where the passes allow running each part alone, the search begins from several sets of parts that do little harm
+alone, since the least harmful ones are often a bad set together. Where parts have slopes, a surrogate learns from them
+which candidates to try and which parent is best (`evopress_guide.py`). At the end the last parents are run once more,
 on more and more windows, since a parent that won on a few may have been lucky.
 """
 
@@ -33,21 +33,21 @@ from workbench.surgery.search.budgets import (
 from workbench.surgery.search.evopress_guide import guided
 
 FINALISTS = 16
-"""Candidates that are judged once more at the end, if the passes allow it."""
+"""Candidates that are run once more at the end, if the passes allow it."""
 FINAL_WINDOWS = 8
-"""That they are judged on first."""
+"""Windows that they are run on first."""
 FINAL = 0.1
-"""Share of the passes that is kept for it."""
+"""Share of the passes that is kept for the end."""
 FINAL_GUIDED = 0.3
 """The same where parts have slopes: until then each run is on one window only."""
 ALONE = 0.2
-"""Share of the passes that judging each part alone on one window may take."""
+"""Share of the passes that running each part alone on one window may take."""
 STARTS = 24
-"""Candidates to begin from where each part was judged alone."""
+"""Candidates to begin from where each part was run alone."""
 SPREAD = 0.3
-"""Size of the chance that is added to the logarithms of their harms."""
+"""Scale of the noise that is added to the logarithms of their harms."""
 IDLE = 20
-"""Rounds without a candidate that was not known already, after which there is nothing left to find."""
+"""Rounds without a new candidate, after which the search ends."""
 
 
 @checked(SurgeryError)
@@ -71,15 +71,15 @@ def evopress(
 
     Args:
         space: the parts and their levels.
-        fitness: judges candidates, on as many of its windows as a step of the selection says, drawn anew each time.
-        budget: what all parts together may cost.
+        fitness: the distance of a candidate, on windows that each step of the selection draws anew.
+        budget: the largest cost of all parts together.
         passes: positions that may be run through candidates; the search ends with the round in which they are used up,
             or after some rounds in which nothing was new.
         offspring: λ, mutants of the parent in a round.
-        selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
+        selection: (number kept, windows to run on) of each step; the last one keeps 1.
         first: candidates to begin from, evenly spread and random ones in turns. Not used if a fifth of `passes` is
-            enough to judge each part alone on one window: then the search begins from 24 sets of parts that are little
-            harmful alone.
+            enough to run each part alone on one window: then the search begins from 24 sets of parts that do little
+            harm alone.
         seed: of everything.
         progress, cancel: as for every operation, asked after each round.
 
@@ -121,21 +121,21 @@ def evopress(
 
 
 def _starts(evaluator: CandidateEvaluator, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
-    """The parts that are least harmful alone, and others that by chance seem to be."""
+    """The set of the least harmful parts, and sets of those least harmful under noise."""
     known = torch.tensor(harm).clamp_min(1e-6).log()
     seeming = [known + SPREAD * _minus_gumbel(len(harm), chance) for _ in range(STARTS - 1)]
     return [least_harmful(evaluator, one.exp().tolist()) for one in (known, *seeming)]
 
 
 def _minus_gumbel(count: int, chance: torch.Generator) -> Tensor:
-    """Numbers g by chance: of `x + s g`, part i's is the least as often as a softmax of `-x / s` says."""
+    """Random numbers g: part i of `x + s g` is the least with the probability of a softmax of `-x / s`."""
     return torch.rand(count, generator=chance).clamp(1e-9, 1 - 1e-6).log().neg().log()
 
 
 def _luckless(
     evaluator: CandidateEvaluator, parents: Sequence[Candidate], chance: torch.Generator
 ) -> tuple[Candidate, float]:
-    """The best of the first candidates, of which half go each time that the windows are twice as many; and its KL."""
+    """The best of the first candidates and its KL; each round halves the candidates and doubles the windows."""
     order = torch.randperm(len(evaluator.fitness), generator=chance).tolist()
     windows, left = min(FINAL_WINDOWS, len(order)), evaluator.passes - evaluator.used
     # all turns together take at most as much as two and a half of the first, if windows are doubled three times
@@ -157,7 +157,7 @@ def _select(
     parent: Candidate | None,
     chance: torch.Generator,
 ) -> Candidate:
-    """The best candidate, found in several steps, or the parent if it is better in the last."""
+    """The best candidate after all steps of the selection, or the parent if it is better in the last."""
     scored = [(0.0, one) for one in candidates]
     for step, (kept, windows) in enumerate(selection):
         last = step == len(selection) - 1
@@ -172,7 +172,7 @@ def _pick(places: Sequence[int], chance: torch.Generator) -> int:
 
 
 def _mutated(evaluator: CandidateEvaluator, parent: Candidate, chance: torch.Generator) -> Candidate:
-    """One to three moves of budget: a part gets a lower level, and others higher ones until the budget is met again."""
+    """The parent after one to three moves: a part gets a lower level, others higher ones until the budget is met."""
     moves = int(torch.randint(1, 4, (2,), generator=chance).min())
     levels = parent
     for _ in range(moves):
@@ -185,7 +185,7 @@ def _mutated(evaluator: CandidateEvaluator, parent: Candidate, chance: torch.Gen
 
 
 def _within(evaluator: CandidateEvaluator, levels: Candidate, spared: int, chance: torch.Generator) -> Candidate:
-    """Parts at random raised until the budget is met, `spared` only when no other is left."""
+    """The candidate with random parts raised until the budget is met, `spared` only when no other is left."""
     while not evaluator.fits(levels):
         low = [part for part, level in enumerate(levels) if level < len(evaluator.space.costs[part]) - 1]
         others = [part for part in low if part != spared]
@@ -194,7 +194,7 @@ def _within(evaluator: CandidateEvaluator, levels: Candidate, spared: int, chanc
 
 
 def _random(evaluator: CandidateEvaluator, chance: torch.Generator) -> Candidate:
-    """A candidate within the budget."""
+    """A random candidate within the budget."""
     return _within(evaluator, (0,) * len(evaluator.space.costs), -1, chance)
 
 
