@@ -1,8 +1,8 @@
 """Edits: at this hook point, at these absolute positions, the tensor becomes f(tensor).
 
-The model and the generator run edits and know nothing of features or dictionaries; an intervention
-(`workbench.interventions`) names features and binds itself into fresh edits for one run. The edits of a run live in a
-context variable, never on the model, so that many threads can steer one shared model at once.
+Edits know nothing of features or dictionaries; an intervention (`workbench/interventions/`) names features and binds
+itself into fresh edits for one run. The edits of a run live in a context variable, never on the model, so that many
+threads can steer one shared model at once.
 
 Positions are absolute: position 0 is the first token of the sequence, whether or not the tokens before the current one
 come from the KV cache, and padding has no position. There is no "last position": it differs between a cached and an
@@ -81,8 +81,8 @@ class Edit:
 
     hook_point: str
     change: Callable[[Tensor], Tensor]
-    """Gets the selected part of the tensor, `[..., *shape]`, and returns one of the same size; it must not write into
-    its input. To observe only, return the input tensor unchanged (the same object)."""
+    """Takes the selected part of the tensor, `[..., *shape]`, and returns a tensor of the same size; it must not write
+    into its input. To observe only, return the input unchanged (the same object)."""
     positions: Positions = "all"
     source: str = ""
     """The intervention that it comes from, for error messages."""
