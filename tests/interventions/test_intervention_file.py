@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from pairs import TOKENS, latents
-from registry_laws import LAWS, Model, logits
+from intervention_laws import LAWS, Model, logits
 
 import workbench as wb
 from workbench.interventions import INTERVENTIONS, FeatureIntervention, choices
