@@ -28,9 +28,9 @@ from workbench.core.checks import (
     as_integer,
     as_number,
     checked,
-    described,
 )
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import described
 
 
 class RoomError(WorkbenchError):

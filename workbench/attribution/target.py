@@ -12,7 +12,8 @@ from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.sources import encoder
-from workbench.core.checks import as_integer, shown
+from workbench.core.checks import as_integer
+from workbench.core.type_words import shown
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel

@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from workbench.core.checks import as_integer, as_number, described, shown
+from workbench.core.checks import as_integer, as_number
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import described, shown
 
 Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature", "direction"]
 """A finite number, a whole number, True or False, one of several words, a text, a list of layers or of heads, a list of
@@ -77,7 +78,7 @@ class Argument:
             value = self._number(value, error)
         elif not self._fits(value):
             raise error(f"{self.name} is {self._described()}, not {shown(value)}.")
-        return value if self.kind not in LISTS else [*map(_plain, value)]
+        return value if self.kind not in LISTS else [_plain(one) for one in value]  # type: ignore[union-attr]
 
     def _number(self, value: Any, error: type[WorkbenchError]) -> int | float:
         """The number, of whatever library, as Python's."""

@@ -19,8 +19,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from workbench.core.checks import Number, as_number, checked, shown
+from workbench.core.checks import Number, as_number, checked
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
