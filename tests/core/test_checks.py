@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections import UserDict, UserList, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from workbench.core.checks import Integer, Natural, Number, Positive, PositiveNumber, Share, checked, described
+from workbench.core.checks import (
+    INFINITE,
+    Integer,
+    Natural,
+    Number,
+    Positive,
+    PositiveNumber,
+    Share,
+    as_integer,
+    as_number,
+    checked,
+)
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import described
 
 
 class RoomError(WorkbenchError):
@@ -103,7 +120,7 @@ def test_a_class_checks_its_constructor() -> None:
 
 def test_a_number_stays_a_parameter() -> None:
     assert described(Annotated[Integer, Ge(1000)]) == "a whole number from 1,000"
-    with pytest.raises(TypeError, match="missing"):
+    with pytest.raises(TypeError, match=r"^act\(\) missing"):
         act()  # type: ignore[call-arg]
 
 
@@ -121,3 +138,198 @@ def test_a_dataclass_is_checked_by_isinstance() -> None:
     assert run(settings) is settings
     with pytest.raises(WorkbenchError, match=r"settings is a Settings, not \{'steps': 2\}"):
         run({"steps": 2})  # type: ignore[arg-type]
+
+
+def through(form: Any, value: Any) -> Any:
+    """The value as it arrives at a function whose argument is of this type."""
+
+    def receive(value: Any) -> Any:
+        return value
+
+    receive.__annotations__ = {"value": form}
+    return checked(RoomError)(receive)(value)
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+class Words(Mapping[str, int]):
+    """A mapping that is no dict."""
+
+    def __getitem__(self, key: str) -> int:
+        return len(key)
+
+    def __iter__(self) -> Any:
+        return iter(["a", "bc"])
+
+    def __len__(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [
+        (Sequence[Natural], range(3)),
+        (Sequence[Natural], deque([1, 2])),
+        (Sequence[Natural], Pair(1, 2)),
+        (Sequence[Natural], UserList([1, 2])),
+        (Sequence[Natural], {"a": 1}.values()),
+        (Sequence[str], {"a": 1}.keys()),
+        (Sequence[str], np.array(["a", "b"])),
+        (Sequence[str], pd.Series(["a", "b"], index=[4, 5])),
+        (Sequence[str | Sequence[str]], ["a", ("b", "c")]),
+        (Sequence[Tensor], torch.nn.ParameterList([ONE])),
+        (Sequence, range(3)),
+        (Collection[str], {"a", "b"}),
+        (Collection[str], ["a"]),
+        (Collection[Natural], frozenset([1])),
+        (Mapping[str, Integer], MappingProxyType({"a": 1})),
+        (Mapping[str, Integer], UserDict({"a": 1})),
+        (Mapping[str, Integer], Words()),
+        (Mapping, Words()),
+        (tuple[int, int], [3, 1]),
+        (tuple[int, int], (3, 1)),
+        (tuple[Number, Number], [0, 1]),
+        (Sequence[tuple[Integer, Integer]], [[3, 1]]),
+        (tuple[int, ...], (1, 2, 3)),
+        (set[int], {1}),
+        (Literal[1, -1], -1),
+        (Iterable[str], ["a"]),
+        (float, 1),
+        (Annotated[float, INFINITE], float("inf")),
+        (Annotated[Integer | None, Ge(2)], None),
+    ],
+    ids=repr,
+)
+def test_what_fits_is_passed_on_itself(form: Any, value: Any) -> None:
+    assert through(form, value) is value
+
+
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [
+        (Sequence[Natural], {1, 2}),
+        (Sequence[Natural], {1: 2}),
+        (Sequence[int], b"ab"),
+        (Sequence[str], "ab"),
+        (Sequence[str], iter("ab")),
+        (Sequence[str], pd.DataFrame({"a": [1], "b": [2]})),
+        (Sequence[Natural], np.array(3)),
+        (Sequence[Natural], np.array([True])),
+        (Sequence[Natural], range(-1, 2)),
+        (Collection[str], "ab"),
+        (Collection[Natural], {-1}),
+        (Mapping[str, Integer], [("a", 1)]),
+        (tuple[int, int], [1, 2, 3]),
+        (tuple[int, int], "ab"),
+        (list[int], (1, 2)),
+        (set[int], [1]),
+        (Number, np.bool_(True)),
+        (Integer, np.bool_(True)),
+        (Number, torch.tensor(2.0)),
+        (Literal[1, -1], True),
+        (Literal[1, -1], 1.0),
+        (Iterable[str], "ab"),
+        (Iterable[int], "ab"),
+        (Iterable[int], b"ab"),
+        (float, float("nan")),
+        (float, float("inf")),
+        (float, np.float32("inf")),
+        (float, True),
+        (Annotated[float, INFINITE], float("nan")),
+        (int, True),
+        (int, 1.0),
+        (Annotated[Integer | None, Ge(2)], 1),
+    ],
+    ids=repr,
+)
+def test_what_does_not_fit_is_refused(form: Any, value: Any) -> None:
+    with pytest.raises(RoomError, match=r"^value is [^\n]+\.$"):
+        through(form, value)
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "expected"),
+    [
+        (int, np.int64(1), 1),
+        (float, np.float64(0.5), 0.5),
+        (Literal[1, -1], np.int64(-1), -1),
+        (Sequence[Natural], [np.int64(1), 2], [1, 2]),
+        (Sequence[Natural], (np.int64(1),), (1,)),
+        (Sequence[Natural], np.array([1, 2]), [1, 2]),
+        (Sequence[Sequence[Natural]], np.array([[1, 2]]), [[1, 2]]),
+        (Sequence[Number], deque([np.float32(0.5), 1]), [0.5, 1]),
+        (Mapping[str, Number], {"a": np.float32(0.5), "b": 1}, {"a": 0.5, "b": 1}),
+        (Mapping[str, Number], MappingProxyType({"a": np.float32(0.5)}), {"a": 0.5}),
+        (Mapping[int, str], {np.int64(1): "a"}, {1: "a"}),
+        (Mapping[str, Sequence[int]], {"a": [np.int64(1)]}, {"a": [1]}),
+        (tuple[int, int], (np.int64(1), 2), (1, 2)),
+        (Sequence[tuple[int, int]], [[np.int64(1), 2]], [[1, 2]]),
+        (Sequence[Number] | None, [np.float32(2)], [2.0]),
+    ],
+    ids=repr,
+)
+def test_numbers_of_other_libraries_become_pythons(form: Any, value: Any, expected: Any) -> None:
+    result = through(form, value)
+    assert type(result) is type(expected)
+    assert json.dumps(result) == json.dumps(expected)
+
+
+def test_a_set_of_other_numbers_stays_a_set() -> None:
+    result = through(Collection[Integer], {np.int64(1), np.int64(2)})
+    assert result == {1, 2}
+    assert {type(one) for one in result} == {int}
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (Sequence[Fraction], "a list of Fractions"),
+        (Annotated[Integer | None, Ge(2)], "a whole number from 2, or None"),
+        (Sequence[tuple[Integer, Integer]], "a list of pairs of whole numbers"),
+        (tuple[str, Integer], "a pair of a text and a whole number"),
+        (tuple[int, int, int], "a tuple of 3 whole numbers"),
+        (tuple[Positive, ...], "a tuple of whole numbers from 1"),
+        (Sequence[str | Sequence[str]], "a list of texts or lists of texts"),
+        (Mapping[str, Any], "a mapping of texts to anything"),
+        (Collection[Literal["a", "b"]], "a collection of 'a' or 'b'"),
+        (Sequence[bool], "a list of True or False"),
+    ],
+    ids=repr,
+)
+def test_types_in_words(form: Any, words: str) -> None:
+    assert described(form) == words
+
+
+def test_plurals_of_classes() -> None:
+    class Dictionary: ...
+
+    class Key: ...
+
+    class Child: ...
+
+    assert described(Sequence[Dictionary]) == "a list of Dictionaries"
+    assert described(Sequence[Key]) == "a list of Keys"
+    assert described(Sequence[Child]) == "a list of Children"
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), "1", None, torch.tensor(1), 1j, [1]], ids=repr)
+def test_what_is_no_number(value: Any) -> None:
+    assert as_integer(value) is None
+    assert as_number(value) is None
+
+
+def test_numbers_as_pythons() -> None:
+    assert [type(as_integer(one)) for one in (3, np.int8(3))] == [int, int]
+    assert [as_integer(one) for one in (3.0, np.float32(3))] == [None, None]
+    assert [type(as_number(one)) for one in (3, np.int8(3), 0.5, np.float64(0.5), np.float32(0.5))] == [
+        int,
+        int,
+        float,
+        float,
+        float,
+    ]
+    assert [as_number(one) for one in (float("nan"), np.float32("inf"), Fraction(10**400))] == [None] * 3
+    assert as_number(10**400) == 10**400

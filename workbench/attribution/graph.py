@@ -8,7 +8,7 @@ is the part of its target's value that comes from its source. Influence follows 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
@@ -157,8 +157,8 @@ class Graph:
         share: PositiveShare = 0.8,
         edges: PositiveShare = 0.95,
         *,
-        keep: Sequence[Integer] = (),
-        kinds: Sequence[Kind] = KINDS,
+        keep: Collection[Integer] = (),
+        kinds: Collection[Kind] = KINDS,
     ) -> Graph:
         """The graph of the most influential nodes and edges.
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.sources import encoder
-from workbench.core.checks import shown
+from workbench.core.checks import as_integer
+from workbench.core.type_words import shown
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
@@ -89,9 +90,10 @@ def _latent(transcoders: Mapping[int, SparseCoder], feature: Feature, position: 
 
 
 def _place(position: Any, length: int) -> int:
-    if isinstance(position, bool) or not isinstance(position, int) or not -length <= position < length:
+    number = as_integer(position)
+    if number is None or not -length <= number < length:
         raise AttributionError(f"The prompt has positions 0 to {length - 1}; there is no position {shown(position)}.")
-    return position % length
+    return number % length
 
 
 def _token(model: LanguageModel, token: Any) -> int:
@@ -101,11 +103,12 @@ def _token(model: LanguageModel, token: Any) -> int:
             parts = ", ".join(repr(text) for text in model.token_texts(ids)) if ids else "none"
             raise AttributionError(f"{token!r} is {len(ids)} tokens for this model ({parts}); a target is one token.")
         return ids[0]
-    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < model.network.vocab_size:
+    number = as_integer(token)
+    if number is None or not 0 <= number < model.network.vocab_size:
         raise AttributionError(
             f"A target is a token's text or its id from 0 to {model.network.vocab_size - 1}, not {shown(token)}."
         )
-    return token
+    return number
 
 
 def _texts(model: LanguageModel, ids: tuple[int, ...]) -> list[str]:

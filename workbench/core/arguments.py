@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
-from workbench.core.checks import described, shown
+from workbench.core.checks import as_integer, as_number
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import described, shown
 
 Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature", "direction"]
 """A finite number, a whole number, True or False, one of several words, a text, a list of layers or of heads, a list of
@@ -72,15 +74,21 @@ class Argument:
             return None
         if self.kind == "direction":
             return self._vector(value, error)
-        if not self._fits(value):
+        if self.kind in ("number", "whole"):
+            value = self._number(value, error)
+        elif not self._fits(value):
             raise error(f"{self.name} is {self._described()}, not {shown(value)}.")
-        return value if self.kind not in LISTS else [*value]  # type: ignore[misc]
+        return value if self.kind not in LISTS else [_plain(one) for one in value]  # type: ignore[union-attr]
+
+    def _number(self, value: Any, error: type[WorkbenchError]) -> int | float:
+        """The number, of whatever library, as Python's."""
+        number = as_integer(value) if self.kind == "whole" else as_number(value)
+        low, high = (-LARGEST if self.low is None else self.low), (LARGEST if self.high is None else self.high)
+        if number is None or not low <= number <= high:
+            raise error(f"{self.name} is {self._described()}, not {shown(value)}.")
+        return number
 
     def _fits(self, value: Any) -> bool:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if self.kind in ("number", "whole"):
-            low, high = (-LARGEST if self.low is None else self.low), (LARGEST if self.high is None else self.high)
-            return (whole or (self.kind == "number" and isinstance(value, float))) and low <= value <= high
         if self.kind == "yes":
             return isinstance(value, bool)
         if self.kind == "choice":
@@ -89,7 +97,7 @@ class Argument:
             return isinstance(value, str)
         if self.kind == "feature":
             return (isinstance(value, str) and bool(value)) or isinstance(value, FeatureLike)
-        return isinstance(value, Sequence) and not isinstance(value, str)
+        return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
 
     def _vector(self, value: Any, error: type[WorkbenchError]) -> tuple[float, ...]:
         """The values, one row after another, rounded to float32."""
@@ -108,3 +116,11 @@ class Argument:
         ends += [f"to {self.high:g}"] if self.high is not None else []
         number = "a number" if ends else "a finite number"
         return " ".join([number if self.kind == "number" else WORDS[self.kind], *ends])
+
+
+def _plain(value: Any) -> Any:
+    """A member of a list with Python's numbers: a layer, a pair of layer and head; others as they are."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+    number = as_number(value)
+    return value if number is None else number

@@ -5,23 +5,28 @@
 
 `prune(model, 1.5)` raises `SurgeryError("sparsity is a number from 0 to 1, not 1.5.")`. Of a class, the arguments of
 its constructor are checked. Arguments reach the function unchanged, except numbers of other libraries, which become
-Python's: `numpy.int64(3)` becomes 3. A truth value is no number. Classes that are not Python's own are checked by
-`isinstance` only.
+Python's: `numpy.int64(3)` becomes 3, and a container of such numbers is built anew. A truth value is no number. `int`
+and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A `Sequence`
+may be any ordered iterable with a length, such as a range or an array, but no text and no set. Classes that are not
+Python's own are checked by `isinstance` only.
 """
 
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 from pydantic import (
+    AllowInfNan,
     BeforeValidator,
     Field,
     InstanceOf,
@@ -30,19 +35,42 @@ from pydantic import (
 )
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import MANY, PLAIN, described, inside, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 """A function or a class; checking leaves its type as it is."""
 
 
-def _integral(value: Any) -> Any:
-    """A whole number of another library as Python's."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool | int) else value
+def as_integer(value: Any) -> int | None:
+    """A whole number of any library as Python's; None for anything else, and for a truth value."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
-def _real(value: Any) -> Any:
-    """A number of another library as Python's."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool | int | float) else value
+def as_number(value: Any) -> int | float | None:
+    """A finite number of any library as Python's; None for anything else, and for a truth value."""
+    whole = as_integer(value)
+    if whole is not None or isinstance(value, bool) or not isinstance(value, Real):
+        return whole
+    try:
+        number = float(value)
+    except OverflowError:  # a fraction
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _integral(value: Any) -> int:
+    """A whole number as Python's, before pydantic's check."""
+    whole = as_integer(value)
+    if whole is None:
+        raise ValueError("no whole number")
+    return whole
+
+
+def _real(value: Any) -> int | float:
+    """A number as Python's, before pydantic's check; infinity passes, nan does not."""
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+        raise ValueError("no number")
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]
@@ -58,25 +86,13 @@ Share = Annotated[Number, Ge(0), Le(1)]
 PositiveNumber = Annotated[Number, Gt(0)]
 """A finite number above 0."""
 
-PLAIN = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "True or False",
-    bytes: "bytes",
-    type(None): "None",
-    dict: "a mapping",
-}
-"""Types that pydantic checks itself, in words."""
-MANY = {
-    list: "a list",
-    tuple: "a tuple",
-    set: "a set",
-    collections.abc.Sequence: "a list",
-    collections.abc.Iterable: "an iterable",
-    collections.abc.Collection: "a collection",
-    collections.abc.Mapping: "a mapping",
-}
+INFINITE = AllowInfNan(True)
+"""Added to `float` where infinity is allowed: `Annotated[float, INFINITE]`."""
+
+UNORDERED = (set, frozenset, collections.abc.Mapping)
+"""What is no sequence, though it has a length and can be iterated over."""
+ONE_VALUE = (str, bytes, bytearray, memoryview)
+"""What counts as one value, though it can be iterated over."""
 
 
 @typing.overload
@@ -110,7 +126,10 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # raises Python's own message, with the function's name
         for name, value in bound.arguments.items():
             if name not in adapters():
                 continue
@@ -128,14 +147,36 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
 
 
 def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, name: str, value: Any) -> Any:
-    """The value, as Python's own number where it is one."""
+    """The value, with Python's own numbers for those of other libraries."""
     try:
         valid = adapter.validate_python(value, strict=True)
     except ValidationError as wrong:
         raise error(f"{name} is {described(form)}, not {shown(value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
-    return valid if isinstance(valid, int | float) and type(value) not in (int, float) else value
+    return _arriving(value, valid)
+
+
+def _arriving(value: Any, valid: Any) -> Any:
+    """The value itself, or, where pydantic's result has a number of another type, its copy with Python's numbers."""
+    if valid is value:
+        return value
+    if isinstance(valid, int | float):
+        return value if type(value) in (int, float) else valid
+    if isinstance(valid, dict):
+        old = [one for pair in value.items() for one in pair]
+        new = [_arriving(*both) for both in zip(old, (one for pair in valid.items() for one in pair), strict=True)]
+        return value if _same(old, new) else dict(zip(new[::2], new[1::2], strict=True))
+    if isinstance(valid, list | tuple):
+        old = list(value)
+        new = [_arriving(*both) for both in zip(old, valid, strict=True)]
+        kind = next((kind for kind in (tuple, set, frozenset) if isinstance(value, kind)), list)
+        return value if _same(old, new) else kind(new)
+    return value
+
+
+def _same(old: list[Any], new: list[Any]) -> bool:
+    return all(one is other for one, other in zip(old, new, strict=True))
 
 
 def _adapter(form: Any) -> TypeAdapter[Any]:
@@ -146,72 +187,84 @@ def _by_instance(form: Any) -> Any:
     """A type with every class that is not Python's own replaced by a check with `isinstance`."""
     origin, inner = get_origin(form), get_args(form)
     if origin is Annotated:
-        return Annotated[(_by_instance(inner[0]), *inner[1:])]
+        return _annotated(inside(form))
     if origin in (Union, types.UnionType):
         return Union[tuple(map(_by_instance, inner))]  # noqa: UP007 - made from a list
-    if (origin or form) in MANY and (origin or form) is not collections.abc.Iterable:
-        return form if not inner else origin[tuple(one if one is ... else _by_instance(one) for one in inner)]
-    if origin is Literal or form in PLAIN or form is Any:
-        return form
-    return _class_by_instance(origin or form)
+    if (origin or form) in MANY:
+        return _container(origin or form, inner)
+    if origin is Literal:
+        return Annotated[form, BeforeValidator(functools.partial(_literal, inner))]
+    if form in (int, float):
+        return Integer if form is int else Number
+    return form if form in PLAIN or form is Any else _class_by_instance(origin or form)
+
+
+def _annotated(form: Any) -> Any:
+    if get_origin(form) is not Annotated:
+        return _by_instance(form)
+    inner, *rest = get_args(form)
+    if inner is float and INFINITE in rest:
+        return Annotated[(float, BeforeValidator(_real), *(one for one in rest if one is not INFINITE))]
+    return Annotated[(_by_instance(inner), *rest)]
+
+
+def _literal(choices: tuple[Any, ...], value: Any) -> Any:
+    """The choice that is equal and of the same type: neither True nor 1.0 is 1."""
+    whole = as_integer(value)
+    for one in choices:
+        same = whole == one if type(one) is int else isinstance(value, type(one)) and value == one
+        if same:
+            return one
+    raise ValueError("no such choice")
+
+
+def _container(kind: Any, inner: tuple[Any, ...]) -> Any:
+    """The check of a container, of a copy that is a list, a tuple or a dict."""
+    if kind is collections.abc.Iterable:
+        return Annotated[InstanceOf[kind], BeforeValidator(_iterable)]
+    parts = tuple(one if one is ... else _by_instance(one) for one in inner)
+    if kind is collections.abc.Mapping:
+        return Annotated[dict[parts or (Any, Any)], BeforeValidator(_as_dict)]  # type: ignore[misc]
+    if kind is tuple and parts and parts[-1] is not ...:
+        return Annotated[tuple[parts], BeforeValidator(_as_tuple)]  # type: ignore[valid-type]
+    return Annotated[list[parts[0] if parts else Any], BeforeValidator(functools.partial(_as_list, kind))]  # type: ignore[misc]
+
+
+def _iterable(value: Any) -> Any:
+    if isinstance(value, ONE_VALUE):
+        raise ValueError("one value")
+    return value
+
+
+def _as_dict(value: Any) -> Any:
+    return dict(value) if isinstance(value, collections.abc.Mapping) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_list(kind: Any, value: Any) -> list[Any]:
+    """The members of a container of a kind; an ordered or any iterable with a length counts as Sequence or Collection.
+
+    A table of two dimensions counts only where its rows can be iterated over, as an array's can.
+    """
+    refused = ONE_VALUE if kind is collections.abc.Collection else (*ONE_VALUE, *UNORDERED)
+    if kind in (list, tuple, set):
+        fits = isinstance(value, (set, frozenset) if kind is set else kind)
+    else:
+        fits = not isinstance(value, (type, *refused)) and hasattr(value, "__len__") and hasattr(value, "__iter__")
+        fits = fits and (getattr(value, "ndim", 1) == 1 or hasattr(value, "tolist"))
+    with contextlib.suppress(TypeError):  # an array of no dimension
+        if fits:
+            return list(value)  # pyright: ignore[reportArgumentType]
+    raise ValueError("another kind of container")
 
 
 def _class_by_instance(kind: Any) -> Any:
-    """The check of a class: of protocols and type variables none, of iterables that they are some."""
+    """The check of a class: of protocols, iterators and type variables none."""
     if kind is collections.abc.Callable or kind is type:
         return kind
     if not isinstance(kind, type) or kind is collections.abc.Iterator or getattr(kind, "_is_protocol", False):
-        return InstanceOf[collections.abc.Iterable] if kind is collections.abc.Iterable else Any
+        return Any
     return InstanceOf[kind]
-
-
-def described(form: Any) -> str:
-    """A type with its ranges in words: "a whole number from 1 to 8, or None"."""
-    origin, inner = get_origin(form), get_args(form)
-    if origin is Annotated:
-        return _ranged(described(inner[0]), [one for one in inner[1:] if isinstance(one, Ge | Gt | Le | Lt)])
-    if origin in (Union, types.UnionType):
-        words = [described(one) for one in sorted(inner, key=lambda one: one is type(None))]
-        return ", ".join(words[:-1]) + (", or " if words[-1] == "None" else " or ") + words[-1]
-    if origin is Literal:
-        words = [repr(one) for one in inner]
-        return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-    if (origin or form) in MANY:
-        words = [_plural(described(one)) for one in inner if one is not ...]
-        joined = " to ".join(words) if (origin or form) is collections.abc.Mapping else ", ".join(dict.fromkeys(words))
-        return MANY[origin or form] + (f" of {joined}" if words else "")
-    return _named(origin or form)
-
-
-def _named(kind: Any) -> str:
-    if kind in PLAIN:
-        return PLAIN[kind]
-    if kind is collections.abc.Callable:
-        return "a function"
-    name = getattr(kind, "__name__", str(kind))
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
-
-
-def _ranged(word: str, ends: list[Any]) -> str:
-    for one in ends:
-        name, words = {Ge: ("ge", "from"), Gt: ("gt", "above"), Le: ("le", "to"), Lt: ("lt", "below")}[type(one)]
-        word += f" {words} {getattr(one, name):,}"
-    return word
-
-
-def _plural(word: str) -> str:
-    head, _, rest = word.removeprefix("a ").removeprefix("an ").partition(" ")
-    if word.startswith("a whole number"):
-        return "whole numbers" + word.removeprefix("a whole number")
-    if not word.startswith(("a ", "an ")):
-        return word
-    return (head if head.endswith("s") else head + "s") + (f" {rest}" if rest else "")
-
-
-def shown(value: Any) -> str:
-    """A value in a sentence, in at most about 60 characters."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a stranger's object may refuse to be written
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from workbench.core.checks import shown
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
 
 _FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>\d+)")
@@ -33,8 +34,10 @@ class Feature:
     """The dictionary itself, where the feature came from one that is loaded (a trained one, say)."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.index, bool) or not isinstance(self.index, int) or self.index < 0:
+        index = as_integer(self.index)
+        if index is None or index < 0:
             raise FeatureError(f"A feature's index is a whole number from 0, not {self.index!r}.")
+        object.__setattr__(self, "index", index)
         if not isinstance(self.dictionary, str) or not self.dictionary:
             raise FeatureError("A feature needs the name of its dictionary, such as neurons.29.gate.")
 

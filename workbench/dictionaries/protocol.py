@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from workbench.core.checks import as_integer
 from workbench.core.hashing import fingerprint
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
@@ -121,7 +121,8 @@ class Dictionary(nn.Module, ABC):
 
     def check(self, index: int) -> None:
         """Raise `FeatureError` unless `index` is a coordinate of this dictionary."""
-        if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= int(index) < self.n_features:
+        number = as_integer(index)
+        if number is None or not 0 <= number < self.n_features:
             raise FeatureError(
                 f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {index!r}."
             )

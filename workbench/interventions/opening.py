@@ -15,11 +15,12 @@ from typing import Any, NotRequired
 from torch import nn
 from typing_extensions import TypedDict
 
-from workbench.core.checks import checked, shown
+from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
+from workbench.core.type_words import shown
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
 from workbench.model.plan import Plan
 
@@ -38,19 +39,23 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     Raises:
         EditError: an unknown word, a negative or fractional position, or an empty list.
     """
-    if positions in ("all", "prompt", "generated"):
+    if isinstance(positions, str) and positions in ("all", "prompt", "generated"):
         return positions  # type: ignore[return-value]
-    if isinstance(positions, str) or not isinstance(positions, int | Iterable):
+    one = as_integer(positions)
+    if isinstance(positions, str) or (one is None and not isinstance(positions, Iterable)):
         raise EditError(
             f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {positions!r}."
         )
-    numbers = [positions] if isinstance(positions, int) else list(positions)
-    if not numbers:
+    values = [one] if one is not None else list(positions)  # type: ignore[arg-type]
+    if not values:
         raise EditError("positions is an empty list, so the edit can never act; name at least one position.")
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise EditError(f"A position is a whole number counted from the first token, from 0, not {number!r}.")
-    return tuple(sorted(set(numbers)))
+    numbers: set[int] = set()
+    for value in values:
+        number = as_integer(value)
+        if number is None or number < 0:
+            raise EditError(f"A position is a whole number counted from the first token, from 0, not {value!r}.")
+        numbers.add(number)
+    return tuple(sorted(numbers))
 
 
 class Masks(Protocol):

@@ -19,8 +19,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from workbench.core.checks import Number, checked, shown
+from workbench.core.checks import Number, as_number, checked
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
@@ -96,10 +97,11 @@ def checked_thresholds(model: LanguageModel, thresholds: Any) -> list[float]:
     """
     limits = thresholds.thresholds if isinstance(thresholds, HasThresholds) else thresholds
     count = model.network.n_layers
-    if isinstance(limits, Tensor):
+    if isinstance(limits, Tensor | np.ndarray):
         limits = limits.tolist()
-    if isinstance(limits, int | float) and not isinstance(limits, bool):
-        limits = [limits] * count
+    number = as_number(limits)
+    if number is not None:
+        limits = [number] * count
     if not isinstance(limits, Sequence) or isinstance(limits, str):
         raise SparsityError(f"Thresholds are a Sparsity, a number, or one for each layer, not {shown(limits)}.")
     limits = _numbers(limits)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import building, parameters_of
@@ -50,14 +51,14 @@ def keep_layers(
         SurgeryError: no layer is left, one that does not exist, or an architecture whose layers depend on their number.
     """
     number = model.network.n_layers
-    wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)]
-    wrong += [layer for layer in layers if layer not in wrong and not 0 <= layer < number]
-    if wrong:
-        raise SurgeryError(f"There is no layer {wrong[0]!r}: {model.name} has {number} layers, 0 to {number - 1}.")
+    for layer in layers:
+        if not 0 <= (-1 if (whole := as_integer(layer)) is None else whole) < number:
+            raise SurgeryError(f"There is no layer {layer!r}: {model.name} has {number} layers, 0 to {number - 1}.")
+    layers = [int(layer) for layer in layers]
     if not layers:
         raise SurgeryError("No layer would be left; keep at least one.")
     if len(set(layers)) < len(layers):
-        raise SurgeryError(f"A layer is there twice in {list(layers)}; name each once.")
+        raise SurgeryError(f"A layer is there twice in {layers}; name each once.")
     sizes = model.network.config.get_text_config()
     if getattr(sizes, "scale_attn_by_inverse_layer_idx", False):
         raise SurgeryError(
@@ -72,7 +73,7 @@ def keep_layers(
         if match is None:
             tensors[place] = tensor
         elif int(match[1]) in layers:
-            tensors[f"{prefix}.{list(layers).index(int(match[1]))}.{match[2]}"] = tensor
+            tensors[f"{prefix}.{layers.index(int(match[1]))}.{match[2]}"] = tensor
     config: dict[str, Any] = {"num_hidden_layers": len(layers)}
     for key, value in sizes.to_dict().items():  # such as layer_types
         if isinstance(value, list | tuple) and len(value) == number and hasattr(sizes, key):
