@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from browse import latent_card
-from shared import session
+from shared import latent_card, session
 from shared.tokens import plain, show_chips
 from shared.waiting import one_sentence
 

@@ -11,6 +11,7 @@ from shared import background, snippets
 from shared.tokens import plain
 
 from attribution import graph as attribution_graph
+from attribution import script
 from attribution.request import AttributionOutcome, AttributionRequest, load
 from workbench.core.text import visible
 
@@ -57,21 +58,15 @@ def begin(model: LanguageModel, request: AttributionRequest) -> None:
 
 def show(model: LanguageModel, request: AttributionRequest) -> None:
     """Draw the progress of the tracing, or the graph."""
-    task = caching.task(request.key)
+    task = background.finished(request.key)
     if task is None:
-        return
-    if not task.done:
-        background.follow(request.key)
-        return
-    if task.failed:
-        background.show_failure(request.key)
         return
     outcome: AttributionOutcome = task.result()
     if task.stopping:
         st.caption(":material/pause: Stopped early: fewer latents were traced than requested.")
     _numbers(outcome)
     attribution_graph.show(model, request, outcome.graph)
-    snippets.show(snippets.attribution(request))
+    snippets.show(script.attribution(request))
 
 
 def _numbers(outcome: AttributionOutcome) -> None:

@@ -9,6 +9,7 @@ import streamlit as st
 from shared import pages, session, snippets
 from shared.tokens import plain
 
+from browse import script
 from workbench import Feature, figures
 from workbench.core.text import visible
 from workbench.interventions.features import dictionary_of
@@ -44,7 +45,7 @@ def show(model: LanguageModel, text: str) -> None:
             _siblings(model, layer, feature.index, site)
         with right:
             _neighbours(model, text)
-        snippets.show(snippets.card(st.session_state["source"], text, TOP, NEAR))
+        snippets.show(script.card(st.session_state["source"], text, TOP, NEAR))
 
 
 def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None:

@@ -1,10 +1,10 @@
 """Browse: search the model's neurons or a dictionary's latents, and open one."""
 
 import streamlit as st
-from shared import dictionaries, session
+from shared import dictionaries, indexing, latent_card, session
 from shared.waiting import one_sentence
 
-from browse import card, chooser, indexing, latent_card, latents, search
+from browse import card, chooser, latents, search
 from workbench import Feature
 
 

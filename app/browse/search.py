@@ -14,6 +14,7 @@ from shared.sample import knows
 from shared.tokens import plain
 from shared.waiting import begin_again, one_sentence, wait_for, was_stopped
 
+from browse import script
 from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
 from workbench.core.text import visible
 
@@ -93,7 +94,7 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
     first = visible(model.token_texts(model.to_tokens(token)[0, :1])[0])
     st.markdown(f"**The neurons whose {query.weights} weights score the token “{plain(first)}” highest.**")
     _show_table([table.hit(table.row(feature)) for feature, _ in best], query, [score for _, score in best])
-    snippets.show(snippets.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))
+    snippets.show(script.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))
 
 
 def most_specialised(table: NeuronTable, query: Query) -> list[Hit]:
@@ -114,7 +115,7 @@ def most_specialised(table: NeuronTable, query: Query) -> list[Hit]:
 
 def _code(query: Query) -> str:
     table = {"weights": query.weights, "top_k": TOP_K, "scale": query.scale}
-    return snippets.search(st.session_state["source"], query.text.strip() and query.text, table, query.how())
+    return script.search(st.session_state["source"], query.text.strip() and query.text, table, query.how())
 
 
 def _shown(hits: Sequence[Hit]) -> str:

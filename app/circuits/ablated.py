@@ -45,14 +45,8 @@ def show(model: LanguageModel, request: CircuitRequest, outcome: CircuitOutcome)
             f"{tied} more heads score as much as the last of these; of equal heads those of lower layers come first."
         )
     st.caption(plain(", ".join(f"{layer}.{head}" for layer, head in heads[:60]) + (" …" if size > 60 else "")))
-    task = caching.task(key)
+    task = background.finished(key)
     if task is None:
-        return
-    if not task.done:
-        background.follow(key)
-        return
-    if task.failed:
-        background.show_failure(key)
         return
     alone, without = task.result()
     columns = st.columns(3)

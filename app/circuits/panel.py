@@ -11,7 +11,7 @@ import streamlit as st
 from shared import background, snippets
 from shared.tokens import plain
 
-from circuits import ablated
+from circuits import ablated, script
 from circuits.request import METHODS, TRUTH, CircuitOutcome, CircuitRequest
 from workbench.core.text import visible
 from workbench.figures.circuits import head_maps
@@ -81,17 +81,11 @@ def _scored(
 
 def show(model: LanguageModel, request: CircuitRequest) -> None:
     """Draw the progress of the search, or the heads."""
-    going = caching.task(request.key)
-    if going is None:
+    task = background.finished(request.key)
+    if task is None:
         return
-    if not going.done:
-        background.follow(request.key)
-        return
-    if going.failed:
-        background.show_failure(request.key)
-        return
-    outcome: CircuitOutcome = going.result()
-    if going.stopping:
+    outcome: CircuitOutcome = task.result()
+    if task.stopping:
         st.caption(":material/pause: Stopped early: not every method is complete.")
     _evaluation(outcome)
     _prompts(outcome)
@@ -111,7 +105,7 @@ def show(model: LanguageModel, request: CircuitRequest) -> None:
         )
         _judgements(outcome)
     ablated.show(model, request, outcome)
-    snippets.show(snippets.circuits(request))
+    snippets.show(script.circuits(request))
 
 
 def _evaluation(outcome: CircuitOutcome) -> None:

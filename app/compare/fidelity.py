@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 from shared import background, dictionaries, snippets
 
+from compare import script
 from workbench import figures
 
 if TYPE_CHECKING:
@@ -65,15 +66,8 @@ def begin(model: LanguageModel, request: FidelityRequest) -> None:
 
 def show(request: FidelityRequest) -> None:
     """Draw the progress of the measurement, or its results."""
-    task = caching.task(request.key)
+    task = background.finished(request.key, "Stopped before anything was measured.")
     if task is None:
-        return
-    if not task.done:
-        background.follow(request.key)
-        return
-    if task.failed:
-        if not background.show_failure(request.key):
-            st.info("Stopped before anything was measured.", icon=":material/pause:")
         return
     results = task.result()
     stopped = "Stopped early. " if task.stopping else ""
@@ -89,7 +83,7 @@ def show(request: FidelityRequest) -> None:
     figure = figures.fidelity_comparison(names, results)
     st.plotly_chart(figure, theme=None, key="fidelity", config={"displayModeBar": False})
     _table(names, results)
-    snippets.show(snippets.fidelity(request.source, request.folders, request.corpus, request.tokens))
+    snippets.show(script.fidelity(request.source, request.folders, request.corpus, request.tokens))
 
 
 def _table(names: Sequence[str], results: Sequence[Fidelity]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from browse import firing
 from shared import dictionaries, session
 from shared.dictionaries import Known
 from shared.sample import sample_text
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
+from read import firing
 from workbench.measures.firing import active_features
 
 if TYPE_CHECKING:

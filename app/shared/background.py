@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import caching
 import streamlit as st
 from shared.tokens import plain
 from shared.waiting import time_left
+
+if TYPE_CHECKING:
+    from jobs import Task
 
 EVERY = 1.0
 """Seconds between two draws."""
@@ -28,6 +33,26 @@ def follow(key: tuple[str, ...], stop: str = "Stop") -> None:
         button.button(stop, key=f"stop {key}", icon=":material/stop:", on_click=task.stop, disabled=task.stopping)
 
     watch()
+
+
+def finished(key: tuple[str, ...] | None, stopped: str = "") -> Task[Any] | None:
+    """The task of this key if it has a result; without one, draws the progress of the task or why it failed.
+
+    Args:
+        key: None for no task.
+        stopped: the sentence for a task that was stopped before it had a result.
+    """
+    task = caching.task(key) if key else None
+    if key is None or task is None:
+        return None
+    if not task.done:
+        follow(key)
+        return None
+    if task.failed:
+        if not show_failure(key) and stopped:
+            st.info(stopped, icon=":material/pause:")
+        return None
+    return task
 
 
 def show_failure(key: tuple[str, ...]) -> bool:

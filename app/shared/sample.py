@@ -9,6 +9,8 @@ import streamlit as st
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
+QUESTION = "What is your favourite animal?"
+"""The first prompt of pages that ask a model a question."""
 LENGTH = 24
 """Tokens that a model generates as its own first text."""
 

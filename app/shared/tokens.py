@@ -46,7 +46,10 @@ _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_{}[]()<>#+-
 
 
 def plain(text: object) -> str:
-    """The text as Markdown that shows every character as it is: `workbench.core.text.plain` without importing torch."""
+    """The text as Markdown that shows every character as it is.
+
+    It repeats `workbench.core.text.plain`: importing a module of `workbench` loads torch, and the frame comes first.
+    """
     return str(text).translate(_MARKDOWN)
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 from shared import snippets
 from shared.tokens import plain
 
+from states import script
 from workbench import figures
 
 if TYPE_CHECKING:
@@ -115,4 +116,4 @@ def _expected(
     figure = figures.next_state_map(rows, names, marked, machine.states)
     st.plotly_chart(figure, theme=None, key="next states", config={"displayModeBar": False})
     walk = visited[0].tolist()
-    snippets.show(snippets.states(st.session_state["source"], walk, target if counted is not None else None))
+    snippets.show(script.states(st.session_state["source"], walk, target if counted is not None else None))

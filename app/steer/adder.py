@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import dictionaries
+from shared import dictionaries, edits
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
 import workbench as wb
-from steer import edits
 from workbench.core.text import visible
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import snippets
+from shared.edits import slider_of
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
 import workbench as wb
-from steer.edits import slider_of
 from steer.prompt import AnswerRequest
 from workbench import figures
 from workbench.interventions.choices import strength_of

@@ -4,10 +4,10 @@ Each part has its own container, so that no part moves while another is redrawn.
 """
 
 import streamlit as st
-from shared import session
+from shared import edits, session
 from shared.waiting import one_sentence
 
-from steer import adder, answer, curve, edits, presets, prompt, storage
+from steer import adder, answer, curve, presets, prompt, storage
 
 
 def show() -> None:

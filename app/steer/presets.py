@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import streamlit as st
-from shared import session
+from shared import edits, session
+from shared.sample import QUESTION
 
 import workbench as wb
-from steer import edits
-from steer.prompt import CHAT, CONTINUE, QUESTION
+from steer.prompt import CHAT, CONTINUE
 
 STORY = "Once upon a time, there was a"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from shared import snippets
-from shared.sample import sample_text
+from shared.sample import QUESTION, sample_text
 
 import workbench as wb
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 CHAT, CONTINUE = "Chat", "Continue a text"
-QUESTION = "What is your favourite animal?"
 
 
 @dataclass(frozen=True)

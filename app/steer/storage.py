@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from shared import dictionaries
+from shared import dictionaries, edits
 from shared.tokens import plain
 
-from steer import edits
 from workbench.dictionaries import Dictionary
 from workbench.interventions.saved import from_json, to_json
 from workbench.model import EditError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from shared import corpora, dictionaries, pages
+from shared import corpora, dictionaries, edits, pages
 from shared.tokens import plain
-from steer import edits
 
+import workbench as wb
 from surgery import panel
 from surgery.panel import SurgeryRequest
 from workbench.surgery.registry import OPERATIONS, Argument, Operation
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FIRST = "bake"
 """The first operation in the list."""
+NOT_READY = object()
+"""The value of a widget that holds nothing that can be used; None is an argument that is left out."""
 
 
 def show(model: LanguageModel) -> tuple[SurgeryRequest | None, Any]:
@@ -47,46 +49,65 @@ def show(model: LanguageModel) -> tuple[SurgeryRequest | None, Any]:
         persist_state="session",
         help="The cost is measured on this many tokens. Of the bundled stories a held-out tenth is used.",
     )
-    ready = all(value is not None for value in arguments.values())
+    ready = all(value is not NOT_READY for value in arguments.values())
     source = st.session_state["source"]
     return (SurgeryRequest(source, now.hash, name, arguments, corpus, int(tokens)) if ready else None), button
 
 
 def _argument(model: LanguageModel, now: LanguageModel, operation: Operation, one: Argument) -> Any:
-    """Draw the widget of one argument; returns its value, or None while the value can't be used."""
+    """Draw the widget of one argument; returns its value, or `NOT_READY` while the value can't be used."""
     key, how = f"surgery {operation.name} {one.name}", {"help": one.help or None, "persist_state": "session"}
-    value: Any
     if one.kind == "edits":
-        value = _edits(model)
-    elif one.kind == "feature":
-        value = _feature(model, st.text_input(one.title, one.default, key=key, **how).strip())
-    elif one.kind == "yes":
-        value = st.toggle(one.title, one.default, key=key, **how)
-    elif one.kind == "choice":
-        value = st.selectbox(one.title, one.choices, one.choices.index(one.default), key=key, **how)
-    elif one.kind in ("layers", "heads"):
+        return _edits(model)
+    if one.kind in ("feature", "direction"):
+        return _feature(model, now, one, st.text_input(one.title, one.default or "", key=key, **how).strip())
+    if one.kind == "yes":
+        return st.toggle(one.title, bool(one.default), key=key, **how)
+    if one.kind == "choice":
+        first = None if one.default is None else one.choices.index(one.default)
+        return st.selectbox(one.title, one.choices, first, key=key, **how)
+    if one.kind in ("number", "whole"):
+        return _number(one, key, how)
+    if one.kind == "text":
+        value: Any = st.text_input(one.title, one.default or "", key=key, **how).strip()
+    else:
         count = now.network.n_layers if one.kind == "layers" else now.network.n_heads
         if any(number >= count for number in st.session_state.get(key, [])):  # the model has become smaller
             st.session_state[key] = [number for number in st.session_state[key] if number < count]
-        value = st.multiselect(one.title, range(count), key=key, placeholder="Choose at least one", **how)
-    elif one.kind == "text":
-        value = st.text_input(one.title, one.default, key=key, **how).strip()
-    elif one.kind == "whole":
-        low, high = (None if end is None else int(end) for end in (one.low, one.high))
-        value = st.number_input(one.title, low, high, int(one.default), 1, key=key, **how)
-    else:
-        low, high = (None if end is None else float(end) for end in (one.low, one.high))
-        value = st.number_input(one.title, low, high, float(one.default), key=key, format="%.4g", **how)
-    return value
+        empty = "Choose at least one" if one.default is not None else "Left out"
+        value = st.multiselect(one.title, range(count), key=key, placeholder=empty, **how)
+    return None if one.default is None and not value else value
 
 
-def _feature(model: LanguageModel, typed: str) -> Any:
-    """The feature of this id; draws the error and returns None for a wrong id."""
+def _number(one: Argument, key: str, how: dict[str, Any]) -> float | None:
+    """Draw the box of a number; it is empty, and the number None, for an argument that is left out."""
+    form = int if one.kind == "whole" else float
+    low, high, first = (None if number is None else form(number) for number in (one.low, one.high, one.default))
+    if first is None:
+        how = how | {"placeholder": "Left out"}
+    if one.kind == "whole":
+        return st.number_input(one.title, low, high, first, 1, key=key, **how)
+    return st.number_input(one.title, low, high, first, key=key, format="%.4g", **how)
+
+
+def _feature(model: LanguageModel, now: LanguageModel, one: Argument, typed: str) -> Any:
+    """The feature of this id, which stands for its direction in an argument that takes one.
+
+    Draws the error and returns `NOT_READY` for an id that is wrong or missing.
+    """
+    if not typed and one.default is None:
+        return None
+    if not typed and one.kind == "direction":
+        st.caption(f"{plain(one.title)}: type the id of a feature, such as neurons.1.post:5.")
+        return NOT_READY
     try:
-        return dictionaries.feature(model, typed)
+        feature = dictionaries.feature(model, typed)
+        if one.kind == "direction":
+            wb.surgery.direction_of(now, feature)
+        return feature
     except (ValueError, KeyError) as error:
         st.error(plain(error), icon=":material/error:")
-        return None
+        return NOT_READY
 
 
 def _edits(model: LanguageModel) -> Any:

@@ -99,7 +99,7 @@ def held_out(corpus: str) -> Any:
 
 def begin(model: LanguageModel, request: SurgeryRequest) -> None:
     """Start a trial; the trial of another request is dropped."""
-    before = current(model)
+    before, now = current(model), current_model(model)
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Step:
         arguments = dict(request.arguments)
@@ -109,7 +109,7 @@ def begin(model: LanguageModel, request: SurgeryRequest) -> None:
             request.operation,
             progress=lambda share, what: tell(share / 2, what),
             cancel=cancelled,
-            **arguments,
+            **with_directions(now, request.operation, arguments),
         )
         if cancelled():
             raise Cancelled("Stopped before anything was measured.")
@@ -128,6 +128,19 @@ def begin(model: LanguageModel, request: SurgeryRequest) -> None:
     caching.begin(key, OPERATIONS[request.operation].title, work)
 
 
+def directions(operation: str) -> set[str]:
+    """The names of an operation's arguments that take a direction; the page keeps a feature for each."""
+    return {one.name for one in OPERATIONS[operation].arguments if one.kind == "direction"}
+
+
+def with_directions(model: LanguageModel, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with the direction in the place of each feature that stands for one."""
+    return {
+        name: wb.surgery.direction_of(model, value) if name in directions(operation) and value is not None else value
+        for name, value in arguments.items()
+    }
+
+
 def follow(request: SurgeryRequest | None) -> None:
     """Draw the progress of the trial, or take its result.
 
@@ -136,16 +149,11 @@ def follow(request: SurgeryRequest | None) -> None:
     """
     key = st.session_state.get(KEY)
     task = caching.task(key) if key else None
+    if task is not None and task.failed and (request is None or key[:-1] != request.key):
+        st.session_state[KEY] = None
+        return
+    task = background.finished(key, "Stopped before anything was measured.")
     if task is None:
-        return
-    if not task.done:
-        background.follow(key)
-        return
-    if task.failed:
-        if request is None or key[:-1] != request.key:
-            st.session_state[KEY] = None
-        elif not background.show_failure(key):
-            st.info("Stopped before anything was measured.", icon=":material/pause:")
         return
     st.session_state[TRIED], st.session_state[KEY] = task.result(), None
     st.session_state["surgery stopped"] = task.stopping

@@ -118,13 +118,8 @@ def _begin_saving(model: LanguageModel, folder: str) -> None:
 
 def _follow_saving() -> None:
     key = st.session_state.get(SAVING)
-    task = caching.task(key) if key else None
+    task = background.finished(key)
     if task is None:
-        return
-    if not task.done:
-        background.follow(key)
-        return
-    if background.show_failure(key) or task.failed:
         return
     check: Verification = task.result()
     largest = check.max_logit_difference
@@ -148,13 +143,8 @@ def _begin_loading(model: LanguageModel, folder: str) -> None:
 
 def _follow_loading() -> None:
     key = st.session_state.get(LOADING)
-    task = caching.task(key) if key else None
+    task = background.finished(key)
     if task is None:
-        return
-    if not task.done:
-        background.follow(key)
-        return
-    if background.show_failure(key) or task.failed:
         return
     panel.take([Step(task.result(), "", {"folder": key[1]})])
     for name in (LOADING, SAVING):
@@ -180,7 +170,7 @@ def code(source: str, steps: Sequence[Step], folder: str) -> str:
         if not step.operation:
             lines += f"child = wb.surgery.open_child({step.arguments['folder']!r}, model)\n"
         else:
-            before, keywords = _arguments(step.arguments)
+            before, keywords = _arguments(step, now)
             lines += f"{before}child = wb.surgery.apply_operation({now}, {step.operation!r}{keywords})\n"
         now = "child"
     text = "" if steps[-1].corpus == corpora.FIRST else f"wb.Corpus.load({steps[-1].corpus!r}), "
@@ -188,10 +178,12 @@ def code(source: str, steps: Sequence[Step], folder: str) -> str:
     return lines + f"child.save_pretrained({folder!r})\n"
 
 
-def _arguments(arguments: dict[str, Any] | Any) -> tuple[str, str]:
-    """The lines before a call, and its keyword arguments."""
+def _arguments(step: Step, now: str) -> tuple[str, str]:
+    """The lines before a step's call, and its keyword arguments; `now` is the variable of the model that it changes."""
     before, keywords = "", ""
-    for name, value in arguments.items():
+    directions = panel.directions(step.operation)
+    model = now if now == "model" else f"{now}.model"
+    for name, value in step.arguments.items():
         if name == "edits":
             before += snippets.edit_list(value)
             keywords += ", edits=edits"
@@ -200,6 +192,7 @@ def _arguments(arguments: dict[str, Any] | Any) -> tuple[str, str]:
             before += lines
             variable = names.get(value.dictionary)
             written = f"{variable}.feature({value.index})" if variable else repr(str(value))
+            written = f"wb.surgery.direction_of({model}, {written})" if name in directions else written
             keywords += f", {name}={written}"
         else:
             keywords += f", {name}={value!r}"

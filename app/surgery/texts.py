@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from shared.sample import sample_text
+from shared.sample import QUESTION, sample_text
 from shared.tokens import show_scale, show_tokens
-from steer.prompt import QUESTION
 
 import workbench as wb
 from surgery import panel

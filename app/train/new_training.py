@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import corpora, snippets
 from shared.waiting import one_sentence
 
-from train import runs
+from train import runs, script
 from train.runs import TrainingRequest
 
 if TYPE_CHECKING:
+    from workbench.dictionaries import Trainable
+    from workbench.dictionaries.settings import Field
     from workbench.model import LanguageModel
 
 PLACES = {
@@ -24,14 +27,6 @@ PLACES = {
 }
 MLP = ("blocks.{}.mlp.hook_in", "blocks.{}.mlp.hook_out")
 """The hook points that a transcoder reads and writes."""
-LABELS = {
-    "width": ("Latents", "How many features to learn. More are finer and slower to train."),
-    "n_codes": ("Codes", "How many codes to learn."),
-    "k": ("Active per token", "How many latents may be active at once."),
-    "l1": ("L1 penalty", "Higher makes fewer latents active."),
-    "l0": ("L0 penalty", "Higher makes fewer latents active."),
-    "groups": ("Groups", "Parts of the activation that have codes of their own, such as heads."),
-}
 
 
 def show(model: LanguageModel) -> None:
@@ -48,7 +43,7 @@ def show(model: LanguageModel) -> None:
     right.space("small")
     right.caption(_explained(kinds[word]))
     reads, writes = _where(model, word)
-    settings = _settings(word)
+    settings = _settings(kinds[word])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         corpus = corpora.choose("training corpus")
         tokens = st.number_input(
@@ -93,7 +88,7 @@ def show(model: LanguageModel) -> None:
             runs.begin(model, request)
             st.session_state["run to show"] = request.name
             st.rerun()
-    snippets.show(snippets.training(st.session_state["source"], *request.code(model)))
+    snippets.show(script.training(st.session_state["source"], model, request))
 
 
 def _explained(kind: type) -> str:
@@ -123,21 +118,31 @@ def _where(model: LanguageModel, word: str) -> tuple[str, str]:
     return reads, reads
 
 
-def _settings(word: str) -> dict[str, Any]:
-    """Draw the settings of the kind; returns them by parameter."""
-    settings: dict[str, Any] = {}
+def _settings(kind: type[Trainable]) -> dict[str, float]:
+    """Draw the settings that the kind declares; returns them by parameter."""
+    settings: dict[str, float] = {}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        for name, usual in runs.parameters(word).items():
-            label, help = LABELS.get(name, (name.replace("_", " ").capitalize(), ""))
-            whole = isinstance(usual, int)
-            settings[name] = st.number_input(
-                label,
-                1 if whole else 1e-6,
-                None,
-                usual,
-                format=None if whole else "%g",
-                key=f"training {word} {name}",
-                persist_state="session",
-                help=help or None,
-            )
+        for one in kind.fields():
+            if one.name != "d_out":  # the hook point that is written sets it
+                settings[one.name] = _number(one, f"training {kind.kind} {one.name}")
     return settings
+
+
+def _number(one: Field, key: str) -> float:
+    """Draw the box of a setting; it starts with the allowed value that is nearest to the default."""
+    form = int if one.whole else float
+    least = None if one.least is None else form(math.ceil(one.least) if one.whole else one.least)
+    most = None if one.most is None else form(one.most)
+    first = form(one.default)
+    first = first if least is None else max(first, least)
+    first = first if most is None else min(first, most)
+    return st.number_input(
+        one.title,
+        least,
+        most,
+        first,
+        format=None if one.whole else "%g",
+        key=key,
+        persist_state="session",
+        help=one.help or None,
+    )

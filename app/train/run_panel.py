@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-from browse import indexing
-from shared import background, dictionaries, pages, session, snippets
+from shared import background, dictionaries, indexing, pages, session, snippets
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
-from train import runs
+from train import runs, script
 from train.runs import Run
 from workbench import figures
 
@@ -35,7 +34,7 @@ def show(model: LanguageModel, run: Run) -> None:
         _state(model, run)
         _curves(run)
     if run.request is not None and run.request.reads in model.hook_points:
-        snippets.show(snippets.training(st.session_state["source"], *run.request.code(model)))
+        snippets.show(script.training(st.session_state["source"], model, run.request))
     if run.finished:
         _next(model, run)
 

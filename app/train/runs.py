@@ -61,14 +61,6 @@ class TrainingRequest:
             how["block"] = max(self.batch_size, self.tokens // MIXED)
         return kind.__name__, built, how
 
-    def code(self, model: LanguageModel) -> tuple[str, str]:
-        """The lines that build the dictionary and load the corpus, and the line that trains."""
-        name, built, how = self.call(model)
-        arguments = ", ".join(f"{key}={value!r}" for key, value in built.items())
-        keywords = ", ".join(f"{key}={value!r}" for key, value in how.items())
-        building = f"dictionary = wb.dictionaries.{name}({arguments})\ncorpus = wb.Corpus.load({self.corpus!r})"
-        return building, f"wb.train(dictionary, model, {self.reads!r}, corpus, {keywords})"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -89,17 +81,6 @@ def kinds() -> dict[str, type[Trainable]]:
     """The classes of dictionaries that can be trained, by the word of their kind; transcoders come last."""
     can = {word: kind for word, kind in Dictionary.kinds.items() if issubclass(kind, Trainable)}
     return dict(sorted(can.items(), key=lambda pair: (pair[1].transcodes, pair[0] != "topk", pair[0])))
-
-
-def parameters(word: str) -> dict[str, Any]:
-    """The parameters of a kind besides `d_in`, by name, with their usual values."""
-    usual = {"width": 4608, "n_codes": 1024}
-    signature = inspect.signature(Dictionary.kinds[word]).parameters.values()
-    return {
-        one.name: usual.get(one.name) if one.default is inspect.Parameter.empty else one.default
-        for one in signature
-        if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and one.name != "d_in"
-    }
 
 
 def all_runs() -> list[Run]:

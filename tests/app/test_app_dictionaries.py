@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import tiny
 import torch
+from annotated_types import Ge, Le
 from pages import button, complaint, ended, quiet, read_from, run_code, script, start, words
 from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
 
 import workbench as wb
+from workbench.dictionaries import Dictionary
+from workbench.dictionaries.settings import Setting, Width
 from workbench.index import open_index
 from workbench.interventions.saved import to_json
 
@@ -224,7 +228,8 @@ def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
     printed = run_code(script(page, "wb.compare"))
     assert both.edited.text.splitlines()[0] in printed
 
-    from steer import edits, storage
+    from shared import edits
+    from steer import storage
 
     said = to_json(shelf.model, request.interventions)
     assert [one["name"] for one in json.loads(said)["dictionaries"]] == ["small"]
@@ -279,6 +284,35 @@ def test_every_kind_has_a_form(shelf: Shelf, word: str) -> None:
     scope: dict = {"wb": wb}
     exec(next(line for line in code.splitlines() if line.startswith("dictionary =")), scope)
     assert scope["dictionary"].kind == word
+
+
+def test_a_new_kind_brings_its_own_form(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dictionary, "kinds", dict(Dictionary.kinds))
+
+    class HalvedSAE(wb.TopKSAE):
+        kind = "halved"
+
+        def __init__(
+            self,
+            d_in: int,
+            width: Width,
+            share: Annotated[float, Ge(0), Le(1), Setting("Share that is halved", "Of the latents.")],
+            rounds: Annotated[int, Setting("Rounds of halving")] = 3,
+            *,
+            hook_point: str = "",
+        ):
+            super().__init__(d_in, width, 4, hook_point=hook_point)
+            self.share, self.rounds = share, rounds
+
+    page = visit(shelf, "train")
+    page.selectbox(key="kind to train").set_value(HalvedSAE.kind).run()
+    boxes = {box.label: box for box in quiet(page).number_input}
+    assert list(boxes)[:3] == ["Latents", "Share that is halved", "Rounds of halving"]
+    share = boxes["Share that is halved"]
+    assert (share.min, share.max, share.value, share.help) == (0, 1, 1, "Of the latents.")
+    assert boxes["Rounds of halving"].value == 3
+    share.set_value(0.25).run()
+    assert "width=4608, share=0.25, rounds=3)" in script(quiet(page), "wb.dictionaries.HalvedSAE(d_in=")
 
 
 @pytest.mark.parametrize("name", ["../out", ".hidden", "a b"])

@@ -36,6 +36,16 @@ def test_caching_is_in_one_file_and_hides_no_argument() -> None:
             assert not [one.arg for one in function.args.args if one.arg.startswith("_")], function.name
 
 
+def test_pages_do_not_import_each_other() -> None:
+    pages = {script.parent.name for script in APP.glob("*/page.py")}
+    for path in (path for folder in (*pages, "shared") for path in (APP / folder).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        others = pages - {path.relative_to(APP).parts[0]}
+        assert not {name for name in names if name.split(".")[0] in others}, path
+
+
 @pytest.mark.parametrize("path", sorted(APP.glob("*/__init__.py")), ids=lambda path: path.parent.name)
 def test_a_page_states_constants_and_draws_in_its_script(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:

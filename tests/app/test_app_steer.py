@@ -79,7 +79,7 @@ def test_an_edit_that_can_never_act() -> None:
     page.selectbox(key="where-0").set_value("generated")
     page.slider(key="length").set_value(8).run()
     quiet(page)
-    from steer import edits
+    from shared import edits
 
     page.session_state["rows"] = [edits.Row(7, wb.Clamp(wb.Feature.parse(DOG), 1.0, positions=[5000]))]
     page.run()
@@ -119,7 +119,8 @@ def all_kinds() -> list[FeatureIntervention]:
 def test_edits_survive_the_widgets(model: wb.model.LanguageModel) -> None:
     """What a file says is what the page then does, and what it saves."""
     page = visit("steer")
-    from steer import edits, storage
+    from shared import edits
+    from steer import storage
 
     said = to_json(model, all_kinds())
     page.session_state["rows"] = [

@@ -49,7 +49,7 @@ def visit(folder: Path, edits: list[FeatureIntervention] | None = None) -> AppTe
     """A new session on Surgery, with these edits in Steer's list."""
     state: dict = {"surgery corpus": str(folder.parent / "texts.txt"), "surgery tokens": 64}
     if edits:
-        from steer.edits import Row
+        from shared.edits import Row
 
         state["rows"] = [Row(100 + number, one) for number, one in enumerate(edits)]
     return visit_page("surgery", folder, state)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_app_surgery import choose, folder, visit  # noqa: F401 (a fixture)
+from pages import quiet, run_code, script
+from test_app_surgery import choose, folder, tried, visit  # noqa: F401 (a fixture)
 from test_operation_laws import check_child
 
 import workbench as wb
 from workbench.surgery import operations
-from workbench.surgery.registry import OPERATIONS, find_operations
+from workbench.surgery.registry import OPERATIONS, Argument, Operation, find_operations, register
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -65,6 +66,56 @@ def test_scripts_and_laws_find_it(llama: wb.model.LanguageModel, tmp_path: Path)
 def test_the_page_lists_it(folder: Path) -> None:  # noqa: F811
     page = choose(visit(folder), NAME)
     assert OPERATIONS[NAME].about in "".join(one.value for one in page.caption).replace("\\", "")
+
+
+@pytest.fixture
+def shift_rows() -> Iterator[list[dict]]:
+    """An operation with a direction and with arguments that may be left out; holds the arguments of every call."""
+    calls: list[dict] = []
+
+    def run(
+        model: wb.model.LanguageModel,
+        *,
+        direction: tuple[float, ...],
+        other: tuple[float, ...] | None,
+        amount: float | None,
+        rounds: int | None,
+        progress: object = None,
+        cancel: object = None,
+    ) -> wb.surgery.Child:
+        calls.append({"direction": direction, "other": other, "amount": amount, "rounds": rounds})
+        return wb.surgery.apply_operation(model, "prune", sparsity=0.5)
+
+    arguments = (
+        Argument("direction", "Direction", (), "direction"),
+        Argument("other", "Other direction", None, "direction"),
+        Argument("amount", "Amount", None, low=0.0),
+        Argument("rounds", "Rounds", None, "whole", low=1),
+    )
+    register(Operation("shift_rows", "Shift rows", "Shifts rows.", arguments, run))
+    yield calls
+    del OPERATIONS["shift_rows"]
+
+
+def test_directions_and_arguments_that_are_left_out(folder: Path, shift_rows: list[dict]) -> None:  # noqa: F811
+    page = choose(visit(folder), "shift_rows")
+    assert [page.number_input(key=f"surgery shift_rows {name}").value for name in ("amount", "rounds")] == [None, None]
+    assert page.button(key="surgery try").disabled
+    page.text_input(key="surgery shift_rows direction").set_value("neurons.1.post:5").run()
+    assert not quiet(page).button(key="surgery try").disabled
+    quiet(tried(page))
+    model = wb.load_model(str(folder))
+    direction = tuple(model.network.neuron_weights(1, "down")[5].tolist())
+    assert shift_rows == [{"direction": direction, "other": None, "amount": None, "rounds": None}]
+    page.number_input(key="surgery shift_rows amount").set_value(0.5)
+    page.number_input(key="surgery shift_rows rounds").set_value(2)
+    page.text_input(key="surgery shift_rows other").set_value("neurons.0.post:3").run()
+    quiet(tried(page))
+    assert shift_rows[-1]["other"] == tuple(model.network.neuron_weights(0, "down")[3].tolist())
+    assert (shift_rows[-1]["amount"], shift_rows[-1]["rounds"]) == (0.5, 2)
+    quiet(page.button(key="surgery keep").click().run())
+    run_code(script(page, "shift_rows").partition("print(")[0])
+    assert shift_rows[-1] == shift_rows[-2]
 
 
 def test_without_its_file_nothing_knows_it() -> None:

@@ -12,6 +12,7 @@ from shared import dictionaries, pages, session, snippets
 from shared.dictionaries import Known
 from shared.tokens import show_strengths
 
+from read import script
 from workbench import Feature
 from workbench.core.text import visible
 
@@ -88,7 +89,7 @@ def show(model: LanguageModel, reading: Reading) -> None:
         _go(str(chosen))
     _table(model, reading.tokens, known, chosen, where)
     folders = [known[name].folder for name in reading.names]
-    snippets.show(snippets.firing(reading.source, folders, reading.text, reading.top))
+    snippets.show(script.firing(reading.source, folders, reading.text, reading.top))
 
 
 def _strongest(tokens: Sequence[Fired]) -> list[Feature]:

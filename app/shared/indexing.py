@@ -57,7 +57,7 @@ def begin(model: LanguageModel, one: Known) -> None:
     if button.button("Build the index", type="primary", icon=":material/database:", key="build index"):
         caching.begin(key, f"Building the index of {one.title}", _work(model, one, corpus, tokens))
         st.rerun()
-    snippets.show(snippets.build_index(st.session_state["source"], one.folder, corpus, tokens))
+    snippets.show(_script(st.session_state["source"], one.folder, corpus, tokens))
 
 
 def key_of(one: Known) -> tuple[str, ...]:
@@ -74,3 +74,17 @@ def _work(model: LanguageModel, one: Known, corpus: str, tokens: int) -> Callabl
         wb.build_index(model, dictionary, texts, one.index_folder, tokens=tokens, progress=tell, cancel=cancelled)
 
     return work
+
+
+def _script(source: str, folder: str, corpus: str, tokens: int) -> str:
+    """The index of a dictionary, from a corpus or from walks of the model's own state machine."""
+    corpus_code = (
+        'wb.synthetic.TokFSM(**model.about["machine"]).corpus()'
+        if corpus == corpora.WALKS
+        else f"wb.Corpus.load({corpus!r})"
+    )
+    return snippets.opening(source) + (
+        f"dictionary = wb.load_dictionary({snippets.place(folder)!r})\n"
+        f"corpus = {corpus_code}\n"
+        f"index = wb.build_index(model, dictionary, corpus, {snippets.place(folder) + '/index'!r}, tokens={tokens})\n"
+    )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from shared import dictionaries, pages, session, snippets
+from shared import dictionaries, pages, remarks, session, snippets
 from shared.dictionaries import Known
 from shared.tokens import plain, show_examples
 
-from browse import remarks
 from workbench import Feature, figures
 from workbench.core.text import visible
 
@@ -39,7 +38,7 @@ def show(model: LanguageModel, text: str) -> None:
             _examples(card)
         _words(card)
         _relations(one, index, card)
-        snippets.show(snippets.latent_card(one.folder, feature.index))
+        snippets.show(_script(one.folder, feature.index))
 
 
 def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
@@ -120,4 +119,20 @@ def _link(one: Known, index: FeatureIndex, latent: int, number: str, label: str)
         label=f"**{number}** {latent} {plain(words)}",
         query_params={"feature": f"{one.name}:{latent}"},
         icon="",
+    )
+
+
+def _script(folder: str, latent: int) -> str:
+    """The card of a latent from its index."""
+    return (
+        "import workbench as wb\n\n"
+        f"index = wb.open_index({snippets.place(folder)!r})\n"
+        f"card = index.feature({latent})\n"
+        "print(repr(card.label), card.density, card.highest, card.mean)\n"
+        "print('promoted  ', [(one.token, round(one.score, 3)) for one in card.promoted])\n"
+        "print('suppressed', [(one.token, round(one.score, 3)) for one in card.suppressed])\n"
+        "for example in card.top_examples:\n"
+        "    print(round(example.value, 2), ''.join(example.tokens))\n"
+        "print('nearest', [(one.index, round(one.cosine, 2)) for one in card.neighbours])\n"
+        "print('active together', [(one.index, round(one.share, 2)) for one in card.cofiring])\n"
     )
