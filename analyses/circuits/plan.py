@@ -16,7 +16,7 @@ PUBLISHED: dict[str, dict[str, float | None]] = {
 """Node ROC AUC in the paper, on GPT-2 small and, for docstrings, on a model of four layers of attention."""
 L1 = {"docstring": 0.05}
 """The authors' weight of the sparsity penalty, where it is not 0.02."""
-HANDMADE: dict[str, Callable[..., Any]] = {"induction": induction_model, "greater-than": greater_than_model}
+GROUND_TRUTH: dict[str, Callable[..., Any]] = {"induction": induction_model, "greater-than": greater_than_model}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from analyses.circuits.methods import (
     timed,
 )
 from analyses.circuits.page import write_page
-from analyses.circuits.plan import HANDMADE, L1, PUBLISHED, SMALLEST, Plan
+from analyses.circuits.plan import GROUND_TRUTH, L1, PUBLISHED, SMALLEST, Plan
 from analyses.circuits.rows import published_rows
 from analyses.circuits.scores import judged_methods
 from analyses.shared.report import Notes, provenance, say
@@ -46,7 +46,7 @@ FORMAT = 1
 """Format of the notes; a new number measures everything anew."""
 
 
-def measure_task(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> dict[str, Any]:
+def task_results(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> dict[str, Any]:
     """Everything about one task: performance, ablations, the circuit, every method's trials, edges."""
     evaluated = TASKS[name](model, plan.evaluated, plan.seed)
     task = evaluated[: plan.truth]
@@ -74,12 +74,12 @@ def measure_task(model: wb.model.LanguageModel, name: str, plan: Plan, notes: No
         side: notes.get(f"{name} circuit {side}", lambda s=side: with_heads(s == "alone"))
         for side in ("alone", "without")
     }
-    measured["trials"] = measure_trials(model, name, plan, notes)
-    measured["edges"] = measure_edges(model, name, circuit, plan, notes)
+    measured["trials"] = trial_results(model, name, plan, notes)
+    measured["edges"] = edge_results(model, name, circuit, plan, notes)
     return measured
 
 
-def measure_trials(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> list[dict[str, Any]]:
+def trial_results(model: wb.model.LanguageModel, name: str, plan: Plan, notes: Notes) -> list[dict[str, Any]]:
     """Scores of every method on its own prompts, by number of pairs and seed."""
     rows = []
     l1 = L1.get(name, 0.02)
@@ -106,9 +106,7 @@ def measure_trials(model: wb.model.LanguageModel, name: str, plan: Plan, notes: 
     return rows
 
 
-def measure_edges(
-    model: wb.model.LanguageModel, name: str, circuit: Tensor, plan: Plan, notes: Notes
-) -> dict[str, Any]:
+def edge_results(model: wb.model.LanguageModel, name: str, circuit: Tensor, plan: Plan, notes: Notes) -> dict[str, Any]:
     """Scores of edges by patching each, by edge attribution patching (EAP) and by pairs of codes."""
     edges = chosen_edges(circuit, plan.edges, plan.seed)
     task = TASKS[name](model, plan.truth, plan.seed)
@@ -138,28 +136,28 @@ def measure_edges(
     }
 
 
-def measure_handmade(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
+def ground_truth_results(plan: Plan, notes: Notes) -> list[dict[str, Any]]:
     """Scores on models whose circuit is known: 10 pairs; a seed sets the model, the prompts and the method at once."""
 
     def measure(kind: str, seed: int, busy: int) -> dict[str, Any]:
-        handmade = HANDMADE[kind](seed, distractors=busy)
-        model, task = handmade.model, handmade.task(10, seed)
+        known = GROUND_TRUTH[kind](seed, distractors=busy)
+        model, task = known.model, known.task(10, seed)
         codes = wb.circuits.find_circuit_discrete(model, task.positives, task.corrupted, seed=seed)
         patched = wb.circuits.patch_components(model, task, mlps=False).heads.abs()
         slopes = wb.circuits.attribution_patching(model, task, mlps=False).heads.abs()
         eap = edge_attribution_patching(model, task).abs()
-        up = torch.zeros_like(handmade.edges)
+        up = torch.zeros_like(known.edges)
         up[0, :, 1] = True
         return {
             "accuracy": wb.circuits.evaluate_task(model, task).accuracy,
-            "discrete": evaluate_scores(codes.heads, handmade.heads).to_dict(),
-            "patch": evaluate_scores(patched, handmade.heads).to_dict(),
-            "attribution": evaluate_scores(slopes, handmade.heads).to_dict(),
-            "discrete edges": evaluate_scores(codes.edges[up], handmade.edges[up]).to_dict(),
-            "eap edges": evaluate_scores(eap[up], handmade.edges[up]).to_dict(),
+            "discrete": evaluate_scores(codes.heads, known.heads).to_dict(),
+            "patch": evaluate_scores(patched, known.heads).to_dict(),
+            "attribution": evaluate_scores(slopes, known.heads).to_dict(),
+            "discrete edges": evaluate_scores(codes.edges[up], known.edges[up]).to_dict(),
+            "eap edges": evaluate_scores(eap[up], known.edges[up]).to_dict(),
         }
 
-    cases: list[tuple[str, dict[str, Any]]] = [(kind, {"busy": busy}) for kind in HANDMADE for busy in (0, 4, 8)]
+    cases: list[tuple[str, dict[str, Any]]] = [(kind, {"busy": busy}) for kind in GROUND_TRUTH for busy in (0, 4, 8)]
     rows = []
     for kind, settings in cases:
         for seed in range(plan.seeds):
@@ -176,9 +174,9 @@ def experiment(folder: Path, plan: Plan, names: Sequence[str]) -> dict[str, Any]
     model = wb.load_model()
     notes = Notes(folder / "work" / "notes.jsonl", [FORMAT, model.hash, asdict(plan)])
     results: dict[str, Any] = {"provenance": provenance(model, plan.seed, plan=asdict(plan)), "tasks": {}}
-    results["by hand"] = measure_handmade(plan, notes)
+    results["by hand"] = ground_truth_results(plan, notes)
     for name in names:
-        task = measure_task(model, name, plan, notes)
+        task = task_results(model, name, plan, notes)
         results["tasks"][name] = task | {"judged": judged_methods(task, plan), "published": PUBLISHED[name]}
     return results
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import workbench as wb
 from analyses.codebook_language.plan import PROMPTS, TOPICS, TRIED, Plan
-from workbench.model.language_model import Generation
+from workbench.model.generation import Generation
 
 Edits = Sequence[Any]
 

@@ -184,7 +184,7 @@ BAD = {
     "unknown tensor": (lambda f: _tensors(f, extra=torch.ones(1)), "its weights have an unknown extra"),
     "wrong shape": (lambda f: _tensors(f, b_enc=torch.ones(9)), r"b_enc has the shape \(9,\), and cfg.json says"),
     "wrong width": (lambda f: _edit(f, d_sae=17), "the shape .* and cfg.json says"),
-    "no width": (lambda f: _edit(f, d_sae="gone"), "cfg.json lacks 'd_sae'"),
+    "no width": (lambda f: _edit(f, d_sae="gone"), "it lacks 'd_sae'"),
     "width in words": (lambda f: _edit(f, d_sae="many"), "whole number"),
     "impossible k": (lambda f: _edit(f, k=99, workbench={}), "k is a whole number"),
     "unknown kind": (

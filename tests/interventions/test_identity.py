@@ -18,7 +18,7 @@ from pairs import (
 from torch import Tensor
 
 import workbench as wb
-from workbench.model.language_model import uninterrupted
+from workbench.model.in_force import uninterrupted
 
 pytestmark = pytest.mark.filterwarnings("ignore:A forward hook edited")  # TransformerLens on its norms
 

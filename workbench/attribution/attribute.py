@@ -25,7 +25,8 @@ from workbench.attribution.sources import Sources, Transcoders, transcoders_by_l
 from workbench.attribution.target import Reader, Target, latent_reader, read_target
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 
 
 @checked(AttributionError)

@@ -26,7 +26,8 @@ from workbench.core.checks import Integer, Number, Positive, checked
 from workbench.dictionaries.coder import SparseCoder
 from workbench.interventions.kinds import Scale
 from workbench.model.edits import BoundEdit, Edit, Group, running
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 
 Regime = Literal["direct", "latents", "free"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)

@@ -27,7 +27,8 @@ from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
 from workbench.core.progress import Progress
 from workbench.model.edits import Edit
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 
 TOKENS = 384
 """Tokens in a batch: the backward pass keeps a few MB for each."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from workbench.circuits.errors import TaskError
 from workbench.model.edits import BoundEdit, Edit, Group, Run
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 
 TOKENS = 2048
 """Tokens in a batch: enough for the full speed of matrix products, few enough for the memory."""

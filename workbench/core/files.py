@@ -42,10 +42,10 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
-def _share(made: Path, usual: int) -> None:
+def _share(path: Path, usual: int) -> None:
     """Give files these permissions, where they have fewer."""
     with contextlib.suppress(OSError):  # where the file system has no permissions
-        for one in made.rglob("*") if made.is_dir() else (made,):
+        for one in path.rglob("*") if path.is_dir() else (path,):
             if one.is_file() and not one.is_symlink() and (mode := stat.S_IMODE(one.stat().st_mode)) | usual != mode:
                 one.chmod(mode | usual)
 

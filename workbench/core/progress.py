@@ -20,9 +20,9 @@ class SpokenProgress:
     """Progress in words on standard error, each once."""
 
     def __init__(self) -> None:
-        self.said = ""
+        self.last = ""
 
     def __call__(self, share: float, what: str) -> None:
-        if what != self.said:
+        if what != self.last:
             print(f"{share:4.0%}  {what}", file=sys.stderr, flush=True)
-            self.said = what
+            self.last = what

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def difference(found: Mapping[str, Any], wanted: Mapping[str, Any], of: str = "") -> str:
+def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any], of: str = "") -> str:
     """The first setting that differs, in words; empty if none does."""
-    for name in {**found, **wanted}:
-        one, other = found.get(name), wanted.get(name)
+    for name in {**kept, **wanted}:
+        one, other = kept.get(name), wanted.get(name)
         if one != other:
             if isinstance(one, dict) and isinstance(other, dict):
                 return difference(one, other, f"{name}.")

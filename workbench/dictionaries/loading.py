@@ -40,7 +40,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
     try:
         dictionary = form.read(folder)
     except KeyError as error:
-        raise DictionaryError(f"{folder} can't be used: its {CONFIG} lacks {error}.") from error
+        raise DictionaryError(f"{folder} can't be used: it lacks {error}.") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise DictionaryError(f"{folder} can't be used: {str(error).rstrip('.')}.") from error
     dictionary.folder = str(folder)

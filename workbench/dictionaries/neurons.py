@@ -24,11 +24,19 @@ class Neurons(Dictionary):
 
     kind = "neurons"
     noun = "neuron"
+    of_model = True
+    dense = True
 
     def __init__(self, name: str, hook_point: str, width: int):
         super().__init__(name)
         self.reads = self.writes = hook_point
         self.d_in = self.d_out = self.n_features = width
+
+    @property
+    def mlp_site(self) -> tuple[int, str]:
+        """Layer and site, from the name."""
+        _, layer, site = self.name.split(".")
+        return int(layer), site
 
     @classmethod
     def example(cls) -> Self:

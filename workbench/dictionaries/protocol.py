@@ -43,6 +43,12 @@ class Dictionary(nn.Module, ABC):
     """Whether it reads at one hook point and writes at another, as a transcoder does."""
     discrete: ClassVar[bool] = False
     """Whether a feature is a code that is present or absent, which `force` can activate."""
+    of_model: ClassVar[bool] = False
+    """Whether the model brings the features: a name is enough to make the dictionary, which has no weights of its own,
+    was not trained, and is identified by the model's hash."""
+    dense: ClassVar[bool] = False
+    """Whether a feature is a coordinate of the hook point itself: each has a value of either sign at every token, and a
+    change of one sets that coordinate."""
     reads: str = ""
     """Hook point of the activations it encodes; empty until it is known."""
     writes: str = ""
@@ -89,6 +95,14 @@ class Dictionary(nn.Module, ABC):
     def hash(self) -> str:
         """SHA-256 over its tensors' names, shapes, types and bytes, in hex."""
         return fingerprint(self.tensors())
+
+    @property
+    def mlp_site(self) -> tuple[int, str] | None:
+        """Layer and site (`gate`, `up` or `post`) of the MLP whose neurons are the features; None for other features.
+
+        Such a feature has a vector in the residual stream of the model (`Network.neuron_weights`).
+        """
+        return None
 
     @abstractmethod
     def encode(self, x: Tensor) -> Codes:

@@ -27,7 +27,8 @@ from workbench.index.layout import (
 )
 from workbench.index.selection import LEAST_KEPT
 from workbench.interventions.features import dictionary_of
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 
 _READING = 0.9
 """The pass's share of the time, about."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
 from workbench.index.layout import FeatureIndexError, IndexNote
 from workbench.model.language_model import LanguageModel
 
 
 def identity(model: LanguageModel | None, dictionary: Dictionary) -> str:
-    """The hash that an index records for its dictionary: of its weights; for neurons, of the model."""
-    return model.hash if isinstance(dictionary, Neurons) and model is not None else dictionary.hash
+    """The hash that an index records for its dictionary: of its weights, or of the model if it is `of_model`."""
+    return model.hash if dictionary.of_model and model is not None else dictionary.hash
 
 
 def check_same(path: Path, note: IndexNote, model: LanguageModel | None, dictionary: Dictionary | None) -> None:
@@ -29,7 +28,7 @@ def check_same(path: Path, note: IndexNote, model: LanguageModel | None, diction
         )
     if dictionary is None:
         return
-    own = about["hash"] if isinstance(dictionary, Neurons) and model is None else identity(model, dictionary)
+    own = about["hash"] if dictionary.of_model and model is None else identity(model, dictionary)
     if own != about["hash"] or dictionary.reads != about["reads"] or dictionary.n_features != about["n_features"]:
         raise FeatureIndexError(
             f"{path} is the index of {about['name']} ({about['hash'][:12]}), not of {dictionary.name} ({own[:12]}); "

@@ -19,7 +19,6 @@ from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.provenance import command_line
 from workbench.dictionaries.codes import Codes
-from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations, Harvest
 from workbench.index.annotations import Annotations
@@ -59,7 +58,7 @@ class IndexBuild:
 
     def __init__(self, path: Path, model: LanguageModel, dictionary: Dictionary, harvest: Harvest, keep: int | None):
         self.path, self.model, self.dictionary, self.corpus = path, model, dictionary, harvest.corpus
-        dense = isinstance(dictionary, Neurons)
+        dense = dictionary.dense
         own = {name: getattr(dictionary, name) for name in ("name", "kind", "reads", "writes", "n_features")}
         settings = harvest.settings()
         del settings["hook_points"], settings["shard"], settings["repeat"]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sparse import top_k
 from workbench.model.language_model import LanguageModel
@@ -43,9 +42,9 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
     None where the dictionary writes somewhere else, such as into an attention head's values.
     """
     try:
-        if isinstance(dictionary, Neurons):
-            _, layer, site = dictionary.name.split(".")
-            return model.network.neuron_weights(int(layer), "down" if site == "post" else site)
+        if dictionary.mlp_site is not None:
+            layer, site = dictionary.mlp_site
+            return model.network.neuron_weights(layer, "down" if site == "post" else site)
         gain, centred = model.network.final_norm()
         if _RESIDUAL.fullmatch(dictionary.writes) and dictionary.d_out == model.network.d_model:
             vectors = directions(dictionary)
@@ -87,12 +86,12 @@ def promoted_tokens(model: LanguageModel, dictionary: Dictionary) -> dict[str, n
 def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
     """The features whose directions have the highest cosine with each one's.
 
-    Neurons are compared in the residual stream, since their directions in their own layer are orthogonal.
+    Features of a `dense` dictionary are compared in the residual stream, since their own directions are orthogonal.
 
     Returns:
         `neighbours`, features `[n_features, n]`, nearest first, and `neighbour_cosines`, of the same shape.
     """
-    vectors = residual_directions(model, dictionary) if isinstance(dictionary, Neurons) else None
+    vectors = residual_directions(model, dictionary) if dictionary.dense else None
     vectors = normalize(directions(dictionary) if vectors is None else vectors, dim=-1)
     count = min(NEIGHBOURS, len(vectors) - 1)
     features, cosines = [], []

@@ -9,7 +9,8 @@ from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
 
 REFERENCE_TEXTS = (
@@ -61,7 +62,7 @@ def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> floa
     activations a hundred times larger than elsewhere, on which dictionaries are not trained.
     """
     reads, _ = places(dictionary, model.hook_points)
-    first = 0 if isinstance(dictionary, Neurons) else 1
+    first = 0 if dictionary.of_model else 1
     total, count = 0.0, 0
     with uninterrupted(), torch.inference_mode():
         for text in REFERENCE_TEXTS:

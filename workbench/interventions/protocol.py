@@ -38,7 +38,6 @@ from workbench.core.arguments import Argument
 from workbench.dictionaries.acting import changing, places
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.features import Feature
-from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Add, Affine, AffineChange, Coordinate, NotAffineError
 from workbench.interventions.features import dictionary_of
@@ -217,7 +216,7 @@ class FeatureIntervention(InterventionKind):
         return changing(reads, writes, intervene, changes, str(self))
 
     def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
-        """A change of one coordinate of the neurons, or the addition of a latent's direction."""
+        """A change of one coordinate for a `dense` dictionary, the addition of the feature's direction for others."""
         if self.positions != "all":
             raise NotAffineError("it acts at some positions only, which weights can't tell apart")
         affine = self.as_affine()
@@ -228,7 +227,7 @@ class FeatureIntervention(InterventionKind):
         dictionary = dictionary_of(model, self.feature)
         _, writes = places(dictionary, model.hook_points)
         index = self.feature.index
-        if isinstance(dictionary, Neurons):
+        if dictionary.dense:
             return [(writes.name, Coordinate(index, affine.factor, affine.value))]
         if affine.factor != 1:
             raise NotAffineError(

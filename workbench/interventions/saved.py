@@ -14,7 +14,6 @@ from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
 from workbench.model.edits import EditError
@@ -135,10 +134,10 @@ def load_interventions(
 
 
 def _trained(sources: Iterable[object]) -> dict[str, str]:
-    """Hashes of the dictionaries among these that are not the model's own neurons, by name."""
+    """Hashes of the dictionaries among these that are not `of_model`, by name."""
     hashes: dict[str, str] = {}
     for source in {id(one): one for one in sources}.values():
-        if isinstance(source, Dictionary) and not isinstance(source, Neurons):
+        if isinstance(source, Dictionary) and not source.of_model:
             hash = source.hash
             if hashes.setdefault(source.name, hash) != hash:
                 raise DictionaryError(

@@ -24,7 +24,8 @@ from workbench.evaluation.bootstrap import TextSums, bootstrap
 from workbench.evaluation.losses import kl_divergence, predictions, token_losses
 from workbench.evaluation.runs import logits_under
 from workbench.model.edits import Edit
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,7 @@ from workbench.model import prompts as prompt_forms
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, tokens_of
-from workbench.model.in_force import (
-    acting_on,
-    holding,
-    interventions_in_force,
-    splices_in_force,
-    uninterrupted,  # noqa: F401 - other rooms take it from here
-)
+from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
 from workbench.model.network import Network
 from workbench.model.plan import Plan
 from workbench.model.sampling import PromptError, Sampling
@@ -118,7 +112,7 @@ class LanguageModel:
         """
         tokens = self.as_tokens(tokens)
         mask = prompt_forms.mask_tensor(mask, tokens)
-        return self.run(tokens, self._standing(tokens, mask, prompt_length), mask=mask, prompt_length=prompt_length)
+        return self._logits(tokens, self._standing(tokens, mask, prompt_length), mask, prompt_length)
 
     def capture(
         self,
@@ -178,9 +172,7 @@ class LanguageModel:
             HookPointError: the model has no such hook point.
             EditError: a hook point without positions to edit at.
         """
-        edits = self.network.prepare(edits)
-        run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
-        return self.network.run(tokens, run, mask=mask, last=last)
+        return self._logits(tokens, self.network.prepare(edits), mask, prompt_length, last)
 
     @contextmanager
     def intervening(self, interventions: Sequence[Intervention]) -> Iterator[None]:
@@ -345,6 +337,18 @@ class LanguageModel:
         edits = self.bind(())
         check_edits(edits, tokens.shape[1] if mask is None else int(mask.sum(-1).max()), prompt_length)
         return edits
+
+    def _logits(
+        self,
+        tokens: Tensor,
+        edits: Sequence[BoundEdit],
+        mask: Tensor | None,
+        prompt_length: int | None,
+        last: int = 0,
+    ) -> Tensor:
+        """The logits of `run` under prepared edits."""
+        run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
+        return self.network.run(tokens, run, mask=mask, last=last)
 
     def _text(self, tokens: Tensor | Sequence[int]) -> str:
         """The text of token ids; empty for a model without a tokenizer."""

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.corpus import Corpus
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.sparsity.evaluation import Sample
 from workbench.sparsity.masking import LEAST, Keep, SparsityError, checked_thresholds, down_weights, keeping_above
 from workbench.sparsity.outcome import SparsityOutcome

@@ -19,7 +19,8 @@ from annotated_types import Ge
 from workbench.core.checks import Integer, Natural, Positive, PositiveNumber, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.sparsity.evaluation import CettMeter, Sample
 from workbench.sparsity.masking import SparsityError, checked_thresholds, keeping_above
 from workbench.sparsity.measurement import BASELINES, Cancelled, Measurement

@@ -16,7 +16,8 @@ from workbench.core.checks import Integer, Natural, Positive, Share, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.features import Feature
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.sparsity.evaluation import Sample
 from workbench.sparsity.masking import SparsityError, checked_thresholds, keeping_above
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from workbench.core.checks import checked
 from workbench.corpus import Corpus, CorpusError
 from workbench.model.edits import Edit
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.sparsity.masking import Keep, SparsityError, checked_thresholds, keeping_above, post_points
 
 

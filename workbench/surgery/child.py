@@ -51,6 +51,9 @@ CUSTOM = "custom"
 class Child:
     """A changed model.
 
+    A child's `model` keeps its parent in memory, and so the model of every earlier step with that step's own tensors
+    (equal tensors are shared), even where the child itself is no longer held.
+
     Attributes:
         model: the changed model, ready to run.
         parent: the model before the last step, unchanged.

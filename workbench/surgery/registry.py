@@ -115,5 +115,5 @@ def apply_operation(
     for name in arguments:
         if name not in known:
             raise SurgeryError(f"{operation} has no argument {name!r}; it has {', '.join(known) if known else 'none'}.")
-    given = {name: one.check(arguments.get(name, one.default), SurgeryError) for name, one in known.items()}
-    return chosen.run(as_model(model), progress=progress, cancel=cancel, **given)
+    settings = {name: one.check(arguments.get(name, one.default), SurgeryError) for name, one in known.items()}
+    return chosen.run(as_model(model), progress=progress, cancel=cancel, **settings)

@@ -21,7 +21,8 @@ from workbench.interventions.parts import PARTS
 from workbench.interventions.protocol import InterventionKind
 from workbench.interventions.saved import to_dict
 from workbench.model.edits import EditError, Intervention
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
@@ -119,12 +120,6 @@ def baked(
     child = make_child(model, tensors, step, config=config, name=name, reference=tuple(edits), beside=tuple(kept))
     _verify(model, child)
     return child
-
-
-@checked(SurgeryError)
-def unbakeable(model: LanguageModel, edits: Sequence[Intervention]) -> dict[int, str]:
-    """The reasons why weights can't hold edits, by the edit's number in the list."""
-    return _plans(model, _checked(model, edits), Places(model))[1]
 
 
 def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[InterventionKind]:

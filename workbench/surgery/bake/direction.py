@@ -6,7 +6,6 @@ from torch import Tensor
 
 from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
-from workbench.dictionaries.neurons import Neurons
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
 
@@ -22,8 +21,9 @@ def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     """
     feature = Feature.parse(feature) if isinstance(feature, str) else feature
     dictionary = dictionary_of(model, feature)
-    if isinstance(dictionary, Neurons):
-        return model.network.neuron_weights(int(feature.dictionary.split(".")[1]), "down")[feature.index]
+    if dictionary.mlp_site is not None:
+        layer, _ = dictionary.mlp_site
+        return model.network.neuron_weights(layer, "down")[feature.index]
     _, writes = places(dictionary, model.hook_points)
     streams = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_embed")
     if not writes.name.endswith(streams):

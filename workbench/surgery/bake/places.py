@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from workbench.interventions.parts import PARTS
 from workbench.model.hookpoints import HookPoint, HookPointError
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.fold import Place, holds_matrix
 from workbench.surgery.child_building import SurgeryError, changed_config, parameter_shapes
 

@@ -20,7 +20,8 @@ from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
 from workbench.evaluation.losses import kl_divergence, perplexity, predictions, token_losses
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
 from workbench.surgery.certificate.record import Certificate
 

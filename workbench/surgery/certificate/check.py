@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
 from workbench.surgery.certificate.certificate import logits_with
 from workbench.surgery.certificate.record import AGREES

@@ -20,8 +20,6 @@ AGREES = 1e-4
 """The largest difference of a logit at which two models agree."""
 JSON, MARKDOWN = "certificate.json", "certificate.md"
 """Names of a certificate's files."""
-OURS = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
-"""Keys of a step that are no settings of its operation."""
 
 
 class Made(TypedDict):

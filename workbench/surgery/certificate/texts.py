@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from workbench.evaluation.losses import kl_divergence
-from workbench.model.language_model import Generation, LanguageModel, uninterrupted
+from workbench.model.generation import Generation
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child
 
 
@@ -63,7 +65,7 @@ def _kl(
     if len(new) == 0:
         return []
     tokens, length = torch.cat([prompt, new.long()])[None], len(prompt)
-    found = []
+    logits = []
     for model, edits in ((start, start.bind(())), (changed, changed.bind(beside))):
-        found.append(model.run(tokens, edits, prompt_length=length)[0, length - 1 : -1])
-    return kl_divergence(*found).tolist()
+        logits.append(model.run(tokens, edits, prompt_length=length)[0, length - 1 : -1])
+    return kl_divergence(*logits).tolist()

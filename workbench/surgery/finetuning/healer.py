@@ -175,8 +175,8 @@ class Healer:
             self.masks.advance(1.0)
         inner: list[Any] = list(self._module.modules())
         for module in inner:
-            if isinstance(getattr(module, "shaped", None), AdaptedWeight):
-                module.shaped.leave(module)
+            if isinstance(getattr(module, "adapted_weight", None), AdaptedWeight):
+                module.adapted_weight.leave(module)
         for parameter in self._module.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None

@@ -101,7 +101,7 @@ def heal(
     """
     start = as_model(model)
     if not hasattr(texts, "batches"):
-        as_corpus(texts)  # complains
+        as_corpus(texts)  # raises CorpusError
     if start.splices:
         raise SurgeryError(f"{start.name} runs through dictionaries; fine_tune trains such models.")
     pattern = _trained_names(rank, only)
@@ -163,7 +163,7 @@ def _trained_names(rank: int | None, only: str | None) -> re.Pattern[str]:
     if rank is not None and only is not None:
         raise SurgeryError("With a rank the low-rank additions are trained and nothing else; leave out `only`.")
     try:
-        return re.compile(r"\.shaped\.(up|down)$" if rank else only or "")
+        return re.compile(r"\.adapted_weight\.(up|down)$" if rank else only or "")
     except re.error as error:
         raise SurgeryError(f"{only!r} is no regular expression ({error}).") from error
 

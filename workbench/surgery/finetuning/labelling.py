@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from workbench.corpus import Corpus
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.finetuning.batches import UNLABELLED, LabelBatch
 

@@ -15,7 +15,7 @@ from workbench.model.modules import is_conv1d
 
 
 class AdaptedWeight(nn.Module):
-    """The adapted matrix of a linear module; the module holds it as `shaped` and runs with it.
+    """The adapted matrix of a linear module; the module holds it as `adapted_weight` and runs with it.
 
     Args:
         module: a linear module; its `forward` is replaced.
@@ -38,7 +38,7 @@ class AdaptedWeight(nn.Module):
         self.zeros, self.share = zeros, 1.0
         self.kept: Tensor | None = None
         self.turned = is_conv1d(module)
-        module.shaped = self
+        module.adapted_weight = self
         module.forward = lambda x: _Linear.apply(self, x, module.weight, module.bias, self.up, self.down)
 
     def adapted(self, weight: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class AdaptedWeight(nn.Module):
 
     def leave(self, module: Any) -> None:
         """Make the adapted matrix the module's weight, and restore its `forward`."""
-        del module.shaped, module.forward
+        del module.adapted_weight, module.forward
         module.weight = nn.Parameter(self.adapted(module.weight.detach()).detach(), requires_grad=False)
 
 
@@ -64,28 +64,28 @@ class _Linear(torch.autograd.Function):
     """x times the adapted matrix, plus the bias."""
 
     @staticmethod
-    def forward(ctx: Any, shaped: AdaptedWeight, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, adapted_weight: AdaptedWeight, *tensors: Tensor | None) -> Tensor:
         x, weight, bias, _, _ = tensors
         ctx.save_for_backward(*tensors)
-        ctx.shaped = shaped
+        ctx.adapted_weight = adapted_weight
         assert x is not None
         assert weight is not None
-        adapted = shaped.adapted(weight)
-        return nn.functional.linear(x, adapted.T if shaped.turned else adapted, bias)
+        adapted = adapted_weight.adapted(weight)
+        return nn.functional.linear(x, adapted.T if adapted_weight.turned else adapted, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, _, up, down = ctx.saved_tensors
-        shaped: AdaptedWeight = ctx.shaped
+        adapted_weight: AdaptedWeight = ctx.adapted_weight
         _, for_x, for_weight, for_bias, _, _ = ctx.needs_input_grad
         g = gradients[0]
-        adapted = shaped.adapted(weight)
-        to_x = g @ (adapted.T if shaped.turned else adapted) if for_x else None
+        adapted = adapted_weight.adapted(weight)
+        to_x = g @ (adapted.T if adapted_weight.turned else adapted) if for_x else None
         rows, columns = g.flatten(0, -2), x.flatten(0, -2)
         to_bias = rows.sum(0) if for_bias else None
         if not for_weight and up is None:
             return None, to_x, None, to_bias, None, None
-        to_weight = shaped.mask_(columns.T @ rows if shaped.turned else rows.T @ columns)
+        to_weight = adapted_weight.mask_(columns.T @ rows if adapted_weight.turned else rows.T @ columns)
         if up is None:
             return None, to_x, to_weight, to_bias, None, None
         return None, to_x, to_weight if for_weight else None, to_bias, to_weight @ down.T, up.T @ to_weight

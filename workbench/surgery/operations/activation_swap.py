@@ -21,7 +21,8 @@ from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch
 from workbench.model.hookpoints import HookPointError
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.inputs import as_model, calibration, load_calibration

@@ -18,7 +18,8 @@ from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.hookpoints import HookPointError
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError, parameters_of
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import SurgeryError

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.corpus import Corpus
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.modules import is_conv1d
 from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.search.budgets import Candidate

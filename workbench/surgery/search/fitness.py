@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.corpus import Corpus, CorpusError, as_corpus
+from workbench.core.checks import checked
+from workbench.corpus import Corpus, CorpusError
 from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.model.language_model import LanguageModel
 
@@ -28,6 +29,7 @@ class Costs:
     predictions: int
 
 
+@checked(CorpusError)
 class DenseKL:
     """KL to a model's logits on windows of a corpus.
 
@@ -47,7 +49,6 @@ class DenseKL:
 
     def __init__(self, model: LanguageModel, corpus: Corpus, tokens: int = 2048, *, context: int = 128, seed: int = 0):
         self.token_forwards = 0
-        corpus = as_corpus(corpus)
         self._windows: list[Tensor] = []  # [1, pos] each
         self._content: list[Tensor] = []  # [pos] each
         self._dense: list[Tensor] = []  # [predictions, vocab] each, float16
@@ -89,9 +90,9 @@ class DenseKL:
         """
         with torch.enable_grad():
             total, count = self._loss(module, window)
-            (found,) = torch.autograd.grad(total, of)
+            (gradient,) = torch.autograd.grad(total, of)
         self.token_forwards += self._windows[window].numel()
-        return float(total.detach()), found, count
+        return float(total.detach()), gradient, count
 
     def _loss(self, module: Any, window: int) -> tuple[Tensor, int]:
         tokens = self._windows[window]
@@ -101,8 +102,8 @@ class DenseKL:
 
     def __call__(self, module: Any, windows: Sequence[int] | None = None) -> float:
         """KL(dense ‖ changed) in nats, mean over the predictions of some windows, by number; None for all."""
-        found = [self.on(module, window) for window in (range(len(self)) if windows is None else windows)]
-        return sum(total for total, _ in found) / sum(count for _, count in found)
+        sums = [self.on(module, window) for window in (range(len(self)) if windows is None else windows)]
+        return sum(total for total, _ in sums) / sum(count for _, count in sums)
 
     @torch.inference_mode()
     def costs(self, module: Any = None) -> Costs:
