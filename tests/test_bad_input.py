@@ -79,7 +79,7 @@ def test_numbers_of_other_libraries_become_pythons() -> None:
     clamp = wb.Clamp(F, np.float32(2), positions=[np.int64(3), 1])  # type: ignore[arg-type]
     assert clamp == wb.Clamp(F, 2.0, positions=[1, 3])
     assert wb.Clamp(F, 1, positions=np.array([3, 1])).positions == (1, 3)  # type: ignore[arg-type]
-    json.dumps(to_dict([clamp]))
+    json.dumps(to_dict(clamp))
     for value in (np.bool_(True), True):
         refused(wb.dictionaries.FeatureError, lambda value=value: wb.dictionaries.Feature("neurons.1.gate", value))
         refused(wb.model.EditError, lambda value=value: wb.Clamp(F, value))
