@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -69,6 +70,20 @@ def test_the_largest_and_smallest_numbers_are_let_through(llama: Model, value: f
     with llama.intervening([wb.Clamp(F, value)]):
         found = llama.capture(tokens, ["blocks.1.mlp.hook_pre"])["blocks.1.mlp.hook_pre"]
     assert torch.equal(found[..., 7], torch.full_like(found[..., 7], float(value)))
+
+
+def test_numbers_of_other_libraries_become_pythons() -> None:
+    feature = wb.dictionaries.Feature("neurons.1.gate", np.int64(7))  # type: ignore[arg-type]
+    assert str(feature) == F
+    assert type(feature.index) is int
+    clamp = wb.Clamp(F, np.float32(2), positions=[np.int64(3), 1])  # type: ignore[arg-type]
+    assert clamp == wb.Clamp(F, 2.0, positions=[1, 3])
+    assert wb.Clamp(F, 1, positions=np.array([3, 1])).positions == (1, 3)  # type: ignore[arg-type]
+    json.dumps(to_dict(clamp))
+    for value in (np.bool_(True), True):
+        refused(wb.dictionaries.FeatureError, lambda value=value: wb.dictionaries.Feature("neurons.1.gate", value))
+        refused(wb.model.EditError, lambda value=value: wb.Clamp(F, value))
+        refused(wb.model.EditError, lambda value=value: wb.Clamp(F, 1, positions=[value]))
 
 
 @pytest.mark.parametrize(
