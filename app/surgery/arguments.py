@@ -60,7 +60,8 @@ def _argument(model: LanguageModel, now: LanguageModel, operation: Operation, on
     if one.kind == "edits":
         return _edits(model)
     if one.kind in ("feature", "direction"):
-        return _feature(model, now, one, st.text_input(one.title, one.default or "", key=key, **how).strip())
+        first = one.default if isinstance(one.default, str) else ""  # a vector has no id
+        return _feature(model, now, one, st.text_input(one.title, first, key=key, **how).strip())
     if one.kind == "yes":
         return st.toggle(one.title, bool(one.default), key=key, **how)
     if one.kind == "choice":
