@@ -114,3 +114,11 @@ def test_default_model_clamped_equals_a_plain_hook(model, plain_default, rule: A
     with model.intervening(edits):
         found = model(tokens, prompt_length=prompt)
     assert torch.allclose(found, logits_under(plain_default, tokens, plain, prompt), rtol=0, atol=1e-4)
+
+
+def test_a_layers_neurons_belong_to_the_model() -> None:
+    """What rooms above ask of a dictionary, for neurons and for a trained one."""
+    neurons = Neurons("neurons.3.gate", "blocks.3.mlp.hook_pre", 8)
+    assert (neurons.of_model, neurons.dense, neurons.mlp_site) == (True, True, (3, "gate"))
+    trained = wb.TopKSAE(d_in=8, width=16, k=2)
+    assert (trained.of_model, trained.dense, trained.mlp_site) == (False, False, None)
