@@ -22,6 +22,6 @@ def read_plan(smallest: bool = False) -> dict[str, Any]:
     if smallest:
         plan["concepts"] = {family: dict(list(words.items())[:1]) for family, words in plan["concepts"].items()}
         plan["dose"] |= {"values": [-20, 0, 20], "random": 2, "prompts": plan["dose"]["prompts"][:2]}
-        some = {"tokens": 12, "sites": ["up", "post"], "values": [20, -20], "random": 1}
-        plan["favourite"] |= some | {key: plan["favourite"][key][:2] for key in ("held_out", "counted")}
+        some = {"tokens": 8, "sites": ["up"], "values": [20], "random": 1}
+        plan["favourite"] |= some | {key: plan["favourite"][key][:1] for key in ("held_out", "counted")}
     return plan
