@@ -201,7 +201,6 @@ class Words(Mapping[str, int]):
         (Annotated[float, INFINITE], float("inf")),
         (Annotated[Integer | None, Ge(2)], None),
     ],
-    ids=repr,
 )
 def test_what_fits_is_passed_on_itself(form: Any, value: Any) -> None:
     assert through(form, value) is value
@@ -243,7 +242,6 @@ def test_what_fits_is_passed_on_itself(form: Any, value: Any) -> None:
         (int, 1.0),
         (Annotated[Integer | None, Ge(2)], 1),
     ],
-    ids=repr,
 )
 def test_what_does_not_fit_is_refused(form: Any, value: Any) -> None:
     with pytest.raises(RoomError, match=r"^value is [^\n]+\.$"):
@@ -269,7 +267,6 @@ def test_what_does_not_fit_is_refused(form: Any, value: Any) -> None:
         (Sequence[tuple[int, int]], [[np.int64(1), 2]], [[1, 2]]),
         (Sequence[Number] | None, [np.float32(2)], [2.0]),
     ],
-    ids=repr,
 )
 def test_numbers_of_other_libraries_become_pythons(form: Any, value: Any, expected: Any) -> None:
     result = through(form, value)
@@ -297,7 +294,6 @@ def test_a_set_of_other_numbers_stays_a_set() -> None:
         (Collection[Literal["a", "b"]], "a collection of 'a' or 'b'"),
         (Sequence[bool], "a list of True or False"),
     ],
-    ids=repr,
 )
 def test_types_in_words(form: Any, words: str) -> None:
     assert described(form) == words
@@ -315,7 +311,7 @@ def test_plurals_of_classes() -> None:
     assert described(Sequence[Child]) == "a list of Children"
 
 
-@pytest.mark.parametrize("value", [True, np.bool_(True), "1", None, torch.tensor(1), 1j, [1]], ids=repr)
+@pytest.mark.parametrize("value", [True, np.bool_(True), "1", None, torch.tensor(1), 1j, [1]])
 def test_what_is_no_number(value: Any) -> None:
     assert as_integer(value) is None
     assert as_number(value) is None
