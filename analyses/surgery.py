@@ -24,7 +24,7 @@ import workbench as wb
 from workbench.surgery.finetuning.labelling import Labelled, label_scores, punctuation
 from workbench.surgery.operations.experts import keep_neurons, masks_by_domain, neuron_use
 from workbench.surgery.operations.matrices import matrices
-from workbench.surgery.operations.skipping import Skips
+from workbench.surgery.operations.sublayers import SublayerDropping
 from workbench.surgery.search.evopress import search
 from workbench.surgery.search.fitness import DenseKL
 
@@ -153,7 +153,7 @@ def skipping(bench: Bench) -> None:
     One search does so at other budgets, and skips whole layers at the same one.
     """
     plan, centre = bench.plan, bench.plan.centre
-    choices = {whole: Skips(bench.model, whole=whole) for whole in (False, True)}
+    choices = {whole: SublayerDropping(bench.model, whole=whole) for whole in (False, True)}
 
     def find(
         bench: Bench, share: float, method: str, passes: int, *, may: int = 0, seed: int = 0, whole: bool = False

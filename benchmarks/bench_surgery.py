@@ -35,18 +35,20 @@ def operations(tokens: int, sibling: str) -> dict[str, Callable[[wb.model.Langua
     heal = functools.partial(wb.surgery.heal, texts=texts, tokens=2048, batch=4)
     return {
         "dare": lambda model: wb.surgery.dare(model, sibling, 0.9),
-        "skip": lambda model: wb.surgery.skip(model, texts, 0.2, passes=40_000, tokens=tokens),  # enough for gradients
+        "drop_sublayers": lambda model: wb.surgery.drop_sublayers(
+            model, texts, 0.2, passes=40_000, tokens=tokens
+        ),  # enough for gradients
         "prune": lambda model: wb.surgery.prune(model, 0.5, corpus=texts, tokens=tokens),
         "prune 2:4": lambda model: wb.surgery.prune(model, pattern="2:4", corpus=texts, tokens=tokens),
         "search_sparsity": lambda model: wb.surgery.search_sparsity(model, texts, 0.5, **short),
         "quantise": lambda model: wb.surgery.quantise(model, 4),
         "search_bits": lambda model: wb.surgery.search_bits(model, texts, 4.0, **short),
-        "fewer_kv_heads": lambda model: wb.surgery.merge_kv_heads(model, 1, corpus=texts, tokens=tokens),
+        "merge_kv_heads": lambda model: wb.surgery.merge_kv_heads(model, 1, corpus=texts, tokens=tokens),
         "swap_activation": lambda model: wb.surgery.swap_activation(
             model, "polynorm", corpus=texts, tokens=tokens // 2
         ),
-        "see_ahead": wb.surgery.remove_causal_mask,
-        "expert": lambda model: wb.surgery.expert(model, texts, 0.5, tokens=tokens),
+        "remove_causal_mask": wb.surgery.remove_causal_mask,
+        "extract_expert": lambda model: wb.surgery.extract_expert(model, texts, 0.5, tokens=tokens),
         "heal, rank 8": lambda model: heal(model, rank=8),
         "heal, all weights": heal,
     }

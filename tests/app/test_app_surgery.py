@@ -89,14 +89,14 @@ def test_an_edit_is_baked_kept_copied_and_undone(folder: Path) -> None:
 
 
 def test_steps_follow_one_another_are_written_saved_and_loaded(folder: Path) -> None:
-    page = choose(visit(folder), "remove layers")
-    page.multiselect(key="surgery remove layers layers").set_value([1]).run()
+    page = choose(visit(folder), "remove_layers")
+    page.multiselect(key="surgery remove_layers layers").set_value([1]).run()
     tried(page).button(key="surgery keep").click().run()
-    choose(page, "remove heads")
-    page.multiselect(key="surgery remove heads heads").set_value([0, 3]).run()
+    choose(page, "remove_heads")
+    page.multiselect(key="surgery remove_heads heads").set_value([0, 3]).run()
     tried(page).button(key="surgery keep").click().run()
     kept = quiet(page).session_state["surgery"]
-    assert [step.operation for step in kept] == ["remove layers", "remove heads"]
+    assert [step.operation for step in kept] == ["remove_layers", "remove_heads"]
     child = kept[-1].child
     assert child.model.network.n_layers == 2
     assert child.before is kept[0].child
@@ -126,8 +126,8 @@ def test_steps_follow_one_another_are_written_saved_and_loaded(folder: Path) -> 
 
 def kept(page: AppTest, layer: int) -> AppTest:
     """The page with the attention of one more layer taken out."""
-    choose(page, "remove sublayers")
-    page.multiselect(key="surgery remove sublayers layers").set_value([layer]).run()
+    choose(page, "remove_sublayers")
+    page.multiselect(key="surgery remove_sublayers layers").set_value([layer]).run()
     return quiet(tried(page).button(key="surgery keep").click().run())
 
 
@@ -135,7 +135,9 @@ def test_a_trial_of_what_was_undone_meanwhile_is_dropped(folder: Path, monkeypat
     page = kept(visit(folder), 0)
     go = threading.Event()
     apply_operation = wb.surgery.apply_operation
-    monkeypatch.setattr(wb, "operate", lambda *args, **how: go.wait(60) and apply_operation(*args, **how))
+    monkeypatch.setattr(
+        wb.surgery, "apply_operation", lambda *args, **how: go.wait(60) and apply_operation(*args, **how)
+    )
     page.button(key="surgery try").click().run()
     key = page.session_state["surgery key"]
     page.button(key="surgery undo").click().run()
@@ -191,8 +193,8 @@ def test_a_question_is_about_one_folder_and_one_model(folder: Path) -> None:
     page.button(key="surgery undo").click().run()  # there is nothing to save any more
     assert not quiet(page).warning
 
-    choose(page, "remove sublayers")
-    page.multiselect(key="surgery remove sublayers layers").set_value([2]).run()
+    choose(page, "remove_sublayers")
+    page.multiselect(key="surgery remove_sublayers layers").set_value([2]).run()
     page = quiet(tried(page))
     page.button(key="surgery load").click().run()  # what was tried would be lost
     assert "kept or tried here" in "".join(one.value for one in quiet(page).warning)
@@ -201,9 +203,9 @@ def test_a_question_is_about_one_folder_and_one_model(folder: Path) -> None:
 
 
 def test_what_was_wrong_is_said_until_something_else_is_asked(folder: Path) -> None:
-    page = choose(visit(folder), "remove layers")
+    page = choose(visit(folder), "remove_layers")
     assert "No layer is chosen" in complaint(tried(page))
-    page.multiselect(key="surgery remove layers layers").set_value([1]).run()
+    page.multiselect(key="surgery remove_layers layers").set_value([1]).run()
     assert not quiet(page).error
 
 
@@ -217,9 +219,9 @@ def test_every_operation_has_a_form(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("operation", "settings", "word"),
     [
-        ("remove layers", {}, "No layer is chosen"),
-        ("remove layers", {"layers": [0, 1, 2]}, "All layers"),
-        ("remove heads", {}, "No head is chosen"),
+        ("remove_layers", {}, "No layer is chosen"),
+        ("remove_layers", {"layers": [0, 1, 2]}, "All layers"),
+        ("remove_heads", {}, "No head is chosen"),
         ("bake", {}, "nothing to bake"),
     ],
 )
@@ -231,11 +233,11 @@ def test_what_cant_be_done_is_one_sentence(folder: Path, operation: str, setting
 
 
 def test_a_feature_that_is_not_there_can_be_mended(folder: Path) -> None:
-    page = choose(visit(folder), "ablate direction")
-    page.text_input(key="surgery ablate direction feature").set_value("neurons.77.post:1").run()
+    page = choose(visit(folder), "ablate_direction")
+    page.text_input(key="surgery ablate_direction feature").set_value("neurons.77.post:1").run()
     assert "layer 77" in complaint(page)
     assert page.button(key="surgery try").disabled
-    page.text_input(key="surgery ablate direction feature").set_value("neurons.2.post:1").run()
+    page.text_input(key="surgery ablate_direction feature").set_value("neurons.2.post:1").run()
     page = quiet(tried(page))
     child = page.session_state["surgery tried"].child
     written = wb.load_model(str(folder)).network.neuron_weights(2, "down")[1]
@@ -316,8 +318,8 @@ def test_one_thing_is_said_of_folders_at_a_time(folder: Path) -> None:
 
 
 def test_texts_of_a_model_are_escaped(folder: Path) -> None:
-    page = choose(visit(folder), "remove layers")
-    page.multiselect(key="surgery remove layers layers").set_value([1]).run()
+    page = choose(visit(folder), "remove_layers")
+    page.multiselect(key="surgery remove_layers layers").set_value([1]).run()
     page = quiet(tried(page))
     page.text_input(key="surgery prompt").set_value("<b>dog</b> **cat**").run()
     page.button(key="surgery write").click().run()

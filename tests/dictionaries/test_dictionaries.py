@@ -179,6 +179,20 @@ def test_encode_against_the_formula(kind: type[Dictionary]) -> None:
     torch.testing.assert_close(coder.reconstruct(x), made, rtol=1e-4, atol=1e-5)
 
 
+@every_kind
+def test_kinds_say_what_they_are(kind: type[Dictionary]) -> None:
+    dictionary = small(kind)
+    assert kind.noun.isalpha() and kind.noun.islower()
+    assert dictionary.n_features % dictionary.groups == 0
+    codes = dictionary.encode(inputs(dictionary, 4))
+    assert codes.values.shape[-1] % dictionary.groups == 0
+    if kind.discrete:
+        assert dictionary.force(codes, 1, "least").value_of(1).all()
+    else:
+        with pytest.raises(DictionaryError, match="no discrete codes to force"):
+            dictionary.force(codes, 1, "least")
+
+
 def by_hand(coder: SparseCoder, **weights: list) -> None:
     """Set weights to given numbers."""
     for name, numbers in weights.items():

@@ -72,12 +72,12 @@ def test_undo_gives_the_exact_weights_or_says_that_it_cant() -> None:
 
 def test_history_names_every_step() -> None:
     parent = fresh()
-    child = wb.surgery.apply_operation(wb.bake(parent, EDITS), "remove layers", layers=[0])
+    child = wb.surgery.apply_operation(wb.bake(parent, EDITS), "remove_layers", layers=[0])
     assert [step["operation"] for step in child.history] == ["bake", "bake"]
     assert [step["parent"]["hash"] for step in child.history] == [parent.hash, child.parent.hash]
     assert child.history[-1]["hash"] == child.model.hash
     assert child.model.name == f"{parent.name} (bake, bake)"
-    again = wb.surgery.apply_operation(wb.bake(parent, EDITS), "remove layers", layers=[0])
+    again = wb.surgery.apply_operation(wb.bake(parent, EDITS), "remove_layers", layers=[0])
     assert [step["edit_hash"] for step in again.history] == [step["edit_hash"] for step in child.history]
     assert len({step["edit_hash"] for step in child.history}) == 2
     assert {"python", "torch", "transformers", "workbench-lm"} <= child.history[0]["versions"].keys()
@@ -293,23 +293,23 @@ def test_lists_of_a_value_for_each_layer_become_shorter() -> None:
 
 
 def test_operations_check_their_arguments(llama: wb.model.LanguageModel) -> None:
-    assert {"bake", "remove layers", "remove sublayers", "remove heads", "ablate direction"} <= OPERATIONS.keys()
+    assert {"bake", "remove_layers", "remove_sublayers", "remove_heads", "ablate_direction"} <= OPERATIONS.keys()
     for call, match in (
         (lambda: wb.surgery.apply_operation(llama, "melt"), "There is no operation 'melt'"),
-        (lambda: wb.surgery.apply_operation(llama, "remove layers", layer=1), "has no argument 'layer'"),
+        (lambda: wb.surgery.apply_operation(llama, "remove_layers", layer=1), "has no argument 'layer'"),
         (
-            lambda: wb.surgery.apply_operation(llama, "remove layers", layers="01"),
+            lambda: wb.surgery.apply_operation(llama, "remove_layers", layers="01"),
             "layers is a list of layers, not '01'",
         ),
         (
-            lambda: wb.surgery.apply_operation(llama, "remove sublayers", layers=[0], part="norm"),
+            lambda: wb.surgery.apply_operation(llama, "remove_sublayers", layers=[0], part="norm"),
             "part is one of 'attention', 'mlp'",
         ),
         (
-            lambda: wb.surgery.apply_operation(llama, "remove heads", layer=-1, heads=[0]),
+            lambda: wb.surgery.apply_operation(llama, "remove_heads", layer=-1, heads=[0]),
             "layer is a whole number from 0",
         ),
-        (lambda: wb.surgery.apply_operation(llama, "ablate direction", feature=3), "feature is a feature"),
+        (lambda: wb.surgery.apply_operation(llama, "ablate_direction", feature=3), "feature is a feature"),
     ):
         with pytest.raises(wb.surgery.SurgeryError, match=match):
             call()

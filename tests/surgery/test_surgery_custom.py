@@ -211,7 +211,7 @@ def test_layers_that_cannot_see_ahead(llama: wb.model.LanguageModel) -> None:
         remove_causal_mask(llama, [0, 3])
     with pytest.raises(SurgeryError, match="No layer is named"):
         remove_causal_mask(llama, [])
-    assert apply_operation(llama, "see_ahead").history[-1]["layers"] == [0, 1, 2]
+    assert apply_operation(llama, "remove_causal_mask").history[-1]["layers"] == [0, 1, 2]
 
 
 def test_punctuation_becomes_labels() -> None:

@@ -18,7 +18,7 @@ import workbench as wb
 from workbench.corpus import CorpusError
 from workbench.surgery.certificate.certificate import held_out
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.inputs import calibration, named
+from workbench.surgery.inputs import calibration, load_calibration
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -32,14 +32,14 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
         0
     ],
     "search_bits": lambda model: wb.surgery.search_bits(model, CORPUS, 4, passes=200, tokens=40, context=16)[0],
-    "skip": lambda model: wb.surgery.skip(model, CORPUS, 0.2, passes=200, tokens=40, context=16)[0],
-    "fewer_kv_heads": lambda model: wb.surgery.merge_kv_heads(model, 1, corpus=CORPUS, tokens=40),
+    "drop_sublayers": lambda model: wb.surgery.drop_sublayers(model, CORPUS, 0.2, passes=200, tokens=40, context=16)[0],
+    "merge_kv_heads": lambda model: wb.surgery.merge_kv_heads(model, 1, corpus=CORPUS, tokens=40),
     "swap_activation": lambda model: wb.surgery.swap_activation(model, "polyrelu", corpus=CORPUS, tokens=40),
-    "see_ahead": lambda model: wb.surgery.remove_causal_mask(model, [1]),
-    "expert": lambda model: wb.surgery.expert(model, CORPUS, 0.5, tokens=40),
+    "remove_causal_mask": lambda model: wb.surgery.remove_causal_mask(model, [1]),
+    "extract_expert": lambda model: wb.surgery.extract_expert(model, CORPUS, 0.5, tokens=40),
     "heal": lambda model: wb.surgery.heal(model, CORPUS, tokens=40, batch=2, context=16),
     "dare": lambda model: wb.surgery.dare(model, wb.surgery.quantise(model, 8), 0.5),
-    "operate": lambda model: wb.surgery.apply_operation(model, "remove sublayers", layers=[1]),
+    "operate": lambda model: wb.surgery.apply_operation(model, "remove_sublayers", layers=[1]),
 }
 
 
@@ -69,7 +69,7 @@ def test_other_things_and_other_precisions_are_refused(name: str) -> None:
 def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.model.LanguageModel) -> None:
     kept = held_out(llama)
     assert isinstance(kept, wb.Corpus)
-    for texts in (calibration(None), named("stories")):
+    for texts in (calibration(None), load_calibration("stories")):
         assert not {*texts.texts} & {*kept.texts}
         assert {*texts.texts} | {*kept.texts} == {*wb.Corpus.load("stories").texts}
     assert calibration(CORPUS) is CORPUS
@@ -82,9 +82,9 @@ def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.model.Lan
     "wrong",
     [
         lambda model: wb.surgery.prune(model, corpus="stories"),
-        lambda model: wb.surgery.skip(model, "stories"),
+        lambda model: wb.surgery.drop_sublayers(model, "stories"),
         lambda model: wb.surgery.heal(model, "stories", tokens=40),
-        lambda model: wb.surgery.expert(model, "stories"),
+        lambda model: wb.surgery.extract_expert(model, "stories"),
         lambda model: wb.measures.measure_fidelities(model, [], "stories"),
         lambda model: wb.build_index(model, "neurons.0.post", "stories", "nowhere"),
         lambda model: wb.Corpus.load(""),
@@ -107,7 +107,7 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.Languag
         (lambda model: wb.Feature.parse("neurons.0.post:a"), "neurons"),
         (lambda model: wb.surgery.dare(model, model, weights=None), "weights is a finite number, or one for each"),
         (lambda model: wb.surgery.dare(model, model, rescale="no"), "True or False"),
-        (lambda model: wb.surgery.skip(model, CORPUS, seed="a"), "seed is a whole number"),
+        (lambda model: wb.surgery.drop_sublayers(model, CORPUS, seed="a"), "seed is a whole number"),
         (lambda model: wb.surgery.search_bits(model, CORPUS, "5"), "bits is a number"),
         (lambda model: wb.surgery.search_bits(model, CORPUS, levels=4), "levels a list"),
         (lambda model: wb.surgery.search_sparsity(model, CORPUS, levels=0.5), "levels is a list"),
@@ -128,9 +128,12 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.Languag
         (lambda model: wb.bake(model, EDIT), "Edits are given as a list"),
         (lambda model: wb.bake(model, []), "give at least one edit"),
         (lambda model: wb.surgery.prune(model, corpus=CORPUS, tokens=-4), r"tokens is a whole number from 1, not -4\."),
-        (lambda model: wb.surgery.skip(model, CORPUS, context=-4), r"context is a whole number from 2, not -4\."),
         (
-            lambda model: wb.surgery.skip(model, CORPUS, method="greedy", passes=1),
+            lambda model: wb.surgery.drop_sublayers(model, CORPUS, context=-4),
+            r"context is a whole number from 2, not -4\.",
+        ),
+        (
+            lambda model: wb.surgery.drop_sublayers(model, CORPUS, method="greedy", passes=1),
             "runs .* candidates or more here, on",
         ),
         (lambda model: wb.surgery.search_bits(model, CORPUS, 2), "between the least of levels and 16.*not 2 with"),
@@ -147,11 +150,11 @@ def test_odd_values_get_a_sentence(wrong: Callable[[Any], Any], match: str, llam
 
 
 def test_how_it_was_chosen_is_on_record(llama: wb.model.LanguageModel) -> None:
-    skipped, found = wb.surgery.skip(llama, CORPUS, 0.2, passes=200, tokens=40, context=16, seed=3)
+    skipped, found = wb.surgery.drop_sublayers(llama, CORPUS, 0.2, passes=200, tokens=40, context=16, seed=3)
     said = skipped.history[-1]
     assert (said["found_by"], said["search_seed"], said["corpus_hash"]) == ("evopress", 3, CORPUS.hash)
     assert said["passes"] == found.token_forwards
-    cut = wb.surgery.expert(llama, CORPUS, 0.5, tokens=40, seed=2).history[-1]
+    cut = wb.surgery.extract_expert(llama, CORPUS, 0.5, tokens=40, seed=2).history[-1]
     assert (cut["keep"], cut["text_seed"], cut["tokens"], cut["corpus_hash"]) == (0.5, 2, 40, CORPUS.hash)
 
 
@@ -251,8 +254,8 @@ def test_deltas_are_between_models_that_compute_alike(llama: wb.model.LanguageMo
 
 def test_searches_and_fine_tunes_run_inside_inference_mode(llama: wb.model.LanguageModel) -> None:
     with torch.inference_mode():
-        found = wb.surgery.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
-    assert found == wb.surgery.skip(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
+        found = wb.surgery.drop_sublayers(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
+    assert found == wb.surgery.drop_sublayers(llama, CORPUS, 0.3, passes=2000, tokens=40, context=16)[1]
 
 
 def test_a_folder_whose_weights_were_exchanged_is_not_merged(tmp_path: Path) -> None:

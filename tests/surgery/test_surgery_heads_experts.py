@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.operations.experts import expert, keep_neurons, masks_by_domain, neuron_use
+from workbench.surgery.operations.experts import extract_expert, keep_neurons, masks_by_domain, neuron_use
 from workbench.surgery.operations.kv_heads import merge_kv_heads
 from workbench.surgery.registry import Cancelled, apply_operation
 from workbench.surgery.search.fitness import DenseKL
@@ -120,7 +120,7 @@ def test_heads_that_cannot_be_joined(llama: wb.model.LanguageModel, zoo) -> None
         merge_kv_heads(llama, 1, method="best")
     with pytest.raises(Cancelled):
         merge_kv_heads(llama, 1, corpus=CORPUS, cancel=lambda: True)
-    assert apply_operation(llama, "fewer_kv_heads", heads=1, tokens=64).model.network.config.num_key_value_heads == 1
+    assert apply_operation(llama, "merge_kv_heads", heads=1, tokens=64).model.network.config.num_key_value_heads == 1
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
@@ -154,7 +154,7 @@ def test_an_expert_is_best_at_its_own_texts(llama: wb.model.LanguageModel) -> No
     corpora = {"animals": wb.Corpus(lines[:1] * 3), "boats": wb.Corpus(lines[2:3] * 3)}
     kls = {
         (made, judged): DenseKL(llama, corpora[judged], 60, context=40)(
-            expert(llama, corpora[made], 0.4, tokens=60).model.network.module
+            extract_expert(llama, corpora[made], 0.4, tokens=60).model.network.module
         )
         for made in corpora
         for judged in corpora
@@ -166,7 +166,7 @@ def test_an_expert_is_best_at_its_own_texts(llama: wb.model.LanguageModel) -> No
 def test_experts_that_cannot_be_cut(llama: wb.model.LanguageModel) -> None:
     for keep in (0.0, 1.0, -1, 2.0, float("nan"), 0.001):
         with pytest.raises(SurgeryError, match="some of the 48 neurons stay and some go"):
-            expert(llama, CORPUS, keep)
+            extract_expert(llama, CORPUS, keep)
     mask = torch.ones(3, 48, dtype=torch.bool)
     mask[1, 5:] = False
     with pytest.raises(SurgeryError, match=r"these keep \[5, 48\]"):
@@ -176,5 +176,5 @@ def test_experts_that_cannot_be_cut(llama: wb.model.LanguageModel) -> None:
     with pytest.raises(SurgeryError, match="at least one"):
         keep_neurons(llama, torch.zeros(3, 48, dtype=torch.bool))
     with pytest.raises(Cancelled):
-        expert(llama, CORPUS, cancel=lambda: True)
-    assert apply_operation(llama, "expert", keep=0.5, tokens=64).model.network.config.intermediate_size == 24
+        extract_expert(llama, CORPUS, cancel=lambda: True)
+    assert apply_operation(llama, "extract_expert", keep=0.5, tokens=64).model.network.config.intermediate_size == 24

@@ -116,13 +116,13 @@ def test_rounded_models(name: str, zoo) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_levels_of_matrices_are_put_in_place_and_taken_back(name: str, zoo) -> None:
     model = zoo[name]
-    choice = MatrixLevels(model, [lambda _, w: rounded(w, 4), lambda _, w: rounded(w, 2)], [16, 4, 2])
+    space = MatrixLevels(model, [lambda _, w: rounded(w, 4), lambda _, w: rounded(w, 2)], [16, 4, 2])
     tokens = torch.arange(20).view(2, 10)
     chance = torch.Generator().manual_seed(0)
     for _ in range(4):
-        levels = tuple(torch.randint(3, (len(choice.parts),), generator=chance).tolist())
-        choice.set(levels)
-        bits = {path: (16, 4, 2)[level] for path, level in zip(choice.parts, levels, strict=True)}
+        levels = tuple(torch.randint(3, (len(space.parts),), generator=chance).tolist())
+        space.set(levels)
+        bits = {path: (16, 4, 2)[level] for path, level in zip(space.parts, levels, strict=True)}
         plain = tiny.build(name)
         for path, number in bits.items():
             module = plain.get_submodule(path)
@@ -130,11 +130,11 @@ def test_levels_of_matrices_are_put_in_place_and_taken_back(name: str, zoo) -> N
                 with torch.no_grad():
                     module.weight.copy_(as_stored(module, rounded(out_in(module), number)))
         with torch.no_grad():
-            made = choice.module(input_ids=tokens).logits
+            made = space.module(input_ids=tokens).logits
         assert torch.allclose(made, reference.logits_under(plain, tokens), atol=1e-5)
-    choice.set((0,) * len(choice.parts))
+    space.set((0,) * len(space.parts))
     with torch.no_grad():
-        assert torch.equal(choice.module(input_ids=tokens).logits, model(tokens))
+        assert torch.equal(space.module(input_ids=tokens).logits, model(tokens))
 
 
 @pytest.mark.parametrize("method", ["evopress", "greedy", "uniform"])

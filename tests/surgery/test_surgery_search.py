@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import workbench as wb
 from workbench.interventions.weight_edits import RemoveLayer, RemoveSublayer
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.operations.skipping import Skips, skip
+from workbench.surgery.operations.sublayers import SublayerDropping, drop_sublayers
 from workbench.surgery.registry import Cancelled, apply_operation
 from workbench.surgery.search.budgets import Candidate, CandidateEvaluator, even, greedy, harms, ranked, uniform
 from workbench.surgery.search.evopress import _starts, evopress, search
@@ -81,57 +81,57 @@ def table(parts: int, levels: int, seed: int) -> Table:
     return Table(harm, together, [[size * (levels - level) for level in range(levels)] for size in sizes])
 
 
-def best(choice: Table, budget: float) -> float:
+def best(space: Table, budget: float) -> float:
     """The least value within the budget, by trying everything."""
     return min(
-        choice.value(levels)
-        for levels in itertools.product(*(range(len(costs)) for costs in choice.costs))
-        if sum(costs[level] for costs, level in zip(choice.costs, levels, strict=True)) <= budget
+        space.value(levels)
+        for levels in itertools.product(*(range(len(costs)) for costs in space.costs))
+        if sum(costs[level] for costs, level in zip(space.costs, levels, strict=True)) <= budget
     )
 
 
 @pytest.mark.parametrize(("parts", "levels"), [(10, 2), (6, 4)])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_evopress_finds_the_best_within_the_budget(parts: int, levels: int, seed: int) -> None:
-    choice = table(parts, levels, seed)
-    budget = 0.6 * sum(costs[0] for costs in choice.costs)
-    found = evopress(choice, TableFitness(), budget, passes=40_000, seed=seed)  # type: ignore[arg-type]
+    space = table(parts, levels, seed)
+    budget = 0.6 * sum(costs[0] for costs in space.costs)
+    found = evopress(space, TableFitness(), budget, passes=40_000, seed=seed)  # type: ignore[arg-type]
     assert found.cost <= budget
-    assert found.kl == pytest.approx(choice.value(found.levels))
-    assert found.kl == pytest.approx(best(choice, budget))
-    assert choice.now == found.levels
+    assert found.kl == pytest.approx(space.value(found.levels))
+    assert found.kl == pytest.approx(best(space, budget))
+    assert space.now == found.levels
     assert found.token_forwards < 42_000
 
 
 @pytest.mark.parametrize("method", ["greedy", "ranked", "uniform", "evopress"])
 def test_every_search_keeps_to_its_budget_and_counts(method: str) -> None:
-    choice, fitness = table(8, 3, 5), TableFitness()
-    whole = sum(costs[0] for costs in choice.costs)
+    space, fitness = table(8, 3, 5), TableFitness()
+    whole = sum(costs[0] for costs in space.costs)
     for share in (0.9, 0.5, 1 / 3):
         before = fitness.token_forwards
-        found = search(choice, fitness, share * whole, method, passes=3000)  # type: ignore[arg-type]
+        found = search(space, fitness, share * whole, method, passes=3000)  # type: ignore[arg-type]
         assert found.cost <= share * whole * (1 + 1e-9)
-        assert found.cost == sum(costs[level] for costs, level in zip(choice.costs, found.levels, strict=True))
+        assert found.cost == sum(costs[level] for costs, level in zip(space.costs, found.levels, strict=True))
         assert found.token_forwards == fitness.token_forwards - before
-        assert found.kl == pytest.approx(choice.value(found.levels))
+        assert found.kl == pytest.approx(space.value(found.levels))
         assert found.chosen == {f"part {n}": level for n, level in enumerate(found.levels) if level}
 
 
 def test_greedy_takes_the_least_harmful_step_each_time() -> None:
-    choice = table(9, 2, 3)
-    choice.costs = [[1.0, 0.0]] * 9
-    found = greedy(choice, TableFitness(), 5, passes=1000)  # type: ignore[arg-type]
+    space = table(9, 2, 3)
+    space.costs = [[1.0, 0.0]] * 9
+    found = greedy(space, TableFitness(), 5, passes=1000)  # type: ignore[arg-type]
     levels = [0] * 9
     for _ in range(4):
         trials = []
         for part in range(9):
             if not levels[part]:
-                trials.append((choice.value((*levels[:part], 1, *levels[part + 1 :])), part))
+                trials.append((space.value((*levels[:part], 1, *levels[part + 1 :])), part))
         levels[min(trials)[1]] = 1
     assert found.levels == tuple(levels)
     assert found.evaluations == 9 + 8 + 7 + 6
-    alone = ranked(choice, TableFitness(), 5, passes=1000)  # type: ignore[arg-type]
-    assert {n for n, level in enumerate(alone.levels) if level} == set(choice.harm.argsort()[:4].tolist())
+    alone = ranked(space, TableFitness(), 5, passes=1000)  # type: ignore[arg-type]
+    assert {n for n, level in enumerate(alone.levels) if level} == set(space.harm.argsort()[:4].tolist())
 
 
 def test_a_search_begins_from_several_sets_that_are_little_harmful_alone() -> None:
@@ -139,30 +139,30 @@ def test_a_search_begins_from_several_sets_that_are_little_harmful_alone() -> No
     harm = torch.linspace(0.1, 1.0, 30)
     together = torch.zeros(30, 30)
     together[:6, :6] = torch.ones(6, 6).triu(1)
-    choice = Table(harm, together, [[1.0, 0.0]] * 30)
-    judge = CandidateEvaluator(choice, TableFitness(), 24, passes=1500)  # type: ignore[arg-type]
-    alone = harms(judge, [0])
+    space = Table(harm, together, [[1.0, 0.0]] * 30)
+    evaluator = CandidateEvaluator(space, TableFitness(), 24, passes=1500)  # type: ignore[arg-type]
+    alone = harms(evaluator, [0])
     assert alone == pytest.approx(harm.tolist())
-    starts = _starts(judge, alone, torch.Generator().manual_seed(0))
+    starts = _starts(evaluator, alone, torch.Generator().manual_seed(0))
     assert len(set(starts)) > 12
     assert all(sum(one) == 6 for one in starts)
     assert starts[0] == (1,) * 6 + (0,) * 24
     chosen = torch.tensor(starts).double().mean(0)
     assert chosen[:6].mean() > 0.6  # by far the most often, and yet seldom all of them
     assert chosen[15:].mean() < 0.05
-    assert min(map(choice.value, starts)) < choice.value(starts[0]) / 2
+    assert min(map(space.value, starts)) < space.value(starts[0]) / 2
 
 
 def test_even_spreads_are_even() -> None:
-    choice = table(12, 2, 0)
-    choice.costs = [[1.0, 0.0]] * 12
+    space = table(12, 2, 0)
+    space.costs = [[1.0, 0.0]] * 12
     for gone in (1, 3, 4, 6):
-        levels = even(choice, 12 - gone)
+        levels = even(space, 12 - gone)
         places = [n for n, level in enumerate(levels) if level]
         assert len(places) == gone
         assert {b - a for a, b in itertools.pairwise(places)} <= {12 // gone}
-    three = uniform(choice, TableFitness(), 9, passes=1000)  # type: ignore[arg-type]
-    assert three.kl == min(choice.value(even(choice, 9, n / 12)) for n in range(12))
+    three = uniform(space, TableFitness(), 9, passes=1000)  # type: ignore[arg-type]
+    assert three.kl == min(space.value(even(space, 9, n / 12)) for n in range(12))
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
@@ -198,24 +198,24 @@ def test_costs_are_those_of_every_prediction(llama: wb.model.LanguageModel) -> N
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_skipping_is_writing_zero(name: str, zoo) -> None:
     model, plain = zoo[name], tiny.build(name)
-    choice = Skips(model)
+    space = SublayerDropping(model)
     tokens = torch.arange(24).view(2, 12)
     n = model.network.n_layers
-    assert len(choice.parts) == 2 * n
+    assert len(space.parts) == 2 * n
     for levels in itertools.islice(itertools.product([0, 1], repeat=2 * n), 0, 2 ** (2 * n), 5):
-        choice.set(levels)
+        space.set(levels)
         edits = [
             reference.PlainEdit(plain.get_submodule(_place(model, *one)), "out", torch.zeros_like)
-            for level, group in zip(levels, choice.sublayers, strict=True)
+            for level, group in zip(levels, space.sublayers, strict=True)
             if level
             for one in group
         ]
         with torch.no_grad():
-            made = choice.module(input_ids=tokens, use_cache=False).logits
+            made = space.module(input_ids=tokens, use_cache=False).logits
         assert torch.allclose(made, reference.logits_under(plain, tokens, edits), atol=1e-5)
-    choice.set((0,) * (2 * n))
+    space.set((0,) * (2 * n))
     with torch.no_grad():
-        assert torch.equal(choice.module(input_ids=tokens, use_cache=False).logits, model(tokens))
+        assert torch.equal(space.module(input_ids=tokens, use_cache=False).logits, model(tokens))
 
 
 def _place(model: wb.model.LanguageModel, layer: int, part: str) -> str:
@@ -226,20 +226,20 @@ def _place(model: wb.model.LanguageModel, layer: int, part: str) -> str:
 @pytest.mark.parametrize("method", ["evopress", "greedy"])
 def test_the_child_is_what_the_search_had_in_place(name: str, method: str, zoo) -> None:
     model = zoo[name]
-    child, found = skip(model, CORPUS, 0.5, method=method, passes=2000, tokens=40, context=20)
-    choice = Skips(model)
-    choice.set(found.levels)
+    child, found = drop_sublayers(model, CORPUS, 0.5, method=method, passes=2000, tokens=40, context=20)
+    space = SublayerDropping(model)
+    space.set(found.levels)
     tokens = torch.arange(30).view(2, 15)
     with torch.no_grad():
-        assert torch.allclose(child.model(tokens), choice.module(input_ids=tokens, use_cache=False).logits, atol=1e-4)
+        assert torch.allclose(child.model(tokens), space.module(input_ids=tokens, use_cache=False).logits, atol=1e-4)
     assert sum(found.levels) == model.network.n_layers
     every = itertools.product([0, 1], repeat=len(found.levels))
     fitness = DenseKL(model, CORPUS, 40, context=20)
     kls = {}
     for levels in every:
         if sum(levels) == sum(found.levels):
-            choice.set(levels)
-            kls[levels] = fitness(choice.module)
+            space.set(levels)
+            kls[levels] = fitness(space.module)
     if method == "evopress":
         assert kls[found.levels] <= sorted(kls.values())[len(kls) // 5]  # it judges on draws of windows, not on all
 
@@ -248,10 +248,10 @@ def test_the_child_is_what_the_search_had_in_place(name: str, method: str, zoo) 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_slopes_are_those_of_shares_that_are_left_out(name: str, whole: bool, zoo) -> None:
     model, plain = zoo[name], tiny.build(name).double()
-    choice, fitness = Skips(model, whole=whole), DenseKL(model, CORPUS, 40, context=20)
-    levels = tuple(part % 2 for part in range(len(choice.parts)))
+    space, fitness = SublayerDropping(model, whole=whole), DenseKL(model, CORPUS, 40, context=20)
+    levels = tuple(part % 2 for part in range(len(space.parts)))
     before = fitness.token_forwards
-    value, found = choice.slopes(fitness, levels, [0, 1])
+    value, found = space.slopes(fitness, levels, [0, 1])
     windows = [batch.tokens for batch in CORPUS.batches(model, 20, 1, 40, 0)][:2]
     assert fitness.token_forwards - before == 2 * sum(window.numel() for window in windows)
     contents = [batch.content[0] for batch in CORPUS.batches(model, 20, 1, 40, 0)][:2]
@@ -262,7 +262,7 @@ def test_slopes_are_those_of_shares_that_are_left_out(name: str, whole: bool, zo
             reference.PlainEdit(
                 plain.get_submodule(_place(model, *one)), "out", lambda x, share=share: x * (1.0 - share)
             )
-            for share, group in zip(shares, choice.sublayers, strict=True)
+            for share, group in zip(shares, space.sublayers, strict=True)
             for one in group
         ]
         total, count = 0.0, 0
@@ -280,9 +280,9 @@ def test_slopes_are_those_of_shares_that_are_left_out(name: str, whole: bool, zo
         ends[1][part] -= 1e-3
         slope = (kl(ends[0]) - kl(ends[1])) / 2e-3
         assert float(found[part]) == pytest.approx(slope, rel=0.02, abs=2e-3 * float(found.abs().max()))
-    choice.set((0,) * len(levels))
+    space.set((0,) * len(levels))
     with torch.no_grad():  # nothing is left behind
-        assert torch.equal(choice.module(input_ids=windows[0], use_cache=False).logits, model(windows[0]))
+        assert torch.equal(space.module(input_ids=windows[0], use_cache=False).logits, model(windows[0]))
 
 
 class Steep(Table):
@@ -302,46 +302,46 @@ def test_with_slopes_better_parts_are_found_in_equal_passes() -> None:
     for seed in range(8):
         flat = table(parts, 2, seed)
         for kind, found_values in values.items():
-            choice = kind(flat.harm, flat.together, [[1.0, 0.0]] * parts)
-            found = evopress(choice, TableFitness(), parts - 8, passes=3000, seed=seed)  # type: ignore[arg-type]
+            space = kind(flat.harm, flat.together, [[1.0, 0.0]] * parts)
+            found = evopress(space, TableFitness(), parts - 8, passes=3000, seed=seed)  # type: ignore[arg-type]
             assert sum(found.levels) == 8
             assert found.token_forwards < 3300
-            found_values.append(choice.value(found.levels))
+            found_values.append(space.value(found.levels))
     assert sum(values[Steep]) < sum(values[Table])
     assert all(guided <= blind * 1.02 for guided, blind in zip(values[Steep], values[Table], strict=True))
 
 
 def test_whole_layers_leave_the_model(llama: wb.model.LanguageModel) -> None:
-    choice = Skips(llama, whole=True)
-    assert choice.parts == ["layer 0", "layer 1", "layer 2"]
-    assert choice.edits((0, 1, 0)) == [RemoveLayer(1)]
-    assert Skips(llama).edits((1, 0, 1, 1, 0, 1)) == [
+    space = SublayerDropping(llama, whole=True)
+    assert space.parts == ["layer 0", "layer 1", "layer 2"]
+    assert space.edits((0, 1, 0)) == [RemoveLayer(1)]
+    assert SublayerDropping(llama).edits((1, 0, 1, 1, 0, 1)) == [
         RemoveLayer(1),
         RemoveSublayer(0, "attention"),
         RemoveSublayer(2, "mlp"),
     ]
-    child, found = skip(llama, CORPUS, 0.34, whole=True, passes=500, tokens=40, context=20)
+    child, found = drop_sublayers(llama, CORPUS, 0.34, whole=True, passes=500, tokens=40, context=20)
     assert child.model.network.n_layers == 2
     assert len(found.chosen) == 1
-    again = apply_operation(llama, "skip", share=0.34, whole=True, passes=500, tokens=40, corpus="stories")
+    again = apply_operation(llama, "drop_sublayers", share=0.34, whole=True, passes=500, tokens=40, corpus="stories")
     assert again.model.network.n_layers == 2
 
 
 def test_what_cannot_be_skipped(llama: wb.model.LanguageModel) -> None:
     for share in (0.0, 1.0, 1.5, -0.2, float("nan"), 0.01):
         with pytest.raises(SurgeryError, match="some of the 6 sublayers go and some stay"):
-            skip(llama, CORPUS, share)
+            drop_sublayers(llama, CORPUS, share)
     with pytest.raises(SurgeryError, match="has the layers 0 to 2"):
-        Skips(llama, layers=[3])
+        SublayerDropping(llama, layers=[3])
     with pytest.raises(SurgeryError, match="one of evopress, greedy"):
-        skip(llama, CORPUS, method="hope")
+        drop_sublayers(llama, CORPUS, method="hope")
     with pytest.raises(Cancelled):
-        skip(llama, CORPUS, cancel=lambda: True, passes=10_000, tokens=40, context=20)
-    choice, fitness = Skips(llama), DenseKL(llama, CORPUS, 40, context=20)
+        drop_sublayers(llama, CORPUS, cancel=lambda: True, passes=10_000, tokens=40, context=20)
+    space, fitness = SublayerDropping(llama), DenseKL(llama, CORPUS, 40, context=20)
     for budget in (-1.0, 7.0):
         with pytest.raises(SurgeryError, match="between 0 and 6"):
-            greedy(choice, fitness, budget, passes=100)
+            greedy(space, fitness, budget, passes=100)
     with pytest.raises(SurgeryError, match="whole number from 1"):
-        uniform(choice, fitness, 3, passes=0)
+        uniform(space, fitness, 3, passes=0)
     with pytest.raises(SurgeryError, match="last step keeps 1"):
-        evopress(choice, fitness, 3, passes=100, selection=[(2, 1)])
+        evopress(space, fitness, 3, passes=100, selection=[(2, 1)])

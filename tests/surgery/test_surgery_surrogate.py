@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import workbench as wb
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.operations.skipping import Skips
+from workbench.surgery.operations.sublayers import SublayerDropping
 from workbench.surgery.search import evopress_surrogate as module
 from workbench.surgery.search.budgets import Candidate, CandidateEvaluator
 from workbench.surgery.search.evopress import evopress
@@ -100,16 +100,16 @@ def test_draws_lie_around_what_is_expected_and_come_closer() -> None:
 def test_exchanges_stop_where_none_helps(seed: int) -> None:
     known, chance = Known(seed), torch.Generator().manual_seed(seed)
     sizes = torch.randint(1, 4, (PARTS,), generator=chance).tolist() if seed % 2 else [1] * PARTS
-    choice = Table(known.harm, known.pairs, [[float(size), 0.0] for size in sizes])
-    judge = CandidateEvaluator(choice, TableFitness(), 0.6 * sum(sizes), passes=1)  # type: ignore[arg-type]
+    space = Table(known.harm, known.pairs, [[float(size), 0.0] for size in sizes])
+    evaluator = CandidateEvaluator(space, TableFitness(), 0.6 * sum(sizes), passes=1)  # type: ignore[arg-type]
     start: Candidate = (1,) * PARTS
-    found = exchanged(judge, start, known.harm, known.pairs)
-    assert judge.fits(found)
+    found = exchanged(evaluator, start, known.harm, known.pairs)
+    assert evaluator.fits(found)
     assert known.value(found) <= known.value(start)
     out = [part for part, level in enumerate(found) if level]
     for back, gone in itertools.product(out, [*(part for part in range(PARTS) if part not in out), None]):
         other = tuple(int(part == gone or (part in out and part != back)) for part in range(PARTS))
-        if judge.fits(other):
+        if evaluator.fits(other):
             assert known.value(other) >= known.value(found) - 1e-9
 
 
@@ -117,13 +117,13 @@ def test_exchanges_stop_where_none_helps(seed: int) -> None:
 def test_a_way_back_costs_one_run(name: str, zoo: Any) -> None:
     """Counted by torch's own counter, which leaves out the products within attention."""
     model: wb.model.LanguageModel = zoo[name]
-    choice, fitness = Skips(model), DenseKL(model, CORPUS, 40, context=20)
-    dense = (0,) * len(choice.parts)
-    choice.set(dense)
+    space, fitness = SublayerDropping(model), DenseKL(model, CORPUS, 40, context=20)
+    dense = (0,) * len(space.parts)
+    space.set(dense)
     with FlopCounterMode(display=False) as run:
-        fitness.on(choice.module, 0)
+        fitness.on(space.module, 0)
     with FlopCounterMode(display=False) as both:
-        choice.slopes(fitness, dense, [0])
+        space.slopes(fitness, dense, [0])
     assert run.get_total_flops() > 0
     assert 1.5 < both.get_total_flops() / run.get_total_flops() < 2.1
 
@@ -216,10 +216,10 @@ def test_a_kl_that_is_no_number_is_said() -> None:
 @pytest.mark.parametrize("out", [0, 1, 5, 6])
 def test_a_search_ends_where_nothing_is_new(out: int) -> None:
     flat = table(6, 2, 1)
-    choice, fitness = Steep(flat.harm, flat.together, [[1.0, 0.0]] * 6), TableFitness()
-    found = evopress(choice, fitness, 6 - out, passes=50_000)  # type: ignore[arg-type]
+    space, fitness = Steep(flat.harm, flat.together, [[1.0, 0.0]] * 6), TableFitness()
+    found = evopress(space, fitness, 6 - out, passes=50_000)  # type: ignore[arg-type]
     assert sum(found.levels) == out
-    assert found.kl == pytest.approx(best(choice, 6 - out))
+    assert found.kl == pytest.approx(best(space, 6 - out))
     every = len(list(itertools.combinations(range(6), out)))
     assert found.token_forwards <= 10 * (6 + 3 * every * len(fitness))
 
@@ -227,8 +227,8 @@ def test_a_search_ends_where_nothing_is_new(out: int) -> None:
 @pytest.mark.parametrize("passes", range(40, 1500, 97))
 def test_passes_are_kept_to(passes: int) -> None:
     flat = table(12, 2, 2)
-    choice = Steep(flat.harm, flat.together, [[1.0, 0.0]] * 12)
-    found = evopress(choice, TableFitness(), 8, passes=passes)  # type: ignore[arg-type]
+    space = Steep(flat.harm, flat.together, [[1.0, 0.0]] * 12)
+    found = evopress(space, TableFitness(), 8, passes=passes)  # type: ignore[arg-type]
     assert sum(found.levels) == 4
     # by a round of the search without a surrogate at most: 8 candidates on 2 windows, 3 on all
     assert found.token_forwards <= passes + 10 * (8 * 2 + 3 * 8)

@@ -20,7 +20,7 @@ from workbench.dictionaries.folder import DictionaryError, check_sizes
 from workbench.dictionaries.learning import unit_of
 from workbench.dictionaries.protocol import Codes
 from workbench.dictionaries.sparse import top_k
-from workbench.dictionaries.trainable import Step, Trainable
+from workbench.dictionaries.trainable import SpliceTerms, Step, Trainable
 
 SIMILARITIES = ("cosine", "inner", "euclidean")
 COMBINATIONS = ("sum", "mean")
@@ -55,6 +55,8 @@ class Codebook(Trainable):
     """
 
     kind = "codebook"
+    noun = "code"
+    discrete = True
     resamples = True
 
     def __init__(
@@ -84,6 +86,7 @@ class Codebook(Trainable):
             )
         self.d_in = self.d_out = d_in
         self.n_codes, self.k, self.groups = n_codes, k, groups
+        self._extra = 0
         self.n_features = groups * n_codes
         self.combine, self.similarity, self.normalize_input = combine, similarity, normalize_input
         self.reads = self.writes = hook_point
@@ -98,9 +101,14 @@ class Codebook(Trainable):
         return cls(8, 6, k=2, groups=2)
 
     @property
+    def chosen(self) -> int:
+        """Codes chosen in each group at present: `k`, and more of them after `widen`."""
+        return self.k + self._extra
+
+    @property
     def weight(self) -> float:
         """The value of a chosen code."""
-        return 1.0 if self.combine == "sum" else 1 / self.k
+        return 1.0 if self.combine == "sum" else 1 / self.chosen
 
     def group_of(self, index: int) -> int:
         """The group that a feature's code belongs to."""
@@ -123,7 +131,7 @@ class Codebook(Trainable):
     def encode(self, x: Tensor) -> Codes:
         """Activations as codes `[..., groups * k]`, group by group, in each the most similar code first."""
         parts = self.prepare(x.detach()).reshape(-1, self.groups, self.d_in // self.groups)  # [rows, groups, d]
-        indices = torch.empty(len(parts), self.groups, self.k, dtype=torch.long, device=parts.device)
+        indices = torch.empty(len(parts), self.groups, self.chosen, dtype=torch.long, device=parts.device)
         room = parts.new_empty(min(ROWS, len(parts)), self.n_codes)  # fresh memory costs more than the product
         for group in range(self.groups):
             keys, bias = self._keys(group)
@@ -131,8 +139,8 @@ class Codebook(Trainable):
                 rows = parts[start : start + ROWS, group]
                 scores = torch.mm(rows, keys, out=room[: len(rows)])  # [rows, n_codes]
                 scores = scores if bias is None else scores.add_(bias)
-                indices[start : start + ROWS, group] = _most_similar(scores, self.k) + group * self.n_codes
-        indices = indices.view(*x.shape[:-1], self.groups * self.k)
+                indices[start : start + ROWS, group] = _most_similar(scores, self.chosen) + group * self.n_codes
+        indices = indices.view(*x.shape[:-1], self.groups * self.chosen)
         return Codes(parts.new_full(indices.shape, self.weight), indices, self.n_features)
 
     def _keys(self, group: int) -> tuple[Tensor, Tensor | None]:
@@ -178,6 +186,15 @@ class Codebook(Trainable):
             return made
         source = self.prepare(x).flatten(-2)
         return made + (source - source.detach())
+
+    def splice_terms(self, read: Tensor, written: Tensor, codes: Codes) -> SpliceTerms:
+        """The output passes the gradient straight through, and the codes are compared with the prepared activation."""
+        alone, target = self.decode(codes), self.prepare(written).flatten(-2)
+        return SpliceTerms(self.pass_through(read, alone), alone, target)
+
+    def widen(self, first_k: int, share: float) -> None:
+        """Choose from `first_k` codes (share 1) to `k` codes (share 0) in each group."""
+        self._extra = max(0, round(self.k + (first_k - self.k) * share) - self.k)
 
     def direction(self, index: int) -> Tensor:
         """The code vector at its group's coordinates, 0 elsewhere: `[d_out]`."""
@@ -226,7 +243,7 @@ class Codebook(Trainable):
         self.unit_in = self.unit_out = unit_of(parts.flatten(1), parts.flatten(1).mean(0))
         chance = torch.Generator().manual_seed(0)
         for group in range(self.groups):
-            self.codes[group] = self._centres(parts[:, group], chance) / (self.k * self.weight)
+            self.codes[group] = self._centres(parts[:, group], chance) / (self.chosen * self.weight)
 
     def _centres(self, points: Tensor, chance: torch.Generator) -> Tensor:
         """Cluster centres of points `[n, d]`: `[n_codes, d]`."""
@@ -263,7 +280,7 @@ class Codebook(Trainable):
         squared = float(error.square().sum())
         g = (error * (2 * self.weight / square)).view(-1, 1, self.d_in // self.groups)  # [batch * groups, 1, d]
         self.codes.grad = torch.zeros_like(self.codes)
-        g = g.expand(-1, self.k, -1).flatten(0, 1)  # [batch * groups * k, d]
+        g = g.expand(-1, self.chosen, -1).flatten(0, 1)  # [batch * groups * k, d]
         self.codes.grad.view(self.n_features, -1).index_add_(0, codes.indices.flatten(), g)
         variance = float((source - source.mean(0)).square().sum())
         return Step(
@@ -272,7 +289,7 @@ class Codebook(Trainable):
             penalty=0.0,
             auxiliary=0.0,
             fvu=squared / variance if variance > 0 else float("nan"),
-            l0=float(self.groups * self.k),
+            l0=float(self.groups * self.chosen),
             fired=torch.bincount(codes.indices.flatten(), minlength=self.n_features),
         )
 
@@ -291,7 +308,7 @@ class Codebook(Trainable):
         for group, lost in enumerate(dead.view(self.groups, self.n_codes)):
             index = lost.nonzero()[:, 0]
             drawn = torch.randint(len(parts), (len(index),), generator=generator, device=parts.device)
-            self.codes[group, index] = self._noisy(parts[drawn, group], generator) / (self.k * self.weight)
+            self.codes[group, index] = self._noisy(parts[drawn, group], generator) / (self.chosen * self.weight)
             for moment in optimiser.state.get(self.codes, {}).values() if optimiser else ():
                 if isinstance(moment, Tensor) and moment.shape == self.codes.shape:
                     moment[group, index] = 0

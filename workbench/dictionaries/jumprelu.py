@@ -138,6 +138,7 @@ class JumpReLUTranscoder(SparseCoder):
     """
 
     kind = "jumprelu_transcoder"
+    transcodes = True
     centred = False
 
     def __init__(

@@ -44,6 +44,7 @@ class KeyValueBottleneck(Dictionary):
     """
 
     kind = "key_value"
+    noun = "pair"
 
     def __init__(
         self,
@@ -60,7 +61,8 @@ class KeyValueBottleneck(Dictionary):
         super().__init__(name)
         check_sizes(d_in=d_in, d_value=d_value, codebooks=codebooks, n_keys=n_keys, d_key=d_key)
         self.d_in, self.d_out, self.n_features = d_in, d_value, codebooks * n_keys
-        self.codebooks, self.n_keys = codebooks, n_keys
+        self.codebooks = self.groups = codebooks
+        self.n_keys = n_keys
         self.reads, self.writes = hook_point, ""
         self.register_buffer("projections", torch.empty(codebooks, d_in, d_key))
         self.register_buffer("keys", torch.empty(codebooks, n_keys, d_key))

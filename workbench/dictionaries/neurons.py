@@ -21,6 +21,7 @@ class Neurons(Dictionary):
     """
 
     kind = "neurons"
+    noun = "neuron"
 
     def __init__(self, name: str, hook_point: str, width: int):
         super().__init__(name)

@@ -74,6 +74,12 @@ class Dictionary(nn.Module):
 
     kind: str
     """The word under which the kind is registered; a class without one is a base for kinds."""
+    noun: ClassVar[str] = "latent"
+    """What one of its features is called, in the singular."""
+    transcodes: ClassVar[bool] = False
+    """Whether it reads at one hook point and writes at another, as a transcoder does."""
+    discrete: ClassVar[bool] = False
+    """Whether a feature is a code that is present or absent, which `force` can activate."""
     reads: str = ""
     """Hook point of the activations it encodes; empty until it is known."""
     writes: str = ""
@@ -81,6 +87,8 @@ class Dictionary(nn.Module):
     d_in: int
     d_out: int
     n_features: int
+    groups: int = 1
+    """Parts of equal size into which the features are divided, in their order; each part describes its own share."""
     provenance: dict[str, Any]
     """What it was made from and how, as plain data; kept on disk."""
 

@@ -87,6 +87,7 @@ class Transcoder(SparseCoder):
     """
 
     kind = "transcoder"
+    transcodes = True
     centred = False
 
     def __init__(

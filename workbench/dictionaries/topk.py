@@ -98,6 +98,7 @@ class TopKTranscoder(SparseCoder):
     """
 
     kind = "topk_transcoder"
+    transcodes = True
     centred = False
 
     def __init__(

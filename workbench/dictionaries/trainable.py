@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.protocol import Codes, Dictionary
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,21 @@ class Step:
     """Active latents per activation."""
     fired: Tensor
     """In how many activations each latent was active, `[width]`, whole numbers."""
+
+
+@dataclass(frozen=True)
+class SpliceTerms:
+    """What training a model through a dictionary needs of one run, besides the cross-entropy.
+
+    The loss of the dictionary is the squared distance between `reconstruction` and `target`, summed over coordinates.
+    """
+
+    output: Tensor
+    """What takes the activation's place in the model, `[..., d_out]`; its gradient reaches what was read."""
+    reconstruction: Tensor
+    """What the dictionary is judged by, `[..., d_out]`; its gradient reaches the dictionary alone."""
+    target: Tensor
+    """What that should be, `[..., d_out]`."""
 
 
 class Trainable(Dictionary):
@@ -82,6 +97,25 @@ class Trainable(Dictionary):
             target: activations at `writes`, `[batch, d_out]`; None where these are the same.
             dead: which latents have not fired for long, bool `[width]`; None where none have.
             sparsity: share of the penalty that applies, 0 to 1, for warming up.
+        """
+
+    def splice_terms(self, read: Tensor, written: Tensor, codes: Codes) -> SpliceTerms:
+        """The output and the loss of this dictionary while a model is trained that runs through it.
+
+        Args:
+            read: activations at `reads`, `[..., d_in]`.
+            written: activations at `writes`, `[..., d_out]`.
+            codes: of `read`.
+        """
+        alone = self.reconstruct(read.detach())
+        return SpliceTerms(self.reconstruct(read, codes), alone, written)
+
+    def widen(self, first_k: int, share: float) -> None:
+        """Activate more features at a time than the dictionary will in the end, where the kind can.
+
+        Args:
+            first_k: how many at the beginning.
+            share: how much of the difference is left, from 1 at the beginning to 0 in the end.
         """
 
     def constrain(self) -> None:

@@ -13,12 +13,12 @@ from workbench.surgery.finetuning.labelling import label_scores as label_scores
 from workbench.surgery.operations.activation_swap import swap_activation as swap_activation
 from workbench.surgery.operations.causal_mask import remove_causal_mask as remove_causal_mask
 from workbench.surgery.operations.dare import dare as dare
-from workbench.surgery.operations.experts import expert as expert
+from workbench.surgery.operations.experts import extract_expert as extract_expert
 from workbench.surgery.operations.experts import keep_neurons as keep_neurons
 from workbench.surgery.operations.kv_heads import merge_kv_heads as merge_kv_heads
 from workbench.surgery.operations.pruning import prune as prune
 from workbench.surgery.operations.pruning import search_sparsity as search_sparsity
 from workbench.surgery.operations.quantising import quantise as quantise
 from workbench.surgery.operations.quantising import search_bits as search_bits
-from workbench.surgery.operations.skipping import skip as skip
+from workbench.surgery.operations.sublayers import drop_sublayers as drop_sublayers
 from workbench.surgery.registry import apply_operation as apply_operation

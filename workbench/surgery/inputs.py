@@ -55,7 +55,7 @@ def calibration(corpus: Corpus | None) -> Corpus:
     return stories() if corpus is None else as_corpus(corpus)
 
 
-def named(corpus: str) -> Corpus:
+def load_calibration(corpus: str) -> Corpus:
     """The same for a corpus by its name; raises `CorpusError` if there is none of it."""
     return stories() if corpus == STORIES else Corpus.load(corpus)
 

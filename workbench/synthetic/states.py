@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.codebook import Codebook
+from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.features import Feature
+from workbench.dictionaries.folder import DictionaryError
 from workbench.interventions.kinds import Force
 from workbench.model.edits import Intervention
 from workbench.model.language_model import LanguageModel
@@ -107,9 +108,12 @@ def codes_of_state(model: LanguageModel, counted: StateCounts, state: int) -> li
     features = []
     for point, counts in counted.counts.items():
         book = model.splices[point]
-        assert isinstance(book, Codebook)
-        best = counts[:, state].view(book.groups, book.n_codes).argmax(1)
-        features += [book.feature(group * book.n_codes + code) for group, code in enumerate(best.tolist())]
+        assert isinstance(book, Dictionary)
+        if not book.discrete:
+            raise DictionaryError(f"{book.name} has no discrete codes, so that none can stand for a state.")
+        best = counts[:, state].view(book.groups, -1).argmax(1)  # [groups]
+        size = book.n_features // book.groups
+        features += [book.feature(group * size + code) for group, code in enumerate(best.tolist())]
     return features
 
 

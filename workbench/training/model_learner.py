@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from workbench.core.hashing import fingerprint
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting, places
-from workbench.dictionaries.codebook import Codebook
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary, load_dictionary
 from workbench.dictionaries.trainable import Trainable
@@ -64,7 +63,6 @@ class ModelLearner:
         self.weight, self.frozen, self.first_k, self.processes = weight, frozen, first_k, processes
         self.module: nn.Module = model.network.module
         self.places = [places(one, model.hook_points) for one in self.dictionaries]
-        self.ks = [one.k if isinstance(one, Codebook) else 0 for one in self.dictionaries]
         self.device, self.n_features = processes.device, sum(one.n_features for one in self.dictionaries)
         self.resamples = any(one.resamples for one in self.dictionaries)
         self.provenance: dict[str, Any] = {}
@@ -161,14 +159,9 @@ class ModelLearner:
             indices = codes.indices[content][codes.values[content] != 0]
             fired.append(torch.bincount(indices, minlength=dictionary.n_features))
             self._read.append(read[content].detach())
-            if isinstance(dictionary, Codebook):
-                alone, given = dictionary.decode(codes), dictionary.prepare(written).flatten(-2)
-                made = dictionary.pass_through(read, alone)
-            else:
-                alone, given = dictionary.reconstruct(read.detach()), written
-                made = dictionary.reconstruct(read, codes)
-            errors.append((alone - given.detach())[content].square().sum(-1).mean())
-            return made
+            terms = dictionary.splice_terms(read, written, codes)
+            errors.append((terms.reconstruction - terms.target.detach())[content].square().sum(-1).mean())
+            return terms.output
 
         return acting(dictionary, reads, writes, act, f"the splice at {writes.name}")
 
@@ -177,9 +170,8 @@ class ModelLearner:
         if self.first_k is None:
             return
         first, share = self.first_k
-        for one, last in zip(self.dictionaries, self.ks, strict=True):
-            if isinstance(one, Codebook):
-                one.k = max(last, round(last + (first - last) * (1 - done / share))) if done < share else last
+        for one in self.dictionaries:
+            one.widen(first, max(1 - done / share, 0.0))
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -201,9 +193,7 @@ class ModelLearner:
         """Weights and dictionaries; `fine_tune` says what becomes of them in the end."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(parameters_of(self.module), folder / WEIGHTS)
-        for number, (one, k) in enumerate(zip(self.dictionaries, self.ks, strict=True)):
-            if isinstance(one, Codebook):
-                one.k = k
+        for number, one in enumerate(self.dictionaries):
             one.provenance = one.provenance | self.provenance
             name = one._folder
             one.save(folder / str(number))

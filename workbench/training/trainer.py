@@ -164,7 +164,7 @@ def _hook_points(dictionary: Trainable, hook_point: str, target: str) -> tuple[s
     writes = target or dictionary.writes or reads
     if not reads:
         raise TrainingError("Name the hook point to read from, such as 'blocks.3.hook_resid_post'.")
-    if reads == writes and (dictionary.d_in != dictionary.d_out or "transcoder" in dictionary.kind):
+    if reads == writes and (dictionary.d_in != dictionary.d_out or dictionary.transcodes):
         raise TrainingError(f"A {dictionary.kind} writes elsewhere than it reads; name that hook point with target=.")
     return reads, writes
 

@@ -147,6 +147,7 @@ def fine_tune(
         parameter.requires_grad_(False)
         parameter.grad = None
     for one in dictionaries:
+        one.widen(0, 0.0)
         one.provenance = one.provenance | learner.provenance
     twin.splices = dict(zip(points, dictionaries, strict=True))
     twin.hash, twin.about = learner.hash, model.about | {"trained": learner.provenance}

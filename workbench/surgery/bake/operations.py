@@ -83,11 +83,11 @@ register(
     )
 )
 register(
-    Operation("remove layers", "Remove layers", "Whole layers are gone: the model is smaller.", (LAYERS,), _layers)
+    Operation("remove_layers", "Remove layers", "Whole layers are gone: the model is smaller.", (LAYERS,), _layers)
 )
 register(
     Operation(
-        "remove sublayers",
+        "remove_sublayers",
         "Remove attention or MLPs",
         "The attention or the MLP of layers writes nothing any more; their matrices stay, and are zero.",
         (LAYERS, Argument("part", "Part", "attention", "choice", choices=("attention", "mlp"))),
@@ -96,7 +96,7 @@ register(
 )
 register(
     Operation(
-        "remove heads",
+        "remove_heads",
         "Remove attention heads",
         "Heads of a layer write nothing any more.",
         (Argument("layer", "Layer", 0, "whole", low=0), Argument("heads", "Heads", (), "heads", help="From 0.")),
@@ -105,7 +105,7 @@ register(
 )
 register(
     Operation(
-        "ablate direction",
+        "ablate_direction",
         "Take out a direction",
         "Nothing writes along the direction that a feature writes in: no embedding, no attention, no MLP.",
         (Argument("feature", "Feature", "neurons.0.post:0", "feature", help="Such as neurons.29.post:808."),),

@@ -28,7 +28,7 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, Child, SurgeryError, layers_path, make_child
 from workbench.surgery.finetuning.learned_weights import AdaptedWeight
-from workbench.surgery.inputs import as_model, named
+from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.operations.custom import make_custom_from
 from workbench.surgery.operations.matrices import matrices
 from workbench.surgery.operations.pruning import check_pattern, check_sparsity, kept
@@ -333,7 +333,7 @@ def _check_recipe(counts: Mapping[str, int], shares: Mapping[str, float], lr: fl
 
 
 def _run(model: LanguageModel, *, corpus: str, rank: int, **how: Any) -> Child:
-    return heal(model, named(corpus), rank=rank or None, **how)
+    return heal(model, load_calibration(corpus), rank=rank or None, **how)
 
 
 register(

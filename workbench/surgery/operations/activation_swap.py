@@ -21,7 +21,7 @@ from workbench.corpus import Corpus, TokenBatch
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
-from workbench.surgery.inputs import as_model, calibration, named
+from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.operations.custom import make_custom
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -240,7 +240,7 @@ def _fitted(
 
 
 def _run(model: LanguageModel, *, kind: str, corpus: str, **how: Any) -> Child:
-    return swap_activation(model, kind, corpus=named(corpus), **how)
+    return swap_activation(model, kind, corpus=load_calibration(corpus), **how)
 
 
 register(

@@ -62,7 +62,7 @@ def remove_causal_mask(model: LanguageModel | Child, layers: Sequence[int] | Non
             attention.__class__ = _seeing(type(attention))
             attention.is_causal = False
 
-    child = make_custom(model, change, {"operation": "see_ahead", "layers": chosen}, WHY)
+    child = make_custom(model, change, {"operation": "remove_causal_mask", "layers": chosen}, WHY)
     tokens = torch.tensor([[1, 2, 3], [1, 2, 4]])
     with torch.inference_mode():
         first, second = child.model.network.run(tokens)[:, 0]
@@ -117,7 +117,7 @@ def _run(model: LanguageModel, *, layers: Sequence[int], **_: Any) -> CustomChil
 
 register(
     Operation(
-        "see_ahead",
+        "remove_causal_mask",
         "Take off the causal mask",
         "Lets layers attend to what follows, for labelling; such a model can't write or be saved.",
         (Argument("layers", "Layers", (), "layers", help="Counted from 0; none for all."),),

@@ -20,7 +20,7 @@ from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError, parameters_of
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.inputs import as_model, named
+from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.operations.matrices import as_stored, out_in
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -125,11 +125,11 @@ def keep_neurons(
             if site != "post" and f"{path}.bias" in known:
                 tensors[f"{path}.bias"] = known[f"{path}.bias"][stays]
     chosen = [mask[layer].nonzero()[:, 0].tolist() for layer in range(layers)]
-    step = {"operation": "cut_expert", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
+    step = {"operation": "keep_neurons", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
     return make_child(model, tensors, step, config={names[0]: left[0]})
 
 
-def expert(
+def extract_expert(
     model: LanguageModel | Child,
     corpus: Corpus,
     keep: float = 0.5,
@@ -163,12 +163,12 @@ def expert(
 
 
 def _run(model: LanguageModel, *, corpus: str, **how: Any) -> Child:
-    return expert(model, named(corpus), **how)
+    return extract_expert(model, load_calibration(corpus), **how)
 
 
 register(
     Operation(
-        "expert",
+        "extract_expert",
         "Cut out an expert",
         "Keeps the neurons that a kind of text uses most; the MLPs get narrower.",
         (

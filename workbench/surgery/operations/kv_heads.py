@@ -24,7 +24,7 @@ from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
-from workbench.surgery.inputs import as_model, calibration, named
+from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 METHODS = ("svd", "mean")
@@ -76,7 +76,7 @@ def merge_kv_heads(
             tensors |= found.averaged()
         else:
             tensors |= found.joined(*spread[layer])
-    step = {"operation": "fewer_kv_heads", "heads": heads, "method": method}
+    step = {"operation": "merge_kv_heads", "heads": heads, "method": method}
     if spread is not None:
         step |= {"calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
     return make_child(model, tensors, step, config={"num_key_value_heads": heads}, seed=seed)
@@ -244,12 +244,12 @@ def _as_real(z: Tensor) -> Tensor:
 
 
 def _run(model: LanguageModel, *, corpus: str, heads: int, **how: Any) -> Child:
-    return merge_kv_heads(model, heads, corpus=named(corpus), **how)
+    return merge_kv_heads(model, heads, corpus=load_calibration(corpus), **how)
 
 
 register(
     Operation(
-        "fewer_kv_heads",
+        "merge_kv_heads",
         "Join key and value heads",
         "Groups of key and value heads become one, so that the cache of a text gets smaller.",
         (

@@ -19,7 +19,7 @@ from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.inputs import as_model, calibration, named
+from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, input_norms, matrices, out_in, per_matrix
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 from workbench.surgery.search.budgets import SearchResult
@@ -165,7 +165,7 @@ def search_sparsity(
         levels: sparsities that a matrix can have, rising; the model as it is comes in front of them.
         method: "evopress", "greedy", "ranked" or "uniform".
         score, pattern: as in `prune`, but for N:M.
-        passes, tokens, context, seed: as in `skip`.
+        passes, tokens, context, seed: as in `drop_sublayers`.
         progress, cancel: as for every operation.
 
     Raises:
@@ -185,17 +185,17 @@ def search_sparsity(
     if pattern not in ("row", "matrix"):
         raise SurgeryError(f"The pattern of a search is 'row' or 'matrix', not {pattern!r}.")
     scored = Scores(model, score, corpus, 4 * tokens, seed)
-    choice = MatrixLevels(
+    space = MatrixLevels(
         model,
         [lambda path, w, share=share: w * kept(scored(path, w), share, pattern) for share in levels],
         [1.0, *(1 - share for share in levels)],
     )
-    budget = (1 - sparsity) * sum(costs[0] for costs in choice.costs)
+    budget = (1 - sparsity) * sum(costs[0] for costs in space.costs)
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(choice, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
+    found = search(space, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
     shares = {path: levels[level - 1] for path, level in found.chosen.items()}
     step = {"operation": "prune", "sparsity": sparsity, "score": score, "pattern": pattern, "sparsities": shares}
-    return make_child(model, choice.tensors(found.levels), step | scored.about | {"method": method}, seed=seed), found
+    return make_child(model, space.tensors(found.levels), step | scored.about | {"method": method}, seed=seed), found
 
 
 class Scores:
@@ -239,7 +239,7 @@ def check_sparsity(sparsity: float) -> None:
 
 
 def _run(model: LanguageModel, *, corpus: str, **how: Any) -> Child:
-    return prune(model, corpus=named(corpus), **how)
+    return prune(model, corpus=load_calibration(corpus), **how)
 
 
 register(

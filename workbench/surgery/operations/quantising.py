@@ -102,13 +102,13 @@ def search_bits(
             "bits, the mean over all matrices, lies between the least of levels and 16, those of a matrix left as it "
             f"is; not {bits:g} with levels {list(levels)}."
         )
-    choice = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
-    weights = sum(costs[0] for costs in choice.costs) / 16
+    space = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
+    weights = sum(costs[0] for costs in space.costs) / 16
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(choice, DenseKL(model, corpus, tokens, context=context), bits * weights, method, **how)
+    found = search(space, DenseKL(model, corpus, tokens, context=context), bits * weights, method, **how)
     chosen = {path: levels[level - 1] for path, level in found.chosen.items()}
     step = {"operation": "quantise", "bits": float(bits), "per_part": chosen, "method": method}
-    return make_child(model, choice.tensors(found.levels), step, seed=seed), found
+    return make_child(model, space.tensors(found.levels), step, seed=seed), found
 
 
 def _check_bits(bits: int) -> None:

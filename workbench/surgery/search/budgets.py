@@ -80,7 +80,7 @@ class CandidateEvaluator:
     """Runs candidates, and counts.
 
     Args:
-        choice: what candidates are of.
+        space: what candidates are of.
         fitness: what judges them.
         budget: the cost that they may have.
         passes: positions that may be run through candidates.
@@ -93,7 +93,7 @@ class CandidateEvaluator:
 
     def __init__(
         self,
-        choice: SearchSpace,
+        space: SearchSpace,
         fitness: DenseKL,
         budget: float,
         *,
@@ -101,11 +101,11 @@ class CandidateEvaluator:
         progress: Progress | None = None,
         cancel: Callable[[], bool] | None = None,
     ):
-        self.choice, self.fitness, self.budget, self.passes = choice, fitness, budget, passes
+        self.space, self.fitness, self.budget, self.passes = space, fitness, budget, passes
         self.progress, self.cancel = progress, cancel
         self.evaluations, self._before = 0, fitness.token_forwards
         self._known: dict[tuple[Candidate, int], tuple[float, int]] = {}
-        most, least = (sum(part[place] for part in choice.costs) for place in (0, -1))
+        most, least = (sum(part[place] for part in space.costs) for place in (0, -1))
         if not least <= budget <= most:
             raise SurgeryError(
                 f"The budget must lie between {least:g} and {most:g}, what these parts can cost; not {budget:g}."
@@ -120,7 +120,7 @@ class CandidateEvaluator:
 
     def cost(self, levels: Sequence[int]) -> float:
         """Of a candidate."""
-        return sum(part[level] for part, level in zip(self.choice.costs, levels, strict=True))
+        return sum(part[level] for part, level in zip(self.space.costs, levels, strict=True))
 
     def fits(self, levels: Sequence[int]) -> bool:
         """Whether a candidate is within the budget, but for rounding."""
@@ -130,18 +130,18 @@ class CandidateEvaluator:
         """Of a candidate, on some windows; it is run on each of them once, however often it is asked for."""
         fresh = [window for window in windows if (levels, window) not in self._known]
         if fresh:
-            self.choice.set(levels)
+            self.space.set(levels)
             self.evaluations += 1
         for window in fresh:
-            self._known[levels, window] = self.fitness.on(self.choice.module, window)
+            self._known[levels, window] = self.fitness.on(self.space.module, window)
         found = [self._known[levels, window] for window in windows]
         return sum(total for total, _ in found) / sum(count for _, count in found)
 
     def slopes(self, levels: Candidate, window: int) -> tuple[float, Tensor]:
         """KL of a candidate on a window, and its slopes there: see `DifferentiableSpace`."""
-        assert isinstance(self.choice, DifferentiableSpace)
+        assert isinstance(self.space, DifferentiableSpace)
         self.evaluations += 1
-        return self.choice.slopes(self.fitness, levels, [window])
+        return self.space.slopes(self.fitness, levels, [window])
 
     def stops(self) -> bool:
         """Whether the passes are used up; tells how far it is."""
@@ -153,8 +153,8 @@ class CandidateEvaluator:
 
     def found(self, levels: Candidate, kl: float) -> SearchResult:
         """The result."""
-        self.choice.set(levels)
-        return SearchResult(tuple(self.choice.parts), levels, self.cost(levels), kl, self.used, self.evaluations)
+        self.space.set(levels)
+        return SearchResult(tuple(self.space.parts), levels, self.cost(levels), kl, self.used, self.evaluations)
 
 
 def raised(levels: Candidate, part: int, by: int = 1) -> Candidate:
@@ -163,7 +163,7 @@ def raised(levels: Candidate, part: int, by: int = 1) -> Candidate:
 
 
 def greedy(
-    choice: SearchSpace,
+    space: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
@@ -179,45 +179,45 @@ def greedy(
         SurgeryError: as `CandidateEvaluator`, or passes that are not enough for one window for each evaluation,
             even if every step saved as much as the best can.
     """
-    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
-    levels: Candidate = (0,) * len(choice.costs)
-    top = [len(part) - 1 for part in choice.costs]
-    if judge.fits(levels):
-        return judge.found(levels, 0.0)
-    savings = [more - less for part in choice.costs for more, less in itertools.pairwise(part)]
-    fewest = _rounds(judge, top, max(savings))
+    evaluator = CandidateEvaluator(space, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    levels: Candidate = (0,) * len(space.costs)
+    top = [len(part) - 1 for part in space.costs]
+    if evaluator.fits(levels):
+        return evaluator.found(levels, 0.0)
+    savings = [more - less for part in space.costs for more, less in itertools.pairwise(part)]
+    fewest = _rounds(evaluator, top, max(savings))
     least = fewest * fitness.tokens_of(0)
     if passes < least:
         raise SurgeryError(
             f"A greedy search runs {fewest:,} candidates or more here, on {least:,} positions at least; give it as "
             f"many passes, not {passes:,}, or take another method."
         )
-    rounds = _rounds(judge, top, sum(savings) / len(savings))
+    rounds = _rounds(evaluator, top, sum(savings) / len(savings))
     windows = range(max(1, min(len(fitness), int(passes / (rounds * fitness.window_tokens)))))
     kl = 0.0
-    while not judge.fits(levels):
+    while not evaluator.fits(levels):
         trials = []
         for part, last in enumerate(top):
             if levels[part] < last:
-                judge.stops()
+                evaluator.stops()
                 one = raised(levels, part)
-                found = judge.kl(one, windows)
-                trials.append(((found - kl) / (judge.cost(levels) - judge.cost(one)), found, one))
+                found = evaluator.kl(one, windows)
+                trials.append(((found - kl) / (evaluator.cost(levels) - evaluator.cost(one)), found, one))
         _, kl, levels = min(trials)
-    judge.stops()
-    return judge.found(levels, kl)
+    evaluator.stops()
+    return evaluator.found(levels, kl)
 
 
-def _rounds(judge: CandidateEvaluator, top: Sequence[int], saved: float) -> int:
+def _rounds(evaluator: CandidateEvaluator, top: Sequence[int], saved: float) -> int:
     """How many evaluations a greedy search takes, if each step saves so much."""
-    whole, parts = judge.cost([0] * len(top)), len(top)
-    needed = math.ceil((whole - judge.budget) / saved - 1e-6) if saved else 0
+    whole, parts = evaluator.cost([0] * len(top)), len(top)
+    needed = math.ceil((whole - evaluator.budget) / saved - 1e-6) if saved else 0
     depth = max(top)
     return max(1, int(sum(parts - (step / depth if depth > 1 else step) for step in range(needed))))
 
 
 def ranked(
-    choice: SearchSpace,
+    space: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
@@ -230,55 +230,55 @@ def ranked(
     Raises:
         SurgeryError: as `CandidateEvaluator`.
     """
-    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
-    windows = range(max(1, min(len(fitness), int(passes / (len(choice.costs) * fitness.window_tokens)))))
-    levels = least_harmful(judge, harms(judge, windows))
-    return judge.found(levels, judge.kl(levels, windows))
+    evaluator = CandidateEvaluator(space, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    windows = range(max(1, min(len(fitness), int(passes / (len(space.costs) * fitness.window_tokens)))))
+    levels = least_harmful(evaluator, harms(evaluator, windows))
+    return evaluator.found(levels, evaluator.kl(levels, windows))
 
 
-def harms(judge: CandidateEvaluator, windows: Sequence[int]) -> list[float]:
+def harms(evaluator: CandidateEvaluator, windows: Sequence[int]) -> list[float]:
     """KL of each part raised alone, by one level."""
-    dense: Candidate = (0,) * len(judge.choice.costs)
+    dense: Candidate = (0,) * len(evaluator.space.costs)
     found = []
     for part in range(len(dense)):
-        judge.stops()
-        found.append(judge.kl(raised(dense, part), windows))
+        evaluator.stops()
+        found.append(evaluator.kl(raised(dense, part), windows))
     return found
 
 
-def least_harmful(judge: CandidateEvaluator, harm: Sequence[float]) -> Candidate:
+def least_harmful(evaluator: CandidateEvaluator, harm: Sequence[float]) -> Candidate:
     """A candidate of the parts that are least harmful alone, per cost saved."""
-    parts = judge.choice.costs
+    parts = evaluator.space.costs
     each = [one / (costs[0] - costs[1]) for one, costs in zip(harm, parts, strict=True)]
     order = sorted(range(len(parts)), key=each.__getitem__)
     levels: Candidate = (0,) * len(parts)
     for level in range(max(map(len, parts)) - 1):
         for part in order:
-            if not judge.fits(levels) and levels[part] == level and level + 1 < len(parts[part]):
+            if not evaluator.fits(levels) and levels[part] == level and level + 1 < len(parts[part]):
                 levels = raised(levels, part)
     return levels
 
 
-def even(choice: SearchSpace, budget: float, offset: float = 0.0) -> Candidate:
+def even(space: SearchSpace, budget: float, offset: float = 0.0) -> Candidate:
     """Levels raised evenly over the parts until the budget is met.
 
     Args:
-        choice: the parts, in an order in which neighbours are alike.
+        space: the parts, in an order in which neighbours are alike.
         budget: of all together.
         offset: from 0 to 1: which of the parts come first.
     """
-    count = len(choice.costs)
-    for steps in range(count * max(map(len, choice.costs))):
+    count = len(space.costs)
+    for steps in range(count * max(map(len, space.costs))):
         base, rest = divmod(steps, count)
         more = {int((number + offset) * count / rest) for number in range(rest)}
-        levels = tuple(min(base + (part in more), len(costs) - 1) for part, costs in enumerate(choice.costs))
-        if sum(part[level] for part, level in zip(choice.costs, levels, strict=True)) <= budget * (1 + 1e-9):
+        levels = tuple(min(base + (part in more), len(costs) - 1) for part, costs in enumerate(space.costs))
+        if sum(part[level] for part, level in zip(space.costs, levels, strict=True)) <= budget * (1 + 1e-9):
             return levels
     raise SurgeryError(f"A budget of {budget:g} can't be reached by raising all parts.")
 
 
 def uniform(
-    choice: SearchSpace,
+    space: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
@@ -291,12 +291,12 @@ def uniform(
     Raises:
         SurgeryError: as `CandidateEvaluator`.
     """
-    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
-    ways = list(dict.fromkeys(even(choice, budget, number / WAYS) for number in range(WAYS)))
+    evaluator = CandidateEvaluator(space, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    ways = list(dict.fromkeys(even(space, budget, number / WAYS) for number in range(WAYS)))
     windows = range(max(1, min(len(fitness), int(passes / (len(ways) * fitness.window_tokens)))))
     tried = []
     for one in ways:
-        judge.stops()
-        tried.append((judge.kl(one, windows), one))
+        evaluator.stops()
+        tried.append((evaluator.kl(one, windows), one))
     kl, levels = min(tried)
-    return judge.found(levels, kl)
+    return evaluator.found(levels, kl)

@@ -55,7 +55,7 @@ IDLE = 20
 
 
 def evopress(
-    choice: SearchSpace,
+    space: SearchSpace,
     fitness: DenseKL,
     budget: float,
     *,
@@ -73,7 +73,7 @@ def evopress(
     `guided` ranks the candidates, and neither `first` nor `selection` is used.
 
     Args:
-        choice: the parts and their levels.
+        space: the parts and their levels.
         fitness: judges candidates, on as many of its windows as a step of the selection says, drawn anew each time.
         budget: what all parts together may cost.
         passes: positions that may be run through candidates; the search ends with the round in which they are used up,
@@ -96,40 +96,42 @@ def evopress(
         raise SurgeryError(f"seed is a whole number, not {seed!r}.")
     if not selection or selection[-1][0] != 1 or any(kept < 1 or windows < 1 for kept, windows in selection):
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
-    judge = CandidateEvaluator(choice, fitness, budget, passes=passes, progress=progress, cancel=cancel)
+    evaluator = CandidateEvaluator(space, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
     windows, until = passes / fitness.window_tokens, int((1 - FINAL_GUIDED) * passes)
     if (
-        isinstance(choice, DifferentiableSpace)
-        and len(choice.costs) + 2 * (STARTS + offspring) <= (1 - FINAL_GUIDED) * windows
+        isinstance(space, DifferentiableSpace)
+        and len(space.costs) + 2 * (STARTS + offspring) <= (1 - FINAL_GUIDED) * windows
     ):
-        harm = harms(judge, range(1))
-        starts = list(dict.fromkeys(_starts(judge, harm, chance)))
-        return judge.found(
-            *_luckless(judge, guided(judge, harm, starts, offspring=offspring, until=until, chance=chance), chance)
+        harm = harms(evaluator, range(1))
+        starts = list(dict.fromkeys(_starts(evaluator, harm, chance)))
+        return evaluator.found(
+            *_luckless(
+                evaluator, guided(evaluator, harm, starts, offspring=offspring, until=until, chance=chance), chance
+            )
         )
-    if len(choice.costs) <= ALONE * windows:
-        pool = _starts(judge, harms(judge, range(1)), chance)
+    if len(space.costs) <= ALONE * windows:
+        pool = _starts(evaluator, harms(evaluator, range(1)), chance)
     else:
-        pool = [_random(judge, chance) if one % 2 else even(choice, budget, one / first) for one in range(first)]
-    parent = _select(judge, list(dict.fromkeys(pool)), selection, None, chance)
+        pool = [_random(evaluator, chance) if one % 2 else even(space, budget, one / first) for one in range(first)]
+    parent = _select(evaluator, list(dict.fromkeys(pool)), selection, None, chance)
     parents, idle = [parent], 0
-    while not judge.stops() and judge.used < (1 - FINAL) * passes and idle < IDLE:
-        used = judge.used
-        children = {_mutated(judge, parent, chance) for _ in range(offspring)} - {parent}
+    while not evaluator.stops() and evaluator.used < (1 - FINAL) * passes and idle < IDLE:
+        used = evaluator.used
+        children = {_mutated(evaluator, parent, chance) for _ in range(offspring)} - {parent}
         if not children:
             break
-        parent = _select(judge, sorted(children), selection, parent, chance)
-        idle = idle + 1 if judge.used == used else 0
+        parent = _select(evaluator, sorted(children), selection, parent, chance)
+        idle = idle + 1 if evaluator.used == used else 0
         parents = parents if parent == parents[-1] else [*parents, parent]
-    return judge.found(*_luckless(judge, list(dict.fromkeys(parents[::-1])), chance))
+    return evaluator.found(*_luckless(evaluator, list(dict.fromkeys(parents[::-1])), chance))
 
 
-def _starts(judge: CandidateEvaluator, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
+def _starts(evaluator: CandidateEvaluator, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
     """The parts that are least harmful alone, and others that by chance seem to be."""
     known = torch.tensor(harm).clamp_min(1e-6).log()
     seeming = [known + SPREAD * _minus_gumbel(len(harm), chance) for _ in range(STARTS - 1)]
-    return [least_harmful(judge, one.exp().tolist()) for one in (known, *seeming)]
+    return [least_harmful(evaluator, one.exp().tolist()) for one in (known, *seeming)]
 
 
 def _minus_gumbel(count: int, chance: torch.Generator) -> Tensor:
@@ -138,25 +140,25 @@ def _minus_gumbel(count: int, chance: torch.Generator) -> Tensor:
 
 
 def _luckless(
-    judge: CandidateEvaluator, parents: Sequence[Candidate], chance: torch.Generator
+    evaluator: CandidateEvaluator, parents: Sequence[Candidate], chance: torch.Generator
 ) -> tuple[Candidate, float]:
     """The best of the first candidates, of which half go each time that the windows are twice as many; and its KL."""
-    order = torch.randperm(len(judge.fitness), generator=chance).tolist()
-    windows, left = min(FINAL_WINDOWS, len(order)), judge.passes - judge.used
+    order = torch.randperm(len(evaluator.fitness), generator=chance).tolist()
+    windows, left = min(FINAL_WINDOWS, len(order)), evaluator.passes - evaluator.used
     # all turns together take at most as much as two and a half of the first, if windows are doubled three times
-    room = int(left / (2.5 * windows * judge.fitness.window_tokens))
+    room = int(left / (2.5 * windows * evaluator.fitness.window_tokens))
     some = list(parents)[: max(1, min(room, FINALISTS))]
     while True:
-        scored = sorted((judge.kl(one, order[:windows]), one) for one in some)
+        scored = sorted((evaluator.kl(one, order[:windows]), one) for one in some)
         some, more = [one for _, one in scored[: -(-len(some) // 2)]], min(windows, len(order) - windows)
-        takes = len(some) * more * judge.fitness.window_tokens
-        if not more or len(scored) == 1 or judge.stops() or judge.used + takes > judge.passes:
+        takes = len(some) * more * evaluator.fitness.window_tokens
+        if not more or len(scored) == 1 or evaluator.stops() or evaluator.used + takes > evaluator.passes:
             return scored[0][1], scored[0][0]
         windows += more
 
 
 def _select(
-    judge: CandidateEvaluator,
+    evaluator: CandidateEvaluator,
     candidates: Sequence[Candidate],
     selection: Sequence[tuple[int, int]],
     parent: Candidate | None,
@@ -166,9 +168,9 @@ def _select(
     scored = [(0.0, one) for one in candidates]
     for step, (kept, windows) in enumerate(selection):
         last = step == len(selection) - 1
-        some = torch.randperm(len(judge.fitness), generator=chance)[:windows].tolist()
+        some = torch.randperm(len(evaluator.fitness), generator=chance)[:windows].tolist()
         judged = [one for _, one in scored] + ([parent] if last and parent is not None else [])
-        scored = sorted((judge.kl(one, some), one) for one in judged)[:kept]
+        scored = sorted((evaluator.kl(one, some), one) for one in judged)[:kept]
     return scored[0][1]
 
 
@@ -176,7 +178,7 @@ def _pick(places: Sequence[int], chance: torch.Generator) -> int:
     return places[int(torch.randint(len(places), (1,), generator=chance))]
 
 
-def _mutated(judge: CandidateEvaluator, parent: Candidate, chance: torch.Generator) -> Candidate:
+def _mutated(evaluator: CandidateEvaluator, parent: Candidate, chance: torch.Generator) -> Candidate:
     """One to three moves of budget: a part gets a lower level, and others higher ones until the budget is met again."""
     moves = int(torch.randint(1, 4, (2,), generator=chance).min())
     levels = parent
@@ -185,22 +187,22 @@ def _mutated(judge: CandidateEvaluator, parent: Candidate, chance: torch.Generat
         if not high:
             break
         relieved = _pick(high, chance)
-        levels = _within(judge, raised(levels, relieved, -1), relieved, chance)
+        levels = _within(evaluator, raised(levels, relieved, -1), relieved, chance)
     return levels
 
 
-def _within(judge: CandidateEvaluator, levels: Candidate, spared: int, chance: torch.Generator) -> Candidate:
+def _within(evaluator: CandidateEvaluator, levels: Candidate, spared: int, chance: torch.Generator) -> Candidate:
     """Parts at random raised until the budget is met, `spared` only when no other is left."""
-    while not judge.fits(levels):
-        low = [part for part, level in enumerate(levels) if level < len(judge.choice.costs[part]) - 1]
+    while not evaluator.fits(levels):
+        low = [part for part, level in enumerate(levels) if level < len(evaluator.space.costs[part]) - 1]
         others = [part for part in low if part != spared]
         levels = raised(levels, _pick(others or low, chance))
     return levels
 
 
-def _random(judge: CandidateEvaluator, chance: torch.Generator) -> Candidate:
+def _random(evaluator: CandidateEvaluator, chance: torch.Generator) -> Candidate:
     """A candidate within the budget."""
-    return _within(judge, (0,) * len(judge.choice.costs), -1, chance)
+    return _within(evaluator, (0,) * len(evaluator.space.costs), -1, chance)
 
 
 METHODS = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
@@ -208,7 +210,7 @@ METHODS = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
 
 
 def search(
-    choice: SearchSpace, fitness: DenseKL, budget: float, method: str, *, seed: int = 0, **how: Any
+    space: SearchSpace, fitness: DenseKL, budget: float, method: str, *, seed: int = 0, **how: Any
 ) -> SearchResult:
     """Search by the method of this name, "evopress" or one of `METHODS`; other arguments as for these.
 
@@ -216,7 +218,7 @@ def search(
         SurgeryError: an unknown method, or what the method raises.
     """
     if method == "evopress":
-        return evopress(choice, fitness, budget, seed=seed, **how)
+        return evopress(space, fitness, budget, seed=seed, **how)
     if method not in METHODS:
         raise SurgeryError(f"The method is one of evopress, {', '.join(METHODS)}, not {method!r}.")
-    return METHODS[method](choice, fitness, budget, **how)
+    return METHODS[method](space, fitness, budget, **how)

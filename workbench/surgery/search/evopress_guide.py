@@ -21,7 +21,7 @@ IDLE = 5
 
 
 def guided(
-    judge: CandidateEvaluator,
+    evaluator: CandidateEvaluator,
     harm: Sequence[float],
     begin: Sequence[Candidate],
     *,
@@ -32,11 +32,11 @@ def guided(
     """Search by rounds of one parent and λ offspring.
 
     Args:
-        judge: runs candidates, of parts with slopes.
+        evaluator: runs candidates, of parts with slopes.
         harm: KL of each part left out alone.
         begin: candidates to run first.
         offspring: λ.
-        until: positions that the judge may have run when it ends.
+        until: positions that the evaluator may have run when it ends.
         chance: of everything that is drawn.
 
     Returns:
@@ -45,15 +45,15 @@ def guided(
     Raises:
         SurgeryError: a KL that is no number.
     """
-    surrogate, deck, idle = Surrogate(harm), _Deck(len(judge.fitness), chance), 0
+    surrogate, deck, idle = Surrogate(harm), _Deck(len(evaluator.fitness), chance), 0
 
     def run(candidates: Sequence[Candidate]) -> bool:
         """Each on a window; whether anything was new."""
         fresh = False
         for candidate in candidates:
             window = deck.draw(candidate)
-            if window is not None and not judge.stops() and judge.used < until:
-                surrogate.saw(candidate, window, *judge.slopes(candidate, window))
+            if window is not None and not evaluator.stops() and evaluator.used < until:
+                surrogate.saw(candidate, window, *evaluator.slopes(candidate, window))
                 fresh = True
         return fresh
 
@@ -62,9 +62,9 @@ def guided(
         surrogate.learn()
         seen = surrogate.seen
         ranked = [seen[one] for one in surrogate.values(seen).argsort().tolist()]
-        if judge.used >= until or idle >= IDLE:
-            return list(dict.fromkeys([exchanged(judge, ranked[0], *surrogate.expected()), *ranked]))
-        drawn = [exchanged(judge, ranked[0], *surrogate.drawn(chance)) for _ in range(offspring)]
+        if evaluator.used >= until or idle >= IDLE:
+            return list(dict.fromkeys([exchanged(evaluator, ranked[0], *surrogate.expected()), *ranked]))
+        drawn = [exchanged(evaluator, ranked[0], *surrogate.drawn(chance)) for _ in range(offspring)]
         idle = 0 if run(drawn) else idle + 1
 
 
@@ -89,21 +89,21 @@ class _Deck:
         return window
 
 
-def exchanged(judge: CandidateEvaluator, levels: Candidate, alone: Tensor, pairs: Tensor) -> Candidate:
+def exchanged(evaluator: CandidateEvaluator, levels: Candidate, alone: Tensor, pairs: Tensor) -> Candidate:
     """Where exchanges of one part for another lead, the best each time, until none within the budget lowers the KL.
 
     Args:
-        judge: knows the budget.
+        evaluator: knows the budget.
         levels: a candidate within it.
         alone: what each part adds to the KL, `[parts]`.
         pairs: what two parts add beside, symmetric, `[parts, parts]`.
     """
-    saved = torch.tensor([*(costs[0] - costs[1] for costs in judge.choice.costs), 0.0], dtype=torch.float64)
+    saved = torch.tensor([*(costs[0] - costs[1] for costs in evaluator.space.costs), 0.0], dtype=torch.float64)
     alone = torch.cat([alone, alone.new_zeros(1)])  # the last is no part: it takes one's place where there is room
     pairs = torch.nn.functional.pad(pairs, (0, 1, 0, 1))
     x = torch.tensor([*levels, 0], dtype=torch.float64)
     while True:
-        room = judge.budget * (1 + 1e-9) - judge.cost([int(one) for one in x[:-1]])
+        room = evaluator.budget * (1 + 1e-9) - evaluator.cost([int(one) for one in x[:-1]])
         worth = alone + pairs @ x
         change = worth - worth[:, None] - pairs  # [back, out]
         may = (x[:, None] > 0) & (x == 0) & (saved[:, None] - saved <= room)

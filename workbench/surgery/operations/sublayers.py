@@ -19,14 +19,14 @@ from workbench.interventions.weight_edits import PARTS, RemoveLayer, RemoveSubla
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import baked
 from workbench.surgery.child import Child, SurgeryError
-from workbench.surgery.inputs import as_model, named
+from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.registry import Argument, Operation, register
 from workbench.surgery.search.budgets import Candidate, SearchResult
 from workbench.surgery.search.evopress import search
 from workbench.surgery.search.fitness import DenseKL
 
 
-class Skips:
+class SublayerDropping:
     """Sublayers of a model that can be left out: see `SearchSpace`.
 
     Level 1 is left out, and costs are counts of sublayers.
@@ -91,7 +91,7 @@ class Skips:
         return [*map(RemoveLayer, gone), *(RemoveSublayer(*one) for one in out if one[0] not in gone)]
 
 
-def skip(
+def drop_sublayers(
     model: LanguageModel | Child,
     corpus: Corpus,
     share: float = 0.2,
@@ -129,20 +129,20 @@ def skip(
         Cancelled: it was stopped.
     """
     _given, model = model, as_model(model)
-    choice = Skips(model, whole=whole)
-    gone = round(share * len(choice.parts)) if isinstance(share, int | float) and math.isfinite(share) else 0
-    if not 0 < gone < len(choice.parts):
+    space = SublayerDropping(model, whole=whole)
+    gone = round(share * len(space.parts)) if isinstance(share, int | float) and math.isfinite(share) else 0
+    if not 0 < gone < len(space.parts):
         what = "layers" if whole else "sublayers"
         raise SurgeryError(
-            f"share is a number between 0 and 1 by which some of the {len(choice.parts)} {what} go and some stay, "
+            f"share is a number between 0 and 1 by which some of the {len(space.parts)} {what} go and some stay, "
             f"not {share!r}."
         )
-    budget = sum(most for most, _ in choice.costs) * (1 - gone / len(choice.parts))
+    budget = sum(most for most, _ in space.costs) * (1 - gone / len(space.parts))
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(choice, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
+    found = search(space, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
     said = {"found_by": method, "calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
     said |= {"context": context, "passes": found.token_forwards, "search_seed": seed, "kl_calibration": found.kl}
-    return baked(model, choice.edits(found.levels), said), found
+    return baked(model, space.edits(found.levels), said), found
 
 
 class _Nothing(nn.Module):
@@ -203,12 +203,12 @@ def _forms(module: Any, paths: Sequence[str]) -> dict[str, tuple[int, int | None
 
 
 def _run(model: LanguageModel, *, corpus: str, tokens: int, **how: Any) -> Child:
-    return skip(model, named(corpus), tokens=tokens, **how)[0]
+    return drop_sublayers(model, load_calibration(corpus), tokens=tokens, **how)[0]
 
 
 register(
     Operation(
-        "skip",
+        "drop_sublayers",
         "Skip sublayers",
         "Removes the attention and MLP sublayers that are missed least, found by a search.",
         (
