@@ -1,8 +1,7 @@
-"""Everything that the app keeps between reruns, all of it here.
+"""Everything that the app caches between reruns.
 
-What is kept is shared by every browser session of the process: models and tables, which are only read, and long work,
-which runs once on its own thread however many sessions wait for it. Nothing here knows of interventions; they belong to
-the call that uses them.
+Every browser session of the process shares it: models and tables, which are only read, and long work, which runs once
+on its own thread however many sessions wait for it. Nothing here holds interventions; they belong to a call.
 
 `workbench` is imported inside the functions: the page shows its frame while torch is loading.
 """
@@ -24,16 +23,15 @@ if TYPE_CHECKING:
     from workbench.index import FeatureIndex
     from workbench.model import LanguageModel
     from workbench.neurons import NeuronTable
-    from workbench.synthetic import TokFSM
-    from workbench.synthetic.states import StateCounts
+    from workbench.synthetic import StateCounts, TokFSM
 
 MODELS_KEPT = 3
 TASKS_KEPT = 20
-"""Ended tasks whose results are kept."""
+"""Number of ended tasks whose results are kept."""
 CHANGES_KEPT = 4
-"""Chains of changed models that are kept for when their page is loaded again."""
+"""Number of chains of changed models that are kept for the reload of their page."""
 TOP_K = 10
-"""Tokens kept per neuron; `decode_neurons` keeps as many by default."""
+"""Tokens kept per neuron; the default of `decode_neurons`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Reading:
 
 
 def opening(source: str) -> Job[LanguageModel]:
-    """The model of this name, being opened or open."""
+    """The job that opens the model of this name, started if need be."""
 
     def work(tell: Callable[[float, str], None]) -> LanguageModel:
         import workbench as wb
@@ -57,7 +55,7 @@ def opening(source: str) -> Job[LanguageModel]:
 
 
 def decoding(model: LanguageModel, weights: str, scale: str) -> Job[NeuronTable]:
-    """The table of all neurons, being decoded or ready."""
+    """The job that decodes all neurons into a table, started if need be."""
 
     def work(tell: Callable[[float, str], None]) -> NeuronTable:
         import workbench as wb
@@ -74,7 +72,7 @@ def decoding(model: LanguageModel, weights: str, scale: str) -> Job[NeuronTable]
 
 
 def decoded(model: LanguageModel, weights: str, scale: str) -> NeuronTable | None:
-    """The table of all neurons if it is ready; starts nothing."""
+    """The table of all neurons if it is ready, None if not; starts nothing."""
     job = _jobs().get(("table", model.hash, weights, scale))
     return job.result() if job is not None and job.done and not job.failed else None
 
@@ -90,7 +88,7 @@ def _lock() -> threading.Lock:
 
 
 def _job(key: tuple[str, ...], work: Callable[..., Any]) -> Job[Any]:
-    """The job of this key, begun if there is none and begun anew if it failed after somebody saw it fail."""
+    """The job of this key; started if there is none, and again if it failed and no session waits for it."""
     with _lock():
         jobs = _jobs()
         if key not in jobs or (jobs[key].failed and jobs[key].waiting == 0):
@@ -102,12 +100,12 @@ def _job(key: tuple[str, ...], work: Callable[..., Any]) -> Job[Any]:
 
 
 def task(key: tuple[str, ...]) -> Task[Any] | None:
-    """The work of this key that was begun last, going on or ended."""
+    """The last task of this key, going on or ended; None without one."""
     return _tasks().get(key)
 
 
 def begin(key: tuple[str, ...], name: str, work: Callable[..., Any], about: Any = None) -> Task[Any]:
-    """Begin work that all sessions see, unless work of this key is going on: then that."""
+    """The task of this key that goes on; without one a new task, which all sessions see."""
     with _lock():
         tasks = _tasks()
         if key not in tasks or tasks[key].done:
@@ -119,7 +117,7 @@ def begin(key: tuple[str, ...], name: str, work: Callable[..., Any], about: Any 
 
 
 def forget(key: tuple[str, ...]) -> None:
-    """Drop work that has ended, once what came of it is seen."""
+    """Drop the task of this key if it has ended."""
     with _lock():
         if key in _tasks() and _tasks()[key].done:
             del _tasks()[key]
@@ -131,9 +129,9 @@ def _tasks() -> dict[tuple[str, ...], Task[Any]]:
 
 
 def keep(session: str, model: str, changes: Any) -> None:
-    """Hold what a session made of a model, for the session that follows it when its page is loaded again.
+    """Keep a session's changes of a model for the session that follows when the page is reloaded.
 
-    Of all chains of changes those that were seen last are held; one that is empty is not.
+    The `CHANGES_KEPT` latest chains of changes are kept; an empty chain is not.
     """
     with _lock():
         _kept().pop((session, model), None)
@@ -144,12 +142,12 @@ def keep(session: str, model: str, changes: Any) -> None:
 
 
 def kept(session: str, model: str) -> Any:
-    """What `keep` holds; None where there is nothing."""
+    """The changes that `keep` holds; None without any."""
     return _kept().get((session, model))
 
 
 def hand_over(old: str, new: str) -> bool:
-    """Make what an earlier session made another's; whether that has anything now."""
+    """Move the changes of an earlier session to another; returns whether that has any now."""
     with _lock():
         for session, model in [one for one in _kept() if one[0] == old != new]:
             _kept()[new, model] = _kept().pop((session, model))
@@ -163,18 +161,18 @@ def _kept() -> dict[tuple[str, str], Any]:
 
 @st.cache_resource(show_spinner=False)
 def typed_folders() -> list[str]:
-    """Folders of dictionaries that people have typed, for all sessions."""
+    """The folders of dictionaries that users typed, for all sessions."""
     return []
 
 
 @st.cache_resource(show_spinner=False, max_entries=24)
 def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
-    """The dictionary in a folder, called `name`; `stamp` says which state of its files. It is only read."""
+    """The dictionary in a folder, with this name; read-only. `stamp` identifies the state of its files."""
     import workbench as wb
 
-    made = wb.load_dictionary(folder)
-    made.name = name
-    return made
+    loaded = wb.load_dictionary(folder)
+    loaded.name = name
+    return loaded
 
 
 _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {
@@ -185,7 +183,7 @@ _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {
 
 @st.cache_resource(show_spinner=False, max_entries=5000, hash_funcs=_BY_WEIGHTS)
 def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 10) -> Reading:
-    """What a neuron's own weights say: its highest tokens, and those of the opposite direction."""
+    """A neuron's highest tokens, and those of the opposite direction, from its own weights."""
     import workbench as wb
 
     scores = wb.neurons.token_scores(model, wb.Feature.parse(feature), scale=scale)  # type: ignore[arg-type]
@@ -218,7 +216,7 @@ def strongest(model: LanguageModel, text: str, weights: str, scale: str, top: in
 def feature_index(
     folder: str, name: str, stamp: tuple[int, ...], of: tuple[int, ...], model: LanguageModel
 ) -> FeatureIndex:
-    """The index of the dictionary in a folder, its files checked; the stamps say which state of both they have."""
+    """The checked index of the dictionary in a folder; the stamps identify the state of both's files."""
     from workbench.index import open_index
 
     return open_index(f"{folder}/index", model, dictionary(folder, name, of))
@@ -228,7 +226,7 @@ def feature_index(
     show_spinner="Counting which codes are active on which states …", max_entries=8, hash_funcs=_BY_WEIGHTS
 )
 def state_counts(model: LanguageModel, machine: TokFSM) -> list[StateCounts]:
-    """How often each code of the model is active on each state of a machine, and behind it on the next one's digits."""
-    from workbench.synthetic.states import count_codes
+    """How often each code of the model is active on each state of a machine, one `StateCounts` for each digit."""
+    from workbench.synthetic import count_codes
 
     return [count_codes(model, machine, written=written) for written in range(machine.digits)]

@@ -1,4 +1,4 @@
-"""Long work on threads of its own: jobs that a page waits for, and tasks that go on while people do other things."""
+"""Long work on its own threads: jobs that a page waits for, and tasks that run beside the pages."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
 BEHIND = 5
-"""By how much the priority of tasks is below that of pages."""
+"""Increase of the niceness of tasks' threads over those of pages."""
 Tell = Callable[[float, str], None]
-"""Told the share done and what is being done."""
+"""A callback that takes the share done and a description of the current part."""
 
 
 class Stopped(Exception):
-    """Long work that nobody waits for any more."""
+    """Raised in work that was stopped because no session waits for it."""
 
 
 class Job(Generic[Result]):
-    """Long work on its own thread, with how far it is."""
+    """Long work on its own thread, with its progress."""
 
     def __init__(self, work: Callable[..., Result]):
         self.share, self.what, self.waiting = 0.0, "", 0
-        self.begun = self._told = time.monotonic()
+        self.begun = self._reported = time.monotonic()
         self._work: Any = work
         self._result, self._error = None, None
         self._stop, self._over = False, threading.Event()
@@ -33,7 +33,7 @@ class Job(Generic[Result]):
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has ended, with or without a result."""
         return self._over.is_set()
 
     @property
@@ -43,28 +43,28 @@ class Job(Generic[Result]):
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate, once there is something to go by."""
-        worked = self._told - self.begun
+        """The estimated remaining seconds; None before the first report and in the first second."""
+        worked = self._reported - self.begun
         if self.share <= 0 or worked < 1:
             return None
-        return max(0.0, worked * (1 - self.share) / self.share - (time.monotonic() - self._told))
+        return max(0.0, worked * (1 - self.share) / self.share - (time.monotonic() - self._reported))
 
     def wait(self, seconds: float) -> None:
-        """Return when it is done, or after this time."""
+        """Block until it is done, at most for this time."""
         self._over.wait(seconds)
 
     def result(self) -> Result:
-        """What came of it; raises what it raised."""
+        """The result of the work; raises the error that the work raised."""
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
 
     def stop(self) -> None:
-        """End it, unless another session waits for it."""
+        """Stop it, unless another session waits for it."""
         self._stop = self.waiting == 0
 
     def _tell(self, share: float, what: str) -> None:
-        self.share, self.what, self._told = share, what, time.monotonic()
+        self.share, self.what, self._reported = share, what, time.monotonic()
         if self._stop:
             raise Stopped
 
@@ -81,14 +81,14 @@ class Job(Generic[Result]):
 
 
 class Task(Job[Result]):
-    """Long work that goes on whoever watches, and that comes to an orderly end when it is stopped.
+    """Long work that runs whether or not a session waits, and that ends in order when it is stopped.
 
-    Its thread steps back behind the pages' where the system allows that.
+    Its thread has a lower priority than the pages' where the system allows it.
 
     Args:
-        work: is given `tell`, and `cancelled`, which it asks now and then.
-        name: what it is, for people.
-        about: what it was asked to do.
+        work: called with `tell` and `cancelled`; it returns early once `cancelled()` is True.
+        name: the title of the work.
+        about: its request, or where it leaves results on the way.
     """
 
     def __init__(self, work: Callable[[Tell, Callable[[], bool]], Result], name: str = "", about: Any = None):
@@ -97,15 +97,15 @@ class Task(Job[Result]):
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody has asked it to end."""
+        """Whether a session has asked it to stop."""
         return self._stop
 
     def stop(self) -> None:
-        """Ask it to end, for everybody."""
+        """Ask it to stop, for all sessions."""
         self._stop = True
 
     def _tell(self, share: float, what: str) -> None:
-        self.share, self.what, self._told = share, what, time.monotonic()
+        self.share, self.what, self._reported = share, what, time.monotonic()
 
     def _do(self) -> Any:
         if hasattr(os, "setpriority"):

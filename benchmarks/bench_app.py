@@ -1,4 +1,4 @@
-"""The app in a real browser: from `streamlit run` to a usable page, from a word to its neurons, from a latent's card to
+"""The app in a real browser: times from `streamlit run` to a usable page, from a word to its neurons, from a card to
 the next."""
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ WATCH = """word => new Promise(resolve => {
   let start;
   box.addEventListener('input', () => { start = performance.now(); });
   const look = () => {
-    const said = [...document.querySelectorAll('strong')].some(one => one.innerText.includes('“' + word + '”'));
-    if (start && said && cell() !== before) resolve(performance.now() - start);
+    const shown = [...document.querySelectorAll('strong')].some(one => one.innerText.includes('“' + word + '”'));
+    if (start && shown && cell() !== before) resolve(performance.now() - start);
     else requestAnimationFrame(look);
   };
   look();

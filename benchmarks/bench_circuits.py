@@ -10,8 +10,7 @@ import argparse
 from timing import in_turns, report
 
 import workbench as wb
-from workbench.circuits.patching_gradients import attribute_edges
-from workbench.circuits.tasks_generated import TASKS
+from workbench.circuits import TASKS, edge_attribution_patching
 
 
 def main() -> None:
@@ -20,21 +19,24 @@ def main() -> None:
     parser.add_argument("--task", default="indirect object", choices=list(TASKS))
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=1)
-    said = parser.parse_args()
+    settings = parser.parse_args()
     model = wb.load_model()
-    task = TASKS[said.task](model, said.pairs)
+    task = TASKS[settings.task](model, settings.pairs)
     patching = "patching every head"
     times = in_turns(
         {
             "wb.find_heads_discrete": lambda: wb.find_heads_discrete(model, task.positives, task.corrupted),
             "attribution patching": lambda: wb.circuits.attribution_patching(model, task, mlps=False),
-            "edge attribution patching": lambda: attribute_edges(model, task),
+            "edge attribution patching": lambda: edge_attribution_patching(model, task),
             patching: lambda: wb.circuits.patch_components(model, task, mlps=False),
         },
-        said.rounds,
+        settings.rounds,
     )
     report(
-        f"\nHeads of {said.task}, {said.pairs} pairs of prompts", times, patching, "finder: at least 5 times as fast"
+        f"\nHeads of {settings.task}, {settings.pairs} pairs of prompts",
+        times,
+        patching,
+        "finder: at least 5 times as fast",
     )
     share = times["wb.find_heads_discrete"] / times[patching]
     print(f"  the finder takes {share:.3f} of the time of patching every head  (wanted: at most 0.2)")

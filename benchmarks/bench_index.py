@@ -9,7 +9,6 @@ active on nine tokens of ten) on the tokens of a real corpus, so that it needs n
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timing import Spent, medians, medians_in_turns
 
 import workbench as wb
 from workbench.corpus import Corpus
-from workbench.dictionaries.protocol import Codes
+from workbench.dictionaries.codes import Codes
 from workbench.harvest import Harvest
 from workbench.index.layout import write_note
 from workbench.index.spool import SparseSpool
@@ -41,25 +41,25 @@ def main() -> None:
     parser.add_argument("--build-tokens", type=int, default=4096, help="0 leaves the comparison with harvesting out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    said = parser.parse_args()
-    torch.set_num_threads(said.threads)
-    model, corpus = wb.load_model(), Corpus.load(said.corpus)
+    settings = parser.parse_args()
+    torch.set_num_threads(settings.threads)
+    model, corpus = wb.load_model(), Corpus.load(settings.corpus)
     with tempfile.TemporaryDirectory() as folder:
-        if said.tokens:
-            look_up(synthetic(Path(folder), model, corpus, said))
-    if said.build_tokens:
-        build(model, corpus, said)
+        if settings.tokens:
+            look_up(synthetic(Path(folder), model, corpus, settings))
+    if settings.build_tokens:
+        build(model, corpus, settings)
 
 
 def synthetic(
-    folder: Path, model: wb.model.LanguageModel, corpus: Corpus, said: argparse.Namespace
+    folder: Path, model: wb.model.LanguageModel, corpus: Corpus, settings: argparse.Namespace
 ) -> wb.index.FeatureIndex:
     """An index of random codes on real tokens."""
     data, building = folder / "data", folder / "building"
     data.mkdir()
     building.mkdir()
     chance = np.random.default_rng(0)
-    batches = list(corpus.batches(model, tokens=said.tokens))
+    batches = list(corpus.batches(model, tokens=settings.tokens))
     columns = {
         "tokens": torch.cat([batch.tokens[batch.content] for batch in batches]),
         "texts": torch.cat([batch.texts[:, None].expand_as(batch.tokens)[batch.content] for batch in batches]),
@@ -67,26 +67,28 @@ def synthetic(
     }
     plain = {name: column.numpy().astype(np.int32) for name, column in columns.items()}
     n_tokens = len(plain["tokens"])
-    spool = SparseSpool(building, said.latents)
+    spool = SparseSpool(building, settings.latents)
     files = spool.open(0)
     begun = time.perf_counter()
     for start in range(0, n_tokens, 4096):
-        spool.append(random_codes(chance, min(4096, n_tokens - start), said.latents, said.k))
+        spool.append(random_codes(chance, min(4096, n_tokens - start), settings.latents, settings.k))
     files.commit()
     files.close()
     spooled = time.perf_counter()
-    shape = (said.latents, 10)
+    shape = (settings.latents, 10)
     relations = {name: chance.integers(0, 49152, shape).astype(np.int32) for name in ("promoted", "suppressed")}
     relations |= {f"{name}_scores": chance.random(shape, np.float32) for name in ("promoted", "suppressed")}
-    relations["neighbours"] = chance.integers(0, said.latents, (said.latents, 8)).astype(np.int32)
-    relations["neighbour_cosines"] = chance.random((said.latents, 8), np.float32)
+    relations["neighbours"] = chance.integers(0, settings.latents, (settings.latents, 8)).astype(np.int32)
+    relations["neighbour_cosines"] = chance.random((settings.latents, 8), np.float32)
     write_tokens(data, plain, model, corpus, relations["promoted"], relations["suppressed"])
-    about = {"name": "random", "kind": "topk", "hash": "0" * 64, "reads": POINT, "n_features": said.latents}
-    note = {"dictionary": about, "harvest": {}, "n_tokens": n_tokens, "keep": said.keep, "signed": False}
+    about = {"name": "random", "kind": "topk", "hash": "0" * 64, "reads": POINT, "n_features": settings.latents}
+    note = {"dictionary": about, "harvest": {}, "n_tokens": n_tokens, "keep": settings.keep, "signed": False}
     write_entries(data, spool, note, relations, lambda share: None)
     write_note(data, note)
     size = sum(file.stat().st_size for file in data.iterdir())
-    print(f"{n_tokens:,} tokens, {said.latents:,} latents, k {said.k}, keep {said.keep}: {size / 1e6:.1f} MB")
+    print(
+        f"{n_tokens:,} tokens, {settings.latents:,} latents, k {settings.k}, keep {settings.keep}: {size / 1e6:.1f} MB"
+    )
     took = time.perf_counter() - spooled
     rate = n_tokens / took
     print(f"  spooling random codes {spooled - begun:.1f} s, sorting and writing {took:.1f} s, {rate:,.0f} tokens/s")
@@ -103,7 +105,7 @@ def random_codes(chance: np.random.Generator, n: int, latents: int, k: int) -> C
 
 
 def look_up(index: wb.index.FeatureIndex) -> None:
-    """Times of what a page asks for."""
+    """Print the times of the look-ups that a page makes."""
     active = index.statistics["active"]
     densest = np.argsort(-active)[:50].tolist()
     print(f"  densest latent: {active.max():,} tokens ({active.max() / index.n_tokens:.0%}), rarest {active.min():,}")
@@ -117,15 +119,14 @@ def look_up(index: wb.index.FeatureIndex) -> None:
     words = ["dog", "the", "river", "house", "and", "happy", "princess", "a", "ran", "tree"]
     measured("text search", [lambda word=word: index.search(word) for word in words * 3], "< 100 ms")
     index.search(regex="warm up")
-    patterns = ["dog", r"the (\w)", r"\bran to", "happy", r"(?i)once upon", r"\.", "princess", r" (said)"]
+    patterns = ["dog", r"the (\w)", r"\bran to", "happy", r"(?i)once upon", r"\.", "princess", r" (settings)"]
     measured("regex search", [lambda one=one: index.search(regex=one) for one in patterns], "")
-    found = {one: len(index.search(regex=one, min_recall=0)) for one in patterns[:2]}
-    print(f"  found with any recall, at most 50: {found}")
+    counts = {one: len(index.search(regex=one, min_recall=0)) for one in patterns[:2]}
+    print(f"  found with any recall, at most 50: {counts}")
 
 
 def measured(what: str, calls: list[Callable[[], object]], wanted: str) -> None:
-    """Print the median and the 99th percentile of the times of some calls, after one to warm up; and of CPU time, which
-    other work on the machine changes less."""
+    """Print the median and the 99th percentile of the calls' wall-clock and CPU times, after one to warm up."""
     calls[0]()
     wall, cpu = [], []
     for call in calls:
@@ -140,39 +141,36 @@ def measured(what: str, calls: list[Callable[[], object]], wanted: str) -> None:
     print(f"  {what:<30} {shown}" + (f"   (wanted: {wanted})" if wanted else ""))
 
 
-def build(model: wb.model.LanguageModel, corpus: Corpus, said: argparse.Namespace) -> None:
-    """Building an index against harvesting the same activations and throwing them away; rounds alternate."""
-    sae = wb.TopKSAE(model.network.d_model, said.latents, said.k, hook_point=POINT)
-    kinds = ("harvest", "pass of build_index", "build_index")
-    wall: dict[str, list[float]] = {name: [] for name in kinds}
-    cpu: dict[str, list[float]] = {name: [] for name in kinds}
-    for turn in range(said.rounds + 1):
-        at = [(time.perf_counter(), time.process_time())]
-        for _ in Harvest(model, corpus, POINT, tokens=said.build_tokens):
+def build(model: wb.model.LanguageModel, corpus: Corpus, settings: argparse.Namespace) -> None:
+    """Print the time of building an index beside that of harvesting the same activations."""
+    sae = wb.TopKSAE(model.network.d_model, settings.latents, settings.k, hook_point=POINT)
+    passes: list[Spent] = []
+
+    def harvest() -> None:
+        for _ in Harvest(model, corpus, POINT, tokens=settings.build_tokens):
             pass
-        at.append((time.perf_counter(), time.process_time()))
+
+    def index() -> None:
+        begun = Spent(time.perf_counter(), time.process_time())
+        ends: list[Spent] = []
+
+        def note_end_of_pass(share: float, words: str) -> None:
+            if words.startswith("Sorting") and not ends:
+                ends.append(Spent(time.perf_counter() - begun.wall, time.process_time() - begun.cpu))
+
         with tempfile.TemporaryDirectory() as folder:
+            wb.build_index(model, sae, corpus, folder, tokens=settings.build_tokens, progress=note_end_of_pass)
+        passes.extend(ends)
 
-            def told(share: float, words: str, at: list[tuple[float, float]] = at) -> None:
-                if words.startswith("Sorting") and len(at) == 2:
-                    at.append((time.perf_counter(), time.process_time()))
-
-            wb.build_index(model, sae, corpus, folder, tokens=said.build_tokens, progress=told)
-        at.append((time.perf_counter(), time.process_time()))
-        if turn:
-            for name, begin, end in zip(kinds, (0, 1, 1), (1, 2, 3), strict=True):
-                wall[name].append(at[end][0] - at[begin][0])
-                cpu[name].append(at[end][1] - at[begin][1])
-    print(f"\nBuilding on {said.build_tokens:,} tokens of {POINT}, {said.latents:,} latents  (wanted: at least 0.8)")
-    for name in kinds:
-        took, worked = statistics.median(wall[name]), statistics.median(cpu[name])
-        of, of_cpu = statistics.median(wall["harvest"]) / took, statistics.median(cpu["harvest"]) / worked
-        print(
-            f"  {name:<20} {took:6.2f} s {said.build_tokens / took:6,.0f} tokens/s   {of:.2f} of harvest's speed",
-            end="",
-        )
-        print(f"   {worked:6.2f} s of CPU, {of_cpu:.2f} of harvest's")
-    fixed = statistics.median(cpu["build_index"]) - statistics.median(cpu["pass of build_index"])
+    spent = medians_in_turns({"harvest": harvest, "build_index": index}, settings.rounds, lambda *_: None)
+    spent["pass of build_index"] = medians(passes[1:])
+    sizes = f"{settings.build_tokens:,} tokens of {POINT}, {settings.latents:,} latents"
+    print(f"\nBuilding on {sizes}  (wanted: at least 0.8)")
+    for name, one in spent.items():
+        of, of_cpu = spent["harvest"].wall / one.wall, spent["harvest"].cpu / one.cpu
+        speed = f"{one.wall:6.2f} s {settings.build_tokens / one.wall:6,.0f} tokens/s   {of:.2f} of harvest's speed"
+        print(f"  {name:<20} {speed}   {one.cpu:6.2f} s of CPU, {of_cpu:.2f} of harvest's")
+    fixed = spent["build_index"].cpu - spent["pass of build_index"].cpu
     print(
         f"  of what comes behind the pass ({fixed:.1f} s of CPU) most does not grow with the tokens: LM head, cosines"
     )

@@ -2,10 +2,10 @@
 
     python benchmarks/bench_surgery.py [--only prune dare] [--tokens 1024]
 
-Each operation runs in a process of its own, on a model that is loaded already. What counts is how far the resident
-memory rises above what it was then, and the model itself as 1. The kernel's mark of the highest resident memory is set
-back after loading, which is measured by itself. Full fine-tuning holds gradients and two moments of every weight and is
-printed for comparison only.
+Each operation runs in its own process, on a loaded model. The figure is the rise of the resident memory above that of
+the loaded model, plus 1 for the model itself. The kernel's peak of the resident memory is reset after loading; loading
+is measured separately. Full fine-tuning holds gradients and two moments of every weight and is printed for comparison
+only.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from timing import timed
 
 import workbench as wb
 from workbench.model.weights import parameters_of
@@ -29,7 +30,7 @@ WANTED = 2.5
 
 
 def operations(tokens: int, sibling: str) -> dict[str, Callable[[wb.model.LanguageModel], object]]:
-    """What is measured, by name; calibrations and searches are short, which does not change what is held."""
+    """The operations by name; calibrations and searches are short, which does not change the memory they need."""
     texts = wb.Corpus.load("stories").take(200)
     short = {"passes": 4 * tokens, "tokens": tokens}
     heal = functools.partial(wb.surgery.heal, texts=texts, tokens=2048, batch=4)
@@ -55,27 +56,27 @@ def operations(tokens: int, sibling: str) -> dict[str, Callable[[wb.model.Langua
 
 
 def status(key: str) -> int:
-    """A line of what Linux says of this process's memory, in bytes."""
+    """One line of `/proc/self/status`, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def measure(name: str, tokens: int, sibling: str) -> dict[str, float]:
-    """Run one operation in this process."""
+    """Run one operation in this process: its peak memory as a multiple of the model, and its seconds."""
     work = operations(tokens, sibling).get(name)
-    before, begun = status("VmRSS"), time.perf_counter()
-    model = wb.load_model()
+    before = status("VmRSS")
+    model, loading = timed(wb.load_model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in parameters_of(model.network.module).values())
     if work is None:
-        return {"times": (status("VmHWM") - before) / size, "seconds": time.perf_counter() - begun}
+        return {"times": (status("VmHWM") - before) / size, "seconds": loading.wall}
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # so that what loading has freed does not hide what is taken now
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory freed by loading would hide what the operation takes
     Path("/proc/self/clear_refs").write_text("5")
-    loaded, begun = status("VmRSS"), time.perf_counter()
-    made = work(model)
+    loaded = status("VmRSS")
+    result, spent = timed(lambda: work(model))
     times = 1 + (status("VmHWM") - loaded) / size
-    del made
-    return {"times": times, "seconds": time.perf_counter() - begun}
+    del result
+    return {"times": times, "seconds": spent.wall}
 
 
 def main() -> None:
@@ -84,21 +85,23 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024, help="of calibrations")
     parser.add_argument("--here", help=argparse.SUPPRESS)
     parser.add_argument("--sibling", default="", help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.here:
-        print(json.dumps(measure(said.here, said.tokens, said.sibling)))
+    settings = parser.parse_args()
+    if settings.here:
+        print(json.dumps(measure(settings.here, settings.tokens, settings.sibling)))
         return
-    names = [name for name in ("loading", *operations(said.tokens, "")) if not said.only or name in said.only]
+    names = [
+        name for name in ("loading", *operations(settings.tokens, "")) if not settings.only or name in settings.only
+    ]
     with tempfile.TemporaryDirectory() as folder:
         sibling = str(Path(folder) / "sibling")
         if "dare" in names:
             wb.surgery.quantise(wb.load_model(), 8).save_pretrained(sibling)
         print(f"peak memory as a multiple of the model  (wanted: at most {WANTED})")
         for name in names:
-            command = [sys.executable, __file__, "--here", name, "--tokens", str(said.tokens), "--sibling", sibling]
+            command = [sys.executable, __file__, "--here", name, "--tokens", str(settings.tokens), "--sibling", sibling]
             ended = subprocess.run(command, capture_output=True, text=True, check=True)
-            found = json.loads(ended.stdout.splitlines()[-1])
-            print(f"  {name:<20} {found['times']:5.2f}   ({found['seconds']:.0f} s)", flush=True)
+            measured = json.loads(ended.stdout.splitlines()[-1])
+            print(f"  {name:<20} {measured['times']:5.2f}   ({measured['seconds']:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Known features in superposition: what our trainer finds of them, against sae-lens's own trainer at equal tokens.
+"""Known features in superposition: the features that our trainer recovers beside sae-lens's at equal tokens.
 
-sae-lens makes the data (its synthetic benchmark: Zipfian, correlated and hierarchical features, here 1,024 of them in
-128 dimensions), trains on it with its defaults, and judges both sides' dictionaries; ours it reads from our folders.
+sae-lens generates the data (its synthetic benchmark: Zipfian, correlated and hierarchical features, here 1,024 of them
+in 128 dimensions), trains on it with its defaults, and judges both sides' dictionaries; ours it reads from our folders.
 Both see the same activations, batch size, number of latents, k, warm-up and decay; each side's learning rate is the
-best of the same seven. Untrained dictionaries are judged too: one that is above chance before it learned has seen the
-answers (features and weights drawn from one seed are the same), and the benchmark refuses to report.
+best of the same seven. Untrained dictionaries are judged too: one that is above chance shares a seed with the features
+(features and weights drawn from one seed are the same), and the benchmark refuses to report.
 
     python benchmarks/bench_synthetic.py --rival /path/to/python-with-sae-lens
 """
@@ -12,10 +12,10 @@ answers (features and weights drawn from one seed are the same), and the benchma
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from timing import timed
 from torch.nn.functional import normalize
 
 import workbench as wb
@@ -30,12 +31,12 @@ from workbench.harvest import Activations
 
 RATES = (3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 1.7e-2, 3e-2)
 SEED = 1
-"""Of our starting weights; none of `synthetic_rival.SEEDS`."""
+"""Seed of our starting weights; none of `synthetic_rival.SEEDS`."""
 KINDS = {"topk": wb.TopKSAE, "batchtopk": wb.dictionaries.BatchTopKSAE}
 
 
 class Rows:
-    """The activations in a file, as a source that a training can read again and again."""
+    """The activations in a file, as a source that a training can read repeatedly."""
 
     def __init__(self, file: Path, width: int):
         self.file, self.rows = file, np.memmap(file, np.float32, "r").reshape(-1, width)
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def measure(folder: Path, rival: str) -> tuple[dict[str, Any], dict[str, float], float]:
-    """What sae-lens says of each dictionary; how long each training took; the true L0."""
+    """sae-lens's figures of each dictionary, the seconds of each training, and the true L0."""
 
     def ask(*words: object) -> None:
         script = Path(__file__).with_name("synthetic_rival.py")
@@ -85,18 +86,15 @@ def measure(folder: Path, rival: str) -> tuple[dict[str, Any], dict[str, float],
         for lr in RATES:
             ours, theirs = f"{kind} {lr:g} workbench", f"{kind} {lr:g} sae-lens"
             sae = make(note["d_in"], note["width"], note["k"], seed=SEED)
-            start = time.perf_counter()
             source = Rows(folder / "activations.bin", note["d_in"])
-            wb.train(
-                sae,
-                hook_point="synthetic",
-                source=source,
-                tokens=note["tokens"],
-                lr=lr,
-                batch_size=note["batch"],
-                dead_after=50 * note["batch"],
-            )
-            seconds[ours] = time.perf_counter() - start
+            settings = {
+                "tokens": note["tokens"],
+                "lr": lr,
+                "batch_size": note["batch"],
+                "dead_after": 50 * note["batch"],
+            }
+            _, spent = timed(functools.partial(wb.train, sae, hook_point="synthetic", source=source, **settings))
+            seconds[ours] = spent.wall
             sae.save(folder / ours)
             if not (folder / theirs / "seconds.json").exists():
                 ask("train", folder, kind, lr, theirs)
@@ -104,14 +102,14 @@ def measure(folder: Path, rival: str) -> tuple[dict[str, Any], dict[str, float],
     ask("judge", folder, *seconds)
     judged = json.loads((folder / "judged.json").read_text())
     chance = chance_mcc(note)
-    for name, found in judged.items():
-        if "untrained" in name and abs(found["mcc"] - chance) > 0.02:
-            raise SystemExit(f"{name} has an MCC of {found['mcc']:.3f} and chance is {chance:.3f}: a seed is shared.")
+    for name, figures in judged.items():
+        if "untrained" in name and abs(figures["mcc"] - chance) > 0.02:
+            raise SystemExit(f"{name} has an MCC of {figures['mcc']:.3f} and chance is {chance:.3f}: a seed is shared.")
     return judged, seconds, note["l0"]
 
 
 def chance_mcc(note: dict[str, int]) -> float:
-    """MCC of random directions with other random directions, matched as well as they can be."""
+    """The MCC of random directions with other random directions, optimally matched."""
     chance = torch.Generator().manual_seed(77)
     one, other = (torch.randn(note[rows], note["d_in"], generator=chance) for rows in ("width", "features"))
     cosines = (normalize(one, dim=1) @ normalize(other, dim=1).T).abs().numpy()
@@ -122,15 +120,15 @@ def report(judged: dict[str, Any], seconds: dict[str, float], l0: float) -> None
     """Print the figures."""
     print(f"True features per activation: {l0:.1f}")
     print(f"{'':<28} {'MCC':>6} {'F1':>6} {'unique':>7} {'FVU':>6} {'L0':>6} {'dead':>5} {'seconds':>8}")
-    for name, found in judged.items():
-        f1 = found["classification"]["f1_score"]
-        figures = f"{found['mcc']:6.3f} {f1:6.3f} {found['uniqueness']:7.3f} {1 - found['explained_variance']:6.3f}"
-        print(f"{name:<28} {figures} {found['sae_l0']:6.1f} {found['dead_latents']:5d} {seconds[name]:8.1f}")
+    for name, one in judged.items():
+        f1 = one["classification"]["f1_score"]
+        figures = f"{one['mcc']:6.3f} {f1:6.3f} {one['uniqueness']:7.3f} {1 - one['explained_variance']:6.3f}"
+        print(f"{name:<28} {figures} {one['sae_l0']:6.1f} {one['dead_latents']:5d} {seconds[name]:8.1f}")
     for kind in KINDS:
         best = {
             side: max(
-                found["mcc"]
-                for name, found in judged.items()
+                one["mcc"]
+                for name, one in judged.items()
                 if "untrained" not in name and name.split()[::2] == [kind, side]
             )
             for side in ("workbench", "sae-lens")

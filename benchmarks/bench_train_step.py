@@ -83,8 +83,8 @@ def autograd_step(x: torch.Tensor) -> Callable[[], object]:
 
     def work() -> None:
         values, latents = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).topk(K, sorted=False)
-        made = embedding_bag(latents, sae.W_dec, mode="sum", per_sample_weights=values.relu()) + sae.b_dec
-        (made - x).square().sum(1).mean().backward()
+        output = embedding_bag(latents, sae.W_dec, mode="sum", per_sample_weights=values.relu()) + sae.b_dec
+        (output - x).square().sum(1).mean().backward()
         optimiser.step()
         optimiser.zero_grad()
         with torch.no_grad():

@@ -4,8 +4,8 @@
     ENV/bin/pip install --no-deps eai-sparsify && ENV/bin/pip install natsort simple-parsing schedulefree
     python benchmarks/bench_trainers.py --rivals ENV/bin/python --store runs/defaults/activations
 
-Every trainer has its own optimiser step, dead-latent loss and norm upkeep. They take turns; speeds are medians of the
-turns, and "explained" is the share of variance explained on activations not trained on, after equal tokens.
+Every trainer has its own optimiser step, dead-latent loss and norm constraint. Trainers take turns; speeds are medians
+over turns, and "explained" is the share of variance explained on held-out activations, after equal tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workbench.harvest import Store
 
 LIMIT = "limit"
 WANTED = {"topk": 6.0, "batchtopk": 6.0, "jumprelu": 1.5, "standard": 1.5}
-"""How many times as fast as sae-lens each kind shall be."""
+"""Least speed of each kind, in multiples of sae-lens's."""
 
 
 class Trainer:
@@ -37,14 +37,14 @@ class Trainer:
             pass
 
     def ask(self, line: str) -> float:
-        """Its answer."""
+        """The process's answer to a line."""
         assert self.process.stdin
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         return float(self._line())
 
     def end(self) -> None:
-        """Let it go."""
+        """End the process."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
@@ -71,34 +71,36 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="after one to warm up")
     parser.add_argument("--equal", type=int, default=0, help="steps after which explained variance is compared")
     parser.add_argument("--only", nargs="*", default=list(WANTED), help="kinds")
-    said = parser.parse_args()
+    settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.safetensors"
-        x = _activations(said.store, said.hook_point, said.d_in, said.batch * 32)
+        x = _activations(settings.store, settings.hook_point, settings.d_in, settings.batch * 32)
         save_file({"x": x}, data)
-        sizes = [x.shape[1], said.width, said.k, said.batch]
-        names = [LIMIT, *(f"workbench {kind}" for kind in said.only)]
-        if said.rivals:
-            names += [f"sae-lens {kind}" for kind in said.only] + ["sparsify topk"]
+        sizes = [x.shape[1], settings.width, settings.k, settings.batch]
+        names = [LIMIT, *(f"workbench {kind}" for kind in settings.only)]
+        if settings.rivals:
+            names += [f"sae-lens {kind}" for kind in settings.only] + ["sparsify topk"]
         trainers = {
-            name: Trainer(sys.executable if name.split()[0] in (LIMIT, "workbench") else said.rivals, name, sizes, data)
+            name: Trainer(
+                sys.executable if name.split()[0] in (LIMIT, "workbench") else settings.rivals, name, sizes, data
+            )
             for name in names
         }
         seconds: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(said.turns + 1):
+        for turn in range(settings.turns + 1):
             for name, trainer in trainers.items():
                 trainer.ask("steps 1")  # the first after another's turn finds cold caches
-                taken = trainer.ask(f"steps {said.steps}")
+                taken = trainer.ask(f"steps {settings.steps}")
                 if turn:
                     seconds[name].append(taken)
-        speeds = {name: said.steps * said.batch / statistics.median(taken) for name, taken in seconds.items()}
+        speeds = {name: settings.steps * settings.batch / statistics.median(taken) for name, taken in seconds.items()}
         explained = {}
         for name, trainer in trainers.items():
-            if said.equal and name != LIMIT:
-                trainer.ask(f"steps {max(said.equal - (said.steps + 1) * (said.turns + 1), 0)}")
+            if settings.equal and name != LIMIT:
+                trainer.ask(f"steps {max(settings.equal - (settings.steps + 1) * (settings.turns + 1), 0)}")
                 explained[name] = trainer.ask("evaluate")
             trainer.end()
-    _report(speeds, explained, sizes, said.equal * said.batch)
+    _report(speeds, explained, sizes, settings.equal * settings.batch)
 
 
 def _activations(store: Path | None, hook_point: str, d_in: int, rows: int) -> torch.Tensor:
@@ -106,9 +108,9 @@ def _activations(store: Path | None, hook_point: str, d_in: int, rows: int) -> t
     generator = torch.Generator().manual_seed(0)
     if store is None:
         return torch.randn(rows, d_in, generator=generator)
-    found = Store(store, [hook_point])
-    chosen = torch.randperm(len(found), generator=generator)[:rows].sort().values
-    x = found[chosen].values[hook_point]
+    stored = Store(store, [hook_point])
+    chosen = torch.randperm(len(stored), generator=generator)[:rows].sort().values
+    x = stored[chosen].values[hook_point]
     return x[torch.randperm(len(x), generator=generator)].contiguous()
 
 

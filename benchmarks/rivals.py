@@ -1,4 +1,4 @@
-"""One trainer of sparse autoencoders, driven from outside: `bench_trainers.py` runs each in a Python of its own.
+"""One trainer of sparse autoencoders, controlled through its input: `bench_trainers.py` runs each in its own Python.
 
     PYTHON benchmarks/rivals.py WHO D_IN WIDTH K BATCH DATA
 
@@ -10,34 +10,34 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from timing import timed
 from torch import Tensor
 
 DEAD_AFTER = 250_000
-"""Tokens of silence after which a latent counts as dead, for every trainer."""
+"""Tokens without activation after which a latent is dead, for every trainer."""
 
 RATES = {"topk": 3e-3}
-"""Our learning rates, where not 1e-3; as the rivals, each kind has the one that suits it."""
+"""Our learning rates where they are not 1e-3; as for the rivals, each kind has its best one."""
 
-Made = tuple[Callable[[Tensor], object], Callable[[Tensor], Tensor]]
-"""What does a step on a batch, and what reconstructs a batch."""
+Trainer = tuple[Callable[[Tensor], object], Callable[[Tensor], Tensor]]
+"""A function that trains on a batch, and one that reconstructs a batch."""
 
 
-def limit(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
-    """The encoder's product and the choice of k alone."""
+def limit(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Trainer:
+    """The encoder's product and the selection of k alone."""
     weights = torch.randn(d_in, width) / d_in**0.5
     return lambda rows: (rows @ weights).topk(k, sorted=False), lambda rows: rows
 
 
-def workbench(kind: str) -> Callable[..., Made]:
-    """Our own step, with all that `workbench.train` does between two batches."""
+def workbench(kind: str) -> Callable[..., Trainer]:
+    """Our own step, with everything that `workbench.train` does between two batches."""
 
-    def make(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
+    def make(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Trainer:
         import workbench as wb
 
         sae: Any = wb.dictionaries.Dictionary.kinds[kind](d_in, width, **({"k": k} if "topk" in kind else {}))
@@ -47,22 +47,22 @@ def workbench(kind: str) -> Callable[..., Made]:
 
         def step(rows: Tensor) -> None:
             nonlocal silent
-            found = sae.loss_and_gradients(rows, dead=silent > DEAD_AFTER)
+            losses = sae.loss_and_gradients(rows, dead=silent > DEAD_AFTER)
             for parameter in sae.parameters():
                 torch.linalg.vector_norm(parameter.grad)  # for clipping
             optimiser.step()
             sae.constrain()
-            silent = torch.where(found.fired > 0, 0, silent + len(rows))
+            silent = torch.where(losses.fired > 0, 0, silent + len(rows))
 
         return step, sae.reconstruct
 
     return make
 
 
-def saelens(architecture: str, **settings: Any) -> Callable[..., Made]:
+def saelens(architecture: str, **settings: Any) -> Callable[..., Trainer]:
     """`SAETrainer.step` of sae-lens, which scales the input first as its documentation advises."""
 
-    def make(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
+    def make(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Trainer:
         from sae_lens import registry
         from sae_lens.config import SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
@@ -87,7 +87,7 @@ def saelens(architecture: str, **settings: Any) -> Callable[..., Made]:
     return make
 
 
-def sparsify(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
+def sparsify(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Trainer:
     """The step of eai-sparsify's trainer: its own optimiser (signum, schedule-free) at its own learning rate."""
     from schedulefree import ScheduleFreeWrapper
     from sparsify import SparseCoder, SparseCoderConfig
@@ -112,14 +112,14 @@ def sparsify(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Made:
 
     def reconstruct(rows: Tensor) -> Tensor:
         optimiser.eval()
-        made = sae(rows).sae_out
+        output = sae(rows).sae_out
         optimiser.train()
-        return made
+        return output
 
     return step, reconstruct
 
 
-TRAINERS: dict[str, Callable[..., Made]] = {
+TRAINERS: dict[str, Callable[..., Trainer]] = {
     "limit": limit,
     "sparsify topk": sparsify,
     **{f"workbench {kind}": workbench(kind) for kind in ("topk", "batchtopk", "jumprelu", "standard")},
@@ -131,7 +131,7 @@ TRAINERS: dict[str, Callable[..., Made]] = {
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer every line of the input."""
     who, *sizes, data = sys.argv[1:]
     d_in, width, k, batch = map(int, sizes)
     torch.manual_seed(0)
@@ -143,10 +143,9 @@ def main() -> None:
     for line in sys.stdin:
         word, *rest = line.split()
         if word == "steps":
-            begun = time.perf_counter()
-            for _ in range(int(rest[0])):
-                step(next(batches))
-            print(time.perf_counter() - begun, flush=True)
+            count = int(rest[0])
+            _, spent = timed(lambda count=count: [step(next(batches)) for _ in range(count)])
+            print(spent.wall, flush=True)
         else:
             with torch.no_grad():
                 error = (reconstruct(test) - test).square().sum() / (test - test.mean(0)).square().sum()

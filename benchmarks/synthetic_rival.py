@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,13 +21,14 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.synthetic import HierarchyConfig, ZipfianFiringProbabilityConfig, eval_sae_on_synthetic_data
 from sae_lens.synthetic.synthetic_model import LowRankCorrelationConfig, SyntheticModel, SyntheticModelConfig
 from sae_lens.training.sae_trainer import SAETrainer
+from timing import timed
 
 FEATURES, D_IN, WIDTH, K = 1024, 128, 512, 9
 TOKENS, BATCH = 500_000, 1024
 JUDGED = 50_000
 SEEDS = {"features": 9001, "data": 9002, "weights": 9003, "judging": 9004}
 """All different, and none that a dictionary starts from: `torch.randn` of one seed gives features and starting weights
-the same rows, so that an untrained dictionary would have found everything."""
+the same rows, so that an untrained dictionary would match every feature."""
 KINDS = {
     "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
     "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
@@ -52,7 +52,7 @@ def synthetic_model() -> SyntheticModel:
 
 @torch.no_grad()
 def write_data(folder: Path) -> None:
-    """The activations that both trainers see, in their order."""
+    """Write the activations that both trainers read, in their order."""
     model = synthetic_model()
     torch.manual_seed(SEEDS["data"])
     active = 0.0
@@ -104,25 +104,23 @@ def train(folder: Path, kind: str, lr: float, name: str) -> None:
         logger=LoggingConfig(log_to_wandb=False, eval_every_n_wandb_logs=2**31 - 1),
         n_batches_for_norm_estimate=100,
     )
-    start = time.perf_counter()
-    SAETrainer(cfg=settings, sae=sae, data_provider=batches()).fit()
-    seconds = time.perf_counter() - start
+    _, spent = timed(SAETrainer(cfg=settings, sae=sae, data_provider=batches()).fit)
     sae.save_inference_model(folder / name)
-    (folder / name / "seconds.json").write_text(json.dumps(seconds))
+    (folder / name / "seconds.json").write_text(json.dumps(spent.wall))
 
 
 def judge(folder: Path, names: list[str]) -> None:
-    """sae-lens's own figures of each dictionary, on activations that none was trained on."""
+    """Write sae-lens's own figures of each dictionary, on held-out activations."""
     model = synthetic_model()
-    found = {}
+    figures = {}
     for name in names:
         torch.manual_seed(SEEDS["judging"])
         sae = SAE.load_from_disk(folder / name)
         result = eval_sae_on_synthetic_data(
             sae, model.feature_dict, model.activation_generator, num_samples=JUDGED, batch_size=2000
         )
-        found[name] = result.to_dict()
-    (folder / "judged.json").write_text(json.dumps(found))
+        figures[name] = result.to_dict()
+    (folder / "judged.json").write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

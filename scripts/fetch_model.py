@@ -1,4 +1,4 @@
-"""Fetch and convert the default model, and say how far it is."""
+"""Fetch and convert the default model, and print the progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small dictionaries saved by SAELens, with what it makes of them; and the reverse check of folders that we wrote.
+"""Small dictionaries saved by SAELens, with its outputs; and the reverse check of folders that we wrote.
 
     python -m venv ENV && ENV/bin/pip install torch==2.13.0 && ENV/bin/pip install "sae-lens==6.54.*"
     ENV/bin/python scripts/make_saelens_fixtures.py make tests/fixtures/saelens
@@ -59,7 +59,7 @@ def make(target: Path) -> None:
 
 
 def inference(folder: Path, architecture: str, **settings: Any) -> None:
-    """A dictionary as it is when training is over."""
+    """Write a dictionary as SAELens saves it after training."""
     sae_class, config_class = sae_lens_registry.get_sae_class(architecture)
     randomised = randomise(sae_class(built(config_class, settings)))
     randomised.save_model(folder)
@@ -67,7 +67,7 @@ def inference(folder: Path, architecture: str, **settings: Any) -> None:
 
 
 def training(folder: Path, architecture: str, final: bool = False, **settings: Any) -> None:
-    """A dictionary as training holds it, or as training saves it at the end; both mean what the latter does."""
+    """Write a dictionary as training holds it, or as it saves it at the end; the outputs are those of the latter."""
     sae_class, config_class = sae_lens_registry.get_sae_training_class(architecture)
     trained: TrainingSAE[Any] = randomise(sae_class(built(config_class, settings)))
     with tempfile.TemporaryDirectory() as scratch:
@@ -87,7 +87,7 @@ def built(config_class: type[SAEConfig], settings: dict[str, Any]) -> SAEConfig:
 
 
 def randomise(sae: Any) -> Any:
-    """Weights and biases that matter, all of them."""
+    """The dictionary with random weights, biases and thresholds."""
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             parameter.copy_(torch.randn(parameter.shape) * (0.3 if parameter.ndim == 1 else 0.5))
@@ -99,16 +99,16 @@ def randomise(sae: Any) -> Any:
 
 
 def expect(folder: Path, sae: SAE[Any]) -> None:
-    """What SAELens makes of some inputs, beside the dictionary."""
+    """Write inputs and SAELens's outputs beside the dictionary."""
     x = torch.randn(ROWS, D_IN)
     with torch.no_grad():
         single = sae.to(torch.float32)
-        made = {"x": x, "codes": single.encode(x), "reconstruction": single(x)}
-    save_file({name: tensor.detach().contiguous() for name, tensor in made.items()}, folder / "expected.safetensors")
+        outputs = {"x": x, "codes": single.encode(x), "reconstruction": single(x)}
+    save_file({name: tensor.detach().contiguous() for name, tensor in outputs.items()}, folder / "expected.safetensors")
 
 
 def check(folder: Path) -> bool:
-    """Whether SAELens gives what the folder says it should."""
+    """Whether SAELens's outputs equal those in the folder."""
     expected = load_file(folder / "expected.safetensors")
     sae = SAE.load_from_disk(folder)
     with torch.no_grad():

@@ -382,14 +382,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="texts written at once")
     parser.add_argument("--part", default="0/1", help="which of how many processes this is")
     parser.add_argument("--stop-after", type=int, help="so many batches only")
-    said = parser.parse_args()
-    if said.what == "finish":
-        finish(said.out)
-    elif said.what == "write":
-        which, of = map(int, said.part.split("/"))
-        write(said.out, said.count, said.batch, (which, of), said.stop_after)
+    settings = parser.parse_args()
+    if settings.what == "finish":
+        finish(settings.out)
+    elif settings.what == "write":
+        which, of = map(int, settings.part.split("/"))
+        write(settings.out, settings.count, settings.batch, (which, of), settings.stop_after)
     else:
-        batches = plan(said.count, said.batch)
+        batches = plan(settings.count, settings.batch)
         for row in batches[0]:
             print(row["seed"], row["kind"], "|", row["prompt"])
         print(

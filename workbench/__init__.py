@@ -26,7 +26,7 @@ from workbench.core.errors import WorkbenchError as WorkbenchError
 from workbench.corpus import Corpus as Corpus
 from workbench.dictionaries.codebook import Codebook as Codebook
 from workbench.dictionaries.features import Feature as Feature
-from workbench.dictionaries.protocol import load_dictionary as load_dictionary
+from workbench.dictionaries.loading import load_dictionary as load_dictionary
 from workbench.dictionaries.topk import TopKSAE as TopKSAE
 from workbench.index import build_index as build_index
 from workbench.index import open_index as open_index

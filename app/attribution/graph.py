@@ -1,4 +1,4 @@
-"""The picture of a graph, which node of it is open, which ones are pinned, and the graph as a file."""
+"""The figure of a graph, its open and pinned nodes, and the graph as a file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from attribution import node as attribution_node
-from attribution.asked import CHART, NODE, PINS, Asked, named
 from shared import dictionaries, session
 
-from workbench.figures.common import visible
+from attribution import node as attribution_node
+from attribution.request import CHART, NODE, PINS, AttributionRequest, named
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.attribution import Graph
@@ -24,9 +24,9 @@ FIRST = ["latent", "embedding", "error"]
 """The kinds that are shown at first."""
 
 
-def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
-    """The graph, as far as people want to see it, and the node that they chose."""
-    _belongs(asked)
+def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> None:
+    """Draw the most influential part of the graph, and the chosen node."""
+    _belongs(request)
     pins: list[int] = st.session_state[PINS]
     known = {node.id for node in whole.nodes}
     pins[:] = [id for id in pins if id in known]
@@ -64,8 +64,8 @@ def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
         config={"displayModeBar": False},
     )
     st.caption(
-        "Each column is a token of the prompt, each line a layer. A node is as large as its influence, an edge as wide "
-        "as its weight; green adds, red takes away. Click a node, or choose it here."
+        "Each column is a token of the prompt, each row a layer. A node's size is its influence, an edge's width its "
+        "weight; green adds, red subtracts. Click a node, or choose it here."
     )
     ids = [node.id for node in sorted(graph.nodes, key=lambda node: -node.influence)]
     if chosen not in ids:
@@ -79,21 +79,21 @@ def show(model: LanguageModel, asked: Asked, whole: Graph) -> None:
         args=(whole,),
     )
     if chosen is not None:
-        attribution_node.show(model, asked, whole, graph, graph.node(chosen))
-    attribution_node.measure(model, asked, whole)
+        attribution_node.show(model, request, whole, graph, graph.node(chosen))
+    attribution_node.measure(model, request, whole)
     _files(graph, pins)
 
 
-def _belongs(asked: Asked) -> None:
-    """Nodes that were chosen and pinned belong to one graph."""
-    if st.session_state.get("attribution of") != asked.key:
-        st.session_state["attribution of"] = asked.key
+def _belongs(request: AttributionRequest) -> None:
+    """Clear the chosen and pinned nodes when the graph changes."""
+    if st.session_state.get("attribution of") != request.key:
+        st.session_state["attribution of"] = request.key
         st.session_state[PINS] = []
         st.session_state[NODE] = None
 
 
 def _picked(whole: Graph) -> None:
-    """A click on the picture."""
+    """Open the node that was clicked in the figure."""
     points: list[Any] = st.session_state[CHART]["selection"]["points"]
     ids = [point["customdata"] for point in points if "customdata" in point]
     ids = [id[0] if isinstance(id, list) else id for id in ids]
@@ -110,8 +110,8 @@ def _opened(whole: Graph) -> None:
 
 
 def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
-    """What latents are called, or most active on, where their dictionary has an index."""
-    found: dict[int, str] = {}
+    """By node: a latent's label, or the tokens it is most active on, where its dictionary has an index."""
+    words: dict[int, str] = {}
     names = {node.feature.dictionary for node in graph.nodes if node.feature is not None}
     known = {one.name: one for one in dictionaries.fitting(model) if one.name in names}
     for name, one in known.items():
@@ -121,15 +121,15 @@ def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
         remarks = index.remarks()
         for node in graph.nodes:
             if node.feature is not None and node.feature.dictionary == name:
-                said = remarks.get(node.feature.index)
+                remark = remarks.get(node.feature.index)
                 active, promoted = dictionaries.latent_tokens(index, node.feature.index)
-                label = said.label if said else ""
-                found[node.id] = label or ", ".join(map(visible, active or promoted))
-    return found
+                label = remark.label if remark else ""
+                words[node.id] = label or ", ".join(map(visible, active or promoted))
+    return words
 
 
 def _files(graph: Graph, pins: list[int]) -> None:
-    from workbench.attribution.graph_json import to_json, to_neuronpedia
+    from workbench.attribution import to_json, to_neuronpedia
 
     with st.container(horizontal=True):
         st.download_button(

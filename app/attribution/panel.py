@@ -1,4 +1,4 @@
-"""An attribution graph on the page: what is asked, the tracing, and what came of it."""
+"""An attribution graph on the page: the tracing, its numbers, and the graph."""
 
 from __future__ import annotations
 
@@ -7,89 +7,89 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-from attribution import graph as attribution_graph
-from attribution.asked import Asked, Found, load
 from shared import background, snippets
 from shared.tokens import plain
 
-from workbench.figures.common import visible
+from attribution import graph as attribution_graph
+from attribution.request import AttributionOutcome, AttributionRequest, load
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 KEPT = 0.98
-"""Share of the influence whose nodes and edges are kept for the page."""
+"""Share of the influence whose nodes and edges the page keeps."""
 MEANINGS = {
     "latent": ("latents not traced further", "Latents whose own sources were not traced."),
-    "mlp": ("other MLPs", "What MLPs write that have no transcoder."),
-    "error": ("errors", "What MLPs write and their transcoders do not explain."),
-    "embedding": ("embeddings", "The tokens themselves."),
-    "bias": ("biases", "What is the same on every prompt."),
+    "mlp": ("other MLPs", "The outputs of MLPs without a transcoder."),
+    "error": ("errors", "The part of MLPs' outputs that their transcoders do not explain."),
+    "embedding": ("embeddings", "The tokens' embeddings."),
+    "bias": ("biases", "The part that is the same on every prompt."),
 }
 
 
-def begin(model: LanguageModel, asked: Asked) -> None:
-    """Start tracing, if that has not been done."""
-    task = caching.task(asked.key)
+def begin(model: LanguageModel, request: AttributionRequest) -> None:
+    """Start the tracing, unless it goes on or has ended with a result."""
+    task = caching.task(request.key)
     if task is not None and not task.failed and not task.stopping:
         return
-    if asked.other and not asked.token:
-        raise ValueError("Name the token whose logit is explained, too, not only the one that is taken off.")
-    loaded = load(model, asked)
+    if request.other and not request.token:
+        raise ValueError("Name the token whose logit is explained, too, not only the one that is subtracted.")
+    loaded = load(model, request)
 
-    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Found:
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> AttributionOutcome:
         import workbench as wb
 
         graph = wb.attribute(
             model,
             loaded,
-            asked.prompt,
-            asked.target,
-            max_latents=asked.latents,
-            mlps=asked.mlps,  # type: ignore[arg-type]
+            request.prompt,
+            request.target,
+            max_latents=request.latents,
+            mlps=request.mlps,  # type: ignore[arg-type]
             progress=tell,
             cancel=cancelled,
         )
-        return Found(graph.prune(KEPT, KEPT), max(graph.completeness()), len(graph.rows) - 1)
+        return AttributionOutcome(graph.prune(KEPT, KEPT), max(graph.completeness()), len(graph.rows) - 1)
 
-    caching.begin(asked.key, "Tracing", work, asked)
+    caching.begin(request.key, "Tracing", work, request)
 
 
-def show(model: LanguageModel, asked: Asked) -> None:
-    """How far the tracing is, or the graph."""
-    task = caching.task(asked.key)
+def show(model: LanguageModel, request: AttributionRequest) -> None:
+    """Draw the progress of the tracing, or the graph."""
+    task = caching.task(request.key)
     if task is None:
         return
     if not task.done:
-        background.follow(asked.key)
+        background.follow(request.key)
         return
     if task.failed:
-        background.show_failure(asked.key)
+        background.show_failure(request.key)
         return
-    found: Found = task.result()
+    outcome: AttributionOutcome = task.result()
     if task.stopping:
-        st.caption(":material/pause: Stopped early: fewer latents were traced than was asked for.")
-    _numbers(found)
-    attribution_graph.show(model, asked, found.graph)
-    snippets.show(snippets.attribution(asked))
+        st.caption(":material/pause: Stopped early: fewer latents were traced than requested.")
+    _numbers(outcome)
+    attribution_graph.show(model, request, outcome.graph)
+    snippets.show(snippets.attribution(request))
 
 
-def _numbers(found: Found) -> None:
-    """The target, and where the influence on it comes from in the end."""
-    graph = found.graph
+def _numbers(outcome: AttributionOutcome) -> None:
+    """Draw the target, and the kinds of nodes that the influence on it starts from."""
+    graph = outcome.graph
     explained, traced, exact = st.columns([3, 1, 1])
     explained.metric(
         plain(f"Logit of {visible(graph.target.label)}"),
         f"{graph.target.value:.3f}",
         help="Less the mean over all tokens, or the difference of two tokens.",
     )
-    traced.metric("Latents traced", f"{found.traced:,}", help="Latents whose own sources are in the graph.")
+    traced.metric("Latents traced", f"{outcome.traced:,}", help="Latents whose own sources are in the graph.")
     exact.metric(
         "Largest error of a sum",
-        f"{found.completeness:.1e}",
-        help="Relative difference between what a node read in the model and the sum of all its sources.",
+        f"{outcome.completeness:.1e}",
+        help="Relative difference between a node's input in the model and the sum of all its sources.",
     )
-    said = ", ".join(
+    shares = ", ".join(
         f"{MEANINGS[kind][0]} {share:.0%}" for kind, share in graph.shares.items() if kind in MEANINGS and share >= 5e-3
     )
-    st.caption(plain(f"Where the influence on it comes from in the end: {said}."))
+    st.caption(plain(f"Sources of the influence on it: {shares}."))

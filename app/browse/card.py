@@ -1,4 +1,4 @@
-"""The neuron card: what one neuron reads and writes, and which ones are like it."""
+"""The neuron card: the tokens that a neuron promotes and suppresses, and the neurons most similar to it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-from shared import session, snippets
+from shared import pages, session, snippets
 from shared.tokens import plain
 
 from workbench import Feature, figures
-from workbench.interventions.kinds import dictionary_of
+from workbench.core.text import visible
+from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 TOP, NEAR = 10, 8
-SITES = {"gate": "looks for", "up": "looks for", "post": "writes"}
+SITES = {"gate": "reads", "up": "reads", "post": "writes"}
 
 
 def show(model: LanguageModel, text: str) -> None:
-    """The card of the feature called `text`; raises `FeatureError` if the model has no such neuron."""
+    """Draw the card of a neuron, given its feature id; raises `FeatureError` if the model has no such neuron."""
     feature = Feature.parse(text)
     dictionary_of(model, feature)
     words = feature.dictionary.split(".")
@@ -56,13 +57,13 @@ def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None
         excess.metric(
             "Above chance",
             f"{hit.excess:.1f} σ",
-            help="How far its top score lies above that of random directions of the same length, in their standard "
+            help="Its top score less the mean top score of random directions of the same length, in their standard "
             "deviations.",
         )
     with actions.container(horizontal=True, horizontal_alignment="right"):
         if st.button("Steer this neuron", type="primary", icon=":material/tune:", key="steer this"):
             st.session_state.pop("linked", None)
-            st.switch_page(session.STEER, query_params={"feature": str(feature)})
+            st.switch_page(pages.script("steer"), query_params={"feature": str(feature)})
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
 
 
@@ -72,12 +73,12 @@ def _bars(tokens: list[tuple[str, float, float]], colour: str, key: str) -> None
 
 
 def _siblings(model: LanguageModel, layer: int, index: int, own: str) -> None:
-    st.markdown("**What its own weights say**")
-    st.caption("gate opens the neuron, up scales it; post is their product, which it writes through its down weights.")
+    st.markdown("**The same neuron by each of its weights**")
+    st.caption("gate opens the neuron, up scales it; post is their product, which the down weights write.")
     for site in model.network.neuron_sites:
         sibling = f"neurons.{layer}.{site}:{index}"
         st.page_link(
-            session.BROWSE,
+            pages.script("browse"),
             label=f"**{site}** {SITES[site]} {_tokens(model, sibling)}",
             query_params={"feature": sibling},
             icon=":material/radio_button_checked:" if site == own else ":material/radio_button_unchecked:",
@@ -89,7 +90,7 @@ def _neighbours(model: LanguageModel, text: str) -> None:
     st.caption("Of the same site in any layer, by the cosine of their weights.")
     for other, cosine in caching.neighbours(model, text, NEAR):
         st.page_link(
-            session.BROWSE,
+            pages.script("browse"),
             label=f"**{cosine:.2f}** {plain(other)} {_tokens(model, str(other))}",
             query_params={"feature": str(other)},
             icon="",
@@ -98,4 +99,4 @@ def _neighbours(model: LanguageModel, text: str) -> None:
 
 def _tokens(model: LanguageModel, feature: str, count: int = 4) -> str:
     reading = caching.reading(model, feature, top=TOP)
-    return ", ".join(plain(figures.visible(token)) for token, _, _ in reading.promoted[:count])
+    return ", ".join(plain(visible(token)) for token, _, _ in reading.promoted[:count])

@@ -1,4 +1,4 @@
-"""What fires on a text: the text tinted by its strongest features, and the features of each token."""
+"""The active features of a text: the text tinted by them, and the features of each token in a table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
-from shared import dictionaries, session, snippets
+from shared import dictionaries, pages, session, snippets
 from shared.dictionaries import Known
 from shared.tokens import show_strengths
 
 from workbench import Feature
-from workbench.figures.common import visible
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.measures.firing import Fired
@@ -25,13 +25,18 @@ ALL = "the strongest feature"
 
 @dataclass(frozen=True)
 class Reading:
-    """A text that was read, with what was asked."""
+    """A text with its settings and the active features of its tokens."""
 
     source: str
     text: str
     names: tuple[str, ...]
     top: int
     tokens: list[Fired]
+
+    @property
+    def settings(self) -> tuple[str, str, tuple[str, ...], int]:
+        """The source, the text, the dictionaries' names, and the number of features per token."""
+        return self.source, self.text, self.names, self.top
 
 
 def words(model: LanguageModel, known: dict[str, Known], feature: Feature) -> tuple[str, str]:
@@ -46,7 +51,7 @@ def words(model: LanguageModel, known: dict[str, Known], feature: Feature) -> tu
 
 
 def _remarks(index: object) -> dict:
-    """The remarks of an index, read once for each run of the page."""
+    """The remarks of an index, read once in each run of the page."""
     kept = st.session_state["remarks"]
     if id(index) not in kept:
         kept[id(index)] = index.remarks()  # type: ignore[attr-defined]
@@ -54,7 +59,7 @@ def _remarks(index: object) -> dict:
 
 
 def show(model: LanguageModel, reading: Reading) -> None:
-    """The text and its features."""
+    """Draw the tinted text and the table of its features."""
     st.session_state["remarks"] = {}
     known = {one.name: one for one in dictionaries.fitting(model)}
     features = _strongest(reading.tokens)
@@ -72,11 +77,11 @@ def show(model: LanguageModel, reading: Reading) -> None:
         format_func=lambda place: "all tokens" if place is None else f"{place}  {visible(reading.tokens[place].text)}",
         key="inspected token",
     )
-    values, said = _tints(reading.tokens, chosen)
+    values, labels = _tints(reading.tokens, chosen)
     with st.container(border=True):
-        show_strengths([one.text for one in reading.tokens], values, said, _least(values) if chosen == ALL else 0.0)
+        show_strengths([one.text for one in reading.tokens], values, labels, _least(values) if chosen == ALL else 0.0)
     st.caption(
-        "Colour: how active the feature is on each token, the strongest here darkest. Point at a token for its value; "
+        "Colour: the feature's value on each token; the highest here is darkest. Point at a token for its value; "
         "dots are spaces."
     )
     if chosen != ALL and st.button("Open its card", icon=":material/open_in_new:", key="open coloured"):
@@ -87,7 +92,7 @@ def show(model: LanguageModel, reading: Reading) -> None:
 
 
 def _strongest(tokens: Sequence[Fired]) -> list[Feature]:
-    """The features with the highest values anywhere in the text, highest first."""
+    """The 200 features with the highest values in the text, highest first."""
     best: dict[Feature, float] = {}
     for token in tokens:
         for feature, value in zip(token.features, token.values, strict=True):
@@ -102,26 +107,26 @@ def _named(model: LanguageModel, known: dict[str, Known], feature: Feature) -> s
 
 
 def _tints(tokens: Sequence[Fired], chosen: object) -> tuple[list[float], list[str]]:
-    """For each token a value, and what is said of it."""
-    values, said = [], []
+    """For each token a value, and the label that shows on hover."""
+    values, labels = [], []
     for token in tokens:
         pairs = zip(token.features, token.values, strict=True)
         of = [(value, feature) for feature, value in pairs if chosen in (ALL, feature)]
         value, feature = max(of, key=lambda pair: pair[0]) if of else (0.0, None)
         values.append(value)
-        said.append(f"{feature}  {value:.3g}" if feature else "")
-    return values, said
+        labels.append(f"{feature}  {value:.3g}" if feature else "")
+    return values, labels
 
 
 def _least(values: Sequence[float]) -> float:
-    """The value of the weakest colour where some feature is active on every token."""
+    """The value without a colour: a little below the lowest, which is above 0 where every token has a feature."""
     return 0.9 * min(values, default=0.0)
 
 
 def _table(
     model: LanguageModel, tokens: Sequence[Fired], known: dict[str, Known], chosen: object, where: int | None
 ) -> None:
-    """All features of all tokens, or of one; a chosen row opens its card."""
+    """Draw the features of all tokens, or of one; a chosen row opens its card."""
     rows = [
         (place, token.text, feature, value)
         for place, token in enumerate(tokens)
@@ -156,7 +161,7 @@ def _table(
             "value": st.column_config.ProgressColumn(
                 "Value", format="%.3g", min_value=0.0, max_value=float(frame["value"].max()), width=130
             ),
-            "label": st.column_config.TextColumn("Label", width=180, help="What people call it."),
+            "label": st.column_config.TextColumn("Label", width=180, help="The label that was written for it."),
             "active": st.column_config.TextColumn("Most active on", width=300, help="In the dictionary's index."),
         },
         on_select="rerun",
@@ -170,4 +175,4 @@ def _table(
 
 def _go(feature: str) -> None:
     session.open_feature(feature)
-    st.switch_page(session.BROWSE, query_params={"feature": feature})
+    st.switch_page(pages.script("browse"), query_params={"feature": feature})

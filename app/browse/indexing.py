@@ -1,4 +1,4 @@
-"""A dictionary without a feature index: what that is, and a button that builds it."""
+"""A dictionary without a feature index: an explanation, and the button that builds the index."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TOKENS = 100_000
 
 
 def show(model: LanguageModel, one: Known) -> None:
-    """What to do about it."""
+    """Draw the explanation and the button."""
     st.markdown(f"**{plain(one.title)} has no index yet**, so its {one.noun}s can't be searched and have no examples.")
     st.caption(
-        f"Building one runs the model once over some texts and notes which {one.noun}s are active where. "
-        "It can be stopped, and goes on later where it stopped."
+        f"Building one runs the model once over some texts and records which {one.noun}s are active where. "
+        "It can be stopped and resumed."
     )
     begin(model, one)
 
 
 def begin(model: LanguageModel, one: Known) -> None:
-    """The settings and the button; or how far the building is."""
+    """Draw the settings and the button, or the progress of the building."""
     key = key_of(one)
     task = caching.task(key)
     if task is not None and not task.done:
@@ -39,7 +39,7 @@ def begin(model: LanguageModel, one: Known) -> None:
         st.rerun()
     background.show_failure(key)
     if task is not None and task.stopping:
-        st.info("Building was stopped. With the same settings it goes on where it stopped.", icon=":material/pause:")
+        st.info("Building was stopped. With the same settings it resumes where it stopped.", icon=":material/pause:")
     texts, count, button = st.columns([3, 2, 2], vertical_alignment="bottom")
     corpus = corpora.choose("index corpus", texts, first=[corpora.WALKS] if session.machine_of(model) else [])
     tokens = int(
@@ -51,7 +51,7 @@ def begin(model: LanguageModel, one: Known) -> None:
             10_000,
             key="index tokens",
             persist_state="session",
-            help=f"More tokens give rarer {one.noun}s their examples. 100,000 take a few minutes.",
+            help=f"More tokens give examples to rarer {one.noun}s. 100,000 take a few minutes.",
         )
     )
     if button.button("Build the index", type="primary", icon=":material/database:", key="build index"):
@@ -61,7 +61,7 @@ def begin(model: LanguageModel, one: Known) -> None:
 
 
 def key_of(one: Known) -> tuple[str, ...]:
-    """Names the building of a dictionary's index."""
+    """The key of the task that builds a dictionary's index."""
     return ("index", one.folder)
 
 

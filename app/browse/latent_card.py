@@ -1,27 +1,28 @@
-"""The card of a dictionary's latent: what it is active on, what it writes, and which ones are like it."""
+"""The card of a dictionary's latent: its examples, the tokens it promotes, and the latents most similar to it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from browse import remarks
-from shared import dictionaries, session, snippets
+from shared import dictionaries, pages, session, snippets
 from shared.dictionaries import Known
 from shared.tokens import plain, show_examples
 
+from browse import remarks
 from workbench import Feature, figures
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.index import FeatureCard, FeatureIndex
     from workbench.model import LanguageModel
 
 SHOWN, MORE = 8, 20
-"""Examples in sight, and at most."""
+"""The numbers of examples shown at first, and at most."""
 
 
 def show(model: LanguageModel, text: str) -> None:
-    """The card of the latent called `text`; raises one of the package's errors if there is none."""
+    """Draw the card of a latent, given its feature id; raises an error of the package if there is none."""
     feature = dictionaries.feature(model, text)
     one = dictionaries.called(model, feature.dictionary)
     index = dictionaries.usable_index(model, one)
@@ -29,7 +30,7 @@ def show(model: LanguageModel, text: str) -> None:
         card = index.feature(feature.index) if index else None
         _head(feature, one, card)
         if index is None or card is None:
-            st.caption("Its examples, tokens and neighbours will be here once the dictionary has an index.")
+            st.caption("Its examples, tokens and neighbours show here once the dictionary has an index.")
             return
         remarks.show(one, index, feature.index)
         if card.active == 0:
@@ -53,7 +54,7 @@ def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
     with actions.container(horizontal=True, horizontal_alignment="right"):
         if st.button(f"Steer this {one.noun}", type="primary", icon=":material/tune:", key="steer this"):
             st.session_state.pop("linked", None)
-            st.switch_page(session.STEER, query_params={"feature": str(feature)})
+            st.switch_page(pages.script("steer"), query_params={"feature": str(feature)})
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
 
 
@@ -71,7 +72,7 @@ def _examples(card: FeatureCard) -> None:
             st.caption(f"From the {_part(low)} quarter of its values")
             show_examples([one for one in card.quantile_examples if one.band == (low, high)], card.highest)
     with histogram:
-        st.caption(f"How often it has which value, over the {card.active:,} tokens on which it is active.")
+        st.caption(f"The distribution of its values over the {card.active:,} tokens on which it is active.")
         figure = figures.activation_histogram(card.histogram.edges, card.histogram.counts)
         st.plotly_chart(figure, theme=None, key="histogram", config={"displayModeBar": False})
 
@@ -94,7 +95,7 @@ def _words(card: FeatureCard) -> None:
                 [one.token for one in tokens], [abs(one.score) for one in tokens], colour=colour
             )
             st.plotly_chart(figure, theme=None, key=f"latent {name}", config={"displayModeBar": False})
-    st.caption("Bar: what one unit of the latent adds to the token's score, before the final norm's division.")
+    st.caption("Bar: the amount that one unit of the latent adds to the token's score, before the final norm divides.")
 
 
 def _relations(one: Known, index: FeatureIndex, card: FeatureCard) -> None:
@@ -106,16 +107,16 @@ def _relations(one: Known, index: FeatureIndex, card: FeatureCard) -> None:
             _link(one, index, near.index, f"{near.cosine:.2f}", near.label)
     with right:
         st.markdown("**Active together**")
-        st.caption(f"On which share of this {one.noun}'s tokens the other is active too.")
+        st.caption(f"The share of this {one.noun}'s tokens on which the other is active too.")
         for partner in card.cofiring:
             _link(one, index, partner.index, f"{partner.share:.0%}", partner.label)
 
 
 def _link(one: Known, index: FeatureIndex, latent: int, number: str, label: str) -> None:
     active, promoted = dictionaries.latent_tokens(index, latent)
-    words = label or ", ".join(map(figures.visible, active or promoted))
+    words = label or ", ".join(map(visible, active or promoted))
     st.page_link(
-        session.BROWSE,
+        pages.script("browse"),
         label=f"**{number}** {latent} {plain(words)}",
         query_params={"feature": f"{one.name}:{latent}"},
         icon="",

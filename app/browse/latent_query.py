@@ -1,4 +1,4 @@
-"""What to look for among the latents of a dictionary: the search box and its settings."""
+"""The query for the latents of a dictionary: the search box and its settings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ HINTS = {
     TOKEN: (" dog", "One token, exactly, with its space; among the most active or promoted ones."),
     REGEX: (
         "New (York)",
-        "Latents that tell the matches in the index's texts from all else. The start of the first group, or of the "
-        "match, marks a token.",
+        "Latents that separate the matches in the index's texts from all else. The start of the first group, or of "
+        "the match, marks a token.",
     ),
 }
 ORDERS = {"f1": "both (F1)", "precision": "precision", "recall": "recall"}
@@ -25,7 +25,7 @@ LIMIT = 200
 
 @dataclass(frozen=True)
 class LatentQuery:
-    """What is looked for."""
+    """A query for latents."""
 
     text: str
     mode: str
@@ -37,26 +37,26 @@ class LatentQuery:
 
     @property
     def regex(self) -> bool:
-        """Whether scores of a regular expression will be shown."""
+        """Whether the hits have scores of a regular expression."""
         return self.mode == REGEX and bool(self.text)
 
     def how(self) -> dict[str, Any]:
-        """The arguments of `FeatureIndex.search`; those that have their usual value are left out."""
-        said: dict[str, Any] = {}
+        """The keyword arguments of `FeatureIndex.search`, without those at their usual value."""
+        arguments: dict[str, Any] = {}
         if self.text.strip():
-            said[{WORDS: "text", TOKEN: "token", REGEX: "regex"}[self.mode]] = self.text
+            arguments[{WORDS: "text", TOKEN: "token", REGEX: "regex"}[self.mode]] = self.text
         if self.starred:
-            said["starred"] = True
+            arguments["starred"] = True
         if self.density != (0.0, 1.0):
-            said["density"] = self.density
+            arguments["density"] = self.density
         if self.regex:
             usual = {"order": "f1", "min_precision": 0.0, "min_recall": 0.01}
-            said |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
-        return said | {"limit": LIMIT}
+            arguments |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        return arguments | {"limit": LIMIT}
 
 
 def ask(noun: str) -> LatentQuery:
-    """The widgets, for features called so; what they say now."""
+    """Draw the widgets, for features called by `noun`; returns their query."""
     box, how, more = st.columns([4, 3, 1.2], vertical_alignment="bottom")
     mode = how.segmented_control(
         "Look for",

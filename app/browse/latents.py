@@ -1,4 +1,4 @@
-"""The search over the latents of a dictionary, and the table of what was found."""
+"""The search over the latents of a dictionary, and the table of its hits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
-from browse import latent_query
-from browse.latent_query import LIMIT, LatentQuery
 from shared import dictionaries, session, snippets
 from shared.dictionaries import Known
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
-from workbench.figures.common import visible
+from browse import latent_query
+from browse.latent_query import LIMIT, LatentQuery
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.index import FeatureHit
@@ -25,7 +25,7 @@ SHOWN_TOKENS = 6
 
 
 def show(model: LanguageModel, one: Known) -> None:
-    """Search box and results of a dictionary with an index."""
+    """Draw the search box and the hits of a dictionary with an index."""
     st.session_state["whole page"] = True
     try:
         _panel(model, one)
@@ -35,22 +35,22 @@ def show(model: LanguageModel, one: Known) -> None:
 
 @st.fragment
 def _panel(model: LanguageModel, one: Known) -> None:
-    """A search draws only this part of the page anew."""
+    """The part of the page that a search redraws."""
     query = latent_query.ask(one.noun)
     if st.session_state.pop("opened", False) and not st.session_state["whole page"]:
-        st.rerun()  # there is a card to be drawn
+        st.rerun()  # a card is to be drawn
     with one_sentence():
         index = dictionaries.open_index(model, one)
         if index is None:
             st.rerun()
         hits = index.search(**query.how())
-        st.markdown(_said(query, hits, index.n_tokens, one.noun))
+        st.markdown(_summary(query, hits, index.n_tokens, one.noun))
         if hits:
             _show_table(one, hits, query)
         snippets.show(snippets.latent_search(one.folder, query.how()))
 
 
-def _said(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int, noun: str) -> str:
+def _summary(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int, noun: str) -> str:
     count = f"The first {LIMIT} {noun}s" if len(hits) == LIMIT else f"{len(hits)} {noun}{'s' if len(hits) != 1 else ''}"
     if not query.text.strip():
         which = "with a star, the most often active first" if query.starred else "the most often active first"
@@ -62,7 +62,7 @@ def _said(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int, noun: s
 
 
 def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> None:
-    """The hits; a chosen row opens its latent."""
+    """Draw the hits; a chosen row opens its latent."""
     wide = 190 if query.regex else 265
     columns: dict[str, tuple[list, object]] = {
         "latent": (
@@ -71,7 +71,7 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
         ),
         "label": (
             [("★ " if hit.starred else "") + hit.label for hit in hits],
-            st.column_config.TextColumn("Label", width=160, help="What people call it."),
+            st.column_config.TextColumn("Label", width=160, help="The label that was written for it."),
         ),
         "active": (
             [[visible(token) for token in hit.activating[:SHOWN_TOKENS]] for hit in hits],
@@ -86,7 +86,7 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
         "density": (
             [100 * hit.density for hit in hits],
             st.column_config.NumberColumn(
-                "Active", format="%.3g%%", width=70, help="On which share of all tokens it is active."
+                "Active", format="%.3g%%", width=70, help="The share of all tokens on which it is active."
             ),
         ),
         "highest": (
@@ -116,7 +116,7 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
     st.caption(
         "The box in front of a row opens its card."
         + (
-            " Some of the precisions and recalls are estimates: the index keeps only a part of these latents' tokens."
+            " Some of the precisions and recalls are estimates: the index keeps only part of these latents' tokens."
             if estimated
             else ""
         )

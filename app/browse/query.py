@@ -1,4 +1,4 @@
-"""What to look for among all neurons: the search box and its settings."""
+"""The query for neurons: the search box and its settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCALES = {"raw": "raw", "unit": "unit length", "norm": "through the final norm"}
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for."""
+    """A query for neurons."""
 
     text: str
     where: str
@@ -34,7 +34,7 @@ class Query:
     max_rank: int | None
 
     def how(self) -> dict[str, Any]:
-        """The settings of `NeuronTable.search`."""
+        """The keyword arguments of `NeuronTable.search`."""
         return {
             "match": self.match,
             "sign": self.sign,
@@ -45,7 +45,7 @@ class Query:
 
 
 def chosen_table(model: LanguageModel) -> tuple[str, str]:
-    """Weights and scale that are chosen at the moment."""
+    """The weights and the scale that are chosen now."""
     return st.session_state.get("weights") or _weights_of(model)[0], st.session_state.get("scale") or "raw"
 
 
@@ -54,7 +54,7 @@ def _weights_of(model: LanguageModel) -> list[str]:
 
 
 def ask(model: LanguageModel) -> Query:
-    """The widgets; what they say now."""
+    """Draw the widgets; returns their query."""
     box, where = st.columns([3, 2], vertical_alignment="bottom")
     text = box.text_input(
         "Search for a word",
@@ -80,7 +80,7 @@ def ask(model: LanguageModel) -> Query:
             "Weights",
             WEIGHTS,
             "weights",
-            "**gate** and **up** are what a neuron looks for in the model's state; **down** is what it writes into it.",
+            "**gate** and **up** read the residual stream; **down** writes into it.",
             options=_weights_of(model),
         )
         sign = _choice(
@@ -90,7 +90,7 @@ def ask(model: LanguageModel) -> Query:
             "Match",
             MATCHES,
             "match",
-            "**any form** ignores case and the space in front; **exactly** wants the very token, ␣dog with its space.",
+            "**any form** ignores case and the leading space; **exactly** takes one token, ␣dog with its space.",
             disabled=place == HIGHEST,
         )
         with st.popover("Filters", icon=":material/filter_list:"):
@@ -98,7 +98,7 @@ def ask(model: LanguageModel) -> Query:
                 "Scale of the weights",
                 SCALES,
                 "scale",
-                "As they are; each neuron's divided by its length; or sent through the model's final norm.",
+                "As they are; each neuron's divided by its length; or passed through the model's final norm.",
             )
             last = model.network.n_layers - 1
             low, high = st.slider("Layers", 0, last, (0, last), key="layers", persist_state="session")

@@ -1,4 +1,4 @@
-"""What people write about a latent: a label, a note, a star. Each is on disk as soon as it is typed."""
+"""The remarks on a latent: a label, a note, a star. Each is written to disk as it is typed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @st.fragment
 def show(one: Known, index: FeatureIndex, latent: int) -> None:
-    """The editor; typing draws only this part of the page anew."""
-    said = index.remarks().get(latent)
-    start = {"label": said.label if said else "", "note": said.note if said else ""}
-    starred = bool(said and said.starred)
+    """Draw the editor; typing redraws only this part of the page."""
+    remark = index.remarks().get(latent)
+    start = {"label": remark.label if remark else "", "note": remark.note if remark else ""}
+    starred = bool(remark and remark.starred)
     keys = {name: f"{name} of {one.name}:{latent}" for name in (*start, "star")}
     for name, text in start.items():
         if st.session_state.get(keys[name], "") != text:
-            st.session_state[keys[name]] = text  # somebody else wrote it
+            st.session_state[keys[name]] = text  # another session wrote it
     if st.session_state.get(keys["star"], False) != starred:
         st.session_state[keys["star"]] = starred
     label, note, star = st.columns([3, 5, 1.2], vertical_alignment="bottom")
@@ -41,7 +41,7 @@ def show(one: Known, index: FeatureIndex, latent: int) -> None:
 
 
 def _save(index: FeatureIndex, latent: int, name: str, key: str) -> None:
-    """Write one field, at once."""
+    """Write one field to the index."""
     try:
         {"label": index.label, "note": index.note, "star": index.star}[name](latent, st.session_state[key])
     except ValueError as error:

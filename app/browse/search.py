@@ -1,4 +1,4 @@
-"""The search over all neurons: what to look for, and the table of what was found."""
+"""The search over all neurons, and the table of its hits."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 import caching
 import pandas as pd
 import streamlit as st
-from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
 from caching import TOP_K, Stopped
 from shared import session, snippets
 from shared.sample import knows
 from shared.tokens import plain
 from shared.waiting import begin_again, one_sentence, wait_for, was_stopped
 
-from workbench.figures.common import visible
+from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
     from workbench.neurons import NeuronTable
-    from workbench.neurons.unembedding import Hit
+    from workbench.neurons.table import Hit
 
 EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves", "yesterday"]
 ROWS_SHOWN, LIMIT, STRONGEST = 10, 200, 50
 AT_ONCE = 1.5
-"""Seconds that a table may take without the page saying so: one that is kept on disk takes less."""
+"""Seconds to wait for a table before the page shows progress; one from the disk takes less."""
 
 
 def show(model: LanguageModel) -> None:
-    """Search box and results, and the decoding of the neurons where it has not been done yet."""
+    """Draw the search box and its hits; decode the neurons first where no table is cached."""
     weights, scale = chosen_table(model)
     what = f"Decoding the {weights} weights, {SCALES[scale]}"
     if not was_stopped(what):
@@ -45,19 +45,19 @@ def show(model: LanguageModel) -> None:
 
 @st.fragment
 def _panel(model: LanguageModel) -> None:
-    """A search draws only this part of the page anew."""
+    """The part of the page that a search redraws."""
     query = ask(model)
     table = caching.decoded(model, query.weights, query.scale)
     opened = st.session_state.pop("opened", False)
     if (opened or table is None) and not st.session_state["whole page"]:
-        st.rerun()  # there is a card to be drawn, or a table to be waited for
+        st.rerun()  # a card is to be drawn, or a table is to be decoded
     if table is not None:
         with one_sentence():
             _show_results(model, table, query)
 
 
 def _decode(model: LanguageModel, weights: str, scale: str, what: str) -> None:
-    """Wait for the table. Outside the fragment, since a fragment's own buttons can't interrupt the page around it."""
+    """Wait for the table, outside the fragment: a fragment's own buttons can't interrupt the page around it."""
     try:
         with one_sentence():
             wait_for(lambda: caching.decoding(model, weights, scale), what, may_stop=True)
@@ -86,18 +86,18 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
     if query.where == AMONG:
         st.markdown(
             f"No neuron has “{plain(word)}” among its {TOP_K} tokens of highest score "
-            "under these settings. These score it highest, at any rank:"
+            "under these settings. These neurons score it highest, at any rank:"
         )
     token = query.text if query.text.startswith(" ") or query.match == "exact" else f" {word}"
-    found = caching.strongest(model, token, query.weights, query.scale, STRONGEST)
+    best = caching.strongest(model, token, query.weights, query.scale, STRONGEST)
     first = visible(model.token_texts(model.to_tokens(token)[0, :1])[0])
     st.markdown(f"**The neurons whose {query.weights} weights score the token “{plain(first)}” highest.**")
-    _show_table([table.hit(table.row(feature)) for feature, _ in found], query, [score for _, score in found])
+    _show_table([table.hit(table.row(feature)) for feature, _ in best], query, [score for _, score in best])
     snippets.show(snippets.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))
 
 
 def most_specialised(table: NeuronTable, query: Query) -> list[Hit]:
-    """The neurons whose top token stands out most from what random directions score."""
+    """The neurons whose top score lies furthest above that of random directions, best first."""
     order = (-table.excess[0 if query.sign == 1 else 1]).argsort()
     hits = []
     for row in order:
@@ -136,7 +136,7 @@ def _search(word: str) -> None:
 
 
 def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | None = None) -> None:
-    """The hits; a chosen row opens its neuron."""
+    """Draw the hits; a chosen row opens its neuron."""
     frame = pd.DataFrame(
         {
             "neuron": [str(hit.feature) for hit in hits],
@@ -151,13 +151,13 @@ def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | Non
         "neuron": st.column_config.TextColumn("Neuron", help="dictionary.layer.site:index", width=150),
         "layer": st.column_config.NumberColumn("Layer", width=60),
         "tokens": st.column_config.ListColumn("Top tokens", help="Best first; ␣ is a space.", width=480),
-        "score": st.column_config.NumberColumn("Score", format="%.2f", width=70, help="Of the token looked for."),
+        "score": st.column_config.NumberColumn("Score", format="%.2f", width=70, help="Of the searched token."),
         "rank": st.column_config.NumberColumn("Rank", width=60, help="0: it is the neuron's top token."),
         "excess": st.column_config.NumberColumn(
             "Above chance",
             format="%.1f σ",
             width=110,
-            help="How far the neuron's top score lies above that of random directions of the same length, in their "
+            help="The neuron's top score less the mean top score of random directions of the same length, in their "
             "standard deviations.",
         ),
     }

@@ -1,4 +1,4 @@
-"""Two dictionaries' fidelity side by side: the settings, the measuring, and what came of it."""
+"""The fidelity of two dictionaries side by side: the request, the measurement, and its results."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 MEANINGS = {
     "loss_recovered": ("Loss recovered", "1: the model predicts as well as without it; 0: as with nothing."),
-    "fvu": ("Not explained (FVU)", "Share of the variance that it does not explain; 0 is perfect."),
-    "cosine": ("Cosine", "How alike activation and reconstruction are; 1 is perfect."),
-    "kl": ("KL", "How far the predictions move, in nats; 0 is perfect."),
-    "ce_spliced": ("Cross-entropy through it", "How surprised the model is by the texts, in nats per token."),
+    "fvu": ("Not explained (FVU)", "Fraction of the variance that it does not explain; 0 is perfect."),
+    "cosine": ("Cosine", "Cosine similarity of activation and reconstruction; 1 is perfect."),
+    "kl": ("KL", "KL divergence of the predictions, in nats; 0 is perfect."),
+    "ce_spliced": ("Cross-entropy through it", "Of the texts, in nats per token, with the dictionary spliced in."),
     "ce": ("Cross-entropy, plain", "The same without the dictionary."),
-    "ce_zero": ("Cross-entropy, zeroed", "The same with nothing in the activation's place."),
-    "l0": ("Active latents (L0)", "How many are active on a token; fewer are easier to read."),
+    "ce_zero": ("Cross-entropy, zeroed", "The same with zeros in place of the activation."),
+    "l0": ("Active latents (L0)", "Mean number active on a token; fewer are easier to read."),
 }
 
 
 @dataclass(frozen=True)
-class Asked:
-    """All that a comparison depends on."""
+class FidelityRequest:
+    """Everything that a comparison depends on."""
 
     source: str
     names: tuple[str, ...]
@@ -43,36 +43,36 @@ class Asked:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Names the measuring."""
+        """The key of the measurement's task."""
         return ("fidelity", self.source, *self.folders, self.corpus, str(self.tokens), self.stamp)
 
 
-def begin(model: LanguageModel, asked: Asked) -> None:
-    """Start measuring, if that has not been done."""
-    task = caching.task(asked.key)
+def begin(model: LanguageModel, request: FidelityRequest) -> None:
+    """Start the measurement, unless it goes on or has ended with a result."""
+    task = caching.task(request.key)
     if task is not None and not task.failed and not task.stopping:
         return
-    loaded = [dictionaries.load(model, dictionaries.called(model, folder)) for folder in asked.folders]
+    loaded = [dictionaries.load(model, dictionaries.called(model, folder)) for folder in request.folders]
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> list[Fidelity]:
         import workbench as wb
 
-        corpus = wb.Corpus.load(asked.corpus)
-        return wb.measures.measure_fidelities(model, loaded, corpus, asked.tokens, progress=tell, cancel=cancelled)
+        corpus = wb.Corpus.load(request.corpus)
+        return wb.measures.measure_fidelities(model, loaded, corpus, request.tokens, progress=tell, cancel=cancelled)
 
-    caching.begin(asked.key, "Measuring", work, asked)
+    caching.begin(request.key, "Measuring", work, request)
 
 
-def show(asked: Asked) -> None:
-    """How far the measuring is, or its results."""
-    task = caching.task(asked.key)
+def show(request: FidelityRequest) -> None:
+    """Draw the progress of the measurement, or its results."""
+    task = caching.task(request.key)
     if task is None:
         return
     if not task.done:
-        background.follow(asked.key)
+        background.follow(request.key)
         return
     if task.failed:
-        if not background.show_failure(asked.key):
+        if not background.show_failure(request.key):
             st.info("Stopped before anything was measured.", icon=":material/pause:")
         return
     results = task.result()
@@ -80,16 +80,16 @@ def show(asked: Asked) -> None:
     one = results[0]
     texts = f"{one.texts:,} texts" if one.texts > 1 else "one text"
     spans = (
-        "Points are what was measured, lines are 95% confidence intervals, from drawing the texts anew."
+        "Points are the measured values, lines 95% confidence intervals from a bootstrap over the texts."
         if one.texts > 1
         else "There are no confidence intervals for one text; take more."
     )
     st.caption(f"{stopped}Measured on {one.tokens:,} tokens of {texts}. {spans}")
-    names = [name.rsplit("/", 1)[-1] for name in asked.names]
+    names = [name.rsplit("/", 1)[-1] for name in request.names]
     figure = figures.fidelity_comparison(names, results)
     st.plotly_chart(figure, theme=None, key="fidelity", config={"displayModeBar": False})
     _table(names, results)
-    snippets.show(snippets.fidelity(asked.source, asked.folders, asked.corpus, asked.tokens))
+    snippets.show(snippets.fidelity(request.source, request.folders, request.corpus, request.tokens))
 
 
 def _table(names: Sequence[str], results: Sequence[Fidelity]) -> None:
@@ -100,7 +100,7 @@ def _table(names: Sequence[str], results: Sequence[Fidelity]) -> None:
             low, high = one.intervals[measure]
             row |= {f"value {number}": f"{getattr(one, measure):.4g}", f"span {number}": f"{low:.4g} to {high:.4g}"}
         rows.append(row | {"meaning": meaning})
-    dead = {"measure": "Dead latents", "meaning": "Share that is active on none of these tokens."}
+    dead = {"measure": "Dead latents", "meaning": "Fraction that is active on none of these tokens."}
     for number, one in enumerate(results):
         dead |= {f"value {number}": f"{one.dead:.1%}", f"span {number}": ""}
     rows.append(dead)
@@ -108,7 +108,7 @@ def _table(names: Sequence[str], results: Sequence[Fidelity]) -> None:
     for number, name in enumerate(names):
         config[f"value {number}"] = st.column_config.TextColumn(name, width=75)
         config[f"span {number}"] = st.column_config.TextColumn("95%", width=125)
-    config["meaning"] = st.column_config.TextColumn("What it says", width=420)
+    config["meaning"] = st.column_config.TextColumn("Meaning", width=420)
     st.dataframe(
         pd.DataFrame(rows), hide_index=True, column_config=config, column_order=list(config), height=35 * 10 + 3
     )

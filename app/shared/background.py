@@ -1,4 +1,4 @@
-"""Watching long work without waiting for it: the page goes on, and this part of it draws itself anew."""
+"""The progress of long work beside a page that stays usable: only this part is redrawn."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from shared.tokens import plain
 from shared.waiting import time_left
 
 EVERY = 1.0
-"""Seconds between looks."""
+"""Seconds between two draws."""
 
 
 def follow(key: tuple[str, ...], stop: str = "Stop") -> None:
-    """The bar of a task that goes on, with a button to stop it; the whole page is drawn anew once it has ended."""
+    """Draw the bar of a task that goes on, with a button that stops it; redraw the whole page once it has ended."""
 
     @st.fragment(run_every=EVERY)
     def watch() -> None:
@@ -21,17 +21,17 @@ def follow(key: tuple[str, ...], stop: str = "Stop") -> None:
             st.rerun()
         bar, button = st.columns([6, 1], vertical_alignment="bottom")
         left = task.seconds_left
-        said = task.what or f"{task.name}: beginning"
-        if left is not None and "left" not in said:
-            said += f", about {time_left(left)} left"
-        bar.progress(min(max(task.share, 0.0), 1.0), text=plain("Stopping …" if task.stopping else f"{said} …"))
+        text = task.what or f"{task.name}: starting"
+        if left is not None and "left" not in text:
+            text += f", about {time_left(left)} left"
+        bar.progress(min(max(task.share, 0.0), 1.0), text=plain("Stopping …" if task.stopping else f"{text} …"))
         button.button(stop, key=f"stop {key}", icon=":material/stop:", on_click=task.stop, disabled=task.stopping)
 
     watch()
 
 
 def show_failure(key: tuple[str, ...]) -> bool:
-    """Say in one sentence why a task failed, if it did; whether it did."""
+    """Draw in one sentence why a task failed; returns whether it did."""
     task = caching.task(key)
     if task is None or not task.failed or task.stopping:
         return False

@@ -1,9 +1,9 @@
-"""Which texts to read: a corpus that comes with Workbench, or a file or folder."""
+"""The chooser of texts: a corpus that comes with Workbench, or a file or folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from shared import session
@@ -16,7 +16,7 @@ FIRST, WALKS = "stories", "walks of its state machine"
 
 
 def load(model: LanguageModel, name: str) -> Corpus:
-    """What was chosen."""
+    """The corpus of this name or path; for `WALKS`, walks of the model's state machine."""
     import workbench as wb
 
     machine = session.machine_of(model)
@@ -24,9 +24,9 @@ def load(model: LanguageModel, name: str) -> Corpus:
 
 
 def choose(
-    key: str, place: object = None, disabled: bool = False, *, first: Sequence[str] = (), title: str = "Texts"
+    key: str, place: Any = None, disabled: bool = False, *, first: Sequence[str] = (), title: str = "Texts"
 ) -> str:
-    """The chooser, which offers `first` before all others; what `load` or `Corpus.load` takes."""
+    """Draw the chooser, with `first` before all others; returns a name or path for `load` or `Corpus.load`."""
     known: list[str] = [*first, *st.session_state.setdefault("known corpora", _bundled())]
     if (chosen := st.session_state.get(key)) and chosen not in known:
         st.session_state["known corpora"].append(chosen)

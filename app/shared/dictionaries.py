@@ -1,7 +1,6 @@
-"""The dictionaries that the app knows: those in `data/dictionaries`, in `runs`, and in folders that people typed.
+"""The dictionaries that the app knows: those in `data/dictionaries`, in `runs`, and in folders that users typed.
 
-What a folder holds is first read from its `cfg.json` only; the weights are loaded when somebody chooses it, once for
-all sessions.
+Listing a folder reads its `cfg.json` only; the weights are loaded when a user chooses it, once for all sessions.
 """
 
 from __future__ import annotations
@@ -13,36 +12,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
+from shared.session import DATA
 from shared.tokens import plain
 
 from workbench import Feature
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.index import FeatureIndexError
-from workbench.interventions.kinds import dictionary_of
+from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:
     from workbench.index import FeatureIndex
     from workbench.model import LanguageModel
 
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
+SHIPPED = DATA / "dictionaries"
 
 
 @dataclass(frozen=True)
 class Known:
-    """A folder that says it holds a dictionary."""
+    """The description of a folder that holds a dictionary, from its `cfg.json`."""
 
     folder: str
     name: str
-    """What its features are called by in the app; no two known ones share it."""
+    """The name in its features' ids; unique among the known dictionaries."""
     kind: str
     reads: str
     writes: str
     n_features: int | None
     model_hash: str
-    """Of the model it was trained on; empty if that is not said."""
+    """Hash of the model it was trained on; empty if the folder does not state it."""
     complaint: str = ""
-    """Why it can't be offered at all."""
+    """Why it can't be offered, in a sentence; empty if it can."""
 
     @property
     def title(self) -> str:
@@ -50,28 +50,33 @@ class Known:
         return Path(self.name).name
 
     @property
+    def family(self) -> type[Dictionary]:
+        """The class of its kind; `Dictionary` for an unknown word."""
+        return Dictionary.kinds.get(self.kind, Dictionary)
+
+    @property
     def noun(self) -> str:
-        """What one of its features is called."""
-        return {"codebook": "code", "key_value": "pair"}.get(self.kind, "latent")
+        """The word for one of its features."""
+        return self.family.noun
 
     @property
     def index_folder(self) -> Path:
-        """Where its feature index is, or would be."""
+        """The folder of its feature index, which may not exist."""
         return Path(self.folder) / "index"
 
     @property
     def indexed(self) -> bool:
-        """Whether there is a finished index."""
+        """Whether it has a finished index."""
         return (self.index_folder / "data" / "index.json").is_file()
 
     @property
     def stamp(self) -> tuple[int, ...]:
-        """Changes when the dictionary's files do."""
+        """Times and sizes of the dictionary's files, which change when the files do."""
         return _stamp(Path(self.folder) / CONFIG, Path(self.folder) / WEIGHTS)
 
 
 def runs_folder() -> Path:
-    """Where trained dictionaries go."""
+    """The folder of trained dictionaries."""
     return Path(os.environ.get("WORKBENCH_RUNS", "runs"))
 
 
@@ -82,31 +87,31 @@ def known() -> list[Known]:
     for place in (SHIPPED, *more, runs_folder()):
         folders += sorted((file.parent for file in place.glob(f"*/{CONFIG}")), key=lambda folder: folder.name)
     folders += map(Path, caching.typed_folders())
-    found: dict[str, Known] = {}
+    by_name: dict[str, Known] = {}
     for folder in dict.fromkeys(folders):
         one = _described(folder)
-        if one.name in found:  # a copy, say: then its place tells them apart
-            one = Known(**vars(one) | {"name": one.folder})
-        found[one.name] = one
-    return list(found.values())
+        if one.name in by_name:  # a copy, for example: its folder tells them apart
+            one = replace(one, name=one.folder)
+        by_name[one.name] = one
+    return list(by_name.values())
 
 
 def own(model: LanguageModel) -> list[Known]:
     """The dictionaries that the model itself runs through."""
-    found = []
+    spliced = []
     for one in model.splices.values():
         assert isinstance(one, Dictionary)
-        found.append(replace(_described(Path(one._folder)), name=one.name, model_hash=""))
-    return found
+        spliced.append(replace(_described(Path(one.folder)), name=one.name, model_hash=""))
+    return spliced
 
 
 def fitting(model: LanguageModel) -> list[Known]:
-    """Those that the model runs through, were made for it, or could have been."""
+    """The dictionaries that the model runs through, and the known ones that fit it."""
     return [*own(model), *(one for one in known() if not trouble(model, one))]
 
 
 def trouble(model: LanguageModel, one: Known) -> str:
-    """Why a dictionary does not fit a model, in a sentence; empty if it does."""
+    """Why a dictionary does not fit the model, in a sentence; empty if it does."""
     if one.complaint:
         return one.complaint
     if one.model_hash and one.model_hash != model.hash:
@@ -118,23 +123,23 @@ def trouble(model: LanguageModel, one: Known) -> str:
 
 
 def load(model: LanguageModel, one: Known) -> Dictionary:
-    """The dictionary itself, checked against the model; raises `DictionaryError` if it can't be used."""
+    """The loaded dictionary, checked against the model; raises `DictionaryError` if it can't be used."""
     for mine in model.splices.values():
-        if isinstance(mine, Dictionary) and Path(mine._folder).absolute() == place(one):
+        if isinstance(mine, Dictionary) and Path(mine.folder).absolute() == place(one):
             return mine
     if complaint := trouble(model, one):
         raise DictionaryError(complaint)
-    made = caching.dictionary(one.folder, one.name, one.stamp)
-    for point, width in ((made.reads, made.d_in), (made.writes, made.d_out)):
+    loaded = caching.dictionary(one.folder, one.name, one.stamp)
+    for point, width in ((loaded.reads, loaded.d_in), (loaded.writes, loaded.d_out)):
         if model.hook_points[point].width != width:
             raise DictionaryError(
                 f"{one.name} is {width:,} wide and {point} of {model.name} is {model.hook_points[point].width:,} wide."
             )
-    return made
+    return loaded
 
 
 def open_index(model: LanguageModel, one: Known) -> FeatureIndex | None:
-    """Its feature index, or None without one; raises `FeatureIndexError` for one that can't be used."""
+    """The dictionary's feature index, None without one; raises `FeatureIndexError` for one that can't be used."""
     if not one.indexed:
         return None
     load(model, one)
@@ -144,7 +149,7 @@ def open_index(model: LanguageModel, one: Known) -> FeatureIndex | None:
 
 
 def usable_index(model: LanguageModel, one: Known) -> FeatureIndex | None:
-    """The same where an index is welcome and not needed: None for one that can't be used."""
+    """The dictionary's feature index; None without one and for one that can't be used."""
     try:
         return open_index(model, one)
     except (FeatureIndexError, DictionaryError):
@@ -152,7 +157,7 @@ def usable_index(model: LanguageModel, one: Known) -> FeatureIndex | None:
 
 
 def called(model: LanguageModel, name: str) -> Known:
-    """The dictionary of this name; raises `DictionaryError` if it is not known or does not fit the model."""
+    """The dictionary of this name, folder or title; raises `DictionaryError` if none is known or it does not fit."""
     for one in [*own(model), *known()]:
         if name in (one.name, one.folder, one.title):
             if complaint := trouble(model, one):
@@ -162,12 +167,12 @@ def called(model: LanguageModel, name: str) -> Known:
 
 
 def feature(model: LanguageModel, text: str) -> Feature:
-    """The feature of this id, of a model's neurons or of a dictionary, checked; raises `FeatureError` if it is none."""
-    said = Feature.parse(text)
-    if is_neuron(said):
-        dictionary_of(model, said)
-        return said
-    return load(model, called(model, said.dictionary)).feature(said.index)
+    """The feature of this id, of the model's neurons or a dictionary; raises `FeatureError` if there is none."""
+    parsed = Feature.parse(text)
+    if is_neuron(parsed):
+        dictionary_of(model, parsed)
+        return parsed
+    return load(model, called(model, parsed.dictionary)).feature(parsed.index)
 
 
 def is_neuron(one: Feature) -> bool:
@@ -176,7 +181,7 @@ def is_neuron(one: Feature) -> bool:
 
 
 def add_folder(model: LanguageModel, typed: str) -> Known:
-    """Know the dictionary in a folder that somebody typed; raises `DictionaryError` if it can't be used."""
+    """Add the dictionary in a folder that a user typed; raises `DictionaryError` if it can't be used."""
     folder = str(Path(typed.strip()).expanduser())
     one = next((one for one in known() if place(one) == Path(folder).absolute()), None)
     if one is None:
@@ -189,12 +194,12 @@ def add_folder(model: LanguageModel, typed: str) -> Known:
 
 
 def place(one: Known) -> Path:
-    """Its folder, however it is written."""
+    """The absolute path of its folder."""
     return Path(one.folder).absolute()
 
 
 def latent_tokens(index: FeatureIndex, latent: int, count: int = 4) -> tuple[list[str], list[str]]:
-    """The tokens that a latent is most active on, each once, and those that it promotes."""
+    """The tokens that a latent is most active on, each once, and the tokens that it promotes."""
     peaks = dict.fromkeys(index.statistics["peaks"][latent].tolist())
     promoted = dict.fromkeys(index.statistics["promoted"][latent].tolist())
     active, best = ([text for text in index.tokens.strings(list(ids)) if text] for ids in (peaks, promoted))
@@ -202,14 +207,14 @@ def latent_tokens(index: FeatureIndex, latent: int, count: int = 4) -> tuple[lis
 
 
 def about(one: Known) -> str:
-    """A dictionary in a line of plain Markdown."""
+    """A dictionary's kind, size and hook points in a line of Markdown."""
     size = f"{one.n_features:,} {one.noun}s" if one.n_features else f"{one.noun}s"
     where = plain(one.reads) if one.reads == one.writes else f"{plain(one.reads)} → {plain(one.writes)}"
     return f"{plain(one.kind.replace('_', ' '))}, {size}, at {where}"
 
 
 def _described(folder: Path) -> Known:
-    """What the folder's `cfg.json` says."""
+    """The description in the folder's `cfg.json`."""
     shown = os.path.relpath(folder) if folder.is_absolute() and folder.is_relative_to(Path.cwd()) else str(folder)
     try:
         config = json.loads((folder / CONFIG).read_text())

@@ -1,4 +1,4 @@
-"""A text to begin with, in words that the model knows."""
+"""A first text for a page, in tokens that the model knows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 LENGTH = 24
-"""Tokens of a model's own text."""
+"""Tokens that a model generates as its own first text."""
 
 
 def knows(model: LanguageModel, text: str) -> bool:
-    """Whether the model's tokens can say this text."""
+    """Whether the text survives encoding and decoding by the model's tokenizer."""
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     return model.tokenizer.decode(tokens, skip_special_tokens=True).strip() == text.strip()
 
 
 def sample_text(model: LanguageModel, text: str) -> str:
-    """The text, or one that the model writes itself where it has no words for that."""
+    """The text; where the tokenizer can't write it, a text that the model generates."""
     if knows(model, text):
         return text
     kept = st.session_state.setdefault("own texts", {})

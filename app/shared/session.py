@@ -1,4 +1,4 @@
-"""What one browser session has open. Nothing here is shared."""
+"""The state of one browser session: the model, the open feature, the session's name. Nothing here is shared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
+from shared import pages
 from shared.tokens import plain
 from shared.waiting import one_sentence, wait_for
 
@@ -16,28 +17,14 @@ if TYPE_CHECKING:
     from workbench.synthetic import TokFSM
 
 DEFAULT = "SmolLM2-135M-Instruct"
-BROWSE, INSPECT, STEER = "browse/page.py", "read/page.py", "steer/page.py"
-TRAIN, COMPARE, STATES = "train/page.py", "compare/page.py", "states/page.py"
-SURGERY = "surgery/page.py"
-SPARSITY = "sparsity/page.py"
-ATTRIBUTION = "attribution/page.py"
-CIRCUITS = "circuits/page.py"
-
-
+DATA = Path(__file__).resolve().parents[2] / "data"
+"""What comes with Workbench; stated here too, since the package's own constants are behind the import of torch."""
 CHANGES = "changes"
-"""In the address: the session whose changes of models are to be found again when a page is loaded again."""
-
-FORGOTTEN = ("open", "dictionary", "weights", "layers", "rows", "mode", "answer", "curve", "varied", "reading")
-FORGOTTEN += ("training layer", "training place", "state count", "forced state")
-FORGOTTEN += ("attributed", "attribution of", "attribution node", "attribution pins", "attribution measured")
-FORGOTTEN += ("surgery", "surgery tried", "surgery key", "surgery texts")
-FORGOTTEN += ("surgery saving", "surgery loading", "surgery asked")
-FORGOTTEN += ("circuit", "circuit of", "circuit size")
-"""What belongs to a model, and goes with it."""
+"""In the address: the session whose changes of models a reloaded page takes over."""
 
 
 def choose_model() -> None:
-    """The sidebar's chooser, with room beneath it for what is known about the model."""
+    """Draw the sidebar's chooser, with room below it for the facts about the model."""
     known: list[str] = st.session_state.setdefault("known models", [DEFAULT, *shipped_models()])
     chosen = st.session_state.get("source")
     if chosen and chosen not in known:
@@ -55,40 +42,44 @@ def choose_model() -> None:
 
 
 def shipped_models() -> list[str]:
-    """The models that come with Workbench and run through dictionaries."""
-    folder = Path(__file__).resolve().parents[2] / "data" / "models"
-    return sorted(note.parent.name for note in folder.glob("*/spliced.json"))
+    """The names of the models that come with Workbench and run through dictionaries."""
+    return sorted(note.parent.name for note in (DATA / "models").glob("*/spliced.json"))
 
 
-def may_know_states() -> bool:
-    """Whether there is, or could be, a model of a state machine's language to look at."""
-    return _source() != DEFAULT or any(name.startswith("tokfsm") for name in shipped_models())
+def shipped_machines() -> list[str]:
+    """The names of the shipped models that were trained on the language of a state machine."""
+    return [name for name in shipped_models() if name.startswith("tokfsm")]
 
 
 def machine_of(model: LanguageModel) -> TokFSM | None:
-    """The machine whose language a model was trained on, if it was on one."""
+    """The state machine whose language a model was trained on; None for another model."""
     import workbench as wb
 
-    said = model.about.get("machine")
-    return wb.synthetic.TokFSM(**said) if said else None
+    settings = model.about.get("machine")
+    return wb.synthetic.TokFSM(**settings) if settings else None
+
+
+def source() -> str:
+    """The name or path of the chosen model."""
+    return (st.session_state.get("source") or DEFAULT).strip()
 
 
 def take_model(name: str) -> None:
-    """Choose this model in the sidebar; for callbacks."""
+    """Choose this model in the sidebar; only callbacks may call this."""
     st.session_state["source"] = name
     _forget()
 
 
 def is_open() -> bool:
-    """Whether the chosen model is open already."""
-    return caching.opening(_source()).done
+    """Whether the chosen model is open."""
+    return caching.opening(source()).done
 
 
 def open_model() -> LanguageModel:
-    """The chosen model, opened if it is not yet; ends the page with one sentence if it can't be."""
-    source = _source()
+    """The chosen model; waits until it is open, and ends the page with one sentence if it can't be opened."""
+    name = source()
     with one_sentence():
-        model = wait_for(lambda: caching.opening(source), f"Opening {plain(source)}")
+        model = wait_for(lambda: caching.opening(name), f"Opening {plain(name)}")
         _show_facts(model)
         return model
     st.stop()
@@ -96,21 +87,21 @@ def open_model() -> LanguageModel:
 
 def current_model() -> LanguageModel:
     """The model that `open_model` opened in this run."""
-    return caching.opening(_source()).result()
+    return caching.opening(source()).result()
 
 
 def linked_feature() -> str | None:
-    """The feature that the address asks for, or the one that was open when the user left the page."""
-    asked = st.query_params.get("feature")
-    if asked:
-        st.session_state["open"] = asked
+    """The feature in the address, or the one that was open when the user left the page."""
+    linked = st.query_params.get("feature")
+    if linked:
+        st.session_state["open"] = linked
     elif st.session_state.get("open"):
         st.query_params["feature"] = st.session_state["open"]
     return st.session_state.get("open")
 
 
 def open_feature(feature: str | None) -> None:
-    """Make this the open feature, in the address too; None closes it."""
+    """Open this feature, in the address too; None closes the open one."""
     st.session_state["open"] = feature
     if feature:
         st.query_params["feature"] = feature
@@ -119,26 +110,22 @@ def open_feature(feature: str | None) -> None:
 
 
 def name() -> str:
-    """Names this session."""
+    """The session's own name."""
     return st.session_state.setdefault("session", uuid.uuid4().hex)
 
 
 def link_changes() -> None:
-    """Take over what the session before made, if the address names one, and name this one there if it made anything."""
-    asked = st.query_params.get(CHANGES, "")
-    if caching.hand_over(asked, name()):
+    """Take over the changed models of the session that the address names; name this session there if it has any."""
+    linked = st.query_params.get(CHANGES, "")
+    if caching.hand_over(linked, name()):
         st.query_params[CHANGES] = name()
-    elif asked == name():
+    elif linked == name():
         del st.query_params[CHANGES]
 
 
-def _source() -> str:
-    return (st.session_state.get("source") or DEFAULT).strip()
-
-
 def _forget() -> None:
-    """Drop what belongs to the model before."""
-    for key in FORGOTTEN:
+    """Drop the state that belongs to the model before."""
+    for key in pages.model_state():
         st.session_state.pop(key, None)
 
 

@@ -1,4 +1,4 @@
-"""What a page shows, as a script that shows the same."""
+"""Scripts that compute what a page shows."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from shared.corpora import WALKS
-from shared.session import DEFAULT
+from shared.session import DATA, DEFAULT
 
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
+import workbench as wb
+from workbench.dictionaries import Dictionary
+from workbench.interventions.protocol import feature_of
+
+SHIPPED = DATA / "dictionaries"
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions import InterventionKind
 
 
 def show(code: str) -> None:
-    """The script in a fold."""
+    """Draw the script in an expander."""
     with st.expander("Copy as Python", icon=":material/code:"):
         st.code(code, language="python")
 
 
 def opening(source: str) -> str:
-    """The lines every script begins with."""
+    """The lines that every script starts with."""
     return f"import workbench as wb\n\nmodel = wb.load_model({'' if source == DEFAULT else repr(source)})\n"
 
 
 def search(source: str, query: str, table: dict[str, Any], how: dict[str, Any]) -> str:
     """A search over all decoded neurons; an empty query lists the most specialised ones."""
-    given = "".join(f", {key}={value!r}" for key, value in table.items())
-    code = opening(source) + f"table = wb.decode_neurons(model{given})\n"
+    arguments = "".join(f", {key}={value!r}" for key, value in table.items())
+    code = opening(source) + f"table = wb.decode_neurons(model{arguments})\n"
     if query:
         words = "".join(f", {key}={value!r}" for key, value in how.items() if value is not None)
         return code + (
@@ -77,18 +81,18 @@ def card(source: str, feature: str, top: int, near: int) -> str:
 
 def latent_search(folder: str, how: dict[str, Any]) -> str:
     """A search in a dictionary's feature index."""
-    given = ", ".join(f"{key}={value!r}" for key, value in how.items())
+    arguments = ", ".join(f"{key}={value!r}" for key, value in how.items())
     scores = "[hit.score.precision, hit.score.recall], " if "regex" in how else ""
     return (
         "import workbench as wb\n\n"
         f"index = wb.open_index({_place(folder)!r})\n"
-        f"for hit in index.search({given}):\n"
+        f"for hit in index.search({arguments}):\n"
         f"    print(hit.index, {scores}repr(hit.label), hit.activating[:6], hit.promoted[:6])\n"
     )
 
 
 def latent_card(folder: str, latent: int) -> str:
-    """All that an index knows of a latent."""
+    """The card of a latent from its index."""
     return (
         "import workbench as wb\n\n"
         f"index = wb.open_index({_place(folder)!r})\n"
@@ -105,18 +109,18 @@ def latent_card(folder: str, latent: int) -> str:
 
 def build_index(source: str, folder: str, corpus: str, tokens: int) -> str:
     """The index of a dictionary, from a corpus or from walks of the model's own state machine."""
-    made = (
+    corpus_code = (
         'wb.synthetic.TokFSM(**model.about["machine"]).corpus()' if corpus == WALKS else f"wb.Corpus.load({corpus!r})"
     )
     return opening(source) + (
         f"dictionary = wb.load_dictionary({_place(folder)!r})\n"
-        f"corpus = {made}\n"
+        f"corpus = {corpus_code}\n"
         f"index = wb.build_index(model, dictionary, corpus, {_place(folder) + '/index'!r}, tokens={tokens})\n"
     )
 
 
 def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
-    """Which features of some dictionaries fire on a text."""
+    """The active features of some dictionaries on a text."""
     return (
         "from workbench.measures.firing import active_features\n"
         + opening(source)
@@ -128,9 +132,9 @@ def firing(source: str, folders: Sequence[str], text: str, top: int) -> str:
 
 
 def states(source: str, walk: Sequence[int], target: int | None) -> str:
-    """What a model of a state machine expects after a run, with another state's codes forced on its last state."""
+    """The next states that a state machine's model predicts after a run, with a target state's codes forced."""
     code = (
-        "import torch\nfrom workbench.measures.states import count_codes, forcing, next_states\n"
+        "import torch\nfrom workbench.synthetic import count_codes, force_state, next_states\n"
         + opening(source)
         + "machine = wb.synthetic.TokFSM(**model.about['machine'])\n"
         + f"visited = torch.tensor([{list(walk)!r}])\nedits = ()\n"
@@ -138,47 +142,48 @@ def states(source: str, walk: Sequence[int], target: int | None) -> str:
     if target is not None:
         code += (
             "counted = [count_codes(model, machine, written=n) for n in range(machine.digits)]\n"
-            f"edits = forcing(model, machine, counted, {target}, visited.shape[1])\n"
+            f"edits = force_state(model, machine, counted, {target}, visited.shape[1])\n"
         )
     return code + (
-        "found = next_states(model, machine, visited, edits)[0]\n"
-        "for probability, state in zip(*found.topk(12)):\n"
+        "probabilities = next_states(model, machine, visited, edits)[0]\n"
+        "for probability, state in zip(*probabilities.topk(12)):\n"
         "    print(int(state), f'{float(probability):.4f}')\n"
     )
 
 
-def loading(interventions: Sequence[FeatureIntervention]) -> tuple[str, dict[str, str]]:
+def loading(interventions: Sequence[InterventionKind]) -> tuple[str, dict[str, str]]:
     """The lines that load the dictionaries that interventions need, and the variable of each by its name."""
     lines, names = "", {}
     for one in interventions:
-        source = one.feature.source if one.feature is not None else None
-        if source is not None and source.name not in names:
+        feature = feature_of(one)
+        source = feature.source if feature is not None else None
+        if isinstance(source, Dictionary) and source.name not in names:
             names[source.name] = f"dictionary{len(names) + 1}" if names else "dictionary"
             lines += f"{names[source.name]} = {_opened(source)}\n"
     return lines, names
 
 
 def _opened(dictionary: Any) -> str:
-    """How a script gets a dictionary: from the model that runs through it, or from its folder."""
-    folder = Path(dictionary._folder or dictionary.name)
+    """The expression of a dictionary: from the model that runs through it, or from its folder."""
+    folder = Path(dictionary.folder or dictionary.name)
     if (folder.parent.parent / "spliced.json").exists():
         return f"next(one for one in model.splices.values() if one.name == {dictionary.name!r})"
     return f"wb.load_dictionary({_place(str(folder))!r})"
 
 
 def _place(folder: str) -> str:
-    """A dictionary's folder as it can be written anywhere: the name of one that comes with Workbench, or all of it."""
+    """A dictionary's folder for a script: the name of one that comes with Workbench, or the absolute path."""
     path = Path(folder).absolute()
     return path.name if path.parent == SHIPPED else str(path)
 
 
-def training(source: str, made: str, call: str) -> str:
-    """A training: how the dictionary is made, and the call of `train`."""
-    return opening(source) + f"{made}\n{call}\n"
+def training(source: str, building: str, call: str) -> str:
+    """A training: the lines that build the dictionary, and the call of `train`."""
+    return opening(source) + f"{building}\n{call}\n"
 
 
 def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> str:
-    """Dictionaries measured on the same tokens."""
+    """The fidelity of dictionaries on the same tokens."""
     return opening(source) + (
         f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(_place, folders))!r}]\n"
         f"corpus = wb.Corpus.load({corpus!r})\n"
@@ -189,39 +194,39 @@ def fidelity(source: str, folders: Sequence[str], corpus: str, tokens: int) -> s
     )
 
 
-def attribution(asked: Any) -> str:
-    """The graph of features behind a prediction, and what taking them out does."""
-    opened = ", ".join(f"wb.load_dictionary({_place(folder)!r})" for folder in asked.folders)
-    return opening(asked.source) + (
+def attribution(request: Any) -> str:
+    """The graph of features behind a prediction, and its check by intervention."""
+    opened = ", ".join(f"wb.load_dictionary({_place(folder)!r})" for folder in request.folders)
+    return opening(request.source) + (
         f"transcoders = [{opened}]\n"
-        f"graph = wb.attribute(\n    model, transcoders, {asked.prompt!r}, {asked.target!r}, "
-        f"max_latents={asked.latents}, mlps={asked.mlps!r}\n)\n"
+        f"graph = wb.attribute(\n    model, transcoders, {request.prompt!r}, {request.target!r}, "
+        f"max_latents={request.latents}, mlps={request.mlps!r}\n)\n"
         "print(graph.target.label, graph.target.value, graph.shares, max(graph.completeness()))\n"
         "for edge in graph.prune(0.5, 0.9).edges:\n"
         "    source, target = graph.node(edge.source), graph.node(edge.target)\n"
         "    print(f'{edge.weight:+.3f}', source.label, source.position, '->', target.label, target.position)\n"
-        "found = wb.attribution.verify_graph(model, transcoders, graph, 10)\n"
-        "print(found.pearson)\n"
+        "verification = wb.attribution.verify_graph(model, transcoders, graph, 10)\n"
+        "print(verification.pearson)\n"
         "wb.attribution.save_graph(graph.prune(0.5, 0.9), 'graph.json')\n"
     )
 
 
-def circuits(asked: Any) -> str:
-    """The heads of a task by every method that was asked for."""
-    if asked.name == "own prompts":
-        code = "from workbench.circuits.tasks import from_jsonl\n" + opening(asked.source)
-        code += f"task = from_jsonl({asked.own!r})\n"
+def circuits(request: Any) -> str:
+    """The heads of a task by every method of the request."""
+    if request.name == "own prompts":
+        code = "from workbench.circuits.tasks import from_jsonl\n" + opening(request.source)
+        code += f"task = from_jsonl({request.own!r})\n"
     else:
-        made = f"TASKS[{asked.name!r}](model, {asked.pairs}, {asked.seed})"
-        code = "from workbench.circuits.tasks_generated import TASKS\n" + opening(asked.source) + f"task = {made}\n"
+        code = "from workbench.circuits.tasks_generated import TASKS\n" + opening(request.source)
+        code += f"task = TASKS[{request.name!r}](model, {request.pairs}, {request.seed})\n"
     code += "print(wb.circuits.evaluate_task(model, task))\nscores = {}\n"
     calls = {
-        "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={asked.seed})",
+        "discrete": f"wb.find_heads_discrete(model, task.positives, task.corrupted, seed={request.seed})",
         "attribution": "wb.circuits.attribution_patching(model, task, mlps=False).heads",
     }
-    for method in asked.methods:
+    for method in request.methods:
         call = calls.get(
-            method, f"wb.circuits.patch_components(model, task, {method!r}, mlps=False, seed={asked.seed}).heads"
+            method, f"wb.circuits.patch_components(model, task, {method!r}, mlps=False, seed={request.seed}).heads"
         )
         code += f"scores[{method!r}] = {call}\n"
     return code + (
@@ -231,23 +236,20 @@ def circuits(asked: Any) -> str:
     )
 
 
-def intervention(one: FeatureIntervention, names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """An intervention as it is written in Python; `names` says in which variables its dictionaries are."""
-    settings = dict(one.settings())
-    direction = settings.pop("direction", None)
-    if direction is not None:
-        start = f"wb.Steer.along({settings['hook_point']!r}, {direction!r}, {settings['amount']!r}"
-    else:
-        values = "".join(f", {value!r}" for value in settings.values())
-        if type(one).__name__ == "Ablate" and settings["mode"] == "zero":
-            values = ""
-        variable = names.get(one.feature.dictionary)
-        feature = f"{variable}.feature({one.feature.index})" if variable else f'"{one.feature}"'
-        start = f"wb.{type(one).__name__}({feature}{values}"
-    return start + (f", positions={one.positions!r})" if one.positions != "all" else ")")
+def intervention(one: InterventionKind, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """An intervention as a Python expression; `names` maps dictionaries' names to their variables."""
+    feature, name = feature_of(one), type(one).__name__
+    loaded = feature is not None and feature.dictionary in names
+    first = [f"{names[feature.dictionary]}.feature({feature.index})"] if feature is not None and loaded else []
+    call = one.to_python(*first)
+    if name in wb.__all__:
+        return f"wb.{call}"
+    if hasattr(wb.interventions, name):
+        return f"wb.interventions.{call}"
+    return f"wb.interventions.INTERVENTIONS[{name.lower()!r}]{call.removeprefix(name)}"
 
 
-def edit_list(interventions: Sequence[FeatureIntervention]) -> str:
+def edit_list(interventions: Sequence[InterventionKind]) -> str:
     """Interventions as the value of a variable `edits`."""
     if not interventions:
         return "edits = []\n"

@@ -1,6 +1,6 @@
-"""Text of a model or a user on the page. The only file that writes HTML; all that is not its own is escaped.
+"""Texts of models and users on the page. The only file that writes HTML; it escapes all text from elsewhere.
 
-Spaces stay spaces, so that text wraps and can be copied; a small dot is drawn behind each to make it visible.
+Spaces stay spaces, so that text wraps and can be copied; a small dot behind each makes it visible.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import streamlit as st
 
 TINT = "200, 100, 60"
 FULL_TINT = 3.0
-"""Nats at which the colour is at its strongest; the same on every page, so that two texts can be compared."""
+"""Nats at which the colour is darkest; the same on every page, so that texts can be compared."""
 
 STYLE = """<style>
 .wb-text { font-size: 1.02rem; line-height: 1.85; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -46,28 +46,28 @@ _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_{}[]()<>#+-
 
 
 def plain(text: object) -> str:
-    """A text as Markdown that shows it letter by letter."""
+    """The text as Markdown that shows every character as it is: `workbench.core.text.plain` without importing torch."""
     return str(text).translate(_MARKDOWN)
 
 
 def use_style() -> None:
-    """Bring the style of this file into the page; once per run."""
+    """Add the style of this file to the page; call this once in each run."""
     st.html(STYLE)
 
 
 def show_text(text: str, place: Any = None) -> None:
-    """A text as it is, with its spaces visible."""
+    """Draw a text with its spaces visible."""
     show_tokens([text], [], place)
 
 
 def show_tokens(pieces: Sequence[str], values: Sequence[float], place: Any = None, unit: str = "KL") -> None:
-    """Pieces of a text, tinted by their values, with the value on hover.
+    """Draw the pieces of a text, tinted by their values, with the value on hover.
 
     Args:
-        pieces: what each token adds to the text; empty ones lend their value to the next.
-        values: one per piece, from 0; none for a text without colours.
-        place: where to draw it; here if None.
-        unit: what the values are.
+        pieces: the text that each token adds; an empty piece passes its value on to the next.
+        values: one per piece, at least 0; empty for a text without colours.
+        place: the container to draw in; the page if None.
+        unit: the name of the values.
     """
     parts, held = [], 0.0
     for number, piece in enumerate(pieces):
@@ -85,11 +85,11 @@ def show_tokens(pieces: Sequence[str], values: Sequence[float], place: Any = Non
 
 
 def show_examples(examples: Sequence[Any], highest: float) -> None:
-    """Examples of a feature, one below the other: its value, and the text around, tinted by its value on each token.
+    """Draw the examples of a feature below each other: its value, and the text tinted by its value on each token.
 
     Args:
-        examples: as an index gives them.
-        highest: the value of the strongest colour.
+        examples: `Example`s of a feature index.
+        highest: the value of the darkest colour.
     """
     rows = []
     for example in examples:
@@ -100,36 +100,37 @@ def show_examples(examples: Sequence[Any], highest: float) -> None:
     st.html(f'<div class="wb-examples">{"".join(rows)}</div>')
 
 
-def show_strengths(pieces: Sequence[str], values: Sequence[float], said: Sequence[str], least: float = 0.0) -> None:
-    """A text whose tokens are tinted by a value of each, from `least` to the highest; what is `said` shows on hover."""
+def show_strengths(pieces: Sequence[str], values: Sequence[float], labels: Sequence[str], least: float = 0.0) -> None:
+    """Draw a text, each token tinted by its value from `least` to the highest, with its label on hover."""
     full = max(values, default=0.0) - least
-    spans = [_tinted(piece, value - least, full, what) for piece, value, what in zip(pieces, values, said, strict=True)]
+    rows = zip(pieces, values, labels, strict=True)
+    spans = [_tinted(piece, value - least, full, label) for piece, value, label in rows]
     st.html(f'<div class="wb-text">{"".join(spans)}</div>')
 
 
-def _tinted(token: str, value: float, full: float, said: str, *, peak: bool = False) -> str:
-    """A token on a line of its own text: a new line is only a sign."""
+def _tinted(token: str, value: float, full: float, label: str, *, peak: bool = False) -> str:
+    """The HTML of a token; a line break in it shows as a sign only."""
     letters = _letters(token).replace("\n", "")
+    title = html.escape(label, quote=True)
     if value <= 0 and not peak:
-        return letters if not said else f'<span class="t" data-value="{html.escape(said, quote=True)}">{letters}</span>'
+        return f'<span class="t" data-value="{title}">{letters}</span>' if label else letters
     tint = min(value / full, 1.0) * 0.8 if full > 0 else 0.0
     kind = "t p" if peak else "t"
-    title = html.escape(said, quote=True)
     return f'<span class="{kind}" style="background: rgba({TINT}, {tint:.3f})" data-value="{title}">{letters}</span>'
 
 
 def show_scale() -> None:
-    """What the colours of `show_tokens` mean."""
+    """Draw the legend of `show_tokens`."""
     ramp = f"linear-gradient(to right, rgba({TINT}, 0), rgba({TINT}, 0.8))"
     st.html(
-        f'<div class="wb-legend">Colour: how far the edited model predicts this token differently from the plain one '
-        f'(KL divergence), 0<span class="wb-scale" style="background: {ramp}"></span>{FULL_TINT:g} nats and more. '
+        '<div class="wb-legend">Colour: KL divergence of the edited and the plain prediction of this token, '
+        f'0<span class="wb-scale" style="background: {ramp}"></span>{FULL_TINT:g} nats and more. '
         "Point at a token for its value; dots are spaces.</div>"
     )
 
 
 def show_chips(texts: Sequence[str]) -> None:
-    """Tokens side by side, each in its own frame."""
+    """Draw tokens side by side, each in its own frame."""
     chips = "".join(f'<span class="wb-text">{_letters(text)}</span>' for text in texts)
     st.html(f'<div class="wb-chips">{chips}</div>')
 

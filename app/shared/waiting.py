@@ -1,4 +1,4 @@
-"""Waiting for long work, and saying what went wrong in one sentence."""
+"""Waiting for long work with a progress bar, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ERROR = ":material/error:"
 
 @contextmanager
 def one_sentence(place: Any = None) -> Iterator[None]:
-    """Show what a user can mend as one sentence instead of a traceback, here or in another place.
+    """Draw an error that a user can mend as one sentence instead of a traceback, here or in another container.
 
     All errors of the package are `ValueError`s, except `HookPointError`, which is a `KeyError`.
     """
@@ -35,20 +35,20 @@ def one_sentence(place: Any = None) -> Iterator[None]:
 
 
 def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = False) -> Result:
-    """The result of long work, with a bar and an estimate until it is there.
+    """The result of long work; draws a bar with an estimate until the work is done.
 
     Args:
-        start: begins the work, or finds it if it has begun.
-        what: what is being done, until the work says so itself.
-        may_stop: offer to end it.
+        start: returns the job, which it starts if need be.
+        what: the description of the work until the job reports its own.
+        may_stop: whether to draw a button that stops the work.
 
     Raises:
-        Stopped: the user ended it.
+        Stopped: the user stopped the work.
     """
     name = f"stopped {what}"
     if was_stopped(what):
         raise Stopped
-    place = st.empty()  # in every run, so that nothing below it moves
+    place = st.empty()  # in every run, so that no element below it moves
     job = start()
     if job.done:
         return job.result()
@@ -58,12 +58,12 @@ def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = Fa
             bar = st.empty()
             if may_stop:
                 st.button("Stop", key=f"stop {what}", on_click=_stop, args=(job, name))
-            shown = None
+            drawn = None
             while not job.done:
-                said = _said(job, what)
-                if said != shown:  # a browser that draws has less time for the work itself
-                    bar.progress(said[0], text=said[1])
-                    shown = said
+                state = _bar_state(job, what)
+                if state != drawn:  # drawing takes processor time from the work
+                    bar.progress(state[0], text=state[1])
+                    drawn = state
                 job.wait(0.1 if job.share == 0 else 0.4)
     finally:
         job.waiting -= 1
@@ -72,17 +72,17 @@ def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = Fa
 
 
 def was_stopped(what: str) -> bool:
-    """Whether the user ended this work."""
+    """Whether the user stopped this work."""
     return bool(st.session_state.get(f"stopped {what}"))
 
 
 def begin_again(what: str) -> None:
-    """Forget that this work was stopped."""
+    """Allow this work to start again after it was stopped."""
     st.session_state.pop(f"stopped {what}", None)
 
 
 def time_left(seconds: float) -> str:
-    """As people say it."""
+    """A number of seconds as text: 40 s, 12 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -93,8 +93,8 @@ def _stop(job: Job, name: str) -> None:
     job.stop()
 
 
-def _said(job: Job, what: str) -> tuple[float, str]:
-    """How far the bar is, and its text."""
+def _bar_state(job: Job, what: str) -> tuple[float, str]:
+    """The bar's share and its text."""
     if job.share <= 0:
         return 0.0, f"{what} …"
     left = job.seconds_left

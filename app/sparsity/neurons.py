@@ -1,4 +1,4 @@
-"""Which neurons are always on, never, or on one kind of token; and what it does to run only some groups of them."""
+"""Neurons that are on always, never, or on one kind of token; and the cost of running only some groups of neurons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import caching
 import pandas as pd
 import streamlit as st
 from shared import background, snippets
-from sparsity.panel import Asked
+
+from sparsity.panel import SparsityRequest
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
@@ -20,82 +21,84 @@ if TYPE_CHECKING:
 
 GROUPS = 16
 PICKED = (4, 8, 12)
-"""How many of the groups are run."""
+"""Numbers of groups that are run."""
 ROWS = 200
 WAYS = {
     "linear": ("active together", "a linear map of the MLP's input"),
     "random": ("drawn at random", "a linear map of the MLP's input"),
-    "oracle": ("active together", "the contributions themselves, which takes the whole layer"),
+    "oracle": ("active together", "the contributions themselves, which need the whole layer"),
 }
-"""What is compared: which neurons make a group, and what picks the groups."""
+"""The comparisons: which neurons form a group, and what the router reads."""
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What has been found about a model's neurons."""
+class NeuronsOutcome:
+    """The neurons' activity, and the cost of routing."""
 
     activity: NeuronActivity
     routed: dict[str, list[Routed]]
     """By `WAYS`, for each of `PICKED`."""
 
 
-def show(model: LanguageModel, asked: Asked, found: Sparsity) -> None:
-    """The button, how far the work is, and what came of it."""
+def show(model: LanguageModel, request: SparsityRequest, result: Sparsity) -> None:
+    """Draw the button, the progress, or the outcome."""
     st.subheader("Which neurons?", anchor=False)
-    key = ("sparsity neurons", *asked.key[1:], str(found.asked))
+    key = ("sparsity neurons", *request.key[1:], str(result.asked))
     task = caching.task(key)
     if task is None or task.failed:
         if task is not None:
             background.show_failure(key)
         st.caption(
-            "Which neurons are always on, never, or on one kind of token only; and what becomes of perplexity where "
-            f"each layer's neurons stand in {GROUPS} groups, of which a router picks a few for each token."
+            "Counts the neurons that are on always, never, or on one kind of token only. Measures perplexity where "
+            f"each layer's neurons form {GROUPS} groups and a router picks a few of them for each token."
         )
-        if st.button("Look at the neurons", icon=":material/grid_view:", key="look at neurons", disabled=found.early):
-            _begin(model, asked, found, key)
+        if st.button("Look at the neurons", icon=":material/grid_view:", key="look at neurons", disabled=result.early):
+            _begin(model, request, result, key)
             st.rerun()
         return
     if not task.done:
         background.follow(key)
         return
-    _draw(task.result(), asked, found)
+    _draw(task.result(), request, result)
 
 
-def _begin(model: LanguageModel, asked: Asked, found: Sparsity, key: tuple[str, ...]) -> None:
-    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Looked:
+def _begin(model: LanguageModel, request: SparsityRequest, result: Sparsity, key: tuple[str, ...]) -> None:
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> NeuronsOutcome:
         import workbench as wb
 
         done = [0]
-        # the activity, two groupings, and for each way a plain pass and one for each number of groups
-        total = asked.tokens * (3 + 0.5 * len(WAYS) * (1 + len(PICKED)))
+        # positions: the activity, two groupings, and for each way a plain pass and one for each number of groups
+        total = request.tokens * (3 + 0.5 * len(WAYS) * (1 + len(PICKED)))
 
-        def tick(positions: int) -> None:
+        def on_batch(positions: int) -> None:
             if cancelled():
                 raise wb.sparsity.SparsityError("Stopped.")
             done[0] += positions
             tell(min(done[0] / total, 0.99), "Reading the neurons")
 
-        corpus = wb.Corpus.load(asked.corpus)
+        corpus = wb.Corpus.load(request.corpus)
         first, second = corpus.split(0.5)
-        activity = wb.sparsity.neuron_activity(model, found, corpus, asked.tokens, progress=lambda *_: tick(0))
-        done[0] = asked.tokens
+        activity = wb.sparsity.neuron_activity(model, result, corpus, request.tokens, progress=lambda *_: on_batch(0))
+        done[0] = request.tokens
         groups = {
-            by: wb.sparsity.group_neurons(model, found, first, GROUPS, asked.tokens, by=by, tick=tick)
+            by: wb.sparsity.group_neurons(model, result, first, GROUPS, request.tokens, by=by, on_batch=on_batch)
             for by in ("coactivation", "random")
         }
         routed = {}
         for way in WAYS:
-            made = groups["random" if way == "random" else "coactivation"]
+            grouping = groups["random" if way == "random" else "coactivation"]
             router = "oracle" if way == "oracle" else "linear"
-            half = max(asked.tokens // 2, 2)
-            routed[way] = wb.sparsity.measure_routing(model, made, second, PICKED, half, router=router, tick=tick)
-        return Looked(activity, routed)
+            half = max(request.tokens // 2, 2)
+            routed[way] = wb.sparsity.measure_routing(
+                model, grouping, second, PICKED, half, router=router, on_batch=on_batch
+            )
+        return NeuronsOutcome(activity, routed)
 
     caching.begin(key, "Reading the neurons", work)
 
 
-def _draw(looked: Looked, asked: Asked, found: Sparsity) -> None:
-    activity = looked.activity
+def _draw(outcome: NeuronsOutcome, request: SparsityRequest, result: Sparsity) -> None:
+    activity = outcome.activity
     left, middle, right = st.columns(3)
     pure = activity.one_kind()
     left.metric("Always on", f"{float(activity.always().float().mean()):.1%}", help="On 99.9% of the tokens or more.")
@@ -118,7 +121,7 @@ def _draw(looked: Looked, asked: Asked, found: Sparsity) -> None:
             "rate": st.column_config.NumberColumn("On, of all tokens", format="percent", width=140),
         }
         st.dataframe(frame, hide_index=True, column_config=config, height=35 * (min(len(frame), 8) + 1) + 3)
-    st.markdown(f"**Groups**: each layer's neurons in {GROUPS} groups of equal size, of which every token runs a few")
+    st.markdown(f"**Groups**: each layer's neurons form {GROUPS} groups of equal size; every token runs a few of them")
     rows = [
         {
             "groups": WAYS[way][0],
@@ -127,33 +130,33 @@ def _draw(looked: Looked, asked: Asked, found: Sparsity) -> None:
             "saved": one.saved,
             "rise": one.outcome.ppl_increase,
         }
-        for way, several in looked.routed.items()
+        for way, several in outcome.routed.items()
         for one in several
     ]
     config = {
         "groups": st.column_config.TextColumn("Neurons of a group are", width=170),
-        "router": st.column_config.TextColumn("The router goes by", width=330),
+        "router": st.column_config.TextColumn("The router reads", width=330),
         "picked": st.column_config.NumberColumn("Groups run", width=100),
         "saved": st.column_config.NumberColumn("MLP work saved", format="percent", width=130),
         "rise": st.column_config.NumberColumn("Perplexity rises by", format="percent", width=150),
     }
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height=35 * (len(rows) + 1) + 3)
-    snippets.show(code(asked, found))
+    snippets.show(code(request, result))
 
 
-def code(asked: Asked, found: Sparsity) -> str:
-    """A script that finds the same."""
-    limits = [float(f"{one:.6g}") for one in found.thresholds]
-    return snippets.opening(asked.source) + (
-        f"corpus = wb.Corpus.load({asked.corpus!r})\n"
+def code(request: SparsityRequest, result: Sparsity) -> str:
+    """A script that computes the same."""
+    limits = [float(f"{one:.6g}") for one in result.thresholds]
+    return snippets.opening(request.source) + (
+        f"corpus = wb.Corpus.load({request.corpus!r})\n"
         f"thresholds = {limits!r}\n"
-        f"activity = wb.sparsity.neuron_activity(model, thresholds, corpus, tokens={asked.tokens})\n"
+        f"activity = wb.sparsity.neuron_activity(model, thresholds, corpus, tokens={request.tokens})\n"
         "print(float(activity.always().float().mean()), float(activity.never().float().mean()))\n"
         "for neuron, kind, share, rate in activity.one_kind()[:20]:\n"
         "    print(neuron, kind, round(share, 3), round(rate, 5))\n\n"
         "first, second = corpus.split(0.5)\n"
-        f"groups = wb.sparsity.group_neurons(model, thresholds, first, groups={GROUPS}, tokens={asked.tokens})\n"
-        f"picked, tokens = {list(PICKED)!r}, {max(asked.tokens // 2, 2)}\n"
+        f"groups = wb.sparsity.group_neurons(model, thresholds, first, groups={GROUPS}, tokens={request.tokens})\n"
+        f"picked, tokens = {list(PICKED)!r}, {max(request.tokens // 2, 2)}\n"
         "for one in wb.sparsity.measure_routing(model, groups, second, picked, tokens=tokens):\n"
         "    print(one.picked, round(one.saved, 3), one.outcome.ppl_increase)\n"
     )

@@ -1,4 +1,4 @@
-"""Measuring activation sparsity in the background, for one model or two: what was asked, and what is known by now."""
+"""The measurement of activation sparsity, in the background, for one model or two: its request and latest results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from workbench.sparsity import Sparsity
 
 INCREASES = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""By what shares perplexity may rise; all are measured together, since each begins with what the others have shown."""
+"""Allowed increases of perplexity, as shares; measured together, since each starts from the others' results."""
 EVERY = 2.0
-"""Seconds between looks at a measurement that goes on."""
+"""Seconds between two draws of a measurement that goes on."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """All that a measurement depends on."""
+class SparsityRequest:
+    """Everything that a measurement depends on."""
 
     source: str
     hash: str
@@ -36,20 +36,20 @@ class Asked:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Names the measuring."""
+        """The key of the measurement's task."""
         return ("sparsity", self.source, self.hash, self.corpus, str(self.tokens))
 
 
 @dataclass
 class Answers:
-    """What a measurement that goes on has found so far, one result for each of `INCREASES`."""
+    """The latest results of a measurement that goes on, one for each of `INCREASES`."""
 
     latest: list[Sparsity] = field(default_factory=list)
 
 
-def begin(model: LanguageModel, asked: Asked) -> None:
-    """Start measuring, if that has not been done."""
-    task = caching.task(asked.key)
+def begin(model: LanguageModel, request: SparsityRequest) -> None:
+    """Start the measurement, unless it goes on or has ended with a result."""
+    task = caching.task(request.key)
     if task is not None and not task.failed and not task.stopping:
         return
     answers = Answers()
@@ -57,29 +57,29 @@ def begin(model: LanguageModel, asked: Asked) -> None:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> list[Sparsity]:
         import workbench as wb
 
-        def told(found: list[Sparsity]) -> None:
-            answers.latest = found
+        def on_update(results: list[Sparsity]) -> None:
+            answers.latest = results
 
-        corpus = wb.Corpus.load(asked.corpus)
+        corpus = wb.Corpus.load(request.corpus)
         return wb.sparsity.measure_sparsities(
-            model, corpus, list(INCREASES), asked.tokens, progress=tell, cancel=cancelled, told=told
+            model, corpus, list(INCREASES), request.tokens, progress=tell, cancel=cancelled, on_update=on_update
         )
 
-    caching.begin(asked.key, "Measuring", work, answers)
+    caching.begin(request.key, "Measuring", work, answers)
 
 
-def known(asked: Asked) -> list[Sparsity]:
-    """What is known of a measurement by now; empty where nothing is."""
-    task = caching.task(asked.key)
+def known(request: SparsityRequest) -> list[Sparsity]:
+    """The latest results of a measurement, one for each of `INCREASES`; empty before the first."""
+    task = caching.task(request.key)
     if task is None:
         return []
     return task.result() if task.done and not task.failed else task.about.latest
 
 
-def show(asked: Sequence[Asked], p: float) -> None:
-    """How far the measurements are, and what they have found at `p` by now."""
+def show(requests: Sequence[SparsityRequest], p: float) -> None:
+    """Draw the progress of the measurements and their latest results at `p`."""
     going = False
-    for one in asked:
+    for one in requests:
         task = caching.task(one.key)
         if task is None:
             continue
@@ -90,62 +90,62 @@ def show(asked: Sequence[Asked], p: float) -> None:
             st.info("Stopped before anything was measured.", icon=":material/pause:")
 
     @st.fragment(run_every=EVERY if going else None)
-    def results() -> None:
-        there = [(one, found) for one in asked if (found := known(one))]
-        if there:
-            _draw([one for one, _ in there], [found[INCREASES.index(p)] for _, found in there])
+    def draw_latest() -> None:
+        measured = [(one, results) for one in requests if (results := known(one))]
+        if measured:
+            _draw([one for one, _ in measured], [results[INCREASES.index(p)] for _, results in measured])
 
-    results()
+    draw_latest()
 
 
-def _draw(asked: Sequence[Asked], results: Sequence[Sparsity]) -> None:
-    for column, one, found in zip(st.columns(len(asked)), asked, results, strict=True):
+def _draw(requests: Sequence[SparsityRequest], results: Sequence[Sparsity]) -> None:
+    for column, one, result in zip(st.columns(len(requests)), requests, results, strict=True):
         with column:
-            _headline(one, found, named=len(asked) > 1)
-    names = [short(one.source) for one in asked]
+            _headline(one, result, named=len(requests) > 1)
+    names = [short(one.source) for one in requests]
     left, right = st.columns(2)
     left.markdown("**By layer**")
-    figure = figures.sparsity_by_layer(names, [found.reported for found in results])
+    figure = figures.sparsity_by_layer(names, [result.reported for result in results])
     left.plotly_chart(figure, theme=None, key="sparsity layers", config={"displayModeBar": False})
     right.markdown("**The price**, for three ways of choosing neurons")
     figure = figures.sparsity_price(names, results)
     right.plotly_chart(figure, theme=None, key="sparsity price", config={"displayModeBar": False})
     st.caption(
-        "PPL-p%: each layer has its own threshold, set so that what is left out is the same share of each layer's "
-        "output. One threshold: the same for all layers. Top-k: the same number of neurons for every token."
+        "PPL-p%: each layer has its own threshold, set so that the same share of each layer's output is left out. "
+        "One threshold: the same for all layers. Top-k: the same number of neurons for every token."
     )
-    for one, found in zip(asked, results, strict=True):
-        _table(found, short(one.source) if len(asked) > 1 else "")
-    snippets.show(code(asked, results[0].asked))
+    for one, result in zip(requests, results, strict=True):
+        _table(result, short(one.source) if len(requests) > 1 else "")
+    snippets.show(code(requests, results[0].asked))
 
 
-def _headline(one: Asked, found: Sparsity, named: bool) -> None:
-    """The answer, and what it was measured on."""
+def _headline(one: SparsityRequest, result: Sparsity, named: bool) -> None:
+    """Draw the result's main numbers and the texts they were measured on."""
     if named:
         st.markdown(f"**{plain(short(one.source))}**")
     left, middle, right = st.columns(3)
-    low, high = found.reported.intervals["sparsity"]
-    left.metric("Neurons left out", f"{found.sparsity:.1%}", help=f"95% confidence interval {low:.1%} to {high:.1%}.")
-    middle.metric("Perplexity rises by", f"{found.ppl_increase:.2%}", help="On the texts that thresholds are found on.")
-    low, high = found.reported.intervals["ppl_increase"]
+    low, high = result.reported.intervals["sparsity"]
+    left.metric("Neurons left out", f"{result.sparsity:.1%}", help=f"95% confidence interval {low:.1%} to {high:.1%}.")
+    middle.metric("Perplexity rises by", f"{result.ppl_increase:.2%}", help="On the texts that thresholds are set on.")
+    low, high = result.reported.intervals["ppl_increase"]
     rises = f"95% confidence interval {low:+.2%} to {high:+.2%}."
-    right.metric("On other texts by", f"{found.reported.ppl_increase:.2%}", help=rises)
-    if found.early:
-        st.caption(f"An early answer, from {found.calibrated.tokens:,} tokens; it is being sharpened.")
+    right.metric("On other texts by", f"{result.reported.ppl_increase:.2%}", help=rises)
+    if result.early:
+        st.caption(f"An early result, from {result.calibrated.tokens:,} tokens; more tokens follow.")
     else:
-        texts = f"{found.reported.tokens:,} tokens of {found.reported.texts:,} texts"
+        texts = f"{result.reported.tokens:,} tokens of {result.reported.texts:,} texts"
         st.caption(
-            f"Thresholds found on {found.calibrated.tokens:,} tokens, reported on {texts}. CETT {found.cett:.3f}; "
-            f"{found.passes:.1f} passes of the model over all texts for all five p."
+            f"Thresholds set on {result.calibrated.tokens:,} tokens, reported on {texts}. CETT {result.cett:.3f}; "
+            f"{result.passes:.1f} passes of the model over all texts for all five p."
         )
-        for sentence in found.warnings:
+        for sentence in result.warnings:
             st.warning(plain(sentence), icon=":material/warning:")
 
 
-def _table(found: Sparsity, name: str) -> None:
-    """All measures side by side."""
-    rows = [("PPL-p%", found.calibrated, found.reported)]
-    rows += [(figures.sparsity.MEASURES[key][0], one.calibrated, one.reported) for key, one in found.rivals.items()]
+def _table(result: Sparsity, name: str) -> None:
+    """Draw all measures side by side."""
+    rows = [("PPL-p%", result.calibrated, result.reported)]
+    rows += [(figures.sparsity.MEASURES[key][0], one.calibrated, one.reported) for key, one in result.baselines.items()]
     frame = pd.DataFrame(
         {
             "measure": [f"{name}: {label}" if name else label for label, _, _ in rows],
@@ -160,7 +160,7 @@ def _table(found: Sparsity, name: str) -> None:
         "measure": st.column_config.TextColumn("Measure", width=240),
         "left out": st.column_config.TextColumn("Neurons left out", width=120),
         "span": st.column_config.TextColumn("95%", width=140),
-        "rise": st.column_config.TextColumn("Perplexity", width=100, help="On the texts that settings are found on."),
+        "rise": st.column_config.TextColumn("Perplexity", width=100, help="On the texts that settings are chosen on."),
         "rise on others": st.column_config.TextColumn("On other texts", width=110),
         "rise span": st.column_config.TextColumn("95%", width=150),
     }
@@ -168,20 +168,20 @@ def _table(found: Sparsity, name: str) -> None:
 
 
 def short(source: str) -> str:
-    """A model's name without its folder."""
+    """The model's name without its folder."""
     return source.rstrip("/").rsplit("/", 1)[-1]
 
 
-def code(asked: Sequence[Asked], p: float) -> str:
-    """A script that measures the same."""
-    parts = [snippets.opening(asked[0].source) + f"corpus = wb.Corpus.load({asked[0].corpus!r})\n"]
-    for number, one in enumerate(asked):
+def code(requests: Sequence[SparsityRequest], p: float) -> str:
+    """A script that makes the same measurements."""
+    parts = [snippets.opening(requests[0].source) + f"corpus = wb.Corpus.load({requests[0].corpus!r})\n"]
+    for number, one in enumerate(requests):
         if number:
             parts.append(f"model = wb.load_model({'' if one.source == snippets.DEFAULT else repr(one.source)})\n")
         parts.append(
             f"for one in wb.sparsity.measure_sparsities(model, corpus, {list(INCREASES)!r}, tokens={one.tokens}):\n"
             "    print(f'{one.asked:.1%}', f'{one.sparsity:.4f}', f'{one.ppl_increase:.5f}', one.reported.intervals)\n"
-            "    print('   ', {name: round(rival.sparsity, 4) for name, rival in one.rivals.items()})\n"
+            "    print('   ', {name: round(baseline.sparsity, 4) for name, baseline in one.baselines.items()})\n"
             f"    if one.asked == {p!r}:\n"
             "        sparse = wb.sparsity.with_sparsity(model, one)  # the model that runs so\n"
         )

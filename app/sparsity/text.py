@@ -1,4 +1,4 @@
-"""A text, its tokens tinted by how many neurons each takes, and the ones that take most."""
+"""A text, its tokens tinted by how many neurons each needs, and the tokens that need most."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import streamlit as st
 from shared import snippets
 from shared.tokens import plain, show_strengths
 from shared.waiting import one_sentence
-from sparsity import panel
-from sparsity.panel import Asked
 
-from workbench.figures.common import visible
+from sparsity import panel
+from sparsity.panel import SparsityRequest
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
@@ -24,32 +24,32 @@ TEXT = "The dog ran to the river, and the old man told his children the story of
 ROWS = 10
 
 
-def show(models: Sequence[LanguageModel], asked: Sequence[Asked], results: Sequence[Sparsity]) -> None:
-    """The text, for each model that has been measured."""
-    st.subheader("Which words take most?", anchor=False)
+def show(models: Sequence[LanguageModel], requests: Sequence[SparsityRequest], results: Sequence[Sparsity]) -> None:
+    """Draw the text for each model that is measured."""
+    st.subheader("Which tokens need most neurons?", anchor=False)
     st.session_state.setdefault("sparse text", TEXT)
     text = st.text_area("Text", key="sparse text", height=90, persist_state="session")
-    for column, model, one, found in zip(st.columns(len(results)), models, asked, results, strict=True):
+    for column, model, one, result in zip(st.columns(len(results)), models, requests, results, strict=True):
         with column, one_sentence():
-            _show_one(_demand(model, one, found, text), panel.short(one.source) if len(results) > 1 else "")
+            _show_one(_activity(model, one, result, text), panel.short(one.source) if len(results) > 1 else "")
     st.caption(
-        "Colour: the share of the model's neurons that a token takes, the greediest darkest, the most modest blank. "
+        "Colour: the share of the model's neurons that a token needs; the highest is darkest, the lowest blank. "
         "Point at a token for its share; dots are spaces."
     )
     limits = [float(f"{one:.6g}") for one in results[0].thresholds]
-    snippets.show(code(asked[0].source, limits, text))
+    snippets.show(code(requests[0].source, limits, text))
 
 
-def _demand(model: LanguageModel, asked: Asked, found: Sparsity, text: str) -> list[Demand]:
-    """What each token takes, read once for each text and answer."""
+def _activity(model: LanguageModel, request: SparsityRequest, result: Sparsity, text: str) -> list[Demand]:
+    """The activity of each token, computed once for each text and result."""
     import workbench as wb
 
     kept = st.session_state.setdefault("sparse readings", {})
-    key = (asked.key, tuple(found.thresholds), text)
+    key = (request.key, tuple(result.thresholds), text)
     if key not in kept:
         while len(kept) > 8:
             kept.pop(next(iter(kept)))
-        kept[key] = wb.sparsity.token_activity(model, found, text)
+        kept[key] = wb.sparsity.token_activity(model, result, text)
     return kept[key]
 
 
@@ -58,8 +58,8 @@ def _show_one(tokens: Sequence[Demand], name: str) -> None:
     if name:
         st.markdown(f"**{plain(name)}**")
     with st.container(border=True):
-        said = [f"{one.active:.1%} of the neurons" for one in tokens]
-        show_strengths([one.text for one in tokens], shares, said, min(shares))
+        labels = [f"{one.active:.1%} of the neurons" for one in tokens]
+        show_strengths([one.text for one in tokens], shares, labels, min(shares))
     most = sorted(range(len(tokens)), key=lambda place: -shares[place])[:ROWS]
     frame = pd.DataFrame(
         {
@@ -84,7 +84,7 @@ def _busiest(token: Demand) -> str:
 
 
 def code(source: str, thresholds: list[float], text: str) -> str:
-    """A script that reads the same text."""
+    """A script that computes the same activities."""
     return snippets.opening(source) + (
         f"thresholds = {thresholds!r}\n"
         f"tokens = wb.sparsity.token_activity(model, thresholds, {text!r})\n"

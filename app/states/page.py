@@ -1,20 +1,27 @@
-"""States: a model of a finite state machine's language; codes that stand for states, and forcing them."""
+"""States: the codes of a state machine's model that stand for states, and forcing them."""
 
 import streamlit as st
 from shared import session
 from shared.waiting import one_sentence
+
 from states import panel
 
-model = session.current_model()
-machine = session.machine_of(model)
-if machine is None:
-    offered = [name for name in session.shipped_models() if name.startswith("tokfsm")]
+
+def show() -> None:
+    """Draw a run of states; on another model, draw the names of the models that have one."""
+    model = session.current_model()
+    machine = session.machine_of(model)
+    if machine is not None:
+        with one_sentence():
+            panel.show(model, machine)
+        return
     st.info(
         "This page is for models of a finite state machine's language, whose truth is known.", icon=":material/info:"
     )
     with st.container(horizontal=True):
-        for name in offered:
+        for name in session.shipped_machines():
             st.button(name, key=f"open {name}", on_click=session.take_model, args=(name,))
-    st.stop()
-with one_sentence():
-    panel.show(model, machine)
+
+
+if __name__ == "__main__":
+    show()

@@ -1,4 +1,4 @@
-"""A run of states, the codes that are active on each, and what is expected next when another state's are forced."""
+"""A run of states, the active codes of each, and the predicted next states when another state's codes are forced."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from workbench import figures
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
-    from workbench.synthetic import TokFSM
-    from workbench.synthetic.states import StateCounts
+    from workbench.synthetic import StateCounts, TokFSM
 
 LENGTH, MOST = 8, 40
-"""States of a run, at first and at most."""
+"""The numbers of states in a run, at first and at most."""
 OWN = "the run as it is"
 
 
 def show(model: LanguageModel, machine: TokFSM) -> None:
-    """The run, its codes, and the forcing."""
+    """Draw the run, its codes, and the forcing."""
     st.caption(
         plain(
             f"{machine.states} states with {machine.edges} edges each, every state written as {machine.digits} digits. "
@@ -45,15 +44,15 @@ def show(model: LanguageModel, machine: TokFSM) -> None:
     counted = caching.state_counts(model, machine)
     _codes(model, machine, counted[0], walk)
     st.subheader("Force a state's codes", anchor=False)
-    asked, how = st.columns([2, 4], vertical_alignment="bottom")
-    target = asked.selectbox(
+    which, how = st.columns([2, 4], vertical_alignment="bottom")
+    target = which.selectbox(
         "On the last state, force the codes of",
         [None, *range(machine.states)],
         index=1 + (walk[-1] + machine.states // 2) % machine.states,
         format_func=lambda one: OWN if one is None else f"state {one:0{machine.digits}d}",
         key="forced state",
-        help="The codes that are active on that state most often, one from every codebook; and while the next state is "
-        "written, those that are active behind it.",
+        help="The codes that are active on that state most often, one from every codebook; while the next state is "
+        "written, the codes that are active after it.",
     )
     how.caption("Squares mark the states that may follow: those of the run's last state, and those of the forced one.")
     _expected(model, machine, visited, counted, target)
@@ -64,15 +63,15 @@ def _another() -> None:
 
 
 def _codes(model: LanguageModel, machine: TokFSM, counted: StateCounts, walk: list[int]) -> None:
-    """Which code each codebook has on each state of the run, and how surely it stands for that state."""
+    """Draw the code of each codebook on each state of the run, with its precision for that state."""
     import torch
 
     tokens = machine.write(torch.tensor([walk]))
-    found = model.capture(tokens, list(model.splices))
+    activations = model.capture(tokens, list(model.splices))
     places = [(step + 1) * machine.digits for step in range(len(walk))]
     rows = []
     for point, book in model.splices.items():
-        codes = book.encode(found[point][:, places].flatten(2)).indices[0]  # type: ignore[attr-defined]  # [states, k]
+        codes = book.encode(activations[point][:, places].flatten(2)).indices[0]  # type: ignore[attr-defined]  # [states, k]
         precision, groups = counted.precision(point), book.groups  # type: ignore[attr-defined]
         per_group = codes.shape[1] // groups
         for group in range(groups):
@@ -86,25 +85,25 @@ def _codes(model: LanguageModel, machine: TokFSM, counted: StateCounts, walk: li
         config[f"{step}"] = st.column_config.TextColumn(f"{state:0{machine.digits}d}", width=85)
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height=min(35 * (len(rows) + 1) + 3, 460))
     st.caption(
-        "Under each state the code that is active on its last digit, and which share of that code's activations are "
-        "on this state: 100% means that the code stands for the state alone."
+        "Below each state: the code that is active on its last digit, and the share of that code's activations that "
+        "are on this state. At 100% the code stands for the state alone."
     )
 
 
 def _expected(
     model: LanguageModel, machine: TokFSM, visited: object, counted: list[StateCounts] | None, target: int | None
 ) -> None:
-    """What the model expects next, with and without the forced codes."""
+    """Draw the predicted next states, with and without the forced codes."""
     import torch
 
-    from workbench.synthetic.states import forcing, next_states
+    from workbench.synthetic import force_state, next_states
 
     assert isinstance(visited, torch.Tensor)
     own = int(visited[0, -1])
     names, marked = [OWN], [machine.successors[own].tolist()]
     rows = [next_states(model, machine, visited)[0].tolist()]
     if counted is not None and target is not None:
-        edits = forcing(model, machine, counted, target, visited.shape[1])
+        edits = force_state(model, machine, counted, target, visited.shape[1])
         forced = next_states(model, machine, visited, edits)[0]
         rows.append(forced.tolist())
         names.append(f"forced: {target:0{machine.digits}d}")

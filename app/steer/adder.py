@@ -1,4 +1,4 @@
-"""A box that adds an edit: it takes a feature's id, or a word to look for among neurons and latents."""
+"""A box that adds an edit: it takes a feature's id, or a word to search among neurons and latents."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import streamlit as st
 from shared import dictionaries
 from shared.tokens import plain
 from shared.waiting import one_sentence
-from steer import edits
 
 import workbench as wb
-from workbench.figures.common import visible
+from steer import edits
+from workbench.core.text import visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 NEURONS, LATENTS = 6, 3
-"""Offered for a word: so many neurons, and so many latents of each dictionary."""
+"""The numbers of neurons, and of latents of each dictionary, that are offered for a word."""
 
 
-def show(model: LanguageModel, found: Any) -> None:
-    """The box, and in another place what it finds."""
+def show(model: LanguageModel, offers: Any) -> None:
+    """Draw the box, and the features that fit its word in the container `offers`."""
     text = st.text_input(
         "Add a feature",
         key="adder",
@@ -38,20 +38,20 @@ def show(model: LanguageModel, found: Any) -> None:
             st.session_state["clear adder"] = True
             st.rerun()
         return
-    with found, one_sentence():
+    with offers, one_sentence():
         _neurons(model, text)
         _latents(model, text)
 
 
 def clear() -> None:
-    """Empty the box after what it held was added; to be called before it is drawn."""
+    """Empty the box after its feature was added; call this before `show`."""
     if st.session_state.pop("clear adder", False):
         st.session_state["adder"] = ""
 
 
 def _neurons(model: LanguageModel, text: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption("Neurons that point to it most:", width="content")
+        st.caption("Neurons that promote it most:", width="content")
         for feature, _ in caching.strongest(model, f" {text}", "down", "unit", NEURONS):
             tokens = caching.reading(model, str(feature)).promoted[:3]
             words = ", ".join(token.strip() for token, _, _ in tokens)
@@ -59,16 +59,16 @@ def _neurons(model: LanguageModel, text: str) -> None:
 
 
 def _latents(model: LanguageModel, text: str) -> None:
-    found = []
+    hits = []
     for one in dictionaries.fitting(model):
         index = dictionaries.usable_index(model, one)
         if index is not None:
-            found += [(one, hit) for hit in index.search(text, limit=LATENTS)]
-    if not found:
+            hits += [(one, hit) for hit in index.search(text, limit=LATENTS)]
+    if not hits:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.caption("Latents about it:", width="content")
-        for one, hit in found:
+        for one, hit in hits:
             words = hit.label or ", ".join(map(visible, hit.activating[:3]))
             _offer(model, f"{one.name}:{hit.index}", f"{one.title}:{hit.index}", words)
 

@@ -1,4 +1,4 @@
-"""Plain and edited text side by side: as it is written, and measured when it is done."""
+"""The plain and the edited text side by side, while they are generated and with their measurements."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from shared import snippets
 from shared.tokens import show_scale, show_text, show_tokens
-from steer.asking import Request
 
+from steer.prompt import AnswerRequest
 from workbench import figures
 from workbench.model.decoding import TextStreamer
 
@@ -25,17 +25,17 @@ HEADS = ["Plain", "Edited", "Control: random feature"]
 
 @dataclass
 class Answer:
-    """What was asked, and what has come of it."""
+    """A request with its texts and their comparison."""
 
-    request: Request
+    request: AnswerRequest
     texts: list[str] = field(default_factory=list)
-    """As far as they are written."""
+    """The texts as far as they are generated."""
     comparison: Comparison | None = None
-    """None until everything is written and measured."""
+    """None until all texts are generated and measured."""
 
 
-def write(model: LanguageModel, request: Request, stop: Any) -> None:
-    """Ask, and show the texts as they come; the answer stays in the session even if the user stops it."""
+def write(model: LanguageModel, request: AnswerRequest, stop: Any) -> None:
+    """Generate the texts and draw them as they grow; the session keeps the answer even if the user stops it."""
     sides = 3 if request.control else 2
     answer = Answer(request, [""] * sides)
     steps = request.steps(model)
@@ -57,16 +57,16 @@ def write(model: LanguageModel, request: Request, stop: Any) -> None:
     st.rerun()
 
 
-def show(model: LanguageModel, answer: Answer, asked: Request) -> None:
-    """The texts with their measurements."""
-    if answer.request != asked:
-        st.caption(":material/info: The settings have changed since this was written; press Generate to write it anew.")
+def show(model: LanguageModel, answer: Answer, request: AnswerRequest) -> None:
+    """Draw the texts with their measurements."""
+    if answer.request != request:
+        st.caption(":material/info: The settings have changed since this was generated; press Generate to update it.")
     columns = _heads(len(answer.texts))
     both = answer.comparison
     if both is None:
         for column, text in zip(columns, answer.texts, strict=True):
             show_text(text, column)
-        st.caption("Stopped before the end, so there is nothing measured.")
+        st.caption("Stopped before the end, so nothing is measured.")
         return
     with columns[0]:
         show_tokens(_pieces(model, both.baseline.tokens), both.kl)
@@ -88,7 +88,7 @@ def _heads(count: int) -> list[Any]:
 
 
 def _pieces(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
-    """What each token adds to the text."""
+    """The piece of text that each token adds."""
     cutter = TextStreamer(model.to_text)
     return [cutter.add(token) for token in tokens]
 
@@ -101,20 +101,20 @@ def _numbers(perplexity: float, repetition: float, side: Side | None = None) -> 
                 "Mean KL",
                 _number(mean),
                 width="content",
-                help="How far this model's predictions are from the plain model's, on the tokens of the plain text, "
-                "in nats. 0: no difference.",
+                help="KL divergence of the edited model's predictions from the plain model's, on the tokens of the "
+                "plain text, in nats. 0: no difference.",
             )
         st.metric(
             "Perplexity",
             _number(perplexity),
             width="content",
-            help="How surprising this text is to the plain model. 1: not at all; text that falls apart has a high one.",
+            help="Of this text under the plain model. 1: certain of every token; incoherent text has a high one.",
         )
         st.metric(
             "Repeats",
             "–" if math.isnan(repetition) else f"{repetition:.0%}",
             width="content",
-            help="Share of its three-token sequences that occurred before in it.",
+            help="Share of the text's three-token sequences that occurred in it before.",
         )
 
 

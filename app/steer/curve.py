@@ -1,74 +1,79 @@
-"""How likely a word is, for each strength of one of the edits."""
+"""The probability of a word for each strength of one of the edits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import snippets
 from shared.tokens import plain
 from shared.waiting import one_sentence
-from steer.asking import Request
-from steer.edits import amounts
 
 import workbench as wb
+from steer.edits import slider_of
+from steer.prompt import AnswerRequest
 from workbench import figures
+from workbench.interventions.choices import strength_of
+from workbench.interventions.protocol import feature_of
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions import InterventionKind
     from workbench.measures.dose_response import DoseResponse
     from workbench.model import LanguageModel
 
-STRENGTHS = ("value", "factor", "amount")
 POINTS = 17
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured curve, with what was asked."""
+    """A measured curve with its request."""
 
-    request: Request
+    request: AnswerRequest
     varied: int
     response: DoseResponse
 
 
-def show(model: LanguageModel, asked: Request) -> None:
-    """The widgets, and the curve last measured; nothing where no edit has a strength."""
-    choices = [number for number, one in enumerate(asked.interventions) if strength(one) is not None]
+def show(model: LanguageModel, request: AnswerRequest) -> None:
+    """Draw the widgets and the last curve; nothing where no edit has a strength."""
+    choices = [number for number, one in enumerate(request.interventions) if strength(one) is not None]
     if not choices:
         return
     st.subheader("How much is enough?", anchor=False)
     st.caption("The probability of a word directly after the prompt, for each strength of one edit; the others stay.")
     which, word, reach, run = st.columns([3, 2, 3, 1.4], vertical_alignment="bottom")
-    varied = which.selectbox("Edit", choices, format_func=lambda number: str(asked.interventions[number]), key="varied")
+    varied = which.selectbox(
+        "Edit", choices, format_func=lambda number: str(request.interventions[number]), key="varied"
+    )
     text = word.text_input("Word", " dog", key="word", persist_state="session", help="With its space in front.")
-    name = type(asked.interventions[varied]).__name__
-    far = amounts(model, asked.interventions[varied].feature)[name][2]
+    one = request.interventions[varied]
+    argument = strength_of(type(one))
+    assert argument is not None
+    name, far = type(one).__name__, slider_of(model, feature_of(one), argument).reach
     limits = reach.slider(
         "From … to", -far, far, (-far, far), format="%g", key=f"reach {name} {far:g}", persist_state="session"
     )
     if run.button("Measure", key="measure", icon=":material/show_chart:", width="stretch"):
         with one_sentence():
-            _measure(model, asked, varied, text, limits)
+            _measure(model, request, varied, text, limits)
     if "curve" in st.session_state:
         _draw(st.session_state["curve"])
 
 
-def strength(one: FeatureIntervention) -> str | None:
-    """The name of the field that says how strong an intervention is; None if it has none."""
-    names = [item.name for item in fields(one) if item.name in STRENGTHS]
-    return names[0] if names else None
+def strength(one: InterventionKind) -> str | None:
+    """The name of the argument that holds an intervention's strength; None if it has none."""
+    argument = strength_of(type(one))
+    return None if argument is None else argument.name
 
 
-def _measure(model: LanguageModel, asked: Request, varied: int, word: str, reach: tuple[float, float]) -> None:
+def _measure(model: LanguageModel, request: AnswerRequest, varied: int, word: str, reach: tuple[float, float]) -> None:
     low, high = reach
     values = [round(low + (high - low) * step / (POINTS - 1), 6) for step in range(POINTS)]
-    field = strength(asked.interventions[varied])
+    field = strength(request.interventions[varied])
     assert field is not None
 
-    def make(value: float) -> list[FeatureIntervention]:
-        edits = list(asked.interventions)
+    def make(value: float) -> list[InterventionKind]:
+        edits = list(request.interventions)
         edits[varied] = replace(edits[varied], **{field: value})
         return edits
 
@@ -77,17 +82,17 @@ def _measure(model: LanguageModel, asked: Request, varied: int, word: str, reach
     def tell(share: float, what: str) -> None:
         bar.progress(share, text="Measuring …")
 
-    response = wb.measures.dose_response(model, asked.prompt(model), word, values, make, progress=tell)
+    response = wb.measures.dose_response(model, request.prompt(model), word, values, make, progress=tell)
     bar.empty()
-    st.session_state["curve"] = Curve(asked, varied, response)
+    st.session_state["curve"] = Curve(request, varied, response)
 
 
 def _draw(curve: Curve) -> None:
     one = curve.request.interventions[curve.varied]
     field = strength(one)
-    title = f"{type(one).__name__} {field} of {one.feature or 'the direction'}"
-    asked = "Asked" if curve.request.chat else "After"
-    st.caption(f"{asked}: {plain(curve.request.text)}")
+    title = f"{type(one).__name__} {field} of {feature_of(one) or 'the direction'}"
+    start = "Asked" if curve.request.chat else "After"
+    st.caption(f"{start}: {plain(curve.request.text)}")
     figure = figures.dose_curve(curve.response, at=getattr(one, field or ""), title=title)
     st.plotly_chart(figure, theme=None, key="dose", config={"displayModeBar": False})
     snippets.show(code(curve))

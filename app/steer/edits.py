@@ -1,7 +1,7 @@
-"""The list of edits: each a neuron or a latent, what to do with it, how much, and where.
+"""The list of edits: each a feature with the kind of its intervention, its strength, and its positions.
 
-A row keeps the intervention it began with, so that what the widgets can't show (named positions, a direction, a stated
-mean) is kept until the user changes it.
+A row keeps the intervention it started with, so that what the widgets can't show (a list of positions, a direction,
+a given mean) is kept until the user changes it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import dictionaries, session
+from shared import dictionaries, pages
 from shared.tokens import plain, show_chips
 from shared.waiting import one_sentence
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.core.arguments import Argument
+from workbench.interventions import FeatureIntervention, InterventionKind
+from workbench.interventions.choices import choice_of, choices, strength_of
+from workbench.interventions.features import dictionary_of
+from workbench.interventions.protocol import feature_of
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
-CLAMP, SCALE, ZERO, MEAN, ADD = "Clamp", "Scale", "Ablate to zero", "Ablate to mean", "Steer"
-FORCE_LEAST, FORCE_ALL, FORCE_NONE = "Force for the least", "Force for all", "Force beside all"
-FORCES = {FORCE_LEAST: "least", FORCE_ALL: "all", FORCE_NONE: "none"}
-KINDS = [CLAMP, SCALE, ZERO, MEAN, ADD]
-CODES = [*FORCES, ZERO, SCALE, CLAMP]
-"""What can be done with a code."""
-AMOUNTS = {CLAMP: ("Set to", 20.0, 40.0, 0.5), SCALE: ("Multiply by", 2.0, 5.0, 0.1), ADD: ("Add", 20.0, 40.0, 0.5)}
-"""Name, first value, reach to both sides, step."""
 POSITIONS = {"all": "everywhere", "prompt": "in the prompt", "generated": "in the new text"}
 
 
@@ -39,90 +35,117 @@ class Row:
     """One edit on the page."""
 
     number: int
-    """Names its widgets."""
-    start: FeatureIntervention
-    """What they begin with."""
+    """Part of its widgets' keys."""
+    start: InterventionKind
+    """The intervention that the widgets start with."""
 
 
 def rows() -> list[Row]:
-    """The edits of this session."""
+    """The rows of this session."""
     return st.session_state.setdefault("rows", [])
 
 
-def set_rows(interventions: Sequence[FeatureIntervention]) -> None:
-    """Replace all edits."""
+def set_rows(interventions: Sequence[InterventionKind]) -> None:
+    """Replace all rows."""
     st.session_state["rows"] = []
     for one in interventions:
         add(one)
 
 
-def add(intervention: FeatureIntervention) -> None:
-    """One more edit, at the end."""
+def add(intervention: InterventionKind) -> None:
+    """Append a row."""
     numbers = st.session_state.setdefault("row numbers", itertools.count())
     rows().append(Row(next(numbers), intervention))
 
 
 def add_feature(model: LanguageModel, text: str) -> None:
-    """Clamp this feature, unless it is in the list; raises one of the package's errors if there is none."""
+    """Append the first edit that is offered for this feature, unless a row has the feature.
+
+    Raises:
+        FeatureError, DictionaryError: the model and the known dictionaries have no such feature.
+    """
     feature = dictionaries.feature(model, text)
-    if all(row.start.feature != feature for row in rows()):
-        is_code = isinstance(feature.source, wb.Codebook)
-        add(wb.Force(feature) if is_code else wb.Clamp(feature, amounts(model, feature)[CLAMP][1]))
+    if all(feature_of(row.start) != feature for row in rows()):
+        first = choices(dictionary_of(model, feature))[0]
+        strength = first.strength
+        add(first.make(feature, None if strength is None else slider_of(model, feature, strength).first))
 
 
-def amounts(model: LanguageModel, feature: wb.Feature | None) -> dict[str, tuple[str, float, float, float]]:
-    """`AMOUNTS`, fitted to how high a latent gets in its index."""
-    if feature is None or dictionaries.is_neuron(feature):
-        return AMOUNTS
+@dataclass(frozen=True)
+class Slider:
+    """The slider of a strength."""
+
+    first: float
+    reach: float
+    """How far it goes to both sides of 0."""
+    step: float
+
+
+def slider_of(model: LanguageModel, feature: wb.Feature | None, strength: Argument) -> Slider:
+    """The slider that a strength declares, scaled to the highest value of a latent in its index where it follows it."""
+    declared = Slider(strength.default, strength.reach or 1.0, strength.step or 0.1)
+    if feature is None or dictionaries.is_neuron(feature) or not strength.follows_activation:
+        return declared
     index = dictionaries.usable_index(model, dictionaries.called(model, feature.dictionary))
     highest = float(index.statistics["highest"][feature.index]) if index is not None else 0.0
-    if highest <= 0:
-        return AMOUNTS
     first = float(f"{highest:.2g}")
-    return AMOUNTS | {kind: (AMOUNTS[kind][0], first, 4 * first, first / 40) for kind in (CLAMP, ADD)}
+    return Slider(first, 4 * first, first / 40) if highest > 0 else declared
 
 
-def show(model: LanguageModel) -> list[FeatureIntervention]:
-    """The list, to be changed; what it says now."""
-    said = []
+def show(model: LanguageModel) -> list[InterventionKind]:
+    """Draw the rows; returns their interventions."""
+    interventions = []
     if not rows():
         st.caption("None yet.")
     for row in list(rows()):
         with st.container(border=True, key=f"edit-{row.number}"), one_sentence():
-            said.append(_show_row(model, row))
-    return said
+            interventions.append(_show_row(model, row))
+    return interventions
 
 
-def _show_row(model: LanguageModel, row: Row) -> FeatureIntervention:
+def _show_row(model: LanguageModel, row: Row) -> InterventionKind:
     start, number = row.start, row.number
     place, kinds, sites, sizes, wheres, ends = st.columns([2.6, 1.8, 1.2, 2.6, 1.8, 0.5], vertical_alignment="bottom")
     with ends:
         st.button("", key=f"remove-{number}", icon=":material/close:", help="Remove", on_click=_remove, args=(number,))
+    if not isinstance(start, FeatureIntervention):
+        place.markdown(f"**{plain(start)}**")
+        return start
     if start.feature is None:
         place.markdown(f"**{plain(start)}**")
-        amount = _amount(sizes, ADD, number, start, AMOUNTS)
-        return replace(start, amount=amount, positions=_where(wheres, number, start))
+        strength = strength_of(type(start))
+        amount = {} if strength is None else {strength.name: _amount(sizes, model, type(start).title, strength, row)}
+        return replace(start, positions=_where(wheres, number, start), **amount)
     if dictionaries.is_neuron(start.feature):
         feature = _neuron(model, start.feature, number, place, sites)
     else:
         feature = start.feature
         _latent(model, feature, place, sites)
-    offered = CODES if isinstance(feature.source, wb.Codebook) else KINDS
-    kind = kinds.selectbox(
-        "Edit",
-        offered,
-        index=offered.index(_kind(start)),
-        key=f"kind-{number}",
-        persist_state="session",
-        help=EXPLAINED,
-    )
-    fitted = amounts(model, feature)
-    amount = _amount(sizes, kind, number, start, fitted) if kind in AMOUNTS else 0.0
-    return _make(kind, feature, amount, _where(wheres, number, start), start)
+    dictionary = dictionary_of(model, feature)
+    offered = {one.title: one for one in choices(dictionary)}
+    began = choice_of(start, dictionary)
+    offered.setdefault(began.title, began)
+    choice = offered[
+        kinds.selectbox(
+            "Edit",
+            list(offered),
+            index=list(offered).index(began.title),
+            key=f"kind-{number}",
+            persist_state="session",
+            help=" ".join(dict.fromkeys(one.kind.about for one in offered.values())),
+        )
+    ]
+    strength = choice.strength
+    amount = None if strength is None else _amount(sizes, model, choice.title, strength, row)
+    positions = _where(wheres, number, start)
+    if choice.describes(start) and feature == start.feature:
+        changed = {} if strength is None else {strength.name: amount}
+        return replace(start, positions=positions, **changed)
+    return choice.make(feature, amount, positions)
 
 
 def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, sites: Any) -> wb.Feature:
-    """What a neuron is about; the neuron at the site that is chosen."""
+    """Draw a neuron's tokens and the chooser of its site; returns the neuron at that site."""
     words = start.dictionary.split(".")
     site = sites.selectbox(
         "Site",
@@ -130,7 +153,7 @@ def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, si
         index=model.network.neuron_sites.index(words[2]),
         key=f"site-{number}",
         persist_state="session",
-        help="**gate** opens the neuron, **up** scales it, **post** is their product: what the neuron writes.",
+        help="**gate** opens the neuron, **up** scales it, **post** is their product: the neuron's output.",
     )
     feature = wb.Feature(f"{words[0]}.{words[1]}.{site}", start.index)
     tokens = [token for token, _, _ in caching.reading(model, str(feature)).promoted[:3]]
@@ -139,20 +162,20 @@ def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, si
 
 
 def _latent(model: LanguageModel, feature: wb.Feature, place: Any, sites: Any) -> None:
-    """What a latent is about."""
+    """Draw a latent's label, its tokens, and its hook point."""
     one = dictionaries.called(model, feature.dictionary)
     index = dictionaries.usable_index(model, one)
     tokens = dictionaries.latent_tokens(index, feature.index, 3)[0] if index is not None else []
     remark = index.remarks().get(feature.index) if index is not None else None
     label = f": {remark.label}" if remark is not None and remark.label else ""
     _name(place, feature, f"{one.title}, {one.noun} {feature.index}{label}", tokens)
-    sites.caption(plain(one.writes), help="Where it is changed.")
+    sites.caption(plain(one.writes), help="The hook point at which it is edited.")
 
 
 def _name(place: Any, feature: wb.Feature, name: str, tokens: Sequence[str]) -> None:
     with place:
         st.page_link(
-            session.BROWSE,
+            pages.script("browse"),
             label=f"**{plain(name)}**",
             icon="",
             help="Open its card",
@@ -161,42 +184,13 @@ def _name(place: Any, feature: wb.Feature, name: str, tokens: Sequence[str]) -> 
         show_chips(tokens)
 
 
-EXPLAINED = (
-    "**Clamp** holds the feature at a value, **Scale** multiplies it, **Ablate** sets it to zero or to its mean, "
-    "**Steer** adds to it. **Force** activates a code in place of the least similar one chosen, of all, or beside them."
-)
-
-
-def _make(
-    kind: str, feature: wb.Feature, amount: float, positions: Any, start: FeatureIntervention
-) -> FeatureIntervention:
-    if kind in FORCES:
-        return wb.Force(feature, FORCES[kind], positions=positions)
-    if kind == CLAMP:
-        return wb.Clamp(feature, amount, positions=positions)
-    if kind == SCALE:
-        return wb.Scale(feature, amount, positions=positions)
-    if kind == ADD:
-        return wb.Steer(feature, amount, positions=positions)
-    mean = start.mean if kind == MEAN and isinstance(start, wb.Ablate) and feature == start.feature else None
-    return wb.Ablate(feature, "zero" if kind == ZERO else "mean", mean, positions=positions)
-
-
-def _kind(one: FeatureIntervention) -> str:
-    if isinstance(one, wb.Ablate):
-        return ZERO if one.mode == "zero" else MEAN
-    if isinstance(one, wb.Force):
-        return next(kind for kind, replaces in FORCES.items() if replaces == one.replaces)
-    return type(one).__name__
-
-
-def _amount(place: Any, kind: str, number: int, start: FeatureIntervention, fitted: dict) -> float:
-    name, first, reach, step = fitted[kind]
-    if _kind(start) == kind:
-        first = next(value for key, value in start.settings().items() if key in ("value", "factor", "amount"))
-    key = f"{kind}-{number}"
-    reach = max(reach, abs(first), abs(st.session_state.get(key, 0.0)))  # an index may have come with a lower highest
-    return place.slider(name, -reach, reach, first, step, "%.4g", key=key, persist_state="session")
+def _amount(place: Any, model: LanguageModel, title: str, strength: Argument, row: Row) -> float:
+    """Draw the slider of a strength; it starts with the row's own where the row's intervention has one."""
+    slider, key = slider_of(model, feature_of(row.start), strength), f"{title}-{row.number}"
+    first = row.start.settings().get(strength.name, slider.first)
+    # the highest value in a new index may be lower
+    reach = max(slider.reach, abs(first), abs(st.session_state.get(key, 0.0)))
+    return place.slider(strength.title, -reach, reach, first, slider.step, "%.4g", key=key, persist_state="session")
 
 
 def _where(place: Any, number: int, start: FeatureIntervention) -> Any:

@@ -1,4 +1,4 @@
-"""Examples that show an effect at one click, on the default model."""
+"""Examples of edits with a visible effect, for the default model, each behind one button."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import streamlit as st
 from shared import session
-from steer import edits
-from steer.asking import CHAT, CONTINUE, QUESTION
 
 import workbench as wb
+from steer import edits
+from steer.prompt import CHAT, CONTINUE, QUESTION
 
 STORY = "Once upon a time, there was a"
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Edits with a prompt that shows them."""
+    """An edit with a prompt that shows its effect."""
 
     name: str
     feature: str
@@ -34,7 +34,7 @@ PRESETS = [
 
 
 def show() -> None:
-    """One button for each."""
+    """Draw a button for each preset, on the default model."""
     if st.session_state["source"] != session.DEFAULT:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

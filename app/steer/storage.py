@@ -1,4 +1,4 @@
-"""Edits as a file: saved, and read back."""
+"""Edits as a file: saving and loading."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from shared import dictionaries
 from shared.tokens import plain
-from steer import edits
 
+from steer import edits
 from workbench.dictionaries import Dictionary
 from workbench.interventions.saved import from_json, to_json
 from workbench.model import EditError
 
 if TYPE_CHECKING:
-    from workbench.interventions.kinds import FeatureIntervention
+    from workbench.interventions import InterventionKind
     from workbench.model import LanguageModel
 
 
-def show(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> None:
-    """A button that saves the edits, and a box that takes a file of them."""
+def show(model: LanguageModel, interventions: Sequence[InterventionKind]) -> None:
+    """Draw a button that saves the edits, and a box that loads a file of edits."""
     with st.popover("Save or load", icon=":material/save:", width="stretch"):
         if interventions:
             st.download_button(
@@ -36,18 +36,22 @@ def show(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> 
         st.file_uploader(
             "Load edits", "json", key=f"upload-{turn}", max_upload_size=20, on_change=_load, args=(model, turn)
         )
-        st.caption("A file fits the model it was saved with.")
+        st.caption("A file fits the model that it was saved with.")
 
 
 def show_trouble() -> None:
-    """Why the last file could not be read, until something else is loaded."""
+    """Draw why the last file can't be loaded, until another file is."""
     trouble = st.session_state.get("trouble with file")
     if trouble:
         st.error(plain(trouble), icon=":material/error:")
 
 
-def read(model: LanguageModel, data: bytes) -> list[FeatureIntervention]:
-    """The edits in a file; raises what `from_json` raises."""
+def read(model: LanguageModel, data: bytes) -> list[InterventionKind]:
+    """The edits in a file.
+
+    Raises:
+        EditError: the file does not hold interventions; other errors as in `from_json`.
+    """
     try:
         return from_json(model, data.decode(), _needed(model, data.decode()))
     except (UnicodeDecodeError, TypeError) as error:
@@ -55,7 +59,7 @@ def read(model: LanguageModel, data: bytes) -> list[FeatureIntervention]:
 
 
 def _needed(model: LanguageModel, text: str) -> list[Dictionary]:
-    """The trained dictionaries that a file names; what is wrong with the file is `from_json`'s to say."""
+    """The trained dictionaries that a file names; empty for a damaged file, about which `from_json` raises."""
     try:
         names = [str(one["name"]) for one in json.loads(text).get("dictionaries", ())]
     except (ValueError, KeyError, TypeError, AttributeError):

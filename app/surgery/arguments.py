@@ -1,27 +1,27 @@
-"""What to do next: the operation, its settings, and the text that its cost is measured on."""
+"""The next operation: its name, its settings, and the texts that its cost is measured on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from shared import corpora, dictionaries, session
+from shared import corpora, dictionaries, pages
 from shared.tokens import plain
 from steer import edits
-from surgery import panel
-from surgery.panel import Asked
 
+from surgery import panel
+from surgery.panel import SurgeryRequest
 from workbench.surgery.registry import OPERATIONS, Argument, Operation
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 FIRST = "bake"
-"""The operation that the list begins with."""
+"""The first operation in the list."""
 
 
-def show(model: LanguageModel) -> tuple[Asked | None, Any]:
-    """The widgets; what they ask for, None while that can't be said; and a place for the button that tries it."""
+def show(model: LanguageModel) -> tuple[SurgeryRequest | None, Any]:
+    """Draw the widgets; returns their request, None while an argument is missing, and a place for the button."""
     st.subheader("Next", anchor=False)
     chooser, about = st.columns([2, 3], vertical_alignment="bottom")
     name = chooser.selectbox(
@@ -45,15 +45,15 @@ def show(model: LanguageModel) -> tuple[Asked | None, Any]:
         512,
         key="surgery tokens",
         persist_state="session",
-        help="The cost is measured on so many. Of the bundled stories it takes a tenth that nothing is tuned on.",
+        help="The cost is measured on this many tokens. Of the bundled stories a held-out tenth is used.",
     )
     ready = all(value is not None for value in arguments.values())
     source = st.session_state["source"]
-    return (Asked(source, now.hash, name, arguments, corpus, int(tokens)) if ready else None), button
+    return (SurgeryRequest(source, now.hash, name, arguments, corpus, int(tokens)) if ready else None), button
 
 
 def _argument(model: LanguageModel, now: LanguageModel, operation: Operation, one: Argument) -> Any:
-    """The widget of one setting; its value, or None while it has none that can be used."""
+    """Draw the widget of one argument; returns its value, or None while the value can't be used."""
     key, how = f"surgery {operation.name} {one.name}", {"help": one.help or None, "persist_state": "session"}
     value: Any
     if one.kind == "edits":
@@ -81,7 +81,7 @@ def _argument(model: LanguageModel, now: LanguageModel, operation: Operation, on
 
 
 def _feature(model: LanguageModel, typed: str) -> Any:
-    """The feature of this id, or what is wrong with it."""
+    """The feature of this id; draws the error and returns None for a wrong id."""
     try:
         return dictionaries.feature(model, typed)
     except (ValueError, KeyError) as error:
@@ -90,6 +90,8 @@ def _feature(model: LanguageModel, typed: str) -> Any:
 
 
 def _edits(model: LanguageModel) -> Any:
-    """The edits that Steer holds, to be changed here too."""
-    st.page_link(session.STEER, label="These are the edits of the page Steer; add more there.", icon=":material/tune:")
+    """Draw the edits of the page Steer, which can be changed here too; returns them."""
+    st.page_link(
+        pages.script("steer"), label="These are the edits of the page Steer; add more there.", icon=":material/tune:"
+    )
     return edits.show(model)

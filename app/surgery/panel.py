@@ -1,4 +1,4 @@
-"""Operations on the model: what was done in this session, and trying the next one."""
+"""Operations on the model: the steps of this session, and the trial of the next one."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from workbench.surgery import Certificate, Child
 
 STEPS, TRIED, KEY, TEXTS = "surgery", "surgery tried", "surgery key", "surgery texts"
-"""Places in the session: what was kept, what was tried last, the work that goes on, what was written."""
+"""Keys of the session: the steps, the last trial, the key of the trial's task, the texts."""
 SAVING, LOADING = "surgery saving", "surgery loading"
-"""The same for work on folders."""
-ASKED = "surgery asked"
-"""A question before something is replaced."""
+"""Keys of the session: the keys of the tasks that save and load a folder."""
+QUESTION = "surgery question"
+"""Key of the session: a question before something is replaced."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """All that a trial depends on."""
+class SurgeryRequest:
+    """Everything that a trial depends on."""
 
     source: str
     start: str
-    """Hash of the model that is changed."""
+    """Hash of the model that the operation changes."""
     operation: str
     arguments: Mapping[str, Any]
     corpus: str
@@ -40,73 +40,73 @@ class Asked:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Names the trial."""
-        said = repr(sorted((name, repr(value)) for name, value in self.arguments.items()))
-        return ("surgery", self.source, self.start, self.operation, said, self.corpus, str(self.tokens))
+        """The key of the trial's task, without the session."""
+        words = repr(sorted((name, repr(value)) for name, value in self.arguments.items()))
+        return ("surgery", self.source, self.start, self.operation, words, self.corpus, str(self.tokens))
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change, with what it made."""
+    """One operation and the child it returned."""
 
     child: Child
     operation: str
-    """Empty for one that was loaded from a folder."""
+    """Empty for a child that was loaded from a folder."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     corpus: str = corpora.FIRST
     tokens: int = 2048
 
 
 def steps() -> list[Step]:
-    """What was kept in this session, in order."""
+    """The steps of this session, in order."""
     return st.session_state.setdefault(STEPS, [])
 
 
 def restore(model: LanguageModel) -> None:
-    """Find again what was made of this model before the page was loaded anew or another model was chosen."""
+    """Take over the steps on this model from before the page was reloaded or another model was chosen."""
     if STEPS not in st.session_state:
         st.session_state[STEPS] = list(caching.kept(session.name(), model.hash) or ())
     _hold()
 
 
 def _hold() -> None:
-    """Hold what was made beyond this session."""
+    """Keep the steps for the session that follows when the page is reloaded."""
     if steps():
         caching.keep(session.name(), steps()[0].child.parent.hash, tuple(steps()))
         st.query_params[session.CHANGES] = session.name()
 
 
-def shown() -> list[Step]:
-    """The same, with what was tried last."""
-    tried = st.session_state.get(TRIED)
-    return [*steps(), *([tried] if tried else [])]
+def steps_and_trial() -> list[Step]:
+    """The steps, followed by the last trial if there is one."""
+    trial = st.session_state.get(TRIED)
+    return [*steps(), *([trial] if trial else [])]
 
 
 def current(model: LanguageModel) -> LanguageModel | Child:
-    """What the next operation changes."""
+    """The child or model that the next operation changes."""
     return steps()[-1].child if steps() else model
 
 
 def current_model(model: LanguageModel) -> LanguageModel:
-    """The same as a model."""
+    """The model that the next operation changes."""
     return steps()[-1].child.model if steps() else model
 
 
 def held_out(corpus: str) -> Any:
-    """The text to measure on; of the bundled stories a tenth, which nothing is chosen on."""
+    """The corpus to measure on; None for the bundled stories, of which `certify` takes a held-out tenth."""
     return None if corpus == corpora.FIRST else wb.Corpus.load(corpus)
 
 
-def begin(model: LanguageModel, asked: Asked) -> None:
-    """Start a trial."""
+def begin(model: LanguageModel, request: SurgeryRequest) -> None:
+    """Start a trial; the trial of another request is dropped."""
     before = current(model)
 
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Step:
-        arguments = dict(asked.arguments)
-        tell(0.0, OPERATIONS[asked.operation].title)
+        arguments = dict(request.arguments)
+        tell(0.0, OPERATIONS[request.operation].title)
         child = wb.surgery.apply_operation(
             before,
-            asked.operation,
+            request.operation,
             progress=lambda share, what: tell(share / 2, what),
             cancel=cancelled,
             **arguments,
@@ -114,55 +114,54 @@ def begin(model: LanguageModel, asked: Asked) -> None:
         if cancelled():
             raise Cancelled("Stopped before anything was measured.")
         child.certify(
-            held_out(asked.corpus),
-            asked.tokens,
+            held_out(request.corpus),
+            request.tokens,
             progress=lambda share, what: tell((1 + share) / 2, f"Measuring: {what}"),
             cancel=cancelled,
         )
-        return Step(child, asked.operation, arguments, asked.corpus, asked.tokens)
+        return Step(child, request.operation, arguments, request.corpus, request.tokens)
 
-    key = (*asked.key, session.name())  # what comes of it is taken by one session
+    key = (*request.key, session.name())  # one session takes the result
     if key != st.session_state.get(KEY):
         _drop_trial()
     st.session_state[TRIED], st.session_state[KEY] = None, key
-    caching.begin(key, OPERATIONS[asked.operation].title, work)
+    caching.begin(key, OPERATIONS[request.operation].title, work)
 
 
-def follow(asked: Asked | None) -> bool:
-    """Show the trial that goes on, or take what came of it; whether one goes on.
+def follow(request: SurgeryRequest | None) -> None:
+    """Draw the progress of the trial, or take its result.
 
     Args:
-        asked: what the widgets ask for now; why a trial of something else failed is of no use any more.
+        request: the widgets' request now; the error of another request's trial is dropped.
     """
     key = st.session_state.get(KEY)
     task = caching.task(key) if key else None
     if task is None:
-        return False
+        return
     if not task.done:
         background.follow(key)
-        return True
+        return
     if task.failed:
-        if asked is None or key[:-1] != asked.key:
+        if request is None or key[:-1] != request.key:
             st.session_state[KEY] = None
         elif not background.show_failure(key):
             st.info("Stopped before anything was measured.", icon=":material/pause:")
-        return False
+        return
     st.session_state[TRIED], st.session_state[KEY] = task.result(), None
     st.session_state["surgery stopped"] = task.stopping
-    caching.forget(key)  # it is as large as a model, and the session has it now
-    return False
+    caching.forget(key)  # the result is as large as a model, and the session holds it now
 
 
 def show_steps(model: LanguageModel) -> None:
-    """The list of what was kept."""
-    st.subheader("Done so far", anchor=False)
+    """Draw the list of steps."""
+    st.subheader("Steps so far", anchor=False)
     if not steps():
-        st.caption("Nothing: the model is as it was opened.")
+        st.caption("None: the model is as it was opened.")
         return
     for number, step in enumerate(steps()):
         with st.container(border=True, key=f"surgery-step-{number}"):
             words, numbers, button = st.columns([5, 4, 1.6], vertical_alignment="center")
-            words.markdown(f"**{number + 1}. {plain(titled(step))}**  \n{plain(in_words(step))}")
+            words.markdown(f"**{number + 1}. {plain(titled(step))}**  \n{plain(settings_text(step))}")
             certificate = step.child.certificate
             if certificate is not None:
                 numbers.caption(plain(costs(certificate)))
@@ -173,7 +172,7 @@ def show_steps(model: LanguageModel) -> None:
 
 
 def show_trial() -> None:
-    """What was tried last and what it costs, to be kept or not."""
+    """Draw the last trial with its certificate, and the buttons that keep or discard it."""
     step: Step | None = st.session_state.get(TRIED)
     if step is None:
         return
@@ -183,7 +182,7 @@ def show_trial() -> None:
     stopped = "Stopped early. " if st.session_state.get("surgery stopped") else ""
     st.caption(
         plain(
-            f"{stopped}{titled(step)}: {in_words(step)}. Measured on {certificate.predictions:,} predictions in "
+            f"{stopped}{titled(step)}: {settings_text(step)}. Measured on {certificate.predictions:,} predictions in "
             f"{certificate.corpus['name']}, against the model as it was opened."
         )
     )
@@ -194,7 +193,7 @@ def show_trial() -> None:
 
 
 def show_certificate(certificate: Certificate) -> None:
-    """The numbers of a certificate."""
+    """Draw the numbers of a certificate."""
     before, after = certificate.perplexity_before, certificate.perplexity_after
     with st.container(horizontal=True, gap="medium"):
         st.metric(
@@ -203,13 +202,13 @@ def show_certificate(certificate: Certificate) -> None:
             f"{after - before:+.3g}",
             delta_color="inverse",
             width="content",
-            help=f"How surprised the changed model is by the text; the model as it was opened: {before:.4g}.",
+            help=f"Of the text under the changed model; under the model as it was opened: {before:.4g}.",
         )
         st.metric(
             "KL",
             f"{certificate.kl:.3g}",
             width="content",
-            help="How far its predictions are from those of the model as it was opened, in nats. 0: no difference.",
+            help="KL divergence of its predictions from those of the model as it was opened, in nats.",
         )
         st.metric(
             "Same likeliest token",
@@ -221,47 +220,47 @@ def show_certificate(certificate: Certificate) -> None:
 
 
 def titled(step: Step) -> str:
-    """The name of an operation for people."""
+    """The title of a step's operation."""
     return OPERATIONS[step.operation].title if step.operation else "Loaded"
 
 
-def in_words(step: Step) -> str:
-    """What it was asked to do."""
+def settings_text(step: Step) -> str:
+    """The settings of a step's operation, in a line."""
     known = OPERATIONS[step.operation].arguments if step.operation else ()
     titles = {argument.name: argument.title[0].lower() + argument.title[1:] for argument in known}
     defaults = {argument.name: argument.default for argument in known}
-    said = []
+    words = []
     for name, value in step.arguments.items():
         if isinstance(value, bool):
-            said += [f"{titles.get(name, name)}: {'yes' if value else 'no'}"] if value != defaults.get(name) else []
+            words += [f"{titles.get(name, name)}: {'yes' if value else 'no'}"] if value != defaults.get(name) else []
         elif value not in ("", None, [], ()):
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            said.append(shown if name == "edits" else f"{name} {shown}")
-    return "; ".join(said) or "as it is"
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            words.append(text if name == "edits" else f"{name} {text}")
+    return "; ".join(words) or "as it is"
 
 
 def costs(certificate: Certificate) -> str:
-    """A certificate in a line."""
+    """A certificate's costs in a line."""
     return (
         f"perplexity {certificate.perplexity_before:.4g} to {certificate.perplexity_after:.4g}, "
         f"KL {certificate.kl:.3g} nats"
     )
 
 
-def take(found: Sequence[Step]) -> None:
-    """Make this the list of what was done. A trial of what the model was is dropped, and stopped if it goes on."""
+def take(new: Sequence[Step]) -> None:
+    """Replace the steps; a trial on the model before is stopped and dropped."""
     _drop_trial()
-    quiet()
-    if steps() and not found:
+    clear_messages()
+    if steps() and not new:
         caching.keep(session.name(), steps()[0].child.parent.hash, ())
-    st.session_state[STEPS] = list(found)
+    st.session_state[STEPS] = list(new)
     _hold()
     _discard()
 
 
-def quiet() -> None:
-    """Take away what was said of a folder before, and the question that was asked."""
-    st.session_state[ASKED] = None
+def clear_messages() -> None:
+    """Remove the message of the last work on a folder, and the open question."""
+    st.session_state[QUESTION] = None
     for place in (SAVING, LOADING):
         key = st.session_state.get(place)
         task = caching.task(key) if key else None
@@ -271,7 +270,7 @@ def quiet() -> None:
 
 
 def _drop_trial() -> None:
-    """Stop the trial that goes on, and forget one that has ended: it is as large as a model."""
+    """Stop the trial that goes on; forget one that has ended, which is as large as a model."""
     key = st.session_state.pop(KEY, None)
     task = caching.task(key) if key else None
     if task is not None:
@@ -290,7 +289,7 @@ def _discard() -> None:
 
 
 def _undo() -> None:
-    """Back to the weights before the last step, checked to be what they were."""
+    """Restore the weights from before the last step; `undo` checks them."""
     if not steps():
         return
     try:

@@ -1,4 +1,4 @@
-"""Changed models as folders: saved and checked, loaded; and all of it as a script."""
+"""Changed models as folders: saving with a check, loading; and the whole session as a script."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import caching
 import streamlit as st
 from shared import background, corpora, dictionaries, session, snippets
 from shared.tokens import plain
-from surgery import panel
-from surgery.panel import LOADING, SAVING, Step
 
 import workbench as wb
+from surgery import panel
+from surgery.panel import LOADING, SAVING, Step
 from workbench.surgery.child import NOTE
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def show(model: LanguageModel) -> None:
-    """A folder to save to or to load from."""
+    """Draw the folder with the buttons that save and load it, and the certificate."""
     st.subheader("Save or load", anchor=False)
     st.session_state.setdefault("surgery folder", str(dictionaries.runs_folder() / "edited"))
     box, save, load = st.columns([5, 1, 1], vertical_alignment="bottom")
@@ -32,27 +32,27 @@ def show(model: LanguageModel) -> None:
         "Folder",
         key="surgery folder",
         persist_state="session",
-        help="An ordinary Hugging Face checkpoint, with a certificate of what was done and what it costs.",
+        help="An ordinary Hugging Face checkpoint, with a certificate of the operations and their cost.",
     )
     folder = str(Path(typed.strip()).expanduser()) if typed.strip() else ""
     kept = panel.steps()
     saves = save.button("Save", key="surgery save", icon=":material/save:", width="stretch", disabled=not kept)
     loads = load.button("Load", key="surgery load", icon=":material/folder_open:", width="stretch")
     if not kept:
-        st.caption("What was kept can be saved.")
+        st.caption("Keep a step to save it.")
     if (saves or loads) and not folder:
-        panel.quiet()
+        panel.clear_messages()
         st.error("Type a folder first.", icon=":material/error:")
     elif saves and (Path(folder) / NOTE).exists():
-        _ask(SAVING, folder, f"A changed model is saved in {folder} already; saving replaces it.", "Replace it")
+        _ask(SAVING, folder, f"{folder} already holds a changed model; saving replaces it.", "Replace it")
     elif loads and not (Path(folder) / NOTE).exists():
-        panel.quiet()
-        st.error(plain(f"{folder} holds no model that was saved here."), icon=":material/error:")
-    elif loads and any(not _is_saved(one.child, folder) for one in panel.shown()[-1:]):
-        said = f"Loading takes the place of what was kept or tried here, and {folder} does not hold that."
-        _ask(LOADING, folder, said, "Load it")
+        panel.clear_messages()
+        st.error(plain(f"{folder} holds no model that this page saved."), icon=":material/error:")
+    elif loads and any(not _is_saved(one.child, folder) for one in panel.steps_and_trial()[-1:]):
+        warning = f"Loading replaces the steps and the trial here, and {folder} does not hold the last of them."
+        _ask(LOADING, folder, warning, "Load it")
     elif saves or loads:
-        panel.quiet()
+        panel.clear_messages()
         (_begin_saving if saves else _begin_loading)(model, folder)
     _show_question(model, folder)
     _follow_saving()
@@ -72,22 +72,22 @@ def show(model: LanguageModel) -> None:
 
 
 def _ask(what: str, folder: str, warning: str, button: str) -> None:
-    panel.quiet()
-    st.session_state[panel.ASKED] = (what, folder, warning, button)
+    panel.clear_messages()
+    st.session_state[panel.QUESTION] = (what, folder, warning, button)
 
 
 def _show_question(model: LanguageModel, typed: str) -> None:
-    """What would be lost, until somebody says yes, names another folder, or changes the list of what was done."""
-    asked = st.session_state.get(panel.ASKED)
-    if asked is None or asked[1] != typed:
+    """Draw the open question, until it is answered, another folder is typed, or the steps change."""
+    question = st.session_state.get(panel.QUESTION)
+    if question is None or question[1] != typed:
         return
-    what, folder, warning, button = asked
+    what, folder, warning, button = question
     st.warning(plain(warning), icon=":material/warning:")
     with st.container(horizontal=True):
         yes = st.button(button, key="surgery yes", icon=":material/check:")
         no = st.button("Leave it", key="surgery no", icon=":material/close:")
     if yes or no:
-        st.session_state[panel.ASKED] = None
+        st.session_state[panel.QUESTION] = None
     if yes:
         (_begin_saving if what == SAVING else _begin_loading)(model, folder)
     if yes or no:
@@ -95,7 +95,7 @@ def _show_question(model: LanguageModel, typed: str) -> None:
 
 
 def _is_saved(child: Child, folder: str) -> bool:
-    """Whether this folder holds the child itself."""
+    """Whether this folder holds the child."""
     try:
         return json.loads((Path(folder) / NOTE).read_text())["hash"] == child.model.hash
     except (OSError, ValueError, KeyError, TypeError):
@@ -126,11 +126,11 @@ def _follow_saving() -> None:
         return
     if background.show_failure(key) or task.failed:
         return
-    seen: Verification = task.result()
-    largest = seen.max_logit_difference
-    far = f"no logit is further than {largest:.2g} from the model here" if largest else "every logit is the same"
-    message = f"Saved in {key[1]}. Plain transformers {seen.transformers} loads it as {seen.loaded}; {far}."
-    (st.success if seen.agrees else st.warning)(plain(message), icon=":material/verified:")
+    check: Verification = task.result()
+    largest = check.max_logit_difference
+    far = f"no logit differs by more than {largest:.2g} from the model here" if largest else "every logit is the same"
+    message = f"Saved in {key[1]}. Plain transformers {check.transformers} loads it as {check.loaded}; {far}."
+    (st.success if check.agrees else st.warning)(plain(message), icon=":material/verified:")
     st.button("Open it on all pages", key="surgery open", on_click=session.take_model, args=(key[1],))
 
 
@@ -166,22 +166,22 @@ def _follow_loading() -> None:
 def _needed(model: LanguageModel, folder: str) -> list[Any]:
     """The dictionaries that the interventions beside a checkpoint name."""
     try:
-        said = json.loads((Path(folder) / "interventions.json").read_text())
-        names = [str(one["name"]) for one in said["dictionaries"]]
+        saved = json.loads((Path(folder) / "interventions.json").read_text())
+        names = [str(one["name"]) for one in saved["dictionaries"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [dictionaries.load(model, dictionaries.called(model, name)) for name in names]
 
 
 def code(source: str, steps: Sequence[Step], folder: str) -> str:
-    """A script that does the same."""
+    """A script that repeats the steps."""
     lines, now = snippets.opening(source), "model"
     for step in steps:
         if not step.operation:
             lines += f"child = wb.surgery.open_child({step.arguments['folder']!r}, model)\n"
         else:
-            before, given = _arguments(step.arguments)
-            lines += f"{before}child = wb.surgery.apply_operation({now}, {step.operation!r}{given})\n"
+            before, keywords = _arguments(step.arguments)
+            lines += f"{before}child = wb.surgery.apply_operation({now}, {step.operation!r}{keywords})\n"
         now = "child"
     text = "" if steps[-1].corpus == corpora.FIRST else f"wb.Corpus.load({steps[-1].corpus!r}), "
     lines += f"print(child.certify({text}tokens={steps[-1].tokens}).to_markdown())\n"
@@ -189,18 +189,18 @@ def code(source: str, steps: Sequence[Step], folder: str) -> str:
 
 
 def _arguments(arguments: dict[str, Any] | Any) -> tuple[str, str]:
-    """The lines that come before a call, and its arguments."""
-    before, given = "", ""
+    """The lines before a call, and its keyword arguments."""
+    before, keywords = "", ""
     for name, value in arguments.items():
         if name == "edits":
             before += snippets.edit_list(value)
-            given += ", edits=edits"
+            keywords += ", edits=edits"
         elif isinstance(value, wb.Feature):
             lines, names = snippets.loading([wb.Steer(value, 1.0)])
             before += lines
             variable = names.get(value.dictionary)
-            said = f"{variable}.feature({value.index})" if variable else repr(str(value))
-            given += f", {name}={said}"
+            written = f"{variable}.feature({value.index})" if variable else repr(str(value))
+            keywords += f", {name}={written}"
         else:
-            given += f", {name}={value!r}"
-    return before, given
+            keywords += f", {name}={value!r}"
+    return before, keywords

@@ -1,4 +1,4 @@
-"""What the model writes before and after, side by side."""
+"""The texts that the model generates before and after, side by side."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from shared.sample import sample_text
 from shared.tokens import show_scale, show_tokens
-from steer.asking import QUESTION
-from surgery import panel
+from steer.prompt import QUESTION
 
 import workbench as wb
+from surgery import panel
 from workbench.model.decoding import TextStreamer
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ LENGTH = 48
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was asked, and what came of it."""
+class WrittenTexts:
+    """The texts with the prompt and the child they belong to."""
 
     prompt: str
     child: str
@@ -34,8 +34,8 @@ class Written:
 
 
 def show(model: LanguageModel, child: Child) -> None:
-    """A prompt and a button; both texts, tinted by how far the models disagree about each token."""
-    st.subheader("What it writes", anchor=False)
+    """Draw a prompt, a button, and both texts, tinted by the KL divergence of the two models at each token."""
+    st.subheader("Generated texts", anchor=False)
     if model.tokenizer is None:
         st.caption("This model has no tokenizer.")
         return
@@ -46,18 +46,19 @@ def show(model: LanguageModel, child: Child) -> None:
         "Prompt",
         key="surgery prompt",
         persist_state="session",
-        help="Given as a question to models that can chat, and to others as it is.",
+        help="Asked as a question where the model has a chat template, continued as it is where not.",
     )
     if button.button("Write", key="surgery write", icon=":material/play_arrow:", width="stretch"):
         st.session_state.pop(panel.TEXTS, None)
         with st.spinner("Both models are writing …"):
-            texts = wb.surgery.compare_texts(model, child.model, asked(model, prompt), LENGTH, beside=child.beside)
-        st.session_state[panel.TEXTS] = Written(prompt, child.model.hash, texts)
-    written: Written | None = st.session_state.get(panel.TEXTS)
+            text = full_prompt(model, prompt)
+            texts = wb.surgery.compare_texts(model, child.model, text, LENGTH, beside=child.beside)
+        st.session_state[panel.TEXTS] = WrittenTexts(prompt, child.model.hash, texts)
+    written: WrittenTexts | None = st.session_state.get(panel.TEXTS)
     if written is None or written.child != child.model.hash:
         return
     if written.prompt != prompt:
-        st.caption(":material/info: The prompt has changed since this was written.")
+        st.caption(":material/info: The prompt has changed since these texts were generated.")
     both = written.texts
     sides = ((both.before.tokens, both.kl, "Before"), (both.after.tokens, both.kl_own, "After"))
     for column, (tokens, kl, head) in zip(st.columns(2, gap="medium", border=True), sides, strict=True):
@@ -67,8 +68,8 @@ def show(model: LanguageModel, child: Child) -> None:
     show_scale()
 
 
-def asked(model: LanguageModel, prompt: str) -> str:
-    """What the models are given: the prompt as a question where the model can chat, and as it is where not."""
+def full_prompt(model: LanguageModel, prompt: str) -> str:
+    """The prompt in the model's chat template, or as it is for a model without one."""
     return model.chat_prompt(prompt) if getattr(model.tokenizer, "chat_template", None) else prompt
 
 

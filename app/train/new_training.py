@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from shared import corpora, snippets
 from shared.waiting import one_sentence
+
 from train import runs
-from train.runs import Request
+from train.runs import TrainingRequest
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
@@ -22,9 +23,9 @@ PLACES = {
     "attention heads": "blocks.{}.attn.hook_z",
 }
 MLP = ("blocks.{}.mlp.hook_in", "blocks.{}.mlp.hook_out")
-"""What a transcoder reads and writes."""
-SAID = {
-    "width": ("Latents", "How many features to learn. More are finer, and slower to train."),
+"""The hook points that a transcoder reads and writes."""
+LABELS = {
+    "width": ("Latents", "How many features to learn. More are finer and slower to train."),
     "n_codes": ("Codes", "How many codes to learn."),
     "k": ("Active per token", "How many latents may be active at once."),
     "l1": ("L1 penalty", "Higher makes fewer latents active."),
@@ -34,7 +35,7 @@ SAID = {
 
 
 def show(model: LanguageModel) -> None:
-    """Widgets, the start button, and the same as a script."""
+    """Draw the widgets, the start button, and the training as a script."""
     kinds = runs.kinds()
     left, right = st.columns([2, 3])
     word = left.selectbox(
@@ -58,7 +59,7 @@ def show(model: LanguageModel) -> None:
             100_000,
             key="training tokens",
             persist_state="session",
-            help="How many activations to learn from. A million is a beginning; the texts are read again if they end.",
+            help="How many activations to train on. A million is a start; the texts are read again if they end.",
         )
         rate = st.number_input(
             "Learning rate", 1e-6, 1.0, 1e-3, 1e-4, "%g", key="training rate", persist_state="session"
@@ -73,9 +74,11 @@ def show(model: LanguageModel) -> None:
         key="training name",
         placeholder=suggested,
         persist_state="session",
-        help=f"The dictionary is kept in the folder {runs.runs_folder()}/NAME, and its features are called by it.",
+        help=f"The dictionary is saved in the folder {runs.runs_folder()}/NAME, which names its features.",
     )
-    request = Request((name or suggested).strip(), word, reads, writes, corpus, int(tokens), settings, rate, int(batch))
+    request = TrainingRequest(
+        (name or suggested).strip(), word, reads, writes, corpus, int(tokens), settings, rate, int(batch)
+    )
     busy = runs.current()
     if button.button(
         "Train",
@@ -102,11 +105,11 @@ def _explained(kind: type) -> str:
 
 
 def _where(model: LanguageModel, word: str) -> tuple[str, str]:
-    """Where the dictionary reads and writes."""
+    """Draw the choosers of place and layer; returns the hook points that the dictionary reads and writes."""
     last = model.network.n_layers - 1
     left, right = st.columns([2, 3])
     layer = int(right.slider("Layer", 0, last, last // 2, key="training layer", persist_state="session") if last else 0)
-    if "transcoder" in word:
+    if runs.kinds()[word].transcodes:
         reads, writes = (name.format(layer) for name in MLP)
         left.selectbox("Of", ["the MLP: from its input to its output"], disabled=True, key="training place of MLP")
         left.caption(f"{reads} → {writes}")
@@ -121,13 +124,13 @@ def _where(model: LanguageModel, word: str) -> tuple[str, str]:
 
 
 def _settings(word: str) -> dict[str, Any]:
-    """What the kind is built with."""
-    said: dict[str, Any] = {}
+    """Draw the settings of the kind; returns them by parameter."""
+    settings: dict[str, Any] = {}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         for name, usual in runs.parameters(word).items():
-            label, help = SAID.get(name, (name.replace("_", " ").capitalize(), ""))
+            label, help = LABELS.get(name, (name.replace("_", " ").capitalize(), ""))
             whole = isinstance(usual, int)
-            said[name] = st.number_input(
+            settings[name] = st.number_input(
                 label,
                 1 if whole else 1e-6,
                 None,
@@ -137,4 +140,4 @@ def _settings(word: str) -> dict[str, Any]:
                 persist_state="session",
                 help=help or None,
             )
-    return said
+    return settings

@@ -1,4 +1,4 @@
-"""One training: its curves, live while it goes on, and what can be done with it."""
+"""One training: its curves, live while it goes on, and the next steps."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from browse import indexing
-from shared import background, dictionaries, session, snippets
+from shared import background, dictionaries, pages, session, snippets
 from shared.tokens import plain
 from shared.waiting import one_sentence
+
 from train import runs
 from train.runs import Run
-
 from workbench import figures
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 EVERY = 2.0
-"""Seconds between drawings of the curves."""
+"""Seconds between two draws of the curves."""
 
 
 def show(model: LanguageModel, run: Run) -> None:
-    """The training in a folder."""
+    """Draw the training in a folder."""
     st.subheader(run.folder.name, anchor=False)
     if run.request is not None:
-        st.caption(_asked(run))
+        st.caption(_summary(run))
     going = runs.current()
     if going is not None and going.folder == run.folder:
         background.follow(runs.KEY)
@@ -42,29 +42,29 @@ def show(model: LanguageModel, run: Run) -> None:
 
 @st.fragment(run_every=EVERY)
 def _live(run: Run) -> None:
-    """Numbers and curves, drawn anew while it goes on."""
+    """Draw the numbers and curves, again every few seconds while the training goes on."""
     _curves(run)
 
 
-def _asked(run: Run) -> str:
+def _summary(run: Run) -> str:
     request = run.request
     assert request is not None
     settings = ", ".join(f"{name} {value:,g}" for name, value in request.settings.items())
     where = request.reads if request.reads == request.writes else f"{request.reads} → {request.writes}"
-    said = f"{request.kind.replace('_', ' ')} ({settings}) at {where}, {request.tokens:,} tokens of {request.corpus}"
-    return plain(said)
+    text = f"{request.kind.replace('_', ' ')} ({settings}) at {where}, {request.tokens:,} tokens of {request.corpus}"
+    return plain(text)
 
 
 def _state(model: LanguageModel, run: Run) -> None:
-    """Whether it has ended, stopped or failed; and the button that lets it go on."""
+    """Draw whether the training stopped or failed, and the button that resumes it."""
     task = caching.task(runs.KEY)
     mine = task is not None and task.about is not None and task.about.folder == run.folder
     if run.finished:
         return
     if not (mine and background.show_failure(runs.KEY)):
-        st.info("This training has stopped before its end, and can go on from where it was.", icon=":material/pause:")
+        st.info("This training has stopped before its end and can be resumed.", icon=":material/pause:")
     if run.request is None:
-        st.caption("It was begun by a script; the same call goes on with it.")
+        st.caption("It was started by a script; the same call resumes it.")
         return
     busy = runs.current()
     if st.button(
@@ -84,12 +84,12 @@ MEASURES = {
     "fvu": (
         "Not explained (FVU)",
         ".3f",
-        "The share of the activations' variance that the dictionary does not explain. 0 is perfect.",
+        "Fraction of the activations' variance that the dictionary does not explain. 0 is perfect.",
     ),
-    "ce": ("Cross-entropy", ".3f", "How surprised the model is by the next token, in nats."),
+    "ce": ("Cross-entropy", ".3f", "Of the next token, in nats."),
     "accuracy": ("Accuracy", ".1%", "How often the likeliest next token is the right one."),
     "l0": ("Active (L0)", ".1f", "Active latents per token."),
-    "dead": ("Dead", ".1%", "Latents that have long not been active."),
+    "dead": ("Dead", ".1%", "Latents that have not been active for long."),
 }
 
 
@@ -115,7 +115,7 @@ def _curves(run: Run) -> None:
 
 
 def _next(model: LanguageModel, run: Run) -> None:
-    """What to do with a trained dictionary."""
+    """Draw the next step for a trained dictionary: its index, or the link to Browse."""
     folder = run.folder.absolute()
     one = next((one for one in dictionaries.known() if dictionaries.place(one) == folder), None)
     if one is None:
@@ -124,11 +124,11 @@ def _next(model: LanguageModel, run: Run) -> None:
         st.caption(plain(complaint))
         return
     if one.indexed:
-        st.success("It is trained, and has an index.", icon=":material/check:")
+        st.success("It is trained and has an index.", icon=":material/check:")
         if st.button("Open in Browse", type="primary", icon=":material/search:", key="open in browse"):
             st.session_state["dictionary"] = one.name
             session.open_feature(None)
-            st.switch_page(session.BROWSE)
+            st.switch_page(pages.script("browse"))
     else:
         st.success(
             "It is trained. An index makes its latents searchable and gives them examples.", icon=":material/check:"

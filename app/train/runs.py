@@ -1,4 +1,4 @@
-"""Trainings on disk: what was asked of each, how far it is, and how it goes on."""
+"""Trainings on disk: the request of each, its history, and the training that goes on now."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from shared.dictionaries import runs_folder
 
 import workbench as wb
 from workbench.core.files import replacing
+from workbench.dictionaries import Dictionary, Trainable
 from workbench.training import TrainingError, read_history
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 KEY = ("training",)
-"""Of the one training that goes on in this process."""
+"""The key of the one training that goes on in this process."""
 REQUEST = "request.json"
 BLOCK, MIXED = 65_536, 8
-"""Activations that `train` mixes together, and at most which part of a training that may be."""
+"""Activations that `train` shuffles together, and the least number of such blocks in a training."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """All that a training depends on."""
+class TrainingRequest:
+    """Everything that a training depends on."""
 
     name: str
     kind: str
@@ -38,35 +39,35 @@ class Request:
     corpus: str
     tokens: int
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the kind is built with, beside its width at the hook points."""
+    """Arguments of the kind, besides its widths at the hook points."""
     lr: float = 1e-3
     batch_size: int = 4096
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """The folder of the training."""
         return runs_folder() / self.name
 
     def call(self, model: LanguageModel) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """The class's name, the arguments that build it, and those of `train`."""
-        kind = wb.dictionaries.Dictionary.kinds[self.kind]
+        """The class's name, the arguments of its constructor, and those of `train`."""
+        kind = Dictionary.kinds[self.kind]
         built = {"d_in": model.hook_points[self.reads].width, **self.settings}
         if "d_out" in inspect.signature(kind).parameters:
             built["d_out"] = model.hook_points[self.writes].width
         how: dict[str, Any] = {"tokens": self.tokens, "folder": str(self.folder)}
         how |= {"target": self.writes} if self.writes != self.reads else {}
         how |= {"lr": self.lr, "batch_size": self.batch_size}
-        if self.tokens < MIXED * BLOCK:  # or a small training would read far more than it learns from
+        if self.tokens < MIXED * BLOCK:  # otherwise a small training reads far more tokens than it trains on
             how["block"] = max(self.batch_size, self.tokens // MIXED)
         return kind.__name__, built, how
 
     def code(self, model: LanguageModel) -> tuple[str, str]:
-        """The lines that build the dictionary and train it."""
+        """The lines that build the dictionary and load the corpus, and the line that trains."""
         name, built, how = self.call(model)
-        given = ", ".join(f"{key}={value!r}" for key, value in built.items())
-        asked = ", ".join(f"{key}={value!r}" for key, value in how.items())
-        made = f"dictionary = wb.{name}({given})\ncorpus = wb.Corpus.load({self.corpus!r})"
-        return made, f"wb.train(dictionary, model, {self.reads!r}, corpus, {asked})"
+        arguments = ", ".join(f"{key}={value!r}" for key, value in built.items())
+        keywords = ", ".join(f"{key}={value!r}" for key, value in how.items())
+        building = f"dictionary = wb.dictionaries.{name}({arguments})\ncorpus = wb.Corpus.load({self.corpus!r})"
+        return building, f"wb.train(dictionary, model, {self.reads!r}, corpus, {keywords})"
 
 
 @dataclass(frozen=True)
@@ -74,52 +75,53 @@ class Run:
     """A folder of `runs`."""
 
     folder: Path
-    request: Request | None
-    """What was asked for on this app's page; None for a training begun elsewhere."""
+    request: TrainingRequest | None
+    """The request from this app's page; None for a training that was started elsewhere."""
     finished: bool
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What was measured so far."""
+        """The measurements so far."""
         return read_history(self.folder)
 
 
-def kinds() -> dict[str, type]:
-    """The kinds of dictionary that can be trained, by word, those with a plain name first."""
-    can = {
-        word: kind
-        for word, kind in wb.dictionaries.Dictionary.kinds.items()
-        if issubclass(kind, wb.dictionaries.Trainable)
-    }
-    return dict(sorted(can.items(), key=lambda pair: ("transcoder" in pair[0], pair[0] != "topk", pair[0])))
+def kinds() -> dict[str, type[Trainable]]:
+    """The classes of dictionaries that can be trained, by the word of their kind; transcoders come last."""
+    can = {word: kind for word, kind in Dictionary.kinds.items() if issubclass(kind, Trainable)}
+    return dict(sorted(can.items(), key=lambda pair: (pair[1].transcodes, pair[0] != "topk", pair[0])))
 
 
 def parameters(word: str) -> dict[str, Any]:
-    """What a kind is built with beside `d_in`, by name, with the usual values."""
+    """The parameters of a kind besides `d_in`, by name, with their usual values."""
     usual = {"width": 4608, "n_codes": 1024}
-    found = inspect.signature(wb.dictionaries.Dictionary.kinds[word]).parameters.values()
+    signature = inspect.signature(Dictionary.kinds[word]).parameters.values()
     return {
         one.name: usual.get(one.name) if one.default is inspect.Parameter.empty else one.default
-        for one in found
+        for one in signature
         if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and one.name != "d_in"
     }
 
 
 def all_runs() -> list[Run]:
-    """Every training, newest first."""
+    """All trainings, the newest first."""
     marks = ("request.json", "history.jsonl")
     folders = {file.parent for mark in marks for file in runs_folder().glob(f"*/{mark}")}
     return [_read(folder) for folder in sorted(folders, key=lambda one: -one.stat().st_mtime)]
 
 
-def current() -> Request | None:
-    """What the training that goes on was asked to do; None without one."""
+def current() -> TrainingRequest | None:
+    """The request of the training that goes on; None without one."""
     task = caching.task(KEY)
     return task.about if task is not None and not task.done else None
 
 
-def begin(model: LanguageModel, request: Request) -> None:
-    """Start a training, or go on with one; raises `TrainingError` or `DictionaryError` if that can't be."""
+def begin(model: LanguageModel, request: TrainingRequest) -> None:
+    """Start or resume a training.
+
+    Raises:
+        TrainingError: the name can't be a folder, is taken, or another training goes on.
+        DictionaryError: the settings don't fit the kind.
+    """
     if not re.fullmatch(r"[\w.-]+", request.name) or request.name.startswith("."):
         raise TrainingError(f"{request.name!r} can't be a folder's name; use letters, digits, - and _.")
     if going := current():
@@ -128,14 +130,14 @@ def begin(model: LanguageModel, request: Request) -> None:
     if (earlier.request is not None and earlier.request != request) or (earlier.request is None and earlier.history):
         raise TrainingError(f"There is another training called {request.name}; choose another name.")
     _, built, _ = request.call(model)
-    dictionary = wb.dictionaries.Dictionary.kinds[request.kind](**built)  # complains before there is a folder
+    dictionary = Dictionary.kinds[request.kind](**built)  # raises before the folder exists
     request.folder.mkdir(parents=True, exist_ok=True)
     with replacing(request.folder / REQUEST) as temporary:
         temporary.write_text(json.dumps(asdict(request), indent=2))
     caching.begin(KEY, f"Training {request.name}", _work(model, request, dictionary), request)
 
 
-def _work(model: LanguageModel, request: Request, dictionary: Any) -> Callable[..., None]:
+def _work(model: LanguageModel, request: TrainingRequest, dictionary: Any) -> Callable[..., None]:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
         how = request.call(model)[2]
         corpus = wb.Corpus.load(request.corpus)
@@ -146,7 +148,7 @@ def _work(model: LanguageModel, request: Request, dictionary: Any) -> Callable[.
 
 def _read(folder: Path) -> Run:
     try:
-        request = Request(**json.loads((folder / REQUEST).read_text()))
+        request = TrainingRequest(**json.loads((folder / REQUEST).read_text()))
     except (OSError, ValueError, TypeError):
         request = None
     return Run(folder, request, (folder / "progress.json").exists())

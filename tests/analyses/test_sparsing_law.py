@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import pytest
 import torch
 
 import workbench as wb
+from analyses.sparsing_law import fits as laws
+from analyses.sparsing_law import page, study
+from analyses.sparsing_law.models import PolyReLU, Series, untrained
+from analyses.sparsing_law.plan import SMALLEST, Shape
 from workbench.corpus import Corpus
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
-import sparsing_law
-import sparsing_law_fits as laws
-import sparsing_law_page
-
 TOKENS = [40_000, 80_000, 160_000, 320_000, 640_000, 1_280_000, 2_560_000, 5_120_000]
-PLAN = replace(sparsing_law.QUICK, points=(600, 1200), measured=200, learned=("polyrelu", "series"), shapes=("32x1",))
+PLAN = replace(SMALLEST, points=(600, 1200), measured=200, learned=("polyrelu", "series"), shapes=("32x1",))
 
 
 def test_a_power_law_is_found_again() -> None:
@@ -74,7 +72,7 @@ def test_verdicts_of_runs_that_follow_the_paper_and_of_others() -> None:
 
 
 def test_learned_activations_by_hand() -> None:
-    poly, series = sparsing_law.PolyReLU(), sparsing_law.Series()
+    poly, series = PolyReLU(), Series()
     x = torch.tensor([-2.0, 0.0, 3.0])
     with torch.no_grad():
         poly.weights.copy_(torch.tensor([0.5, 1.0, 2.0, 0.25]))
@@ -86,8 +84,8 @@ def test_learned_activations_by_hand() -> None:
 def test_the_whole_of_it_small(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stories = wb.Corpus.load("stories", limit=40)
     monkeypatch.setattr(Corpus, "load", classmethod(lambda *_: stories))
-    found = sparsing_law.experiment(tmp_path, PLAN)
-    assert sparsing_law.experiment(tmp_path, PLAN)["runs"] == found["runs"], "what was kept is used again"
+    found = study.experiment(tmp_path, PLAN)
+    assert study.experiment(tmp_path, PLAN)["runs"] == found["runs"], "what was kept is used again"
     assert [run["activation"] for run in found["runs"].values()] == ["relu", "silu", "polyrelu", "series"]
     for run in found["runs"].values():
         assert [point["tokens"] >= wanted for point, wanted in zip(run["points"], PLAN.points, strict=True)] == [
@@ -96,7 +94,7 @@ def test_the_whole_of_it_small(tmp_path: Path, tiny_cache: Path, monkeypatch: py
         assert run["points"][1]["loss"] < run["points"][0]["loss"]
         assert all(0 <= point["low"] <= point["active"] <= point["high"] <= 1 for point in run["points"])
     assert np.isfinite([point["rise"] for point in found["runs"]["relu-32x1-0"]["points"]]).all()
-    page = sparsing_law_page.write_page(tmp_path, json.loads(json.dumps(found)))
-    assert "SiLU" in page.read_text()
-    module = sparsing_law.untrained("series", sparsing_law.Shape(32, 2), PLAN, 0)
+    text = page.write_page(tmp_path, json.loads(json.dumps(found)))
+    assert "SiLU" in text.read_text()
+    module = untrained("series", Shape(32, 2), PLAN, 0)
     assert {name.rpartition(".")[2] for name, _ in module.named_parameters()} >= {"scales", "shifts"}

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import workbench as wb
+from analyses.shared import report
+from analyses.transcoder_vs_sae import study as tvs
 from workbench.corpus import Corpus
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "analyses"))
-import report
-import transcoder_vs_sae as tvs
 
 TEXTS = [
     f"{animal} ran to the {place} in the morning, and the {animal} was {how}."

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from attribution_models import coder
+from pages import button, complaint, ended, quiet, run_code, script, words
+from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
-from test_app import APP, button, complaint, quiet, run_code, words
-from test_attribution import coder
 
 import workbench as wb
-from workbench.attribution.graph_json import from_json
+from workbench.attribution import from_json
 from workbench.figures.attribution import LOOKS, attribution_graph
 
 TEXT = "The dog <b>ran</b> to"
-
-
-@pytest.fixture(autouse=True)
-def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `streamlit run` does it."""
-    monkeypatch.syspath_prepend(str(APP))
 
 
 class Shelf:
@@ -73,22 +67,13 @@ def shelf(_made: Shelf, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
 
 def visit(shelf: Shelf) -> AppTest:
     """A new session on the page."""
-    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-    page.session_state["source"] = str(shelf.model_folder)
-    return page.run().switch_page("attribution/page.py").run()
+    return visit_page("attribution", shelf.model_folder)
 
 
 def traced(page: AppTest) -> AppTest:
     """The page once its graph is there."""
-    import caching
-
     button(page, "Attribute").click().run()
-    key = page.session_state["attributed"].key
-    until = time.monotonic() + 120
-    while not caching.task(key).done:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return page.run()
+    return ended(page, page.session_state["attributed"].key)
 
 
 def asked(shelf: Shelf) -> AppTest:
@@ -118,7 +103,7 @@ def test_a_graph_is_traced_and_shown(shelf: Shelf, tmp_path: Path, monkeypatch: 
     assert page.metric[0].value == f"{graph.target.value:.3f}"
     assert float(page.metric[2].value) < 1e-3
     monkeypatch.chdir(tmp_path)  # where the script writes its file
-    printed = run_code(next(code.value for code in page.code if "wb.attribute(" in code.value))
+    printed = run_code(script(page, "wb.attribute("))
     assert printed.splitlines()[0].split()[-1] == str(max(graph.completeness()))
     assert any(" -> " in line for line in printed.splitlines())
     assert wb.attribution.load_graph("graph.json").target.label == graph.target.label
@@ -161,8 +146,8 @@ def test_a_node_its_card_and_what_taking_it_out_does(shelf: Shelf) -> None:
     frame = quiet(page).dataframe[-1].value
     found = wb.attribution.verify_graph(shelf.model, shelf.coders, graph, [latent])
     for regime in ("direct", "latents", "free"):
-        assert list(frame[f"{regime} was"]) == [f"{found.measured[regime][0]:+.4f}"]
-        assert list(frame[f"{regime} said"]) == [f"{found.predicted[regime][0]:+.4f}"]
+        assert list(frame[f"{regime} measured"]) == [f"{found.measured[regime][0]:+.4f}"]
+        assert list(frame[f"{regime} predicted"]) == [f"{found.predicted[regime][0]:+.4f}"]
     button(page, "All of them together").click().run()
     assert "**The next token**" in words(quiet(page))
     button(page, "Unpin").click().run()
@@ -214,13 +199,13 @@ def test_without_transcoders_the_page_says_so(shelf: Shelf, monkeypatch: pytest.
 def test_tracing_is_cancelled_in_order(shelf: Shelf) -> None:
     import caching
     from attribution import panel
-    from attribution.asked import Asked
+    from attribution.request import AttributionRequest
 
-    asked_for = Asked(
+    request = AttributionRequest(
         str(shelf.model_folder), ("t0",), (str(shelf.dictionaries / "t0"),), TEXT * 3, "", "", 20, "linear", "x"
     )
-    panel.begin(shelf.model, asked_for)
-    task = caching.task(asked_for.key)
+    panel.begin(shelf.model, request)
+    task = caching.task(request.key)
     task.stop()
     task.wait(60)
     assert not task.failed
@@ -250,7 +235,7 @@ def test_the_picture_shows_what_the_graph_holds(shelf: Shelf) -> None:
 
 
 def test_what_is_downloaded_opens_again(shelf: Shelf) -> None:
-    from workbench.attribution.graph_json import to_json
+    from workbench.attribution import to_json
 
     graph = shelf.graph().prune(0.5)
     assert from_json(to_json(graph)).edges == graph.edges

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from pages import button, complaint, quiet, run_code, script, visit
+from pages import ended as ended_task
 from streamlit.testing.v1 import AppTest
-from test_app import APP, button, complaint, quiet, run_code
 from test_circuit_patching import TASK
 
 import workbench as wb
-from workbench.circuits.ground_truth import induction_model
-from workbench.circuits.patching import keep_heads
-from workbench.circuits.task_evaluation import evaluate_task
-from workbench.circuits.tasks import to_jsonl
+from workbench.circuits import evaluate_task, induction_model, keep_heads, to_jsonl
 from workbench.figures.circuits import head_maps, roc_curves
 
 
 @pytest.fixture(autouse=True)
-def _app_on_path(monkeypatch: pytest.MonkeyPatch, tiny_cache: Path) -> None:
-    """As `streamlit run` does it."""
-    monkeypatch.syspath_prepend(str(APP))
+def _own_cache(tiny_cache: Path) -> None:
+    """Tiny models stay out of the user's cache."""
 
 
 @pytest.fixture(scope="module")
@@ -43,38 +39,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     return path, one
 
 
-def visit(folder: Path) -> AppTest:
-    """A new session on the page."""
-    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-    page.session_state["source"] = str(folder)
-    return page.run().switch_page("circuits/page.py").run()
-
-
 def own(page: AppTest, text: str, methods: list[str]) -> AppTest:
     page.selectbox(key="circuit task").set_value("own prompts").run()
     page.text_area(key="circuit own").set_value(text)
     page.multiselect(key="circuit methods").set_value(methods)
-    return button(page, "Find heads").click().run()  # type: ignore[attr-defined]
+    return button(page, "Find heads").click().run()
 
 
 def ended(page: AppTest, press: str = "", key: tuple[str, ...] = ()) -> AppTest:
     """The page once its work is done."""
-    import caching
-
     if press:
-        button(page, press).click().run()  # type: ignore[attr-defined]
+        button(page, press).click().run()
     key = key or page.session_state["circuit"].key
-    until = time.monotonic() + 200
-    while not caching.task(key).done:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return page.run()
+    return ended_task(page, key)
 
 
 def test_heads_by_every_method_and_the_circuit_alone(made: tuple) -> None:
     folder, one = made
     task = one.task(6, 0)
-    page = quiet(ended(own(visit(folder), to_jsonl(task), ["attribution", "patch", "zero"])))
+    page = quiet(ended(own(visit("circuits", folder), to_jsonl(task), ["attribution", "patch", "zero"])))
     model = wb.load_model(folder)
     done = evaluate_task(model, task)
     assert [one.value for one in page.metric[:3]] == ["100%", "100%", f"{done.logit_difference:.2f}"]
@@ -84,7 +67,7 @@ def test_heads_by_every_method_and_the_circuit_alone(made: tuple) -> None:
 
     page.slider(key="circuit size").set_value(2).run()
     key = (*page.session_state["circuit"].key, "ablated", "patch", "2")
-    page = quiet(ended(page, "Take away", key))
+    page = quiet(ended(page, "Ablate", key))
     heads = [tuple(place) for place in one.heads.nonzero().tolist()]
     shown = [float(metric.value) for metric in page.metric[4:7]]
     alone = evaluate_task(model, task, keep_heads(model, task, heads))
@@ -93,18 +76,18 @@ def test_heads_by_every_method_and_the_circuit_alone(made: tuple) -> None:
     assert alone.accuracy == 1.0
     assert without.logit_difference < 1
 
-    printed = run_code(next(code.value for code in page.code if "scores" in code.value))
+    printed = run_code(script(page, "scores"))
     assert set(eval(printed.splitlines()[-1].removeprefix("zero "))[:2]) == set(heads)
 
 
 def test_the_discrete_finder_and_a_model_at_chance(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = quiet(ended(own(visit(folder), to_jsonl(TASK), ["discrete"])))
+    page = quiet(ended(own(visit("circuits", folder), to_jsonl(TASK), ["discrete"])))
     assert "no better than chance" in page.warning[0].value
     assert any("no truth" in caption.value for caption in page.caption)
-    asked = page.session_state["circuit"]
+    request = page.session_state["circuit"]
     import caching
 
-    found = caching.task(asked.key).result()
+    found = caching.task(request.key).result()
     model = wb.load_model(folder)
     expected = wb.find_heads_discrete(model, TASK.positives, TASK.corrupted, seed=0)
     assert torch.equal(found.scores["discrete"], expected)
@@ -125,28 +108,28 @@ def test_the_discrete_finder_and_a_model_at_chance(folder: Path, monkeypatch: py
     ],
 )
 def test_bad_prompts_are_one_sentence(folder: Path, text: str, said: str) -> None:
-    assert said in complaint(own(visit(folder), text, ["attribution"]))
+    assert said in complaint(own(visit("circuits", folder), text, ["attribution"]))
 
 
 def test_a_task_that_the_tokens_can_t_write_is_one_sentence(folder: Path) -> None:
-    page = visit(folder)
-    assert "single tokens" in complaint(button(page, "Find heads").click().run())  # type: ignore[attr-defined]
+    page = visit("circuits", folder)
+    assert "single tokens" in complaint(button(page, "Find heads").click().run())
 
 
 def test_the_example_is_a_task_and_the_work_can_be_stopped(folder: Path) -> None:
-    from workbench.circuits.tasks import from_jsonl
+    from workbench.circuits import from_jsonl
 
-    page = visit(folder)
+    page = visit("circuits", folder)
     page.selectbox(key="circuit task").set_value("own prompts").run()
     assert len(from_jsonl(page.text_area(key="circuit own").value)) == 2
     import caching
     from circuits import panel
-    from circuits.asked import Asked
+    from circuits.request import CircuitRequest
 
     model = wb.load_model(folder)
-    asked = Asked(str(folder), "own prompts", 4, 1, to_jsonl(TASK), ("attribution", "patch"), model.hash)
-    panel.begin(model, asked)
-    task = caching.task(asked.key)
+    request = CircuitRequest(str(folder), "own prompts", 4, 1, to_jsonl(TASK), ("attribution", "patch"), model.hash)
+    panel.begin(model, request)
+    task = caching.task(request.key)
     task.stop()
     task.wait(60)
     found = task.result()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from pages import button, complaint, ended, quiet, read_from, run_code, script, start, words
+from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
-from test_app import APP, button, complaint, quiet, run_code, words
 
 import workbench as wb
 from workbench.index import open_index
@@ -18,12 +18,6 @@ from workbench.interventions.saved import to_json
 
 POINT = "blocks.1.hook_resid_post"
 TEXTS = [*tiny.TEXT.strip().splitlines(), "The dog and the cat saw New York.", "New ideas for New York."] * 4
-
-
-@pytest.fixture(autouse=True)
-def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `streamlit run` does it."""
-    monkeypatch.syspath_prepend(str(APP))
 
 
 class Shelf:
@@ -73,42 +67,17 @@ def shelf(_made: Shelf, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
 
 def browse(shelf: Shelf, feature: str = "") -> AppTest:
     """A new session on Browse."""
-    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-    page.session_state["source"] = str(shelf.model_folder)
-    if feature:
-        page.query_params["feature"] = feature
-    return page.run()
+    return start(shelf.model_folder, **({"feature": feature} if feature else {}))
 
 
-def visit(shelf: Shelf, name: str, feature: str = "") -> AppTest:
+def visit(shelf: Shelf, folder: str, feature: str = "") -> AppTest:
     """A new session on another page."""
-    page = browse(shelf)
-    if feature:
-        page.query_params["feature"] = feature
-    return page.switch_page(f"{name}/page.py").run()
-
-
-def read_from(page: AppTest, key: str, texts: object) -> None:
-    """Type the path of the texts."""
-    page.session_state["known corpora"] = ["stories", str(texts)]
-    page.run()
-    page.selectbox(key=key).set_value(str(texts))
+    return visit_page(folder, shelf.model_folder, **({"feature": feature} if feature else {}))
 
 
 def latents(page: AppTest) -> list[int]:
     """The first column of the table."""
     return list(page.dataframe[0].value["latent"])
-
-
-def ended(page: AppTest, key: tuple[str, ...], seconds: float = 120) -> AppTest:
-    """The page once a task has ended."""
-    import caching
-
-    until = time.monotonic() + seconds
-    while not caching.task(key).done:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return page.run()
 
 
 # ---- Browse
@@ -128,7 +97,7 @@ def test_a_search_shows_what_the_index_finds(shelf: Shelf) -> None:
     hits = shelf.index.search("dog", limit=200)
     assert hits
     assert latents(quiet(page)) == [hit.index for hit in hits]
-    printed = run_code(next(code.value for code in page.code if "index.search" in code.value))
+    printed = run_code(script(page, "index.search"))
     assert [int(line.split()[0]) for line in printed.splitlines()] == latents(page)
 
 
@@ -151,7 +120,7 @@ def test_a_card_says_what_the_index_says(shelf: Shelf) -> None:
     assert page.selectbox(key="dictionary").value == "small"
     card = shelf.index.feature(latent)
     assert page.metric[0].value == f"{card.density:.2%}"
-    printed = run_code(next(code.value for code in page.code if "index.feature" in code.value))
+    printed = run_code(script(page, "index.feature"))
     assert str(round(card.top_examples[0].value, 2)) in printed
 
 
@@ -210,7 +179,7 @@ def test_an_index_is_built_from_the_page(shelf: Shelf) -> None:
 def test_inspect_shows_what_is_active(shelf: Shelf) -> None:
     from workbench.measures.firing import active_features
 
-    page = visit(shelf, "inspect")
+    page = visit(shelf, "read")
     page.multiselect(key="inspected with").set_value(["small", "other"])
     page.text_area(key="inspected").set_value("The dog <b>ran</b>").run()
     button(page, "Read").click().run()
@@ -219,7 +188,7 @@ def test_inspect_shows_what_is_active(shelf: Shelf) -> None:
     frame = quiet(page).dataframe[0].value
     assert list(frame["feature"]) == [str(feature) for token in found for feature in token.features]
     assert list(frame["value"]) == pytest.approx([value for token in found for value in token.values], rel=1e-4)
-    printed = run_code(next(code.value for code in page.code if "active_features" in code.value))
+    printed = run_code(script(page, "active_features"))
     assert len(printed.splitlines()) == len(found)
     page.text_area(key="inspected").set_value(" ").run()
     button(page, "Read").click().run()
@@ -252,7 +221,7 @@ def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
     request = quiet(page).session_state["answer"].request
     assert [str(one.feature) for one in request.interventions] == ["small:3", "neurons.1.up:5", f"small:{hit.index}"]
     both = page.session_state["answer"].comparison
-    printed = run_code(next(code.value for code in page.code if "wb.compare" in code.value))
+    printed = run_code(script(page, "wb.compare"))
     assert both.edited.text.splitlines()[0] in printed
 
     from steer import edits, storage
@@ -262,7 +231,10 @@ def test_steering_mixes_neurons_and_latents(shelf: Shelf) -> None:
     back = storage.read(shelf.model, said.encode())
     assert back == list(request.interventions)
     assert back[0].feature.source is request.interventions[0].feature.source
-    assert edits.amounts(shelf.model, back[0].feature) != edits.AMOUNTS
+    strength = wb.Clamp.arguments[0]
+    declared = edits.slider_of(shelf.model, wb.Feature.parse("neurons.1.up:5"), strength)
+    assert declared == edits.Slider(20.0, 40.0, 0.5)
+    assert edits.slider_of(shelf.model, back[0].feature, strength) != declared
     with pytest.raises(wb.dictionaries.DictionaryError, match="not loaded"):
         storage.read(shelf.model, said.replace('"small"', '"gone"').encode())
 
@@ -277,7 +249,7 @@ def test_a_training_is_begun_stopped_and_gone_on_with(shelf: Shelf) -> None:
     read_from(page, "training corpus", shelf.texts)
     page.number_input(key="training topk width").set_value(16)
     page.number_input(key="training topk k").set_value(2)
-    page.number_input(key="training tokens").set_value(60_000)
+    page.number_input(key="training tokens").set_value(40_000)
     page.number_input(key="training batch").set_value(16)
     page.text_input(key="training name").set_value("mine").run()
     button(quiet(page), "Train").click().run()
@@ -290,7 +262,7 @@ def test_a_training_is_begun_stopped_and_gone_on_with(shelf: Shelf) -> None:
     page = ended(page, runs.KEY)
     assert "has stopped" in page.info[0].value
     with pytest.raises(ValueError, match="another training called mine"):
-        runs.begin(shelf.model, runs.Request("mine", "topk", POINT, POINT, "stories", 5, {"width": 8}))
+        runs.begin(shelf.model, runs.TrainingRequest("mine", "topk", POINT, POINT, "stories", 5, {"width": 8}))
     button(quiet(page), "Go on").click().run()
     page = ended(page, runs.KEY)
     assert "trained" in quiet(page).success[0].value
@@ -303,7 +275,7 @@ def test_a_training_is_begun_stopped_and_gone_on_with(shelf: Shelf) -> None:
 def test_every_kind_has_a_form(shelf: Shelf, word: str) -> None:
     page = visit(shelf, "train")
     page.selectbox(key="kind to train").set_value(word).run()
-    code = next(code.value for code in quiet(page).code if "wb.train(" in code.value)
+    code = script(quiet(page), "wb.train(")
     scope: dict = {"wb": wb}
     exec(next(line for line in code.splitlines() if line.startswith("dictionary =")), scope)
     assert scope["dictionary"].kind == word
@@ -356,5 +328,5 @@ def test_two_dictionaries_are_measured_side_by_side(shelf: Shelf) -> None:
     frame = quiet(page).dataframe[0].value
     assert list(frame["value 0"])[:2] == [f"{alone[0].loss_recovered:.4g}", f"{alone[0].fvu:.4g}"]
     assert list(frame["value 1"])[:2] == [f"{alone[1].loss_recovered:.4g}", f"{alone[1].fvu:.4g}"]
-    printed = run_code(next(code.value for code in page.code if "measure_fidelities" in code.value))
+    printed = run_code(script(page, "measure_fidelities"))
     assert f"{alone[0].fvu:9.4f}" in printed

@@ -7,21 +7,15 @@ from typing import Any
 
 import pytest
 import tiny
+from grammar import sentences
+from pages import complaint, ended, quiet, read_from, run_code, script
+from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
-from test_app import APP, complaint, quiet, run_code
-from test_app_dictionaries import ended, read_from
-from test_sparsity import sentences
 
 import workbench as wb
 from workbench.corpus import Corpus
 
 SETTINGS: dict[str, Any] = {"tokens": 512}
-
-
-@pytest.fixture(autouse=True)
-def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `streamlit run` does it."""
-    monkeypatch.syspath_prepend(str(APP))
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +34,7 @@ def folders(zoo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
 
 def visit(folders: tuple[Path, Path, Path]) -> AppTest:
     """A new session on the page, with the texts chosen."""
-    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-    page.session_state["source"] = str(folders[0])
-    page.run().switch_page("sparsity/page.py").run()
+    page = visit_page("sparsity", folders[0])
     read_from(page, "sparsity corpus", folders[2])
     page.number_input(key="sparsity tokens").set_value(SETTINGS["tokens"])
     return page.run()
@@ -71,11 +63,11 @@ def test_a_model_is_measured(folders: tuple[Path, Path, Path], tiny_cache: Path)
     assert page.metric[1].value == f"{one.ppl_increase:.2%}"
     assert page.metric[2].value == f"{one.reported.ppl_increase:.2%}"
     table = page.dataframe[0].value
-    shares = [one.sparsity, one.rivals["fixed"].sparsity, one.rivals["top_k"].sparsity]
+    shares = [one.sparsity, one.baselines["fixed"].sparsity, one.baselines["top_k"].sparsity]
     assert list(table["left out"]) == [f"{share:.1%}" for share in shares]
     page.select_slider(key="sparsity p").set_value(0.1).run()
     assert quiet(page).metric[0].value == f"{found[-1].sparsity:.1%}"
-    printed = run_code(next(code.value for code in page.code if "measure_sparsities" in code.value))
+    printed = run_code(script(page, "measure_sparsities"))
     assert f"{found[-1].sparsity:.4f}" in printed
 
 
@@ -91,7 +83,7 @@ def test_the_greediest_words_of_a_text(folders: tuple[Path, Path, Path], tiny_ca
     demand = wb.sparsity.token_activity(model, found, "The small <b>dog</b> ran")
     table = quiet(page).dataframe[1].value
     assert list(table["active"]) == sorted((one.active for one in demand), reverse=True)[:10]
-    printed = run_code(next(code.value for code in page.code if "token_activity" in code.value))
+    printed = run_code(script(page, "token_activity"))
     assert float(printed.split()[0]) == pytest.approx(max(one.active for one in demand), abs=1e-4)
     page.text_area(key="sparse text").set_value(" ").run()
     assert "no text" in complaint(page)
@@ -139,6 +131,6 @@ def test_the_neurons_and_their_groups(folders: tuple[Path, Path, Path], tiny_cac
     ]
     table = page.dataframe[-1].value
     assert list(table["picked"]) == list(neurons.PICKED) * 3
-    printed = run_code(next(code.value for code in page.code if "group_neurons" in code.value))
+    printed = run_code(script(page, "group_neurons"))
     rises = [float(line.split()[-1]) for line in printed.splitlines()[-3:]]
     assert rises == pytest.approx(list(table["rise"])[:3], abs=1e-4)

@@ -7,21 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from streamlit.testing.v1 import AppTest
-from test_app import APP, quiet, run_code
-from test_tokfsm import HEADS, HOW, MACHINE, speaker  # noqa: F401 (a fixture)
+from pages import quiet, run_code, script, visit
+from speaker import HEADS, HOW, MACHINE, speaker_model  # noqa: F401 (a fixture)
 
 import workbench as wb
 
 
-@pytest.fixture(autouse=True)
-def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `streamlit run` does it."""
-    monkeypatch.syspath_prepend(str(APP))
-
-
 @pytest.fixture(scope="module")
-def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codebook model on disk."""
     from dataclasses import asdict
 
@@ -32,18 +25,8 @@ def folder(speaker: wb.model.LanguageModel, tmp_path_factory: pytest.TempPathFac
     return path
 
 
-def visit(folder: Path | None, name: str, feature: str = "") -> AppTest:
-    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-    if folder:
-        page.session_state["source"] = str(folder)
-    page.run()
-    if feature:
-        page.query_params["feature"] = feature
-    return page.switch_page(f"{name}/page.py").run()
-
-
 def test_a_run_its_codes_and_what_forcing_does(folder: Path, tiny_cache: Path) -> None:
-    page = quiet(visit(folder, "states"))
+    page = quiet(visit("states", folder))
     walk = MACHINE.walk(1, 8, 0)[0].tolist()
     assert any(all(f"`{state:02d}`" in one.value for state in walk) for one in page.markdown)
     table = page.dataframe[0].value
@@ -55,10 +38,10 @@ def test_a_run_its_codes_and_what_forcing_does(folder: Path, tiny_cache: Path) -
     assert page.metric[0].label == "Probability on the forced state's edges"
     page.selectbox(key="forced state").set_value(5).run()
     shown = float(quiet(page).metric[0].value.rstrip("%")) / 100
-    printed = run_code(next(code.value for code in page.code if "forcing(model" in code.value))
-    from workbench.synthetic.states import count_codes, forcing, next_states
+    printed = run_code(script(page, "force_state(model"))
+    from workbench.synthetic import count_codes, force_state, next_states
 
-    edits = forcing(model, MACHINE, [count_codes(model, MACHINE, written=n) for n in range(2)], 5, 8)
+    edits = force_state(model, MACHINE, [count_codes(model, MACHINE, written=n) for n in range(2)], 5, 8)
     found = next_states(model, MACHINE, torch.tensor([walk]), edits)[0]
     assert [int(line.split()[0]) for line in printed.splitlines()] == found.topk(12).indices.tolist()
     assert shown == pytest.approx(float(found[MACHINE.follows[5]].sum()), abs=6e-4)
@@ -69,26 +52,26 @@ def test_other_models_are_told_what_the_page_is_for(zoo, tmp_path: Path, tiny_ca
 
     tiny.build("llama").save_pretrained(tmp_path / "llama")
     tiny.tokenizer(chat=False).save_pretrained(tmp_path / "llama")
-    page = quiet(visit(tmp_path / "llama", "states"))
+    page = quiet(visit("states", tmp_path / "llama"))
     assert "whose truth is known" in page.info[0].value
 
 
 def test_codes_are_inspected_and_forced_like_any_feature(folder: Path, tiny_cache: Path) -> None:
-    page = quiet(visit(folder, "inspect"))
+    page = quiet(visit("read", folder))
     page.text_area(key="inspected").set_value("0123").run()
     page.button(key="read now").click().run()
     assert list(quiet(page).dataframe[0].value["token"][:2]) == ["0", "0"]
-    steer = quiet(visit(folder, "steer", "heads:23"))
+    steer = quiet(visit("steer", folder, feature="heads:23"))
     assert "Force for the least" in [box.value for box in steer.selectbox]
-    browse = quiet(visit(folder, "browse", "heads:23"))
+    browse = quiet(visit("browse", folder, feature="heads:23"))
     assert "heads, code 23" in [one.value for one in browse.subheader]
 
 
 def test_codes_are_indexed_on_walks_of_the_machine(folder: Path, tiny_cache: Path) -> None:
-    page = visit(folder, "browse", "heads:23")
+    page = visit("browse", folder, feature="heads:23")
     assert page.selectbox(key="index corpus").value == "walks of its state machine"
     page.number_input(key="index tokens").set_value(1000).run()
-    printed = next(code.value for code in quiet(page).code if "build_index" in code.value)
+    printed = script(quiet(page), "build_index")
     assert 'wb.synthetic.TokFSM(**model.about["machine"]).corpus()' in printed
     page.button(key="build index").click().run()
     for _ in range(100):
@@ -101,6 +84,6 @@ def test_codes_are_indexed_on_walks_of_the_machine(folder: Path, tiny_cache: Pat
 
 
 def test_a_model_that_lacks_the_words_begins_with_a_text_of_its_own(folder: Path, tiny_cache: Path) -> None:
-    text = quiet(visit(folder, "inspect")).text_area(key="inspected").value
+    text = quiet(visit("read", folder)).text_area(key="inspected").value
     assert text == "0" + wb.load_model(folder).generate("0", 24, temperature=1.0).text
     assert len(text) > 1

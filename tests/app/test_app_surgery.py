@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+import transformers
+from pages import complaint, quiet, run_code, script, start, switch, words
+from pages import ended as ended_task
+from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
-from test_app import APP, complaint, quiet, run_code, words
 
 import workbench as wb
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import FeatureIntervention
+from workbench.surgery.certificate.check import Verification
 from workbench.surgery.registry import OPERATIONS
-
-
-@pytest.fixture(autouse=True)
-def _app_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `streamlit run` does it."""
-    monkeypatch.syspath_prepend(str(APP))
 
 
 @pytest.fixture
@@ -34,29 +31,33 @@ def folder(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path / "model"
 
 
+@pytest.fixture
+def _checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain transformers loads saved checkpoints in this process; a new process takes seconds to import it."""
+
+    def verify(folder: str, model: wb.model.LanguageModel) -> Verification:
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        tokens = torch.randint(model.network.vocab_size, (2, 64), generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            difference = float((plain(input_ids=tokens).logits - model(tokens)).abs().max())
+        return Verification(difference, transformers.__version__, type(plain).__name__, [])
+
+    monkeypatch.setattr(wb.surgery, "verify_checkpoint", verify)
+
+
 def visit(folder: Path, edits: list[FeatureIntervention] | None = None) -> AppTest:
     """A new session on Surgery, with these edits in Steer's list."""
-    page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-    page.session_state["source"] = str(folder)
-    page.session_state["surgery corpus"] = str(folder.parent / "texts.txt")
-    page.session_state["surgery tokens"] = 64
+    state: dict = {"surgery corpus": str(folder.parent / "texts.txt"), "surgery tokens": 64}
     if edits:
         from steer.edits import Row
 
-        page.session_state["rows"] = [Row(100 + number, one) for number, one in enumerate(edits)]
-    page.run()
-    return page.switch_page("surgery/page.py").run()
+        state["rows"] = [Row(100 + number, one) for number, one in enumerate(edits)]
+    return visit_page("surgery", folder, state)
 
 
 def ended(page: AppTest, place: str = "surgery key") -> AppTest:
     """The page once the work in this place has ended."""
-    import caching
-
-    until = time.monotonic() + 400
-    while (task := caching.task(page.session_state[place])) is not None and not task.done:
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return page.run()
+    return ended_task(page, page.session_state[place])
 
 
 def tried(page: AppTest) -> AppTest:
@@ -79,7 +80,7 @@ def test_an_edit_is_baked_kept_copied_and_undone(folder: Path) -> None:
     assert shown["Perplexity"] == f"{child.certificate.perplexity_after:.4g}"
     page.button(key="surgery keep").click().run()
     assert len(quiet(page).session_state["surgery"]) == 1
-    code = next(one.value for one in page.code if "wb.surgery.apply_operation" in one.value)
+    code = script(page, "wb.surgery.apply_operation")
     printed = run_code(code.replace(str(folder.parent / "runs" / "edited"), str(folder.parent / "copied")))
     assert f"{child.certificate.kl:.4g} nats" in printed
     assert wb.load_model(str(folder.parent / "copied")).hash == child.model.hash
@@ -155,6 +156,7 @@ def test_a_trial_of_what_was_undone_meanwhile_is_dropped(folder: Path, monkeypat
     assert not [one for one in page.button if one.key == "surgery keep"]
 
 
+@pytest.mark.usefixtures("_checked_here")
 def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> None:
     page = kept(visit(folder), 0)
     page.button(key="surgery save").click().run()
@@ -165,7 +167,7 @@ def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> N
     second = page.session_state["surgery"][-1].child.model.hash
 
     page.button(key="surgery load").click().run()  # the second step is not in the folder
-    assert "takes the place of what was kept or tried" in "".join(one.value for one in quiet(page).warning)
+    assert "replaces the steps and the trial here" in "".join(one.value for one in quiet(page).warning)
     page.button(key="surgery no").click().run()
     assert [step.child.model.hash for step in quiet(page).session_state["surgery"]] == [first, second]
     page.button(key="surgery save").click().run()
@@ -179,6 +181,7 @@ def test_nothing_that_was_made_is_replaced_without_a_question(folder: Path) -> N
     assert [step.child.model.hash for step in page.session_state["surgery"]] == [second]
 
 
+@pytest.mark.usefixtures("_checked_here")
 def test_a_question_is_about_one_folder_and_one_model(folder: Path) -> None:
     page = kept(visit(folder), 0)
     page.button(key="surgery save").click().run()
@@ -197,7 +200,7 @@ def test_a_question_is_about_one_folder_and_one_model(folder: Path) -> None:
     page.multiselect(key="surgery remove_sublayers layers").set_value([2]).run()
     page = quiet(tried(page))
     page.button(key="surgery load").click().run()  # what was tried would be lost
-    assert "kept or tried here" in "".join(one.value for one in quiet(page).warning)
+    assert "replaces the steps and the trial here" in "".join(one.value for one in quiet(page).warning)
     page.button(key="surgery no").click().run()
     assert quiet(page).session_state["surgery tried"] is not None
 
@@ -273,12 +276,8 @@ def test_what_was_kept_is_there_when_the_page_is_loaded_again(folder: Path) -> N
     want = [step.child.model.hash for step in first.session_state["surgery"]]
 
     def again(model: Path) -> AppTest:
-        page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
-        page.session_state["source"] = str(model)
-        page.session_state["known models"] = [str(folder), str(model)]
-        page.run()
-        page.query_params["changes"] = link if isinstance(link, str) else link[0]
-        return quiet(page.switch_page("surgery/page.py").run())
+        page = start(model, {"known models": [str(folder), str(model)]})
+        return quiet(switch(page, "surgery", changes=link if isinstance(link, str) else link[0]))
 
     page = again(folder)
     assert [step.child.model.hash for step in page.session_state["surgery"]] == want
@@ -298,9 +297,11 @@ def test_what_was_kept_is_there_when_the_page_is_loaded_again(folder: Path) -> N
     assert len(quiet(page).session_state["surgery"]) == 2
 
 
+@pytest.mark.usefixtures("_checked_here")
 def test_one_thing_is_said_of_folders_at_a_time(folder: Path) -> None:
     page = kept(visit(folder), 0)
     (folder.parent / "taken").mkdir()
+    (folder.parent / "taken" / "mine.txt").write_text("mine")
     page.text_input(key="surgery folder").set_value(str(folder.parent / "taken")).run()
     page.button(key="surgery save").click().run()
     assert "taken is there already" in complaint(ended(page, "surgery saving"))

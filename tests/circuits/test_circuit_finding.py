@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -10,15 +11,23 @@ import torch
 from torch import Tensor
 
 import workbench as wb
+from workbench.circuits import (
+    METHODS,
+    GroundTruth,
+    TaskError,
+    attribution_patching,
+    evaluate_scores,
+    evaluate_task,
+    greater_than_model,
+    induction_model,
+    patch_components,
+    patch_edges,
+    roc_auc,
+    roc_curve,
+    strongest_components,
+)
 from workbench.circuits.discrete import count_exclusive, count_pairs, find_circuit_discrete, head_outputs
-from workbench.circuits.discrete_sae import loss_and_slopes, train_coder
-from workbench.circuits.ground_truth import greater_than_model, induction_model
-from workbench.circuits.patching import METHODS, patch_components
-from workbench.circuits.patching_edges import patch_edges
-from workbench.circuits.patching_gradients import attribution_patching
-from workbench.circuits.scores import circuit_of, judge, roc_auc, roc_curve
-from workbench.circuits.task_evaluation import evaluate_task
-from workbench.circuits.tasks import TaskError
+from workbench.circuits.discrete_sae import loss_and_gradients, train_coder
 
 POSITIVES = ["The dog ran to the", "The cat ran to the", "The dog and the cat", "The cat and the dog"]
 NEGATIVES = ["The dog and to the", "The cat and to the", "The dog ran the cat", "The cat ran the dog"]
@@ -47,7 +56,7 @@ def test_roc_auc_counts_pairs(seed: int) -> None:
 def test_a_judgement_worked_out_by_hand() -> None:
     scores = torch.tensor([5.0, 4.0, 3.0, 3.0, 1.0])
     circuit = torch.tensor([True, False, True, False, True])
-    found = judge(scores, circuit)
+    found = evaluate_scores(scores, circuit)
     assert (found.chosen, found.precision, found.recall) == (4, 0.5, 2 / 3)
     assert found.auc == pytest.approx((2 + 0.5 + 0) / 6)
     assert found.average_precision == pytest.approx((1 / 1 + 2 / 4 + 3 / 5) / 3)
@@ -56,8 +65,8 @@ def test_a_judgement_worked_out_by_hand() -> None:
 
 def test_the_strongest_tenth_is_the_circuit() -> None:
     effects = torch.tensor([[0.1, -3.0, 0.0], [2.0, 0.0, 0.3]])
-    assert circuit_of(effects, 0.3).tolist() == [[False, True, False], [True, False, False]]
-    assert int(circuit_of(torch.rand(30, 9)).sum()) == 27
+    assert strongest_components(effects, 0.3).tolist() == [[False, True, False], [True, False, False]]
+    assert int(strongest_components(torch.rand(30, 9)).sum()) == 27
 
 
 @pytest.mark.parametrize(
@@ -71,7 +80,7 @@ def test_the_strongest_tenth_is_the_circuit() -> None:
 )
 def test_what_can_t_be_judged(scores: Tensor, circuit: Tensor, said: str) -> None:
     with pytest.raises(TaskError, match=said):
-        judge(scores, circuit)
+        evaluate_scores(scores, circuit)
 
 
 # ---- codes
@@ -91,7 +100,7 @@ def test_the_gradients_are_those_of_autograd(shift: float) -> None:
         decoder,
         torch.randn(12, generator=chance).double(),
     ]
-    loss, slopes = loss_and_slopes(x, *weights, l1=0.05)
+    loss, slopes = loss_and_gradients(x, *weights, l1=0.05)
     free = [one.clone().requires_grad_() for one in weights]
     latents = ((x - free[3]) @ free[0].T + free[1]).relu()
     expected = (latents @ free[2] + free[3] - x).square().mean() + 0.05 * latents.sum(1).mean()
@@ -168,7 +177,7 @@ def test_refused_in_one_sentence(llama: wb.model.LanguageModel) -> None:
     for positives, negatives, said in (
         ([], NEGATIVES, "no positive prompts"),
         (POSITIVES, [], "no negative prompts"),
-        (POSITIVES, "The dog", "no negative prompts"),
+        (POSITIVES, "The dog", "negatives is a list of texts or a Tensor, not 'The dog'"),
         (POSITIVES, ["The"], "the negative ones 1"),
         (["The", "The dog ran"], NEGATIVES, "the same number of tokens"),
     ):
@@ -180,31 +189,37 @@ def test_refused_in_one_sentence(llama: wb.model.LanguageModel) -> None:
     for how in ({"l1": float("nan")}, {"l1": -1.0}, {"lr": 0.0}, {"lr": "x"}, {"seed": 1.5}, {"seed": "x"}):
         with pytest.raises(TaskError, match=f"{next(iter(how))} is a"):
             wb.find_heads_discrete(llama, POSITIVES, NEGATIVES, **how)  # type: ignore[arg-type]
-    with pytest.raises(TaskError, match="given up"):
+    with pytest.raises(TaskError, match="cancelled"):
         wb.find_heads_discrete(llama, POSITIVES, NEGATIVES, cancel=lambda: True)
 
 
 # ---- models set by hand
 
 
+@functools.cache
+def known(kind: str, seed: int, distractors: int = 0) -> GroundTruth:
+    """A model with a known circuit; tests share it."""
+    return MADE[kind](seed, distractors)
+
+
 @pytest.mark.parametrize("kind", list(MADE))
-@pytest.mark.parametrize("busy", [0, 4])
-def test_the_model_does_its_task_with_its_circuit(kind: str, busy: int) -> None:
-    made = MADE[kind](1, busy)
+@pytest.mark.parametrize("distractors", [0, 4])
+def test_the_model_does_its_task_with_its_circuit(kind: str, distractors: int) -> None:
+    made = known(kind, 1, distractors)
     task = made.task(16, 0)
     done = evaluate_task(made.model, task)
     assert done.accuracy == done.first == 1.0
     assert abs(done.corrupted) < 1.5
     assert done.logit_difference > 5
     for method in METHODS:
-        assert judge(patch_components(made.model, task, method).heads.abs(), made.heads).auc == 1.0
+        assert evaluate_scores(patch_components(made.model, task, method).heads.abs(), made.heads).auc == 1.0
     if kind == "induction":
-        assert judge(attribution_patching(made.model, task).heads.abs(), made.heads).auc == 1.0
+        assert evaluate_scores(attribution_patching(made.model, task).heads.abs(), made.heads).auc == 1.0
 
 
 @pytest.mark.parametrize("kind", list(MADE))
 def test_the_edges_of_the_circuit_are_the_strongest(kind: str) -> None:
-    made = MADE[kind](0)
+    made = known(kind, 0)
     task = made.task(8, 0)
     pairs = [(0, head, 1, other) for head in range(8) for other in range(8)]
     effects = patch_edges(made.model, task, pairs)
@@ -217,7 +232,7 @@ def test_the_finder_finds_the_circuit(kind: str) -> None:
     """Mean over 5 seeds of the model, of the prompts, and of the finder; 10 positive prompts."""
     found = []
     for seed in range(5):
-        made = MADE[kind](seed)
+        made = known(kind, seed)
         task = made.task(10, seed)
         scores = wb.find_heads_discrete(made.model, task.positives, task.corrupted, seed=seed)
         found.append(roc_auc(scores, made.heads))

@@ -13,12 +13,12 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.circuits import patching_runs
-from workbench.circuits.patching import donors, keep_heads, patch_components
+from workbench.circuits.patching import keep_heads, other_prompts, patch_components
 from workbench.circuits.patching_edges import patch_edges
-from workbench.circuits.patching_gradients import attribute_edges, attribution_patching
+from workbench.circuits.patching_gradients import attribution_patching, edge_attribution_patching
 from workbench.circuits.patching_runs import output_weights
 from workbench.circuits.task_evaluation import evaluate_task
-from workbench.circuits.tasks import Task, TaskError, encode
+from workbench.circuits.tasks import Task, TaskError, encode_task
 
 TASK = Task(
     "animals",
@@ -90,7 +90,7 @@ def head_put(value: Tensor, head: int) -> Callable[[Tensor], Tensor]:
 def by_loops(module: Any, encoded: Any, method: str) -> tuple[Tensor, Tensor]:
     """Effects of all heads and MLPs, one run for each part and prompt."""
     count, layers = len(encoded.tokens), module.config.num_hidden_layers
-    chosen = donors(encoded.tokens, 0)
+    chosen = other_prompts(encoded.tokens, 0)
     heads, mlps = torch.zeros(layers, 4).double(), torch.zeros(layers).double()
     for row in range(count):
         ids = encoded.tokens[row]
@@ -123,7 +123,7 @@ def test_patching_equals_a_loop_of_single_runs(
 ) -> None:
     monkeypatch.setattr(patching_runs, "TOKENS", 40)  # several batches, of prompts and of parts
     found = patch_components(zoo[kind], TASK, method)
-    heads, mlps = by_loops(plain[kind], encode(zoo[kind], TASK), method)
+    heads, mlps = by_loops(plain[kind], encode_task(zoo[kind], TASK), method)
     assert torch.allclose(found.heads.double(), heads, atol=2e-4)
     assert torch.allclose(found.mlps.double(), mlps, atol=2e-4)
     assert float(heads.abs().max()) > 0.01
@@ -145,7 +145,7 @@ def test_edges_equal_a_loop_of_single_runs(zoo: Any, plain: dict[str, Any], kind
     top = model.network.n_layers - 1
     edges = [(0, 0, 1, 1), (0, 3, 1, 0), (0, 1, top, 2), (top - 1, 2, top, 2)]
     found = patch_edges(model, TASK, edges)
-    encoded = encode(model, TASK)
+    encoded = encode_task(model, TASK)
     expected = torch.zeros(len(edges)).double()
     for number, (source, head, target, reader) in enumerate(edges):
         writes, (reads, _, norm) = parts_of(module, source)[0], parts_of(module, target)
@@ -170,7 +170,7 @@ def nearly(task: Task, model: wb.model.LanguageModel, monkeypatch: pytest.Monkey
     """Let the corrupted prompts' activations be nearly the clean ones."""
     from workbench.circuits import patching, patching_edges, patching_gradients
 
-    encoded = encode(model, task)
+    encoded = encode_task(model, task)
     real = patching_runs.capture_all
 
     def capture(model: Any, tokens: Tensor, names: Any) -> dict[str, Tensor]:
@@ -193,7 +193,7 @@ def test_attribution_is_patching_to_first_order(zoo: Any, kind: str, monkeypatch
         assert float((one - other).abs().max()) < 0.05 * float(one.abs().max())
     layers, heads = slopes.heads.shape
     pairs = [(a, h, b, g) for b in range(layers) for a in range(b) for h in range(heads) for g in range(heads)]
-    found = attribute_edges(zoo[kind], TASK)
+    found = edge_attribution_patching(zoo[kind], TASK)
     by_edge = patch_edges(zoo[kind], TASK, pairs)
     listed = torch.stack([found[pair] for pair in pairs])
     assert float((listed - by_edge).abs().max()) < 0.05 * float(listed.abs().max())
@@ -203,13 +203,13 @@ def test_attribution_is_patching_to_first_order(zoo: Any, kind: str, monkeypatch
 def test_gradients_in_several_batches(llama: wb.model.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.circuits import patching_gradients
 
-    whole, edges = attribution_patching(llama, TASK), attribute_edges(llama, TASK)
+    whole, edges = attribution_patching(llama, TASK), edge_attribution_patching(llama, TASK)
     monkeypatch.setattr(patching_gradients, "TOKENS", 1)
     parts = attribution_patching(llama, TASK)
     assert torch.allclose(whole.heads, parts.heads, atol=1e-5)
     assert torch.allclose(whole.mlps, parts.mlps, atol=1e-5)
     assert whole.plain == pytest.approx(parts.plain, abs=1e-5)
-    assert torch.allclose(edges, attribute_edges(llama, TASK), atol=1e-5)
+    assert torch.allclose(edges, edge_attribution_patching(llama, TASK), atol=1e-5)
 
 
 def test_the_order_of_prompts_makes_no_difference(llama: wb.model.LanguageModel) -> None:
@@ -219,7 +219,7 @@ def test_the_order_of_prompts_makes_no_difference(llama: wb.model.LanguageModel)
         assert torch.equal(one.heads, two.heads)
         assert torch.equal(one.mlps, two.mlps)
     assert torch.equal(attribution_patching(llama, TASK).heads, attribution_patching(llama, other).heads)
-    assert torch.equal(attribute_edges(llama, TASK), attribute_edges(llama, other))
+    assert torch.equal(edge_attribution_patching(llama, TASK), edge_attribution_patching(llama, other))
 
 
 def test_a_circuit_of_all_heads_is_the_model_and_of_none_is_not(llama: wb.model.LanguageModel) -> None:
@@ -249,16 +249,16 @@ def test_progress_and_giving_up(llama: wb.model.LanguageModel, monkeypatch: pyte
     patch_components(llama, TASK, progress=lambda share, _: told.append(share))
     assert told == sorted(told)
     assert told[-1] == 1.0
-    for act in (patch_components, attribution_patching, attribute_edges):
-        with pytest.raises(TaskError, match="given up"):
+    for act in (patch_components, attribution_patching, edge_attribution_patching):
+        with pytest.raises(TaskError, match="cancelled"):
             act(llama, TASK, cancel=lambda: True)
-    with pytest.raises(TaskError, match="given up"):
+    with pytest.raises(TaskError, match="cancelled"):
         patch_edges(llama, TASK, [(0, 0, 1, 0)], cancel=lambda: True)
 
 
 def test_refused_in_one_sentence(llama: wb.model.LanguageModel) -> None:
-    with pytest.raises(TaskError, match="patch, mean, zero, resample"):
-        patch_components(llama, TASK, "swap")
+    with pytest.raises(TaskError, match="method is 'patch', 'mean', 'zero' or 'resample'"):
+        patch_components(llama, TASK, "swap")  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="at least two"):
         patch_components(llama, TASK[:1], "resample")
     with pytest.raises(TaskError, match="no head 4 in layer 0"):

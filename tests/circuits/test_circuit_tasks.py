@@ -13,7 +13,7 @@ import torch
 
 import workbench as wb
 from workbench.circuits.task_evaluation import TaskResult, evaluate_task
-from workbench.circuits.tasks import Task, TaskError, encode, from_jsonl, load_task, log_odds, save_task, to_jsonl
+from workbench.circuits.tasks import Task, TaskError, encode_task, from_jsonl, load_task, log_odds, save_task, to_jsonl
 from workbench.circuits.tasks_generated import TASKS, docstring, greater_than, ioi
 
 OWN = Task(
@@ -32,9 +32,9 @@ def alike(llama: wb.model.LanguageModel) -> Task:
 
 
 def test_jsonl_round_trip(tmp_path: Path) -> None:
-    task = replace(OWN, about="some words")
+    task = replace(OWN, about="some\u2028words")
     assert from_jsonl(to_jsonl(task)) == task
-    assert from_jsonl(to_jsonl(task)).about == "some words"
+    assert from_jsonl(to_jsonl(task)).about == "some\u2028words"
     save_task(task, tmp_path / "own.jsonl")
     assert load_task(tmp_path / "own.jsonl") == task
     bare = json.dumps({"positive": "a b", "corrupted": "c b", "answers": " x", "wrong": [" y", " z"]})
@@ -52,7 +52,13 @@ def test_jsonl_round_trip(tmp_path: Path) -> None:
         ("", "at least one text"),
         ('{"positive": "", "corrupted": "c", "answers": "x", "wrong": "y"}', "none of them empty"),
         ('{"positive": "a", "corrupted": "c", "answers": [], "wrong": "y"}', "at least one text"),
-        ('{"positive": 3, "corrupted": "c", "answers": "x", "wrong": "y"}', "none of them empty"),
+        (
+            '{"positive": 3, "corrupted": "c", "answers": "x", "wrong": "y"}',
+            "Line 1 is not a pair .* positive should be a valid string",
+        ),
+        ('{"positive": "a", "corrupted": "c", "answers": [[1]], "wrong": "y"}', "Line 1 is not a pair .* answers"),
+        ('{"format": 1, "task": 3}', "not the heading of a task: task should be a valid string"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_lines_that_are_no_task(line: str, said: str) -> None:
@@ -64,11 +70,13 @@ def test_what_a_task_refuses(llama: wb.model.LanguageModel, tmp_path: Path) -> N
     with pytest.raises(TaskError, match="2 positives, 1 corrupted"):
         Task("bad", ["a", "b"], ["c"], [["x"]] * 2, [["y"]] * 2)
     with pytest.raises(TaskError, match="the same number of tokens"):
-        encode(llama, replace(OWN, positives=["The dog", "The dog ran to the", "The dog"]))
+        encode_task(llama, replace(OWN, positives=["The dog", "The dog ran to the", "The dog"]))
     with pytest.raises(TaskError, match="choose one that is one token"):
-        encode(llama, replace(alike(llama), answers=[[" zebra"]] * len(alike(llama))))
+        encode_task(llama, replace(alike(llama), answers=[[" zebra"]] * len(alike(llama))))
     with pytest.raises(TaskError, match="among the right answers"):
-        encode(llama, replace(alike(llama), answers=[["e"]] * len(alike(llama)), wrong=[["e"]] * len(alike(llama))))
+        encode_task(
+            llama, replace(alike(llama), answers=[["e"]] * len(alike(llama)), wrong=[["e"]] * len(alike(llama)))
+        )
     with pytest.raises(TaskError, match="can't be read"):
         load_task(tmp_path / "none.jsonl")
     for make in (ioi, docstring):
@@ -131,7 +139,7 @@ def test_when_a_task_is_at_chance(accuracy: float, examples: int, said: str) -> 
 
 
 def test_log_odds_of_one_against_one_is_the_logit_difference(llama: wb.model.LanguageModel) -> None:
-    encoded = encode(llama, Task("one", ["The dog"], ["The cat"], ["a"], ["b"]))
+    encoded = encode_task(llama, Task("one", ["The dog"], ["The cat"], ["a"], ["b"]))
     logits = torch.randn(1, tiny.VOCAB)
     wanted = logits[0, encoded.answers[0, 0]] - logits[0, encoded.wrong[0, 0]]
     assert float(log_odds(logits, encoded)[0]) == pytest.approx(float(wanted), abs=1e-5)

@@ -105,3 +105,19 @@ def test_a_number_stays_a_parameter() -> None:
     assert described(Annotated[Integer, Ge(1000)]) == "a whole number from 1,000"
     with pytest.raises(TypeError, match="missing"):
         act()  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 1
+
+
+def test_a_dataclass_is_checked_by_isinstance() -> None:
+    @checked(WorkbenchError)
+    def run(settings: Settings) -> Settings:
+        return settings
+
+    settings = Settings(steps=2)
+    assert run(settings) is settings
+    with pytest.raises(WorkbenchError, match=r"settings is a Settings, not \{'steps': 2\}"):
+        run({"steps": 2})  # type: ignore[arg-type]

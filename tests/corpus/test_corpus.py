@@ -271,7 +271,7 @@ def test_bad_corpora(corpus: Corpus, llama: wb.model.LanguageModel) -> None:
         with pytest.raises(CorpusError):
             Corpus(texts)  # type: ignore[arg-type]
     for share in (0, 1, -0.5):
-        with pytest.raises(CorpusError, match="between 0 and 1"):
+        with pytest.raises(CorpusError, match="above 0 below 1"):
             corpus.split(share)
     with pytest.raises(CorpusError, match="only one distinct"):
         Corpus(["a", "a"]).split(0.5)

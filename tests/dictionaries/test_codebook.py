@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 import workbench as wb
-from workbench.dictionaries.codebook import COMBINATIONS, SIMILARITIES
+from workbench.dictionaries.codebook import Combination, Similarity
 
 SIMILAR: dict[str, Callable[[Tensor, Tensor], float]] = {
     "cosine": lambda x, c: float(x @ c / c.norm()),
@@ -31,8 +31,8 @@ def inputs(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("similarity", get_args(Similarity))
+@pytest.mark.parametrize("combine", get_args(Combination))
 @pytest.mark.parametrize("k", [1, 3, 9])
 @pytest.mark.parametrize("normalize_input", [False, True])
 def test_brute_force(similarity: Any, combine: Any, k: int, normalize_input: bool) -> None:
@@ -65,7 +65,7 @@ def test_straight_through_gradients_by_hand() -> None:
     torch.testing.assert_close(cb.codes.grad, wanted)
 
 
-@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("combine", get_args(Combination))
 def test_the_reconstruction_loss_has_the_gradient_that_autograd_finds(combine: Any) -> None:
     cb, x = book(combine=combine), inputs(50, 8)
     cb.unit_out = 0.7
@@ -106,7 +106,7 @@ def test_dead_codes_take_over_activations() -> None:
 
 
 @pytest.mark.parametrize("replaces", ["least", "all", "none"])
-@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("combine", get_args(Combination))
 def test_forcing_by_hand(replaces: str, combine: Any) -> None:
     cb, x = book(combine=combine), inputs(6, 8)
     for index in (2, 11):
@@ -147,7 +147,7 @@ def test_forcing_in_a_spliced_model_equals_replacing_the_activation(llama: wb.mo
     wanted = wanted.view(1, -1, *point.shape)
 
     class Replace:
-        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
+        def bind(self, model: wb.model.LanguageModel, plan: object) -> list[Any]:
             from workbench.model.edits import Edit
 
             return [Edit(HEADS, lambda x: wanted)]
@@ -205,8 +205,8 @@ def test_force_is_for_codes_only(llama: wb.model.LanguageModel) -> None:
         ({"n_codes": True}, "n_codes is a whole number"),
         ({"groups": 3}, "A width of 8 can't be cut into 3 equal groups"),
         ({"k": 10}, "k is at most n_codes, 9, not 10"),
-        ({"similarity": "dot"}, "not 'sum' and 'dot'"),
-        ({"combine": "max"}, "not 'max' and 'cosine'"),
+        ({"similarity": "dot"}, "similarity is 'cosine', 'inner' or 'euclidean', not 'dot'"),
+        ({"combine": "max"}, "combine is 'sum' or 'mean', not 'max'"),
     ],
 )
 def test_bad_settings(how: dict[str, Any], words: str) -> None:

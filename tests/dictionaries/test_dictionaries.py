@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.batchtopk import BatchTopKSAE
+from workbench.dictionaries.batchtopk import BatchTopK, BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
+from workbench.dictionaries.codes import Change, Codes
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.jumprelu import JumpReLUSAE
-from workbench.dictionaries.protocol import Codes, Dictionary
-from workbench.dictionaries.relu import SkipTranscoder, StandardSAE, Transcoder
+from workbench.dictionaries.jumprelu import JumpReLU, JumpReLUSAE
+from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.relu import ReLU, SkipTranscoder, StandardSAE, Transcoder
 from workbench.dictionaries.sparse import top_k
-from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
+from workbench.dictionaries.topk import TopK, TopKSAE, TopKTranscoder
+from workbench.dictionaries.trainable import Trainable
 
 KINDS = sorted(Dictionary.kinds.values(), key=lambda kind: kind.kind)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
@@ -108,7 +110,7 @@ def test_intervening_with_the_identity_leaves_every_bit(kind: type[Dictionary]) 
     dictionary = small(kind)
     read = inputs(dictionary, 4, 3)
     written = torch.randn(4, 3, dictionary.d_out)
-    changes = [(index, lambda value: value) for index in range(dictionary.n_features)]
+    changes = [Change(index, lambda value: value) for index in range(dictionary.n_features)]
     assert torch.equal(
         dictionary.intervene(read, written if dictionary.d_in != dictionary.d_out else read, changes),
         written if dictionary.d_in != dictionary.d_out else read,
@@ -122,7 +124,7 @@ def test_intervening_adds_the_difference_of_the_decoded_codes(kind: type[Diction
         pytest.skip("an assignment, not a sum")
     read = inputs(dictionary, 4)
     written = torch.randn(4, dictionary.d_out)
-    new = dictionary.intervene(read, written, [(1, lambda value: value + 2), (1, lambda value: value * 3)])
+    new = dictionary.intervene(read, written, [Change(1, lambda value: value + 2), Change(1, lambda value: value * 3)])
     wanted = 3 * (dictionary.encode(read).value_of(1) + 2) - dictionary.encode(read).value_of(1)
     torch.testing.assert_close(new, written + wanted[:, None] * dictionary.direction(1))
 
@@ -165,12 +167,15 @@ def test_encode_against_the_formula(kind: type[Dictionary]) -> None:
     for row in range(len(x)):
         for latent in range(coder.n_features):
             value = float(pre[row, latent])
-            if "topk" in coder.kind and coder.kind != "batchtopk":
+            if isinstance(coder.activation, TopK):
                 active = int((pre[row] > value).sum()) < 4
             else:
                 active = value > float(coder.tensors().get("threshold", torch.zeros(coder.n_features))[latent])
             if active and value > 0:
                 dense[row, latent] = value
+    if type(coder.activation) not in (ReLU, JumpReLU, TopK, BatchTopK):  # which has a rule of its own
+        values, latents = coder.activation.codes(pre)
+        dense = torch.zeros_like(pre).scatter_add_(1, latents, values)
     torch.testing.assert_close(coder.encode(x).dense(), dense, rtol=1e-4, atol=1e-5)
     made = dense @ coder.W_dec + coder.b_dec
     torch.testing.assert_close(coder.decode(coder.encode(x)), made, rtol=1e-4, atol=1e-5)
@@ -182,7 +187,8 @@ def test_encode_against_the_formula(kind: type[Dictionary]) -> None:
 @every_kind
 def test_kinds_say_what_they_are(kind: type[Dictionary]) -> None:
     dictionary = small(kind)
-    assert kind.noun.isalpha() and kind.noun.islower()
+    assert kind.noun.isalpha()
+    assert kind.noun.islower()
     assert dictionary.n_features % dictionary.groups == 0
     codes = dictionary.encode(inputs(dictionary, 4))
     assert codes.values.shape[-1] % dictionary.groups == 0
@@ -263,11 +269,43 @@ def test_seeds() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda: TopKSAE(8, 16, 17), lambda: TopKSAE(8, 16, 0), lambda: TopKSAE(0, 16, 1), lambda: BatchTopKSAE(8, 16, -1)],
+    [
+        lambda: TopKSAE(8, 16, 17),
+        lambda: TopKSAE(8, 16, 0),
+        lambda: TopKSAE(0, 16, 1),
+        lambda: BatchTopKSAE(8, 16, -1),
+        lambda: BatchTopKSAE(8, 16, 17),
+        lambda: JumpReLUSAE(8, 8, -1),
+        lambda: JumpReLUSAE(8, 8, bandwidth=0),
+        lambda: Transcoder(8, 8, float("inf")),
+        lambda: Transcoder(8, 8, d_out=True),
+        lambda: TopKSAE(8, 16, 2, auxiliary=float("nan")),
+        lambda: TopKSAE(8, 16, 2, seed=-1),
+    ],
 )
 def test_sizes_are_checked(wrong) -> None:
     with pytest.raises(DictionaryError, match="number"):
         wrong()
+
+
+def test_numbers_reach_the_kind_as_they_are() -> None:
+    assert type(BatchTopKSAE(8, 16, 4).activation.k) is int  # on disk it is 4 and not 4.0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if issubclass(kind, Trainable)], ids=lambda kind: kind.kind)
+def test_a_form_can_build_every_kind(kind: type[Trainable]) -> None:
+    fields = kind.fields()
+    assert fields[0].name in ("width", "n_codes")
+    for field in fields:
+        assert field.title
+        assert field.least is not None
+        assert field.least <= field.default
+        assert isinstance(field.default, int) or not field.whole
+    built = kind(8, **{field.name: field.default for field in fields})  # type: ignore[call-arg]
+    assert built.n_features in [field.default for field in fields]
+    for field in fields:
+        with pytest.raises(DictionaryError, match=f"^{field.name} is a "):
+            kind(8, **{one.name: one.default for one in fields} | {field.name: field.least - 1})  # type: ignore[call-arg]
 
 
 def test_wrong_widths_are_one_sentence() -> None:

@@ -6,38 +6,45 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from workbench.dictionaries.batchtopk import BatchTopKSAE
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
+from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.neurons import Neurons
-from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
+from workbench.dictionaries.trainable import Trainable
 
-KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, SparseCoder)), key=lambda kind: kind.kind)
+KINDS = sorted((k for k in Dictionary.kinds.values() if k.config is not Dictionary.config), key=lambda kind: kind.kind)
+"""All kinds with weights of their own."""
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "saelens"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_saelens_fixtures.py"
 SAELENS = os.environ.get("WORKBENCH_SAELENS_PYTHON", "")
 
 
-def trained(kind: type[SparseCoder]) -> SparseCoder:
+def trained(kind: type[Dictionary]) -> Any:
     """An example with every number different from its start."""
     coder = kind.example()
     generator = torch.Generator().manual_seed(0)
-    coder.initialise(torch.randn(64, coder.d_in, generator=generator))
+    sample = torch.randn(64, coder.d_in, generator=generator)
+    if isinstance(coder, Trainable):
+        coder.initialise(sample)
     for name, tensor in coder.state_dict().items():
-        same = name == "activation.threshold" and coder.kind == "batchtopk"
+        same = name == "activation.threshold" and isinstance(coder, BatchTopKSAE)
         tensor.add_(0.2 * torch.rand(() if same else tensor.shape, generator=generator))
     return coder
 
 
 @every_kind
-def test_saving_and_loading_keeps_every_bit(kind: type[SparseCoder], tmp_path: Path) -> None:
+def test_saving_and_loading_keeps_every_bit(kind: type[Dictionary], tmp_path: Path) -> None:
     coder = trained(kind)
     coder.reads, coder.writes = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
     coder.provenance = {"corpus": "stories", "seed": 3}
@@ -47,31 +54,32 @@ def test_saving_and_loading_keeps_every_bit(kind: type[SparseCoder], tmp_path: P
     assert loaded.hash == coder.hash
     assert loaded.config() == coder.config()
     assert (loaded.reads, loaded.writes, loaded.provenance) == (coder.reads, coder.writes, coder.provenance)
-    assert (loaded.unit_in, loaded.unit_out) == (coder.unit_in, coder.unit_out)
     x = torch.randn(20, 8)
     assert torch.equal(loaded.encode(x).dense(), coder.encode(x).dense())
     assert torch.equal(loaded.reconstruct(x), coder.reconstruct(x))
     loaded.save(tmp_path / "again")
     for name in (CONFIG, WEIGHTS):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "d" / name).read_bytes()
-    step, same = loaded.loss_and_gradients(x), coder.loss_and_gradients(x)
-    assert (step.loss, step.fired.tolist()) == (same.loss, same.fired.tolist())
+    if isinstance(loaded, Trainable):
+        assert (loaded.unit_in, loaded.unit_out) == (coder.unit_in, coder.unit_out)
+        step, same = loaded.loss_and_gradients(x), coder.loss_and_gradients(x)
+        assert (step.loss, step.fired.tolist()) == (same.loss, same.fired.tolist())
 
 
 @every_kind
-def test_half_precision_is_read_as_the_rounded_weights(kind: type[SparseCoder], tmp_path: Path) -> None:
+def test_half_precision_is_read_as_the_rounded_weights(kind: type[Dictionary], tmp_path: Path) -> None:
     coder = trained(kind)
     coder.save(tmp_path / "whole")
     coder.save(tmp_path / "half", half=True)
     loaded = load_dictionary(tmp_path / "half")
     for name, tensor in coder.tensors().items():
         assert torch.equal(loaded.tensors()[name], tensor.half().float())
-    sizes = [(tmp_path / folder / WEIGHTS).stat().st_size for folder in ("half", "whole")]
-    assert sizes[0] < 0.75 * sizes[1]
+    half, whole = (load_file(tmp_path / folder / WEIGHTS) for folder in ("half", "whole"))
+    assert sum(one.nbytes for one in half.values()) == sum(one.nbytes for one in whole.values()) / 2
     again = tmp_path / "again"
     loaded.save(again, half=True)
     assert load_dictionary(again).hash == loaded.hash, "rounding twice is rounding once"
-    coder.b_dec[0] = 1e6
+    next(coder.parameters()).flatten()[0] = 1e6
     with pytest.raises(DictionaryError, match="does not fit into 16 bits"):
         coder.save(tmp_path / "half", half=True)
 
@@ -131,7 +139,7 @@ def test_folders_from_before_saelens_6(tmp_path: Path) -> None:
 def test_saelens_reads_our_folders(tmp_path: Path) -> None:
     folders = []
     for kind in KINDS:
-        if kind.kind == "topk_skip_transcoder":
+        if not issubclass(kind, SparseCoder) or kind.kind == "topk_skip_transcoder":
             continue  # SAELens has nothing that is the same
         coder = trained(kind)
         coder.reads, coder.writes = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"

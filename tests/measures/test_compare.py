@@ -14,7 +14,8 @@ from reference import PlainEdit, at_index, logits_under
 from torch import Tensor
 
 import workbench as wb
-from workbench.measures.comparison import CHUNK, random_twins, repetition
+from workbench.evaluation import repetition
+from workbench.measures.comparison import CHUNK, random_twins
 from workbench.measures.dose_response import ROWS
 
 PROMPT = "The dog ran to the river"

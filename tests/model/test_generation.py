@@ -314,7 +314,7 @@ def test_a_stream_comes_token_by_token(llama) -> None:
     passes = []
 
     class Count:
-        def bind(self, model, scratch):
+        def bind(self, model, plan):
             return [Edit("blocks.0.hook_out", lambda x: passes.append(len(x)) or x)]
 
     stream = llama.stream(PROMPTS[0], 10, interventions=[Count()], stop=False)

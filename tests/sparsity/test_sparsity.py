@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from grammar import sentences
 from reference import PlainEdit, logits_under
 from torch import Tensor
 
@@ -22,43 +23,11 @@ from workbench.corpus import Corpus, CorpusError
 from workbench.sparsity.curves import CettCurve, CurveMeter
 from workbench.sparsity.evaluation import Sample
 from workbench.sparsity.masking import above, cett, down_weights, strongest
+from workbench.sparsity.outcome import PassSums
 from workbench.sparsity.search import Search
 
 TOKENS = torch.tensor([[61, 258, 12, 300, 77, 5, 190, 33, 261, 88, 7]])
 NAN, INF = float("nan"), float("inf")
-
-
-def sentences(count: int, seed: int) -> list[str]:
-    """Texts of a small grammar, so that a tiny model can learn something of them."""
-    chance = torch.Generator().manual_seed(seed)
-
-    def pick(words: str) -> str:
-        some = words.split()
-        return some[int(torch.randint(len(some), (), generator=chance))]
-
-    def sentence() -> str:
-        who, what, where = pick("dog cat mouse boat child"), pick("ran sailed slept"), pick("river house water morning")
-        return f"The {pick('small green favourite old')} {who} {what} to the {where}."
-
-    return [" ".join(sentence() for _ in range(5)) for _ in range(count)]
-
-
-@pytest.fixture(scope="module")
-def learned(zoo) -> wb.model.LanguageModel:
-    """A tiny Llama that has learned the grammar, so that its neurons are of use."""
-    return wb.training.fine_tune(zoo["llama"], Corpus(sentences(200, 0)), tokens=60_000, lr=3e-3, batch=16, context=64)
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    """Texts that it has not seen."""
-    return Corpus(sentences(120, 1), "sentences")
-
-
-@pytest.fixture(scope="module")
-def found(learned: wb.model.LanguageModel, corpus: Corpus) -> list[wb.sparsity.Sparsity]:
-    """One measurement for three p."""
-    return wb.sparsity.measure_sparsities(learned, corpus, [0.05, 0.005, 0.01], 4096, context=64, resamples=200)
 
 
 def zeroed_by_loop(module: Any, layer: int, threshold: float) -> PlainEdit:
@@ -102,7 +71,7 @@ def test_the_curve_has_the_cett_of_its_thresholds(learned: wb.model.LanguageMode
     sample = Sample.read(learned, corpus, lambda _: None, tokens=600, context=64, batch=4, seed=0)
     meter = CurveMeter(learned)
     with torch.inference_mode():
-        sample.run_plain(meter.look)
+        sample.run_plain(meter.add)
     for layer, curve in enumerate(meter.curves()):
         assert curve.cett == sorted(set(curve.cett))
         assert curve.thresholds == sorted(set(curve.thresholds))
@@ -161,14 +130,14 @@ def three_quarters_idle() -> tuple[Any, Corpus]:
 def test_where_three_quarters_contribute_nothing_sparsity_is_three_quarters(zoo) -> None:
     plain, corpus = three_quarters_idle()
     model = wb.load_model(plain, tokenizer=tiny.tokenizer())
-    found = wb.sparsity.measure_sparsities(model, corpus, [0.001, 0.01, 0.1], 2000, context=64, resamples=50)
+    found = wb.sparsity.measure_sparsities(model, corpus, [0.001, 0.01, 0.1], 2000, context=64, batch=16, resamples=50)
     for one in found:
         assert one.sparsity == 0.75
         assert one.by_layer == [0.75]
         assert one.reported.intervals["sparsity"] == (0.75, 0.75)
         assert one.ppl_increase == pytest.approx(0, abs=1e-6)
-        assert {rival.sparsity for rival in one.rivals.values()} == {0.75}
-    everything = wb.measure_sparsity(model, corpus, 1e6, 2000, context=64, resamples=50)
+        assert {baseline.sparsity for baseline in one.baselines.values()} == {0.75}
+    everything = wb.measure_sparsity(model, corpus, 1e6, 2000, context=64, batch=16, resamples=50)
     assert everything.sparsity == 1
 
 
@@ -177,7 +146,7 @@ def test_neurons_of_a_model_that_needs_none_are_all_left_out(zoo) -> None:
     for block in plain.model.layers:
         block.mlp.down_proj.weight.data.zero_()
     model = wb.load_model(plain, tokenizer=tiny.tokenizer())
-    found = wb.measure_sparsity(model, Corpus(sentences(20, 3)), 0.01, 600, context=64, resamples=20)
+    found = wb.measure_sparsity(model, Corpus(sentences(20, 3)), 0.01, 600, context=64, batch=16, resamples=20)
     assert (found.sparsity, found.ppl_increase) == (1, 0)
 
 
@@ -208,7 +177,7 @@ def test_every_activation_function(tiny_cache: Path, name: str, activation: str)
     edits = [zeroed_by_loop(plain, layer, 0.2) for layer in range(model.network.n_layers)]
     assert torch.allclose(sparse(TOKENS), logits_under(plain, TOKENS, edits), atol=1e-4)
     corpus = Corpus(sentences(16, 4))
-    outcome, _ = wb.sparsity.measure_at_thresholds(model, 0.0, corpus, 200, context=64, resamples=5)
+    outcome, _ = wb.sparsity.measure_at_thresholds(model, 0.0, corpus, 200, context=64, batch=16, resamples=5)
     assert outcome.ppl_increase == pytest.approx(0, abs=1e-6)
     assert (outcome.sparsity > 0.3) == (activation in ("relu", "relu2"))
 
@@ -226,9 +195,9 @@ def test_the_sparse_model_writes_and_is_compared(
         assert int(sparse(row)[0, -1].argmax()) == written[length]
     both = wb.compare(sparse, "The small dog", [wb.Clamp("neurons.1.gate:7", 9.0)], 5, stop=False)
     assert both.baseline.tokens == written[:5]
-    again = wb.sparsity.measure_at_thresholds(sparse, found[0], Corpus(sentences(20, 8)), 400, context=64, resamples=5)[
-        0
-    ]
+    again = wb.sparsity.measure_at_thresholds(
+        sparse, found[0], Corpus(sentences(20, 8)), 400, context=64, batch=16, resamples=5
+    )[0]
     assert again.sparsity > 0.1
     with pytest.raises(wb.sparsity.SparsityError, match="already"):
         wb.sparsity.with_sparsity(sparse, 0.5)
@@ -255,10 +224,11 @@ def line(rises: Any, top: float = 1.0) -> tuple[Search, list[float]]:
     """A search over a known curve, and the settings that it has tried."""
     tried: list[float] = []
 
-    def run(setting: float) -> Tensor:
+    def run(setting: float) -> PassSums:
         tried.append(setting)
-        loss = math.log1p(rises(setting)) * 100
-        return torch.tensor([[50.0, 100.0, 200.0, 200.0 + loss, 50.0 * setting]]).double()
+        loss = 200.0 + math.log1p(rises(setting)) * 100
+        tokens, predictions, plain, masked, left_out = torch.tensor([50.0, 100.0, 200.0, loss, 50 * setting]).double()
+        return PassSums(tokens[None], predictions[None], plain[None], masked[None], left_out[None, None])
 
     return Search(run, top), tried
 
@@ -317,20 +287,20 @@ def test_larger_p_never_gives_less(
     for one, more in itertools.pairwise(by_p):
         assert all(low <= high for low, high in zip(one.thresholds, more.thresholds, strict=True))
         assert one.sparsity <= more.sparsity
-        for name in one.rivals:
-            assert one.rivals[name].sparsity <= more.rivals[name].sparsity
+        for name in one.baselines:
+            assert one.baselines[name].sparsity <= more.baselines[name].sparsity
     alone = [
-        wb.measure_sparsity(learned, corpus, p, 2048, rivals=(), context=64, resamples=5).sparsity
+        wb.measure_sparsity(learned, corpus, p, 2048, baselines=(), context=64, batch=16, resamples=5).sparsity
         for p in (0.001, 0.003, 0.01, 0.1, 1.0)
     ]
     assert alone == sorted(alone)
 
 
-def test_rivals_stand_at_the_same_rise(found: list[wb.sparsity.Sparsity]) -> None:
+def test_baselines_stand_at_the_same_rise(found: list[wb.sparsity.Sparsity]) -> None:
     for one in found:
-        for rival in one.rivals.values():
-            assert rival.calibrated.ppl_increase == pytest.approx(one.asked, abs=0.002)
-        assert len(set(one.rivals["top_k"].calibrated.by_layer)) == 1
+        for baseline in one.baselines.values():
+            assert baseline.calibrated.ppl_increase == pytest.approx(one.asked, abs=0.002)
+        assert len(set(one.baselines["top_k"].calibrated.by_layer)) == 1
         for points in one.curves.values():
             settings, shares, _ = zip(*points, strict=True)
             assert list(settings) == sorted(settings)
@@ -343,7 +313,7 @@ def test_found_on_some_texts_it_holds_on_others(
     for one in found:
         assert one.calibrated.texts + one.reported.texts <= 120
         second, by_layer = wb.sparsity.measure_at_thresholds(
-            learned, one, Corpus(sentences(80, 77)), 2048, context=64, resamples=200
+            learned, one, Corpus(sentences(80, 77)), 2048, context=64, batch=16, resamples=200
         )
         for name in ("sparsity", "ppl_increase"):
             low, high = one.reported.intervals[name]
@@ -354,7 +324,9 @@ def test_found_on_some_texts_it_holds_on_others(
 def test_shares_by_a_loop(learned: wb.model.LanguageModel, found: list[wb.sparsity.Sparsity]) -> None:
     """The counted share, from what the sparse model itself has at its neurons."""
     text = sentences(1, 9)[0]
-    outcome, _ = wb.sparsity.measure_at_thresholds(learned, found[0], Corpus([text]), 4096, context=64, resamples=5)
+    outcome, _ = wb.sparsity.measure_at_thresholds(
+        learned, found[0], Corpus([text]), 4096, context=64, batch=16, resamples=5
+    )
     sparse = wb.sparsity.with_sparsity(learned, found[0])
     ids = learned.tokenizer(text, add_special_tokens=False).input_ids
     parts = -(-len(ids) // 64)
@@ -377,10 +349,12 @@ def test_shares_by_a_loop(learned: wb.model.LanguageModel, found: list[wb.sparsi
 
 def test_intervals_are_a_bootstrap_over_texts(learned: wb.model.LanguageModel) -> None:
     texts = sentences(4, 10)
-    whole, _ = wb.sparsity.measure_at_thresholds(learned, 0.1, Corpus(texts), 4096, context=64, resamples=7, seed=5)
+    whole, _ = wb.sparsity.measure_at_thresholds(
+        learned, 0.1, Corpus(texts), 4096, context=64, batch=16, resamples=7, seed=5
+    )
     drawn = torch.randint(4, (7, 4), generator=torch.Generator().manual_seed(5)).tolist()
     each = [
-        wb.sparsity.measure_at_thresholds(learned, 0.1, Corpus([text]), 4096, context=64, resamples=1)[0]
+        wb.sparsity.measure_at_thresholds(learned, 0.1, Corpus([text]), 4096, context=64, batch=16, resamples=1)[0]
         for text in texts
     ]
     shares, rises = [], []
@@ -408,12 +382,17 @@ def test_passes_are_counted_as_they_are_run(
     monkeypatch.setattr(learned.network, "run", counted)
     stages: list[wb.sparsity.Sparsity] = []
     shares: list[float] = []
-    how: dict[str, Any] = {"context": 64, "resamples": 5, "progress": lambda share, _: shares.append(share)}
-    one = wb.measure_sparsity(learned, corpus, 0.01, 2048, told=stages.extend, **how)
+    how: dict[str, Any] = {
+        "context": 64,
+        "batch": 16,
+        "resamples": 5,
+        "progress": lambda share, _: shares.append(share),
+    }
+    one = wb.measure_sparsity(learned, corpus, 0.01, 2048, on_update=stages.extend, **how)
     assert one.passes == pytest.approx(sum(positions) / one.provenance["positions"])
     assert one.passes < 14
     assert [stage.early for stage in stages] == [True, False, False, False]
-    assert [len(stage.rivals) for stage in stages] == [0, 0, 1, 2]
+    assert [len(stage.baselines) for stage in stages] == [0, 0, 1, 2]
     assert stages[-1] == one
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -422,7 +401,7 @@ def test_passes_are_counted_as_they_are_run(
 
 def test_stopped_it_gives_what_there_is(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     stages: list[Any] = []
-    how: dict[str, Any] = {"context": 64, "resamples": 5, "told": stages.append}
+    how: dict[str, Any] = {"context": 64, "batch": 16, "resamples": 5, "on_update": stages.append}
     found = wb.measure_sparsity(learned, corpus, 0.01, 2048, cancel=lambda: bool(stages), **how)
     assert found.early
     assert found == stages[0][0]
@@ -431,7 +410,7 @@ def test_stopped_it_gives_what_there_is(learned: wb.model.LanguageModel, corpus:
 
 
 def test_what_is_in_force_is_set_aside(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
-    how: dict[str, Any] = {"context": 64, "resamples": 5, "rivals": ()}
+    how: dict[str, Any] = {"context": 64, "batch": 16, "resamples": 5, "baselines": ()}
     alone = wb.measure_sparsity(learned, corpus, 0.01, 512, **how)
     with learned.intervening([wb.Clamp("neurons.1.gate:7", 9.0)]):
         again = wb.measure_sparsity(learned, corpus, 0.01, 512, **how)
@@ -440,7 +419,9 @@ def test_what_is_in_force_is_set_aside(learned: wb.model.LanguageModel, corpus: 
 
 def test_texts_held_out_by_the_caller(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     other = Corpus(sentences(30, 5), "other")
-    one = wb.measure_sparsity(learned, corpus, 0.01, 1024, held_out=other, rivals=(), context=64, resamples=5)
+    one = wb.measure_sparsity(
+        learned, corpus, 0.01, 1024, held_out=other, baselines=(), context=64, batch=16, resamples=5
+    )
     assert [said["name"] for said in one.provenance["corpora"]] == ["sentences", "other"]
     assert wb.sparsity.verify_sparsity(learned, one, corpus, other)[1] == pytest.approx(
         one.reported.ppl_increase, abs=2e-5
@@ -475,7 +456,7 @@ def test_a_bad_p(learned: wb.model.LanguageModel, corpus: Corpus, p: Any) -> Non
 
 
 def test_bad_texts(learned: wb.model.LanguageModel) -> None:
-    with pytest.raises(wb.sparsity.SparsityError, match="Texts are a Corpus"):
+    with pytest.raises(wb.sparsity.SparsityError, match="corpus is a Corpus"):
         wb.measure_sparsity(learned, "stories")  # type: ignore[arg-type]
     with pytest.raises(CorpusError, match="no text at all"):
         wb.measure_sparsity(learned, Corpus([" "]))
@@ -492,7 +473,7 @@ def test_bad_settings(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
         ({"context": 1}, "context is"),
         ({"batch": 0}, "batch is"),
         ({"resamples": 0}, "resamples is"),
-        ({"rivals": ["top"]}, "no rival measure"),
+        ({"baselines": ["top"]}, "baselines is a list of 'fixed' or 'top_k'"),
     ):
         with pytest.raises(wb.sparsity.SparsityError, match=words):
             wb.measure_sparsity(learned, corpus, 0.01, **how)

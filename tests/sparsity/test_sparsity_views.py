@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_sparsity import corpus, learned, sentences  # noqa: F401 (fixtures)
+from grammar import sentences
 from test_threads import at_once
 
 import workbench as wb
@@ -32,7 +32,7 @@ def sizes(model: wb.model.LanguageModel, row: torch.Tensor) -> torch.Tensor:
 # ---- Tokens
 
 
-def test_what_each_token_takes(learned: wb.model.LanguageModel) -> None:  # noqa: F811
+def test_what_each_token_takes(learned: wb.model.LanguageModel) -> None:
     text = "The small dog ran to the river. The old <|end|> mouse"
     found = wb.sparsity.token_activity(learned, THRESHOLDS, text)
     row = learned.to_tokens(text)
@@ -71,7 +71,7 @@ def test_kinds_of_token(text: str, kind: str) -> None:
 # ---- Neurons
 
 
-def test_how_often_each_neuron_is_on(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_how_often_each_neuron_is_on(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     some = Corpus(corpus.texts[:4])
     found = wb.sparsity.neuron_activity(learned, THRESHOLDS, some, 4096, context=256)
     on, kinds = [], []
@@ -120,7 +120,7 @@ def test_balanced_clusters_find_what_belongs_together() -> None:
     assert sorted(torch.bincount(uneven).tolist()) == [7, 7, 8, 8]
 
 
-def test_groups_that_a_router_picks(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_groups_that_a_router_picks(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     first, second = corpus.split(0.5)
     how: dict[str, Any] = {"groups": 8, "tokens": 1024, "context": 64}
     groups = wb.sparsity.group_neurons(learned, THRESHOLDS, first, **how)
@@ -129,7 +129,7 @@ def test_groups_that_a_router_picks(learned: wb.model.LanguageModel, corpus: Cor
         assert all(torch.bincount(member).tolist() == [6] * 8 for member in one.member)
         assert one.apart == pytest.approx(groups.apart)
     assert all(mine > other for mine, other in zip(groups.together, control.together, strict=True))
-    routing: dict[str, Any] = {"tokens": 512, "context": 64, "resamples": 5}
+    routing: dict[str, Any] = {"tokens": 512, "context": 64, "batch": 16, "resamples": 5}
     few, most, every = wb.sparsity.measure_routing(learned, groups, second, [2, 6, 8], **routing)
     assert every.outcome.ppl_increase == pytest.approx(0, abs=1e-6)
     assert few.outcome.ppl_increase > most.outcome.ppl_increase
@@ -140,7 +140,7 @@ def test_groups_that_a_router_picks(learned: wb.model.LanguageModel, corpus: Cor
     assert oracle.saved == 0.75
 
 
-def test_the_router_runs_the_groups_it_scores_highest(learned: wb.model.LanguageModel) -> None:  # noqa: F811
+def test_the_router_runs_the_groups_it_scores_highest(learned: wb.model.LanguageModel) -> None:
     """One text, layer by layer: the groups chosen by hand from the MLP's input, zeros put in for the others."""
     text = Corpus(sentences(1, 12))
     groups = wb.sparsity.group_neurons(learned, THRESHOLDS, Corpus(sentences(20, 13)), 4, 512, context=64)
@@ -177,8 +177,12 @@ def test_the_router_runs_the_groups_it_scores_highest(learned: wb.model.Language
     assert found.outcome.ce == pytest.approx(float(torch.nn.functional.cross_entropy(logits, row[0, 1:])), rel=1e-4)
 
 
-def test_groups_refused_in_one_sentence(learned: wb.model.LanguageModel, corpus: Corpus, zoo: Any) -> None:  # noqa: F811
-    for how, words in (({"groups": 1}, "from 2"), ({"groups": 49}, "48 neurons"), ({"by": "chance"}, "grouped by")):
+def test_groups_refused_in_one_sentence(learned: wb.model.LanguageModel, corpus: Corpus, zoo: Any) -> None:
+    for how, words in (
+        ({"groups": 1}, "from 2"),
+        ({"groups": 49}, "48 neurons"),
+        ({"by": "chance"}, "by is 'coactivation' or 'random'"),
+    ):
         with pytest.raises(wb.sparsity.SparsityError, match=words):
             wb.sparsity.group_neurons(learned, 0.1, corpus, **how)
     groups = wb.sparsity.group_neurons(learned, 0.1, corpus, 4, 200, context=64)
@@ -192,18 +196,18 @@ def test_groups_refused_in_one_sentence(learned: wb.model.LanguageModel, corpus:
 # ---- Threads
 
 
-def test_sessions_at_once_get_what_they_get_alone(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_sessions_at_once_get_what_they_get_alone(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         tokens = learned.to_tokens("The small dog ran to the")
-        how: dict[str, Any] = {"tokens": 256, "context": 64, "resamples": 5}
+        how: dict[str, Any] = {"tokens": 256, "context": 64, "batch": 16, "resamples": 5}
         jobs: list[Any] = [
             lambda: learned(tokens).tolist(),
             lambda: wb.sparsity.with_sparsity(learned, 0.2)(tokens).tolist(),
             lambda: wb.sparsity.with_sparsity(learned, THRESHOLDS).generate(tokens[0], 6, stop=False).logprobs,
             lambda: wb.measure_sparsity(learned, corpus, 0.01, **how).thresholds,
-            lambda: wb.measure_sparsity(learned, corpus, 0.05, **how).rivals["top_k"].reported.ce,
+            lambda: wb.measure_sparsity(learned, corpus, 0.05, **how).baselines["top_k"].reported.ce,
             lambda: wb.sparsity.token_activity(learned, 0.3, "The old cat")[1].by_layer,
         ]
         alone = [job() for job in jobs]
@@ -213,7 +217,7 @@ def test_sessions_at_once_get_what_they_get_alone(learned: wb.model.LanguageMode
         torch.set_num_threads(before)
 
 
-def test_a_model_that_runs_through_a_dictionary_stays_so(learned: wb.model.LanguageModel, corpus: Corpus) -> None:  # noqa: F811
+def test_a_model_that_runs_through_a_dictionary_stays_so(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
     point = "blocks.1.hook_mlp_out"
     book = wb.Codebook(32, 20, hook_point=point)
     through = copy.copy(learned)
@@ -223,6 +227,6 @@ def test_a_model_that_runs_through_a_dictionary_stays_so(learned: wb.model.Langu
     with sparse.spliced({point: book}):
         expected = sparse(row)
     assert torch.equal(wb.sparsity.with_sparsity(through, 0.3)(row), expected)
-    found = wb.measure_sparsity(through, corpus, 0.05, 256, rivals=(), context=64, resamples=5)
+    found = wb.measure_sparsity(through, corpus, 0.05, 256, baselines=(), context=64, batch=16, resamples=5)
     with pytest.raises(wb.sparsity.SparsityError, match="plain modules"):
         wb.sparsity.verify_sparsity(through, found, corpus)

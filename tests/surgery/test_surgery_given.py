@@ -16,6 +16,7 @@ from transformers import CohereConfig, CohereForCausalLM, OPTConfig, OPTForCausa
 
 import workbench as wb
 from workbench.corpus import CorpusError
+from workbench.index.layout import FeatureIndexError
 from workbench.surgery.certificate.certificate import held_out
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.inputs import calibration, load_calibration
@@ -62,7 +63,7 @@ def test_other_things_and_other_precisions_are_refused(name: str) -> None:
     half = wb.load_model(tiny.build("llama").bfloat16(), tokenizer=tiny.tokenizer())
     with pytest.raises(SurgeryError, match="in bfloat16, and surgery is exact in float32 only"):
         CHANGES[name](half)
-    with pytest.raises(SurgeryError, match="Operations change a model"):
+    with pytest.raises(SurgeryError, match="is a LanguageModel or a Child, not None"):
         CHANGES[name](None)
 
 
@@ -81,51 +82,75 @@ def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.model.Lan
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda model: wb.surgery.prune(model, corpus="stories"),
-        lambda model: wb.surgery.drop_sublayers(model, "stories"),
         lambda model: wb.surgery.heal(model, "stories", tokens=40),
-        lambda model: wb.surgery.extract_expert(model, "stories"),
         lambda model: wb.measures.measure_fidelities(model, [], "stories"),
-        lambda model: wb.build_index(model, "neurons.0.post", "stories", "nowhere"),
         lambda model: wb.Corpus.load(""),
     ],
 )
 def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.LanguageModel) -> None:
-    with pytest.raises(CorpusError, match=r"given as a Corpus|Name a corpus"):
+    with pytest.raises(CorpusError, match=r"given as a Corpus|Name a corpus|corpus is a Corpus"):
         wrong(llama)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda model: wb.surgery.prune(model, corpus="stories"),
+        lambda model: wb.surgery.drop_sublayers(model, "stories"),
+        lambda model: wb.surgery.extract_expert(model, "stories"),
+    ],
+)
+def test_a_calibration_is_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.LanguageModel) -> None:
+    with pytest.raises(SurgeryError, match=r"corpus is a Corpus(, or None)?, not 'stories'"):
+        wrong(llama)
+
+
+def test_an_index_is_of_a_corpus(llama: wb.model.LanguageModel) -> None:
+    with pytest.raises(FeatureIndexError, match="corpus is a Corpus, not 'stories'"):
+        wb.build_index(llama, "neurons.0.post", "stories", "nowhere")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        (lambda model: wb.surgery.prune(model, pattern=None), "The pattern is 'row'"),
+        (lambda model: wb.surgery.prune(model, pattern=None), "pattern is a text, not None"),
+        (lambda model: wb.surgery.prune(model, pattern="rows"), "The pattern is 'row'"),
         (lambda model: wb.surgery.prune(model, corpus=CORPUS, tokens="a"), "is a whole number"),
         (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, lr="a"), "lr is a number above 0"),
-        (lambda model: wb.surgery.remove_causal_mask(model, 3), "layers is a list of layers"),
-        (lambda model: wb.surgery.dare(model, model, weights="a"), "weights is a finite number, or one for each"),
+        (lambda model: wb.surgery.remove_causal_mask(model, 3), "layers is a list of whole numbers, or None, not 3"),
+        (lambda model: wb.surgery.dare(model, model, weights="a"), "weights is a number or .*, not 'a'"),
         (lambda model: wb.measures.measure_fidelities(model, [], CORPUS, tokens=float("nan")), "is a whole number"),
         (lambda model: wb.Feature.parse("neurons.0.post:a"), "neurons"),
-        (lambda model: wb.surgery.dare(model, model, weights=None), "weights is a finite number, or one for each"),
+        (
+            lambda model: wb.surgery.dare(model, model, weights=None),
+            "weights is a number or a list of numbers, not None",
+        ),
         (lambda model: wb.surgery.dare(model, model, rescale="no"), "True or False"),
         (lambda model: wb.surgery.drop_sublayers(model, CORPUS, seed="a"), "seed is a whole number"),
         (lambda model: wb.surgery.search_bits(model, CORPUS, "5"), "bits is a number"),
-        (lambda model: wb.surgery.search_bits(model, CORPUS, levels=4), "levels a list"),
+        (
+            lambda model: wb.surgery.search_bits(model, CORPUS, levels=4),
+            "levels is a list of whole numbers from 2 to 16, not 4",
+        ),
         (lambda model: wb.surgery.search_sparsity(model, CORPUS, levels=0.5), "levels is a list"),
-        (lambda model: wb.surgery.prune(model, sparsities=0.5), "by their paths"),
+        (lambda model: wb.surgery.prune(model, sparsities=0.5), "sparsities is a mapping of texts to numbers"),
         (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, sparsify=True), "sparsify is a Decay"),
         (
             lambda model: wb.surgery.heal(model, CORPUS, tokens=40, sparsify=wb.surgery.Decay(until="x")),
-            "share of the steps",
+            "until is a number from 0 to 1",
         ),
-        (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, only=5), "regular expression"),
-        (lambda model: wb.surgery.keep_neurons(model, [1, 2]), "The mask is bool"),
-        (lambda model: wb.surgery.remove_causal_mask(model, [[0]]), "no layer"),
+        (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, only=5), "only is a text, or None, not 5"),
+        (lambda model: wb.surgery.keep_neurons(model, [1, 2]), r"mask is a Tensor, not \[1, 2\]"),
+        (lambda model: wb.surgery.remove_causal_mask(model, [[0]]), "layers is a list of whole numbers"),
         (
             lambda model: wb.surgery.merge_kv_heads(wb.surgery.remove_causal_mask(model, [0]), 1, corpus=CORPUS),
             "would lose it",
         ),
-        (lambda model: wb.surgery.dare(model, model, weights=float("inf")), "weights is a finite number"),
-        (lambda model: wb.bake(model, EDIT), "Edits are given as a list"),
+        (
+            lambda model: wb.surgery.dare(model, model, weights=float("inf")),
+            "weights is a number or .*, not inf",
+        ),
+        (lambda model: wb.bake(model, EDIT), "edits is a list of Interventions"),
         (lambda model: wb.bake(model, []), "give at least one edit"),
         (lambda model: wb.surgery.prune(model, corpus=CORPUS, tokens=-4), r"tokens is a whole number from 1, not -4\."),
         (
@@ -140,8 +165,9 @@ def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.Languag
         (lambda model: wb.surgery.search_bits(model, CORPUS, levels=()), "with levels \\[\\]"),
         (lambda model: wb.surgery.search_sparsity(model, CORPUS, 0.9), "at most the highest of levels; not 0.9"),
         (lambda model: wb.surgery.search_sparsity(model, CORPUS, levels=()), "with levels \\[\\]"),
-        (lambda model: wb.bake(model, [EDIT]).save_pretrained(None), "Name a folder"),
-        (lambda model: wb.surgery.open_child("nowhere", None), "Give the model"),
+        (lambda model: wb.bake(model, [EDIT]).save_pretrained(None), "folder is a text or a Path, not None"),
+        (lambda model: wb.bake(model, [EDIT]).save_pretrained(""), "Name a folder"),
+        (lambda model: wb.surgery.open_child("nowhere", None), "parent is a LanguageModel or a Child, not None"),
     ],
 )
 def test_odd_values_get_a_sentence(wrong: Callable[[Any], Any], match: str, llama: wb.model.LanguageModel) -> None:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
-from workbench.interventions.weight_edits import RemoveSublayer
+from workbench.interventions import RemoveSublayer
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import SurgeryError
-from workbench.surgery.finetuning.healing import Decay, heal
+from workbench.surgery.finetuning.healer import Decay
+from workbench.surgery.finetuning.healing import heal
+from workbench.surgery.operations.masks import kept
 from workbench.surgery.operations.matrices import matrices, out_in
-from workbench.surgery.operations.pruning import kept, prune
+from workbench.surgery.operations.pruning import prune
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -139,10 +141,10 @@ def test_what_cannot_be_healed(llama: wb.model.LanguageModel) -> None:
         "leave out": {"only": "mlp", "rank": 2},
         "tokens is a whole": {"tokens": 0},
         "lr is a number": {"lr": math.inf},
-        "warmup is a share": {"warmup": 2},
+        "warmup is a number from 0 to 1": {"warmup": 2},
         "groups of 5": {"sparsify": Decay(pattern="2:5")},
-        "from 0 to below 1": {"sparsify": Decay(1.0, "row")},
-        "until is a share": {"sparsify": Decay(until=-1)},
+        "from 0 below 1": {"sparsify": Decay(1.0, "row")},
+        "until is a number from 0 to 1": {"sparsify": Decay(until=-1)},
     }
     for said, change in cases.items():
         with pytest.raises(SurgeryError, match=said):

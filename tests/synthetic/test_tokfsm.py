@@ -8,43 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from speaker import HEADS, HOW, MACHINE, MLP, books, speaker_model  # noqa: F401 (a fixture)
 from torch import Tensor
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import workbench as wb
 from workbench.corpus import CorpusError
-from workbench.synthetic.states import codes_of_state, count_codes, forcing, next_states, place_of
+from workbench.dictionaries.protocol import Rewrite
+from workbench.synthetic import count_codes, force_state, next_states, state_codes, state_column
 from workbench.training import read_history
-
-MACHINE = wb.synthetic.TokFSM(states=12, edges=3, digits=2, base=4, seed=1)
-HEADS, MLP = "blocks.0.attn.hook_z", "blocks.1.hook_mlp_out"
-HOW: dict[str, Any] = {"batch": 8, "context": 32, "lr": 3e-3, "tokens": 8 * 32 * 12}
-
-
-@pytest.fixture(scope="module")
-def speaker(_tiny_cache: Path) -> wb.model.LanguageModel:
-    """An untrained tiny model of the language."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=MACHINE.n_vocab,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        bos_token_id=MACHINE.bos,
-        eos_token_id=MACHINE.bos,
-        architectures=["GPTNeoXForCausalLM"],
-    )
-    model = wb.load_model(GPTNeoXForCausalLM(config), tokenizer=MACHINE.tokenizer())
-    patch.undo()
-    return model
-
-
-def books(**how: Any) -> dict[str, wb.Codebook]:
-    return {HEADS: wb.Codebook(16, 20, groups=2, **how), MLP: wb.Codebook(16, 30, k=2, **how)}
 
 
 def test_texts_walk_along_edges() -> None:
@@ -225,7 +196,7 @@ def test_saved_and_opened_it_gives_equal_logits(speaker: wb.model.LanguageModel,
     with pytest.raises(wb.model.ModelError, match="format 99"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "model" / "spliced.json").write_text("{")
-    with pytest.raises(wb.model.ModelError, match="damaged"):
+    with pytest.raises(wb.model.ModelError, match="is no JSON"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "other").mkdir()
     with pytest.raises(wb.model.ModelError, match="is no model that was saved"):
@@ -253,13 +224,13 @@ def test_what_its_own_codebooks_read_is_what_capture_shows(speaker: wb.model.Lan
     seen: list[Tensor] = []
 
     class Monitor:
-        def bind(self, model: wb.model.LanguageModel, scratch: dict) -> list[Any]:
+        def bind(self, model: wb.model.LanguageModel, plan: Any) -> list[Any]:
             def look(codes: Any) -> Any:
                 seen.append(codes.indices)
                 return codes
 
-            for _, changes in scratch["spliced"][id(tuned.splices[MLP])]:
-                changes.append(look)
+            for changes in plan.spliced(tuned.splices[MLP]):
+                changes.append(Rewrite(look))
             return []
 
     with tuned.intervening([Monitor()]):
@@ -276,7 +247,7 @@ def test_codes_are_counted_and_forced_by_state(speaker: wb.model.LanguageModel) 
     assert counts.shape == (40, 12)
     assert int(counted.seen.sum()) == 70 * 15
     assert torch.equal(counts.view(2, 20, 12).sum(1), counted.seen.expand(2, -1))  # k = 1: one code of each head
-    features = codes_of_state(tuned, counted, 4)
+    features = state_codes(tuned, counted, 4)
     assert [feature.index // 20 for feature in features] == [0, 1]
     for feature in features:
         group = counts.view(2, 20, 12)[feature.index // 20, :, 4]
@@ -306,14 +277,14 @@ def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.
     assert torch.equal(counted[1].seen * 2, counts.sum(0))  # k = 2
 
     target, walk = 7, MACHINE.walk(1, 6, 3)
-    found = next_states(model, MACHINE, walk, forcing(model, MACHINE, counted, target, 6))[0]
+    found = next_states(model, MACHINE, walk, force_state(model, MACHINE, counted, target, 6))[0]
     tokens = MACHINE.write(walk)[0].tolist()
-    edits = [wb.Force(code, "all", positions=[12]) for code in codes_of_state(model, counted[0], target)]
+    edits = [wb.Force(code, "all", positions=[12]) for code in state_codes(model, counted[0], target)]
     for state in range(12):
         first, second = divmod(state, 4)
-        column = place_of(MACHINE, target, [first])
+        column = state_column(MACHINE, target, [first])
         assert column == target * 4 + first
-        more = [wb.Force(code, "all", positions=[13]) for code in codes_of_state(model, counted[1], column)]
+        more = [wb.Force(code, "all", positions=[13]) for code in state_codes(model, counted[1], column)]
         with model.intervening(edits):
             one = model(torch.tensor([tokens]))[0, -1].softmax(-1)[first]
         with model.intervening([*edits, *(more if int(counted[1].seen[column]) else [])]):
@@ -328,13 +299,13 @@ def test_codes_behind_a_state_are_counted_and_forced_digit_by_digit(speaker: wb.
         ({"batch": 2.5}, "batch is a whole number"),
         ({"lr": float("inf")}, "lr is a number above 0"),
         ({"weight": float("nan")}, "weight is a number from 0"),
-        ({"decay": 2.0}, "decay is a share"),
+        ({"decay": 2.0}, "decay is a number from 0 to 1"),
         ({"first_k": 0}, "first_k is a whole number"),
         ({"spliced": {}, "frozen": True}, "There is nothing to train"),
         ({"spliced": {"blocks.7.attn.hook_z": wb.Codebook(16, 4)}}, "no hook point"),
         ({"spliced": {MLP: wb.Codebook(8, 4)}}, "width 8, but .* is 16 wide"),
         ({"spliced": {MLP: wb.Codebook(16, 4, hook_point=HEADS)}}, "can't be spliced in at"),
-        ({"spliced": {MLP: 3}}, "can't be trained"),
+        ({"spliced": {MLP: 3}}, "spliced is a mapping of texts"),
     ],
 )
 def test_bad_settings(speaker: wb.model.LanguageModel, how: dict[str, Any], words: str) -> None:

@@ -1,8 +1,8 @@
-"""Which tokens drive a latent, and which it writes, from weights alone.
+"""De-embeddings: the tokens that drive a latent and those that it promotes, from weights alone.
 
-Dunefsky, Chlenski and Nanda (2024), arXiv 2406.11944, section 4: *de-embeddings*. The encoder row is multiplied with
-the token embeddings, directly (the token itself is at the position) or through the OV circuit of a head (the token is
-where the head looks). Norms count by their gains; their scales, which only a prompt gives, are left out.
+Dunefsky, Chlenski and Nanda (2024), arXiv 2406.11944, section 4. The encoder row is multiplied with the token
+embeddings, directly (the token is at the latent's position) or through the OV circuit of a head (the token is where the
+head attends). Norms enter by their gains; their scales depend on a prompt and are left out.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError
-from workbench.attribution.sources import by_layer, encoder
+from workbench.attribution.errors import AttributionError
+from workbench.attribution.sources import encoder, transcoders_by_layer
+from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Tokens at one end of a list of scores, the strongest first."""
+class TokenScores:
+    """Tokens with the highest or the lowest scores, the strongest first."""
 
     ids: list[int]
     tokens: list[str]
@@ -31,67 +32,68 @@ class Scored:
 
 @dataclass(frozen=True)
 class HeadDrive:
-    """What drives a latent through one head."""
+    """The tokens that drive a latent through one head."""
 
     layer: int
     head: int
     strength: float
     """Standard deviation of the scores over the vocabulary."""
-    drives: Scored
-    opposes: Scored
+    drives: TokenScores
+    opposes: TokenScores
 
 
 @dataclass(frozen=True)
 class DeEmbedding:
-    """A latent in words, from weights alone."""
+    """The tokens of a latent, from weights alone."""
 
     feature: Feature
-    drives: Scored
-    """Tokens whose own embeddings raise the pre-activation most."""
-    opposes: Scored
+    drives: TokenScores
+    """Tokens at the latent's position that raise the pre-activation most."""
+    opposes: TokenScores
+    """Those that lower it most."""
     strength: float
     """Standard deviation of the direct scores over the vocabulary."""
     heads: list[HeadDrive]
-    """The heads through which tokens move it most."""
-    promotes: Scored
-    """Tokens whose logits it raises most, along the residual stream alone."""
-    suppresses: Scored
+    """The heads whose scores have the largest standard deviation."""
+    promotes: TokenScores
+    """Tokens whose logits the latent raises most, along the residual stream alone."""
+    suppresses: TokenScores
+    """Those whose logits it lowers most."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
-        said = asdict(self)
-        return said | {"feature": str(self.feature)}
+        return asdict(self) | {"feature": str(self.feature)}
 
 
-def deembed(model: LanguageModel, transcoder: SparseCoder, index: int, *, top: int = 10, heads: int = 5) -> DeEmbedding:
-    """Read a latent of a transcoder through the embeddings and the LM head.
+@checked(AttributionError)
+def deembed(
+    model: LanguageModel, transcoder: SparseCoder, index: Integer, *, top: Positive = 10, heads: Natural = 5
+) -> DeEmbedding:
+    """The de-embedding of a transcoder's latent.
 
     Args:
         model: the model.
         transcoder: reads an MLP's normed input and writes its output.
         index: the latent.
-        top: tokens of each list.
-        heads: how many heads, those with the widest scores; 0 for none.
+        top: tokens in each list.
+        heads: number of heads, those whose scores have the largest standard deviation; 0 for none.
 
     Raises:
-        AttributionError: not such a transcoder, or numbers that can't be.
-        FeatureError: it has no such latent.
+        AttributionError: another kind of dictionary, or a number out of range.
+        FeatureError: the transcoder has no such latent.
     """
     feature = transcoder.feature(index)
-    for name, number, low in (("top", top, 1), ("heads", heads, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < low:
-            raise AttributionError(f"{name} is a whole number from {low}, not {number!r}.")
     top = min(top, model.network.vocab_size)
     direct = token_drives(model, transcoder, index)
     by_head = head_drives(model, transcoder, index) if heads else direct.new_zeros(0, 0, len(direct))
     spread = by_head.std(-1) if heads else by_head.sum(-1)  # [layers, heads]
     best = spread.flatten().topk(min(heads, spread.numel())).indices.tolist()
-    found = []
+    strongest = []
     for place in best:
         layer, head = divmod(place, spread.shape[1])
         scores = by_head[layer, head]
         ends = _best(model, scores, top), _best(model, -scores, top, -1)
-        found.append(HeadDrive(layer, head, float(spread[layer, head]), *ends))
+        strongest.append(HeadDrive(layer, head, float(spread[layer, head]), *ends))
     gain, centres = model.network.final_norm()
     written = transcoder.direction(index).detach().float()
     written = (written - written.mean() if centres else written) * gain
@@ -103,19 +105,23 @@ def deembed(model: LanguageModel, transcoder: SparseCoder, index: int, *, top: i
         _best(model, direct, top),
         _best(model, -direct, top, -1),
         float(direct.std()),
-        found,
+        strongest,
         _best(model, logits, top),
         _best(model, -logits, top, -1),
     )
 
 
 def token_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Tensor:
-    """What each token's own embedding adds to a latent's pre-activation, per unit of the norm's scale: `[vocab]`."""
+    """Each token's contribution to a latent's pre-activation at its own position, per unit of the norm's scale.
+
+    Returns:
+        `[vocab]`.
+    """
     return _embeddings(model) @ _reader(model, transcoder, index)[1]
 
 
 def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Tensor:
-    """The same through each head up to the latent's layer, where the head looks at the token with weight 1.
+    """The same through each head up to the latent's layer, where the head attends to the token with weight 1.
 
     Returns:
         `[layers, heads, vocab]`.
@@ -135,13 +141,13 @@ def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Te
 
 
 def _reader(model: LanguageModel, transcoder: SparseCoder, index: int) -> tuple[int, Tensor]:
-    (layer,) = by_layer(model, [transcoder])
+    (layer,) = transcoders_by_layer(model, [transcoder])
     transcoder.check(index)
     return layer, _normed(model, f"blocks.{layer}.ln2.hook_out", encoder(transcoder, index)[0])
 
 
 def _normed(model: LanguageModel, name: str, vectors: Tensor) -> Tensor:
-    """What reads the stream where `vectors` `[..., d_model]` read a norm's output, but for its scale."""
+    """The vectors that read the stream as `vectors` `[..., d_model]` read a norm's output, without its scale."""
     gain, _, centres = model.network.norm_weights(name)
     vectors = vectors * gain
     return vectors - vectors.mean(-1, keepdim=True) if centres else vectors
@@ -152,8 +158,8 @@ def _embeddings(model: LanguageModel) -> Tensor:
     return model.network.module.get_input_embeddings().weight.detach().float()
 
 
-def _best(model: LanguageModel, scores: Tensor, top: int, sign: int = 1) -> Scored:
+def _best(model: LanguageModel, scores: Tensor, top: int, sign: int = 1) -> TokenScores:
     best = scores.topk(min(top, len(scores)))
     ids = best.indices.tolist()
     texts = [str(one) for one in ids] if model.tokenizer is None else model.token_texts(ids)
-    return Scored(ids, texts, [sign * value for value in best.values.tolist()])
+    return TokenScores(ids, texts, [sign * value for value in best.values.tolist()])

@@ -1,10 +1,11 @@
-"""A model's pass over one prompt with attention patterns and norm scales frozen, which makes the stream linear.
+"""A model's pass over one prompt with attention patterns and norm scales frozen: a linear residual stream.
 
-What reads the stream (a latent's encoder row, a direction of the LM head) is pulled back through the frozen model to
-every place that writes into it; the dot product with what is written there is that source's share. Dunefsky, Chlenski
-and Nanda, "Transcoders find interpretable LLM feature circuits" (2024), arXiv 2406.11944, appendix D.
+A vector that reads the stream (a latent's encoder row, a direction of the LM head) is pulled back through the frozen
+model to every place that writes into the stream. Its dot product with the vector written there is that source's share.
+Dunefsky, Chlenski and Nanda, "Transcoders find interpretable LLM feature circuits" (2024), arXiv 2406.11944,
+appendix D.
 
-For one layer, with `x` the stream and everything marked ' a constant of the prompt:
+For one layer, with `x` the stream and ' marking constants of the prompt:
 
     stream after attention = x + sum over heads A'[dst, src] (norm1(x) W_V + b_V) W_O + b_O
     norm(x) = s' * gain * centre(x) + bias
@@ -18,21 +19,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workbench.core.errors import WorkbenchError
+from workbench.attribution.errors import AttributionError
 from workbench.dictionaries.coder import SparseCoder
 from workbench.model.language_model import LanguageModel
 
 CLOSE = 2e-3
-"""How far, relative to its size, the frozen model may be from the model itself."""
-
-
-class AttributionError(WorkbenchError):
-    """A prompt, target, transcoder or model that features can't be attributed for."""
+"""The largest relative difference between the frozen model's tensors and the model's own."""
 
 
 @dataclass(frozen=True)
 class FrozenNorm:
-    """A norm with the scale that it has on the prompt: `scale * gain * centre(x) + bias`."""
+    """A norm with its scale on the prompt as a constant: `scale * gain * centre(x) + bias`."""
 
     gain: Tensor
     """`[d_model]`."""
@@ -44,13 +41,13 @@ class FrozenNorm:
     """`[pos]`."""
 
     @classmethod
-    def of(cls, model: LanguageModel, name: str, given: Tensor, made: Tensor) -> FrozenNorm:
-        """The norm at a hook point `….hook_out`, from what it was given and made `[pos, d_model]` on the prompt."""
+    def of(cls, model: LanguageModel, name: str, x: Tensor, output: Tensor) -> FrozenNorm:
+        """The norm at a hook point `….hook_out`, from its input and output `[pos, d_model]` on the prompt."""
         gain, bias, centres = model.network.norm_weights(name)
-        centred = (given - given.mean(-1, keepdim=True) if centres else given) * gain
-        scale = (centred * (made - bias)).sum(-1) / centred.square().sum(-1).clamp(min=1e-30)
+        centred = (x - x.mean(-1, keepdim=True) if centres else x) * gain
+        scale = (centred * (output - bias)).sum(-1) / centred.square().sum(-1).clamp(min=1e-30)
         norm = cls(gain, bias, centres, scale)
-        _check(norm.apply(given), made, f"the norm at {name}")
+        _check(norm.apply(x), output, f"the norm at {name}")
         return norm
 
     def apply(self, x: Tensor) -> Tensor:
@@ -59,18 +56,18 @@ class FrozenNorm:
         return self.scale[:, None] * (centred * self.gain) + self.bias
 
     def reader(self, vectors: Tensor) -> Tensor:
-        """What reads the stream where `vectors` `[..., d_model]` read the norm's output, but for the scale."""
+        """The vectors `[..., d_model]` that read the stream as `vectors` read the norm's output, without the scale."""
         vectors = vectors * self.gain
         return vectors - vectors.mean(-1, keepdim=True) if self.centres else vectors
 
     def back(self, gradient: Tensor) -> Tensor:
-        """From a gradient at the output `[n, pos, d_model]`, of the first positions, to one at the input."""
+        """The gradient at the input, from a gradient at the output `[n, pos, d_model]` of the first positions."""
         return self.reader(gradient) * self.scale[: gradient.shape[1], None]
 
 
 @dataclass(frozen=True)
 class FrozenLayer:
-    """One block; the linear way past its MLP's latents is `past`."""
+    """One block; `past` is the linear path around the latents of its MLP."""
 
     attention_norm: FrozenNorm
     mlp_norm: FrozenNorm
@@ -83,12 +80,12 @@ class FrozenLayer:
     """`[heads, d_head, d_model]`."""
     out_bias: Tensor
     parallel: bool
-    """Whether the MLP reads the stream before attention has written."""
+    """Whether the MLP reads the stream before attention writes into it."""
     past: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
-    """From a gradient at the MLP's output `[n, pos, d_model]` to one at its normed input, along what is linear."""
+    """From a gradient at the MLP's output `[n, pos, d_model]` to one at its normed input, along linear paths only."""
 
     def attention_back(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """From a gradient at attention's output `[n, pos, d_model]` to the stream's, and the share of biases `[n]`."""
+        """The gradient at the stream, from one at attention's output `[n, pos, d_model]`, and biases' share `[n]`."""
         n, length, _ = gradient.shape
         heads, d_head = self.out.shape[:2]
         bias = gradient.sum(1) @ self.out_bias
@@ -102,7 +99,7 @@ class FrozenLayer:
         return self.attention_norm.back(normed), bias + normed.sum(1) @ self.attention_norm.bias
 
     def mlp_back(self, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The same through the MLP; None where nothing passes it."""
+        """The same through the MLP; None where no linear path passes it."""
         if self.past is None:
             return None
         normed = self.past(gradient)
@@ -111,23 +108,23 @@ class FrozenLayer:
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """A model on one prompt, frozen."""
+    """A model on one prompt with attention patterns and norm scales as constants."""
 
     tokens: Tensor
     """`[pos]`."""
     layers: list[FrozenLayer]
     final: FrozenNorm
     entering: Tensor
-    """What enters block 0, `[pos, d_model]`: token embeddings, with those of positions where the model has some."""
+    """The input of block 0, `[pos, d_model]`: token embeddings, plus position embeddings where the model has them."""
     read: list[Tensor]
-    """What each MLP reads, normed: `[pos, d_model]`."""
+    """The normed input of each MLP: `[pos, d_model]`."""
     written: list[Tensor]
-    """What each MLP writes: `[pos, d_model]`."""
+    """The output of each MLP: `[pos, d_model]`."""
     ending: Tensor
     """The final norm's output: `[pos, d_model]`."""
 
     def norm(self, layer: int) -> FrozenNorm:
-        """The norm that what reads in a layer reads through: the MLP's, or behind the last layer the final one."""
+        """The norm in front of readers in a layer: the MLP's; the final norm where `layer` is the number of layers."""
         return self.final if layer == len(self.layers) else self.layers[layer].mlp_norm
 
     def pull_back(
@@ -137,18 +134,19 @@ class FrozenModel:
         positions: Sequence[int],
         visit: Callable[[int, Tensor, Tensor], None],
     ) -> Tensor:
-        """Follow what reads the normed stream back to all that writes into it.
+        """Pull readers of the normed stream back to all places that write into it.
 
         Args:
-            readers: `[n, d_model]`.
-            layers: of each, which MLP's input it reads; the number of layers for the final norm's output.
-            positions: of each.
-            visit: called with a layer, the rows `[m]` and their gradients `[m, pos, d_model]` at that MLP's output,
-                from the last layer to the first, then with -1 for what enters block 0. Rows that have no share are left
-                out, and so are positions behind the last that any row reads.
+            readers: vectors `[n, d_model]`.
+            layers: for each reader the layer whose MLP input it reads; the number of layers for the final norm's
+                output.
+            positions: for each reader its position.
+            visit: called with a layer, rows `[m]` and their gradients `[m, pos, d_model]` at that MLP's output, from
+                the last layer to the first, then with -1 for the input of block 0. Rows without a share are left out,
+                and so are positions after the last one that any row reads.
 
         Returns:
-            The share of all biases `[n]`, but for those of the readers themselves.
+            The share of all biases `[n]`, without the readers' own constants.
         """
         order = sorted(range(len(layers)), key=lambda row: -layers[row])
         rows = torch.tensor(order)
@@ -195,17 +193,17 @@ def freeze(
     first: int,
     linear_from: int,
 ) -> FrozenModel:
-    """Run the model once on a prompt and freeze what it did.
+    """Run the model once on a prompt and return its frozen pass.
 
     Args:
         model: the model.
         tokens: `[1, pos]`.
-        transcoders: by layer; where one has a linear path past its latents, gradients take it.
-        first: the first position where transcoders count.
+        transcoders: by layer; gradients take the linear path of a transcoder that has one.
+        first: the first position where transcoders replace the MLP's output.
         linear_from: from this layer on, gradients pass an MLP without a transcoder by its Jacobian on the prompt.
 
     Raises:
-        AttributionError: the model is not built as its hook points let expect.
+        AttributionError: the model lacks a hook point, or a block is not the linear map that its hook points imply.
     """
     count = model.network.n_layers
     per_layer = ("ln1.hook_in", "ln1.hook_out", "attn.hook_pattern", "hook_attn_out")
@@ -214,11 +212,11 @@ def freeze(
     missing = [name for name in [*names, "ln_final.hook_out"] if name not in model.hook_points]
     if missing:
         raise AttributionError(f"Features can't be attributed in {model.name}: it has no hook point {missing[0]}.")
-    found = model.capture(tokens, [*names, "ln_final.hook_in", "ln_final.hook_out"])
-    seen = {name: value[0].float() for name, value in found.items()}
+    captured = model.capture(tokens, [*names, "ln_final.hook_in", "ln_final.hook_out"])
+    seen = {name: value[0].float() for name, value in captured.items()}
     layers = []
     for layer in range(count):
-        given, normed, pattern, attended, middle, read, entered, written = (
+        stream, normed, pattern, attended, middle, read, entered, written = (
             seen[f"blocks.{layer}.{name}"] for name in per_layer
         )
         _check(read, entered, f"the norm in front of MLP {layer}")
@@ -229,7 +227,7 @@ def freeze(
             past = _jacobian(model, layer, entered)
         parallel = f"blocks.{layer}.hook_resid_mid" not in model.hook_points
         block = FrozenLayer(
-            FrozenNorm.of(model, f"blocks.{layer}.ln1.hook_out", given, normed),
+            FrozenNorm.of(model, f"blocks.{layer}.ln1.hook_out", stream, normed),
             FrozenNorm.of(model, f"blocks.{layer}.ln2.hook_out", middle, read),
             pattern,
             *model.network.attention_weights(layer),
@@ -237,8 +235,8 @@ def freeze(
             past,
         )
         after = seen["ln_final.hook_in"] if layer == count - 1 else seen[f"blocks.{layer + 1}.ln1.hook_in"]
-        _check(given if parallel else given + attended, middle, f"block {layer} up to its MLP")
-        _check(given + attended + written, after, f"block {layer}")
+        _check(stream if parallel else stream + attended, middle, f"block {layer} up to its MLP")
+        _check(stream + attended + written, after, f"block {layer}")
         _check(_attend(block, normed), attended, f"attention {layer}")
         layers.append(block)
     final = FrozenNorm.of(model, "ln_final.hook_out", seen["ln_final.hook_in"], seen["ln_final.hook_out"])
@@ -254,14 +252,14 @@ def freeze(
 
 
 def _attend(block: FrozenLayer, normed: Tensor) -> Tensor:
-    """Attention's output `[pos, d_model]` from what it reads, with the frozen pattern."""
+    """Attention's output `[pos, d_model]` from its normed input, with the frozen pattern."""
     value = torch.einsum("sd,kdh->ksh", normed, block.value) + block.value_bias[:, None]
     value = value.repeat_interleave(len(block.out) // len(block.value), 0)  # [heads, src, d_head]
     return torch.einsum("htd,hdm->tm", block.pattern @ value, block.out) + block.out_bias
 
 
 def _skip(transcoder: SparseCoder, first: int) -> Callable[[Tensor], Tensor] | None:
-    """The way along a transcoder's linear path, from the first position where it counts."""
+    """The pull-back along a transcoder's linear path, from the first position where the transcoder is used."""
     if transcoder.W_skip is None:
         return None
     weight = transcoder.W_skip.detach()
@@ -275,7 +273,7 @@ def _skip(transcoder: SparseCoder, first: int) -> Callable[[Tensor], Tensor] | N
 
 
 def _jacobian(model: LanguageModel, layer: int, entered: Tensor) -> Callable[[Tensor], Tensor]:
-    """The way through an MLP as it is linear around what it read on the prompt, `[pos, d_model]`."""
+    """The pull-back by an MLP's Jacobian at its input on the prompt, `[pos, d_model]`."""
     path = model.hook_points[f"blocks.{layer}.hook_mlp_out"].module
     if path is None:
         raise AttributionError(f"MLP {layer} of {model.name} is no module of its own; use mlps='frozen'.")
@@ -289,8 +287,8 @@ def _jacobian(model: LanguageModel, layer: int, entered: Tensor) -> Callable[[Te
     return back
 
 
-def _check(made: Tensor, wanted: Tensor, what: str) -> None:
-    """Complain if something is not what it was taken for."""
-    least = 1e-6 * wanted.abs().max()
-    if not bool(((made - wanted).norm(dim=-1) <= CLOSE * wanted.norm(dim=-1) + least).all()):
+def _check(computed: Tensor, captured: Tensor, what: str) -> None:
+    """Raise `AttributionError` where a computed tensor differs from the one captured in the model."""
+    least = 1e-6 * captured.abs().max()
+    if not bool(((computed - captured).norm(dim=-1) <= CLOSE * captured.norm(dim=-1) + least).all()):
         raise AttributionError(f"Features can't be attributed in this model: {what} is not the linear map expected.")

@@ -1,7 +1,7 @@
-"""The target's gradient with nothing frozen: what sources add to first order when attention and norms respond too.
+"""The target's gradient with nothing frozen: sources' contributions to first order where everything responds.
 
-Attribution patching (Nanda 2023) of features: one backward pass through the model as it is. It says what an ablation
-will do; it is no decomposition, since its shares do not sum to anything.
+Attribution patching (Nanda 2023) of features: one backward pass through the model itself. It predicts the effect of an
+ablation. It is no decomposition: the contributions do not sum to the target's value.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from workbench.model.language_model import LanguageModel
 
 
 def read_stream(model: LanguageModel, tokens: Tensor, reader: Reader, groups: list[Group]) -> Tensor:
-    """The target's value in a run with edits, of each row of `tokens` `[rows, pos]`: `[rows]`."""
+    """The target's value in a run with edits, for each row of `tokens` `[rows, pos]`: `[rows]`."""
     last = reader.layer == model.network.n_layers
     name = "ln_final.hook_out" if last else f"blocks.{reader.layer}.mlp.hook_in"
-    found: list[Tensor] = []
-    run = Run(groups, watch={model.hook_points[name].key: found.append})
+    seen: list[Tensor] = []
+    run = Run(groups, watch={model.hook_points[name].key: seen.append})
     model.network.capture(tokens, [name], run)
-    return found[0][:, reader.position].float() @ reader.vector + reader.constant
+    return seen[0][:, reader.position].float() @ reader.vector + reader.constant
 
 
 def full_gradient(
     model: LanguageModel, tokens: Tensor, reader: Reader, visit: Callable[[int, Tensor, Tensor], None]
 ) -> None:
-    """Call `visit` as `FrozenModel.pull_back` does, with the gradients of the model as it is; tokens `[1, pos]`."""
+    """Call `visit` as `FrozenModel.pull_back` does, with gradients of the model itself; tokens `[1, pos]`."""
     places = {-1: "blocks.0.hook_resid_pre"}
     places |= {layer: f"blocks.{layer}.hook_mlp_out" for layer in range(min(reader.layer, model.network.n_layers))}
     leaves: dict[int, Tensor] = {}

@@ -1,54 +1,59 @@
-"""Graphs of features: who contributes how much to whom, on one prompt.
+"""Attribution graphs: how much each feature contributes to others and to the target, on one prompt.
 
-Nodes write into the residual stream, or read it (the target, and latents that were expanded); an edge says how much of
-what its target read came from its source. Influence follows Ameisen et al., "Circuit tracing" (2025): absolute weights,
-each target's normed to 1, along all paths to the graph's target.
+A node writes into the residual stream or reads it (the target, and latents whose sources were traced). An edge's weight
+is the part of its target's value that comes from its source. Influence follows Ameisen et al., "Circuit tracing"
+(2025): absolute weights, normed to a sum of 1 for each target, along all paths to the graph's target.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError
+from workbench.attribution.errors import AttributionError
+from workbench.core.checks import Integer, Number, checked
 from workbench.dictionaries.features import Feature
 
-FORMAT = 1
-KINDS = ("target", "latent", "error", "mlp", "embedding", "bias")
+FORMAT = 2
+Kind = Literal["target", "latent", "error", "mlp", "embedding", "bias"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PositiveShare = Annotated[Number, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True)
 class Node:
-    """One thing that writes into the residual stream at a position, or the target."""
+    """A vector that is written into the residual stream at a position, or the target."""
 
     id: int
-    """Unique within a graph, and kept when it is pruned."""
-    kind: str
-    """`target`; `latent`: of a transcoder; `error`: what an MLP writes and its transcoder does not explain; `mlp`: what
-    an MLP without a transcoder writes (but for what passes it linearly); `embedding`: what enters block 0; `bias`."""
+    """Unique within a graph; pruning keeps it."""
+    kind: Kind
+    """`target`; `latent`: of a transcoder; `error`: an MLP's output minus its transcoder's reconstruction; `mlp`: the
+    output of an MLP without a transcoder (minus its linear part, where gradients pass it); `embedding`: the input of
+    block 0; `bias`: all biases together."""
     layer: int
     """-1 for embeddings and the bias, the number of layers for a target behind the last."""
     position: int
     """-1 for the bias."""
     value: float
-    """A latent's activation, and the target's value; 1 for all others, which are there or not."""
+    """A latent's activation, the target's value, and 1 for all others."""
     feature: Feature | None = None
     label: str = ""
-    """What people read."""
+    """The name to show."""
     influence: float = 0.0
-    """Share of all absolute influence on the target that goes through it, along all paths of the whole graph."""
+    """Share of all absolute influence on the target that passes this node, along all paths of the whole graph."""
     effect: float = 0.0
-    """What it adds to the target along all paths of the whole graph, if each latent keeps in step with what it reads:
-    attention patterns and norm scales stay as they are."""
+    """Its contribution to the target along all paths of the whole graph: attention patterns and norm scales are
+    constants, latents respond linearly."""
     gradient_effect: float = 0.0
-    """What it adds to the target to first order if everything responds, attention and norms too: its value times the
-    target's gradient in the model as it is. The change to expect when it is taken out is minus this."""
+    """Its contribution to the target to first order where everything responds, attention and norms too: its value times
+    the target's gradient in the model itself. Ablating the node is expected to change the target by minus this."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -57,18 +62,18 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """How much of what `target` reads comes from `source`: `weight = value of the source * factor`."""
+    """The part of `target`'s value that comes from `source`: `weight = value of the source * factor`."""
 
     source: int
     target: int
     weight: float
     factor: float
-    """What one unit of the source adds, by all ways: the residual stream, attention (with the prompt's patterns) and
-    transcoders' linear paths, under the prompt's norm scales."""
+    """The contribution of one unit of the source along all paths: the residual stream, attention (with the prompt's
+    patterns) and transcoders' linear paths, with the prompt's norm scales."""
     invariant: float | None
-    """The direct way's product of weights alone, decoder row times norm gain times encoder row, the same on every
-    prompt; None where the source is not a latent. At one position `value * scale * invariant` is the direct way's share
-    of the weight; from another position there is no direct way."""
+    """The direct path's product of weights alone, decoder row times norm gain times encoder row: the same on every
+    prompt. None where the source is not a latent. Where both nodes have the same position, `value * scale * invariant`
+    is the direct path's share of the weight; between positions there is no direct path."""
     scale: float
     """The norm's scale at the target, on this prompt."""
 
@@ -77,9 +82,9 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """Features behind one prediction; made by `attribute`.
+    """The attribution graph of one prediction, from `attribute`.
 
-    Weights are exact: over all sources of the whole graph, a row's weights sum to what its node read.
+    Weights are exact: over all sources of the whole graph, a row's weights sum to its node's value.
     """
 
     prompt: list[str]
@@ -88,26 +93,26 @@ class Graph:
     nodes: list[Node]
     """In the order of the columns; the target is the first."""
     rows: list[int]
-    """The ids of those nodes whose sources were traced, the target first, then from late layers to early ones."""
+    """Ids of the nodes whose sources were traced: the target, then latents from late layers to early ones."""
     weights: Tensor = field(repr=False)
     """`[rows, nodes]`; 0 where there is no edge."""
     invariants: Tensor = field(repr=False)
     """`[rows, nodes]`; see `Edge.invariant`; NaN where the source is not a latent."""
     scales: list[float] = field(repr=False)
-    """The norm's scale where each row reads."""
+    """For each row the norm's scale at its position."""
     totals: list[float] = field(repr=False)
-    """What each row's node read, measured in the model and not in the graph."""
+    """For each row the value of its node, measured in the model and not in the graph."""
     shares: dict[str, float]
-    """The target's absolute influence by kind of source, where paths end: a latent's is that of latents whose sources
-    were not traced. Sums to 1."""
+    """The target's absolute influence by the kind of node where paths end; for latents, those whose sources were not
+    traced. Sums to 1."""
     counts: dict[str, int]
     """Nodes of each kind in the whole graph."""
-    made: dict[str, Any] = field(default_factory=dict)
-    """Where it comes from: model, transcoders, settings."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Model, transcoders and settings."""
 
     @property
     def target(self) -> Node:
-        """What the graph explains."""
+        """The node that the graph explains."""
         return self.nodes[0]
 
     def node(self, id: int) -> Node:
@@ -123,11 +128,11 @@ class Graph:
 
     @property
     def edges(self) -> list[Edge]:
-        """All edges, by the size of their weights within each target."""
+        """All edges, for each target the strongest first."""
         return list(self.edges_of())
 
     def edges_of(self, target: int | None = None) -> Iterator[Edge]:
-        """Edges, strongest first, of one target by its id or of all."""
+        """Edges into one target, by its id, or into all; for each target the strongest first."""
         for row, id in enumerate(self.rows):
             if target not in (None, id):
                 continue
@@ -142,34 +147,30 @@ class Graph:
                 yield Edge(source.id, id, weight, factor, known, self.scales[row])
 
     def completeness(self) -> list[float]:
-        """For each row |sum of its weights - what was read| / |what was read|; for a whole graph, not a pruned one."""
+        """For each row |sum of its weights - its node's value| / |its node's value|; of a graph that is not pruned."""
         sums = self.weights.double().sum(1).tolist()
-        return [abs(made - read) / max(abs(read), 1e-12) for made, read in zip(sums, self.totals, strict=True)]
+        return [abs(sum_ - read) / max(abs(read), 1e-12) for sum_, read in zip(sums, self.totals, strict=True)]
 
+    @checked(AttributionError)
     def prune(
         self,
-        share: float = 0.8,
-        edges: float = 0.95,
+        share: PositiveShare = 0.8,
+        edges: PositiveShare = 0.95,
         *,
-        keep: tuple[int, ...] = (),
-        kinds: Collection[str] = KINDS,
+        keep: Sequence[Integer] = (),
+        kinds: Sequence[Kind] = KINDS,
     ) -> Graph:
         """The graph of the most influential nodes and edges.
 
         Args:
-            share: keep the most influential nodes that together have this share of all nodes' influence.
-            edges: of the edges between those, the most influential that together have this share.
-            keep: ids of nodes to keep in any case.
-            kinds: keep only nodes of these kinds, and take shares of the influence of these.
+            share: the nodes kept are the most influential ones that together have this share of all nodes' influence.
+            edges: of the edges between those, the most influential that together have this share are kept.
+            keep: ids of further nodes to keep.
+            kinds: kinds of nodes to keep; shares are of the influence of these kinds.
 
         Raises:
-            AttributionError: a share outside 0 to 1, or an unknown kind.
+            AttributionError: a share that is not above 0 and up to 1, or an unknown kind.
         """
-        for what, value in (("share", share), ("edges", edges)):
-            if not 0 < value <= 1:
-                raise AttributionError(f"{what} is a share above 0 and up to 1, not {value!r}.")
-        if strange := [kind for kind in kinds if kind not in KINDS]:
-            raise AttributionError(f"There are no nodes of the kind {strange[0]!r}; there are {', '.join(KINDS)}.")
         sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in kinds}
         kept = {self.target.id, *keep} | _heaviest(sizes, share)
         masked = self._only(kept, self.weights)
@@ -185,7 +186,7 @@ class Graph:
             cut[place] = masked[place]
         column_of = {node.id: column for column, node in enumerate(self.nodes)}
         reached = {self.target.id}
-        for row, id in enumerate(self.rows):  # from late to early: a row's own readers come before it
+        for row, id in enumerate(self.rows):  # from late layers to early ones: a row's readers come before it
             if id not in reached:
                 cut[row] = 0
                 continue
@@ -201,11 +202,11 @@ class Graph:
             invariants=self.invariants[rows][:, columns],
             scales=[self.scales[row] for row in rows],
             totals=[self.totals[row] for row in rows],
-            made=self.made | {"pruned": {"share": share, "edges": edges, "kinds": sorted(kinds)}},
+            provenance=self.provenance | {"pruned": {"share": share, "edges": edges, "kinds": sorted(kinds)}},
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data; meant for pruned graphs, since a whole one has a million edges."""
+        """The same as plain data, in format 2; a graph that is not pruned has up to a million edges."""
         rows = zip(self.rows, self.scales, self.totals, strict=True)
         return {
             "format": FORMAT,
@@ -216,21 +217,23 @@ class Graph:
             "edges": [edge.to_dict() for edge in self.edges],
             "shares": self.shares,
             "counts": self.counts,
-            "made": self.made,
+            "provenance": self.provenance,
         }
 
     def _only(self, kept: set[int], weights: Tensor) -> Tensor:
-        """Weights between kept nodes, 0 for all others."""
+        """Weights between kept nodes, and 0 for all others."""
         columns = torch.tensor([node.id in kept for node in self.nodes])
         rows = torch.tensor([id in kept for id in self.rows])
         return weights * columns * rows[:, None]
 
 
 def influences(weights: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """How much absolute influence passes each column, and how much of it is not passed on; the target's is 1.
+    """The absolute influence on the target that passes each column, and the part of it that ends there: `[columns]`.
+
+    The target's own influence is 1.
 
     Args:
-        weights: `[rows, columns]`; rows in an order in which each comes behind all that read it.
+        weights: `[rows, columns]`; each row comes after all rows that read its node.
         rows: the column of each row's own node.
     """
     total = weights.new_zeros(weights.shape[1])
@@ -245,14 +248,14 @@ def influences(weights: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def effects(weights: Tensor, rows: list[int], values: Tensor) -> Tensor:
-    """What each column adds to the target along all paths, `[columns]`; arguments as in `influences`.
+    """The contribution of each column to the target along all paths, `[columns]`.
 
     Args:
-        weights: `[rows, columns]`.
+        weights: `[rows, columns]`; each row comes after all rows that read its node.
         rows: the column of each row's own node.
         values: `[columns]`, each node's value.
     """
-    slope = weights.new_zeros(weights.shape[1])  # the target's change for one unit of each
+    slope = weights.new_zeros(weights.shape[1])  # the target's change for one unit of each node
     slope[rows[0]] = 1
     for row, column in enumerate(rows):
         slope += slope[column] * weights[row] / values
@@ -261,10 +264,10 @@ def effects(weights: Tensor, rows: list[int], values: Tensor) -> Tensor:
 
 def _heaviest(sizes: dict[Any, float], share: float) -> set[Any]:
     """The keys of the largest values that together have this share of the sum."""
-    wanted, sum_, found = share * sum(sizes.values()), 0.0, set()
+    wanted, sum_, chosen = share * sum(sizes.values()), 0.0, set()
     for key in sorted(sizes, key=lambda key: -sizes[key]):
         if sum_ >= wanted or sizes[key] <= 0:
             break
         sum_ += sizes[key]
-        found.add(key)
-    return found
+        chosen.add(key)
+    return chosen

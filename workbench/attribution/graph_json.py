@@ -1,143 +1,220 @@
-"""Graphs as JSON: our own, which opens again, and the one that Neuronpedia's graph viewer reads."""
+"""Graphs as JSON files: format 2 is written, formats 1 and 2 are read.
+
+Format 1 names two keys otherwise: a node's `free_effect` is `gradient_effect` since format 2, and the graph's `made` is
+`provenance`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
+from annotated_types import Ge, Lt
+from typing_extensions import TypedDict
 
-from workbench.attribution.frozen import AttributionError
-from workbench.attribution.graph import FORMAT, Graph, Node
+from workbench.attribution.errors import AttributionError
+from workbench.attribution.graph import FORMAT, Graph, Kind, Node
+from workbench.core.checks import Natural, Number
 from workbench.core.files import replacing
-from workbench.dictionaries.features import Feature
+from workbench.core.forms import as_form, parse_json, read_json
+from workbench.dictionaries.features import Feature, FeatureError
+
+Layer = Annotated[int, Ge(-1), Lt(2**31)]
+TokenId = Annotated[int, Ge(0), Lt(2**31)]
+
+
+class _AnyNode(TypedDict):
+    id: int
+    kind: Kind
+    layer: Layer
+    position: Layer
+    value: Number
+    feature: str | None
+    label: str
+    influence: Number
+    effect: Number
+
+
+class SavedNode(_AnyNode):
+    """A node in format 2."""
+
+    gradient_effect: Number
+
+
+class SavedNode1(_AnyNode):
+    """A node in format 1."""
+
+    free_effect: Number
+
+
+class SavedRow(TypedDict):
+    """A node whose sources were traced."""
+
+    node: int
+    scale: Number
+    read: Number
+
+
+class SavedEdge(TypedDict):
+    """An edge, by the ids of its nodes."""
+
+    source: int
+    target: int
+    weight: Number
+    factor: Number
+    invariant: Number | None
+    scale: Number
+
+
+class SavedTranscoder(TypedDict):
+    """A transcoder that the graph was computed with."""
+
+    name: str
+    hash: str
+
+
+class SavedPruning(TypedDict):
+    """Arguments of `Graph.prune`."""
+
+    share: Number
+    edges: Number
+    kinds: list[Kind]
+
+
+class SavedProvenance(TypedDict):
+    """Model, transcoders and settings of a graph."""
+
+    model: str
+    model_hash: str
+    transcoders: list[SavedTranscoder]
+    target_tokens: list[TokenId]
+    mlps: Literal["linear", "frozen"]
+    first: Natural
+    max_latents: Natural
+    rest: Annotated[Number, Ge(0), Lt(1)]
+    pruned: NotRequired[SavedPruning]
+
+
+class _AnyGraph(TypedDict):
+    prompt: list[str]
+    tokens: list[TokenId]
+    rows: list[SavedRow]
+    edges: list[SavedEdge]
+    shares: dict[str, Number]
+    counts: dict[str, Natural]
+
+
+class SavedGraph(_AnyGraph):
+    """A graph in format 2."""
+
+    format: Literal[2]
+    nodes: list[SavedNode]
+    provenance: SavedProvenance
+
+
+class SavedGraph1(_AnyGraph):
+    """A graph in format 1."""
+
+    format: Literal[1]
+    nodes: list[SavedNode1]
+    made: SavedProvenance
 
 
 def to_json(graph: Graph) -> str:
-    """A graph as text; prune it first, a whole one has up to a million edges."""
+    """A graph as JSON text; a graph that is not pruned has up to a million edges."""
     return json.dumps(graph.to_dict(), indent=1, allow_nan=False)
 
 
 def from_json(text: str) -> Graph:
-    """The inverse of `to_json`; features in it name their dictionaries and do not hold them.
+    """The graph that `to_json` wrote; its features name their dictionaries and don't hold them.
 
     Raises:
-        AttributionError: not such a text.
+        AttributionError: the text is no such graph.
     """
-    try:
-        said = json.loads(text)
-        if said["format"] != FORMAT:
-            raise AttributionError(f"This graph is in format {said['format']}; this version reads {FORMAT}.")
-        nodes = [Node(**one | {"feature": one["feature"] and Feature.parse(one["feature"])}) for one in said["nodes"]]
-        rows = [int(row["node"]) for row in said["rows"]]
-        columns = {node.id: column for column, node in enumerate(nodes)}
-        weights = torch.zeros(len(rows), len(nodes))
-        invariants = torch.full_like(weights, float("nan"))
-        for edge in said["edges"]:
-            place = rows.index(edge["target"]), columns[edge["source"]]
-            weights[place] = edge["weight"]
-            if edge["invariant"] is not None:
-                invariants[place] = edge["invariant"]
-        return Graph(
-            list(said["prompt"]),
-            list(said["tokens"]),
-            nodes,
-            rows,
-            weights,
-            invariants,
-            [float(row["scale"]) for row in said["rows"]],
-            [float(row["read"]) for row in said["rows"]],
-            dict(said["shares"]),
-            dict(said["counts"]),
-            dict(said["made"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, AttributionError):
-            raise
-        raise AttributionError(f"This is not a graph that was saved as JSON: {error}.") from error
+    complaint = "This is not a graph that was saved as JSON"
+    return _graph(parse_json(text, dict[str, Any], AttributionError, complaint), complaint)
 
 
 def save_graph(graph: Graph, path: str | Path) -> None:
     """Write a graph to a JSON file, whole or not at all."""
     with replacing(Path(path)) as temporary:
-        temporary.write_text(to_json(graph))
+        temporary.write_text(to_json(graph), encoding="utf-8")
 
 
 def load_graph(path: str | Path) -> Graph:
-    """Read what `save_graph` wrote; raises `AttributionError` if it can't."""
-    try:
-        return from_json(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise AttributionError(f"{path} can't be read: {error}.") from error
+    """The graph in a file that `save_graph` wrote.
 
-
-def to_neuronpedia(graph: Graph, slug: str, *, scan: str = "", pinned: Sequence[int] = ()) -> dict[str, Any]:
-    """A graph in the form of Neuronpedia's graph viewer (schema 1), as plain data.
-
-    MLPs without a transcoder have no kind of their own there and are shown as errors; the bias is left out.
-
-    Args:
-        graph: a pruned one.
-        slug: its name in addresses.
-        scan: the model's name there; the graph's model if empty.
-        pinned: ids of nodes to pin.
+    Raises:
+        AttributionError: the file can't be read or holds no such graph.
     """
-    names = {node.id: _name(graph, node) for node in graph.nodes if node.kind != "bias"}
-    nodes = [_viewed(graph, node, names[node.id]) for node in graph.nodes if node.id in names]
-    links = [
-        {"source": names[edge.source], "target": names[edge.target], "weight": edge.weight}
-        for edge in graph.edges
-        if edge.source in names
-    ]
-    metadata = {
-        "slug": slug,
-        "scan": scan or str(graph.made.get("model", "")),
-        "transcoder_list": [one["name"] for one in graph.made.get("transcoders", ())],
-        "prompt_tokens": graph.prompt,
-        "prompt": "".join(graph.prompt),
-        "node_threshold": graph.made.get("pruned", {}).get("share"),
-        "schema_version": 1,
-    }
-    view = {"pinnedIds": [names[id] for id in pinned if id in names], "supernodes": [], "linkType": "both"}
-    return {"metadata": metadata, "qParams": view | {"clickedId": "", "sg_pos": ""}, "nodes": nodes, "links": links}
+    content = read_json(Path(path), dict[str, Any], AttributionError, "a graph")
+    return _graph(content, f"{path} is not a graph that was saved as JSON")
 
 
-def _name(graph: Graph, node: Node) -> str:
-    if node.kind == "latent" and node.feature is not None:
-        return f"{node.layer}_{node.feature.index}_{node.position}"
-    if node.kind == "embedding":
-        return f"E_{graph.tokens[node.position]}_{node.position}"
-    if node.kind == "target":
-        return f"{node.layer + 1}_{_target_token(graph)}_{node.position}"
-    return f"{node.layer}_-1_{node.position}"
-
-
-def _viewed(graph: Graph, node: Node, name: str) -> dict[str, Any]:
-    kind = {"latent": "cross layer transcoder", "embedding": "embedding", "target": "logit"}.get(
-        node.kind, "mlp reconstruction error"
+def _graph(content: dict[str, Any], complaint: str) -> Graph:
+    version = content.get("format")
+    if version == 1:
+        saved = _upgraded(as_form(content, SavedGraph1, AttributionError, complaint), complaint)
+    elif version == FORMAT or not isinstance(version, int):
+        saved = as_form(content, SavedGraph, AttributionError, complaint)
+    else:
+        raise AttributionError(f"{complaint}: it is in format {version}, and this version reads 1 to {FORMAT}.")
+    if wrong := _inconsistency(saved):
+        raise AttributionError(f"{complaint}: {wrong}.")
+    try:
+        nodes = [_node(one) for one in saved["nodes"]]
+    except FeatureError as error:
+        raise AttributionError(f"{complaint}: {error}") from error
+    columns = {node.id: column for column, node in enumerate(nodes)}
+    places = {row["node"]: place for place, row in enumerate(saved["rows"])}
+    weights = torch.zeros(len(places), len(nodes))
+    invariants = torch.full_like(weights, float("nan"))
+    for edge in saved["edges"]:
+        place = places[edge["target"]], columns[edge["source"]]
+        weights[place] = edge["weight"]
+        if edge["invariant"] is not None:
+            invariants[place] = edge["invariant"]
+    return Graph(
+        prompt=saved["prompt"],
+        tokens=saved["tokens"],
+        nodes=nodes,
+        rows=list(places),
+        weights=weights,
+        invariants=invariants,
+        scales=[row["scale"] for row in saved["rows"]],
+        totals=[row["read"] for row in saved["rows"]],
+        shares=saved["shares"],
+        counts=saved["counts"],
+        provenance=dict(saved["provenance"]),
     )
-    index = node.feature.index if node.feature is not None else -1
-    feature = {"latent": (node.layer + index) * (node.layer + index + 1) // 2 + index, "embedding": node.position}
-    words = name.rsplit("_", 1)
-    return {
-        "node_id": name,
-        "feature": _target_token(graph) if node.kind == "target" else feature.get(node.kind, -1),
-        "layer": {"embedding": "E", "target": str(node.layer + 1)}.get(node.kind, str(node.layer)),
-        "ctx_idx": node.position,
-        "feature_type": kind,
-        "token_prob": 0.0,
-        "is_target_logit": node.kind == "target",
-        "run_idx": 0,
-        "reverse_ctx_idx": 0,
-        "jsNodeId": f"{words[0]}-{0 if node.kind == 'latent' else node.position}",
-        "clerp": node.label,
-        "influence": node.influence,
-        "activation": node.value if node.kind == "latent" else None,
+
+
+def _node(saved: SavedNode) -> Node:
+    feature = None if saved["feature"] is None else Feature.parse(saved["feature"])
+    return Node(**{**saved, "feature": feature})
+
+
+def _upgraded(old: SavedGraph1, complaint: str) -> SavedGraph:
+    """A graph of format 1 in format 2."""
+    nodes = [{**node, "gradient_effect": node["free_effect"]} for node in old["nodes"]]
+    content = {**old, "format": 2, "nodes": nodes, "provenance": old["made"]}
+    return as_form(content, SavedGraph, AttributionError, complaint)
+
+
+def _inconsistency(saved: SavedGraph) -> str:
+    """The first way in which the parts of a graph don't fit each other; empty where all fit."""
+    nodes, edges = saved["nodes"], saved["edges"]
+    ids, rows = [node["id"] for node in nodes], [row["node"] for row in saved["rows"]]
+    length = len(saved["tokens"])
+    wrong = {
+        "it has another number of tokens than of their texts": length != len(saved["prompt"]) or not length,
+        "its first node is not its target": not nodes or nodes[0]["kind"] != "target" or rows[:1] != ids[:1],
+        "two of its nodes or rows have the same id": len(set(ids)) < len(ids) or len(set(rows)) < len(rows),
+        "a row or edge names a node that is not there": not {*rows, *(edge["source"] for edge in edges)} <= set(ids),
+        "an edge leads to a node without a row": not {edge["target"] for edge in edges} <= set(rows),
+        "a node lies outside the prompt": any(node["position"] >= length for node in nodes),
+        "a latent has no feature": any(node["kind"] == "latent" and not node["feature"] for node in nodes),
     }
-
-
-def _target_token(graph: Graph) -> int:
-    chosen = graph.made.get("target_tokens") or [-1]
-    return int(chosen[0])
+    return next((words for words, is_so in wrong.items() if is_so), "")

@@ -1,44 +1,42 @@
-"""All that writes into the residual stream on a prompt, and how much of it a gradient takes up.
+"""The sources of a graph: every vector written into the residual stream on a prompt, and its share of a gradient.
 
-    what MLP l writes at a position = sum over its transcoder's latents z_i W_dec[i] + linear path + b_dec + error
+    output of MLP l at a position = sum over its transcoder's latents z_i W_dec[i] + linear path + b_dec + error
 
-Where there is no transcoder, and before the first position where they count, the MLP's output is one source.
+Where there is no transcoder, and before the first position where transcoders are used, the MLP's output is one source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError, FrozenModel
-from workbench.attribution.graph import Node
+from workbench.attribution.errors import AttributionError
+from workbench.attribution.frozen import FrozenModel
+from workbench.attribution.graph import Kind, Node
 from workbench.dictionaries.coder import SparseCoder
-from workbench.dictionaries.protocol import Dictionary
 from workbench.model.language_model import LanguageModel
 
+Transcoders = Sequence[SparseCoder] | Mapping[str, SparseCoder] | Mapping[int, SparseCoder]
 
-def by_layer(model: LanguageModel, transcoders: object) -> dict[int, SparseCoder]:
-    """Transcoders by their layer, from a list or a mapping whose values they are.
+
+def transcoders_by_layer(model: LanguageModel, transcoders: Transcoders) -> dict[int, SparseCoder]:
+    """Transcoders by their layer, in ascending order.
 
     Raises:
-        AttributionError: something else, one that does not read an MLP's normed input and write its output, or two of
-            one layer.
+        AttributionError: a transcoder that does not read an MLP's normed input and write its output, or two of one
+            layer.
     """
-    given = list(transcoders.values()) if isinstance(transcoders, Mapping) else transcoders
-    if isinstance(given, Dictionary) or not isinstance(given, list | tuple):
-        raise AttributionError("Transcoders are given as a list, such as [load_dictionary('transcoder-15')].")
-    found: dict[int, SparseCoder] = {}
-    for one in given:
-        if not isinstance(one, SparseCoder):
-            name = one.name if isinstance(one, Dictionary) else repr(one)
-            raise AttributionError(f"{name} is not a transcoder; give dictionaries with an encoder and a decoder.")
+    by_layer: dict[int, SparseCoder] = {}
+    for one in transcoders.values() if isinstance(transcoders, Mapping) else transcoders:
         layer = _layer_of(model, one)
-        if layer in found:
-            raise AttributionError(f"{found[layer].name} and {one.name} are both of layer {layer}; give one of them.")
-        found[layer] = one
-    return dict(sorted(found.items()))
+        if layer in by_layer:
+            raise AttributionError(
+                f"{by_layer[layer].name} and {one.name} are both of layer {layer}; give one of them."
+            )
+        by_layer[layer] = one
+    return dict(sorted(by_layer.items()))
 
 
 def _layer_of(model: LanguageModel, one: SparseCoder) -> int:
@@ -71,11 +69,11 @@ class Sources:
 
     Args:
         model: the model.
-        frozen: its pass over the prompt.
+        frozen: its frozen pass over the prompt.
         transcoders: by layer.
-        target: the node of the graph's target, of id 0.
-        first: the first position where transcoders count.
-        texts: of each token.
+        target: the node of the graph's target, with id 0.
+        first: the first position where transcoders are used.
+        texts: the text of each token.
     """
 
     BIAS = 1
@@ -91,7 +89,7 @@ class Sources:
         texts: list[str],
     ):
         self.nodes = [target, Node(self.BIAS, "bias", -1, -1, 1.0, None, "biases")]
-        self._parts: dict[int, list[tuple[int, slice, Tensor]]] = {}  # by layer: position, columns, what is written
+        self._parts: dict[int, list[tuple[int, slice, Tensor]]] = {}  # by layer: position, columns, written vectors
         self._constants: dict[int, Tensor] = {}
         self._latents: list[tuple[slice, Tensor]] = []  # columns, decoder rows
         positions = range(len(frozen.tokens))
@@ -102,20 +100,21 @@ class Sources:
             past = frozen.layers[layer].past
             if transcoder is not None:
                 self._add_latents(layer, transcoder, read, first)
-                made = transcoder.reconstruct(read).float()
+                reconstructed = transcoder.reconstruct(read).float()
                 self._constants[layer] = transcoder.b_dec.detach().float()
                 for position in positions:
                     if position < first:
                         self._add(layer, position, "mlp", written[position], f"MLP {layer}")
                     else:
-                        self._add(layer, position, "error", (written - made)[position], f"error of {transcoder.name}")
+                        error = (written - reconstructed)[position]
+                        self._add(layer, position, "error", error, f"error of {transcoder.name}")
                 continue
             rest = written if past is None else written - _linear_part(model, layer, read)
             for position in positions:
                 self._add(layer, position, "mlp", rest[position], f"MLP {layer}")
         self.first = first
 
-    def _add(self, layer: int, position: int, kind: str, vector: Tensor, label: str) -> None:
+    def _add(self, layer: int, position: int, kind: Kind, vector: Tensor, label: str) -> None:
         column = len(self.nodes)
         self._parts.setdefault(layer, []).append((position, slice(column, column + 1), vector[None]))
         self.nodes.append(Node(column, kind, layer, position, 1.0, None, label))
@@ -136,7 +135,7 @@ class Sources:
                 self.nodes.append(Node(len(self.nodes), "latent", layer, position, value, feature, str(feature)))
 
     def visitor(self, out: Tensor) -> Callable[[int, Tensor, Tensor], None]:
-        """The visitor of `FrozenModel.pull_back` that fills the weights `[n, columns]`; `b_dec` go to the bias."""
+        """A visitor for `FrozenModel.pull_back` that fills the weights `out` `[n, columns]`; `b_dec` is in the bias."""
 
         def visit(layer: int, rows: Tensor, gradients: Tensor) -> None:
             length = gradients.shape[1]
@@ -149,7 +148,7 @@ class Sources:
         return visit
 
     def invariants(self, readers: Tensor) -> Tensor:
-        """Decoder rows times what reads the stream `[n, d_model]`: `[n, columns]`, NaN for all but latents."""
+        """Decoder rows times readers of the stream `[n, d_model]`: `[n, columns]`, NaN for all but latents."""
         out = readers.new_full((len(readers), len(self.nodes)), float("nan"))
         for columns, rows in self._latents:
             out[:, columns] = readers @ rows.T
@@ -157,7 +156,7 @@ class Sources:
 
 
 def _linear_part(model: LanguageModel, layer: int, read: Tensor) -> Tensor:
-    """What an MLP's Jacobian on the prompt makes of what it read `[pos, d_model]`: the part that gradients pass."""
+    """An MLP's Jacobian on the prompt times its input `[pos, d_model]`: the part of its output that gradients pass."""
     path = model.hook_points[f"blocks.{layer}.hook_mlp_out"].module
     assert path is not None
     return torch.func.jvp(model.network.module.get_submodule(path), (read,), (read,))[1]

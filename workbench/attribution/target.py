@@ -1,4 +1,4 @@
-"""What a graph explains: the logit of a token, the difference of two, or a latent's pre-activation."""
+"""The target of a graph: the logit of a token, the difference of two logits, or a latent's pre-activation."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import SkipValidation
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError
+from workbench.attribution.errors import AttributionError
 from workbench.attribution.sources import encoder
+from workbench.core.checks import shown
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
 
 Token = str | int
-Target = Token | tuple[Token, Token] | tuple[Feature, int] | Feature | None
-"""See `attribute`."""
+Target = SkipValidation[Token | tuple[Token, Token] | tuple[Feature, int] | Feature | None]
+"""See `attribute`; `read_target` checks it, since what it may be depends on the model and the prompt."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads the normed stream at one place: `x @ vector + constant`."""
+    """A linear function of the normed stream at one layer and position: `x @ vector + constant`."""
 
     label: str
     layer: int
-    """Whose MLP's input; the number of layers for the final norm's output."""
+    """The layer whose MLP input is read; the number of layers for the final norm's output."""
     position: int
     vector: Tensor = field(repr=False)
     """`[d_model]`."""
     constant: float
     feature: Feature | None = None
     tokens: tuple[int, ...] = ()
-    """The token, or the two, whose logit is read."""
+    """The token, or the two tokens, whose logits are read; empty for a latent."""
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """The target's value from logits `[..., vocab]` at its position."""
@@ -44,7 +46,7 @@ class Reader:
 def read_target(
     model: LanguageModel, transcoders: Mapping[int, SparseCoder], tokens: Tensor, target: Any, position: int | None
 ) -> Reader:
-    """The reader that a target asks for, on tokens `[1, pos]`; arguments and errors as in `attribute`."""
+    """The reader of a target on tokens `[1, pos]`; arguments and errors as in `attribute`."""
     length = tokens.shape[1]
     if isinstance(target, Feature):
         target = (target, length - 1 if position is None else position)
@@ -88,22 +90,22 @@ def _latent(transcoders: Mapping[int, SparseCoder], feature: Feature, position: 
 
 def _place(position: Any, length: int) -> int:
     if isinstance(position, bool) or not isinstance(position, int) or not -length <= position < length:
-        raise AttributionError(f"The prompt has positions 0 to {length - 1}; there is no position {position!r}.")
+        raise AttributionError(f"The prompt has positions 0 to {length - 1}; there is no position {shown(position)}.")
     return position % length
 
 
-def _token(model: LanguageModel, said: Any) -> int:
-    if isinstance(said, str):
-        ids = model.to_tokens(said, start=False)[0].tolist() if said else []
+def _token(model: LanguageModel, token: Any) -> int:
+    if isinstance(token, str):
+        ids = model.to_tokens(token, start=False)[0].tolist() if token else []
         if len(ids) != 1:
             parts = ", ".join(repr(text) for text in model.token_texts(ids)) if ids else "none"
-            raise AttributionError(f"{said!r} is {len(ids)} tokens for this model ({parts}); a target is one token.")
+            raise AttributionError(f"{token!r} is {len(ids)} tokens for this model ({parts}); a target is one token.")
         return ids[0]
-    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said < model.network.vocab_size:
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < model.network.vocab_size:
         raise AttributionError(
-            f"A target is a token's text or its id from 0 to {model.network.vocab_size - 1}, not {said!r}."
+            f"A target is a token's text or its id from 0 to {model.network.vocab_size - 1}, not {shown(token)}."
         )
-    return said
+    return token
 
 
 def _texts(model: LanguageModel, ids: tuple[int, ...]) -> list[str]:

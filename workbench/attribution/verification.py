@@ -1,95 +1,96 @@
-"""Do a graph's effects come true? What it predicts of taking a latent out, against what happens in the model.
+"""A graph's predicted effects of scaling a latent, against those measured in the model.
 
-Three regimes, from what the graph describes exactly to the model as it is:
+Three regimes, from the graph's own assumptions to the unchanged model:
 
-    direct    attention patterns, norm scales and latents stay as on the prompt: only the edge to the target counts
+    direct    attention patterns, norm scales and latents stay as on the prompt: only the edge to the target acts
     latents   as above, but the transcoders encode anew, so that later latents respond
     free      everything responds: the intervention in the plain model
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from workbench.attribution.frozen import AttributionError, FrozenModel, freeze
+from workbench.attribution.errors import AttributionError
+from workbench.attribution.frozen import FrozenModel, freeze
 from workbench.attribution.gradient import read_stream
 from workbench.attribution.graph import Graph, Node
-from workbench.attribution.sources import by_layer
+from workbench.attribution.sources import Transcoders, transcoders_by_layer
 from workbench.attribution.target import Reader, latent_reader, read_target
+from workbench.core.checks import Integer, Number, Positive, checked
 from workbench.dictionaries.coder import SparseCoder
 from workbench.interventions.kinds import Scale
-from workbench.model.edits import Edit, Group, running
+from workbench.model.edits import BoundEdit, Edit, Group, running
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 Regime = Literal["direct", "latents", "free"]
-REGIMES: tuple[Regime, ...] = ("direct", "latents", "free")
+REGIMES: tuple[Regime, ...] = get_args(Regime)
 AT_ONCE = 32
-"""Latents that are scaled in one batch, each in a row of its own."""
+"""Latents scaled in one batch, each in its own row."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Predicted and measured changes of a graph's target, each when one latent at its position is scaled."""
+    """Predicted and measured changes of a graph's target where one latent at its position is scaled."""
 
     nodes: list[int]
-    """Ids."""
+    """Ids of the latents' nodes."""
     labels: list[str]
     positions: list[int]
     factor: float
-    """What the latents were multiplied by, one at a time; 0 takes them out."""
+    """The factor that each latent is multiplied by, one at a time; 0 ablates it."""
     predicted: dict[str, list[float]]
-    """By regime: (factor - 1) times the edge's weight in `direct`, the node's effect in `latents`, its free effect in
-    `free`."""
+    """By regime: (factor - 1) times the weight of the edge to the target in `direct`, the node's effect in `latents`,
+    its gradient effect in `free`."""
     measured: dict[str, list[float]]
+    """By regime: the change of the target's value."""
     pearson: dict[str, float]
-    """Correlation of the two; NaN for fewer than three nodes."""
+    """By regime: correlation of predicted and measured changes; NaN for fewer than three nodes."""
     slope: dict[str, float]
-    """Least squares through 0: measured = slope * predicted."""
+    """By regime: least squares through 0, measured = slope * predicted."""
     frozen_as_free: float
-    """Correlation of the effects within the graph, which holds attention and norms, with what was measured when
-    everything responds; NaN if that was not."""
+    """Correlation of the nodes' effects (attention and norms frozen) with the changes measured in `free`; NaN where
+    that regime was not measured."""
 
     to_dict = asdict
 
 
+@checked(AttributionError)
 def verify_graph(
     model: LanguageModel,
-    transcoders: Sequence[SparseCoder] | Mapping[Any, SparseCoder],
+    transcoders: Transcoders,
     graph: Graph,
-    nodes: int | Sequence[int] = 10,
+    nodes: Positive | Sequence[Integer] = 10,
     *,
-    factor: float = 0.0,
+    factor: Number = 0.0,
     regimes: Sequence[Regime] = REGIMES,
 ) -> Verification:
-    """Scale latents one at a time and set the target's change beside what the graph says.
+    """The target's changes where latents are scaled one at a time, predicted by the graph and measured in the model.
 
     Args:
-        model: the model that the graph is of.
-        transcoders: those that it was made with.
-        graph: from `attribute` or `load_graph`, whole or pruned; an edge that was cut predicts no direct change.
-        nodes: how many latents, those with the largest absolute free effects; or their ids in the graph.
-        factor: what each is multiplied by.
-        regimes: what to measure; see above.
+        model: the model of the graph.
+        transcoders: the transcoders that the graph was computed with.
+        graph: from `attribute` or `load_graph`, pruned or not; an edge that was cut predicts no direct change.
+        nodes: number of latents, those with the largest absolute gradient effects; or their ids in the graph.
+        factor: the factor that each latent is multiplied by; not 1.
+        regimes: the regimes to measure, see above.
 
     Raises:
-        AttributionError: another model or other transcoders than the graph's, an unknown regime, or a node that is no
-            latent; a number of nodes or a factor that can't be used.
+        AttributionError: another model or other transcoders than the graph's, an unknown regime, a node that is no
+            latent of the graph, or a number out of range.
     """
-    coders = by_layer(model, transcoders)
+    coders = transcoders_by_layer(model, transcoders)
     hashes = [{"name": one.name, "hash": one.hash} for one in coders.values()]
-    if model.hash != graph.made["model_hash"] or hashes != graph.made["transcoders"]:
-        raise AttributionError("The graph was made with another model or other transcoders; give those.")
-    if wrong := [one for one in regimes if one not in REGIMES]:
-        raise AttributionError(f"A regime is 'direct', 'latents' or 'free', not {wrong[0]!r}.")
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor == 1:
-        raise AttributionError(f"factor is a finite number other than 1, which would change nothing; not {factor!r}.")
-    chosen = _chosen(graph, nodes)
+    if model.hash != graph.provenance.get("model_hash") or hashes != graph.provenance.get("transcoders"):
+        raise AttributionError("The graph was computed with another model or other transcoders; give those.")
+    if factor == 1:
+        raise AttributionError("factor is a number other than 1, which changes nothing.")
+    chosen = _chosen(graph, nodes, coders)
     tokens = torch.tensor([graph.tokens])
     with uninterrupted(), torch.no_grad():
         reader = _reader(model, coders, graph)
@@ -101,13 +102,13 @@ def verify_graph(
         frozen = None
         for regime in regimes:
             if regime == "free":
-                found = torch.cat(
+                values = torch.cat(
                     [_free(model, tokens, reader, [_scale(coders, node, factor) for node in some]) for some in parts]
                 )
             else:
                 frozen = frozen or _freeze(model, tokens, coders, graph)
-                held = _Held(model, frozen, coders, graph, latents=regime == "latents")
-                found = torch.cat(
+                held = _HeldModel(model, frozen, coders, graph, latents=regime == "latents")
+                values = torch.cat(
                     [
                         read_stream(model, tokens.expand(len(some), -1), reader, [Group(held.edits(some, factor))])
                         for some in parts
@@ -119,26 +120,24 @@ def verify_graph(
                 "free": [node.gradient_effect for node in chosen],
             }[regime]
             predicted[regime] = [(factor - 1) * size for size in sizes]
-            measured[regime] = (found - bare).tolist()
+            measured[regime] = (values - bare).tolist()
     pairs = {regime: torch.tensor([predicted[regime], measured[regime]]).double() for regime in regimes}
     held_back = torch.tensor([(factor - 1) * node.effect for node in chosen]).double()
     return Verification(
-        [node.id for node in chosen],
-        [node.label for node in chosen],
-        [node.position for node in chosen],
-        factor,
-        predicted,
-        measured,
-        {regime: _pearson(*pair) for regime, pair in pairs.items()},
-        {regime: float((one * two).sum() / (one * one).sum()) for regime, (one, two) in pairs.items()},
-        _pearson(held_back, pairs["free"][1]) if "free" in pairs else float("nan"),
+        nodes=[node.id for node in chosen],
+        labels=[node.label for node in chosen],
+        positions=[node.position for node in chosen],
+        factor=factor,
+        predicted=predicted,
+        measured=measured,
+        pearson={regime: _pearson(*pair) for regime, pair in pairs.items()},
+        slope={regime: float((one * two).sum() / (one * one).sum()) for regime, (one, two) in pairs.items()},
+        frozen_as_free=_pearson(held_back, pairs["free"][1]) if "free" in pairs else float("nan"),
     )
 
 
-def _chosen(graph: Graph, nodes: int | Sequence[int]) -> list[Node]:
+def _chosen(graph: Graph, nodes: int | Sequence[int], coders: Mapping[int, SparseCoder]) -> list[Node]:
     latents = [node for node in graph.nodes if node.kind == "latent"]
-    if isinstance(nodes, bool) or (isinstance(nodes, int) and nodes < 1) or isinstance(nodes, float | str):
-        raise AttributionError(f"nodes is a whole number from 1, or a list of ids of latents, not {nodes!r}.")
     if isinstance(nodes, int):
         latents.sort(key=lambda node: -abs(node.gradient_effect))
         chosen = latents[:nodes]
@@ -149,36 +148,45 @@ def _chosen(graph: Graph, nodes: int | Sequence[int]) -> list[Node]:
         chosen = [known[id] for id in nodes]
     if not chosen:
         raise AttributionError("There is no latent to scale in this graph.")
+    for node in chosen:
+        _check_layer(node, coders)
     return chosen
+
+
+def _check_layer(node: Node, coders: Mapping[int, SparseCoder]) -> None:
+    """Refuse a node of a file whose layer was altered."""
+    if node.layer not in coders:
+        raise AttributionError(f"The graph has a latent in layer {node.layer}, for which it has no transcoder.")
 
 
 def _reader(model: LanguageModel, coders: Mapping[int, SparseCoder], graph: Graph) -> Reader:
     target = graph.target
     if target.feature is not None:
+        _check_layer(target, coders)
         return latent_reader(coders, target.layer, target.feature, target.position)
-    said = tuple(graph.made["target_tokens"])
+    chosen = tuple(graph.provenance["target_tokens"])
     tokens = torch.tensor([graph.tokens])
-    return read_target(model, coders, tokens, said if len(said) == 2 else said[0], target.position)
+    return read_target(model, coders, tokens, chosen if len(chosen) != 1 else chosen[0], target.position)
 
 
 def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, SparseCoder], graph: Graph) -> FrozenModel:
-    return freeze(model, tokens, coders, first=graph.made["first"], linear_from=model.network.n_layers)
+    return freeze(model, tokens, coders, first=graph.provenance["first"], linear_from=model.network.n_layers)
 
 
 def _free(model: LanguageModel, tokens: Tensor, reader: Reader, scales: Sequence[Scale]) -> Tensor:
-    """With the plain model: each row its own intervention."""
+    """The target's value in the plain model, in each row under one of the interventions: `[rows]`."""
     groups = [Group(model.bind([one]), slice(row, row + 1)) for row, one in enumerate(scales)]
     return read_stream(model, tokens.expand(len(scales), -1), reader, groups)
 
 
 def _scale(coders: Mapping[int, SparseCoder], node: Node, factor: float) -> Scale:
-    """The intervention on a latent's node; what a loaded graph has as its feature is a name alone."""
+    """The intervention on a latent's node; a feature of a loaded graph does not hold its dictionary."""
     assert node.feature is not None
     return Scale(coders[node.layer].feature(node.feature.index), factor, positions=(node.position,))
 
 
-class _Held:
-    """Edits that hold a model to what it did on the prompt, but for what the graph describes."""
+class _HeldModel:
+    """A model in which edits keep everything as on the prompt, except what the graph describes."""
 
     def __init__(
         self,
@@ -190,14 +198,14 @@ class _Held:
         latents: bool,
     ):
         self.model, self.frozen, self.coders, self.latents = model, frozen, coders, latents
-        self.first = graph.made["first"]
-        linear = graph.made["mlps"] == "linear" and coders
+        self.first = graph.provenance["first"]
+        linear = graph.provenance["mlps"] == "linear" and coders
         self.linear_from = min(coders) if linear else model.network.n_layers
         names = [f"blocks.{layer}.attn.{name}" for layer in range(len(frozen.layers)) for name in ("hook_q", "hook_k")]
         self.attending = model.capture(frozen.tokens[None], names)
 
-    def edits(self, nodes: Sequence[Node], factor: float) -> list[Edit]:
-        """Those of a batch with one row for each node, whose latent is scaled there."""
+    def edits(self, nodes: Sequence[Node], factor: float) -> Sequence[BoundEdit]:
+        """The edits of a batch in which each row scales the latent of one node."""
         edits = [Edit(name, _put(value)) for name, value in self.attending.items()]
         for layer, block in enumerate(self.frozen.layers):
             change = self.frozen.entering.new_zeros(len(nodes), *self.frozen.entering.shape)
@@ -213,7 +221,7 @@ class _Held:
         return self.model.network.prepare(edits)
 
     def _mlp(self, layer: int, change: Tensor) -> Callable[[Tensor], Tensor]:
-        """What an MLP writes `[rows, pos, d_model]` where it reads something else than on the prompt."""
+        """A function from an MLP's input `[rows, pos, d_model]` to its output under the graph's assumptions."""
         before, written = self.frozen.read[layer], self.frozen.written[layer]
         coder, first = self.coders.get(layer), self.first
 
@@ -231,7 +239,7 @@ class _Held:
             path = self.model.hook_points[f"blocks.{layer}.hook_mlp_out"].module
             mlp = self.model.network.module.get_submodule(path or "")
             around = before.expand_as(x).contiguous()
-            with running(None):  # the edits of this run are not for the MLP that is asked here
+            with running(None):  # the edits of this run must not act on this call of the MLP
                 return out + torch.func.jvp(mlp, (around,), (x - before,))[1]
 
         return write
@@ -241,15 +249,15 @@ def _put(value: Tensor) -> Callable[[Tensor], Tensor]:
     return value.expand_as
 
 
-def _pair(reads: str, writes: str, make: Callable[[Tensor], Tensor]) -> list[Edit]:
-    """Edits that put `make(what was at reads)` in the place of what is at `writes`."""
+def _pair(reads: str, writes: str, function: Callable[[Tensor], Tensor]) -> list[Edit]:
+    """Edits that replace the tensor at `writes` by `function` of the tensor at `reads`."""
     seen: list[Tensor] = []
 
     def remember(x: Tensor) -> Tensor:
         seen[:] = [x]
         return x
 
-    return [Edit(reads, remember), Edit(writes, lambda x: make(seen.pop()).to(x))]
+    return [Edit(reads, remember), Edit(writes, lambda x: function(seen.pop()).to(x))]
 
 
 def _pearson(one: Tensor, two: Tensor) -> float:

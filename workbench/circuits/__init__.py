@@ -1,15 +1,37 @@
-"""Circuits: which heads and which features do the work."""
+"""Circuits: tasks, and the heads and edges that a model does them with."""
 
 from workbench.circuits.discrete import DiscreteCircuit as DiscreteCircuit
 from workbench.circuits.discrete import find_circuit_discrete as find_circuit_discrete
 from workbench.circuits.discrete import find_heads_discrete as find_heads_discrete
+from workbench.circuits.discrete import head_outputs as head_outputs
+from workbench.circuits.errors import TaskError as TaskError
+from workbench.circuits.ground_truth import greater_than_model as greater_than_model
+from workbench.circuits.ground_truth import induction_model as induction_model
+from workbench.circuits.ground_truth_builder import GroundTruth as GroundTruth
+from workbench.circuits.patching import METHODS as METHODS
+from workbench.circuits.patching import PatchingResult as PatchingResult
+from workbench.circuits.patching import keep_heads as keep_heads
 from workbench.circuits.patching import patch_components as patch_components
+from workbench.circuits.patching_edges import Edge as Edge
+from workbench.circuits.patching_edges import patch_edges as patch_edges
 from workbench.circuits.patching_gradients import attribution_patching as attribution_patching
+from workbench.circuits.patching_gradients import edge_attribution_patching as edge_attribution_patching
+from workbench.circuits.scores import ScoreEvaluation as ScoreEvaluation
+from workbench.circuits.scores import evaluate_scores as evaluate_scores
+from workbench.circuits.scores import roc_auc as roc_auc
+from workbench.circuits.scores import roc_curve as roc_curve
+from workbench.circuits.scores import strongest_components as strongest_components
+from workbench.circuits.task_evaluation import TaskResult as TaskResult
 from workbench.circuits.task_evaluation import evaluate_task as evaluate_task
+from workbench.circuits.tasks import EncodedTask as EncodedTask
 from workbench.circuits.tasks import Task as Task
-from workbench.circuits.tasks import TaskError as TaskError
+from workbench.circuits.tasks import encode_task as encode_task
+from workbench.circuits.tasks import from_jsonl as from_jsonl
 from workbench.circuits.tasks import load_task as load_task
+from workbench.circuits.tasks import log_odds as log_odds
 from workbench.circuits.tasks import save_task as save_task
+from workbench.circuits.tasks import to_jsonl as to_jsonl
+from workbench.circuits.tasks_generated import TASKS as TASKS
 from workbench.circuits.tasks_generated import docstring as docstring
 from workbench.circuits.tasks_generated import greater_than as greater_than
 from workbench.circuits.tasks_generated import ioi as ioi

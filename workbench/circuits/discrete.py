@@ -1,46 +1,48 @@
-"""Heads that matter for a task, found by the integer codes of their outputs, without a single backward pass.
+"""Heads of a circuit, found by the integer codes of their outputs; the model needs no backward pass.
 
-O'Neill, Bui (2024), arXiv 2405.12522: a head that does something for a task has codes on the prompts of the task that
-it never has on corrupted ones.
+O'Neill, Bui (2024), arXiv 2405.12522: a head of the circuit has codes on the prompts of the task that it never has on
+corrupted prompts.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor
 
 from workbench.circuits.discrete_sae import train_coder
+from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import capture_all, head_point, output_weights
-from workbench.circuits.tasks import TaskError, as_tokens
+from workbench.circuits.tasks import prompt_tokens
+from workbench.core.checks import Integer, Number, Positive, PositiveNumber, checked
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
 class DiscreteCircuit:
-    """What the codes of heads say about a task."""
+    """Scores of heads and edges by the codes of heads."""
 
     heads: Tensor
-    """`[layer, head]`: how many codes occur on positive prompts and never on negative ones."""
+    """`[layer, head]`: number of codes that occur on positive prompts and never on negative ones."""
     edges: Tensor
-    """`[layer, head, layer, head]`: how many pairs of codes of a head and one of a later layer occur together on
-    positive prompts and never on negative ones; 0 for pairs in one layer or downwards."""
+    """`[layer, head, layer, head]`: number of pairs of codes, of a head and of one in a later layer, that occur
+    together on positive prompts and never on negative ones; 0 for all other pairs of heads."""
     positive_codes: Tensor
-    """`[n, layer, head]`; `features` stands for no active latent."""
+    """`[n, layer, head]`; the code `features` means that no latent is active."""
     negative_codes: Tensor
-    """`[n, layer, head]`."""
+    """`[n, layer, head]`, likewise."""
     losses: list[float]
-    """Of every epoch."""
+    """The loss of every epoch."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, without the losses of all but the last epoch."""
+        """The same as plain data; of the losses only the last epoch's."""
         return {
             "heads": self.heads.tolist(),
             "edges": self.edges.tolist(),
@@ -58,54 +60,48 @@ def find_heads_discrete(
     return find_circuit_discrete(model, positives, negatives, **how).heads
 
 
+@checked(TaskError)
 def find_circuit_discrete(
     model: LanguageModel,
     positives: Sequence[str] | Tensor,
     negatives: Sequence[str] | Tensor,
     *,
-    examples: int = 10,
-    features: int = 200,
-    l1: float = 0.02,
-    lr: float = 1e-3,
-    epochs: int = 500,
+    examples: Positive = 10,
+    features: Positive = 200,
+    l1: Annotated[Number, Ge(0)] = 0.02,
+    lr: PositiveNumber = 1e-3,
+    epochs: Positive = 500,
     centred: bool = False,
-    seed: int = 0,
+    seed: Annotated[Integer, Ge(0), Lt(2**63)] = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> DiscreteCircuit:
     """Scores of all heads and edges by the codes of one small autoencoder.
 
-    Each head's output in the residual stream, its mean over positions, is a row. One autoencoder learns the rows of
-    some prompts of both kinds; then every prompt gives every head one code. The order of the prompts makes no
-    difference. Interventions and splices in force around the call are set aside.
+    Each head's contribution to the residual stream, averaged over positions, is a row. One autoencoder is trained on
+    the rows of some prompts of both kinds; it then gives every head one code on every prompt. The order of the prompts
+    does not matter. Interventions and splices in force around the call are set aside.
 
     Args:
         model: the model.
         positives: prompts of the task, as texts or token ids `[n, pos]`.
-        negatives: corrupted prompts, of as many tokens.
-        examples: prompts that are learned from, drawn from both kinds together; all of them if there are fewer.
+        negatives: corrupted prompts, with the same number of tokens.
+        examples: prompts to train on, drawn from both kinds together; all of them if there are fewer.
         features: latents of the autoencoder.
         l1: weight of the sum of latents, mean over rows, against the mean squared error.
-        lr: of Adam.
+        lr: learning rate of Adam.
         epochs: steps, each on all rows.
-        centred: take from each head's outputs their mean over all prompts first, so that codes are about what varies
-            and not about what a head always writes; the paper does not.
-        seed: of the choice of the prompts and of the first weights.
-        progress: told the share done.
-        cancel: asked after each epoch; once it says True, the work is given up.
+        centred: whether each head's mean over all prompts is subtracted first, so that codes describe what varies
+            between prompts; the paper does not subtract it.
+        seed: of the choice of the prompts and of the initial weights.
+        progress: called with the share done.
+        cancel: called after each epoch; once it returns True, the work stops with a `TaskError`.
 
     Raises:
-        TaskError: one class is empty, prompts of unequal lengths, a setting that can't be used, or work given up.
+        TaskError: no prompts of one kind, prompts of unequal lengths, a setting out of range, or work that was
+            cancelled.
     """
     began = time.perf_counter()
-    for name, value in (("examples", examples), ("features", features), ("epochs", epochs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise TaskError(f"{name} is a whole number from 1, not {value!r}.")
-    for name, value, least in (("l1", l1, 0.0), ("lr", lr, 1e-12)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise TaskError(f"{name} is a finite number above 0 (l1 may be 0), not {value!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise TaskError(f"seed is a whole number from 0, not {seed!r}.")
     outputs, count = head_outputs(model, positives, negatives)  # [n, layer, head, d_model]
     if centred:
         outputs = outputs - outputs.mean(0)
@@ -136,35 +132,34 @@ def find_circuit_discrete(
 def head_outputs(
     model: LanguageModel, positives: Sequence[str] | Tensor, negatives: Sequence[str] | Tensor
 ) -> tuple[Tensor, int]:
-    """What each head adds to the residual stream, mean over positions: `[n, layer, head, d_model]`.
-
-    The positive prompts come first, both kinds in an order that does not depend on the one they are given in.
+    """Each head's contribution to the residual stream, mean over positions.
 
     Returns:
-        The outputs, and how many prompts are positive.
+        The contributions `[n, layer, head, d_model]`, those of positive prompts first, both kinds sorted by their token
+        ids; and the number of positive prompts.
     """
     for name, prompts in (("positive", positives), ("negative", negatives)):
-        if isinstance(prompts, str) or len(prompts) == 0:
-            raise TaskError(f"There are no {name} prompts; heads are found by what differs between both kinds.")
-    kinds = [_sorted(as_tokens(model, prompts)) for prompts in (positives, negatives)]
+        if len(prompts) == 0:
+            raise TaskError(f"There are no {name} prompts; heads are found by the difference between both kinds.")
+    kinds = [_sorted(prompt_tokens(model, prompts)) for prompts in (positives, negatives)]
     lengths = [kind.shape[1] for kind in kinds]
     if lengths[0] != lengths[1]:
         raise TaskError(
-            f"The positive prompts have {lengths[0]} tokens and the negative ones {lengths[1]}; what heads do is "
-            "compared by its mean over positions, so all need the same number."
+            f"The positive prompts have {lengths[0]} tokens and the negative ones {lengths[1]}; outputs of heads are "
+            "compared by their means over positions, so all need the same number."
         )
     points = [head_point(model, layer) for layer in range(model.network.n_layers)]
-    found = capture_all(model, torch.cat(kinds), points)
+    outputs = capture_all(model, torch.cat(kinds), points)
     rows = [
-        torch.einsum("nhd,hdm->nhm", found[point].float().mean(1), output_weights(model, layer))
+        torch.einsum("nhd,hdm->nhm", outputs[point].float().mean(1), output_weights(model, layer))
         for layer, point in enumerate(points)
     ]
     return torch.stack(rows, 1), len(kinds[0])
 
 
 def count_exclusive(positive: Tensor, negative: Tensor) -> Tensor:
-    """In each column how many values occur among positive `[n, columns]` and never among negative `[m, columns]`."""
-    marked = torch.cat([2 * positive, 2 * negative + 1]).sort(0).values  # of equal values those of negatives come last
+    """For each column the number of values in positive `[n, columns]` that are not in negative `[m, columns]`."""
+    marked = torch.cat([2 * positive, 2 * negative + 1]).sort(0).values  # among equals the negatives come last
     value = marked // 2
     last = torch.ones_like(value, dtype=torch.bool)
     last[:-1] = value[:-1] != value[1:]
@@ -172,24 +167,29 @@ def count_exclusive(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def count_pairs(positive: Tensor, negative: Tensor, codes: int) -> Tensor:
-    """The same for pairs of columns of codes `[n, layer, head]`, from a layer to each later one.
+    """`count_exclusive` for pairs of heads, from each layer to each later one.
+
+    Args:
+        positive: codes on positive prompts, `[n, layer, head]`.
+        negative: codes on negative prompts, `[m, layer, head]`.
+        codes: number of different codes.
 
     Returns:
         `[layer, head, layer, head]`.
     """
     _, layers, heads = positive.shape
-    found = torch.zeros(layers, heads, layers, heads, dtype=torch.long)
+    counts = torch.zeros(layers, heads, layers, heads, dtype=torch.long)
     for layer in range(layers - 1):
         for head in range(heads):
             pairs = [
                 (kind[:, layer, head, None, None] * codes + kind[:, layer + 1 :]).flatten(1)
                 for kind in (positive, negative)
             ]
-            found[layer, head, layer + 1 :] = count_exclusive(*pairs).view(-1, heads)
-    return found
+            counts[layer, head, layer + 1 :] = count_exclusive(*pairs).view(-1, heads)
+    return counts
 
 
 def _sorted(tokens: Tensor) -> Tensor:
-    """The rows in the order of their token ids."""
+    """The rows sorted by their token ids."""
     order = sorted(range(len(tokens)), key=lambda row: tokens[row].tolist())
     return tokens[order]

@@ -1,7 +1,7 @@
-"""What each head and MLP does for a task, by brute force: change it alone, and see how much is lost.
+"""The effect of each head and MLP on a task by brute force: ablation and activation patching, one component at a time.
 
-Ablation puts zero, a mean or another prompt's value in a part's place; activation patching puts there what the part
-does on the corrupted prompt (Wang et al. 2022, arXiv 2211.00593; Zhang, Nanda 2023, arXiv 2309.16042).
+Ablation replaces a component's output by zero, a mean or its output on another prompt; activation patching replaces it
+by its output on the corrupted prompt (Wang et al. 2022, arXiv 2211.00593; Zhang, Nanda 2023, arXiv 2309.16042).
 """
 
 from __future__ import annotations
@@ -9,37 +9,37 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor
 
+from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import Variant, capture_all, head_point, last_logits, mlp_point, run_variants
-from workbench.circuits.tasks import Encoded, Task, TaskError, encode, log_odds
+from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
+from workbench.core.checks import Integer, checked
 from workbench.core.progress import Progress
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
 
-METHODS = {
-    "patch": "what it does on the corrupted prompt",
-    "mean": "its mean over the corrupted prompts, position by position",
-    "zero": "zero",
-    "resample": "what it does on another positive prompt",
-}
-"""What is put in a part's place."""
+Method = Literal["patch", "mean", "zero", "resample"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""Replacements of a component's output: its output on the corrupted prompt; its mean over the corrupted prompts,
+position by position; zero; its output on another positive prompt."""
 
 
 @dataclass(frozen=True)
 class PatchingResult:
-    """How much of `log P(right) - log P(wrong)`, in nats, is lost where a part is changed; below 0 it is won."""
+    """The loss of `log P(right) - log P(wrong)`, in nats, where a component is changed; below 0 for a gain."""
 
     method: str
     heads: Tensor
     """`[layer, head]`: mean over the prompts."""
     mlps: Tensor
-    """`[layer]`; empty where they were not asked for."""
+    """`[layer]`: mean over the prompts; empty where MLPs were not changed."""
     plain: float
-    """Of the unchanged model, mean over the prompts."""
+    """`log P(right) - log P(wrong)` of the unchanged model, mean over the prompts."""
     examples: int
     seconds: float
 
@@ -55,39 +55,41 @@ class PatchingResult:
         }
 
 
+@checked(TaskError)
 def patch_components(
     model: LanguageModel,
     task: Task,
-    method: str = "patch",
+    method: Method = "patch",
     *,
     mlps: bool = True,
-    seed: int = 0,
+    seed: Annotated[Integer, Ge(0), Lt(2**63)] = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> PatchingResult:
-    """The effect of every head and MLP, each changed alone at all positions, on every prompt of a task.
+    """The effect of every head and MLP on a task, each changed alone at all positions.
 
-    Interventions and splices in force around the call are set aside. Many parts run at once, as rows of one batch.
+    Many components run in one batch, each in its own rows. Interventions and splices in force around the call are set
+    aside.
 
     Args:
         model: the model.
         task: the prompts.
-        method: what is put in a part's place, one of `METHODS`.
+        method: the replacement of a component's output, one of `METHODS`.
         mlps: whether MLPs are changed too.
-        seed: which other prompt "resample" takes; never the same one.
-        progress: told the share done.
-        cancel: asked after each batch; once it says True, the work is given up.
+        seed: of the choice of the other prompt for "resample".
+        progress: called with the share done.
+        cancel: called after each batch; once it returns True, the work stops with a `TaskError`.
 
     Raises:
         TaskError: an unknown method, a task that does not fit the model or has a single prompt for "resample", or work
-            that was given up.
+            that was cancelled.
     """
     began = time.perf_counter()
-    encoded = encode(model, task)
+    encoded = encode_task(model, task)
     layers = range(model.network.n_layers)
     points = [head_point(model, layer) for layer in layers]
     others = [mlp_point(layer) for layer in layers] if mlps else []
-    values = replacements(model, encoded, [*points, *others], method, seed)
+    values = replacement_values(model, encoded, [*points, *others], method, seed)
     variants = [
         head_variant(point, head, values[point]) for point in points for head in range(model.network.n_heads)
     ] + [_whole(point, values[point]) for point in others]
@@ -103,7 +105,7 @@ def patch_components(
             share = done / (len(variants) * len(task))
             progress(share, f"{method}: {done:,} of {len(variants) * len(task):,} runs")
         if cancel is not None and cancel():
-            raise TaskError("The work was given up before every part had been changed.")
+            raise TaskError("The work was cancelled before every component was changed.")
     lost = (lost / len(task)).float()
     heads = lost[: len(points) * model.network.n_heads].view(len(points), -1)
     return PatchingResult(
@@ -111,16 +113,17 @@ def patch_components(
     )
 
 
+@checked(TaskError)
 def keep_heads(
-    model: LanguageModel, task: Task, heads: Sequence[tuple[int, int]], *, others: bool = True
+    model: LanguageModel, task: Task, heads: Sequence[tuple[Integer, Integer]], *, others: bool = True
 ) -> list[Edit]:
-    """Edits under which only some heads do what they do: the rest has its mean over the corrupted prompts.
+    """Edits that mean-ablate all heads but some: their outputs become their means over the corrupted prompts.
 
     Args:
         model: the model.
         task: the prompts that the edits are for.
         heads: `(layer, head)` of a circuit.
-        others: True to take away all heads but these, False to take away these.
+        others: True to ablate all heads but these, False to ablate these.
 
     Raises:
         TaskError: a head that the model lacks, or a task that does not fit it.
@@ -131,45 +134,45 @@ def keep_heads(
         if not (0 <= layer < network.n_layers and 0 <= head < network.n_heads):
             raise TaskError(f"There is no head {head} in layer {layer}: {model.name} has {tuple(kept.shape)} of them.")
         kept[layer, head] = True
-    gone = ~kept if others else kept
-    points = {head_point(model, layer): row for layer, row in enumerate(gone) if bool(row.any())}
-    means = replacements(model, encode(model, task), list(points), "mean")
+    ablated = ~kept if others else kept
+    points = {head_point(model, layer): row for layer, row in enumerate(ablated) if bool(row.any())}
+    means = replacement_values(model, encode_task(model, task), list(points), "mean")
 
-    def away(point: str) -> Callable[[Tensor], Tensor]:
+    def ablate(point: str) -> Callable[[Tensor], Tensor]:
         return lambda x: torch.where(points[point][:, None], means[point][:1].to(x), x)
 
-    return [Edit(point, away(point)) for point in points]
+    return [Edit(point, ablate(point)) for point in points]
 
 
-def replacements(
-    model: LanguageModel, encoded: Encoded, points: Sequence[str], method: str, seed: int = 0
+def replacement_values(
+    model: LanguageModel, encoded: EncodedTask, points: Sequence[str], method: Method, seed: int = 0
 ) -> dict[str, Tensor]:
-    """What is put in the place of the tensors at some hook points: `[n, pos, *shape]` each."""
-    if method not in METHODS:
-        raise TaskError(f"A part is changed by one of {', '.join(METHODS)}, not {method!r}.")
+    """The replacements of the tensors at some hook points, `[n, pos, *shape]` each."""
     if not points:
         return {}
     if method == "resample":
-        found = capture_all(model, encoded.tokens, points)
-        chosen = donors(encoded.tokens, seed)
-        return {name: value[chosen] for name, value in found.items()}
-    found = capture_all(model, encoded.corrupted, points)
+        activations = capture_all(model, encoded.tokens, points)
+        chosen = other_prompts(encoded.tokens, seed)
+        return {name: value[chosen] for name, value in activations.items()}
+    activations = capture_all(model, encoded.corrupted, points)
     if method == "zero":
-        return {name: torch.zeros_like(value) for name, value in found.items()}
+        return {name: torch.zeros_like(value) for name, value in activations.items()}
     if method == "mean":
-        return {name: value.mean(0, keepdim=True).expand_as(value) for name, value in found.items()}
-    return found
+        return {name: value.mean(0, keepdim=True).expand_as(value) for name, value in activations.items()}
+    return activations
 
 
-def donors(tokens: Tensor, seed: int) -> Tensor:
-    """For each prompt another one, `[n]`, drawn by the seed; the prompts are in the order of `encode`.
+def other_prompts(tokens: Tensor, seed: int) -> Tensor:
+    """For each prompt `[n, pos]` the row of another one, drawn at random: `[n]`.
 
     Raises:
-        TaskError: there is no other prompt.
+        TaskError: fewer than two prompts, or two equal ones.
     """
     count = len(tokens)
     if len(tokens.unique(dim=0)) < count or count < 2:
-        raise TaskError("Resampling takes what a part does on another prompt; give at least two, all different.")
+        raise TaskError(
+            "Resampling takes a component's output on another prompt; give at least two prompts, all different."
+        )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     chosen = torch.empty(count, dtype=torch.long)
     chosen[order] = order.roll(1)
@@ -177,7 +180,7 @@ def donors(tokens: Tensor, seed: int) -> Tensor:
 
 
 def head_variant(point: str, head: int, values: Tensor) -> Variant:
-    """One head's output becomes `values[:, :, head]`; values: `[n, pos, head, d_head]`."""
+    """A variant that replaces one head's output by `values[:, :, head]`; values: `[n, pos, head, d_head]`."""
 
     def change(rows: slice) -> Callable[[Tensor], Tensor]:
         def put(x: Tensor) -> Tensor:
@@ -191,5 +194,5 @@ def head_variant(point: str, head: int, values: Tensor) -> Variant:
 
 
 def _whole(point: str, values: Tensor) -> Variant:
-    """The tensor becomes `values` `[n, pos, *shape]`."""
-    return Variant(point, lambda rows: values[rows].to)  # to the type of what it gets
+    """A variant that replaces the tensor by `values` `[n, pos, *shape]`."""
+    return Variant(point, lambda rows: values[rows].to)  # in the type of the tensor that it replaces

@@ -1,8 +1,8 @@
-"""What one head does for a task by what it writes into another, by brute force.
+"""The effect of one head on a task through another, by brute force.
 
 Path patching of the direct edge (Goldowsky-Dill et al. 2023, arXiv 2304.05969): the later head's queries, keys and
-values see what the earlier head writes on the corrupted prompt, all else is as it was; then only the later head's
-output changes for the rest of the model.
+values see the earlier head's output on the corrupted prompt and everything else unchanged; for the rest of the model
+only the later head's output changes.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from workbench.circuits.errors import TaskError
 from workbench.circuits.patching import head_variant
-from workbench.circuits.patching_gradients import input_point
 from workbench.circuits.patching_runs import (
     Variant,
+    attention_input_point,
     capture_all,
     head_point,
     last_logits,
     output_weights,
     run_variants,
 )
-from workbench.circuits.tasks import Task, TaskError, encode, log_odds
+from workbench.circuits.tasks import Task, encode_task, log_odds
+from workbench.core.checks import Integer, checked
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
 
-Edge = tuple[int, int, int, int]
+Edge = tuple[Integer, Integer, Integer, Integer]
 """Layer and head that write, layer and head that read."""
 
 
+@checked(TaskError)
 def patch_edges(
     model: LanguageModel,
     task: Task,
@@ -38,26 +41,27 @@ def patch_edges(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """How much of `log P(right) - log P(wrong)`, in nats, is lost where an edge is patched: `[edges]`.
+    """The loss of `log P(right) - log P(wrong)`, in nats, where an edge is patched: `[edges]`, mean over the prompts.
 
-    Mean over the prompts. Interventions and splices in force around the call are set aside.
+    Interventions and splices in force around the call are set aside.
 
     Args:
         model: the model.
         task: the prompts.
         edges: `(layer, head, later layer, head)`.
-        progress: told the share done.
-        cancel: asked after each layer; once it says True, the work is given up.
+        progress: called with the share done.
+        cancel: called after each layer; once it returns True, the work stops with a `TaskError`.
 
     Raises:
-        TaskError: an edge that does not go up, a task that does not fit the model, or work given up.
+        TaskError: an edge that does not lead to a later layer, a task that does not fit the model, or work that was
+            cancelled.
     """
     network = model.network
     for source, head, target, reader in edges:
         inside = 0 <= source < target < network.n_layers and min(head, reader) >= 0
         if not inside or max(head, reader) >= network.n_heads:
             raise TaskError(f"An edge goes from a head to one of a later layer, not {(source, head, target, reader)}.")
-    encoded = encode(model, task)
+    encoded = encode_task(model, task)
     plain = log_odds(last_logits(model, encoded.tokens), encoded)
     points = [head_point(model, layer) for layer in range(network.n_layers)]
     clean, corrupted = (capture_all(model, tokens, points) for tokens in (encoded.tokens, encoded.corrupted))
@@ -69,12 +73,14 @@ def patch_edges(
         moved = []
         for source, head in sources:
             change = (corrupted[points[source]] - clean[points[source]])[:, :, head]  # [n, pos, d_head]
-            moved.append(_added(input_point(target), change @ output_weights(model, source)[head]))
-        heard = torch.empty(len(sources), *clean[points[target]].shape)  # [sources, n, pos, head, d_head]
+            moved.append(_added(attention_input_point(target), change @ output_weights(model, source)[head]))
+        outputs = torch.empty(len(sources), *clean[points[target]].shape)  # [sources, n, pos, head, d_head]
         for chosen, rows, z in run_variants(model, encoded.tokens, moved, points[target]):
-            heard[chosen, rows] = z
+            outputs[chosen, rows] = z
         place = {source: number for number, source in enumerate(sources)}
-        variants = [head_variant(points[target], edges[number][3], heard[place[edges[number][:2]]]) for number in mine]
+        variants = [
+            head_variant(points[target], edges[number][3], outputs[place[edges[number][:2]]]) for number in mine
+        ]
         for chosen, rows, logits in run_variants(model, encoded.tokens, variants):
             changed = torch.stack([log_odds(one, encoded.rows(rows)) for one in logits])
             lost[torch.tensor(mine)[chosen]] += (plain[rows] - changed).double().sum(1)
@@ -82,10 +88,10 @@ def patch_edges(
         if progress:
             progress(done / len(edges), f"edges: {done:,} of {len(edges):,}")
         if cancel is not None and cancel():
-            raise TaskError("The work was given up before every edge had been changed.")
+            raise TaskError("The work was cancelled before every edge was patched.")
     return (lost / len(task)).float()
 
 
 def _added(point: str, change: Tensor) -> Variant:
-    """`change` `[n, pos, d_model]` is added at a hook point."""
+    """A variant that adds `change` `[n, pos, d_model]` at a hook point."""
     return Variant(point, lambda rows: lambda x: x + change[rows].to(x))

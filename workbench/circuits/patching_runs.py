@@ -1,4 +1,4 @@
-"""Runs of many changed copies of the same prompts at once, and where heads and MLPs write."""
+"""Batched runs of the same prompts under many changes, and the hook points of heads and MLPs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workbench.circuits.tasks import TaskError
-from workbench.model.edits import Edit, Group, Run
+from workbench.circuits.errors import TaskError
+from workbench.model.edits import BoundEdit, Edit, Group, Run
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 TOKENS = 2048
-"""Tokens that run at once: enough for the full speed of matrix products, few enough for the memory."""
+"""Tokens in a batch: enough for the full speed of matrix products, few enough for the memory."""
 
 
 def head_point(model: LanguageModel, layer: int) -> str:
-    """The hook point of a layer's head outputs before the output projection, `[batch, pos, head, d_head]`.
+    """The hook point of a layer's head outputs, in front of the output projection: `[batch, pos, head, d_head]`.
 
     Raises:
         TaskError: the model's heads can't be read one by one.
@@ -30,14 +30,22 @@ def head_point(model: LanguageModel, layer: int) -> str:
 
 
 def mlp_point(layer: int) -> str:
-    """The hook point of what a layer's MLP adds to the residual stream, `[batch, pos, d_model]`."""
+    """The hook point of a layer's MLP output, which is added to the residual stream: `[batch, pos, d_model]`."""
     return f"blocks.{layer}.hook_mlp_out"
 
 
-def output_weights(model: LanguageModel, layer: int) -> Tensor:
-    """What each head's output is multiplied with to be added to the residual stream: `[head, d_head, d_model]`.
+def attention_input_point(layer: int) -> str:
+    """The hook point of attention's input in front of its norm: `[batch, pos, d_model]`.
 
-    Found by asking the output projection itself, however it stores its weights.
+    An edit there does not change the residual stream that passes the layer.
+    """
+    return f"blocks.{layer}.ln1.hook_in"
+
+
+def output_weights(model: LanguageModel, layer: int) -> Tensor:
+    """Each head's output matrix, from its output to the residual stream: `[head, d_head, d_model]`.
+
+    The output projection is applied to unit vectors, so that the way in which it stores its weights does not matter.
     """
     point = model.hook_points[head_point(model, layer)]
     module: nn.Module = model.network.module.get_submodule(point.module or "")
@@ -49,7 +57,10 @@ def output_weights(model: LanguageModel, layer: int) -> Tensor:
 
 
 def capture_all(model: LanguageModel, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Activations `[n, pos, *shape]` of all prompts, some at a time; nothing in force around the call acts."""
+    """Activations of all prompts by hook point, `[n, pos, *shape]` each, computed in batches.
+
+    Interventions and splices in force around the call are set aside.
+    """
     parts: list[dict[str, Tensor]] = []
     with uninterrupted(), torch.inference_mode():
         for some in tokens.split(max(1, TOKENS // tokens.shape[1])):
@@ -57,19 +68,19 @@ def capture_all(model: LanguageModel, tokens: Tensor, names: Sequence[str]) -> d
     return {name: torch.cat([part[name] for part in parts]).clone() for name in names}
 
 
-def last_logits(model: LanguageModel, tokens: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
-    """Logits behind each prompt, `[n, vocab]`, under edits that don't depend on the row."""
-    found = []
+def last_logits(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit] = ()) -> Tensor:
+    """Logits at the last position of each prompt, `[n, vocab]`, under edits that don't depend on the row."""
+    parts = []
     with uninterrupted(), torch.inference_mode():
         groups = [Group([*model.bind([]), *model.network.prepare(edits)])]
         for some in tokens.split(max(1, TOKENS // tokens.shape[1])):
-            found.append(model.network.run(some, Run(groups), last=1)[:, -1].float())
-    return torch.cat(found).clone()
+            parts.append(model.network.run(some, Run(groups), last=1)[:, -1].float())
+    return torch.cat(parts).clone()
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to change the model: at a hook point the tensor of the prompts `rows` becomes `change(rows)(tensor)`."""
+    """A change of the model: at a hook point the tensor of the prompts `rows` becomes `change(rows)(tensor)`."""
 
     hook_point: str
     change: Callable[[slice], Callable[[Tensor], Tensor]]
@@ -78,16 +89,17 @@ class Variant:
 def run_variants(
     model: LanguageModel, tokens: Tensor, variants: Sequence[Variant], watch: str | None = None
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Run every prompt under every variant, many of both at once.
+    """Run every prompt under every variant, many of both in one batch.
 
     Args:
         model: the model; interventions and splices in force around the call are set aside.
         tokens: `[n, pos]`.
-        variants: the changes, each alone.
+        variants: the changes, one in each run.
         watch: a hook point to read instead of the logits; the runs stop there.
 
     Yields:
-        Which variants, which prompts, and `[variants, prompts, vocab]`, or `[variants, prompts, pos, *shape]`.
+        A slice of the variants, a slice of the prompts, and their logits `[variants, prompts, vocab]`, or the tensor at
+        `watch`, `[variants, prompts, pos, *shape]`.
     """
     length = tokens.shape[1]
     prompts = min(len(tokens), max(1, TOKENS // length))
@@ -103,8 +115,8 @@ def run_variants(
                 for place, one in enumerate(some):
                     edit = model.network.prepare([Edit(one.hook_point, one.change(rows))])
                     groups.append(Group(edit, slice(place * count, (place + 1) * count)))
-                found = _run(model, tokens[rows].repeat(len(some), 1), groups, watch)
-            yield chosen, rows, found.unflatten(0, (len(some), count)).clone()
+                values = _run(model, tokens[rows].repeat(len(some), 1), groups, watch)
+            yield chosen, rows, values.unflatten(0, (len(some), count)).clone()
 
 
 def _run(model: LanguageModel, tokens: Tensor, groups: list[Group], watch: str | None) -> Tensor:

@@ -1,53 +1,57 @@
-"""How well scores of heads or edges agree with a truth."""
+"""Agreement of scores of heads or edges with a known circuit."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor
 
-from workbench.circuits.tasks import TaskError
+from workbench.circuits.errors import TaskError
+from workbench.core.checks import Number, checked
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Scores against a truth."""
+class ScoreEvaluation:
+    """Agreement of scores with a circuit."""
 
     auc: float
-    """Area under the ROC curve: how often something of the circuit scores above something else, ties counted half."""
+    """Area under the ROC curve: the probability that a member of the circuit scores above a non-member; ties count
+    half."""
     average_precision: float
-    """Area under the precision-recall curve; among equal scores the mean precision of their block is used."""
+    """Area under the precision-recall curve; equal scores share the precision of their block."""
     precision: float
-    """Share of what was chosen that is in the circuit."""
+    """Share of the chosen that is in the circuit."""
     recall: float
-    """Share of the circuit that was chosen."""
+    """Share of the circuit that is chosen."""
     chosen: int
-    """The highest scores, as many as the circuit has members, and all that are equal to the lowest of them."""
+    """Number of the chosen: the highest scores, as many as the circuit has members, and all equal to the lowest of
+    these."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 
 
-def judge(scores: Tensor, circuit: Tensor) -> Judgement:
-    """Judge scores against a circuit.
+def evaluate_scores(scores: Tensor, circuit: Tensor) -> ScoreEvaluation:
+    """Agreement of scores with a circuit.
 
     Args:
-        scores: of any shape; higher means more surely in the circuit.
+        scores: of any shape; a higher score means more likely in the circuit.
         circuit: bool, of the same shape.
 
     Raises:
-        TaskError: shapes that differ, scores that are no numbers, or a circuit of everything or nothing.
+        TaskError: shapes that differ, scores that are NaN, or a circuit of everything or nothing.
     """
-    scores, circuit = _checked(scores, circuit)
+    scores, circuit = _flat(scores, circuit)
     members = int(circuit.sum())
     least = scores.sort(descending=True).values[members - 1]
     chosen = scores >= least
     hits = int((chosen & circuit).sum())
-    return Judgement(
+    return ScoreEvaluation(
         auc=roc_auc(scores, circuit),
         average_precision=_average_precision(scores, circuit),
         precision=hits / int(chosen.sum()),
@@ -57,8 +61,11 @@ def judge(scores: Tensor, circuit: Tensor) -> Judgement:
 
 
 def roc_auc(scores: Tensor, circuit: Tensor) -> float:
-    """How often a member of the circuit scores above one that is none, ties counted half; errors as in `judge`."""
-    scores, circuit = _checked(scores, circuit)
+    """The probability that a member of the circuit scores above a non-member; ties count half.
+
+    Errors as in `evaluate_scores`.
+    """
+    scores, circuit = _flat(scores, circuit)
     rest = scores[~circuit].sort().values
     below = torch.searchsorted(rest, scores[circuit], right=False)
     up_to = torch.searchsorted(rest, scores[circuit], right=True)
@@ -66,8 +73,8 @@ def roc_auc(scores: Tensor, circuit: Tensor) -> float:
 
 
 def roc_curve(scores: Tensor, circuit: Tensor) -> tuple[list[float], list[float]]:
-    """False and true positive rates for every threshold, from (0, 0) to (1, 1); errors as in `judge`."""
-    scores, circuit = _checked(scores, circuit)
+    """False and true positive rates for every threshold, from (0, 0) to (1, 1); errors as in `evaluate_scores`."""
+    scores, circuit = _flat(scores, circuit)
     order = scores.sort(descending=True)
     hit = circuit[order.indices].double()
     ends = torch.cat([order.values[1:] != order.values[:-1], torch.tensor([True])])
@@ -75,22 +82,25 @@ def roc_curve(scores: Tensor, circuit: Tensor) -> tuple[list[float], list[float]
     return [0.0, *(false / false[-1]).tolist()], [0.0, *(true / true[-1]).tolist()]
 
 
-def circuit_of(effects: Tensor, share: float = 0.1) -> Tensor:
-    """The parts with the largest effects of either sign: bool, of the same shape.
+@checked(TaskError)
+def strongest_components(effects: Tensor, share: Annotated[Number, Gt(0), Lt(1)] = 0.1) -> Tensor:
+    """The components with the largest absolute effects: bool, of the same shape.
 
     Args:
         effects: of any shape.
-        share: how many of them, rounded up.
+        share: share of the components, their number rounded up.
+
+    Raises:
+        TaskError: a share that is not between 0 and 1.
     """
-    if not 0 < share < 1:
-        raise TaskError(f"share is between 0 and 1, not {share!r}.")
     flat = effects.abs().flatten()
     chosen = torch.zeros(len(flat), dtype=torch.bool)
     chosen[flat.topk(math.ceil(share * len(flat) - 1e-9)).indices] = True
     return chosen.view(effects.shape)
 
 
-def _checked(scores: Tensor, circuit: Tensor) -> tuple[Tensor, Tensor]:
+def _flat(scores: Tensor, circuit: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores as float64 and the circuit as bool, both `[n]`."""
     if scores.shape != circuit.shape:
         raise TaskError(f"The scores are {tuple(scores.shape)} and the circuit is {tuple(circuit.shape)}.")
     scores, circuit = scores.flatten().double(), circuit.flatten().bool()

@@ -1,4 +1,4 @@
-"""How well a model does a task, as it is or with some of its heads changed."""
+"""A model's performance on a task, unchanged or under edits."""
 
 from __future__ import annotations
 
@@ -7,55 +7,57 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import last_logits
-from workbench.circuits.tasks import Encoded, Task, encode, log_odds
-from workbench.model.edits import Edit
+from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
+from workbench.core.checks import checked
+from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How well a task is done, over all its prompts."""
+    """A model's performance on a task, over all its prompts."""
 
     examples: int
     logit_difference: float
     """Mean of `log P(right) - log P(wrong)` on the positive prompts, in nats."""
     corrupted: float
-    """The same on the corrupted prompts, with the same answers."""
+    """The same mean on the corrupted prompts, with the same answers."""
     probability_difference: float
     """Mean of `P(right) - P(wrong)` on the positive prompts."""
     accuracy: float
-    """Share of the positive prompts where the likeliest of the right and wrong tokens is right."""
+    """Share of the positive prompts on which the likeliest of the right and wrong tokens is right."""
     first: float
-    """Share where the likeliest of all tokens is right."""
+    """Share of the positive prompts on which the likeliest of all tokens is right."""
     chance: float
-    """What accuracy would be if one of the right and wrong tokens were drawn at random."""
+    """Expected accuracy of drawing one of the right and wrong tokens at random."""
 
     @property
     def at_chance(self) -> bool:
-        """Whether guessing would be right this often, or more often, with a probability above 5%."""
+        """Whether drawing at random reaches this accuracy with a probability above 5%."""
         right = round(self.accuracy * self.examples)
         return sum(_binomial(some, self.examples, self.chance) for some in range(right, self.examples + 1)) > 0.05
 
     @property
     def warning(self) -> str:
-        """A sentence or two if there may be nothing to look for, else nothing."""
+        """A sentence or two where there may be no circuit to find; empty elsewhere."""
         return " ".join(filter(None, (self._chance_warning(), self._corrupted_warning())))
 
     def _chance_warning(self) -> str:
         if not self.at_chance:
             return ""
-        said = f"{self.accuracy:.0%} right, {self.chance:.0%} by chance, {self.examples} prompts"
+        numbers = f"{self.accuracy:.0%} right, {self.chance:.0%} by chance, {self.examples} prompts"
         if self.accuracy == 1:
-            return f"These are too few prompts to tell whether the model can do this task ({said}); take more."
-        return f"The model does this task no better than chance ({said}), so there may be no circuit to find."
+            return f"These are too few prompts to tell whether the model can do this task ({numbers}); take more."
+        return f"The model does this task no better than chance ({numbers}), so there may be no circuit to find."
 
     def _corrupted_warning(self) -> str:
         if self.corrupted < self.logit_difference:
             return ""
         return (
             f"The corrupted prompts are answered as well as the others ({self.corrupted:.2f} against "
-            f"{self.logit_difference:.2f} nats), so patching takes nothing away; corrupt what the answer depends on."
+            f"{self.logit_difference:.2f} nats), so patching has no effect; corrupt what the answer depends on."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,22 +65,23 @@ class TaskResult:
         return asdict(self) | {"at_chance": self.at_chance}
 
 
-def evaluate_task(model: LanguageModel, task: Task, edits: Sequence[Edit] = ()) -> TaskResult:
-    """How well the model does a task; interventions and splices in force around the call are set aside.
+@checked(TaskError)
+def evaluate_task(model: LanguageModel, task: Task, edits: Sequence[BoundEdit] = ()) -> TaskResult:
+    """A model's performance on a task; interventions and splices in force around the call are set aside.
 
     Args:
         model: the model.
         task: the prompts.
-        edits: what to change in every run, such as those of `keep_heads`.
+        edits: edits for every run, such as those of `keep_heads`.
 
     Raises:
         TaskError: a task that does not fit the model.
     """
-    return measure_encoded(model, encode(model, task), edits)
+    return evaluate_encoded(model, encode_task(model, task), edits)
 
 
-def measure_encoded(model: LanguageModel, encoded: Encoded, edits: Sequence[Edit] = ()) -> TaskResult:
-    """The same for a task in tokens."""
+def evaluate_encoded(model: LanguageModel, encoded: EncodedTask, edits: Sequence[BoundEdit] = ()) -> TaskResult:
+    """A model's performance on a task in tokens."""
     logits = last_logits(model, encoded.tokens, edits).double()
     corrupted = last_logits(model, encoded.corrupted, edits).double()
     difference = log_odds(logits, encoded)
@@ -100,5 +103,5 @@ def measure_encoded(model: LanguageModel, encoded: Encoded, edits: Sequence[Edit
 
 
 def _binomial(successes: int, trials: int, rate: float) -> float:
-    """The probability of so many successes."""
+    """The probability of this number of successes."""
     return math.comb(trials, successes) * rate**successes * (1 - rate) ** (trials - successes)

@@ -1,4 +1,4 @@
-"""Three tasks that circuits are looked for in, made for the tokens of the model at hand.
+"""Generators of three tasks with known circuits, for the tokens of a model.
 
 Indirect object identification: Wang et al. 2022, arXiv 2211.00593. Greater-than: Hanna, Liu, Variengien 2023, arXiv
 2305.00586. Docstring: Heimersheim, Janiak 2023. The corruptions are those of O'Neill, Bui 2024, arXiv 2405.12522.
@@ -10,7 +10,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from workbench.circuits.tasks import Task, TaskError
+from workbench.circuits.errors import TaskError
+from workbench.circuits.tasks import Task
+from workbench.core.checks import Integer, Positive, checked
 from workbench.model.language_model import LanguageModel
 
 NAMES = (
@@ -38,45 +40,44 @@ WORDS = (
     "music paper summer winter garden market bridge school letter window engine island"
 )
 OFTEN = 40
-"""Tries for each pair of prompts that is wanted."""
+"""Pairs of prompts drawn for each pair that is wanted."""
 
 
-def ioi(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
+@checked(TaskError)
+def ioi(model: LanguageModel, examples: Positive = 10, seed: Integer = 0) -> Task:
     """Indirect object identification: `When Mary and John went to the store, John gave a drink to` → ` Mary`.
 
-    The wrong answer is the name that gives. Either name comes first. In the corrupted prompt the repeated name is a
-    third one, so that nothing says who gets it.
+    The wrong answer is the name of the subject. Either name comes first. In the corrupted prompt a third name replaces
+    the repeated one, so that the indirect object is not determined.
 
     Raises:
-        TaskError: too few of the words are single tokens for this model.
+        TaskError: too few of the words are single tokens for this model, or a number out of range.
     """
-    _check(examples)
     names, places, objects = (_singles(model, words, 6) for words in (NAMES, PLACES, OBJECTS))
 
     def draw(chance: random.Random) -> Pair:
         subject, object_, third = chance.sample(names, 3)
         first = chance.sample((subject, object_), 2)
-        said = {"place": chance.choice(places), "object": chance.choice(objects), "a": first[0], "b": first[1]}
+        words = {"place": chance.choice(places), "object": chance.choice(objects), "a": first[0], "b": first[1]}
         template = chance.choice(TEMPLATES)
-        positive, corrupted = (template.format(s=name, **said) for name in (subject, third))
+        positive, corrupted = (template.format(s=name, **words) for name in (subject, third))
         return positive, corrupted, (f" {object_}",), (f" {subject}",)
 
     about = "The name that was not repeated follows. Corrupted: the repeated name is a third one."
     return _collect(model, "indirect object", draw, examples=examples, seed=seed, about=about)
 
 
-def greater_than(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
+@checked(TaskError)
+def greater_than(model: LanguageModel, examples: Positive = 10, seed: Integer = 0) -> Task:
     """Greater-than: `The war lasted from the year 1732 to the year 17` → a digit above 3.
 
-    Made for tokenizers that write numbers digit by digit: what is asked is the first digit in which the years differ,
-    the tens. Right are the digits above that of the first year, wrong those below; the digit itself is neither, since
-    the last digit still decides there. In the corrupted prompt the first year ends in 01, so that hardly a digit is
-    wrong.
+    For tokenizers that write numbers digit by digit. The answer is the first digit in which the years differ, the tens:
+    digits above that of the first year are right, those below are wrong, and the digit itself is neither, since the
+    last digit decides there. In the corrupted prompt the first year ends in 01, so that almost every digit is right.
 
     Raises:
-        TaskError: this model's tokenizer does not write numbers digit by digit.
+        TaskError: this model's tokenizer does not write numbers digit by digit, or a number out of range.
     """
-    _check(examples)
     if len(model.to_tokens("1732", start=False)[0]) != 4:
         raise TaskError(f"{model.name} does not write numbers digit by digit, which this form of greater-than needs.")
     nouns = _singles(model, NOUNS, 4)
@@ -97,31 +98,31 @@ def greater_than(model: LanguageModel, examples: int = 10, seed: int = 0) -> Tas
     return _collect(model, "greater-than", draw, examples=examples, seed=seed, about=about)
 
 
-def docstring(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
-    """Docstring completion: the third of a function's four arguments follows after the docs of the first two.
+@checked(TaskError)
+def docstring(model: LanguageModel, examples: Positive = 10, seed: Integer = 0) -> Task:
+    """Docstring completion: the third of a function's four arguments follows the docs of the first two.
 
-    Wrong are the other three. In the corrupted prompt all arguments, in the definition and in the docs, have other
-    names.
+    The other three arguments are wrong answers. In the corrupted prompt all arguments, in the definition and in the
+    docs, have other names.
 
     Raises:
-        TaskError: too few of the words are single tokens for this model.
+        TaskError: too few of the words are single tokens for this model, or a number out of range.
     """
-    _check(examples)
     arguments, words = _singles(model, ARGUMENTS, 12), _singles(model, WORDS, 12)
 
-    def prompt(name: str, said: Sequence[str], mine: Sequence[str]) -> str:
+    def prompt(name: str, docs: Sequence[str], mine: Sequence[str]) -> str:
         one, two, three, four = mine
         return (
             f"def {name}(self, {one}, {two}, {three}, {four}):\n"
-            f'    """{said[0]} {said[1]} {said[2]}\n\n'
-            f"    :param {one}: {said[3]} {said[4]}\n"
-            f"    :param {two}: {said[5]} {said[6]}\n"
+            f'    """{docs[0]} {docs[1]} {docs[2]}\n\n'
+            f"    :param {one}: {docs[3]} {docs[4]}\n"
+            f"    :param {two}: {docs[5]} {docs[6]}\n"
             "    :param"
         )
 
     def draw(chance: random.Random) -> Pair:
-        mine, said = chance.sample(arguments, 9), chance.sample(words, 7)
-        positive, corrupted = (prompt(mine[0], said, some) for some in (mine[1:5], mine[5:]))
+        mine, docs = chance.sample(arguments, 9), chance.sample(words, 7)
+        positive, corrupted = (prompt(mine[0], docs, some) for some in (mine[1:5], mine[5:]))
         return positive, corrupted, (f" {mine[3]}",), tuple(f" {mine[other]}" for other in (1, 2, 4))
 
     about = "The third argument's docs follow those of the first two. Corrupted: other names of the arguments."
@@ -129,32 +130,27 @@ def docstring(model: LanguageModel, examples: int = 10, seed: int = 0) -> Task:
 
 
 TASKS: dict[str, Callable[..., Task]] = {"indirect object": ioi, "greater-than": greater_than, "docstring": docstring}
-"""The generators by their tasks' names."""
+"""The generators by the names of their tasks."""
 
 Pair = tuple[str, str, Iterable[str], Iterable[str]]
 DIGITS = "0123456789"
 
 
-def _check(examples: int) -> None:
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
-        raise TaskError(f"examples is a whole number from 1, not {examples!r}.")
-
-
 def _singles(model: LanguageModel, words: str, least: int) -> list[str]:
     """The words that are single tokens behind a space."""
-    found = [word for word in words.split() if len(model.to_tokens(f" {word}", start=False)[0]) == 1]
-    if len(found) < least:
+    single = [word for word in words.split() if len(model.to_tokens(f" {word}", start=False)[0]) == 1]
+    if len(single) < least:
         raise TaskError(
-            f"For {model.name} only {len(found)} of the words that this task is made of are single tokens; write the "
-            "task as JSON lines with words of its own."
+            f"For {model.name} only {len(single)} of the words of this task are single tokens; write the task as JSON "
+            "lines with other words."
         )
-    return found
+    return single
 
 
 def _collect(
     model: LanguageModel, name: str, draw: Callable[[random.Random], Pair], *, examples: int, seed: int, about: str
 ) -> Task:
-    """So many different pairs, all of the length that most have."""
+    """A task of `examples` different pairs, all of the most frequent length."""
     drawn = list(_drawn(model, draw, random.Random(f"{name} {seed}"), OFTEN * examples))
     lengths = Counter(length for length, _ in drawn)
     usual = max(lengths, key=lambda length: (lengths[length], -length)) if lengths else 0
@@ -169,7 +165,7 @@ def _collect(
 def _drawn(
     model: LanguageModel, draw: Callable[[random.Random], Pair], chance: random.Random, tries: int
 ) -> Iterator[tuple[int, Pair]]:
-    """Pairs whose two prompts have the same number of tokens, with that number."""
+    """The number of tokens, and the pair, for drawn pairs whose two prompts have equally many tokens."""
     for _ in range(tries):
         pair = draw(chance)
         one, other = (model.to_tokens(prompt).shape[1] for prompt in pair[:2])

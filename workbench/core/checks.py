@@ -18,12 +18,11 @@ import types
 import typing
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     InstanceOf,
     TypeAdapter,
@@ -32,8 +31,8 @@ from pydantic import (
 
 from workbench.core.errors import WorkbenchError
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+"""A function or a class; checking leaves its type as it is."""
 
 
 def _integral(value: Any) -> Any:
@@ -81,10 +80,10 @@ MANY = {
 
 
 @typing.overload
-def checked(error: type[WorkbenchError]) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def checked(error: type[WorkbenchError]) -> Callable[[F], F]: ...
 @typing.overload
-def checked(error: type[WorkbenchError], of: Callable[P, R]) -> Callable[P, R]: ...
-def checked(error: type[WorkbenchError], of: Callable[P, R] | None = None) -> Any:
+def checked(error: type[WorkbenchError], of: F) -> F: ...
+def checked(error: type[WorkbenchError], of: Callable[..., Any] | None = None) -> Any:
     """A decorator that checks the arguments of a function, or of a class's constructor, against its annotations.
 
     Args:
@@ -136,11 +135,11 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
         raise error(f"{name} is {described(form)}, not {shown(value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
-    return valid if isinstance(valid, int | float) else value
+    return valid if isinstance(valid, int | float) and type(value) not in (int, float) else value
 
 
 def _adapter(form: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_by_instance(form), config=ConfigDict(arbitrary_types_allowed=True))
+    return TypeAdapter(_by_instance(form))
 
 
 def _by_instance(form: Any) -> Any:

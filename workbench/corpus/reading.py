@@ -1,4 +1,4 @@
-"""Where the texts of a corpus are read from: bundled files, text files, JSON lines, Parquet, Hugging Face datasets."""
+"""Reading the texts of a corpus: bundled files, text files, JSON lines, Parquet, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ class CorpusError(WorkbenchError):
 
 
 def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | None, dict[str, Any]]:
-    """Where `Corpus.load` finds its texts.
+    """The texts of a source of `Corpus.load`.
+
+    Args:
+        source: a bundled name, a file, a folder, or a Hugging Face dataset.
+        column: the column or field with the text.
 
     Returns:
-        The texts that are not blank; the file or folder they are in, None if they are streamed; what is known of them.
+        The texts that are not blank; their file or folder, None if they are streamed; the note on them.
 
     Raises:
-        CorpusError: nothing is there, or it can't be read; for a stream, when it is first used.
+        CorpusError: nothing is there, or it can't be read; for a stream, at its first use.
     """
     name = str(source)
     if not name.strip():
@@ -49,10 +53,10 @@ def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | 
         raise CorpusError(f"The bundled corpus 'stories' is missing: there is no {_BUNDLED / 'stories.parquet'}.")
     else:
         return _stream(name, column), None, {"source": f"Hugging Face: {name}"}
-    found = [text for text in texts if text.strip()]
-    if not found:
+    kept = [text for text in texts if text.strip()]
+    if not kept:
         raise CorpusError(f"{path} holds no text at all.")
-    return iter(found), path, {"source": name, **_read_note(path)}
+    return iter(kept), path, {"source": name, **_read_note(path)}
 
 
 def bundled() -> list[str]:
@@ -139,9 +143,7 @@ def _stream(name: str, column: str) -> Iterator[str]:
 
     repository, config, split = [*name.split(":"), "", ""][:3]
     try:
-        HfApi().dataset_info(
-            repository, timeout=10
-        )  # says at once that there is no network; load_dataset takes minutes
+        HfApi().dataset_info(repository, timeout=10)  # fails at once without a network; load_dataset takes minutes
         rows = load_dataset(repository, config or None, split=split or "train", streaming=True)
         yield from texts_of(rows, name, column)
     except CorpusError:
@@ -156,7 +158,7 @@ def _stream(name: str, column: str) -> Iterator[str]:
 
 
 def texts_of(rows: Iterable[dict[str, Any]], name: str, column: str) -> Iterator[str]:
-    """The texts in a column of a dataset that gives rows as dictionaries."""
+    """The texts in a column of a dataset whose rows are dictionaries; raises `CorpusError` where one has no text."""
     for row in rows:
         if not isinstance(row.get(column), str):
             raise CorpusError(f"{name} has no text in a column {column!r}; it has {', '.join(row)}.")

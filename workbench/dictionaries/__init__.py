@@ -5,6 +5,7 @@ import pkgutil as _pkgutil
 
 from workbench.dictionaries.batchtopk import BatchTopKSAE as BatchTopKSAE
 from workbench.dictionaries.codebook import Codebook as Codebook
+from workbench.dictionaries.codes import Codes as Codes
 from workbench.dictionaries.features import Feature as Feature
 from workbench.dictionaries.features import FeatureError as FeatureError
 from workbench.dictionaries.folder import DictionaryError as DictionaryError
@@ -12,9 +13,8 @@ from workbench.dictionaries.jumprelu import JumpReLUSAE as JumpReLUSAE
 from workbench.dictionaries.jumprelu import JumpReLUSkipTranscoder as JumpReLUSkipTranscoder
 from workbench.dictionaries.jumprelu import JumpReLUTranscoder as JumpReLUTranscoder
 from workbench.dictionaries.key_value import KeyValueBottleneck as KeyValueBottleneck
-from workbench.dictionaries.protocol import Codes as Codes
+from workbench.dictionaries.loading import load_dictionary as load_dictionary
 from workbench.dictionaries.protocol import Dictionary as Dictionary
-from workbench.dictionaries.protocol import load_dictionary as load_dictionary
 from workbench.dictionaries.relu import SkipTranscoder as SkipTranscoder
 from workbench.dictionaries.relu import StandardSAE as StandardSAE
 from workbench.dictionaries.relu import Transcoder as Transcoder

@@ -1,28 +1,66 @@
 """How a dictionary acts on a running model: as edits that read at one hook point and write at another.
 
-There are two ways. An intervention adds what a change of codes makes of the reconstruction (`interventions.py`); a
-splice puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both meet at
-the hook points in the same way, which is here.
+There are two ways. An intervention adds the difference between the decoded edited codes and the decoded codes. A splice
+puts the reconstruction in the activation's place, so that the model runs through the dictionary. Both use the edits of
+this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.folder import DictionaryError
-from workbench.model.edits import Edit
+from workbench.model.edits import BoundEdit, Edit, Masks, Part, SharedEdit
 from workbench.model.hookpoints import HookPoint, HookPoints
-
-if TYPE_CHECKING:
-    from workbench.dictionaries.protocol import Change, Dictionary, Rewrite
+from workbench.model.plan import Plan
 
 
-def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
-    """Where a dictionary reads and where it writes, on a model with these hook points.
+class Actor(Protocol):
+    """What a dictionary has to offer so that it can act; see `Dictionary`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in error messages."""
+        ...
+
+    @property
+    def reads(self) -> str:
+        """Hook point of the activations that it encodes; empty until it is known."""
+        ...
+
+    @property
+    def writes(self) -> str:
+        """Hook point of the activations that it reconstructs; empty until it is known."""
+        ...
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations at `reads`."""
+        ...
+
+    @property
+    def d_out(self) -> int:
+        """Width of the activations at `writes`."""
+        ...
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`."""
+        ...
+
+    def intervene(
+        self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = ...
+    ) -> Tensor:
+        """Activations at `writes` `[..., d_out]` after changes of the codes."""
+        ...
+
+
+def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
+    """The hook points at which a dictionary reads and writes, on a model with these hook points.
 
     Raises:
         DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
@@ -46,60 +84,81 @@ def places(dictionary: Dictionary, hook_points: HookPoints) -> tuple[HookPoint, 
 
 
 def acting(
-    dictionary: Dictionary,
     reads: HookPoint,
     writes: HookPoint,
     act: Callable[[Tensor, Tensor], Tensor],
     source: str,
 ) -> list[Edit]:
-    """The edits of one run that make `act(read, written)` of what is at `writes`, at all positions.
+    """The edits of one run that replace the activation at `writes` by `act(read, written)`, at all positions.
 
     Args:
-        dictionary: who acts.
         reads: a hook point of width `d_in`; heads are flattened.
         writes: a hook point of width `d_out`, the same or a later one.
-        act: from activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to those that shall be at
-            `writes`, `[..., d_out]`. Where both are one place it gets the same tensor twice.
-        source: who asked for it, for error messages.
+        act: maps activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to the new ones at `writes`,
+            `[..., d_out]`. If both are one place, it gets the same tensor twice.
+        source: what the edits belong to, for error messages.
     """
+    read, take = _reading(reads, writes, source)
+    return [*read, Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(take(flat), flat)), source=source)]
+
+
+def changing(
+    reads: HookPoint,
+    writes: HookPoint,
+    act: Callable[[Tensor, Tensor, Masks], Tensor],
+    changes: Sequence[Part],
+    source: str,
+) -> list[BoundEdit]:
+    """The edits of one run that carry out changes at positions of their own.
+
+    Args:
+        reads: a hook point of width `d_in`; heads are flattened.
+        writes: a hook point of width `d_out`, the same or a later one.
+        act: as in `acting`; it also gets the masks of the changes' positions.
+        changes: what `act` carries out; the list may grow until all interventions of the run are bound.
+        source: what the edits belong to, for error messages.
+    """
+    read, take = _reading(reads, writes, source)
+
+    def write(x: Tensor, masks: Masks) -> Tensor:
+        return _shaped(x, writes, lambda flat: act(take(flat), flat, masks))
+
+    return [*read, SharedEdit(writes.name, write, changes, source)]
+
+
+def _reading(reads: HookPoint, writes: HookPoint, source: str) -> tuple[list[Edit], Callable[[Tensor], Tensor]]:
+    """The edits that keep the activation at `reads`, and a function from the flat tensor at `writes` to it."""
     if reads.key == writes.key:
-        return [Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(flat, flat)), source=source)]
+        return [], lambda flat: flat
     seen: list[Tensor] = []
 
     def remember(x: Tensor) -> Tensor:
         seen[:] = [_flat(x, reads)]
         return x
 
-    def write(x: Tensor) -> Tensor:
-        return _shaped(x, writes, lambda flat: act(seen.pop(), flat))
-
-    return [Edit(reads.name, remember, source=source), Edit(writes.name, write, source=source)]
+    return [Edit(reads.name, remember, source=source)], lambda _: seen.pop()
 
 
 @dataclass(frozen=True, eq=False)
 class Splice:
-    """A dictionary in the place of an activation: what it reconstructs is what the model goes on with.
+    """A dictionary in the place of an activation: the model goes on with the reconstruction.
 
-    It acts before all interventions. Those on its own features change the codes that are decoded; what they would add
-    to the plain activation, `decode(edited codes) - decode(codes)`, is added to the reconstruction.
+    It acts before all interventions. Interventions on its own features add `decode(edited codes) - decode(codes)` to
+    the reconstruction.
 
     Args:
-        dictionary: what the model runs through; `reconstruct` counts, with its skip path where it has one.
-        hook_point: where it writes. A dictionary that names no hook points reads there too.
+        dictionary: what the model runs through. Its `reconstruct` is used, with the skip path where there is one.
+        hook_point: where it writes. A dictionary without hook points reads there too.
 
     Raises:
         DictionaryError: the dictionary writes at another hook point.
     """
 
-    dictionary: Dictionary
+    dictionary: Actor
     hook_point: str
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
-        """Fresh edits for one run, on all positions.
-
-        `scratch["spliced"]` tells interventions, by the dictionary's id, at which hook points it is spliced, and takes
-        their changes.
-        """
+    def bind(self, model: Any, plan: Plan) -> list[BoundEdit]:
+        """Fresh edits for one run, on all positions; interventions on the dictionary's features find them in `plan`."""
         dictionary, hook_points = self.dictionary, model.hook_points
         if dictionary.reads or dictionary.writes:
             reads, writes = places(dictionary, hook_points)
@@ -112,19 +171,19 @@ class Splice:
             _check_width(dictionary, "reads", dictionary.d_in, reads)
             _check_width(dictionary, "writes", dictionary.d_out, writes)
         changes: list[Change | Rewrite] = []
-        scratch.setdefault("spliced", {}).setdefault(id(dictionary), []).append((writes.name, changes))
+        plan.splice(dictionary, changes)
 
-        def through(read: Tensor, written: Tensor) -> Tensor:
-            made = dictionary.reconstruct(read)
-            return dictionary.intervene(read, made, changes) if changes else made
+        def through(read: Tensor, written: Tensor, masks: Masks) -> Tensor:
+            reconstruction = dictionary.reconstruct(read)
+            return dictionary.intervene(read, reconstruction, changes, masks) if changes else reconstruction
 
-        return acting(dictionary, reads, writes, through, str(self))
+        return changing(reads, writes, through, changes, str(self))
 
     def __str__(self) -> str:
         return f"Splice({self.dictionary.name} at {self.hook_point})"
 
 
-def _check_width(dictionary: Dictionary, verb: str, width: int, point: HookPoint) -> None:
+def _check_width(dictionary: Actor, verb: str, width: int, point: HookPoint) -> None:
     if width != point.width:
         raise DictionaryError(
             f"{dictionary.name} {verb} activations of width {width:,}, but {point.name} is {point.width:,} wide."
@@ -137,7 +196,7 @@ def _flat(x: Tensor, point: HookPoint) -> Tensor:
 
 
 def _shaped(x: Tensor, point: HookPoint, act: Callable[[Tensor], Tensor]) -> Tensor:
-    """`act` on the flattened tensor, in the tensor's own shape and type; the very tensor where nothing was done."""
+    """`act` on the flattened tensor, in the tensor's own shape and type; `x` itself if `act` returns its input."""
     flat = _flat(x, point)
-    made = act(flat)
-    return x if made is flat else made.to(x.dtype).reshape(x.shape)
+    new = act(flat)
+    return x if new is flat else new.to(x.dtype).reshape(x.shape)

@@ -7,18 +7,22 @@ JumpReLU dictionary with that threshold, as SAELens writes it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Natural, Positive, PositiveNumber, checked
 from workbench.dictionaries.activations import Activation, codes_above
 from workbench.dictionaries.coder import SparseCoder
-from workbench.dictionaries.folder import DictionaryError, check_sizes
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.settings import Coefficient, Setting, Width
 from workbench.dictionaries.sparse import Entries, SparseEntries, entries_where
 
 RATE = 0.01
 """Weight of a new batch in the threshold's running mean, as in SAELens."""
+Average = Annotated[PositiveNumber, Setting("Active per token", "How many latents may be active, on average.")]
+"""Active latents per activation."""
 
 
 class BatchTopK(Activation):
@@ -34,8 +38,7 @@ class BatchTopK(Activation):
 
     def __init__(self, width: int, k: float = 32, auxiliary: float = 1 / 32):
         super().__init__()
-        check_sizes(width=width)
-        if isinstance(k, bool) or not isinstance(k, int | float) or not 0 < k <= width:
+        if k > width:
             raise DictionaryError(f"k is a number above 0 and up to the width, {width:,}, not {k!r}.")
         self.k = k
         self.auxiliary = auxiliary
@@ -93,16 +96,17 @@ class BatchTopKSAE(SparseCoder):
     kind = "batchtopk"
     architecture = "jumprelu"
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
-        k: float = 32,
+        d_in: Positive,
+        width: Width,
+        k: Average = 32,
         *,
-        auxiliary: float = 1 / 32,
+        auxiliary: Coefficient = 1 / 32,
         hook_point: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         part = BatchTopK(width, k, auxiliary)
         super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)

@@ -9,21 +9,25 @@ chosen codes are summed, as in the paper, 1/k where their mean is taken, as in t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, layer_norm, normalize
 
+from workbench.core.checks import Natural, Positive, checked
+from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.features import Feature
-from workbench.dictionaries.folder import DictionaryError, check_sizes
+from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.learning import unit_of
-from workbench.dictionaries.protocol import Codes
+from workbench.dictionaries.settings import Setting
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.trainable import SpliceTerms, Step, Trainable
 
-SIMILARITIES = ("cosine", "inner", "euclidean")
-COMBINATIONS = ("sum", "mean")
+Combination = Literal["sum", "mean"]
+"""What the chosen codes of a group become."""
+Similarity = Literal["cosine", "inner", "euclidean"]
+"""Cosine, inner product, or the nearest."""
 ROWS = 4096
 """Scores are computed for so many activations at a time: bounds the `[rows, n_codes]` matrix."""
 ROUNDS = 10
@@ -59,31 +63,28 @@ class Codebook(Trainable):
     discrete = True
     resamples = True
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        n_codes: int,
-        k: int = 1,
-        groups: int = 1,
+        d_in: Positive,
+        n_codes: Annotated[Positive, Setting("Codes", "How many codes to learn in each group.")],
+        k: Annotated[Positive, Setting("Active per token", "How many codes of each group are active at once.")] = 1,
+        groups: Annotated[
+            Positive, Setting("Groups", "Parts of the activation with codes of their own, as heads.")
+        ] = 1,
         *,
-        combine: Literal["sum", "mean"] = "sum",
-        similarity: Literal["cosine", "inner", "euclidean"] = "cosine",
+        combine: Combination = "sum",
+        similarity: Similarity = "cosine",
         normalize_input: bool = False,
         hook_point: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         super().__init__(name)
-        check_sizes(d_in=d_in, n_codes=n_codes, k=k, groups=groups)
         if d_in % groups:
             raise DictionaryError(f"A width of {d_in:,} can't be cut into {groups:,} equal groups.")
         if k > n_codes:
             raise DictionaryError(f"k is at most n_codes, {n_codes:,}, not {k:,}.")
-        if combine not in COMBINATIONS or similarity not in SIMILARITIES:
-            raise DictionaryError(
-                f"combine is one of {', '.join(COMBINATIONS)} and similarity one of {', '.join(SIMILARITIES)}, "
-                f"not {combine!r} and {similarity!r}."
-            )
         self.d_in = self.d_out = d_in
         self.n_codes, self.k, self.groups = n_codes, k, groups
         self._extra = 0
@@ -167,25 +168,25 @@ class Codebook(Trainable):
             bags.flatten()[order], torch.arange(len(indices) * self.groups, device=indices.device)
         )
         table = self.codes.flatten(0, 1)  # [n_features, d]
-        made = embedding_bag(
+        output = embedding_bag(
             indices.flatten()[order], table, starts, mode="sum", per_sample_weights=values.flatten()[order]
         )
-        return made.reshape(*codes.indices.shape[:-1], self.d_out)
+        return output.reshape(*codes.indices.shape[:-1], self.d_out)
 
     def reconstruct(self, x: Tensor, codes: Codes | None = None) -> Tensor:
-        """What the codes decode to, `[..., d_out]`, with the straight-through gradient; see `pass_through`."""
+        """The decoded codes, `[..., d_out]`, with the straight-through gradient; see `pass_through`."""
         return self.pass_through(x, self.decode(self.encode(x) if codes is None else codes))
 
-    def pass_through(self, x: Tensor, made: Tensor) -> Tensor:
-        """What codes made of activations, `[..., d_in]` both, with a gradient for the activations too.
+    def pass_through(self, x: Tensor, output: Tensor) -> Tensor:
+        """The decoded codes `output` of activations `x`, `[..., d_in]` both, with a gradient for the activations too.
 
-        The codes get the gradient of what they make, and the activation, which the choice of codes does not let pass,
-        gets the same as if it had been left in place (van den Oord et al. 2017, arXiv 1711.00937).
+        The codes get the gradient of their output. The choice of codes passes no gradient, so the activation gets the
+        gradient of the output as if it had been left in place (van den Oord et al. 2017, arXiv 1711.00937).
         """
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return made
+            return output
         source = self.prepare(x).flatten(-2)
-        return made + (source - source.detach())
+        return output + (source - source.detach())
 
     def splice_terms(self, read: Tensor, written: Tensor, codes: Codes) -> SpliceTerms:
         """The output passes the gradient straight through, and the codes are compared with the prepared activation."""
@@ -272,7 +273,7 @@ class Codebook(Trainable):
     def loss_and_gradients(
         self, x: Tensor, target: Tensor | None = None, *, dead: Tensor | None = None, sparsity: float = 1.0
     ) -> Step:
-        """Squared distance between what the codes make and the activation; see `Trainable`."""
+        """Squared distance between the decoded codes and the activation; see `Trainable`."""
         source = self.prepare(x).flatten(1)  # [batch, d_in]
         codes = self.encode(x)
         error = self.decode(codes) - source
@@ -331,13 +332,13 @@ class Codebook(Trainable):
         """See `Dictionary`."""
         own = config["workbench"]
         settings = own["settings"]
-        made = cls(config["d_in"], config["d_sae"] // settings["groups"], **settings, seed=None)
-        made.unit_in, made.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
-        if set(tensors) != {"codes"} or tensors["codes"].shape != made.codes.shape:
-            found = {name: list(tensor.shape) for name, tensor in tensors.items()}
-            raise DictionaryError(f"its weights are {found}, and cfg.json says codes {list(made.codes.shape)}")
-        made.load_state_dict(dict(tensors), assign=True)
-        return made
+        book = cls(config["d_in"], config["d_sae"] // settings["groups"], **settings, seed=None)
+        book.unit_in, book.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
+        if set(tensors) != {"codes"} or tensors["codes"].shape != book.codes.shape:
+            shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+            raise DictionaryError(f"its weights are {shapes}, and cfg.json says codes {list(book.codes.shape)}")
+        book.load_state_dict(dict(tensors), assign=True)
+        return book
 
 
 def _most_similar(scores: Tensor, k: int) -> Tensor:

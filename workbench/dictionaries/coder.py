@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize, pad
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
-from workbench.dictionaries.folder import DictionaryError, check_sizes
-from workbench.dictionaries.protocol import Codes
-from workbench.dictionaries.saelens import VERSION
+from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.folder import SAELENS, DictionaryError
+from workbench.dictionaries.settings import Width
 from workbench.dictionaries.trainable import Step, Trainable
 
 ROWS = 1024
@@ -57,21 +58,21 @@ class SparseCoder(Trainable):
     skip: bool = False
     """Whether a linear path leads past the codes."""
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
+        d_in: Positive,
+        width: Width,
         activation: Activation,
         *,
-        d_out: int | None = None,
+        d_out: Positive | None = None,
         reads: str = "",
         writes: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         super().__init__(name)
         d_out = d_in if d_out is None else d_out
-        check_sizes(d_in=d_in, width=width, d_out=d_out)
         self.d_in, self.d_out, self.n_features = d_in, d_out, width
         self.reads, self.writes = reads, writes
         self.activation = activation
@@ -205,8 +206,8 @@ class SparseCoder(Trainable):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by SAELens's names."""
-        found = {_short(name): tensor for name, tensor in self.state_dict().items()}
-        return {"W_enc": found.pop("W_enc_T").T.contiguous()} | found
+        tensors = {_short(name): tensor for name, tensor in self.state_dict().items()}
+        return {"W_enc": tensors.pop("W_enc_T").T.contiguous()} | tensors
 
     def config(self) -> dict[str, Any]:
         """SAELens's fields, and ours under `workbench`."""
@@ -221,7 +222,7 @@ class SparseCoder(Trainable):
             "apply_b_dec_to_input": self.centred,
             "normalize_activations": "none",
             "reshape_activations": "hook_z" if self.reads.endswith("hook_z") and not transcodes else "none",
-            "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": None, "hook_name": self.reads},
+            "metadata": {"sae_lens_version": SAELENS, "sae_lens_training_version": None, "hook_name": self.reads},
             "workbench": {"settings": settings, "unit_in": self.unit_in, "unit_out": self.unit_out},
         }
         if "k" in settings:
@@ -236,25 +237,24 @@ class SparseCoder(Trainable):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Dictionary`."""
-        check_sizes(d_in=config["d_in"], d_sae=config["d_sae"])
         own = config.get("workbench") or {}
         known = {name: config[name] for name in ("k", "d_out") if name in config} | own.get("settings", {})
         accepted = {name: known[name] for name in inspect.signature(cls).parameters if name in known}
-        made = cls(config["d_in"], config["d_sae"], **accepted, seed=None)  # type: ignore[call-arg]
-        made.centred = bool(config.get("apply_b_dec_to_input", made.centred))
-        if made.centred and made.d_in != made.d_out:
+        coder = cls(config["d_in"], config["d_sae"], **accepted, seed=None)  # type: ignore[call-arg]
+        coder.centred = bool(config.get("apply_b_dec_to_input", coder.centred))
+        if coder.centred and coder.d_in != coder.d_out:
             raise DictionaryError("apply_b_dec_to_input needs d_in and d_out to be the same")
-        made.unit_in, made.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
-        expected = made.tensors()
+        coder.unit_in, coder.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
+        expected = coder.tensors()
         for name in sorted(expected.keys() ^ tensors.keys()):
             raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")
         for name, tensor in expected.items():
             shape = tuple(tensor.shape)
             if tuple(tensors[name].shape) != shape:
                 raise DictionaryError(f"{name} has the shape {tuple(tensors[name].shape)}, and cfg.json says {shape}")
-        given = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
-        made.load_state_dict({name: given[_short(name)] for name in made.state_dict()}, assign=True)
-        return made
+        by_name = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
+        coder.load_state_dict({name: by_name[_short(name)] for name in coder.state_dict()}, assign=True)
+        return coder
 
 
 def _short(name: str) -> str:

@@ -15,7 +15,7 @@ _FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>\d+)")
 
 
 class FeatureError(WorkbenchError):
-    """A feature id that can't be read, or that the model or dictionary at hand does not have."""
+    """A feature id that can't be read, or that the model or the dictionary does not have."""
 
 
 @dataclass(frozen=True, order=True)

@@ -20,21 +20,14 @@ from workbench.core.files import replacing
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
+FORMAT = 1
+"""Version of our own fields in `cfg.json`."""
+SAELENS = "6.54.0"
+"""The SAELens version whose format our folders have; without it SAELens takes a folder for one from before 6.0."""
 
 
 class DictionaryError(WorkbenchError):
     """A dictionary that can't be built, found, read, written or used as asked."""
-
-
-def check_sizes(**sizes: object) -> None:
-    """Refuse sizes that are no whole numbers from 1.
-
-    Raises:
-        DictionaryError: names the size.
-    """
-    for what, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise DictionaryError(f"{what} is a whole number from 1, not {size!r}.")
 
 
 def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -60,22 +53,17 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a dictionary's two files: configuration and tensors.
 
     Raises:
-        DictionaryError: a file is missing, damaged or of another form.
+        DictionaryError: a file is damaged or of another form; the message does not name the folder.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (path / name).is_file():
-            raise DictionaryError(
-                f"{path} is not a dictionary: it has no {name}; give the folder that save() or SAELens wrote."
-            )
     try:
         config = json.loads((path / CONFIG).read_text())
     except (OSError, ValueError) as error:
-        raise DictionaryError(f"{path / CONFIG} is damaged ({error}); save the dictionary again.") from error
+        raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
     if not isinstance(config, dict):
-        raise DictionaryError(f"{path / CONFIG} does not hold a configuration; save the dictionary again.")
+        raise DictionaryError(f"its {CONFIG} does not hold a configuration; save the dictionary again")
     try:
         return config, load_file(path / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise DictionaryError(
-            f"{path / WEIGHTS} is damaged or cut short ({error}); copy or save the dictionary again."
+            f"its {WEIGHTS} is damaged or cut short ({error}); copy or save the dictionary again"
         ) from error

@@ -7,17 +7,22 @@ The threshold itself is learned (not its logarithm, with which Adam hardly moves
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from workbench.core.checks import Natural, Positive, PositiveNumber, checked
 from workbench.dictionaries.activations import Activation, codes_above
 from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.settings import Coefficient, Setting, Width
 from workbench.dictionaries.sparse import PIECE, DenseEntries, Entries, entries_where, is_sparse
 
 START = 0.01
 """Threshold at the start, in units of the activations' size."""
+L0 = Annotated[Coefficient, Setting("L0 penalty", "Higher makes fewer latents active.")]
+"""Sparsity coefficient."""
 
 
 class JumpReLU(Activation):
@@ -36,7 +41,7 @@ class JumpReLU(Activation):
         self.l0 = l0
         self.bandwidth = bandwidth
         self._inside: Tensor | None = None
-        """Which entries of the batch at hand are in the band, from `entries` to `backward`."""
+        """Which entries of the current batch are in the band; kept from `entries` to `backward`."""
         self.threshold = nn.Parameter(torch.full((width,), START), requires_grad=False)
 
     def codes(self, pre: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,16 +112,17 @@ class JumpReLUSAE(SparseCoder):
 
     kind = "jumprelu"
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
-        l0: float = 1.0,
+        d_in: Positive,
+        width: Width,
+        l0: L0 = 1.0,
         *,
-        bandwidth: float = 0.05,
+        bandwidth: PositiveNumber = 0.05,
         hook_point: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         part = JumpReLU(width, l0, bandwidth)
         super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)
@@ -141,18 +147,19 @@ class JumpReLUTranscoder(SparseCoder):
     transcodes = True
     centred = False
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
-        l0: float = 1.0,
+        d_in: Positive,
+        width: Width,
+        l0: L0 = 1.0,
         *,
-        bandwidth: float = 0.05,
-        d_out: int | None = None,
+        bandwidth: PositiveNumber = 0.05,
+        d_out: Positive | None = None,
         reads: str = "",
         writes: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         part = JumpReLU(width, l0, bandwidth)
         super().__init__(d_in, width, part, d_out=d_out, reads=reads, writes=writes, name=name, seed=seed)

@@ -14,8 +14,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.dictionaries.folder import DictionaryError, check_sizes
-from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
+from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import Dictionary
 
 ROWS = 1024
 """Activations encoded at a time: bounds the `[rows, n_keys]` matrix of distances."""
@@ -46,20 +48,20 @@ class KeyValueBottleneck(Dictionary):
     kind = "key_value"
     noun = "pair"
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        d_value: int,
-        codebooks: int = 64,
-        n_keys: int = 1024,
-        d_key: int = 14,
+        d_in: Positive,
+        d_value: Positive,
+        codebooks: Positive = 64,
+        n_keys: Positive = 1024,
+        d_key: Positive = 14,
         *,
         hook_point: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         super().__init__(name)
-        check_sizes(d_in=d_in, d_value=d_value, codebooks=codebooks, n_keys=n_keys, d_key=d_key)
         self.d_in, self.d_out, self.n_features = d_in, d_value, codebooks * n_keys
         self.codebooks = self.groups = codebooks
         self.n_keys = n_keys
@@ -77,9 +79,9 @@ class KeyValueBottleneck(Dictionary):
     @classmethod
     def example(cls) -> Self:
         """Three codebooks of five pairs, with random values."""
-        made = cls(8, 4, codebooks=3, n_keys=5, d_key=2)
-        made.values.copy_(torch.randn(made.values.shape, generator=torch.Generator().manual_seed(1)))
-        return made
+        bottleneck = cls(8, 4, codebooks=3, n_keys=5, d_key=2)
+        bottleneck.values.copy_(torch.randn(bottleneck.values.shape, generator=torch.Generator().manual_seed(1)))
+        return bottleneck
 
     def encode(self, x: Tensor) -> Codes:
         """Activations `[..., d_in]` as pairs `[..., codebooks]`, each with the weight 1 / codebooks."""
@@ -116,9 +118,10 @@ class KeyValueBottleneck(Dictionary):
         self.check(index)
         return self.values.flatten(0, 1)[index]
 
+    @checked(DictionaryError)
     @torch.no_grad()
     def learn_keys(
-        self, x: Tensor, *, epochs: int = 10, batch: int = 256, decay: float = 0.95, seed: int = 0
+        self, x: Tensor, *, epochs: Natural = 10, batch: Positive = 256, decay: Share = 0.95, seed: Natural = 0
     ) -> list[float]:
         """Set the keys to centres of activations, by k-means with moving averages; the values start anew.
 
@@ -152,8 +155,8 @@ class KeyValueBottleneck(Dictionary):
                 nearest = self._nearest(part).T  # [codebooks, batch]
                 places = nearest[..., None].expand_as(part)
                 distance += float((part - self.keys.gather(1, places)).square().sum(-1).mean(0).sum())
-                found = torch.zeros_like(counts).scatter_add_(1, nearest, torch.ones_like(part[..., 0]))
-                counts.mul_(decay).add_(found, alpha=1 - decay)
+                chosen = torch.zeros_like(counts).scatter_add_(1, nearest, torch.ones_like(part[..., 0]))
+                counts.mul_(decay).add_(chosen, alpha=1 - decay)
                 sums.mul_(decay).add_(torch.zeros_like(sums).scatter_add_(1, places, part), alpha=1 - decay)
                 total = counts.sum(1, keepdim=True)
                 smoothed = (counts + 1e-5) / (total + self.n_keys * 1e-5) * total
@@ -174,13 +177,14 @@ class KeyValueBottleneck(Dictionary):
         counts[dead] = counts.mean()
         sums[dead] = fresh[dead] * counts.mean()
 
+    @checked(DictionaryError)
     @torch.no_grad()
-    def learn(self, x: Tensor | Codes, labels: Tensor, lr: float = 0.3, smoothing: float = 0.1) -> float:
+    def learn(self, x: Tensor | Codes, labels: Tensor, lr: PositiveNumber = 0.3, smoothing: Share = 0.1) -> float:
         """One step of gradient descent on the fetched values, with the mean of the values as logits.
 
         Args:
             x: activations, `[batch, d_in]`, or their codes, `[batch, codebooks]`: keys are frozen, so that codes have
-                to be found only once.
+                to be computed only once.
             labels: classes, `[batch]`, from 0 to `d_value` - 1.
             lr: learning rate, of the sum over the batch, so that it means the same for any number of codebooks.
             smoothing: share of each label that is spread over all classes.
@@ -218,8 +222,8 @@ class KeyValueBottleneck(Dictionary):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Dictionary`."""
-        made = cls(config["d_in"], config["d_out"], **config["workbench"]["settings"], seed=None)
-        state = made.state_dict()
+        bottleneck = cls(config["d_in"], config["d_out"], **config["workbench"]["settings"], seed=None)
+        state = bottleneck.state_dict()
         for name in sorted(state.keys() ^ tensors.keys()):
             raise DictionaryError(f"its weights {'lack' if name in state else 'have an unknown'} {name}")
         for name, tensor in tensors.items():
@@ -227,5 +231,5 @@ class KeyValueBottleneck(Dictionary):
                 raise DictionaryError(
                     f"{name} has the shape {tuple(tensor.shape)}, and cfg.json says {tuple(state[name].shape)}"
                 )
-        made.load_state_dict(dict(tensors), assign=True)
-        return made
+        bottleneck.load_state_dict(dict(tensors), assign=True)
+        return bottleneck

@@ -11,26 +11,60 @@ each sum running over the batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.trainable import Step
-
-if TYPE_CHECKING:
-    from workbench.dictionaries.coder import SparseCoder
 
 SAMPLE = 4096
 """Rows of the sample on which the encoder's size is set."""
 
 
+class Coder(Protocol):
+    """What these functions need of a dictionary with an encoder and a decoder; see `SparseCoder`."""
+
+    d_in: int
+    d_out: int
+    centred: bool
+    unit_in: float
+    unit_out: float
+    activation: Activation
+    W_enc_T: nn.Parameter
+    b_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    W_skip: nn.Parameter | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in error messages."""
+        ...
+
+    @property
+    def W_enc(self) -> Tensor:
+        """`[d_in, width]`, a view of `W_enc_T`."""
+        ...
+
+    def centre(self, x: Tensor) -> Tensor:
+        """The input of the encoder's product: `[..., d_in]`."""
+        ...
+
+    def pre_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of the encoder's product `[batch, d_in]`, and the pre-activations `[batch, width]`."""
+        ...
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Activations at `writes` `[n, d_out]` from those at `reads` `[n, d_in]`."""
+        ...
+
+
 @torch.no_grad()
-def loss_and_gradients(
-    coder: SparseCoder, x: Tensor, target: Tensor | None, dead: Tensor | None, sparsity: float
-) -> Step:
+def loss_and_gradients(coder: Coder, x: Tensor, target: Tensor | None, dead: Tensor | None, sparsity: float) -> Step:
     """See `Trainable.loss_and_gradients`."""
     own = target is None
     source = x.to(coder.W_enc.dtype)
@@ -76,7 +110,7 @@ def loss_and_gradients(
     )
 
 
-def _auxiliary(coder: SparseCoder, pre: Tensor, centred: Tensor, g: Tensor, *, dead: Tensor, square: float) -> float:
+def _auxiliary(coder: Coder, pre: Tensor, centred: Tensor, g: Tensor, *, dead: Tensor, square: float) -> float:
     """AuxK of Gao et al. 2024: the strongest dead latents reconstruct what the living ones leave over.
 
     As in SAELens, k_aux is half the width of the activations (the paper's choice), pre-activations count without the
@@ -112,7 +146,7 @@ def _remove_parallel(gradient: Tensor, weights: Tensor, along: Tensor | None = N
 
 
 @torch.no_grad()
-def initialise(coder: SparseCoder, x: Tensor, target: Tensor | None) -> None:
+def initialise(coder: Coder, x: Tensor, target: Tensor | None) -> None:
     """See `SparseCoder.initialise`."""
     x = x.to(coder.W_enc.dtype)
     own = target is None
@@ -132,11 +166,11 @@ def initialise(coder: SparseCoder, x: Tensor, target: Tensor | None) -> None:
     coder.activation.initialise(coder.unit_out)
     entries = coder.activation.entries(torch.addmm(coder.b_enc, coder.centre(x[:SAMPLE]), coder.W_enc), coder.unit_out)
     coder.activation.initialise(coder.unit_out)
-    made, wanted = entries.decode(coder.W_dec), target[:SAMPLE] - middle  # [sample, d_out]
+    output, wanted = entries.decode(coder.W_dec), target[:SAMPLE] - middle  # [sample, d_out]
     if coder.centred:  # the best factor, by least squares
-        factor = float((made * wanted).sum()) / max(_squares(made), 1e-30)
+        factor = float((output * wanted).sum()) / max(_squares(output), 1e-30)
     else:  # the directions are random, so that there is no best one
-        factor = (_squares(wanted) / max(_squares(made), 1e-30)) ** 0.5 / 4
+        factor = (_squares(wanted) / max(_squares(output), 1e-30)) ** 0.5 / 4
     if factor > 0:
         coder.W_enc.mul_(factor)
         coder.b_enc.mul_(factor)
@@ -166,7 +200,7 @@ def unit_of(points: Tensor, middle: Tensor) -> float:
 
 @torch.no_grad()
 def resample(
-    coder: SparseCoder,
+    coder: Coder,
     x: Tensor,
     dead: Tensor,
     target: Tensor | None,
@@ -214,7 +248,7 @@ def resample(
     return len(index)
 
 
-def _check(coder: SparseCoder, x: Tensor, target: Tensor) -> None:
+def _check(coder: Coder, x: Tensor, target: Tensor) -> None:
     """Refuse batches of another form than training needs."""
     if x.shape[1:] != (coder.d_in,) or target.shape != (len(x), coder.d_out) or not len(x):
         raise DictionaryError(

@@ -8,7 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Change, Codes, Dictionary, Rewrite
+from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
+from workbench.dictionaries.protocol import Dictionary
+from workbench.model.edits import Masks
 
 
 class Neurons(Dictionary):
@@ -46,9 +48,12 @@ class Neurons(Dictionary):
         self.check(index)
         return torch.nn.functional.one_hot(torch.tensor(index), self.n_features).float()
 
-    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
+    def intervene(
+        self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = everywhere
+    ) -> Tensor:
         """Plain assignment, exact to the bit: `[..., width]`."""
         written = written.clone()
-        for index, change in changes:  # type: ignore[misc]  (neurons have no codes to rewrite: `force` refuses)
-            written[..., index] = change(written[..., index])
+        for change in changes:
+            assert isinstance(change, Change)  # neurons have no codes to rewrite: `force` refuses
+            written[..., change.index] = change.apply(written[..., change.index], masks)
         return written

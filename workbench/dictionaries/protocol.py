@@ -1,14 +1,13 @@
-"""What every dictionary promises: it reads at one hook point, writes at one, and turns activations into sparse codes.
+"""The base of all dictionaries: it reads at one hook point, writes at one, and turns activations into sparse codes.
 
-A dictionary is pure tensor maths. It names hook points but knows no model, and opens no file but its own weights. A
-kind registers itself under its `kind` word by being defined; loading, training and the tests' laws find it there.
+A dictionary holds tensors and names hook points; it knows no model and opens no file but its own weights. The
+definition of a kind registers it under its word `kind`, where loading, training and the law tests look it up.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,48 +17,10 @@ from torch import Tensor, nn
 
 from workbench.core.hashing import fingerprint
 from workbench.dictionaries.acting import Splice
+from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
-from workbench.dictionaries.folder import CONFIG, DictionaryError, read_folder, write_folder
-from workbench.dictionaries.saelens import understood
-
-FORMAT = 1
-"""Version of our own fields in `cfg.json`."""
-BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
-"""Where the dictionaries are that come with Workbench."""
-
-Change = tuple[int, Callable[[Tensor], Tensor]]
-"""A feature's index and what its value `[...]` becomes."""
-Rewrite = Callable[["Codes"], "Codes"]
-"""What becomes of all codes of an activation together; it may add columns."""
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Sparse features: for each activation the features that are present, and how strongly."""
-
-    values: Tensor
-    """`[..., k]`; 0 means absent."""
-    indices: Tensor
-    """`[..., k]`, whole numbers in 0 … n_features - 1."""
-    n_features: int
-    """Size of the dictionary they belong to."""
-
-    def dense(self) -> Tensor:
-        """The same codes with a column for every feature: `[..., n_features]`."""
-        full = self.values.new_zeros(*self.values.shape[:-1], self.n_features)
-        return full.scatter_add(-1, self.indices, self.values)
-
-    def value_of(self, index: int) -> Tensor:
-        """The value of one feature: `[...]`, 0 where it is absent."""
-        return torch.where(self.indices == index, self.values, 0).sum(-1)
-
-    def with_value(self, index: int, value: Tensor) -> Codes:
-        """The same codes, but with this value `[...]` of one feature."""
-        others = self.values.masked_fill(self.indices == index, 0)
-        column = self.indices.new_full((*self.indices.shape[:-1], 1), index)
-        return Codes(
-            torch.cat([others, value.unsqueeze(-1)], -1), torch.cat([self.indices, column], -1), self.n_features
-        )
+from workbench.dictionaries.folder import FORMAT, DictionaryError, write_folder
+from workbench.model.edits import Masks
 
 
 class Dictionary(nn.Module):
@@ -74,6 +35,8 @@ class Dictionary(nn.Module):
 
     kind: str
     """The word under which the kind is registered; a class without one is a base for kinds."""
+    also_called: ClassVar[tuple[str, ...]] = ()
+    """Further words by which folders name the kind."""
     noun: ClassVar[str] = "latent"
     """What one of its features is called, in the singular."""
     transcodes: ClassVar[bool] = False
@@ -90,7 +53,9 @@ class Dictionary(nn.Module):
     groups: int = 1
     """Parts of equal size into which the features are divided, in their order; each part describes its own share."""
     provenance: dict[str, Any]
-    """What it was made from and how, as plain data; kept on disk."""
+    """Source and settings of its training, as plain data; kept on disk."""
+    folder: str
+    """Where it was last saved to or loaded from; empty before that."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -105,16 +70,16 @@ class Dictionary(nn.Module):
     def __init__(self, name: str = "") -> None:
         super().__init__()
         self.provenance = {}
+        self.folder = ""
         self._given_name = name
-        self._folder = ""
 
     @property
     def name(self) -> str:
-        """What features call it, the part of a feature id before the colon.
+        """Its name in feature ids, the part before the colon.
 
-        The name it was given; without one, the folder it was last saved to or loaded from; before that, its kind.
+        It is the name set by the caller; without one, the `folder`; without that, the kind.
         """
-        return self._given_name or self._folder or self.kind
+        return self._given_name or self.folder or self.kind
 
     @name.setter
     def name(self, name: str) -> None:
@@ -135,17 +100,17 @@ class Dictionary(nn.Module):
 
     @abstractmethod
     def direction(self, index: int) -> Tensor:
-        """What one unit of the feature adds at `writes`: `[d_out]`."""
+        """The change at `writes` per unit of the feature: `[d_out]`."""
 
     @classmethod
     @abstractmethod
     def example(cls) -> Self:
-        """A small one with random weights, to try things on."""
+        """A small dictionary of this kind with random weights, for tests."""
 
     def reconstruct(self, x: Tensor, codes: Codes | None = None) -> Tensor:
-        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`, with these codes or their own.
+        """Activations at `writes` `[..., d_out]` from those at `reads` `[..., d_in]`, through `codes` or `encode(x)`.
 
-        It is `decode(codes)`, and in kinds with a path past the codes what goes along it.
+        It is `decode(codes)`, plus the skip path in kinds that have one.
         """
         return self.decode(self.encode(x) if codes is None else codes)
 
@@ -173,34 +138,37 @@ class Dictionary(nn.Module):
             f"{self.name} has no discrete codes to force; hold its feature {index} at a value with Clamp."
         )
 
-    def intervene(self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite]) -> Tensor:
-        """Add `decode(edited codes) - decode(codes)`, leaving alone what the dictionary does not explain.
+    def intervene(
+        self, read: Tensor, written: Tensor, changes: Sequence[Change | Rewrite], masks: Masks = everywhere
+    ) -> Tensor:
+        """The activations plus `decode(edited codes) - decode(codes)`; the reconstruction error stays in them.
 
         Args:
             read: activations at `reads`, `[..., d_in]`.
             written: activations at `writes`, `[..., d_out]`.
             changes: applied in order; a later change of the same feature sees what an earlier one left.
+            masks: where each of them acts, by its rule.
 
         Returns:
             The new activations at `writes`, `[..., d_out]`.
         """
         codes = self.encode(read)
-        values = [change for change in changes if isinstance(change, tuple)]
+        values = [change for change in changes if isinstance(change, Change)]
         if len(values) < len(changes):
             edited = codes
             for change in changes:
-                if isinstance(change, tuple):
-                    edited = edited.with_value(change[0], change[1](edited.value_of(change[0])))
+                if isinstance(change, Change):
+                    edited = edited.with_value(change.index, change.apply(edited.value_of(change.index), masks))
                 else:
-                    edited = change(edited)
+                    edited = change.apply(edited, masks)
             difference = self.decode(edited) - self.decode(codes)
             return torch.where(difference == 0, written, written + difference)
         start: dict[int, Tensor] = {}
         now: dict[int, Tensor] = {}
-        for index, change in values:
-            if index not in start:
-                start[index] = now[index] = codes.value_of(index)
-            now[index] = change(now[index])
+        for change in values:
+            if change.index not in start:
+                start[change.index] = now[change.index] = codes.value_of(change.index)
+            now[change.index] = change.apply(now[change.index], masks)
         for index, value in now.items():
             difference = (value - start[index]).unsqueeze(-1)  # [..., 1]
             # where nothing changed the activation keeps its bits
@@ -208,11 +176,11 @@ class Dictionary(nn.Module):
         return written
 
     def splice(self, hook_point: str) -> Splice:
-        """This dictionary in the place of what a model has at a hook point; `LanguageModel.spliced` takes it there."""
+        """A splice of this dictionary at a hook point, for `LanguageModel.spliced`."""
         return Splice(self, hook_point)
 
     def config(self) -> dict[str, Any]:
-        """What `cfg.json` says, in SAELens's field names where it has one; plain data."""
+        """The content of `cfg.json`, in SAELens's field names where it has one; plain data."""
         raise DictionaryError(f"{self.name} has no weights of its own to save: {self.kind} belong to the model.")
 
     def tensors(self) -> dict[str, Tensor]:
@@ -224,8 +192,26 @@ class Dictionary(nn.Module):
         """The inverse of `config()` and `tensors()`; raises `DictionaryError` if the two do not fit together."""
         raise DictionaryError(f"{cls.kind} belong to a model and are not read from a folder.")
 
+    @staticmethod
+    def kind_called(word: str) -> type[Dictionary]:
+        """The kind whose word this is, or that is also called so.
+
+        Raises:
+            DictionaryError: there is none.
+        """
+        for kind in Dictionary.kinds.values():
+            if word == kind.kind or word in kind.also_called:
+                return kind
+        known = ", ".join(sorted(Dictionary.kinds))
+        raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
+
     def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write the dictionary to a folder; other files there are left alone.
+        """Write the dictionary to a folder, which becomes its `folder`; see `write`."""
+        self.write(path, half=half)
+        self.folder = str(Path(path))
+
+    def write(self, path: str | Path, *, half: bool = False) -> None:
+        """Write a copy of the dictionary to a folder; other files there are left alone.
 
         Args:
             path: the folder.
@@ -246,59 +232,3 @@ class Dictionary(nn.Module):
         config = self.config()
         config["workbench"] = config.get("workbench", {}) | own
         write_folder(Path(path), config, tensors)
-        self._folder = str(Path(path))
-
-
-def load_dictionary(path: str | Path) -> Dictionary:
-    """Read a dictionary from the folder that `save` or SAELens wrote.
-
-    Args:
-        path: the folder, or the name of a dictionary that comes with Workbench, such as "resid-15".
-
-    Raises:
-        DictionaryError: there is none, it is damaged, or of a kind that this version does not know.
-    """
-    folder = Path(path)
-    if not folder.exists() and str(path) in bundled():
-        folder = BUNDLED / folder
-    elif not folder.exists() and bundled():
-        raise DictionaryError(f"There is no folder {path}; {', '.join(bundled())} come with Workbench.")
-    config, tensors = read_folder(folder)
-    try:
-        made = _made(config, tensors)
-    except KeyError as error:
-        raise DictionaryError(f"{folder} can't be used: its cfg.json lacks {error}.") from error
-    except (DictionaryError, TypeError, ValueError, AttributeError) as error:
-        raise DictionaryError(f"{folder} can't be used: {str(error).rstrip('.')}.") from error
-    made._folder = str(folder)
-    return made
-
-
-def bundled() -> list[str]:
-    """The names of the dictionaries that come with Workbench."""
-    return sorted(file.parent.name for file in BUNDLED.glob(f"*/{CONFIG}"))
-
-
-def _made(config: dict[str, Any], tensors: dict[str, Tensor]) -> Dictionary:
-    """The dictionary that a folder describes; errors say what is wrong, not where."""
-    own = config.get("workbench") or {}
-    if own.get("format", FORMAT) != FORMAT:
-        raise DictionaryError(
-            f"it is in format {own['format']} and this version reads format {FORMAT}; "
-            "open it with the version that wrote it, or train it anew"
-        )
-    if "sha256" in own and own["sha256"] != fingerprint(tensors):
-        raise DictionaryError("its weights are not those that were saved with its cfg.json; copy both files again")
-    config, tensors = understood(config, tensors)
-    word = own.get("kind") or config["architecture"]
-    kind = Dictionary.kinds.get(word)
-    if kind is None:
-        known = ", ".join(sorted(Dictionary.kinds))
-        raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
-    made = kind.from_config(config, tensors)
-    metadata = config["metadata"]
-    made.reads = own.get("reads") or metadata.get("hook_name") or ""
-    made.writes = own.get("writes") or metadata.get("hook_name_out") or made.reads
-    made.name = own.get("name") or ""
-    made.provenance = own.get("provenance") or {}
-    return made

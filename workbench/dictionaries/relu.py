@@ -8,13 +8,19 @@ resampled. Transcoders: Dunefsky, Chlenski, Nanda, "Transcoders find interpretab
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries.activations import Activation, padded_codes
 from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.settings import Coefficient, Setting, Width
 from workbench.dictionaries.sparse import DenseEntries, Entries, entries_where, is_sparse
+
+L1 = Annotated[Coefficient, Setting("L1 penalty", "Higher makes fewer latents active.")]
+"""Sparsity coefficient."""
 
 
 class ReLU(Activation):
@@ -65,9 +71,18 @@ class StandardSAE(SparseCoder):
     """
 
     kind = "standard"
+    also_called = ("relu",)
 
+    @checked(DictionaryError)
     def __init__(
-        self, d_in: int, width: int, l1: float = 1.0, *, hook_point: str = "", name: str = "", seed: int | None = 0
+        self,
+        d_in: Positive,
+        width: Width,
+        l1: L1 = 1.0,
+        *,
+        hook_point: str = "",
+        name: str = "",
+        seed: Natural | None = 0,
     ):
         super().__init__(d_in, width, ReLU(l1), reads=hook_point, writes=hook_point, name=name, seed=seed)
 
@@ -90,17 +105,18 @@ class Transcoder(SparseCoder):
     transcodes = True
     centred = False
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
-        l1: float = 1.0,
+        d_in: Positive,
+        width: Width,
+        l1: L1 = 1.0,
         *,
-        d_out: int | None = None,
+        d_out: Positive | None = None,
         reads: str = "",
         writes: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         super().__init__(d_in, width, ReLU(l1), d_out=d_out, reads=reads, writes=writes, name=name, seed=seed)
 

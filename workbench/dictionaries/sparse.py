@@ -27,7 +27,7 @@ _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 """The gradient of a ReLU, in one pass and in place."""
 
 PIECE = 256
-"""Rows of a dense matrix that are summed at a time, so that what is made of them stays in the cache."""
+"""Rows of a dense matrix that are summed at a time, so that the results stay in the cache."""
 
 WORTH_THREADS = 1 << 18
 """Searches among fewer numbers than this are not worth a second thread."""
@@ -163,7 +163,7 @@ class DenseEntries:
     """
 
     pre: Tensor
-    """The values, once they are made."""
+    """The values, once they are computed."""
     values: Tensor
 
     @property
@@ -273,8 +273,8 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     pieces = threads * math.ceil(plain.size / CACHED / threads)  # as many for each thread
     rows = math.ceil(len(plain) / pieces)
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda start: _top_k(plain[start : start + rows], k), range(0, len(plain), rows))
-        return torch.from_numpy(np.concatenate(list(found)))
+        parts = pool.map(lambda start: _top_k(plain[start : start + rows], k), range(0, len(plain), rows))
+        return torch.from_numpy(np.concatenate(list(parts)))
 
 
 def _top_k(scores: np.ndarray, k: int) -> np.ndarray:

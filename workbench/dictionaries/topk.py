@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.coder import SparseCoder
-from workbench.dictionaries.folder import DictionaryError, check_sizes
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.settings import Active, Coefficient, Width
 from workbench.dictionaries.sparse import Entries, entries_at, top_k
 
 
@@ -30,9 +32,8 @@ class TopK(Activation):
 
     def __init__(self, width: int, k: int = 32, auxiliary: float = 1 / 32):
         super().__init__()
-        check_sizes(width=width)
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= width:
-            raise DictionaryError(f"k is a whole number from 1 to the width, {width:,}, not {k!r}.")
+        if k > width:
+            raise DictionaryError(f"k is a whole number from 1 to the width, {width:,}, not {k:,}.")
         self.k = k
         self.auxiliary = auxiliary
 
@@ -67,16 +68,17 @@ class TopKSAE(SparseCoder):
 
     kind = "topk"
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
-        k: int = 32,
+        d_in: Positive,
+        width: Width,
+        k: Active = 32,
         *,
-        auxiliary: float = 1 / 32,
+        auxiliary: Coefficient = 1 / 32,
         hook_point: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         part = TopK(width, k, auxiliary)
         super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)
@@ -101,18 +103,19 @@ class TopKTranscoder(SparseCoder):
     transcodes = True
     centred = False
 
+    @checked(DictionaryError)
     def __init__(
         self,
-        d_in: int,
-        width: int,
-        k: int = 32,
+        d_in: Positive,
+        width: Width,
+        k: Active = 32,
         *,
-        auxiliary: float = 1 / 32,
-        d_out: int | None = None,
+        auxiliary: Coefficient = 1 / 32,
+        d_out: Positive | None = None,
         reads: str = "",
         writes: str = "",
         name: str = "",
-        seed: int | None = 0,
+        seed: Natural | None = 0,
     ):
         part = TopK(width, k, auxiliary)
         super().__init__(d_in, width, part, d_out=d_out, reads=reads, writes=writes, name=name, seed=seed)

@@ -1,4 +1,4 @@
-"""What a dictionary that is trained promises to whoever trains it.
+"""The base of dictionaries that can be trained.
 
 One step of training, on activations already harvested:
 
@@ -6,8 +6,8 @@ One step of training, on activations already harvested:
     optimiser.step()
     dictionary.constrain()
 
-before the first of which `initialise` sees a sample and `parameter_groups` gives the optimiser what it needs. There is
-no hidden state: who trains counts for how long each latent has been silent, from `step.fired`.
+Before the first step, `initialise` gets a sample, and `parameter_groups` returns the optimiser's groups. The dictionary
+keeps no state of training: the caller counts the tokens since each latent fired, from `step.fired`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Codes, Dictionary
+from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.settings import Field, fields_of
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of training measured, on its batch and before the weights moved."""
+    """Measures of one training step, on its batch and before the weights change."""
 
     loss: float
-    """All that is minimised: squared error + penalty + auxiliary loss."""
+    """The minimised loss: squared error + penalty + auxiliary loss."""
     error: float
     """Mean over the batch of the squared error, in units of the activations' size squared (see `unit_out`)."""
     penalty: float
-    """What the kind adds for density."""
+    """The kind's penalty on density."""
     auxiliary: float
-    """What the kind adds for dead latents."""
+    """The kind's loss on dead latents."""
     fvu: float
     """Share of the target's variance that is not explained."""
     l0: float
@@ -44,24 +46,24 @@ class Step:
 
 @dataclass(frozen=True)
 class SpliceTerms:
-    """What training a model through a dictionary needs of one run, besides the cross-entropy.
+    """Output and loss of a dictionary in one run of a model that is trained through it.
 
     The loss of the dictionary is the squared distance between `reconstruction` and `target`, summed over coordinates.
     """
 
     output: Tensor
-    """What takes the activation's place in the model, `[..., d_out]`; its gradient reaches what was read."""
+    """Replaces the activation in the model, `[..., d_out]`; its gradient reaches the activation at `reads`."""
     reconstruction: Tensor
-    """What the dictionary is judged by, `[..., d_out]`; its gradient reaches the dictionary alone."""
+    """The reconstruction, `[..., d_out]`; its gradient reaches the dictionary alone."""
     target: Tensor
-    """What that should be, `[..., d_out]`."""
+    """The activation that it should equal, `[..., d_out]`."""
 
 
 class Trainable(Dictionary):
     """A dictionary with a loss.
 
-    Parameters are in the activations' own units, always: nothing has to be folded in or out on saving. The size of the
-    activations enters as `unit_in` and `unit_out`, which make losses, penalties and learning rates independent of it.
+    Parameters are always in the activations' own units, so that saving folds nothing in or out. `unit_in` and
+    `unit_out` state the size of the activations and make losses, penalties and learning rates independent of it.
     Parameters do not ask for gradients; `loss_and_gradients` computes them without a graph.
     """
 
@@ -71,6 +73,11 @@ class Trainable(Dictionary):
     """The same at `writes`."""
     resamples: bool = False
     """Whether dead latents should be revived by calling `resample` now and then."""
+
+    @classmethod
+    def fields(cls) -> list[Field]:
+        """The fields of a form for a new training: the constructor's arguments that are chosen."""
+        return fields_of(cls.__init__)
 
     @abstractmethod
     def initialise(self, x: Tensor, target: Tensor | None = None) -> None:
@@ -111,7 +118,7 @@ class Trainable(Dictionary):
         return SpliceTerms(self.reconstruct(read, codes), alone, written)
 
     def widen(self, first_k: int, share: float) -> None:
-        """Activate more features at a time than the dictionary will in the end, where the kind can.
+        """Raise the number of features that are active at a time, in kinds that can.
 
         Args:
             first_k: how many at the beginning.

@@ -1,4 +1,4 @@
-"""The picture of an attribution graph: positions from left to right, layers from bottom to top."""
+"""The figure of an attribution graph: positions from left to right, layers from bottom to top."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workbench.figures.common import AGAINST, FAINT, FOR, INK, dress
 
 
 class Drawn(Protocol):
-    """A node: a `circuits.graph.Node`."""
+    """A node: an `attribution.Node`."""
 
     @property
     def id(self) -> int: ...
@@ -36,7 +36,7 @@ class Drawn(Protocol):
 
 
 class Line(Protocol):
-    """An edge: a `circuits.graph.Edge`."""
+    """An edge: an `attribution.Edge`."""
 
     @property
     def source(self) -> int: ...
@@ -47,7 +47,7 @@ class Line(Protocol):
 
 
 class Picture(Protocol):
-    """A pruned graph: a `circuits.graph.Graph`."""
+    """A pruned graph: an `attribution.Graph`."""
 
     @property
     def prompt(self) -> list[str]: ...
@@ -65,24 +65,24 @@ LOOKS = {
     "bias": ("biases", "cross", "#b9c2bd"),
     "target": ("target", "star", INK),
 }
-"""Of each kind: its name, symbol, colour."""
+"""Name, symbol and colour of each kind of node."""
 WIDTHS = (0.6, 1.4, 2.6, 4.5)
-"""Of edges, from the weakest to the strongest; a trace of lines has one width."""
+"""Widths of edges, from the weakest to the strongest; a trace of lines has one width."""
 MOST_EDGES = 600
-"""Edges drawn at most, the strongest."""
+"""The largest number of edges drawn, the strongest."""
 
 
 def attribution_graph(
     graph: Picture, words: Mapping[int, str] | None = None, *, chosen: int | None = None, pinned: Sequence[int] = ()
 ) -> go.Figure:
-    """A pruned graph: latents, what else writes into the stream, and the strongest edges between them.
+    """The nodes of a pruned graph and the strongest edges between them.
 
-    A node is as large as its influence, an edge as wide as its weight; green adds to what it leads to, red takes away.
-    The id of each node is its point's `customdata`.
+    The size of a node shows its influence, the width of an edge its weight; weights above 0 are green, those below are
+    red. The `customdata` of a point is its node's id.
 
     Args:
         graph: a pruned graph.
-        words: by node id, what else is said on hover, such as a latent's label.
+        words: by node id a further line on hover, such as a latent's label.
         chosen: the id of a node whose edges stand out.
         pinned: ids of nodes to mark.
     """
@@ -112,7 +112,7 @@ def attribution_graph(
                 },
             },
             customdata=[node.id for node in mine],
-            hovertext=[_said(graph, node, words.get(node.id, "")) for node in mine],
+            hovertext=[_hover_text(graph, node, words.get(node.id, "")) for node in mine],
             hovertemplate="%{hovertext}<extra></extra>",
         )
     dress(figure)
@@ -143,24 +143,24 @@ def attribution_graph(
 
 
 def _places(nodes: Sequence[Drawn], heights: Mapping[int, int]) -> dict[int, tuple[float, float]]:
-    """Where each node is: those of a layer and position stand side by side, the most influential in the middle."""
+    """Coordinates of nodes by id; those of one layer and position stand side by side, the most influential centred."""
     cells: dict[tuple[int, int], list[Drawn]] = {}
     for node in nodes:
         cells.setdefault((node.position, heights[node.layer]), []).append(node)
-    found = {}
+    places = {}
     for (position, height), mine in cells.items():
         mine.sort(key=lambda node: -node.influence)
         step = min(0.16, 0.8 / len(mine))
         for number, node in enumerate(mine):
             side = (number + 1) // 2 * (1 if number % 2 else -1)
-            found[node.id] = position + side * step, height + 0.12 * (number % 3 - 1) * (len(mine) > 1)
-    return found
+            places[node.id] = position + side * step, height + 0.12 * (number % 3 - 1) * (len(mine) > 1)
+    return places
 
 
 def _draw_edges(
     figure: go.Figure, graph: Picture, places: Mapping[int, tuple[float, float]], chosen: int | None
 ) -> None:
-    """Lines in one trace for each width and sign; the weight of each is said at its middle."""
+    """Draw edges, in one trace for each width and sign; hovering over the middle of an edge shows its weight."""
     edges = sorted(graph.edges, key=lambda edge: -abs(edge.weight))[:MOST_EDGES]
     if not edges:
         return
@@ -201,8 +201,8 @@ def _line(edge: Line, places: Mapping[int, tuple[float, float]], axis: int) -> t
     return places[edge.source][axis], places[edge.target][axis], None
 
 
-def _said(graph: Picture, node: Drawn, words: str) -> str:
-    """What a node says on hover, as HTML."""
+def _hover_text(graph: Picture, node: Drawn, words: str) -> str:
+    """The hover text of a node, as HTML."""
     lines = [f"<b>{figure_label(node.label)}</b>"]
     if node.position >= 0:
         lines.append(f"on {figure_label(graph.prompt[node.position])} (position {node.position})")

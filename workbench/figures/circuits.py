@@ -1,4 +1,4 @@
-"""Figures of circuits: scores of all heads side by side, and how well they agree with a truth."""
+"""Figures of circuits: scores of all heads side by side, and their agreement with a known circuit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLOURS = (FOR, AGAINST, "#8a6d3b", "#4b6c9e", "#8d5a97", FAINT)
 
 
 def head_maps(maps: Mapping[str, Sequence[Sequence[float]]], circuit: Sequence[tuple[int, int]] = ()) -> go.Figure:
-    """Scores of heads as heat maps side by side, layers downwards, each with a colour scale of its own.
+    """Scores of heads as heat maps side by side, layers downwards, each with its own colour scale.
 
     Args:
-        maps: by what they are called, `[layer][head]`; scales with values below 0 have white at 0.
+        maps: by name, `[layer][head]`; 0 is white, also in maps with values below 0.
         circuit: heads to mark in every map, as (layer, head).
     """
     names = list(maps)
@@ -56,10 +56,10 @@ def head_maps(maps: Mapping[str, Sequence[Sequence[float]]], circuit: Sequence[t
 
 
 def roc_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> go.Figure:
-    """ROC curves over each other.
+    """ROC curves in one figure.
 
     Args:
-        curves: by name, false and true positive rates, as `roc_curve` gives them.
+        curves: by name, false and true positive rates, as `roc_curve` returns them.
     """
     figure = go.Figure()
     for number, (name, (false, true)) in enumerate(curves.items()):

@@ -1,4 +1,4 @@
-"""Figures of activation sparsity: layer by layer, and against the perplexity that it costs."""
+"""Figures of activation sparsity: by layer, and against the rise in perplexity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workbench.figures.common import AGAINST, FAINT, FOR, axis_title, dress
 
 DASHES = ("solid", "dash", "dot")
 MEASURES = {"cett": ("PPL-p%", FOR), "fixed": ("one threshold for all layers", AGAINST), "top_k": ("top-k", FAINT)}
-"""What the measures are called, and their colours."""
+"""Labels and colours of the measures."""
 
 
 class Outcome(Protocol):
@@ -27,19 +27,13 @@ class Measured(Protocol):
     """A measured sparsity: a `Sparsity`."""
 
     @property
-    def asked(self) -> float: ...
-    @property
-    def reported(self) -> Any: ...
-    @property
     def calibrated(self) -> Any: ...
     @property
     def curves(self) -> Mapping[str, Sequence[tuple[float, float, float]]]: ...
-    @property
-    def rivals(self) -> Mapping[str, Any]: ...
 
 
 def sparsity_by_layer(names: Sequence[str], outcomes: Sequence[Outcome]) -> go.Figure:
-    """The share of each layer's neurons that is left out, with 95% confidence intervals, one line for each model."""
+    """The share of neurons left out by layer, with 95% confidence intervals, one line for each model."""
     figure = go.Figure()
     for number, (name, one) in enumerate(zip(names, outcomes, strict=True)):
         layers = list(range(len(one.by_layer)))
@@ -70,10 +64,9 @@ def sparsity_by_layer(names: Sequence[str], outcomes: Sequence[Outcome]) -> go.F
 
 
 def sparsity_price(names: Sequence[str], results: Sequence[Measured]) -> go.Figure:
-    """Rise in perplexity against the share of neurons left out, a line for each measure and model.
+    """The rise in perplexity against the share of neurons left out, one line for each measure and model.
 
-    Settings that raise perplexity by nothing or lower it can't stand on the logarithmic axis and are left out; a ring
-    marks what the result itself stands for.
+    Settings that do not raise perplexity are left out of the logarithmic axis. A ring marks the result's own setting.
     """
     figure = go.Figure()
     for number, (name, one) in enumerate(zip(names, results, strict=True)):

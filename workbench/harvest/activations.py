@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.progress import Progress
+from workbench.core.progress import Progress, time_left
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 
@@ -127,8 +127,8 @@ class Harvest:
 
         Args:
             skip: leave out so many tokens; the model does not run on batches that are left out whole.
-            progress: told the share done and an estimate of the time left.
-            cancel: asked before each batch; once it says True, nothing more comes.
+            progress: called with the share done, and in words the speed and an estimate of the time left.
+            cancel: called before each batch; once it returns True, the iteration ends.
         """
         passed = 0
         clock = _Clock(self._total(), skip, progress) if progress else None
@@ -141,10 +141,10 @@ class Harvest:
                 return
             with torch.no_grad():
                 # without a mask: the padding is on the right, where no token of a causal model looks
-                found = self.model.capture(batch.tokens, self.hook_points)
+                captured = self.model.capture(batch.tokens, self.hook_points)
             rows = batch.content
             part = Activations(
-                {name: value.flatten(2)[rows].float() for name, value in found.items()},  # [n_tokens, width]
+                {name: value.flatten(2)[rows].float() for name, value in captured.items()},  # [n_tokens, width]
                 batch.tokens[rows],
                 batch.texts[:, None].expand_as(rows)[rows],
                 batch.positions[rows],
@@ -173,17 +173,6 @@ class Harvest:
         return self.corpus.count_tokens(self.model, self.tokens) // self.shard[1]
 
 
-def difference(found: Mapping[str, Any], wanted: Mapping[str, Any], of: str = "") -> str:
-    """The first setting that differs, in words; empty if none does."""
-    for name in {**found, **wanted}:
-        one, other = found.get(name), wanted.get(name)
-        if one != other:
-            if isinstance(one, dict) and isinstance(other, dict):
-                return difference(one, other, f"{name}.")
-            return f"its {of}{name} is {one!r}, not {other!r}"
-    return ""
-
-
 class _Clock:
     """Tells how far a harvest is and how long it will take."""
 
@@ -197,10 +186,9 @@ class _Clock:
             self.progress(0.0, f"{done:,} tokens, {rate:,.0f} tokens/s")
             return
         left = max(self.total - done, 0) / rate
-        span = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
         self.progress(
             min(done / max(self.total, 1), 1.0),
-            f"{done:,} of about {self.total:,} tokens, {rate:,.0f} tokens/s, {span} left",
+            f"{done:,} of about {self.total:,} tokens, {rate:,.0f} tokens/s, {time_left(left)} left",
         )
 
 

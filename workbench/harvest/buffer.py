@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from workbench.harvest.activations import Activations, HarvestError, Source, difference
+from workbench.core.checks import Natural, Positive, checked
+from workbench.core.settings import difference
+from workbench.harvest.activations import Activations, HarvestError, Source
 
 
 class Buffer:
@@ -25,9 +27,8 @@ class Buffer:
         seed: of the mixing.
     """
 
-    def __init__(self, source: Source, batch_size: int = 4096, block: int = 65_536, seed: int = 0):
-        if batch_size < 1:
-            raise HarvestError(f"batch_size is a number of tokens from 1, not {batch_size}.")
+    @checked(HarvestError)
+    def __init__(self, source: Source, batch_size: Positive = 4096, block: Positive = 65_536, seed: Natural = 0):
         self.source = source
         self.batch_size = batch_size
         self.per_block = max(-(-block // batch_size), 1)

@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Number, checked
 from workbench.core.files import replacing
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
-from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError, difference
+from workbench.core.settings import difference
+from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError
 
 
 class Store:
@@ -39,17 +41,17 @@ class Store:
 
     def __init__(self, folder: str | Path, hook_points: Sequence[str] | None = None):
         self.folder = Path(folder)
-        found = _read_progress(self.folder)
-        if found is None:
+        earlier = _read_progress(self.folder)
+        if earlier is None:
             raise HarvestError(f"{self.folder} holds no activations; there is no progress.json.")
-        self.note = found
+        self.note = earlier
         rows = self.note["committed"]
         for name in hook_points or ():
-            if name not in found["widths"]:
+            if name not in earlier["widths"]:
                 raise HarvestError(
-                    f"{self.folder} holds no activations at {name}; it holds {', '.join(found['widths'])}."
+                    f"{self.folder} holds no activations at {name}; it holds {', '.join(earlier['widths'])}."
                 )
-        self.hook_points = list(hook_points or found["widths"])
+        self.hook_points = list(hook_points or earlier["widths"])
 
         def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
             needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -87,13 +89,14 @@ class Store:
         return {**self.note["harvest"], "hook_points": self.hook_points, "dtype": self.note["dtype"]}
 
     @classmethod
+    @checked(HarvestError)
     def write(
         cls,
         harvest: Harvest,
         folder: str | Path,
         *,
-        dtype: str = "float16",
-        commit_every: float = 2.0,
+        dtype: Literal["float16", "float32"] = "float16",
+        commit_every: Number = 2.0,
         progress: Progress | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Store:
@@ -104,15 +107,13 @@ class Store:
             folder: where to; each rank needs its own.
             dtype: "float16" or "float32".
             commit_every: seconds between commits, which wait for the disk; a killed writer loses at most so much work.
-            progress: told the share done and an estimate of the time left.
-            cancel: asked before each batch; once it says True, the store is left incomplete, ready to go on.
+            progress: called with the share done, and in words the speed and an estimate of the time left.
+            cancel: called before each batch; once it returns True, the store is left incomplete, ready to go on.
 
         Raises:
             HarvestError: the folder holds another harvest, or a value does not fit into float16.
         """
         folder = Path(folder)
-        if dtype not in ("float16", "float32"):
-            raise HarvestError(f"dtype is 'float16' or 'float32', not {dtype!r}.")
         if harvest.repeat and harvest.tokens is None:
             raise HarvestError("A harvest that repeats without a limit does not fit on a disk; give tokens.")
         names = list(harvest.hook_points)
@@ -123,14 +124,14 @@ class Store:
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "command": command_line(),
         }
-        found = _read_progress(folder) or note | {"committed": 0, "complete": False}
-        wrong = difference(found["harvest"] | {"dtype": found["dtype"]}, note["harvest"] | {"dtype": dtype})
+        earlier = _read_progress(folder) or note | {"committed": 0, "complete": False}
+        wrong = difference(earlier["harvest"] | {"dtype": earlier["dtype"]}, note["harvest"] | {"dtype": dtype})
         if wrong:
             raise HarvestError(f"{folder} holds another harvest: {wrong}. Choose another folder.")
-        if not found["complete"]:
-            _append(folder, found, harvest.run(found["committed"], progress=progress, cancel=cancel), commit_every)
+        if not earlier["complete"]:
+            _append(folder, earlier, harvest.run(earlier["committed"], progress=progress, cancel=cancel), commit_every)
             if not (cancel is not None and cancel()):
-                _commit(folder, found | {"complete": True})
+                _commit(folder, earlier | {"complete": True})
         return cls(folder)
 
 

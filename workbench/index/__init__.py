@@ -1,14 +1,24 @@
-"""The feature index: for every feature of a dictionary its examples, statistics and relations, over a corpus.
+"""The feature index: examples, statistics and relations of every feature of a dictionary, over a corpus.
 
-`build_index` makes one in a single pass with bounded memory, `open_index` opens it; it needs neither model nor corpus
-to be browsed and searched.
+`build_index` builds one in a single pass with bounded memory, `open_index` opens it; browsing and searching it needs
+neither model nor corpus.
 """
 
+from workbench.index.annotations import Remark as Remark
 from workbench.index.build import build_index as build_index
 from workbench.index.build import build_indexes as build_indexes
 from workbench.index.card import Example as Example
 from workbench.index.card import FeatureCard as FeatureCard
 from workbench.index.card import FeatureHit as FeatureHit
+from workbench.index.card import Histogram as Histogram
+from workbench.index.card import Neighbour as Neighbour
+from workbench.index.card import Partner as Partner
+from workbench.index.card import QuantileExample as QuantileExample
+from workbench.index.card import RegexScore as RegexScore
+from workbench.index.card import TokenFeatures as TokenFeatures
+from workbench.index.card import TokenScore as TokenScore
 from workbench.index.feature_index import FeatureIndex as FeatureIndex
 from workbench.index.feature_index import open_index as open_index
 from workbench.index.layout import FeatureIndexError as FeatureIndexError
+from workbench.index.tokens import TokenTable as TokenTable
+from workbench.index.tokens import text_ends as text_ends

@@ -1,19 +1,22 @@
-"""What people write about features: labels, notes and stars, in an SQLite file of its own.
+"""Labels, notes and stars of features, in an SQLite file of their own.
 
-Each change is one transaction that has reached the disk when the call returns. The file says which dictionary it is
-about, so that labels never end up on the latents of another one.
+Each change is one transaction that has reached the disk when the call returns. The file records its dictionary's hash,
+so that labels never end up on the latents of another dictionary.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from workbench.core.forms import read_json
 from workbench.index.layout import FeatureIndexError, save_json
 from workbench.index.words import query_of
 
@@ -36,18 +39,35 @@ END;
 
 @dataclass(frozen=True)
 class Remark:
-    """What people say about a feature."""
+    """Label, note and star of a feature."""
 
     label: str = ""
     note: str = ""
     starred: bool = False
 
 
-class People:
+class SavedRemark(TypedDict):
+    """A remark in a file of labels; what lacks is empty."""
+
+    label: NotRequired[str]
+    note: NotRequired[str]
+    starred: NotRequired[bool]
+
+
+class SavedLabels(TypedDict):
+    """A file of labels."""
+
+    format: NotRequired[Literal[1]]
+    name: NotRequired[str]
+    dictionary: str
+    features: dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], SavedRemark]
+
+
+class Annotations:
     """Labels, notes and stars of the features of one dictionary.
 
     Args:
-        file: the SQLite file; it is made at the first change.
+        file: the SQLite file; the first change creates it.
         dictionary: SHA-256 of the dictionary (of the model, for neurons).
 
     Raises:
@@ -62,7 +82,7 @@ class People:
                 self._compare(connection)
 
     def of(self, feature: int) -> Remark:
-        """What is said about a feature."""
+        """The remark on a feature."""
         with self._reading() as connection:
             if connection is None:
                 return Remark()
@@ -74,8 +94,8 @@ class People:
         """Every feature that has a label, a note or a star."""
         with self._reading() as connection:
             rows = connection.execute("SELECT * FROM remarks ORDER BY feature").fetchall() if connection else []
-        said = {feature: Remark(label, note, bool(starred)) for feature, label, note, starred in rows}
-        return {feature: remark for feature, remark in said.items() if remark != Remark()}
+        remarks = {feature: Remark(label, note, bool(starred)) for feature, label, note, starred in rows}
+        return {feature: remark for feature, remark in remarks.items() if remark != Remark()}
 
     def change(self, changes: dict[int, dict[str, Any]]) -> None:
         """Set fields of `Remark` for some features, all or none of them."""
@@ -88,15 +108,15 @@ class People:
     def search(self, text: str) -> list[tuple[int, str]]:
         """Features with the words of a text in their label, then those with them in their note."""
         query = query_of(text, prefix=True)
-        found: dict[int, str] = {}
+        matches: dict[int, str] = {}
         with self._reading() as connection:
             for column in ("label", "note") if connection and query else ():
                 hits = connection.execute(  # type: ignore[union-attr]
                     "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank", (f"{column} : ({query})",)
                 )
                 for (feature,) in hits:
-                    found.setdefault(feature, column)
-        return list(found.items())
+                    matches.setdefault(feature, column)
+        return list(matches.items())
 
     def save(self, path: Path, name: str) -> None:
         """Write all to a JSON file."""
@@ -104,28 +124,25 @@ class People:
         save_json(path, {"format": 1, "name": name, "dictionary": self.dictionary, "features": features})
 
     def load(self, path: Path, n_features: int) -> int:
-        """Take over what `save` wrote, over what is there; how many features that are."""
-        try:
-            said = json.loads(path.read_text())
-            dictionary, features = said["dictionary"], said["features"]
-            new = {int(feature): asdict(Remark(**fields)) for feature, fields in features.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FeatureIndexError(f"{path} is not a file of labels: {error}.") from error
-        if dictionary != self.dictionary:
+        """Add what `save` wrote, replacing the remarks on its features; returns their number.
+
+        Raises:
+            FeatureIndexError: a file that can't be read, of another form or dictionary, or with a feature that the
+                index does not have.
+        """
+        saved = read_json(path, SavedLabels, FeatureIndexError, "a file of labels")
+        if saved["dictionary"] != self.dictionary:
             raise FeatureIndexError(
-                f"{path} holds labels for another dictionary ({str(dictionary)[:12]}, not {self.dictionary[:12]})."
+                f"{path} holds labels for another dictionary ({saved['dictionary'][:12]}, not {self.dictionary[:12]})."
             )
-        proper = all(
-            isinstance(one["label"], str) and isinstance(one["note"], str) and isinstance(one["starred"], bool)
-            for one in new.values()
-        )
-        if not proper or any(not 0 <= feature < n_features for feature in new):
-            raise FeatureIndexError(f"{path} is not a file of labels for this index: a feature or value can't be.")
+        new = {int(feature): asdict(Remark(**fields)) for feature, fields in saved["features"].items()}
+        if new and max(new) >= n_features:
+            raise FeatureIndexError(f"{path} is not a file of labels for this index: it has no feature {max(new):,}.")
         self.change(new)
         return len(new)
 
     def _compare(self, connection: sqlite3.Connection) -> None:
-        """Complain where the file is about another dictionary."""
+        """Raise `FeatureIndexError` where the file belongs to another dictionary."""
         about = dict(connection.execute("SELECT key, value FROM about"))
         if about.get("dictionary", self.dictionary) != self.dictionary:
             raise FeatureIndexError(
@@ -135,16 +152,16 @@ class People:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A connection, or None where nothing has been written.
+        """A connection, or None where nothing is written yet.
 
-        A file that somebody is just writing for the first time, or that broke off there, has no tables yet.
+        While the first change is written, and after a process was killed there, the file has no tables.
         """
         if not self.file.exists():
             yield None
             return
         with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
-            (made,) = connection.execute("PRAGMA schema_version").fetchone()
-            yield connection if made else None
+            (version,) = connection.execute("PRAGMA schema_version").fetchone()
+            yield connection if version else None
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -168,7 +185,7 @@ class People:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, one by one: `executescript` would end the transaction."""
+    """The statements of a script, one by one; `executescript` would end the transaction."""
     statement = ""
     for line in script.strip().splitlines():
         statement += line + "\n"

@@ -1,5 +1,4 @@
-"""Files that only grow, together: what a commit counts has reached the disk, and what stands behind it is cut off when
-the work is resumed."""
+"""Files that grow together: committed bytes have reached the disk, and bytes behind them are cut off on resuming."""
 
 from __future__ import annotations
 
@@ -14,12 +13,12 @@ import numpy as np
 from workbench.index.layout import FeatureIndexError
 
 
-class GrowingFiles:
-    """Raw arrays in one folder that are added to at the end.
+class AppendFiles:
+    """Raw arrays in one folder, open for appending.
 
     Args:
-        folder: where they are.
-        sizes: by name, how many bytes of each file count.
+        folder: their folder.
+        sizes: by name the committed bytes of each file.
 
     Raises:
         FeatureIndexError: a file is shorter than that.
@@ -37,15 +36,15 @@ class GrowingFiles:
             self._stack = stack.pop_all()
 
     def add(self, name: str, array: np.ndarray) -> None:
-        """Add an array's bytes to one of them."""
+        """Append an array's bytes to one of the files."""
         self._files[name].write(np.ascontiguousarray(array).data)
 
     def commit(self) -> None:
-        """Wait until all has reached the disk."""
+        """Wait until all files have reached the disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close them."""
+        """Close the files."""
         self._stack.close()

@@ -1,4 +1,4 @@
-"""What an index says: examples, cards, hits of a search, features that fire on a prompt."""
+"""Results of an index: examples, cards, search hits, features that are active on a prompt."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ class Example:
     """A token on which a feature is active, in its context."""
 
     tokens: list[str]
-    """The text of each token shown."""
+    """The text of each token in the window."""
     activations: list[float | None]
     """The feature's value on each of them; None where the index does not keep it."""
     peak: int
-    """Which of the tokens the example is about, from 0."""
+    """The place of the example's token among them, from 0."""
     value: float
-    """The feature's value there."""
+    """The feature's value at the peak."""
     text: int
-    """Which text of the corpus."""
+    """The number of the text in the corpus."""
     position: int
-    """Which token of that text the peak is."""
+    """The position of the peak in that text."""
     row: int
-    """Which token of the index the peak is."""
+    """The row of the peak among the tokens of the index."""
 
 
 @dataclass(frozen=True)
 class QuantileExample(Example):
-    """An example from a part of a feature's values, cut into parts with equally many tokens."""
+    """An example from one of several bands of a feature's values, with equally many tokens in each."""
 
     band: tuple[float, float]
-    """Quantiles of the part: (0.75, 1.0) is the highest quarter of the values."""
+    """Quantiles of the band: (0.75, 1.0) is the highest quarter of the values."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class TokenScore:
     id: int
     token: str
     score: float
-    """What one unit of the feature adds to the token's logit, before the final norm's division."""
+    """The contribution of one unit of the feature to the token's logit, before the final norm divides."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A feature whose direction is near."""
+    """A feature whose direction has a high cosine with this feature's."""
 
     index: int
     label: str
@@ -64,21 +64,21 @@ class Partner:
     share: float
     """Share of this feature's tokens on which the partner is active too."""
     pmi: float
-    """Logarithm of how many times its usual share that is."""
+    """Logarithm of that share divided by the partner's share of all tokens."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often a feature has which value, where it is active."""
+    """Numbers of tokens by the feature's value, where it is active."""
 
     edges: list[float]
-    """One more than counts."""
+    """Ends of the bins, one more than counts."""
     counts: list[int]
 
 
 @dataclass(frozen=True)
 class FeatureCard:
-    """All that an index knows of a feature."""
+    """Everything that an index holds on a feature."""
 
     feature: Feature
     index: int
@@ -86,11 +86,11 @@ class FeatureCard:
     note: str
     starred: bool
     active: int
-    """Tokens on which the feature is not 0."""
+    """Number of tokens on which the feature is not 0."""
     density: float
     """Their share of all tokens."""
     mean: float
-    """Mean value over them."""
+    """Mean value on them."""
     highest: float
     lowest: float
     histogram: Histogram
@@ -111,13 +111,12 @@ class FeatureCard:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, the feature as its id."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "feature"}
-        said = {name: _plain(value) for name, value in plain.items()}
-        return {"feature": str(self.feature), **said}
+        return {"feature": str(self.feature), **{name: _plain(value) for name, value in plain.items()}}
 
 
 @dataclass(frozen=True)
 class FeatureHit:
-    """A feature that a search found."""
+    """A feature that meets the conditions of a search."""
 
     feature: Feature
     index: int
@@ -129,10 +128,10 @@ class FeatureHit:
     """Tokens it is most active on, each once."""
     promoted: list[str]
     """Tokens it promotes most."""
-    found: str = ""
-    """Where the text stands: label, note, activating or promoted."""
+    matched_in: str = ""
+    """The field that contains the text: label, note, activating or promoted."""
     score: RegexScore | None = None
-    """How well it tells the matches of a regular expression."""
+    """Its scores on the matches of a regular expression."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, the feature as its id."""
@@ -142,21 +141,21 @@ class FeatureHit:
 
 @dataclass(frozen=True)
 class RegexScore:
-    """How well a feature tells the tokens that a regular expression marks from all others."""
+    """A feature's scores as a classifier of the tokens that a regular expression marks."""
 
     hits: float
-    """Marked tokens on which it is active; an estimate has fractions."""
+    """Number of marked tokens on which it is active; an estimate has fractions."""
     precision: float
-    """Hits, divided by the tokens on which it is active."""
+    """Hits divided by the number of tokens on which it is active."""
     recall: float
-    """Hits, divided by marked tokens."""
+    """Hits divided by the number of marked tokens."""
     f1: float
     matches: int
-    """Marked tokens."""
+    """Number of marked tokens."""
     exact: bool
-    """False where the index keeps only some entries of the feature, and the hits are estimated from them."""
+    """False where the index keeps only some entries of the feature and hits are estimated from them."""
     threshold: float = 0.0
-    """Active means a value from here on; above 0 for neurons, which are never quite inactive."""
+    """The lowest value that counts as active; above 0 for neurons, which are hardly ever 0."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Which features are active where a feature is.
+"""Partners of a feature: features that are active on the same tokens.
 
 For feature i and others j, p(j | i) is the share of i's tokens on which j is active too, and PMI the logarithm of
-p(j | i) / p(j). Neither alone ranks well: the first finds the densest features, the second the rarest. Ranked is by
-p(j | i) * PMI, what j adds to the divergence between the tokens of i and all tokens.
+p(j | i) / p(j). p(j | i) alone ranks the densest features first, PMI alone the rarest. Partners are ranked by
+p(j | i) * PMI, j's contribution to the divergence between the tokens of i and all tokens.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from workbench.index.spool import SparseSpool
 
 PARTNERS = 8
 SAMPLE = 1024
-"""Tokens looked at per feature, of evenly spaced ranks; a feature with fewer is counted exactly."""
+"""Tokens counted per feature, of evenly spaced ranks; a feature with fewer is counted exactly."""
 LEAST = 2
-"""Tokens that two features must share."""
+"""The least number of tokens that two partners share."""
 
 
 class Cofiring:
@@ -37,7 +37,7 @@ class Cofiring:
         }
 
     def add(self, feature: int, rows: np.ndarray) -> None:
-        """The tokens on which a feature is active, `[count]`, in the order of its values."""
+        """Count the partners on the tokens of a feature, `[count]`, in the order of its values."""
         if len(rows) > SAMPLE:
             rows = rows[((np.arange(SAMPLE) + 0.5) * (len(rows) / SAMPLE)).astype(np.int64)]
         if len(rows) < LEAST:

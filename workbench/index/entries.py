@@ -1,8 +1,8 @@
-"""Entries on disk: for each feature where it was active and how strongly, from its highest value down.
+"""Entries on disk: each feature's tokens and values, from its highest value down.
 
-Two sets of memory-mapped arrays, each with offsets per feature (compressed sparse rows): `entries` is what is kept, in
-the order of the values. Where not all is kept, `around` holds each feature's activations in the windows around the
-examples on its card, in the order of the tokens.
+Two sets of memory-mapped arrays, each with offsets per feature (compressed sparse rows). `entries` holds the kept
+entries in the order of the values. Where not all are kept, `around` holds each feature's activations in the windows
+around the examples on its card, in the order of the tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.index.append_files import GrowingFiles
+from workbench.index.append_files import AppendFiles
 from workbench.index.layout import mapped
 from workbench.index.selection import Kept, kept, shown
 from workbench.index.tokens import TokenTable
@@ -21,7 +21,7 @@ class EntriesWriter:
     """Writes the entries of one feature after another; a context manager.
 
     Args:
-        folder: where to.
+        folder: the folder of the files.
         tokens: the token table of the same index.
         keep: entries kept per feature; None for all.
         signed: whether values can be negative.
@@ -40,7 +40,7 @@ class EntriesWriter:
             one.close()
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """All entries of the next feature, `[count]`, highest value first."""
+        """Write the next feature, from all its entries `[count]`, highest value first."""
         what = kept(len(rows), self.keep, self.signed)
         if what.complete:
             self._sets["entries"].add(rows, values)
@@ -61,11 +61,11 @@ class EntriesWriter:
 
 
 class _Rows:
-    """Three files: rows, values, and offsets, which are written when it is closed."""
+    """Three files: rows, values, and offsets; closing writes the offsets."""
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
-        self._files = GrowingFiles(folder, {f"{name}.rows.bin": 0, f"{name}.values.bin": 0})
+        self._files = AppendFiles(folder, {f"{name}.rows.bin": 0, f"{name}.values.bin": 0})
         self._counts = [0]
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:
@@ -84,13 +84,13 @@ class Entries:
     Args:
         folder: `data/` of an index.
         n_tokens: size of its token table.
-        counts: how many entries each feature had before any was left out, `[n_features]`.
-        keep, signed: as written.
+        counts: number of entries of each feature before any was left out, `[n_features]`.
+        keep, signed: as in `EntriesWriter`.
 
     Attributes:
         rows: `[kept entries]`, token positions.
         values: `[kept entries]` float16.
-        offsets: `[n_features + 1]`, where each feature's begin.
+        offsets: `[n_features + 1]`, the first entry of each feature.
     """
 
     def __init__(self, folder: Path, n_tokens: int, counts: np.ndarray, keep: int | None, signed: bool):
@@ -99,7 +99,7 @@ class Entries:
         self._around = _read(folder, "around")
 
     def kept(self, feature: int) -> Kept:
-        """Which entries of a feature there are."""
+        """Ranks of a feature's entries that are kept."""
         return kept(int(self.counts[feature]), self.keep, self.signed)
 
     def of(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ class Entries:
         return self.rows[here], self.values[here]
 
     def at(self, feature: int, rows: np.ndarray) -> np.ndarray:
-        """A feature's values at the given rows `[n]`, float32; 0 where there is no entry of it."""
+        """A feature's values at rows `[n]`, float32; 0 where it has no entry."""
         known_rows, known_values = self.of(feature)
         if not self.kept(feature).complete:
             there_rows, there_values, offsets = self._around
@@ -119,9 +119,9 @@ class Entries:
         mask = np.zeros(self.n_tokens, bool)
         mask[wanted] = True
         hits = np.flatnonzero(mask[known_rows])
-        found = np.zeros(len(wanted), np.float32)
-        found[np.searchsorted(wanted, known_rows[hits])] = known_values[hits]
-        return found[back]
+        values = np.zeros(len(wanted), np.float32)
+        values[np.searchsorted(wanted, known_rows[hits])] = known_values[hits]
+        return values[back]
 
 
 def _read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

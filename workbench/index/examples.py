@@ -1,4 +1,4 @@
-"""Examples of a feature in their context."""
+"""Examples of a feature with the tokens around them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workbench.index.tokens import TokenTable
 
 
 def examples(entries: Entries, tokens: TokenTable, feature: int, places: np.ndarray) -> list[Example]:
-    """The entries at these places `[n]` among a feature's kept ones, each with the tokens around it."""
+    """The examples at these places `[n]` among a feature's kept entries."""
     rows, values = entries.of(feature)
     kept = entries.kept(feature)
     # whether all values around the peak are known

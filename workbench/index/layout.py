@@ -1,11 +1,12 @@
-"""What an index is on disk, and how it is checked.
+"""The files of an index, and their checks.
 
     index/
-      people.sqlite    labels, notes and stars; a rebuild never touches it
-      data/            all that is computed; replaced as a whole
-      building/        the work of a build that has not come to its end
+      people.sqlite    labels, notes and stars; building never changes it
+      data/            everything computed; replaced as a whole
+      building/        the files of an unfinished build
 
-`data/index.json` says what it was made from and lists every other file with its size and checksum.
+`data/index.json`, the note, records the model, corpus, dictionary and settings, and lists every other file with its
+size and checksum.
 """
 
 from __future__ import annotations
@@ -18,22 +19,63 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
+from workbench.core.checks import Natural, Positive
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.forms import as_form, read_json
 
 FORMAT = 1
 """Version of the files."""
-DATA, BUILDING, PEOPLE, NOTE = "data", "building", "people.sqlite", "index.json"
-NEEDED = ("dictionary", "harvest", "n_tokens", "keep", "signed")
-"""What a note says besides."""
+DATA, BUILDING, ANNOTATIONS, NOTE = "data", "building", "people.sqlite", "index.json"
 WHOLE = 1 << 25
-"""Files up to this size (32 MiB) are checked byte for byte; of larger ones as much, in evenly spaced pieces."""
+"""Files up to this size (32 MiB) are checked byte for byte; larger ones by as many bytes in evenly spaced pieces."""
 PIECE = 1 << 16
 
 
 class FeatureIndexError(WorkbenchError):
-    """A feature index that can't be built, found, read or searched as asked."""
+    """A feature index that can't be built, found, read or searched."""
+
+
+@with_config(ConfigDict(extra="allow"))
+class DictionaryNote(TypedDict):
+    """The dictionary of an index; the note holds its kind and provenance too."""
+
+    name: str
+    reads: str
+    writes: str
+    n_features: Natural
+    hash: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class HarvestNote(TypedDict):
+    """The harvest of an index; the note holds its settings too."""
+
+    model: str
+    model_hash: str
+
+
+class FileNote(TypedDict):
+    """Size and checksum of a file."""
+
+    bytes: Natural
+    sha256: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class IndexNote(TypedDict):
+    """The note of an index; it holds corpus, versions and command too."""
+
+    format: int
+    dictionary: DictionaryNote
+    harvest: HarvestNote
+    n_tokens: Natural
+    keep: Positive | None
+    signed: bool
+    files: dict[str, FileNote]
 
 
 def checksum(file: Path) -> str:
@@ -51,7 +93,7 @@ def checksum(file: Path) -> str:
 
 
 def write_note(folder: Path, note: Mapping[str, Any]) -> None:
-    """Write `index.json` beside the finished files of `folder`, once they have reached the disk."""
+    """Write `index.json` beside the finished files of `folder`, after they have reached the disk."""
     files = {}
     for file in sorted(folder.iterdir()):
         with open(file, "rb") as opened:
@@ -60,38 +102,33 @@ def write_note(folder: Path, note: Mapping[str, Any]) -> None:
     (folder / NOTE).write_text(json.dumps({"format": FORMAT, **note, "files": files}, indent=2))
 
 
-def read_note(folder: Path) -> dict[str, Any]:
-    """The note of a finished index, all files checked.
+def read_note(folder: Path) -> IndexNote:
+    """The note of a finished index, after checking all its files.
 
     Raises:
-        FeatureIndexError: there is none, it is of another version, or a file is missing, cut short or altered.
+        FeatureIndexError: there is no index, it is of another version, or a file is missing, cut short or altered.
     """
-    data = folder / DATA
-    try:
-        note = json.loads((data / NOTE).read_text())
-        version, files = note["format"], note["files"]
-        lacking = [name for name in NEEDED if version == FORMAT and name not in note]
-        if lacking:
-            raise KeyError(*lacking)
-    except (FileNotFoundError, NotADirectoryError):
+    file = folder / DATA / NOTE
+    if not file.exists():
         begun = (folder / BUILDING).exists()
         what = "an index whose building was interrupted; call build_index again" if begun else "no index"
-        raise FeatureIndexError(f"{folder} holds {what}.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FeatureIndexError(f"{data / NOTE} can't be read ({error}); build the index anew.") from error
-    if version != FORMAT:
+        raise FeatureIndexError(f"{folder} holds {what}.")
+    content = read_json(file, dict[str, Any], FeatureIndexError, "the note of an index")
+    version = content.get("format")
+    if isinstance(version, int) and version != FORMAT:
         raise FeatureIndexError(
             f"{folder} is in format {version} and this version reads format {FORMAT}; build the index anew."
         )
-    for name, said in files.items():
-        file = data / name
-        if not file.exists() or file.stat().st_size != said["bytes"] or checksum(file) != said["sha256"]:
+    note = as_form(content, IndexNote, FeatureIndexError, f"{file} is not the note of an index")
+    for name, about in note["files"].items():
+        file = folder / DATA / name
+        if not file.exists() or file.stat().st_size != about["bytes"] or checksum(file) != about["sha256"]:
             raise FeatureIndexError(f"{file} is missing, cut short or altered; copy it again or build the index anew.")
     return note
 
 
 def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
-    """A raw file as a memory-mapped array `[*shape]`; with -1 the first size follows from the file's."""
+    """A raw file as a memory-mapped array `[*shape]`; a first size of -1 follows from the file's size."""
     item = np.dtype(dtype).itemsize
     if shape[0] == -1:
         shape = (file.stat().st_size // (item * int(np.prod(shape[1:]))), *shape[1:])

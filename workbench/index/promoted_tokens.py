@@ -1,8 +1,8 @@
-"""What a feature does to the residual stream: the tokens it promotes, and the features that write in its direction.
+"""A feature's direction in the residual stream: the tokens that it promotes, and its neighbours by cosine.
 
 The logit lens of nostalgebraist (2020, "interpreting GPT: the logit lens") on a feature's direction: through the final
-norm's gain and the LM head. Neurons are read as Davies does (2025, arXiv 2501.02688): the weight vector of their own
-site, without the gain.
+norm's gain and the LM head. For neurons, as in Davies (2025, arXiv 2501.02688), the direction is the weight vector of
+their own site, without the gain.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _CHUNK = 256
 _RESIDUAL = re.compile(
     r"hook_embed|embed\.hook_out|blocks\.\d+\.(hook_(in|out|resid_\w+|attn_out|mlp_out)|(attn|mlp)(\.o|\.out)?\.hook_out)"
 )
-"""Hook points whose values are in, or are added to, the residual stream."""
+"""Hook points of the residual stream, or of tensors that are added to it."""
 _POST = re.compile(r"blocks\.(\d+)\.mlp\.(hook_post|out\.hook_in)")
 
 
 def directions(dictionary: Dictionary) -> Tensor:
-    """Every feature's direction where the dictionary writes, `[n_features, d_out]`."""
+    """Every feature's direction at the dictionary's write hook point, `[n_features, d_out]`."""
     with torch.no_grad():
         return torch.stack([dictionary.direction(index) for index in range(dictionary.n_features)]).float()
 
 
 def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor | None:
-    """What each feature is in the residual stream, `[n_features, d_model]`, as it meets the LM head.
+    """Each feature's direction in the residual stream, times the final norm's gain: `[n_features, d_model]`.
 
-    None where that can't be said: the dictionary writes somewhere else, such as into an attention head's values.
+    None where the dictionary writes somewhere else, such as into an attention head's values.
     """
     try:
         if isinstance(dictionary, Neurons):
@@ -49,8 +49,8 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
         gain, centred = model.network.final_norm()
         if _RESIDUAL.fullmatch(dictionary.writes) and dictionary.d_out == model.network.d_model:
             vectors = directions(dictionary)
-        elif found := _POST.fullmatch(dictionary.writes):
-            vectors = directions(dictionary) @ model.network.neuron_weights(int(found[1]), "down")
+        elif match := _POST.fullmatch(dictionary.writes):
+            vectors = directions(dictionary) @ model.network.neuron_weights(int(match[1]), "down")
         else:
             return None
     except ModelError:
@@ -58,20 +58,20 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
     return (vectors - vectors.mean(-1, keepdim=True) if centred else vectors) * gain
 
 
-def lens(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
+def promoted_tokens(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
     """The tokens that each feature promotes and suppresses most, best first, with their scores.
 
     Returns:
-        `promoted` and `suppressed`, ids `[n_features, TOKENS]`, -1 where nothing can be said; `promoted_scores` and
-        `suppressed_scores`, of the same shape.
+        `promoted` and `suppressed`, ids `[n_features, TOKENS]`, -1 where there is no direction in the residual stream;
+        `promoted_scores` and `suppressed_scores`, of the same shape.
     """
     vectors = residual_directions(model, dictionary)
     count = min(TOKENS, model.network.vocab_size)
     shape = (dictionary.n_features, count)
-    found = {name: np.full(shape, -1, np.int32) for name in ("promoted", "suppressed")}
-    found |= {f"{name}_scores": np.zeros(shape, np.float32) for name in ("promoted", "suppressed")}
+    columns = {name: np.full(shape, -1, np.int32) for name in ("promoted", "suppressed")}
+    columns |= {f"{name}_scores": np.zeros(shape, np.float32) for name in ("promoted", "suppressed")}
     if vectors is None:
-        return found
+        return columns
     head = model.network.unembedding()
     with torch.no_grad():
         for start in range(0, len(vectors), _CHUNK):
@@ -79,15 +79,15 @@ def lens(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
             for name, side in (("promoted", scores), ("suppressed", scores.neg())):
                 tokens = top_k(side, count)
                 values, order = side.gather(1, tokens).sort(dim=1, descending=True, stable=True)
-                found[name][start : start + _CHUNK] = tokens.gather(1, order).numpy()
-                found[f"{name}_scores"][start : start + _CHUNK] = (values if side is scores else -values).numpy()
-    return found
+                columns[name][start : start + _CHUNK] = tokens.gather(1, order).numpy()
+                columns[f"{name}_scores"][start : start + _CHUNK] = (values if side is scores else -values).numpy()
+    return columns
 
 
 def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
     """The features whose directions have the highest cosine with each one's.
 
-    Neurons, whose directions in their own layer are all at right angles, are compared in the residual stream.
+    Neurons are compared in the residual stream, since their directions in their own layer are orthogonal.
 
     Returns:
         `neighbours`, features `[n_features, n]`, nearest first, and `neighbour_cosines`, of the same shape.

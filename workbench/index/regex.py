@@ -1,7 +1,7 @@
-"""Which features tell the tokens that a regular expression marks.
+"""Scores of features as classifiers of the tokens that a regular expression marks.
 
-The regex search of Tamkin, Taufeeque and Goodman (2023, arXiv 2310.17230): precision is hits by the feature's
-activations, recall hits by matches.
+The regex search of Tamkin, Taufeeque and Goodman (2023, arXiv 2310.17230): precision is hits divided by the feature's
+activations, recall is hits divided by matches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from workbench.index.layout import FeatureIndexError
 
 
 def compiled(pattern: str) -> regex.Pattern[str]:
-    """The regular expression; raises `FeatureIndexError` if it is none."""
+    """The compiled pattern; raises `FeatureIndexError` if it is no regular expression."""
     try:
         return regex.compile(pattern)
     except (regex.error, TypeError) as error:
@@ -25,9 +25,9 @@ def compiled(pattern: str) -> regex.Pattern[str]:
 class RegexScores:
     """Scores of every feature for some marked tokens.
 
-    Of a feature of which only some entries are kept, the hits are estimated: those among the highest count as they are,
-    those among the evenly spaced ones stand for their neighbours. A signed feature (a neuron) is hardly ever 0; it
-    counts as active from a threshold on, the one of the best F1 among its highest kept entries.
+    Where only some entries of a feature are kept, hits are estimated: those among the highest entries count once, those
+    among the evenly spaced ones count for their neighbours too. A signed feature (a neuron) is hardly ever 0; it counts
+    as active from the threshold with the best F1 among its highest kept entries.
 
     Args:
         entries: of the index.
@@ -78,7 +78,7 @@ class RegexScores:
         return np.where(spaced, (counts[features] - head) / (keep - head), 1.0)
 
     def _best_heads(self, features: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each feature how many of its highest entries to take for the best F1, and the hits among them."""
+        """For each feature the number of highest entries with the best F1, and the hits among them."""
         n = len(self._entries.counts)
         heads = np.array([self._entries.kept(feature).head for feature in range(n)])
         inside = ranks < heads[features]
@@ -86,11 +86,11 @@ class RegexScores:
         first = np.searchsorted(features, np.arange(n + 1))
         hits = np.arange(len(features)) - first[features] + 1  # up to and with each hit; the best cut is at a hit
         f1 = 2 * hits / (ranks + 1 + self.matches)
-        active, found = np.zeros(n, np.int64), np.zeros(n)
+        active, best_hits = np.zeros(n, np.int64), np.zeros(n)
         order = np.lexsort((f1, features))
         last = first[1:][np.diff(first) > 0] - 1  # the best of each feature that has any
         best = order[last]
         of = features[best]
-        active[of], found[of] = ranks[best] + 1, hits[best]
+        active[of], best_hits[of] = ranks[best] + 1, hits[best]
         self.threshold[of] = self._entries.values[self._entries.offsets[of] + ranks[best]]
-        return active, found
+        return active, best_hits

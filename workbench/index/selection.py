@@ -1,7 +1,7 @@
-"""Which of a feature's entries are kept where not all are, and which are shown as examples.
+"""The entries of a feature that an index keeps, and those that its card shows as examples.
 
-A feature's entries stand in the order of their values, highest first; the rank of an entry is its place there. All here
-follows from how many entries there are, so that who writes and who reads agree without a word on disk.
+A feature's entries are sorted by their values, highest first; the rank of an entry is its place there. The choice
+follows from the number of entries alone, so that writer and reader agree without a record on disk.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ PER_BAND = 4
 LEAST_KEPT = 3 * TOP
 """The least number of entries that may be kept per feature."""
 BEFORE, AFTER = 20, 10
-"""Tokens shown around an example's peak."""
+"""Tokens shown before and after an example's peak."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The entries kept of a feature that has `count`.
+    """The kept entries of a feature that has `count`.
 
-    Below `keep`, that is all. Else half of `keep` are the highest and half are evenly spaced ranks of the rest; if
-    values can be negative, a third each are the highest, the lowest, and evenly spaced ranks between them.
+    Up to `keep` entries, all are kept. Otherwise half of `keep` are the highest and half are evenly spaced ranks of the
+    rest; where values can be negative, a third each are the highest, the lowest, and evenly spaced ranks between them.
     """
 
     count: int
     head: int
-    """So many highest entries are kept without a gap."""
+    """Number of highest entries, kept without a gap."""
     middle: int
-    """So many evenly spaced ones behind them."""
+    """Number of evenly spaced entries behind them."""
     tail: int
-    """So many lowest ones without a gap."""
+    """Number of lowest entries, kept without a gap."""
 
     @property
     def complete(self) -> bool:
@@ -49,17 +49,17 @@ class Kept:
 
     @property
     def weight(self) -> float:
-        """How many entries each of the middle ones stands for."""
+        """Number of entries that each of the middle ones represents."""
         return (self.count - self.head - self.tail) / max(self.middle, 1)
 
     def ranks(self) -> np.ndarray:
-        """Ranks of what is kept, `[kept]`, ascending."""
+        """Ranks of the kept entries, `[kept]`, ascending."""
         spaced = self.head + ((np.arange(self.middle) + 0.5) * self.weight).astype(np.int64)
         return np.concatenate([np.arange(self.head), spaced, np.arange(self.count - self.tail, self.count)])
 
 
 def kept(count: int, keep: int | None, signed: bool) -> Kept:
-    """What is kept of a feature with `count` entries; `keep` None is all."""
+    """The kept entries of a feature with `count` entries; all where `keep` is None."""
     if keep is None or count <= keep:
         return Kept(count, count, 0, 0)
     tail = keep // 3 if signed else 0
@@ -74,7 +74,7 @@ class Shown:
     top: np.ndarray
     """The highest, best first."""
     bands: list[np.ndarray]
-    """From each quarter of the ranks, highest first; without those that are in `top`."""
+    """From each quarter of the ranks, highest first, without those in `top`."""
     lowest: np.ndarray
     """The lowest, lowest first."""
 
@@ -84,7 +84,7 @@ class Shown:
 
 
 def shown(entries: Kept, signed: bool) -> Shown:
-    """Where a card's examples stand among the kept entries."""
+    """Places of a card's examples among the kept entries."""
     if len(entries) == 0:
         return Shown(np.arange(0), [np.arange(0)] * BANDS, np.arange(0))
     top = min(TOP, len(entries))

@@ -31,7 +31,7 @@ class Block:
     """`[entries]` float16."""
 
     def features(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """One feature after another: its number, rows and values."""
+        """For each feature its number, rows and values."""
         ends = self.counts.cumsum()
         for place, (count, end) in enumerate(zip(self.counts.tolist(), ends.tolist(), strict=True)):
             yield self.first + place, self.rows[end - count : end], self.values[end - count : end]
@@ -69,7 +69,7 @@ class SortedChunks:
         self.counts = np.array(counts).reshape(-1, spool.n_features)
 
     def blocks(self) -> Iterator[Block]:
-        """Feature after feature, in groups of about `chunk` entries."""
+        """Blocks of features in ascending order, of about `chunk` entries each."""
         n = int(self.counts.sum())
         rows, values = mapped(self.files[0], np.int32, n), mapped(self.files[1], np.float16, n)
         totals = self.counts.sum(0)  # [n_features]
@@ -93,7 +93,7 @@ class SortedChunks:
 
 
 def dense_blocks(spool: DenseSpool, n_tokens: int, chunk: int = CHUNK) -> Iterator[Block]:
-    """The same for a dense spool; values of 0 are left out."""
+    """Blocks of a dense spool, without values of 0."""
     for first, columns in spool.columns(n_tokens, chunk):
         rows, values, counts = [], [], []
         for column in columns:

@@ -1,6 +1,6 @@
-"""Codes on their way to the index: files that only grow, one set for each dictionary, in the order of the corpus.
+"""Codes in the order of the corpus, in files that grow during a build: one set for each dictionary.
 
-Values are float16 from here on.
+Values are float16.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.dictionaries.protocol import Codes
-from workbench.index.append_files import GrowingFiles
+from workbench.dictionaries.codes import Codes
+from workbench.index.append_files import AppendFiles
 from workbench.index.layout import FeatureIndexError, mapped
 
 CHUNK = 1 << 21
@@ -34,7 +34,7 @@ class Spool(ABC):
     """Codes of consecutive tokens.
 
     Args:
-        folder: where its files grow.
+        folder: the folder of its files.
         n_features: size of the dictionary.
     """
 
@@ -44,7 +44,7 @@ class Spool(ABC):
     def __init__(self, folder: Path, n_features: int):
         self.folder = folder
         self.n_features = n_features
-        self.files: GrowingFiles | None = None
+        self.files: AppendFiles | None = None
 
     @abstractmethod
     def sizes(self, tokens: int) -> list[int]:
@@ -52,12 +52,12 @@ class Spool(ABC):
 
     @abstractmethod
     def append(self, codes: Codes) -> None:
-        """Add the codes of the next tokens, `[n, k]`."""
+        """Append the codes of the next tokens, `[n, k]`."""
 
-    def open(self, tokens: int) -> GrowingFiles:
-        """Open for appending behind the first `tokens` tokens; what else is there is cut off."""
+    def open(self, tokens: int) -> AppendFiles:
+        """Open for appending behind the first `tokens` tokens; bytes behind them are cut off."""
         sizes = self.sizes(tokens) if tokens else [0] * len(self.names)
-        self.files = GrowingFiles(self.folder, dict(zip(self.names, sizes, strict=True)))
+        self.files = AppendFiles(self.folder, dict(zip(self.names, sizes, strict=True)))
         return self.files
 
     def _add(self, *arrays: np.ndarray) -> None:
@@ -95,7 +95,7 @@ class SparseSpool(Spool):
         self._add(features, values[present], present.sum(1, dtype=np.int32))
 
     def by_token(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features and values `[entries]`, token after token, and where each token's begin `[tokens + 1]`."""
+        """Features and values `[entries]`, sorted by token, and each token's first entry `[tokens + 1]`."""
         lengths = mapped(self.folder / "lengths.bin", np.int32, -1)
         starts = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=starts[1:])

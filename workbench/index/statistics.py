@@ -1,4 +1,4 @@
-"""Numbers about each feature, in Parquet: how often and how strongly it is active, and its relations to others."""
+"""Statistics of features, in Parquet: frequency and strength of activations, and relations to other features."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class ValueStatistics:
         self._n_tokens = n_tokens
 
     def add(self, feature: int, values: np.ndarray) -> None:
-        """All values of a feature `[count]` float16, highest first."""
-        said = self.columns
-        said["active"][feature] = len(values)
-        said["density"][feature] = len(values) / self._n_tokens
+        """Fill the columns of a feature from all its values `[count]` float16, highest first."""
+        columns = self.columns
+        columns["active"][feature] = len(values)
+        columns["density"][feature] = len(values) / self._n_tokens
         if len(values) == 0:
             return
-        said["mean"][feature] = values.mean(dtype=np.float64)
-        said["highest"][feature], said["lowest"][feature] = values[0], values[-1]
+        columns["mean"][feature] = values.mean(dtype=np.float64)
+        columns["highest"][feature], columns["lowest"][feature] = values[0], values[-1]
         edges = histogram_edges(float(values[-1]), float(values[0]))
         inner = np.searchsorted(values[::-1].astype(np.float64), edges[1:-1], "left")
-        said["histogram"][feature] = np.diff(np.concatenate([[0], inner, [len(values)]]))
+        columns["histogram"][feature] = np.diff(np.concatenate([[0], inner, [len(values)]]))
 
 
 def histogram_edges(lowest: float, highest: float) -> np.ndarray:
-    """Where a histogram's bins end, `[BINS + 1]`."""
+    """Edges of a histogram's bins, `[BINS + 1]`."""
     return np.linspace(min(lowest, 0.0), max(highest, 0.0), BINS + 1)
 
 
@@ -62,7 +62,7 @@ def write_statistics(file: Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def read_statistics(file: Path) -> dict[str, np.ndarray]:
-    """The inverse of `write_statistics`."""
+    """The columns that `write_statistics` wrote."""
     columns = {}
     for name, column in zip((table := pq.read_table(file)).column_names, table.columns, strict=True):
         whole = column.combine_chunks()

@@ -1,8 +1,8 @@
-"""The tokens an index was built on, so that examples are shown in context and regular expressions find their tokens.
+"""The tokens of an index: contexts of examples, and tokens that regular expressions match.
 
 A token's *row* is its place in the order in which the corpus was read. Rows form *runs*: neighbouring tokens of one
-text. Where each token ends in its text comes from the tokenizer, so that characters that span tokens, and spaces that
-belong to the token behind them, are placed right.
+text. The tokenizer gives the end of each token in its text, so that characters that span tokens, and spaces that belong
+to the token behind them, are placed right.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TokenTable:
 
     Args:
         folder: `data/` of an index.
-        n_tokens: how many there are.
+        n_tokens: number of tokens.
 
     Attributes:
         ids: token ids `[n_tokens]`.
@@ -46,7 +46,7 @@ class TokenTable:
         self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
         self._texts_file = folder / "texts.parquet"
         self._pieces_file = folder / "pieces.parquet"
-        # a run goes on with the one before it if that is the same text, further up
+        # a run continues the one before it if both are of one text and its positions are higher
         first, text, position, _ = self.runs.T
         goes_on = (text[1:] == text[:-1]) & (position[1:] > position[:-1])
         self._stretches = np.append(first[np.flatnonzero(~np.append(False, goes_on))], n_tokens)
@@ -56,7 +56,7 @@ class TokenTable:
 
     @cached_property
     def pieces(self) -> dict[int, str]:
-        """The text of every token that occurs here or is promoted by a feature."""
+        """The text of every token id that occurs here or is promoted by a feature."""
         table = pq.read_table(self._pieces_file)
         return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
@@ -70,7 +70,7 @@ class TokenTable:
         return self.runs[run, 1], self.runs[run, 2] + rows - self.runs[run, 0]
 
     def windows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First row, and row behind the last, of what is shown around each row `[n]`; all of one text."""
+        """For each row `[n]` the first row of its window and the row behind the last; a window is of one text."""
         stretch = np.searchsorted(self._stretches, rows, "right")
         begins = np.maximum(self._stretches[stretch - 1], rows - BEFORE)
         return begins, np.minimum(self._stretches[stretch], rows + AFTER + 1)
@@ -78,10 +78,10 @@ class TokenTable:
     def matches(self, pattern: regex.Pattern[str]) -> np.ndarray:
         """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
 
-        A match that begins outside the tokens read, or whose group is empty-handed, is none.
+        A match that begins outside the tokens read, or whose first group takes no part, does not count.
 
         Raises:
-            FeatureIndexError: the pattern tries so many ways to match that it takes longer than `PATIENCE`.
+            FeatureIndexError: matching takes longer than `PATIENCE`.
         """
         group = 1 if pattern.groups else 0
         until = time.monotonic() + PATIENCE
@@ -90,7 +90,7 @@ class TokenTable:
                 base + at
                 for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
                 for at in (
-                    match.start(group)  # others of this process go on meanwhile
+                    match.start(group)  # concurrent: releases the lock of the interpreter
                     for match in pattern.finditer(text, concurrent=True, timeout=max(until - time.monotonic(), 1e-3))
                 )
                 if at >= 0
@@ -113,13 +113,13 @@ class TokenTable:
 
     @cached_property
     def _bases(self) -> np.ndarray:
-        """Where each text would begin if all stood one behind another with a gap, `[texts]`."""
+        """The first character of each text if all are joined with a gap between them, `[texts]`."""
         lengths = [len(text) + 1 for text in self._texts["text"].to_pylist()]
         return np.cumsum([0, *lengths[:-1]], dtype=np.int64)
 
     @cached_property
     def _characters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens in the order of the texts: where each ends and begins among all characters, and its row."""
+        """Tokens in the order of the joined texts: the end and the beginning of each in characters, and its row."""
         lengths = np.diff(np.append(self.runs[:, 0], len(self)))
         behind = np.cumsum(self._widths, dtype=np.int64)  # [n_tokens]
         before = behind - self._widths
@@ -135,11 +135,11 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
     """Write the token files.
 
     Args:
-        folder: where to.
+        folder: the folder of the files.
         columns: `tokens`, `texts` and `positions`, `[n_tokens]` each, in the order in which they were read.
-        model: its tokenizer says where tokens end.
+        model: its tokenizer gives the ends of tokens.
         corpus: the texts.
-        extra: ids of further tokens whose text is to be known; -1 is none.
+        extra: ids of further tokens whose texts are stored; -1 stands for none.
     """
     ids, texts, positions = columns["tokens"], columns["texts"], columns["positions"]
     ids.astype(np.uint16 if model.network.vocab_size <= 1 << 16 else np.int32).tofile(folder / "tokens.bin")
@@ -170,11 +170,15 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
 
 
 def text_ends(model: Any, texts: Sequence[str]) -> list[np.ndarray]:
-    """Where each token of each text ends, in characters, never falling: `[tokens]` for each text."""
+    """The end of each token of each text in characters, never decreasing: `[tokens]` for each text.
+
+    Raises:
+        FeatureIndexError: the model's tokenizer is not a fast one.
+    """
     if not getattr(model.tokenizer, "is_fast", False):
-        raise FeatureIndexError(f"The tokenizer of {model.name} can't say where tokens stand; load a fast one.")
-    said = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        raise FeatureIndexError(f"The tokenizer of {model.name} does not give offsets of tokens; load a fast one.")
+    encoded = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         np.maximum.accumulate(np.array([end for _, end in pairs], np.int32).reshape(-1)) if pairs else np.zeros(0, int)
-        for pairs in said["offset_mapping"]
+        for pairs in encoded["offset_mapping"]
     ]

@@ -1,4 +1,4 @@
-"""Search by word, over the tokens that features promote and those they are most active on: SQLite with FTS5."""
+"""Search by word in the tokens that features promote and those that they are most active on: SQLite with FTS5."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def write_words(file: Path, documents: Iterable[tuple[int, str, str]]) -> None:
     """Write the search file.
 
     Args:
-        file: where to.
-        documents: for each feature its number, the tokens it is most active on, and those it promotes, as text.
+        file: the file to write.
+        documents: for each feature its number, the tokens that it is most active on, and those that it promotes, as
+            texts.
     """
     with closing(sqlite3.connect(file)) as connection, connection:
         # the words only: the tokens themselves are in the other files
@@ -26,18 +27,18 @@ def write_words(file: Path, documents: Iterable[tuple[int, str, str]]) -> None:
 
 
 def query_of(text: str, *, prefix: bool) -> str:
-    """An FTS5 query for all words of a text, whatever else stands in it; empty if there are none."""
+    """An FTS5 query for all words of a text; empty if there are none."""
     words = re.findall(r"\w+", text.replace("_", " "))
     return " AND ".join(f'"{word}"' + ("*" if prefix else "") for word in words)
 
 
 def search_words(file: Path, text: str) -> list[tuple[int, str]]:
-    """Features that have all words of `text` among their tokens, best first, and the column where they are found.
+    """Features with all words of `text` among their tokens, best first, each with the column that contains them.
 
-    Tokens that a feature is active on count before those it promotes, and whole words before beginnings of words;
-    within that, the order is by BM25.
+    Whole words rank before beginnings of words, and within these, tokens that a feature is active on before tokens that
+    it promotes; within that, the order is by BM25.
     """
-    found: dict[int, str] = {}
+    matches: dict[int, str] = {}
     with closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as connection:
         for prefix in (False, True):
             query = query_of(text, prefix=prefix)
@@ -46,5 +47,5 @@ def search_words(file: Path, text: str) -> list[tuple[int, str]]:
                     "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank", (f"{column} : ({query})",)
                 )
                 for (feature,) in hits:
-                    found.setdefault(feature, column)
-    return list(found.items())
+                    matches.setdefault(feature, column)
+    return list(matches.items())

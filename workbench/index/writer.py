@@ -1,4 +1,4 @@
-"""From the codes of a whole corpus to an index's entries, statistics and words."""
+"""Entries, statistics and words of an index, from the codes of a whole corpus."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def write_entries(
     relations: Mapping[str, np.ndarray],
     check: Callable[[float], None],
 ) -> None:
-    """Sort the codes and write all that follows from them.
+    """Sort the codes and write entries, statistics and the search file.
 
     Args:
-        folder: where to; the tokens are there already.
+        folder: the folder of the files, with the token files in it.
         spool: the codes of all tokens.
         note: `n_tokens`, `keep` and `signed` of the index.
-        relations: further columns of statistics; of these, `promoted` can be searched by word.
-        check: called often with the share done, from 0.3 to 1; it may raise to stop.
+        relations: further columns of statistics; `promoted` becomes searchable by word.
+        check: called often with the share done, from 0.3 to 1; it may raise an error to stop.
     """
     tokens = TokenTable(folder, note["n_tokens"])
     cofiring, blocks = _sorted(spool, len(tokens))
@@ -63,7 +63,7 @@ def _sorted(spool: Spool, n_tokens: int) -> tuple[Cofiring | None, Iterator[Bloc
 
 
 def _documents(pieces: Mapping[int, str], peaks: np.ndarray, promoted: np.ndarray) -> Iterator[tuple[int, str, str]]:
-    """For each feature its number, and the words of the tokens it is most active on and of those it promotes."""
+    """For each feature its number, and the texts of the tokens it is most active on and of those it promotes."""
 
     def text(ids: np.ndarray) -> str:
         return " ".join(pieces[token].strip() for token in ids.tolist() if token >= 0)

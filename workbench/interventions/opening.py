@@ -1,9 +1,8 @@
-"""Opening models, also those that always run through dictionaries, such as codebook models; and saving these.
+"""Opening of models, and saving of models that always run through dictionaries, such as codebook models.
 
-model/            an ordinary Hugging Face folder: what the model is without its dictionaries; left out where that is
-                  the default model as it is, which everybody has
+model/            an ordinary Hugging Face folder of the model without its dictionaries; left out for the default model
 dictionaries/0/   one folder for each dictionary
-spliced.json      where each one sits, and the hash of the whole
+spliced.json      the hook point of each dictionary, and the hash of the whole
 """
 
 from __future__ import annotations
@@ -11,14 +10,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from torch import nn
+from typing_extensions import TypedDict
 
+from workbench.core.checks import checked, shown
 from workbench.core.files import replacing
+from workbench.core.forms import read_json
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
-from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.dictionaries.loading import load_dictionary
+from workbench.dictionaries.protocol import Dictionary
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError, parameters_of, read_huggingface
@@ -26,7 +29,21 @@ from workbench.model.weights import ModelError, parameters_of, read_huggingface
 FORMAT = 1
 NOTE = "spliced.json"
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "models"
-"""Where the models are that come with Workbench."""
+"""The folder of the models that come with Workbench."""
+
+
+class Note(TypedDict):
+    """The content of `spliced.json`."""
+
+    format: int
+    hook_points: dict[str, str]
+    """By hook point, the name of the dictionary's folder in `dictionaries/`."""
+    name: str
+    hash: str
+    """Of the model with its dictionaries."""
+    plain_hash: str
+    """Of the model without them."""
+    about: NotRequired[dict[str, Any] | None]
 
 
 def bundled_models() -> list[str]:
@@ -34,17 +51,18 @@ def bundled_models() -> list[str]:
     return sorted(file.parent.name for file in BUNDLED.glob(f"*/{NOTE}"))
 
 
+@checked(ModelError)
 def load_model(
     source: str | Path | nn.Module | None = None, *, tokenizer: Any = None, progress: Progress | None = None
 ) -> LanguageModel:
-    """Open a language model.
+    """A language model.
 
     Args:
-        source: nothing for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs
-            through dictionaries, or the name of one that comes with Workbench; or a loaded Hugging Face model, which is
-            left as it is and shares its weights.
-        tokenizer: for a loaded model, its tokenizer.
-        progress: told how far fetching and converting the default model is.
+        source: None for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs through
+            dictionaries, or the name of one that comes with Workbench; or a loaded Hugging Face model, which is left as
+            it is and shares its weights.
+        tokenizer: of a loaded model.
+        progress: gets the progress of fetching and converting the default model.
 
     Raises:
         ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.
@@ -68,12 +86,13 @@ def load_model(
     return LanguageModel(module, tokenizer, str(source), hash)
 
 
+@checked(ModelError)
 def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) -> None:
     """Write a model with the dictionaries that it runs through to a folder, whole or not at all.
 
     Args:
-        model: without dictionaries the folder opens all the same.
-        path: the folder; one that is there is replaced.
+        model: with or without dictionaries.
+        path: the folder; an older one of this kind is replaced.
         half: keep 16 bits of each weight of the dictionaries.
 
     Raises:
@@ -90,34 +109,41 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
             model.network.module.save_pretrained(temporary / "model")
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary / "model")
-        hook_points = {}
+        hook_points: dict[str, str] = {}
         for number, (name, dictionary) in enumerate(model.splices.items()):
             assert isinstance(dictionary, Dictionary)
-            folder, was = temporary / "dictionaries" / str(number), dictionary._folder
-            dictionary.save(folder, half=half)
-            dictionary._folder = was
+            dictionary.write(temporary / "dictionaries" / str(number), half=half)
             hook_points[name] = str(number)
-        note = {"format": FORMAT, "hook_points": hook_points, "name": model.name, "hash": model.hash}
-        note |= {"about": model.about, "plain_hash": model.plain_hash}
+        note: Note = {
+            "format": FORMAT,
+            "hook_points": hook_points,
+            "name": model.name,
+            "hash": model.hash,
+            "about": model.about,
+            "plain_hash": model.plain_hash,
+        }
         (temporary / NOTE).write_text(json.dumps(note, indent=2))
 
 
 def _open(folder: Path, name: str) -> LanguageModel:
     """The model in a folder that `save_model` wrote."""
-    try:
-        note = json.loads((folder / NOTE).read_text())
-        hook_points, version, hash = dict(note["hook_points"]), note["format"], str(note["hash"])
-        plain = str(note["plain_hash"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / NOTE} is damaged ({error}); copy the folder again.") from error
-    if version != FORMAT:
-        raise ModelError(f"{folder} is in format {version}, and this version reads format {FORMAT}.")
+    note = read_json(folder / NOTE, Note, ModelError, "the note of a model that runs through dictionaries")
+    if note["format"] != FORMAT:
+        raise ModelError(f"{folder} is in format {note['format']}, and this version reads format {FORMAT}.")
+    for inside in note["hook_points"].values():
+        if Path(inside).parts != (inside,) or inside in ("..", "/") or "\\" in inside:
+            raise ModelError(
+                f"{folder / NOTE} names a dictionary outside its own folder, {shown(inside)}; copy it again."
+            )
     model = load_model(folder / "model" if (folder / "model").exists() else None)
-    if model.hash != plain:
+    if model.hash != note["plain_hash"]:
         raise ModelError(
-            f"{folder} was made for a model of the hash {plain[:12]}, not {model.hash[:12]}; copy it again."
+            f"{folder} was made for a model of the hash {note['plain_hash'][:12]}, not {model.hash[:12]}; copy it "
+            "again."
         )
-    model.name, model.hash, model.about = name, hash, dict(note.get("about") or {})
-    model.splices = {point: load_dictionary(folder / "dictionaries" / at) for point, at in hook_points.items()}
-    model.bind([])  # complain here
+    model.name, model.hash, model.about = name, note["hash"], note.get("about") or {}
+    model.splices = {
+        point: load_dictionary(folder / "dictionaries" / inside) for point, inside in note["hook_points"].items()
+    }
+    model.bind([])  # raises here
     return model

@@ -1,4 +1,4 @@
-"""Interventions as JSON: what they are, and the model and the trained dictionaries that they were made for."""
+"""Interventions as JSON, with the model and the trained dictionaries that they belong to."""
 
 from __future__ import annotations
 
@@ -6,107 +6,127 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
+from typing_extensions import TypedDict
+
+from workbench.core.checks import checked
 from workbench.core.files import replacing
+from workbench.core.forms import parse_json
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
-from workbench.interventions.kinds import FeatureIntervention
+from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
 from workbench.model.edits import EditError
 from workbench.model.language_model import LanguageModel
 
 FORMAT = 1
 
 
-def to_dict(intervention: FeatureIntervention) -> dict[str, Any]:
-    """One intervention as plain data: kind, feature, positions and its settings."""
-    positions = intervention.positions
-    said: dict[str, Any] = {"kind": type(intervention).__name__}
-    if intervention.feature is not None:
-        said["feature"] = str(intervention.feature)
-    return said | intervention.settings() | {"positions": positions if isinstance(positions, str) else list(positions)}
+class Named(TypedDict):
+    """What a file says of the model or of a dictionary."""
+
+    name: str
+    hash: str
 
 
-def from_dict(said: dict[str, Any]) -> FeatureIntervention:
+class File(TypedDict):
+    """A file of interventions."""
+
+    format: int
+    model: Named
+    dictionaries: NotRequired[list[Named]]
+    interventions: list[dict[str, Any]]
+
+
+def to_dict(intervention: InterventionKind) -> dict[str, Any]:
+    """One intervention as plain data: kind, settings, and feature and positions where it has some."""
+    kind, settings = {"kind": type(intervention).__name__}, intervention.settings()
+    if not isinstance(intervention, FeatureIntervention):
+        return kind | settings
+    feature, positions = intervention.feature, intervention.positions
+    named = {} if feature is None else {"feature": str(feature)}
+    return kind | named | settings | {"positions": positions if isinstance(positions, str) else list(positions)}
+
+
+def from_dict(data: dict[str, Any]) -> InterventionKind:
     """The inverse of `to_dict`; raises `EditError` for anything else."""
     try:
-        rest: dict[str, Any] = {key: value for key, value in said.items() if key != "kind"}
-        kind = FeatureIntervention.kinds[str(said["kind"]).lower()]
-        if "direction" in rest:
-            rest.setdefault("feature", None)
-        return kind(**rest)
+        kind = INTERVENTIONS[str(data["kind"]).lower()]
+        return kind.from_settings({key: value for key, value in data.items() if key != "kind"})
     except (KeyError, TypeError, AttributeError) as error:
-        kinds = ", ".join(kind.__name__ for kind in FeatureIntervention.kinds.values())
+        kinds = ", ".join(kind.__name__ for kind in INTERVENTIONS.values())
         raise EditError(
-            f"This is not an intervention ({error}); a kind ({kinds}), its feature and settings are needed."
+            f"This is not an intervention ({error}); a kind ({kinds}) and its settings are needed, for most also a "
+            "feature."
         ) from error
 
 
-def to_json(model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> str:
-    """Interventions as JSON text, with the model and the trained dictionaries that they were made for.
+@checked(EditError)
+def to_json(model: LanguageModel, interventions: Sequence[InterventionKind]) -> str:
+    """Interventions as JSON text, with the model and the trained dictionaries that they belong to.
 
     Raises:
         DictionaryError: two dictionaries of the same name and other weights, which the text could not tell apart.
     """
-    made_for = {"name": model.name, "hash": model.hash}
-    used = _trained(one.feature.source for one in interventions if one.feature is not None)
-    said = {
+    used = _trained(feature.source for feature in map(feature_of, interventions) if feature is not None)
+    content: File = {
         "format": FORMAT,
-        "model": made_for,
+        "model": {"name": model.name, "hash": model.hash},
         "dictionaries": [{"name": name, "hash": hash} for name, hash in used.items()],
         "interventions": [to_dict(one) for one in interventions],
     }
-    return json.dumps(said, indent=2, allow_nan=False)
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
-def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary] = ()) -> list[FeatureIntervention]:
-    """Read what `to_json` wrote, and check it against the model.
+@checked(EditError)
+def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary] = ()) -> list[InterventionKind]:
+    """The interventions of a text of `to_json`, checked against the model.
 
     Args:
-        model: what the interventions are for.
+        model: the model that they belong to.
         text: the JSON.
         dictionaries: the trained dictionaries whose features it names; others may be among them.
 
     Raises:
-        EditError: not such a text, or made for another model.
+        EditError: the text has another form, or belongs to another model.
         FeatureError: a feature that the model lacks.
-        DictionaryError: a trained dictionary is not among those given, or has other weights.
+        DictionaryError: a trained dictionary is not among `dictionaries`, or has other weights.
     """
-    try:
-        said = json.loads(text)
-        made_for, listed, version = said["model"], said["interventions"], said["format"]
-        name, hash = made_for["name"], made_for["hash"]
-        used = {str(one["name"]): str(one["hash"]) for one in said.get("dictionaries", ())}
-    except (ValueError, KeyError, TypeError) as error:
-        raise EditError(f"This is not a file of interventions: {error}.") from error
+    content = parse_json(text, File, EditError, "This is not a file of interventions")
+    version, name, hash = content["format"], content["model"]["name"], content["model"]["hash"]
     if version != FORMAT:
         raise EditError(f"These interventions are in format {version}, and this version reads format {FORMAT}.")
     if hash != model.hash:
         raise EditError(
-            f"These interventions were made for {name} ({str(hash)[:12]}), not for {model.name} ({model.hash[:12]}); "
+            f"These interventions were made for {name} ({hash[:12]}), not for {model.name} ({model.hash[:12]}); "
             "open that model, or make them anew for this one."
         )
-    if not isinstance(listed, list):
-        raise EditError("This is not a file of interventions: what it lists is not a list.")
+    used = {one["name"]: one["hash"] for one in content.get("dictionaries", ())}
     loaded = _loaded(used, dictionaries)
-    interventions = []
-    for one in map(from_dict, listed):
-        source = None if one.feature is None else loaded.get(one.feature.dictionary)
-        interventions.append(one if source is None else replace(one, feature=source.feature(one.feature.index)))
+    interventions: list[InterventionKind] = []
+    for one in map(from_dict, content["interventions"]):
+        feature = feature_of(one)
+        source = None if feature is None else loaded.get(feature.dictionary)
+        if feature is None or source is None:
+            interventions.append(one)
+        else:
+            interventions.append(replace(one, feature=source.feature(feature.index)))
     model.bind(interventions)
     return interventions
 
 
-def save_interventions(path: str | Path, model: LanguageModel, interventions: Sequence[FeatureIntervention]) -> None:
+@checked(EditError)
+def save_interventions(path: str | Path, model: LanguageModel, interventions: Sequence[InterventionKind]) -> None:
     """Write interventions to a JSON file, whole or not at all."""
     with replacing(Path(path)) as temporary:
         temporary.write_text(to_json(model, interventions))
 
 
+@checked(EditError)
 def load_interventions(
     path: str | Path, model: LanguageModel, dictionaries: Sequence[Dictionary] = ()
-) -> list[FeatureIntervention]:
+) -> list[InterventionKind]:
     """Read a JSON file of interventions; `dictionaries` and errors as in `from_json`, `EditError` if there is none."""
     try:
         return from_json(model, Path(path).read_text(), dictionaries)
@@ -116,31 +136,31 @@ def load_interventions(
 
 def _trained(sources: Iterable[object]) -> dict[str, str]:
     """Hashes of the dictionaries among these that are not the model's own neurons, by name."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for source in {id(one): one for one in sources}.values():
         if isinstance(source, Dictionary) and not isinstance(source, Neurons):
             hash = source.hash
-            if found.setdefault(source.name, hash) != hash:
+            if hashes.setdefault(source.name, hash) != hash:
                 raise DictionaryError(
                     f"Two different dictionaries are called {source.name}; give one of them another .name."
                 )
-    return found
+    return hashes
 
 
 def _loaded(used: Mapping[str, str], dictionaries: Sequence[Dictionary]) -> dict[str, Dictionary]:
-    """The dictionaries at hand with these names and hashes, by name."""
-    found: dict[str, Dictionary] = {}
+    """Those of the dictionaries that have these names and hashes, by name."""
+    loaded: dict[str, Dictionary] = {}
     for name, hash in used.items():
         called = {one.hash: one for one in dictionaries if one.name == name}
         if not called:
             raise DictionaryError(
-                f"These interventions need the dictionary {name} ({hash[:12]}); load_dictionary() it and give it in "
+                f"These interventions need the dictionary {name} ({hash[:12]}); load_dictionary() it and pass it in "
                 "dictionaries=."
             )
         if hash not in called:
             raise DictionaryError(
-                f"These interventions were made with {name} of the hash {hash[:12]}, but the {name} at hand has "
+                f"These interventions were made with {name} of the hash {hash[:12]}, but the {name} that is loaded has "
                 f"{next(iter(called))[:12]}; load the one that they were made with."
             )
-        found[name] = called[hash]
-    return found
+        loaded[name] = called[hash]
+    return loaded

@@ -1,13 +1,12 @@
-"""What do interventions do to a text? Plain and edited model side by side, on the same prompt and in one batch.
+"""The effect of interventions on a text: plain and edited model side by side, on the same prompt and in one batch.
 
-The rows that write go through the network together, so that a step reads the weights once. A second batch follows them
+The decoding rows go through the network together, so that a step reads the weights once. A second batch follows them
 in chunks and scores each text under the other model, which gives the KL divergence on the same tokens and the
 perplexity of the edited text under the plain model.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,19 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.interventions.kinds import FeatureIntervention, dictionary_of
-from workbench.model.decoding import Decoder, TextStreamer
-from workbench.model.edits import Edit, EditError, Group, check_edits
-from workbench.model.language_model import Generation, LanguageModel
+from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
+from workbench.evaluation.repetition import repetition
+from workbench.interventions.features import dictionary_of
+from workbench.interventions.protocol import FeatureIntervention
+from workbench.model.decoding import Decoder, DecodingStep, decode
+from workbench.model.edits import BoundEdit, EditError, Group, Intervention, check_edits
+from workbench.model.generation import Generation
+from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import Sampling
 
 CHUNK = 64
-"""Tokens scored at once: a chunk costs about as much as four steps of writing."""
+"""Tokens scored at once: a chunk costs about as much as four decoding steps."""
 
 
 @dataclass(frozen=True)
 class TokenChange:
-    """How an intervention moved the probability of one token."""
+    """The change that an intervention makes to the probability of one token."""
 
     token: int
     text: str
@@ -52,7 +55,7 @@ class Side:
     repetition: float
     """Share of this text's 3-grams of tokens that occurred before in it."""
     top_changes: list[TokenChange]
-    """The tokens whose mean probability moved most, up or down, over the positions of the plain text."""
+    """The tokens whose mean probability changes most, up or down, over the positions of the plain text."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,11 @@ class Comparison:
     """Of the plain text under the plain model."""
     baseline_repetition: float
     sides: list[Side] = field(repr=False)
-    """The edited side, and behind it the control's where one was asked for."""
+    """The edited side, and behind it the control's if there is one."""
 
     @property
     def edited(self) -> Generation:
-        """What the edited model wrote."""
+        """The text of the edited model."""
         return self.sides[0].generation
 
     @property
@@ -79,7 +82,7 @@ class Comparison:
 
     @property
     def top_changes(self) -> list[TokenChange]:
-        """The tokens whose probability moved most."""
+        """The tokens whose probability changes most."""
         return self.sides[0].top_changes
 
     @property
@@ -89,7 +92,7 @@ class Comparison:
 
     @property
     def control(self) -> Side | None:
-        """The same for random features changed equally hard; None unless it was asked for."""
+        """The same for random features changed equally hard; None without `control=True`."""
         return self.sides[1] if len(self.sides) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +102,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a comparison wrote."""
+    """The text of one step of a comparison."""
 
     pieces: list[str]
     """New text of each row: plain, edited, control; empty where the row has ended."""
@@ -108,11 +111,11 @@ class Step:
 def compare(
     model: LanguageModel,
     prompt: str,
-    interventions: Sequence[FeatureIntervention],
+    interventions: Sequence[Intervention],
     max_new_tokens: int = 64,
     **how: Any,
 ) -> Comparison:
-    """Write with and without interventions; settings as in `compare_steps`."""
+    """The texts with and without interventions, and how far they are apart; settings as in `compare_steps`."""
     steps = compare_steps(model, prompt, interventions, max_new_tokens, **how)
     while True:
         try:
@@ -124,7 +127,7 @@ def compare(
 def compare_steps(
     model: LanguageModel,
     prompt: str,
-    interventions: Sequence[FeatureIntervention],
+    interventions: Sequence[Intervention],
     max_new_tokens: int = 64,
     *,
     sampling: Sampling | None = None,
@@ -133,12 +136,12 @@ def compare_steps(
     seed: int = 0,
     top: int = 20,
 ) -> Generator[Step, None, Comparison]:
-    """The same step by step, for a page that shows the texts as they come; the generator returns the `Comparison`.
+    """A comparison step by step; the generator returns the `Comparison`.
 
     Args:
         model: the model; interventions in force around the call apply to both sides.
         prompt: a text; for a chat, `model.chat_prompt(message)`.
-        interventions: what the edited side does.
+        interventions: those of the edited side.
         max_new_tokens: length of the texts at most.
         sampling: how tokens are chosen, on every side with the same random numbers; greedy if None.
         stop: end a text where the model ends its turn.
@@ -166,28 +169,19 @@ def compare_steps(
         max_new_tokens,
     )
     judge = _Judge(model, writer, edits)
-    chance = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
-    pieces = [TextStreamer(model.to_text) for _ in range(rows)]
-    over = [False] * rows
-    for number in range(max_new_tokens):
-        chosen = sampling.choose(writer.logits, chance)
-        texts = []
-        for row, token in enumerate(chosen.tolist()):
-            over[row] = over[row] or (stop and token in model.stop_tokens)
-            if not over[row]:
-                judge.lengths[row] += 1
-            texts.append("" if over[row] else pieces[row].add(token, number == max_new_tokens - 1))
-        judge.note(writer.logits, chosen)
-        yield Step(texts)
-        if all(over):
-            break
-        if number < max_new_tokens - 1:
-            writer.feed(chosen[:, None])
-    return judge.verdict(prompt, over, top)
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
+    stop_tokens = model.stop_tokens if stop else frozenset()
+    steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, to_text=model.to_text)
+    ended: Sequence[bool] = [False] * rows
+    for step in steps:
+        ended = step.ended
+        judge.note(step)
+        yield Step(step.pieces)
+    return judge.verdict(prompt, ended, top)
 
 
 def random_twins(
-    model: LanguageModel, interventions: Sequence[FeatureIntervention], seed: int = 0
+    model: LanguageModel, interventions: Sequence[Intervention], seed: int = 0
 ) -> list[FeatureIntervention]:
     """The same interventions on other features of the same dictionaries, drawn at random.
 
@@ -197,7 +191,7 @@ def random_twins(
     chance = random.Random(seed)
     twins = []
     for one in interventions:
-        if one.feature is None:
+        if not isinstance(one, FeatureIntervention) or one.feature is None:
             raise EditError(f"{one} names no feature, so there is no random feature to compare it with.")
         dictionary = dictionary_of(model, one.feature)
         index = chance.randrange(dictionary.n_features - 1)
@@ -206,19 +200,13 @@ def random_twins(
     return twins
 
 
-def repetition(tokens: Sequence[int], n: int = 3) -> float:
-    """Share of n-grams that occurred before in the same text, from 0 to 1; 0 for a text shorter than n + 1."""
-    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
-
-
 class _Judge:
-    """Scores every text under the other model while it is written.
+    """Scores every text under the other model during the decoding.
 
     For each edited side two rows: the edited model on the plain text, and the plain model on the edited text.
     """
 
-    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[Edit]]):
+    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[BoundEdit]]):
         self.model = model
         self.n_sides = len(edits)
         rows = [row for side in range(1, self.n_sides + 1) for row in (side, 0)]
@@ -237,51 +225,51 @@ class _Judge:
         vocab = model.network.vocab_size
         self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
 
-    def note(self, logits: Tensor, chosen: Tensor) -> None:
-        """Take in one step, when `lengths` has it: the writer's logits `[rows, vocab]` and its tokens `[rows]`."""
-        self.logits.append(logits)
-        self.tokens.append(chosen)
+    def note(self, step: DecodingStep) -> None:
+        """Take in one step of the writer; after `CHUNK` of them, score them."""
+        self.lengths = [length + (not ended) for length, ended in zip(self.lengths, step.ended, strict=True)]
+        self.logits.append(step.logits)
+        self.tokens.append(step.chosen)
         if len(self.tokens) == CHUNK:
             self.score()
 
     def score(self) -> None:
-        """Score the steps noted since the last time."""
+        """Score the steps noted since the last call."""
         chunk = len(self.tokens)
         if not chunk:
             return
         with torch.inference_mode():
             tokens = torch.stack(self.tokens, 1)  # [rows, chunk]
-            own = torch.stack(self.logits, 1).log_softmax(-1)  # [rows, chunk, vocab]
+            own = torch.stack(self.logits, 1)  # [rows, chunk, vocab]
             other = torch.empty(2 * self.n_sides, chunk, own.shape[-1])
-            # the judge has seen all tokens before this chunk; its first prediction is made already
+            # the judge has read all tokens before this chunk, so that it has the logits of the first
             texts = [row for side in range(1, self.n_sides + 1) for row in (0, side)]
             other[:, 0] = self.decoder.logits
             followed = self.decoder.feed(tokens[texts])
             other[:, 1:] = followed[:, :-1]
-            other = other.log_softmax(-1)
 
             steps = torch.arange(self.scored, self.scored + chunk)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
-            self.own_logprob.append(own.gather(-1, tokens[..., None])[..., 0])
-            self.before += (own[0].exp() * inside[:, None]).sum(0)
+            self.own_logprob.append(-cross_entropy(own, tokens))
+            self.before += (own[0].float().softmax(-1) * inside[:, None]).sum(0)
             edited_on_plain, plain_on_edited = other[0::2], other[1::2]  # [sides, chunk, vocab]
-            self.after += (edited_on_plain.exp() * inside[:, None]).sum(1)
-            self.kl.append(_kl(own[:1], edited_on_plain))
-            self.kl_own.append(_kl(plain_on_edited, own[1:]))
-            self.plain_logprob.append(plain_on_edited.gather(-1, tokens[1:, :, None])[..., 0])
+            self.after += (edited_on_plain.softmax(-1) * inside[:, None]).sum(1)
+            self.kl.append(kl_divergence(own[:1], edited_on_plain).clamp(min=0))
+            self.kl_own.append(kl_divergence(plain_on_edited, own[1:]).clamp(min=0))
+            self.plain_logprob.append(-cross_entropy(plain_on_edited, tokens[1:]))
         self.chosen.extend(self.tokens)
         self.scored += chunk
         self.logits, self.tokens = [], []
 
-    def verdict(self, prompt: str, over: list[bool], top: int) -> Comparison:
-        """Everything together."""
+    def verdict(self, prompt: str, ended: Sequence[bool], top: int) -> Comparison:
+        """The comparison of everything noted; `ended` tells which rows ended their turn."""
         self.score()
         own = torch.cat(self.own_logprob, 1)
         tokens = torch.stack(self.chosen, 1).tolist()
         written = [ids[:length] for ids, length in zip(tokens, self.lengths, strict=True)]
         generations = [
-            Generation(prompt, self.model.to_text(ids), ids, logprobs[: len(ids)], "end" if ended else "length")
-            for ids, logprobs, ended in zip(written, own.tolist(), over, strict=True)
+            Generation(prompt, self.model.to_text(ids), ids, logprobs[: len(ids)], "end" if over else "length")
+            for ids, logprobs, over in zip(written, own.tolist(), ended, strict=True)
         ]
         plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
         before = self.before / max(self.lengths[0], 1)
@@ -293,12 +281,12 @@ class _Judge:
                     generations[side + 1],
                     kl[side, : self.lengths[0]].tolist(),
                     kl_own[side, :length].tolist(),
-                    _perplexity(plain_logprob[side, :length]),
+                    perplexity(-plain_logprob[side, :length]),
                     repetition(written[side + 1]),
                     self._changes(before, self.after[side] / max(self.lengths[0], 1), top),
                 )
             )
-        baseline_perplexity = _perplexity(own[0, : self.lengths[0]])
+        baseline_perplexity = perplexity(-own[0, : self.lengths[0]])
         return Comparison(prompt, generations[0], baseline_perplexity, repetition(written[0]), sides)
 
     def _changes(self, before: Tensor, after: Tensor, top: int) -> list[TokenChange]:
@@ -309,12 +297,3 @@ class _Judge:
             for token, text in zip(moved, texts, strict=True)
             if before[token] != after[token]
         ]
-
-
-def _kl(of: Tensor, to: Tensor) -> Tensor:
-    """KL(of ‖ to) in nats from log-probabilities `[..., vocab]`, never below 0."""
-    return (of.exp() * (of - to)).sum(-1).clamp(min=0)
-
-
-def _perplexity(logprobs: Tensor) -> float:
-    return math.exp(-float(logprobs.mean())) if len(logprobs) else math.nan

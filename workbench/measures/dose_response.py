@@ -1,4 +1,4 @@
-"""How likely is a word as the next one, for each strength of an intervention?"""
+"""The probability of a word after a prompt, for each strength of an intervention."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from workbench.core.progress import Progress
-from workbench.interventions.kinds import FeatureIntervention
-from workbench.model.edits import Group, Run, check_edits
+from workbench.evaluation.losses import cross_entropy
+from workbench.model.edits import Group, Intervention, Run, check_edits
 from workbench.model.language_model import LanguageModel
 
 ROWS = 8
-"""Strengths run at once."""
+"""Strengths in one forward pass."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class DoseResponse:
     word: str
     values: list[float]
     logprobs: list[float]
-    """Natural logarithm of the word's probability directly after the prompt, one per value."""
+    """Natural logarithm of the word's probability directly after the prompt, for each value."""
     plain: float
     """The same without the intervention."""
 
@@ -38,20 +38,20 @@ def dose_response(
     prompt: str,
     word: str,
     values: Sequence[float],
-    make: Callable[[float], Sequence[FeatureIntervention]],
+    make: Callable[[float], Sequence[Intervention]],
     *,
     progress: Progress | None = None,
 ) -> DoseResponse:
-    """Measure a word's probability after a prompt under interventions of several strengths.
+    """A word's log-probability after a prompt under interventions of several strengths.
 
     Args:
         model: the model.
         prompt: a text; for a chat, `model.chat_prompt(message)`.
-        word: what may follow, with its leading space where one belongs (" dog"); of several tokens, their joint
-            probability counts.
+        word: the word, with its leading space where one belongs (" dog"); of several tokens, their joint probability
+            counts.
         values: the strengths.
         make: the interventions of one strength, such as `lambda value: [Clamp(feature, value)]`.
-        progress: told how far it is.
+        progress: called with the share that is done.
 
     Raises:
         PromptError: an empty prompt or word.
@@ -64,7 +64,7 @@ def dose_response(
     bound = [model.bind([]), *(model.bind(make(value)) for value in values)]
     for edits in bound:
         check_edits(edits, tokens.shape[1], length)
-    found: list[float] = []
+    measured: list[float] = []
     for first in range(0, len(bound), ROWS):
         if progress:
             progress(first / len(bound), f"Measuring {word!r}")
@@ -73,6 +73,6 @@ def dose_response(
         run = Run(groups, torch.full((len(some),), length))
         with torch.inference_mode():
             logits = model.network.run(tokens.expand(len(some), -1), run, last=target.shape[1])  # [rows, new, vocab]
-            logprobs = logits.log_softmax(-1).gather(-1, target.expand(len(some), -1)[..., None])
-        found += logprobs.sum((1, 2)).tolist()
-    return DoseResponse(word, list(map(float, values)), found[1:], found[0])
+            losses = cross_entropy(logits, target.expand(len(some), -1))  # [rows, new]
+        measured += (-losses.sum(1)).tolist()
+    return DoseResponse(word, list(map(float, values)), measured[1:], measured[0])

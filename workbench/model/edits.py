@@ -1,39 +1,42 @@
 """Edits: at this hook point, at these absolute positions, the tensor becomes f(tensor).
 
-The model and the generator run edits and know nothing of features or dictionaries; an intervention
-(`interventions.py`) names features and binds itself into fresh edits for one run. The edits of a run live in a context
-variable, never on the model, so that many threads can steer one shared model at once.
+Edits know nothing of features or dictionaries; an intervention (`workbench/interventions/`) names features and binds
+itself into fresh edits for one run. The edits of a run live in a context variable, never on the model, so that many
+threads can steer one shared model at once.
 
 Positions are absolute: position 0 is the first token of the sequence, whether or not the tokens before the current one
-come from the KV cache, and padding has no position. There is no "last position": what is last differs between a cached
-and an uncached run of the same text.
+come from the KV cache, and padding has no position. There is no "last position": it differs between a cached and an
+uncached run of the same text.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
+from workbench.model.plan import Plan
 
 Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
 """`all`; `prompt`: before the first generated token; `generated`: from it on; or named absolute positions."""
 
 
 class EditError(WorkbenchError):
-    """An edit that is malformed, or that can never act in the run it was given to."""
+    """A malformed edit, or one that can never act in its run."""
 
 
 def as_positions(positions: str | int | Sequence[int]) -> Positions:
-    """Check a position rule and bring it into its one form.
+    """A position rule in its normal form: a word, or sorted positions without duplicates.
 
-    Raises `EditError` for an unknown word, a negative or fractional position and an empty list.
+    Raises:
+        EditError: an unknown word, a negative or fractional position, or an empty list.
     """
     if positions in ("all", "prompt", "generated"):
         return positions  # type: ignore[return-value]
@@ -50,34 +53,86 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     return tuple(sorted(set(numbers)))
 
 
+class Masks(Protocol):
+    """Which positions of an edit's tensor a rule selects."""
+
+    def __call__(self, rule: Positions) -> Tensor | None:
+        """Bool, of the leading shape of the edit's tensor, `[batch, pos]` or `[n]`; None for all of them."""
+        ...
+
+
+class Part(Protocol):
+    """What acts at positions of its own: an edit, or one of several changes that share an edit."""
+
+    @property
+    def positions(self) -> Positions:
+        """Where it acts."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """What it came from, for error messages."""
+        ...
+
+
 @dataclass(frozen=True)
 class Edit:
     """One change at one hook point."""
 
     hook_point: str
     change: Callable[[Tensor], Tensor]
-    """Gets the selected part of the tensor, `[..., *shape]`, and returns one of the same size; it must not write into
-    what it gets. Returning the very tensor it got (to observe only) leaves the model as it is."""
+    """Takes the selected part of the tensor, `[..., *shape]`, and returns a tensor of the same size; it must not write
+    into its input. To observe only, return the input unchanged (the same object)."""
     positions: Positions = "all"
     source: str = ""
-    """What the edit came from, for error messages."""
+    """The intervention that it comes from, for error messages."""
     standing: bool = False
-    """Whether it belongs to the model and not to a call; what is watched there is what this edit gets to see."""
+    """Whether it belongs to the model and not to a call; `Run.watch` sees the input of such an edit."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The edit itself."""
+        return (self,)
+
+    def act(self, x: Tensor, masks: Masks) -> Tensor:
+        """The changed tensor."""
+        return self.change(x)
+
+
+@dataclass(frozen=True)
+class SharedEdit:
+    """Several changes at one hook point, each at positions of its own; the edit itself is at all positions."""
+
+    hook_point: str
+    change: Callable[[Tensor, Masks], Tensor]
+    """Gets the tensor, as that of `Edit` does, and the masks of the positions in it."""
+    parts: Sequence[Part]
+    """The changes that it carries out. The list may grow until all interventions of the run are bound."""
+    source: str = ""
+    standing: bool = False
+    positions: ClassVar[Positions] = "all"
+
+    def act(self, x: Tensor, masks: Masks) -> Tensor:
+        """The changed tensor."""
+        return self.change(x, masks)
+
+
+BoundEdit = Edit | SharedEdit
 
 
 class Intervention(Protocol):
-    """What `model.generate(interventions=...)` takes: anything that binds itself into edits."""
+    """An object that binds itself into edits; `model.generate(interventions=...)` takes a list of them."""
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
-        """Fresh edits for one run; `scratch` is shared by all that binds itself for that run, and then thrown away."""
+    def bind(self, model: Any, plan: Plan) -> Sequence[BoundEdit]:
+        """Fresh edits for one run; `plan` is shared by all that binds itself for that run, and then thrown away."""
         ...
 
 
 class Spliceable(Protocol):
-    """What `model.spliced` takes: anything that can stand in an activation's place, such as a dictionary."""
+    """An object that can replace an activation, such as a dictionary; `model.spliced` takes them by hook point."""
 
     def splice(self, hook_point: str) -> Intervention:
-        """What puts it there, in the runs that it is bound for."""
+        """The intervention that replaces the activation at a hook point."""
         ...
 
 
@@ -85,18 +140,18 @@ class Spliceable(Protocol):
 class Group:
     """Edits for some rows of the batch."""
 
-    edits: Sequence[Edit]
+    edits: Sequence[BoundEdit]
     rows: slice = field(default_factory=lambda: slice(None))
 
 
 class Run:
-    """The edits of one run through the model, and where in the sequences the current forward pass stands.
+    """The edits of one run through the model, and the positions of the current forward pass.
 
     Args:
-        groups: edits with the batch rows they belong to, applied in order.
+        groups: edits with the batch rows that they apply to, in order.
         prompt_lengths: tokens before the first generated one, `[batch]`; None where nothing is generated.
-        watch: hook points whose tensors are to be seen, with what to do with them: after the edits, but where one of
-            them is standing, before.
+        watch: a function for each watched hook point, called with its tensor after the edits; before them where one is
+            standing.
     """
 
     def __init__(
@@ -105,7 +160,7 @@ class Run:
         prompt_lengths: Tensor | None = None,
         watch: Mapping[str, Callable[[Tensor], None]] | None = None,
     ):
-        self.at: dict[str, list[tuple[slice, Edit]]] = {name: [] for name in watch or ()}
+        self.at: dict[str, list[tuple[slice, BoundEdit]]] = {name: [] for name in watch or ()}
         for group in groups:
             for edit in group.edits:
                 self.at.setdefault(edit.hook_point, []).append((group.rows, edit))
@@ -114,16 +169,15 @@ class Run:
         self.positions: Tensor = torch.zeros(1, 0, dtype=torch.long)  # [batch, pos], -1 is padding
         self.plain = True
         self._masks: dict[Positions, Tensor | None] = {}
-        self._given: tuple[slice, Tensor | None] = slice(None), None  # rows and positions that the edit at work has
 
     def enter(self, positions: Tensor) -> None:
-        """Say which absolute positions the coming forward pass computes: `[batch, pos]`, -1 where there is padding."""
+        """Set the absolute positions of the next forward pass: `[batch, pos]`, -1 where there is padding."""
         self.positions = positions
         self.plain = bool((positions >= 0).all())
         self._masks = {}
 
     def apply(self, hook_point: str, value: Tensor) -> Tensor:
-        """Run the edits of this hook point on `value` `[batch, pos, ...]`."""
+        """The tensor `[batch, pos, ...]` of a hook point after its edits; the same object where they change nothing."""
         watch = self.watch.get(hook_point)
         if watch is not None and any(edit.standing for _, edit in self.at[hook_point]):
             watch(value)
@@ -133,9 +187,9 @@ class Run:
             mask = self._mask(edit.positions)
             part = value if everywhere else value[rows]
             mask = mask if everywhere or mask is None else mask[rows]
-            self._given = rows, mask
+            masks = functools.partial(self._inside, rows, mask)
             if mask is None:
-                changed = edit.change(part)
+                changed = edit.act(part, masks)
                 if changed is part:
                     continue
                 if everywhere:
@@ -147,7 +201,7 @@ class Run:
             if not bool(mask.any()):
                 continue
             selected = part[mask]
-            changed = edit.change(selected)
+            changed = edit.act(selected, masks)
             if changed is selected:
                 continue
             value = value.clone()
@@ -157,16 +211,21 @@ class Run:
             watch(value)
         return value
 
-    def inside(self, rule: Positions) -> Tensor | None:
-        """Which of the positions that the edit at work was given another rule selects too; None for all of them.
+    def _inside(self, rows: slice, selected: Tensor | None, rule: Positions) -> Tensor | None:
+        """Which of the positions that an edit was given a rule selects; None for all of them.
 
-        Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where only some were selected.
+        Args:
+            rows: the batch rows of the edit.
+            selected: which positions of these rows the edit was given, `[batch, pos]`; None for all of them.
+            rule: of a part of the edit.
+
+        Returns:
+            Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where only some were selected.
         """
         mask = self._mask(rule)
         if mask is None:
             return None
-        rows, given = self._given
-        return mask[rows] if given is None else mask[rows][given]
+        return mask[rows] if selected is None else mask[rows][selected]
 
     def _mask(self, rule: Positions) -> Tensor | None:
         """Which of the current positions a rule selects: `[batch, pos]`, or None for all of them."""
@@ -185,54 +244,42 @@ class Run:
         return inside & (here >= 0)
 
 
-def check_edits(edits: Sequence[Edit], computed: int, prompt_length: int | None) -> None:
+def check_edits(edits: Sequence[BoundEdit], computed: int, prompt_length: int | None) -> None:
     """Refuse edits that can never act.
 
     Args:
         edits: bound edits.
-        computed: number of positions that the run can compute at most, 0 … computed - 1.
+        computed: number of positions that the run computes at most, 0 … computed - 1.
         prompt_length: where the generated tokens begin; None if the run generates nothing.
 
     Raises:
-        EditError: one sentence naming the edit and the reason.
+        EditError: an edit at positions that the run does not compute.
     """
     for edit in edits:
-        who = edit.source or f"the edit at {edit.hook_point}"
-        if isinstance(edit.positions, tuple):
-            beyond = [position for position in edit.positions if position >= computed]
-            if beyond:
-                raise EditError(
-                    f"{who} can't act at position {beyond[0]}: this run computes only positions 0 to {computed - 1}."
-                )
-        elif edit.positions == "generated" and (prompt_length is None or prompt_length >= computed):
+        for part in edit.parts:
+            _check_part(part, part.source or f"the edit at {edit.hook_point}", computed, prompt_length)
+
+
+def _check_part(part: Part, who: str, computed: int, prompt_length: int | None) -> None:
+    if isinstance(part.positions, tuple):
+        beyond = [position for position in part.positions if position >= computed]
+        if beyond:
             raise EditError(
-                f"{who} acts on generated tokens only, and this run feeds none back into the model; "
-                "use positions='all', or generate at least two tokens."
+                f"{who} can't act at position {beyond[0]}: this run computes only positions 0 to {computed - 1}."
             )
+    elif part.positions == "generated" and (prompt_length is None or prompt_length >= computed):
+        raise EditError(
+            f"{who} acts on generated tokens only, and this run feeds none back into the model; "
+            "use positions='all', or generate at least two tokens."
+        )
 
 
 _current: ContextVar[Run | None] = ContextVar("workbench_run", default=None)
 
 
 def current_run() -> Run | None:
-    """The run whose edits apply to forward passes in this context."""
+    """The run whose edits apply to forward passes in this context; None if there is none."""
     return _current.get()
-
-
-def only_at(positions: Positions, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A change that acts where the rule selects, for use inside an edit on more positions.
-
-    The tensor it gets, `[batch, pos, …]` or `[n, …]`, has the leading shape of what the edit was given.
-    """
-
-    def somewhere(old: Tensor) -> Tensor:
-        run = _current.get()
-        inside = None if run is None else run.inside(positions)
-        if inside is None:
-            return change(old)
-        return torch.where(inside.view(*inside.shape, *(1 for _ in old.shape[inside.ndim :])), change(old), old)
-
-    return somewhere
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Hook points: the places in a model where a tensor can be read or changed, named as TransformerLens names them.
+"""Hook points: the places in a model where a tensor can be read or changed, under the names of TransformerLens.
 
-Which names a model has, and how wide the tensor is there, is found out when the model is loaded (`model.py`);
-here are only the words and the search for the nearest right one.
+`hookpoint_table.py` determines which ones a model has; this file holds their description, and the search for the
+name nearest to a wrong one.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class HookPoint:
     shape: tuple[int, ...]
     """Sizes behind batch and position: `(d_model,)`, `(d_mlp,)`, `(n_heads, d_head)`."""
     module: str | None = None
-    """Path of the plain Hugging Face module that carries it; None if only the TransformerLens bridge shows it."""
+    """Path of the plain Hugging Face module that carries it; None if only the TransformerLens bridge has it."""
     side: str = "out"
     """`in`: the module's input; `out`: its output."""
     key: str = ""
-    """The name under which its edits run: the same for two names of one place."""
+    """The name that its edits run under: the same for two names of one place."""
     positional: bool = True
     """Whether the tensor has the form `[batch, pos, *shape]`, so that edits can address positions in it."""
 
@@ -89,5 +89,5 @@ class HookPoints(Mapping[str, HookPoint]):
 
 
 def _first_number(text: str) -> int:
-    found = re.search(r"\d+", text)
-    return int(found[0]) if found else 0
+    number = re.search(r"\d+", text)
+    return int(number[0]) if number else 0

@@ -1,4 +1,4 @@
-"""A key-value cache that reserves its room once, where Hugging Face's copies the whole past at every token."""
+"""A key-value cache with preallocated memory; Hugging Face's own copies the whole past at every token."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 def new_cache(config: Any, capacity: int) -> DynamicCache:
-    """An empty cache for a model of this configuration, with room for `capacity` positions.
+    """An empty cache for a model of this configuration, with memory for `capacity` positions.
 
-    Layers of another kind than plain attention (sliding windows, recurrent states) stay Hugging Face's own.
+    Layers other than plain attention (sliding windows, recurrent states) use Hugging Face's own cache.
     """
     cache = DynamicCache(config=config)
     cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
@@ -21,14 +21,14 @@ def new_cache(config: Any, capacity: int) -> DynamicCache:
 
 
 def copy_rows(cache: DynamicCache, rows: list[int]) -> DynamicCache:
-    """A cache of its own with the past of some rows of another: row i continues row `rows[i]`."""
+    """A copy of some rows of a cache: row i continues row `rows[i]`."""
     twin = copy.deepcopy(cache)
     twin.batch_select_indices(torch.tensor(rows))
     return twin
 
 
 class PreallocatedLayer(DynamicLayer):
-    """Keys and values `[batch, heads, capacity, d_head]`, handed out as views of the part that is filled."""
+    """Keys and values `[batch, heads, capacity, d_head]`; `update` returns views of the part that is filled."""
 
     def __init__(self, capacity: int):
         super().__init__()

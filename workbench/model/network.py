@@ -1,60 +1,54 @@
 """A network whose hook points can be read and edited: tokens in, logits out. The only file that knows TransformerLens.
 
-Two trees of modules share one set of weights. The *plain* one is the Hugging Face model as it is: it runs everything,
-at its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it says which hook points there are, and
-runs only what has no counterpart in the plain tree (attention patterns, rotated queries, norm scales).
+Two trees of modules share one set of weights. The *plain* one is the Hugging Face model: it runs every forward pass at
+its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it names the hook points, and runs only where
+one of them has no counterpart in the plain tree (attention patterns, rotated queries, norm scales).
 
-Hooks, once a hook point is used, stay in place and look into the context variable of `edits.py`; with no run there they
-do nothing. So no edit is ever part of the shared model.
+Hooks stay in place once a hook point is used. They read the context variable of `edits.py` and do nothing without a
+run there, so that no edit is part of the shared model.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.core.cache import cache_folder
-from workbench.core.files import replacing
-from workbench.model.edits import Edit, EditError, Run, current_run, running
-from workbench.model.hookpoints import HookPoint, HookPoints
+from workbench.model.edits import BoundEdit, EditError, Run, current_run, running
+from workbench.model.hookpoint_table import BridgeTensor, open_table
+from workbench.model.hookpoints import HookPoint
+from workbench.model.hooks import attach
+from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.weights import ModelError
-
-TABLE = 2
-"""Version of the tables of hook points on disk."""
 
 
 class Network:
     """A Hugging Face causal language model with hook points.
 
     Args:
-        module: any causal language model that TransformerLens 4 has an adapter for. It is not touched: the network
-            works on copies of its modules that share its weights.
-        tokenizer: only handed to the bridge, which would ask the hub for one otherwise.
+        module: a causal language model with an adapter in TransformerLens 4. The network works on copies of its modules
+            that share its weights, and leaves it unchanged.
+        tokenizer: passed to the bridge, which asks the hub for one otherwise.
 
     Raises:
         ModelError: TransformerLens has no adapter for this architecture, or the weights are damaged.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any):
-        self.module: Any = _sharing_copy(module)
+        self.module: Any = sharing_copy(module)
         self.config: Any = self.module.config
         self._tokenizer = tokenizer
         self._hooked: set[tuple[bool, str]] = set()
         self._lock = threading.RLock()
-        table = _table_file(self.module)
-        self.hook_points = _read_table(table) or self._find_hook_points(table)
+        versions = {"TransformerLens": version("transformer-lens")}
+        self.hook_points = open_table(self.module, versions, self._observe)
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
         self.n_heads: int = sizes.num_attention_heads
@@ -64,20 +58,20 @@ class Network:
 
     @property
     def bridge(self) -> Any:
-        """The `TransformerBridge`, made when it is first needed; it shares the weights."""
+        """The `TransformerBridge`, built at its first use; it shares the weights."""
         return self._bridged[0]
 
     @functools.cached_property
     def _bridged(self) -> tuple[Any, dict[int, str]]:
-        """The bridge, and where in the plain tree the modules that it took over have their twins, by their id."""
+        """The bridge, and the path in the plain tree of each module that it took over, by the module's id."""
         with self._lock:
-            module = _sharing_copy(self.module)
+            module = sharing_copy(self.module)
             twins = {id(inner): path for path, inner in module.named_modules() if path}
             return _build_bridge(module, self._tokenizer), twins
 
     @functools.cached_property
     def _bridge_hooks(self) -> dict[str, Any]:
-        return self.bridge.hook_dict  # the bridge makes it anew at each look
+        return self.bridge.hook_dict  # the bridge builds a new one at each access
 
     def run(
         self,
@@ -88,13 +82,13 @@ class Network:
         cache: Any = None,
         last: int = 0,
     ) -> Tensor:
-        """One forward pass.
+        """Logits of one forward pass.
 
         Args:
-            tokens: `[batch, pos]`, only the new ones where there is a cache.
-            run: the edits, prepared by `prepare`.
-            mask: `[batch, past + pos]`, False where there is padding; None where there is none.
-            cache: from `new_cache`; the pass adds to it.
+            tokens: token ids `[batch, pos]`, only the new ones where there is a cache.
+            run: its edits come from `prepare`; None for no edits.
+            mask: bool `[batch, past + pos]`, False where there is padding; None without padding.
+            cache: from `new_cache`; the pass appends to it.
             last: compute logits of so many last positions only; 0 for all.
 
         Returns:
@@ -112,7 +106,7 @@ class Network:
             extra = {"attention_mask": mask.long(), "position_ids": positions.clamp(min=0)}
         if run is not None:
             run.enter(positions)
-        # what comes in front of the LM head is cut to the last positions, and edits there would miss theirs
+        # the input of the LM head is cut to the last positions, so that edits there would miss theirs
         kept = 0 if _touches(run, "unembed.") else last
         with running(run):
             host: Any = self._host(run)
@@ -126,24 +120,24 @@ class Network:
         return out.logits[:, -last:]
 
     def capture(self, tokens: Tensor, names: Sequence[str], run: Run, *, mask: Tensor | None = None) -> None:
-        """Run until every hook point in `names` has been seen by the run's `watch`, and no further."""
+        """Run until the run's `watch` has been called for every hook point in `names`, and no further."""
         wanted = {self.hook_points[name].key for name in names}
 
-        def seen(name: str, tell: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        def counting(name: str, watch: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
             def look(value: Tensor) -> None:
-                tell(value)
+                watch(value)
                 wanted.discard(name)
                 if not wanted:
                     raise _Enough
 
             return look
 
-        run.watch = {name: seen(name, tell) for name, tell in run.watch.items()}
+        run.watch = {name: counting(name, watch) for name, watch in run.watch.items()}
         with contextlib.suppress(_Enough):
             self.run(tokens, run, mask=mask, last=1)
 
-    def prepare(self, edits: Sequence[Edit]) -> list[Edit]:
-        """Check the hook points of edits and bring their names into the one form that hooks use.
+    def prepare(self, edits: Sequence[BoundEdit]) -> list[BoundEdit]:
+        """Edits with checked hook points, under the names that hooks use.
 
         Raises:
             HookPointError: the model has no such hook point.
@@ -158,7 +152,7 @@ class Network:
         return ready
 
     def unembedding(self) -> Tensor:
-        """The LM head: `[vocab, d_model]`, in float32 whatever the model computes in."""
+        """The LM head: `[vocab, d_model]`, in float32 for every dtype of the model."""
         return self.module.get_output_embeddings().weight.detach().float()
 
     def final_norm(self) -> tuple[Tensor, bool]:
@@ -168,12 +162,12 @@ class Network:
 
     @property
     def neuron_sites(self) -> tuple[str, ...]:
-        """The sites of an MLP that this model has: gate, up and post, or up and post where the MLP is not gated."""
+        """The sites of neurons: gate, up and post, or up and post where the MLP is not gated."""
         gated = "blocks.0.mlp.hook_pre_linear" in self.hook_points
         return ("gate", "up", "post") if gated else ("up", "post")
 
     def neuron_hook_point(self, layer: int, site: str) -> HookPoint:
-        """Where the neurons of a layer have their values: the output of `gate` or `up`, or `post`, the input of down.
+        """The hook point of the neurons of a layer: the output of `gate` or `up`, or `post`, the input of down.
 
         Raises:
             ModelError: no such layer or site.
@@ -189,10 +183,10 @@ class Network:
         return self.hook_points[f"blocks.{layer}.mlp.{word}"]
 
     def neuron_weights(self, layer: int, weights: str) -> Tensor:
-        """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: what gate and up read, or down writes.
+        """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: read by gate and up, written by down.
 
         Raises:
-            ModelError: no such layer or weights, or a model that keeps them in a form that can't be read per neuron.
+            ModelError: no such layer or weights, or weights that are not stored as one matrix.
         """
         if weights not in ("gate", "up", "down"):
             raise ModelError(f"A neuron's weights are 'gate', 'up' or 'down', not {weights!r}.")
@@ -203,18 +197,17 @@ class Network:
                 f"The {weights} weights of this model are not stored as one matrix; they can't be decoded."
             )
         weight = module.weight.detach().float()
-        stored_in_out = type(module).__name__ == "Conv1D"  # GPT-2 stores [in, out], all others [out, in]
-        return weight.T if stored_in_out != (weights == "down") else weight
+        return weight.T if is_conv1d(module) != (weights == "down") else weight
 
     def attention_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the heads of a layer read into their values and write from them.
+        """The value and output weights of the heads of a layer.
 
         Returns:
-            Of the values `[kv_heads, d_model, d_head]` and their bias `[kv_heads, d_head]`; of the output
-            `[n_heads, d_head, d_model]` and its bias `[d_model]`. Biases are zeros where the model has none.
+            Value weights `[kv_heads, d_model, d_head]` and bias `[kv_heads, d_head]`; output weights
+            `[n_heads, d_head, d_model]` and bias `[d_model]`. Biases are zeros where the model has none.
 
         Raises:
-            ModelError: a model that keeps them in a form that can't be read per head.
+            ModelError: weights that are not stored per head.
         """
         try:
             attention = self.bridge.blocks[layer].attn
@@ -230,11 +223,13 @@ class Network:
         return value, value_bias, out, out_bias
 
     def norm_weights(self, hook_point: str) -> tuple[Tensor, Tensor, bool]:
-        """Of the norm at a hook point such as `blocks.3.ln1.hook_out`: gain and bias `[d_model]`, and whether it
-        subtracts the mean; all found by asking the norm itself.
+        """Gain and bias `[d_model]` of a norm, and whether it subtracts the mean, from its outputs for three inputs.
+
+        Args:
+            hook_point: the norm's output, such as `blocks.3.ln1.hook_out`.
 
         Raises:
-            ModelError: there is no norm of its own there.
+            ModelError: the hook point is not the output of a norm module.
         """
         path = self.hook_points[hook_point].module
         if path is None:
@@ -247,7 +242,7 @@ class Network:
         return ((alternating - zero) * flips).float(), zero.float(), bool(((ones - zero).abs() < 1e-3).all())
 
     def _host(self, run: Run | None) -> nn.Module:
-        """The tree of modules that can carry out this run, hooked where it needs to be."""
+        """The tree of modules for this run, with the hooks that it needs."""
         if run is None or not run.at:
             return self.module
         on_bridge = any(self.hook_points[name].module is None for name in run.at)
@@ -260,22 +255,15 @@ class Network:
         return self.bridge.original_model if on_bridge else self.module
 
     def _hook(self, name: str, on_bridge: bool) -> None:
-        """Put the hook of one hook point in place, for good."""
+        """Hook one hook point, for good."""
         point = self.hook_points[name]
         if on_bridge:
             self._bridge_hooks[name].add_hook(_hook_bridge(name), is_permanent=True)
             return
-        module = self.module.get_submodule(point.module or "")
-        if point.side == "in":
-            module.register_forward_pre_hook(_hook_in(name, point.shape), with_kwargs=True)
-        else:
-            module.register_forward_hook(_hook_out(name, point.shape))
+        attach(self.module.get_submodule(point.module or ""), name, point)
 
-    def _find_hook_points(self, table: Path) -> HookPoints:
-        """All hook points, found by running two short sequences through both trees; written down in `table`.
-
-        A hook point belongs to a plain module only if both trees compute the same tensor there.
-        """
+    def _observe(self, probe: Tensor) -> list[BridgeTensor]:
+        """The tensors at the bridge's hook points for token ids `[batch, pos]`, in the order of computation."""
         bridge, twins = self._bridged
         places: dict[str, str] = {}
         for hook in self._bridge_hooks.values():
@@ -283,63 +271,29 @@ class Network:
             twin = twins.get(id(getattr(_component(bridge, owner), "original_component", None)))
             if twin is not None:
                 places[owner] = twin
-        sizes = self.config.get_text_config()
-        heads = {sizes.num_attention_heads, getattr(sizes, "num_key_value_heads", None)}
-        length = next(length for length in (3, 5, 7) if length not in heads)  # so that a head axis is not taken for it
-        probe = torch.arange(2 * length).view(2, length) % self.unembedding().shape[0]
-        plain: dict[tuple[str, str], Tensor] = {}
-        handles = [
-            self.module.get_submodule(path).register_forward_hook(_keep(plain, path), with_kwargs=True)
-            for path in {*places.values()}
-        ]
-        with torch.no_grad():
-            made = self.module(input_ids=probe).logits
-            _, cache = bridge.run_with_cache(probe)
-        for handle in handles:
-            handle.remove()
-        if not bool(made.isfinite().all()):
-            raise ModelError("This model computes values that are not finite: its weights are damaged; load it again.")
-
-        points, keys = [], {}
+        _, cache = bridge.run_with_cache(probe)
+        tensors, keys = [], {}
         for name, value in cache.items():
             hook = self._bridge_hooks.get(name)
             if hook is None or not isinstance(value, Tensor) or not value.is_floating_point():
                 continue
-            owner, _, side = (hook.name or "").rpartition(".")
-            side = {"hook_in": "in", "hook_out": "out"}.get(side, "")
-            path = places.get(owner)
-            if path is not None and not _same(plain.get((path, side)), value):
-                path = None
-            positional = tuple(value.shape[:2]) == tuple(probe.shape)
-            key = keys.setdefault(id(hook), name)
-            points.append(HookPoint(name, tuple(value.shape[2:]), path, side or "out", key, positional))
-        with replacing(table) as temporary:
-            temporary.write_text(json.dumps([asdict(point) for point in points]))
-        return HookPoints(points)
+            owner, _, word = (hook.name or "").rpartition(".")
+            side = {"hook_in": "in", "hook_out": "out"}.get(word, "")
+            tensors.append(BridgeTensor(name, keys.setdefault(id(hook), name), places.get(owner), side, value))
+        return tensors
 
 
 class _Enough(Exception):
-    """Everything asked for has been captured."""
+    """Every hook point asked for has been captured."""
 
 
 def _touches(run: Run | None, part: str) -> bool:
-    """Whether a run has something to do at hook points of this part of the model."""
+    """Whether a run edits or watches hook points whose name begins so."""
     return run is not None and any(name.startswith(part) for name in run.at)
 
 
-def _sharing_copy(module: nn.Module) -> nn.Module:
-    """The same modules once more, over the same weights, ready to run and not to train."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    memo |= {id(buffer): buffer for buffer in module.buffers()}
-    twin = copy.deepcopy(module, memo).eval()
-    for inner in twin.modules():
-        inner._forward_hooks.clear()
-        inner._forward_pre_hooks.clear()
-    return twin
-
-
 def _build_bridge(module: Any, tokenizer: Any) -> Any:
-    """The bridge over `module`, which it takes apart."""
+    """The bridge over `module`, whose modules it takes over."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     architecture = (module.config.architectures or [type(module).__name__])[0]
@@ -348,109 +302,24 @@ def _build_bridge(module: Any, tokenizer: Any) -> Any:
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ModelError(f"TransformerLens can't open a {architecture}: {reason}.") from error
-    # not given to the builder, which would change it in place, or fetch it once more from the hub
+    # set here, since the builder changes a tokenizer in place, or fetches one from the hub
     bridge.tokenizer = tokenizer
     return bridge
 
 
 def _component(bridge: Any, path: str) -> Any:
     """The bridge's component at a dotted path, or None."""
-    place = bridge
+    component = bridge
     for word in path.split(".") if path else []:
-        place = place[int(word)] if word.isdigit() else getattr(place, word, None)
-        if place is None:
+        component = component[int(word)] if word.isdigit() else getattr(component, word, None)
+        if component is None:
             return None
-    return place
-
-
-def _table_file(module: Any) -> Path:
-    """Where the hook points of models like this one are written down, for these versions of the libraries.
-
-    Of one configuration there are models in several types: what is the same but for rounding differs from type to type.
-    """
-    said = module.config.to_dict() | {"_name_or_path": None, "type": str(module.dtype), "table": TABLE}
-    said |= {"TransformerLens": version("transformer-lens")}
-    key = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
-    return cache_folder() / "hook_points" / f"{key}.json"
-
-
-def _read_table(table: Path) -> HookPoints | None:
-    """Hook points found by an earlier run; None if there are none, or the file is damaged."""
-    try:
-        rows = json.loads(table.read_text())
-        return HookPoints(HookPoint(**(row | {"shape": tuple(row["shape"])})) for row in rows)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _same(plain: Tensor | None, bridged: Tensor) -> bool:
-    """Whether two tensors are the same but for rounding, which in 16 bits is coarse."""
-    if plain is None or plain.numel() != bridged.numel():
-        return False
-    coarse = 4 * torch.finfo(bridged.dtype).eps
-    near, far = max(1e-4, coarse), max(1e-3, coarse)
-    plain = plain.reshape(bridged.shape).to(bridged.dtype)
-    return torch.allclose(plain, bridged, rtol=far, atol=near * float(bridged.abs().max()))
-
-
-def _input(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
-    value = args[0] if args else kwargs.get("hidden_states")
-    return value if isinstance(value, Tensor) else None
-
-
-def _keep(into: dict[tuple[str, str], Tensor], path: str) -> Callable:
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        given = _input(args, kwargs)
-        made = output[0] if isinstance(output, tuple) else output
-        if given is not None and given.is_floating_point():
-            into[path, "in"] = given
-        if isinstance(made, Tensor):
-            into[path, "out"] = made
-
-    return hook
-
-
-def _apply(run: Run, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Edit a tensor in the form that the hook point promises, and give it back in the module's own."""
-    if value.shape[2:] == shape:
-        return run.apply(name, value)
-    lead = value.shape[:2] if value.ndim > 2 else run.positions.shape  # OPT's MLPs see the tokens of all rows as one
-    shaped = value.view(*lead, *shape)
-    edited = run.apply(name, shaped)
-    return value if edited is shaped else edited.reshape(value.shape)
+    return component
 
 
 def _hook_bridge(name: str) -> Callable:
     def hook(value: Tensor, hook: Any) -> Tensor | None:
         run = current_run()
         return None if run is None or name not in run.at else run.apply(name, value)
-
-    return hook
-
-
-def _hook_out(name: str, shape: tuple[int, ...]) -> Callable:
-    def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-        run = current_run()
-        if run is None or name not in run.at:
-            return None
-        if isinstance(output, tuple):
-            return (_apply(run, name, output[0], shape), *output[1:])
-        return _apply(run, name, output, shape)
-
-    return hook
-
-
-def _hook_in(name: str, shape: tuple[int, ...]) -> Callable:
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        run = current_run()
-        value = _input(args, kwargs)
-        if run is None or name not in run.at or value is None:
-            return None
-        edited = _apply(run, name, value, shape)
-        if edited is value:
-            return None
-        if args:
-            return (edited, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edited}
 
     return hook

@@ -1,50 +1,51 @@
-"""How the next token is chosen from logits."""
+"""Choosing the next token from logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.errors import WorkbenchError
 
 FIRST_LOOK = 512
-"""Likeliest tokens looked at first for `top_p`, which spares sorting the whole vocabulary."""
+"""Likeliest tokens that `top_p` considers first, which spares sorting the whole vocabulary."""
 
 
 class PromptError(WorkbenchError):
-    """A prompt or a setting of generation that can't be used."""
+    """An unusable prompt or setting of generation."""
 
 
+@checked(PromptError)
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: greedy at temperature 0, else sampled from the `top_k` likeliest tokens, and from
-    the likeliest ones that together have the probability `top_p`. Every row draws from its own seeded generator, so
-    what it draws does not depend on the rows beside it."""
+    """How the next token is chosen: the likeliest at temperature 0, else a sampled one.
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
+    Every row draws from a seeded generator of its own, so that its tokens do not depend on the rows beside it.
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.temperature, int | float) or not 0 <= self.temperature < float("inf"):
-            raise PromptError(f"temperature is a number from 0 (greedy) upwards, not {self.temperature!r}.")
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise PromptError(f"top_k is a whole number from 1, not {self.top_k!r}.")
-        if self.top_p is not None and (not isinstance(self.top_p, int | float) or not 0 < self.top_p <= 1):
-            raise PromptError(f"top_p is a share above 0 and up to 1, not {self.top_p!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**62:
-            raise PromptError(f"seed is a whole number from 0, not {self.seed!r}.")
+    Raises:
+        PromptError: a setting out of range.
+    """
+
+    temperature: Annotated[Number, Ge(0)] = 0.0
+    """Logits are divided by it; 0 is greedy."""
+    top_k: Positive | None = None
+    """Sample from so many likeliest tokens only."""
+    top_p: Annotated[Number, Gt(0), Le(1)] | None = None
+    """Sample from the likeliest tokens that together have this probability."""
+    seed: Annotated[Natural, Lt(2**62)] = 0
 
     def generators(self, rows: int) -> list[torch.Generator]:
-        """One source of chance per row, seeded with `seed` + row."""
+        """One random number generator for each row, seeded with `seed` + row."""
         return [torch.Generator().manual_seed(self.seed + row) for row in range(rows)]
 
     def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """The next tokens `[batch]` for logits `[batch, vocab]`."""
+        """The next token of each row, `[batch]` int64, for logits `[batch, vocab]`."""
         if self.temperature == 0:
             return logits.argmax(-1)
         logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # no overflow, however cold

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint
+from workbench.model.hub import in_words, is_repository, models_here, why_unreachable
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 LEFT_OUT += ("generation_config.json",)
-"""Files of a model that need not be there: where one is lost nobody complains, and it is another model."""
+"""Optional files of a model: transformers loads another model without an error where one is lost."""
 
 _log = logging.getLogger("workbench")
 _building = threading.RLock()
@@ -30,33 +31,36 @@ class ModelError(WorkbenchError):
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """One model is built or saved at a time, without progress bars and warnings: transformers keeps switches for the
-    whole process while it does so, and two at once have left weights out."""
-    from transformers.utils import logging as spoken
+    """Lock the building and saving of models, without progress bars and warnings.
+
+    transformers sets switches of the whole process meanwhile, and two threads at once leave weights out.
+    """
+    from transformers.utils import logging as messages
 
     with _building:
-        shown, level = spoken.is_progress_bar_enabled(), spoken.get_verbosity()
-        spoken.disable_progress_bar()
-        spoken.set_verbosity_error()
+        shown, level = messages.is_progress_bar_enabled(), messages.get_verbosity()
+        messages.disable_progress_bar()
+        messages.set_verbosity_error()
         try:
             yield
         finally:
-            spoken.set_verbosity(level)
+            messages.set_verbosity(level)
             if shown:
-                spoken.enable_progress_bar()
+                messages.enable_progress_bar()
 
 
 def read_tokenizer(source: Path | str, **where: Any) -> Any:
+    """The Hugging Face tokenizer of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source, **where)
 
 
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
-    """A Hugging Face name or a local folder: plain model in float32, tokenizer, fingerprint of its weights.
+    """Plain model in float32, tokenizer and fingerprint of the weights, of a Hugging Face name or a local folder.
 
-    What Hugging Face's cache holds whole is taken from there and the hub is not asked for it: without a network, each
-    file would take half a minute to give up, and with one, the weights could change from one day to the next.
+    A model that Hugging Face's cache holds whole is read from there, and the hub is not asked: its weights could change
+    from one day to the next. Otherwise the hub is asked if one short request reaches it.
 
     Raises:
         ModelError: there is no such model, or no network to fetch it.
@@ -66,8 +70,10 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
     try:
-        module, info, tokenizer = _from_huggingface(source)
+        module, info, tokenizer = _read(source)
     except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ModelError(
             f"No model could be loaded from {source!r}: {reason}; give a folder, a Hugging Face name "
@@ -78,26 +84,39 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     return module, tokenizer, fingerprint(parameters_of(module))
 
 
-def _from_huggingface(source: str) -> tuple[nn.Module, dict[str, Any], Any]:
-    """Model, what was amiss in loading it, and tokenizer; from the cache if all is there."""
+def _read(source: str) -> tuple[nn.Module, dict[str, Any], Any]:
+    """Model, what loading it reported, and tokenizer: from a folder, the cache, or the hub."""
+    if Path(source).exists() or not is_repository(source):
+        return _load(source)
+    if _knows_small_files(source):
+        with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not in the cache
+            return _load(source, local_files_only=True)
+    unreachable = why_unreachable()
+    if unreachable is None:
+        return _load(source)
+    try:
+        return _load(source, local_files_only=True)
+    except (OSError, ValueError) as error:
+        has = f"{source} only in part" if source in models_here() else in_words(models_here())
+        raise ModelError(
+            f"No model could be loaded from {source!r}: {unreachable}, and this machine has {has}; give another name, "
+            "a folder, or nothing for the default model, or connect once."
+        ) from error
+
+
+def _load(source: str, **where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
     from transformers import AutoModelForCausalLM
 
-    def load(**where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
-        tokenizer = read_tokenizer(source, **where)
-        with building():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
-            )
-        return *loaded, tokenizer
-
-    if not Path(source).exists() and _knows_small_files(source):
-        with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not there
-            return load(local_files_only=True)
-    return load()
+    tokenizer = read_tokenizer(source, **where)
+    with building():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+        )
+    return *loaded, tokenizer
 
 
 def _knows_small_files(source: str) -> bool:
-    """Whether Hugging Face's cache has, or knows that there is none of, each file that is left out in silence."""
+    """Whether Hugging Face's cache has each optional file, or the note that the model has none."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -108,5 +127,5 @@ def _knows_small_files(source: str) -> bool:
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters by name, a tied one once."""
+    """A model's parameters by name, tied ones once."""
     return {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=True)}

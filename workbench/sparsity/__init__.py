@@ -8,6 +8,7 @@ from workbench.sparsity.measure import measure_at_thresholds as measure_at_thres
 from workbench.sparsity.measure import measure_sparsities as measure_sparsities
 from workbench.sparsity.measure import measure_sparsity as measure_sparsity
 from workbench.sparsity.neurons import neuron_activity as neuron_activity
+from workbench.sparsity.outcome import SparsityOutcome as SparsityOutcome
 from workbench.sparsity.output import save_sparsities as save_sparsities
 from workbench.sparsity.result import Sparsity as Sparsity
 from workbench.sparsity.tokens import token_activity as token_activity

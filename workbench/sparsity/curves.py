@@ -1,8 +1,8 @@
 """CETT as a function of the threshold, layer by layer, learned in one pass of the plain model.
 
-A threshold for a wanted CETT is then read off a layer's curve, so that a search over CETT needs no passes for it. A
-point of all curves costs a product with every down projection, a fifth of a pass of the default model; so there are few
-points, at quantiles of the layer's own contributions, over some of the tokens.
+The threshold for a wanted CETT is then read from a layer's curve, so a search over CETT needs no passes for it. One
+point of all curves costs a product with every down projection, a fifth of a pass of the default model. Hence there are
+few points, at quantiles of the layer's own contributions, over some of the tokens.
 """
 
 from __future__ import annotations
@@ -19,35 +19,37 @@ from workbench.model.language_model import LanguageModel
 from workbench.sparsity.masking import LEAST, down_weights, error_share
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
-"""The quantiles of a layer's contributions, other than nothing, at which CETT is measured."""
+"""The quantiles of a layer's contributions above `LEAST` at which CETT is measured."""
 TOKENS = 2048
-"""Tokens that the curves are measured on, at most."""
+"""The most tokens that the curves are measured on."""
 QUANTILES = 1 << 18
-"""Contributions that a layer's quantiles are taken of, at most."""
+"""The most contributions that a layer's quantiles are taken of."""
 
 
 @dataclass(frozen=True)
 class CettCurve:
-    """A layer's mean CETT at some thresholds, both rising, from leaving out nothing to leaving out everything."""
+    """A layer's mean CETT at some thresholds, from leaving out nothing to leaving out everything."""
 
     thresholds: list[float]
+    """Rising thresholds."""
     cett: list[float]
+    """The mean CETT at each, rising too."""
 
     def threshold(self, cett: float) -> float:
-        """The threshold for a CETT, between two measured points as a power law."""
+        """The threshold for a CETT; between two measured points the curve is a power law."""
         right = bisect.bisect_right(self.cett, cett)
         if right >= len(self.cett):
             return self.thresholds[-1]
         low, high = self.cett[right - 1], self.cett[right]
         below, beyond = self.thresholds[right - 1], self.thresholds[right]
-        if low <= 0:  # the first point is at zero, where a power law has no beginning: a line
+        if low <= 0:  # the first point is at zero, which no power law reaches: a line
             return below + (beyond - below) * cett / high
         share = math.log(cett / low) / math.log(high / low)
         return math.exp(math.log(below) + share * (math.log(beyond) - math.log(below)))
 
 
 class CurveMeter:
-    """Looks at the plain model's neurons and measures each layer's curve."""
+    """Measures each layer's curve while the plain model runs."""
 
     def __init__(self, model: LanguageModel):
         self.weights = down_weights(model)
@@ -58,8 +60,8 @@ class CurveMeter:
         self.counts = [0] * layers
         self.highest = [0.0] * layers
 
-    def look(self, layer: int, values: Tensor) -> None:
-        """Take in a layer's neurons, `[n, d_mlp]`; the first tokens seen decide about the grid."""
+    def add(self, layer: int, values: Tensor) -> None:
+        """Add a layer's neurons on some tokens, `[n, d_mlp]`; the first tokens decide the grid of thresholds."""
         norms, weights = self.norms[layer], self.weights[layer]
         sizes = values.abs() * norms  # [n, d_mlp]
         self.highest[layer] = max(self.highest[layer], float(sizes.max()) if sizes.numel() else 0.0)
@@ -76,17 +78,17 @@ class CurveMeter:
         self.counts[layer] += len(values)
 
     def curves(self) -> list[CettCurve]:
-        """The curves, when all has been seen."""
-        found = []
+        """The curve of each layer, from the tokens added so far."""
+        curves = []
         for layer, grid in enumerate(self.grids):
             means = (self.sums[layer] / max(self.counts[layer], 1)).cummax(0).values.tolist()
-            top = max(self.highest[layer] * 1.001, 2 * LEAST)  # leaves out everything that has been seen
-            found.append(_curve([LEAST, *grid, top], [0.0, *means[: len(grid)], 1.0]))
-        return found
+            top = max(self.highest[layer] * 1.001, 2 * LEAST)  # leaves out all that was added
+            curves.append(_curve([LEAST, *grid, top], [0.0, *means[: len(grid)], 1.0]))
+        return curves
 
 
 def _grid(sizes: Tensor) -> list[float]:
-    """Quantiles of the contributions that are something, ascending and all different."""
+    """Quantiles of the contributions above `LEAST`, ascending and all different."""
     some = sizes[sizes >= LEAST]
     some = some[:: -(-len(some) // QUANTILES)] if len(some) > QUANTILES else some
     if not len(some):
@@ -96,7 +98,7 @@ def _grid(sizes: Tensor) -> list[float]:
 
 
 def _curve(thresholds: Sequence[float], cett: Sequence[float]) -> CettCurve:
-    """Points with a rise from each to the next; of several with one CETT the highest threshold counts."""
+    """A curve of strictly rising points; of several points with one CETT, that with the highest threshold is kept."""
     kept: list[tuple[float, float]] = []
     for threshold, value in zip(thresholds, cett, strict=True):
         if kept and threshold <= kept[-1][0]:

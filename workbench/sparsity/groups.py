@@ -2,27 +2,30 @@
 
 Read-ME (Cai et al., 2024, arXiv 2410.19123) and MoEfication (Zhang et al., 2022, arXiv 2110.01786) turn a dense MLP
 into experts, groups of neurons of equal size, of which a router picks a few for each token. Here neurons are grouped by
-how alike their activity is over tokens (balanced k-means on its correlation), and the router is a linear map from the
-MLP's input to the size of each group's contributions, fitted by ridge regression on the same tokens.
+the correlation of their activity over tokens (balanced k-means), and the router is a linear map from the MLP's input to
+the size of each group's contributions, fitted by ridge regression on the same tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.sparsity.evaluation import Sample, SparsityOutcome, checked_sizes, summarised
-from workbench.sparsity.masking import LEAST, SparsityError, checked_thresholds, down_weights, keeping_above
+from workbench.sparsity.evaluation import Sample
+from workbench.sparsity.masking import LEAST, Keep, SparsityError, checked_thresholds, down_weights, keeping_above
+from workbench.sparsity.outcome import SparsityOutcome
 
 ROUNDS = 8
 RIDGE = 1e-3
-"""Of the mean square of the inputs: how strongly the router's weights are held small."""
+"""The router's penalty on its weights, as a share of the mean square of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class NeuronGroups:
     """Each layer's neurons in groups of equal size, to one neuron, and a router for each layer."""
 
     member: Tensor = field(repr=False)
-    """Which group each neuron is in: `[n_layers, d_mlp]`."""
+    """The group of each neuron: `[n_layers, d_mlp]`."""
     routers: Tensor = field(repr=False)
-    """From the MLP's input, with a 1 behind it, to a score of each group: `[n_layers, d_model + 1, groups]`."""
+    """Maps from the MLP's input, followed by a 1, to a score of each group: `[n_layers, d_model + 1, groups]`."""
     together: list[float]
     """For each layer, the mean correlation of the activity of two neurons of a group."""
     apart: list[float]
@@ -40,78 +43,78 @@ class NeuronGroups:
 
     @property
     def groups(self) -> int:
-        """How many groups a layer has."""
+        """The number of groups of a layer."""
         return self.routers.shape[-1]
 
 
 @dataclass(frozen=True)
 class Routed:
-    """What it does to run only the groups that are picked."""
+    """A model that runs only the groups of neurons that a router picks."""
 
     picked: int
     """Groups that each token runs in each layer."""
     router: str
-    """`linear`: by the router; `oracle`: those with the largest contributions, which takes the whole layer to know."""
+    """`linear`: by the router; `oracle`: the groups with the largest contributions, which takes the whole layer."""
     saved: float
     """Share of the MLPs' multiplications that are not needed, the router's counted against it."""
     outcome: SparsityOutcome
     """Perplexity, and the share of neurons that are left out."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The outcome as plain data."""
         return asdict(self)
 
 
+@checked(SparsityError)
 def group_neurons(
     model: LanguageModel,
     thresholds: Any,
     corpus: Corpus,
-    groups: int = 16,
-    tokens: int = 2048,
+    groups: Annotated[Integer, Ge(2)] = 16,
+    tokens: Positive = 2048,
     *,
-    by: str = "coactivation",
-    context: int = 256,
-    batch: int = 4,
-    seed: int = 0,
-    tick: Callable[[int], None] = lambda _: None,
+    by: Literal["coactivation", "random"] = "coactivation",
+    context: Annotated[Integer, Ge(2)] = 256,
+    batch: Positive = 4,
+    seed: Natural = 0,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> NeuronGroups:
-    """Group the neurons of every layer, and fit the routers.
+    """The neurons of every layer in groups, with fitted routers.
 
     Args:
         model: the model.
-        thresholds: when a neuron counts as active: a `Sparsity`, or one number for each layer, or one for all.
-        corpus, tokens, context, batch, seed: the texts, as in `measure_sparsities`.
-        groups: of each layer.
-        by: "coactivation", or "random" for groups drawn at random, with routers of their own, to compare with.
-        tick: told how many positions have been run, batch by batch.
+        thresholds: from where a neuron counts as active: a `Sparsity`, one number for each layer, or one for all.
+        corpus: the texts.
+        groups: groups of each layer.
+        tokens: at most so many.
+        by: "coactivation", or "random" for groups drawn at random, with routers of their own, as a control.
+        context, batch, seed: as in `measure_sparsities`.
+        on_batch: called after each batch with the number of its positions.
 
     Raises:
         SparsityError: thresholds that don't fit the model, or settings that can't be used.
         CorpusError: texts without two tokens in a row.
     """
     keeps = keeping_above(model, checked_thresholds(model, thresholds))
-    checked_sizes(tokens, context, batch, seed, 1)
     weights = down_weights(model)
     width = len(weights[0])
-    if isinstance(groups, bool) or not isinstance(groups, int) or not 2 <= groups <= width:
+    if groups > width:
         raise SparsityError(f"groups is a whole number from 2 to the {width:,} neurons of a layer, not {groups!r}.")
-    if by not in ("coactivation", "random"):
-        raise SparsityError(f"Neurons are grouped by 'coactivation' or at 'random', not by {by!r}.")
     norms = [one.norm(dim=1) for one in weights]
     seen = _Seen(len(keeps))
     with uninterrupted(), torch.inference_mode():
-        sample = Sample.read(model, corpus, tick, tokens=tokens, context=context, batch=batch, seed=seed)
+        sample = Sample.read(model, corpus, on_batch, tokens=tokens, context=context, batch=batch, seed=seed)
 
-        def look(layer: int, values: Tensor) -> None:
+        def add(layer: int, values: Tensor) -> None:
             seen.active[layer].append(keeps[layer](values))
-            seen.note(layer, values.abs() * norms[layer])
+            seen.add_sizes(layer, values.abs() * norms[layer])
 
-        sample.run_plain(look, seen.read)
-        chance = torch.Generator().manual_seed(seed)
+        sample.run_plain(add, seen.add_inputs)
+        generator = torch.Generator().manual_seed(seed)
         member, together, apart = [], [], []
         for layer in range(len(keeps)):
             alike = _correlations(torch.cat(seen.active[layer]))
-            mine = torch.randperm(width, generator=chance) % groups
+            mine = torch.randperm(width, generator=generator) % groups
             if by == "coactivation":
                 mine = balanced_clusters(alike, mine, groups)
             member.append(mine)
@@ -121,71 +124,71 @@ def group_neurons(
     return NeuronGroups(torch.stack(member), torch.stack(routers), together, apart)
 
 
+@checked(SparsityError)
 def measure_routing(
     model: LanguageModel,
     groups: NeuronGroups,
     corpus: Corpus,
-    picked: Sequence[int],
-    tokens: int = 4096,
+    picked: Sequence[Positive],
+    tokens: Positive = 4096,
     *,
-    router: str = "linear",
-    context: int = 256,
-    batch: int = 4,
-    seed: int = 0,
-    resamples: int = 1000,
-    tick: Callable[[int], None] = lambda _: None,
+    router: Literal["linear", "oracle"] = "linear",
+    context: Annotated[Integer, Ge(2)] = 256,
+    batch: Positive = 4,
+    seed: Natural = 0,
+    resamples: Positive = 1000,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> list[Routed]:
-    """Run a model with only the groups that a router picks, and see what becomes of its perplexity.
+    """The perplexity of a model that runs only the groups that a router picks, for several numbers of groups.
 
     Args:
-        model, corpus, tokens, context, batch, seed, resamples: as in `measure_sparsities`; best texts that the groups
-            were not made on.
+        model: the model.
         groups: from `group_neurons` on this model.
-        picked: for each of these numbers of groups.
+        corpus: the texts, best others than the groups are from.
+        picked: numbers of groups that run; one result for each.
+        tokens: at most so many.
         router: "linear" or "oracle"; see `Routed`.
-        tick: told how many positions have been run, batch by batch.
+        context, batch, seed, resamples: as in `measure_sparsities`.
+        on_batch: called after each batch with the number of its positions.
 
     Raises:
         SparsityError: groups of another model, or settings that can't be used.
         CorpusError: texts without two tokens in a row.
     """
-    checked_sizes(tokens, context, batch, seed, resamples)
     weights = down_weights(model)
     if groups.member.shape != (len(weights), len(weights[0])):
         raise SparsityError(f"These groups are of another model than {model.name}: its layers are of another size.")
-    if router not in ("linear", "oracle"):
-        raise SparsityError(f"The router is 'linear' or 'oracle', not {router!r}.")
     for number in picked:
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= groups.groups:
+        if number > groups.groups:
             raise SparsityError(f"Of {groups.groups} groups 1 to {groups.groups} can be picked, not {number!r}.")
     norms = [one.norm(dim=1) for one in weights]
     matrices = len(model.network.neuron_sites)  # two, or three with a gate
     overhead = groups.groups / (matrices * len(norms[0])) if router == "linear" else 0.0
-    found = []
+    results = []
     with uninterrupted(), torch.inference_mode():
-        sample = Sample.read(model, corpus, tick, tokens=tokens, context=context, batch=batch, seed=seed)
+        sample = Sample.read(model, corpus, on_batch, tokens=tokens, context=context, batch=batch, seed=seed)
         sample.run_plain()
         for number in picked:
-            given: dict[int, Tensor] = {}
+            inputs: dict[int, Tensor] = {}
             keeps = [
-                _picking(groups, layer, number, None if router == "oracle" else given, norms[layer])
+                _picking(groups, layer, number, None if router == "oracle" else inputs, norms[layer])
                 for layer in range(len(norms))
             ]
-            outcome = sample.run_thinned(keeps, given.__setitem__)
+            sums = sample.run_masked(keeps, inputs.__setitem__)
             saved = 1 - number / groups.groups - overhead
-            found.append(Routed(number, router, saved, summarised(outcome, resamples, seed)))
-    return found
+            results.append(Routed(number, router, saved, sums.outcome(resamples, seed)))
+    return results
 
 
-def _picking(groups: NeuronGroups, layer: int, number: int, given: dict[int, Tensor] | None, norms: Tensor) -> Any:
-    """Which neurons a layer runs; `given` has the layer's input, or is None for the oracle."""
+def _picking(groups: NeuronGroups, layer: int, number: int, inputs: dict[int, Tensor] | None, norms: Tensor) -> Keep:
+    """The choice of the neurons that a layer runs; `inputs` holds the layer's input, or is None for the oracle."""
     member, router = groups.member[layer], groups.routers[layer]
 
     def keep(values: Tensor) -> Tensor:
-        if given is None:
+        if inputs is None:
             scores = _group_sums(values.abs().float() * norms, member, groups.groups)  # [batch, pos, groups]
         else:
-            scores = given.pop(layer).float() @ router[:-1] + router[-1]
+            scores = inputs.pop(layer).float() @ router[:-1] + router[-1]
         chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(number).indices, True)
         return chosen[..., member]
 
@@ -193,18 +196,19 @@ def _picking(groups: NeuronGroups, layer: int, number: int, given: dict[int, Ten
 
 
 def balanced_clusters(alike: Tensor, member: Tensor, groups: int, rounds: int = ROUNDS) -> Tensor:
-    """Groups of equal size, to one member, of what is alike: a balanced k-means.
+    """Groups of similar members, of equal size to one member, by a balanced k-means.
 
-    A member is placed by its mean likeness to the others of a group. Likeness to itself would hold it where it is.
+    A member is placed by its mean similarity to the other members of a group. Its similarity to itself would hold it in
+    its group.
 
     Args:
-        alike: how alike any two are, `[members, members]`.
-        member: the groups to begin with, `[members]`.
-        groups: how many.
+        alike: the similarity of any two members, `[members, members]`.
+        member: the group of each member at the start, `[members]`.
+        groups: the number of groups.
         rounds: at most so many; fewer where nothing changes any more.
 
     Returns:
-        The group of each member, `[members]`; the best of the rounds.
+        The group of each member, `[members]`; those of the best round.
     """
     count = len(alike)
     others = alike - alike.diagonal().diag()
@@ -215,7 +219,7 @@ def balanced_clusters(alike: Tensor, member: Tensor, groups: int, rounds: int = 
         order = scores.flatten().argsort(descending=True).tolist()
         room = [count // groups + (group < count % groups) for group in range(groups)]
         placed = [-1] * count
-        for place in order:  # the most alike pair first, as long as the group has room
+        for place in order:  # the most similar pair first, while the group has room
             one, group = divmod(place, groups)
             if placed[one] < 0 and room[group]:
                 placed[one] = group
@@ -231,7 +235,7 @@ def balanced_clusters(alike: Tensor, member: Tensor, groups: int, rounds: int = 
 
 
 class _Seen:
-    """What grouping and routers are made from, added up while the plain model runs."""
+    """Activity and sums over tokens of the plain model, from which groups and routers are computed."""
 
     def __init__(self, layers: int):
         self.active: list[list[Tensor]] = [[] for _ in range(layers)]  # [n, d_mlp] bool each
@@ -239,18 +243,18 @@ class _Seen:
         self.squares: list[Any] = [0.0] * layers  # [d_model + 1, d_model + 1]
         self.products: list[Any] = [0.0] * layers  # [d_model + 1, d_mlp]
 
-    def read(self, layer: int, values: Tensor) -> None:
-        """A layer's input, `[n, d_model]`."""
+    def add_inputs(self, layer: int, values: Tensor) -> None:
+        """Keep the input of a layer's MLP, `[n, d_model]`, for its contributions."""
         self.inputs[layer] = torch.nn.functional.pad(values, (0, 1), value=1.0)
 
-    def note(self, layer: int, sizes: Tensor) -> None:
-        """The contributions that came of it, `[n, d_mlp]`."""
-        given = self.inputs.pop(layer)
-        self.squares[layer] = self.squares[layer] + (given.T @ given).double()
-        self.products[layer] = self.products[layer] + given.T @ sizes
+    def add_sizes(self, layer: int, sizes: Tensor) -> None:
+        """Add the layer's contributions on the same tokens, `[n, d_mlp]`."""
+        inputs = self.inputs.pop(layer)
+        self.squares[layer] = self.squares[layer] + (inputs.T @ inputs).double()
+        self.products[layer] = self.products[layer] + inputs.T @ sizes
 
     def router(self, layer: int, member: Tensor, groups: int) -> Tensor:
-        """Ridge regression of each group's contributions on the input: `[d_model + 1, groups]`."""
+        """The weights of a ridge regression of each group's contributions on the input: `[d_model + 1, groups]`."""
         wanted = _group_sums(self.products[layer].double(), member, groups)
         squares = self.squares[layer]
         held = RIDGE * squares.diagonal().mean() * torch.eye(len(squares)).double()
@@ -259,19 +263,18 @@ class _Seen:
 
 def _group_sums(values: Tensor, member: Tensor, groups: int) -> Tensor:
     """Sums over each group's members: from `[..., members]` to `[..., groups]`."""
-    made = values.new_zeros(*values.shape[:-1], groups)
-    return made.index_add_(-1, member, values)
+    return values.new_zeros(*values.shape[:-1], groups).index_add_(-1, member, values)
 
 
 def _correlations(active: Tensor) -> Tensor:
-    """Of the activity `[n, d_mlp]` of any two neurons, `[d_mlp, d_mlp]`; 0 for one whose activity never changes."""
+    """Correlations of the activity `[n, d_mlp]` of any two neurons: `[d_mlp, d_mlp]`; 0 for constant activity."""
     centred = active.float() - active.float().mean(0)
     unit = centred / centred.norm(dim=0).clamp(min=LEAST)
     return unit.T @ unit
 
 
 def _mean_within(alike: Tensor, member: Tensor, groups: int) -> float:
-    """The mean likeness of two different members of one group; `alike` is `[members, members]`."""
+    """The mean similarity of two different members of one group; `alike` is `[members, members]`."""
     inside = torch.nn.functional.one_hot(member, groups).to(alike)
     sizes = inside.sum(0)
     total = (inside * (alike @ inside)).sum() - alike.diagonal().sum()

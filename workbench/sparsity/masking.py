@@ -2,65 +2,74 @@
 
 A neuron's contribution to a token is `a_i * w_down_i`, and its magnitude `|a_i| * ||w_down_i||` (Luo et al., "Sparsing
 Law", 2024, arXiv 2411.02335). What is left out is set to zero at `mlp.hook_post`, the input of the down projection, so
-that every activation function, with or without a gate, is treated alike; a bias of the down projection is nobody's
-contribution and stays.
+that every activation function, with or without a gate, is treated alike; a bias of the down projection belongs to no
+neuron and stays.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from workbench.core.checks import Number, checked, shown
 from workbench.core.errors import WorkbenchError
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
+from workbench.model.plan import Plan
 
 LEAST = 1e-30
-"""Contributions below this are nothing, whatever the threshold."""
+"""Contributions below this count as none, whatever the threshold."""
 
 Keep = Callable[[Tensor], Tensor]
 """Which neurons take part: from the values of a layer's neurons, `[..., d_mlp]`, to a mask of the same shape."""
 
 
+@runtime_checkable
+class HasThresholds(Protocol):
+    """A result with one threshold for each layer: a `Sparsity`."""
+
+    thresholds: list[float]
+
+
 class SparsityError(WorkbenchError):
-    """A measurement of sparsity that can't be made, or thresholds that don't fit a model."""
+    """A measurement of sparsity that can't be taken, or thresholds that don't fit a model."""
 
 
 def down_weights(model: LanguageModel) -> list[Tensor]:
-    """What each neuron writes, layer by layer: `[d_mlp, d_model]` each, in float32."""
+    """The vector that each neuron writes, layer by layer: `[d_mlp, d_model]` each, in float32."""
     return [model.network.neuron_weights(layer, "down") for layer in range(model.network.n_layers)]
 
 
 def post_points(model: LanguageModel) -> list[str]:
-    """Where neurons are left out, layer by layer: the hook points of the down projections' inputs."""
+    """The hook points of the down projections' inputs, where neurons are left out, layer by layer."""
     return [model.network.neuron_hook_point(layer, "post").name for layer in range(model.network.n_layers)]
 
 
 def above(threshold: float, norms: Tensor) -> Keep:
-    """Keep the neurons whose contributions reach a threshold.
+    """A choice of the neurons whose contributions reach a threshold.
 
     Args:
-        threshold: the least magnitude that is kept; contributions of nothing are never kept.
-        norms: length of what each neuron writes, `[d_mlp]`.
+        threshold: the least magnitude that is kept; contributions of zero are never kept.
+        norms: the length of the vector that each neuron writes, `[d_mlp]`.
     """
     limits = max(threshold, LEAST) / norms  # infinite where a neuron writes nothing
     return lambda values: values.abs() >= limits
 
 
 def strongest(share: float, norms: Tensor) -> Keep:
-    """Keep for each token the neurons with the largest contributions.
+    """A choice of the neurons with the largest contributions, token by token.
 
     Args:
-        share: of the neurons that are left out, from 0 to 1; rounded to whole neurons.
-        norms: length of what each neuron writes, `[d_mlp]`.
+        share: the share of the neurons that are left out, from 0 to 1; rounded to whole neurons.
+        norms: the length of the vector that each neuron writes, `[d_mlp]`.
     """
     out = round(share * len(norms))
 
@@ -76,38 +85,45 @@ def strongest(share: float, norms: Tensor) -> Keep:
 
 
 def checked_thresholds(model: LanguageModel, thresholds: Any) -> list[float]:
-    """Thresholds as one number for each layer: of a `Sparsity`, or given as such, or one for all layers.
+    """Thresholds as one number for each layer.
+
+    Args:
+        model: the model that they are for.
+        thresholds: a `Sparsity`, a number for each layer, or one for all layers.
 
     Raises:
         SparsityError: they are not numbers from 0, or not as many as the model has layers.
     """
-    given = getattr(thresholds, "thresholds", thresholds)
+    limits = thresholds.thresholds if isinstance(thresholds, HasThresholds) else thresholds
     count = model.network.n_layers
-    if isinstance(given, Tensor):
-        given = given.tolist()
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        given = [given] * count
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise SparsityError(f"Thresholds are a Sparsity, a number, or one for each layer, not {given!r}.")
-    bad = [one for one in given if isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one < math.inf]
-    if bad:
-        raise SparsityError(f"A threshold is a number from 0, not {bad[0]!r}.")
-    if len(given) != count:
+    if isinstance(limits, Tensor):
+        limits = limits.tolist()
+    if isinstance(limits, int | float) and not isinstance(limits, bool):
+        limits = [limits] * count
+    if not isinstance(limits, Sequence) or isinstance(limits, str):
+        raise SparsityError(f"Thresholds are a Sparsity, a number, or one for each layer, not {shown(limits)}.")
+    limits = _numbers(limits)
+    if len(limits) != count:
         raise SparsityError(
-            f"There are {len(given)} thresholds, but {model.name} has {count} layers; give one for each."
+            f"There are {len(limits)} thresholds, but {model.name} has {count} layers; give one for each."
         )
-    return [float(one) for one in given]
+    return limits
+
+
+@checked(SparsityError)
+def _numbers(thresholds: Sequence[Annotated[Number, Ge(0)]]) -> list[float]:
+    return [float(one) for one in thresholds]
 
 
 def keeping_above(model: LanguageModel, thresholds: Sequence[float]) -> list[Keep]:
-    """For each layer, which neurons its threshold keeps."""
+    """For each layer, the choice of neurons that its threshold keeps."""
     norms = [weights.norm(dim=1) for weights in down_weights(model)]
     return [above(threshold, of) for threshold, of in zip(thresholds, norms, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronMask:
-    """Leaves out some of a layer's neurons wherever the model runs; stands among a model's `splices`."""
+    """Leaves out some of a layer's neurons at every run; one of a model's `splices`."""
 
     hook_point: str
     keep: Keep = field(repr=False)
@@ -116,7 +132,7 @@ class NeuronMask:
         """Itself: it needs no preparation for a run."""
         return self
 
-    def bind(self, model: Any, scratch: dict) -> list[Edit]:
+    def bind(self, model: Any, plan: Plan) -> list[Edit]:
         """One edit, at all positions."""
         return [Edit(self.hook_point, self._change, source=str(self))]
 
@@ -127,11 +143,12 @@ class NeuronMask:
         return f"NeuronMask({self.hook_point})"
 
 
+@checked(SparsityError)
 def with_sparsity(model: LanguageModel, thresholds: Any) -> LanguageModel:
-    """The model actually running with weakly contributing neurons left out, at every position of every run.
+    """A model that runs with weakly contributing neurons left out, at every position of every run.
 
-    It shares the weights of `model`, which stays as it is. Nothing is faster: the neurons are set to zero. What
-    `capture` shows at `mlp.hook_post` is what comes in there, before neurons are left out.
+    It shares the weights of `model`, which does not change. It is not faster: the neurons are set to zero. At
+    `mlp.hook_post`, `capture` returns the input of the hook point, before neurons are left out.
 
     Args:
         model: the model.
@@ -141,30 +158,30 @@ def with_sparsity(model: LanguageModel, thresholds: Any) -> LanguageModel:
     Raises:
         SparsityError: thresholds that don't fit the model, or a model whose neurons are changed already.
     """
-    found = checked_thresholds(model, thresholds)
+    limits = checked_thresholds(model, thresholds)
     points = post_points(model)
     keys = {model.hook_points[name].key for name in model.splices}
     for name in points:
         if model.hook_points[name].key in keys:
             raise SparsityError(f"{model.name} changes its neurons at {name} already; take the model without that.")
     twin = copy.copy(model)
-    dropping = {name: NeuronMask(name, keep) for name, keep in zip(points, keeping_above(model, found), strict=True)}
-    twin.splices = dict(model.splices) | dropping
-    twin.about = model.about | {"thresholds": found}
-    twin.hash = hashlib.sha256(f"{model.hash} {found!r}".encode()).hexdigest()
+    masks = {name: NeuronMask(name, keep) for name, keep in zip(points, keeping_above(model, limits), strict=True)}
+    twin.splices = dict(model.splices) | masks
+    twin.about = model.about | {"thresholds": limits}
+    twin.hash = hashlib.sha256(f"{model.hash} {limits!r}".encode()).hexdigest()
     twin.name = f"{model.name} (sparse)"
     return twin
 
 
 @torch.inference_mode()
 def cett(values: Tensor, weights: Tensor, keep: Keep) -> Tensor:
-    """Cumulative error of tail truncation: how large what is left out is beside the whole, for each token `[n]`.
+    """The cumulative error of tail truncation (CETT) of each token: `[n]`.
 
-    `‖Σ dropped contributions‖ / ‖Σ all contributions‖`; 0 where nothing is left out.
+    `‖Σ left-out contributions‖ / ‖Σ all contributions‖`; 0 where nothing is left out.
 
     Args:
         values: of a layer's neurons, `[n, d_mlp]`.
-        weights: what each writes, `[d_mlp, d_model]`.
+        weights: the vector that each writes, `[d_mlp, d_model]`.
         keep: which neurons take part.
     """
     lost = (values * ~keep(values)) @ weights  # [n, d_model]
@@ -172,5 +189,5 @@ def cett(values: Tensor, weights: Tensor, keep: Keep) -> Tensor:
 
 
 def error_share(lost: Tensor, whole: Tensor) -> Tensor:
-    """Lengths of `lost` as shares of those of `whole`, `[n, d_model]` both; 0 where nothing is lost: `[n]`."""
+    """The length of each row of `lost` over that of `whole`, `[n, d_model]` both: `[n]`; 0 where nothing is lost."""
     return lost.norm(dim=-1) / whole.norm(dim=-1).clamp(min=torch.finfo(whole.dtype).tiny)

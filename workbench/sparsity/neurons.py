@@ -6,17 +6,19 @@ import contextlib
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, Positive, Share, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.sparsity.evaluation import Sample, checked_sizes
-from workbench.sparsity.masking import checked_thresholds, keeping_above
+from workbench.sparsity.evaluation import Sample
+from workbench.sparsity.masking import SparsityError, checked_thresholds, keeping_above
 
 KINDS = ("word", "Capital", "inside a word", "number", "punctuation", "white space", "other")
 """What a token is: the beginning of a word in small letters or with a capital, the rest of one, and so on."""
@@ -45,97 +47,102 @@ class NeuronActivity:
 
     tokens: int
     rates: Tensor = field(repr=False)
-    """On which share of the tokens each neuron takes part: `[n_layers, d_mlp]`."""
+    """The share of the tokens on which each neuron takes part: `[n_layers, d_mlp]`."""
     kinds: list[str] = field(repr=False)
     """The kinds of token."""
     kind_shares: Tensor = field(repr=False)
-    """Which share of the tokens each kind is: `[kinds]`."""
+    """The share of the tokens that are of each kind: `[kinds]`."""
     by_kind: Tensor = field(repr=False)
-    """Which share of a neuron's activity is on each kind: `[n_layers, d_mlp, kinds]`; 0 for one that is never on."""
+    """The share of a neuron's activity on each kind: `[n_layers, d_mlp, kinds]`; 0 for one that never takes part."""
 
-    def always(self, least: float = 0.999) -> Tensor:
-        """Neurons that are on for at least so large a share of the tokens: bool `[n_layers, d_mlp]`."""
+    @checked(SparsityError)
+    def always(self, least: Share = 0.999) -> Tensor:
+        """The neurons that take part on at least this share of the tokens: bool `[n_layers, d_mlp]`."""
         return self.rates >= least
 
     def never(self) -> Tensor:
-        """Neurons that are on for none of the tokens: bool `[n_layers, d_mlp]`."""
+        """The neurons that take part on none of the tokens: bool `[n_layers, d_mlp]`."""
         return self.rates == 0
 
-    def one_kind(self, purity: float = 0.9, least: int = 10) -> list[tuple[Feature, str, float, float]]:
-        """Neurons whose activity is nearly all on one kind of token.
+    @checked(SparsityError)
+    def one_kind(self, purity: Share = 0.9, least: Natural = 10) -> list[tuple[Feature, str, float, float]]:
+        """The neurons whose activity is nearly all on one kind of token.
 
         Args:
-            purity: at least so large a share of a neuron's activity.
-            least: on at least so many tokens, so that it is no accident.
+            purity: the least share of a neuron's activity that is on the kind.
+            least: the least number of tokens that the neuron takes part on, to exclude chance.
 
         Returns:
-            The neuron, the kind, the share of its activity there, and on which share of the tokens it is on; those that
-            are purest for how rare their kind is first.
+            The neuron, the kind, the share of its activity on it, and the share of all tokens that the neuron takes
+            part on; sorted by purity over the share of tokens of the kind, highest first.
         """
         best, kind = self.by_kind.max(-1)  # [n_layers, d_mlp]
         places = ((best >= purity) & (self.rates * self.tokens >= least - 0.5)).nonzero().tolist()
-        found = []
+        rows = []
         for layer, index in places:
             number = int(kind[layer, index])
             share, rate = float(best[layer, index]), float(self.rates[layer, index])
             feature = Feature(f"neurons.{layer}.post", index)
-            found.append((share / float(self.kind_shares[number]), (feature, self.kinds[number], share, rate)))
-        return [row for _, row in sorted(found, key=lambda pair: -pair[0])]
+            rows.append((share / float(self.kind_shares[number]), (feature, self.kinds[number], share, rate)))
+        return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The counts as plain data."""
         tensors = ("rates", "kind_shares", "by_kind")
         return {"tokens": self.tokens, "kinds": self.kinds} | {name: getattr(self, name).tolist() for name in tensors}
 
 
+@checked(SparsityError)
 def neuron_activity(
     model: LanguageModel,
     thresholds: Any,
     corpus: Corpus,
-    tokens: int = 8192,
+    tokens: Positive = 8192,
     *,
-    context: int = 256,
-    batch: int = 4,
-    seed: int = 0,
+    context: Annotated[Integer, Ge(2)] = 256,
+    batch: Positive = 4,
+    seed: Natural = 0,
     kind: Callable[[str], str] = kind_of,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> NeuronActivity:
-    """Count how often each neuron's contribution reaches its layer's threshold while the plain model runs.
+    """How often each neuron's contribution reaches its layer's threshold while the plain model runs.
 
     Args:
         model: the model.
         thresholds: a `Sparsity`, or one number for each layer, or one for all.
-        corpus, tokens, context, batch, seed: the texts, as in `measure_sparsities`.
-        kind: what kind of token a text is; `kind_of` knows `KINDS`.
-        progress: told the share done.
-        cancel: asked after each batch; once it says True, what was counted until then is the answer.
+        corpus: the texts.
+        tokens: at most so many.
+        context, batch, seed: as in `measure_sparsities`.
+        kind: from a token's text to its kind; `kind_of` knows `KINDS`.
+        progress: called with the share done.
+        cancel: called after each batch; once it returns True, the counts so far are the result.
 
     Raises:
         SparsityError: thresholds that don't fit the model, or settings that can't be used.
         CorpusError: texts without two tokens in a row.
     """
     keeps = keeping_above(model, checked_thresholds(model, thresholds))
-    checked_sizes(tokens, context, batch, seed, 1)
     done = [0]
 
-    def tick(positions: int) -> None:
+    def on_batch(positions: int) -> None:
         done[0] += positions
         if progress:
             progress(done[0] / max(sample.positions, 1), f"{done[0]:,} of {sample.positions:,} positions")
         if cancel is not None and cancel():
-            raise _Enough
+            raise _Cancelled
 
     with uninterrupted(), torch.inference_mode():
-        sample = Sample.read(model, corpus, tick, tokens=tokens, context=context, batch=batch, seed=seed)
+        sample = Sample.read(model, corpus, on_batch, tokens=tokens, context=context, batch=batch, seed=seed)
         ids = torch.cat([one.tokens[one.content] for one in sample.batches])
-        said = {token: kind(text) for token, text in zip(ids.unique().tolist(), _texts(model, ids), strict=True)}
-        kinds = sorted(set(said.values()), key=lambda one: KINDS.index(one) if one in KINDS else len(KINDS))
-        of = torch.tensor([kinds.index(said[token]) for token in ids.tolist()])  # [n]
+        different = ids.unique()
+        by_token = {id_: kind(text) for id_, text in zip(different.tolist(), model.token_texts(different), strict=True)}
+        kinds = sorted(set(by_token.values()), key=lambda one: KINDS.index(one) if one in KINDS else len(KINDS))
+        of = torch.tensor([kinds.index(by_token[token]) for token in ids.tolist()])  # [n]
         counts = torch.zeros(len(keeps), len(kinds), 0)
         seen = [0] * len(keeps)
 
-        def look(layer: int, values: Tensor) -> None:
+        def add(layer: int, values: Tensor) -> None:
             nonlocal counts
             if not counts.numel():
                 counts = torch.zeros(len(keeps), len(kinds), values.shape[-1])
@@ -143,8 +150,8 @@ def neuron_activity(
             seen[layer] += len(values)
             counts[layer].index_add_(0, here, keeps[layer](values).float())
 
-        with contextlib.suppress(_Enough):
-            sample.run_plain(look)
+        with contextlib.suppress(_Cancelled):
+            sample.run_plain(add)
     n = seen[-1]
     total = counts.sum(1)  # [n_layers, d_mlp]
     return NeuronActivity(
@@ -156,9 +163,5 @@ def neuron_activity(
     )
 
 
-class _Enough(Exception):
+class _Cancelled(Exception):
     """The work was cancelled."""
-
-
-def _texts(model: LanguageModel, ids: Tensor) -> list[str]:
-    return model.token_texts(ids.unique())

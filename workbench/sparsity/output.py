@@ -1,4 +1,4 @@
-"""Results of a measurement of sparsity as a file that other tools read."""
+"""Results of a measurement of sparsity as JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.core.checks import checked
 from workbench.core.files import replacing
-from workbench.sparsity.evaluation import SparsityOutcome
 from workbench.sparsity.masking import SparsityError
+from workbench.sparsity.outcome import SparsityOutcome
 from workbench.sparsity.result import Sparsity
 
 
+@checked(SparsityError)
 def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
     """Write results to a `.json` or `.parquet` file, whole or not at all.
 
-    JSON holds everything, a list with one entry for each p. Parquet holds `layer_rows`, with the provenance in its
+    JSON holds `to_dict` of each result in a list, one for each p. Parquet holds `layer_rows`, and the provenance in its
     metadata.
+
+    Args:
+        results: from `measure_sparsities`.
+        path: its suffix names the format.
 
     Raises:
         SparsityError: another kind of file, or no results.
@@ -25,8 +31,6 @@ def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".json", ".parquet"):
         raise SparsityError(f"Results are saved as .json or .parquet, not as {path.name}.")
-    if not isinstance(results, Sequence):
-        raise SparsityError("Results are saved as a list, such as [result] for a single one.")
     if not results:
         raise SparsityError("There are no results to save.")
     with replacing(path) as temporary:
@@ -37,18 +41,18 @@ def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pylist([row for one in results for row in layer_rows(one)])
-        said = {"provenance": json.dumps(results[0].provenance)}
-        pq.write_table(table.replace_schema_metadata(said), temporary, compression="zstd")
+        metadata = {"provenance": json.dumps(results[0].provenance)}
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def layer_rows(result: Sparsity) -> list[dict[str, Any]]:
-    """One row for each layer and measure (`cett` and the rivals), as plain data."""
+    """One row for each layer and measure (`cett` and the baselines), as plain data."""
     measures: dict[str, tuple[SparsityOutcome, Sequence[float | None], list[float]]] = {
         "cett": (result.reported, result.thresholds, result.cett_by_layer)
     }
-    for name, rival in result.rivals.items():
-        thresholds = [rival.setting if name == "fixed" else None] * len(rival.reported.by_layer)
-        measures[name] = rival.reported, thresholds, []
+    for name, baseline in result.baselines.items():
+        thresholds = [baseline.setting if name == "fixed" else None] * len(baseline.reported.by_layer)
+        measures[name] = baseline.reported, thresholds, []
     rows = []
     for name, (outcome, thresholds, cett) in measures.items():
         for layer, share in enumerate(outcome.by_layer):

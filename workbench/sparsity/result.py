@@ -1,31 +1,33 @@
-"""What a measurement of sparsity finds."""
+"""The results of a measurement of sparsity."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from workbench.sparsity.evaluation import SparsityOutcome
+from workbench.sparsity.outcome import SparsityOutcome
 
 MISSED = 0.001
-"""A rise in perplexity that is this far from what was asked, and a tenth of it, has missed it."""
+"""A rise in perplexity that differs from what was asked by more than this, and more than a tenth of it, is reported."""
 FEW = 8
-"""Below so many texts an interval over texts is not to be relied on."""
+"""Below so many texts an interval over texts is not reliable."""
 NAMES = {"fixed": "one threshold", "top_k": "top-k"}
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """What another way of choosing neurons leaves out at the same rise in perplexity."""
 
     setting: float
     """`fixed`: the threshold of all layers; `top_k`: the share of each layer's neurons that is left out."""
     calibrated: SparsityOutcome
+    """On the texts that the setting is found on."""
     reported: SparsityOutcome
+    """On other texts."""
 
     @property
     def sparsity(self) -> float:
-        """Share of the neurons left out, on the texts that the setting was not found on."""
+        """Share of the neurons left out, on the reported texts."""
         return self.reported.sparsity
 
 
@@ -34,27 +36,28 @@ class Sparsity:
     """PPL-p% sparsity of a model."""
 
     asked: float
-    """By what share perplexity may rise: 0.01 is 1%."""
+    """The relative rise in perplexity that is allowed: 0.01 is 1%."""
     cett: float
     """The CETT that all layers share."""
     thresholds: list[float]
     """Least magnitude of a contribution that is kept, for each layer; `with_sparsity` takes them."""
     calibrated: SparsityOutcome = field(repr=False)
-    """On the texts that the thresholds were found on."""
+    """On the texts that the thresholds are found on."""
     reported: SparsityOutcome = field(repr=False)
-    """On texts that they were not found on."""
+    """On other texts."""
     cett_by_layer: list[float] = field(repr=False)
     """Each layer's CETT on the reported texts, while the plain model runs; empty in an early answer."""
-    rivals: dict[str, Rival] = field(repr=False)
+    baselines: dict[str, Baseline] = field(repr=False)
     """`fixed`: one threshold for all layers; `top_k`: as many neurons for every token."""
     curves: dict[str, list[tuple[float, float, float]]] = field(repr=False)
-    """All that was run on the calibration texts, by measure (`cett` and the rivals): setting, sparsity and rise in
-    perplexity, by rising setting."""
+    """Every setting that was run on the calibration texts, by measure (`cett` and the baselines): setting, sparsity and
+    rise in perplexity, by rising setting."""
     passes: float
-    """Passes of the model over all texts so far, those over a part of them counted as that part; for all p together."""
+    """Passes of the model over all texts so far; a pass over a part counts as that part. All p together."""
     early: bool
     """Whether this is an early answer, from a part of the calibration texts alone."""
     provenance: dict[str, Any] = field(repr=False)
+    """The model, the corpora, the settings and the versions."""
 
     @property
     def sparsity(self) -> float:
@@ -68,30 +71,29 @@ class Sparsity:
 
     @property
     def ppl_increase(self) -> float:
-        """By what share perplexity does rise, on the calibration texts; `reported.ppl_increase` has the others."""
+        """The relative rise in perplexity on the calibration texts; `reported.ppl_increase` is that on the others."""
         return self.calibrated.ppl_increase
 
     @property
     def warnings(self) -> list[str]:
-        """What keeps this answer from being what was asked, one sentence each; empty where nothing does."""
-        said = []
-        rises = {"cett": self.ppl_increase} | {
-            name: rival.calibrated.ppl_increase for name, rival in self.rivals.items()
-        }
+        """Reasons why the result differs from what was asked, one sentence each; empty where there are none."""
+        sentences = []
+        rises = {"cett": self.ppl_increase}
+        rises |= {name: one.calibrated.ppl_increase for name, one in self.baselines.items()}
         for name, reached in rises.items():
             if abs(reached - self.asked) > max(MISSED, self.asked / 10):
                 what = "Perplexity rises" if name == "cett" else f"With {NAMES[name]} perplexity rises"
-                said.append(
+                sentences.append(
                     f"{what} by {reached:.2%} on the texts of the search, not by {self.asked:.2%}: no setting nearer "
                     "to it was found; more tokens make the curve smoother."
                 )
         if self.reported.texts < FEW:
             texts = f"{self.reported.texts} text{'s' if self.reported.texts > 1 else ''}"
-            said.append(f"Only {texts} to report on: an interval over so few says little; take more tokens.")
-        return said
+            sentences.append(f"Only {texts} to report on: an interval over so few says little; take more tokens.")
+        return sentences
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The result as plain data."""
         short = {"sparsity": self.sparsity, "by_layer": self.by_layer, "ppl_increase": self.ppl_increase}
         short |= {"warnings": self.warnings}
         return short | asdict(self)

@@ -1,23 +1,24 @@
-"""How many neurons each token of a text takes, and which tokens take most."""
+"""How many neurons the computation of each token of a text takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from workbench.core.checks import checked
 from workbench.corpus import Corpus, CorpusError
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.sparsity.masking import checked_thresholds, keeping_above, post_points
+from workbench.sparsity.masking import Keep, SparsityError, checked_thresholds, keeping_above, post_points
 
 
 @dataclass(frozen=True)
 class Demand:
-    """The neurons that a token takes when the model runs with weakly contributing ones left out."""
+    """The share of neurons that a token takes while the model runs with weakly contributing ones left out."""
 
     token: int
     text: str
@@ -27,14 +28,15 @@ class Demand:
     """The same for each layer."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The shares as plain data."""
         return asdict(self)
 
 
+@checked(SparsityError)
 def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Demand]:
-    """What share of the neurons each token of a text takes, in the order of the text.
+    """The share of the neurons that each token of a text takes, in the order of the text.
 
-    The text is read behind the tokenizer's BOS token, which itself is not shown, and in windows if it is longer than
+    The text is read after the tokenizer's BOS token, which is not in the result, and in windows where it is longer than
     the model's context.
 
     Args:
@@ -43,13 +45,13 @@ def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Dem
         text: any text.
 
     Raises:
-        SparsityError: thresholds that don't fit the model.
+        SparsityError: thresholds that don't fit the model, or an argument of another type.
         CorpusError: an empty text, or a model without a tokenizer.
     """
     keeps = keeping_above(model, checked_thresholds(model, thresholds))
-    if not isinstance(text, str) or not text.strip():
+    if not text.strip():
         raise CorpusError("There is no text; write something for the model to read.")
-    found: dict[int, Demand] = {}
+    by_position: dict[int, Demand] = {}
     with uninterrupted(), torch.inference_mode():
         for batch in Corpus([text]).batches(model, model.network.n_ctx, 1, shuffle=False):
             shares = active_shares(model, batch.tokens, keeps)[0]  # [pos, n_layers]
@@ -57,15 +59,21 @@ def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Dem
             for place, at in enumerate(batch.positions[0].tolist()):
                 if at >= 0:
                     row = shares[place]
-                    found[at] = Demand(int(batch.tokens[0, place]), texts[place], float(row.mean()), row.tolist())
-    return [found[at] for at in sorted(found)]
+                    by_position[at] = Demand(int(batch.tokens[0, place]), texts[place], float(row.mean()), row.tolist())
+    return [by_position[at] for at in sorted(by_position)]
 
 
-def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Any]) -> Tensor:
-    """The share of each layer's neurons that each token takes, when all layers run so: `[batch, pos, n_layers]`."""
+def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Keep]) -> Tensor:
+    """The share of each layer's neurons that each token takes: `[batch, pos, n_layers]`.
+
+    Args:
+        model: the model.
+        tokens: `[batch, pos]`.
+        keeps: which neurons take part in each layer of the run.
+    """
     shares: list[Tensor] = [torch.zeros(0)] * len(keeps)
 
-    def thinning(layer: int) -> Any:
+    def masking(layer: int) -> Callable[[Tensor], Tensor]:
         def change(values: Tensor) -> Tensor:
             kept = keeps[layer](values)
             shares[layer] = kept.float().mean(-1)
@@ -73,7 +81,6 @@ def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Any]) ->
 
         return change
 
-    edits = [Edit(name, thinning(layer)) for layer, name in enumerate(post_points(model))]
-    edits = [*model.bind([]), *model.network.prepare(edits)]
-    model.network.run(tokens, Run([Group(edits)]), last=1)
+    edits = [Edit(name, masking(layer)) for layer, name in enumerate(post_points(model))]
+    model.run(tokens, [*model.bind([]), *edits], last=1)
     return torch.stack(shares, -1)

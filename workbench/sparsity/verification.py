@@ -1,6 +1,6 @@
-"""The same thresholds by another way: a plain Hugging Face model, one text at a time, zeros put in by module hooks.
+"""A second way to the same figures: a plain Hugging Face model, one text at a time, zeros put in by module hooks.
 
-Nothing of what measures is used here but the choice of the texts: no edits, no batches, no padding, no shared losses.
+Only the choice of the texts is shared with the measurement: no edits, no batches, no padding, no shared losses.
 """
 
 from __future__ import annotations
@@ -13,36 +13,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
+from workbench.model.modules import is_conv1d
 from workbench.sparsity.evaluation import Sample
 from workbench.sparsity.masking import LEAST, SparsityError, checked_thresholds
 from workbench.sparsity.measure import sample_corpora
 from workbench.sparsity.result import Sparsity
 
 
+@checked(SparsityError)
 def verify_sparsity(
     model: LanguageModel, sparsity: Sparsity, corpus: Corpus, held_out: Corpus | None = None
 ) -> tuple[float, float]:
-    """By what share perplexity rises with a measurement's thresholds, found by an independent forward pass.
+    """The relative rises in perplexity at a measurement's thresholds, by an independent forward pass.
 
     Args:
-        model, corpus, held_out: those of the measurement.
-        sparsity: what was measured.
+        model: the model of the measurement.
+        sparsity: the measurement's result.
+        corpus, held_out: the texts of the measurement.
 
     Returns:
-        The rise on the texts that the thresholds were found on, and on those that were reported.
+        The rise on the texts that the thresholds are found on, and that on the reported texts.
 
     Raises:
-        SparsityError: another model or other texts than those of the measurement.
+        SparsityError: another model or other texts than those of the measurement, or a model that runs through
+            dictionaries.
     """
-    said = sparsity.provenance
-    how = {name: said[name] for name in ("context", "batch", "seed")}
+    about = sparsity.provenance
+    how = {name: about[name] for name in ("context", "batch", "seed")}
     corpora = sample_corpora(corpus, held_out, how["seed"])
-    if said["model_hash"] != model.hash or [one["hash"] for one in said["corpora"]] != [one.hash for one in corpora]:
-        raise SparsityError("The sparsity was measured on another model or on other texts than those given.")
-    sizes = said["tokens"] // 2, said["tokens"] - said["tokens"] // 2
-    found = []
+    if about["model_hash"] != model.hash or [one["hash"] for one in about["corpora"]] != [one.hash for one in corpora]:
+        raise SparsityError("The sparsity was measured on another model or on other texts than these.")
+    sizes = about["tokens"] // 2, about["tokens"] - about["tokens"] // 2
+    rises = []
     for one, tokens in zip(corpora, sizes, strict=True):
         sample = Sample.read(model, one, lambda _: None, tokens=tokens, **how)
         rows = [
@@ -50,12 +55,17 @@ def verify_sparsity(
             for batch in sample.batches
             for ids, mask, content in zip(batch.tokens, batch.mask, batch.content, strict=True)
         ]
-        found.append(independent_rise(model, checked_thresholds(model, sparsity), rows))
-    return found[0], found[1]
+        rises.append(independent_rise(model, checked_thresholds(model, sparsity), rows))
+    return rises[0], rises[1]
 
 
 def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[tuple[list[int], list[bool]]]) -> float:
-    """By what share perplexity rises on rows of tokens, each with whether it counts.
+    """The relative rise in perplexity on rows of tokens.
+
+    Args:
+        model: the model.
+        thresholds: for each layer.
+        rows: token ids, and whether each of them counts.
 
     Raises:
         SparsityError: a model that runs through dictionaries, which its plain modules don't.
@@ -65,7 +75,7 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
     memo: dict[int, Any] = {
         id(one): one for one in [*model.network.module.parameters(), *model.network.module.buffers()]
     }
-    twin: Any = copy.deepcopy(model.network.module, memo)  # other modules, the same weights
+    twin: Any = copy.deepcopy(model.network.module, memo)  # new modules with the same weights
     plain = _mean_loss(twin, rows)
     for layer, threshold in enumerate(thresholds):
         point = model.network.neuron_hook_point(layer, "post")
@@ -76,12 +86,12 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
 
 def _zeroing(down: nn.Module, threshold: float) -> Callable[[nn.Module, tuple], tuple]:
     weight: Any = down.weight
-    written = torch.linalg.vector_norm(weight.detach().float(), dim=1 if type(down).__name__ == "Conv1D" else 0)
+    written = torch.linalg.vector_norm(weight.detach().float(), dim=1 if is_conv1d(down) else 0)
 
-    def before(_: nn.Module, given: tuple) -> tuple:
-        values: Tensor = given[0].clone()
+    def before(_: nn.Module, args: tuple) -> tuple:
+        values: Tensor = args[0].clone()
         values[(values * written).abs() < threshold] = 0
-        return values, *given[1:]
+        return values, *args[1:]
 
     return before
 
@@ -91,8 +101,8 @@ def _mean_loss(module: Any, rows: list[tuple[list[int], list[bool]]]) -> float:
     total, count = 0.0, 0
     for ids, counts in rows:
         logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-        for place in range(len(ids) - 1):
-            if counts[place] and counts[place + 1]:
-                total += float(torch.nn.functional.cross_entropy(logits[place], torch.tensor(ids[place + 1])))
-                count += 1
+        places = [place for place in range(len(ids) - 1) if counts[place] and counts[place + 1]]
+        targets = torch.tensor([ids[place + 1] for place in places], dtype=torch.long)
+        total += float(nn.functional.cross_entropy(logits[places], targets, reduction="none").double().sum())
+        count += len(places)
     return total / count

@@ -1,9 +1,10 @@
-"""How a changed model is built: what plain transformers makes of a configuration and tensors, most of them shared."""
+"""The building of a changed model by plain transformers, from a configuration and mostly shared tensors."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,16 +20,64 @@ class SurgeryError(WorkbenchError):
 
 
 def layers_path(model: LanguageModel) -> str:
-    """Where the layers are in the plain module, such as `model.layers`; raises `SurgeryError` where that is unclear."""
-    found = [
+    """The path of the layers in the plain module, such as `model.layers`.
+
+    Raises:
+        SurgeryError: the path is unclear.
+    """
+    paths = [
         path
         for path, inner in model.network.module.named_modules()
         if isinstance(inner, nn.ModuleList) and len(inner) == model.network.n_layers
     ]
-    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
     if len(outer) != 1:
         raise SurgeryError(f"It is unclear where the layers of {model.name} are; this architecture can't be changed.")
     return outer[0]
+
+
+def keep_layers(
+    model: LanguageModel, layers: Sequence[int], changed: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration, for `make_child`, of a model that has only these layers left, in this order.
+
+    Args:
+        model: it stays as it is.
+        layers: by their numbers, each once.
+        changed: tensors that replace the model's, by their names before layers are removed.
+
+    Raises:
+        SurgeryError: no layer is left, one that does not exist, or an architecture whose layers depend on their number.
+    """
+    number = model.network.n_layers
+    wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)]
+    wrong += [layer for layer in layers if layer not in wrong and not 0 <= layer < number]
+    if wrong:
+        raise SurgeryError(f"There is no layer {wrong[0]!r}: {model.name} has {number} layers, 0 to {number - 1}.")
+    if not layers:
+        raise SurgeryError("No layer would be left; keep at least one.")
+    if len(set(layers)) < len(layers):
+        raise SurgeryError(f"A layer is there twice in {list(layers)}; name each once.")
+    sizes = model.network.config.get_text_config()
+    if getattr(sizes, "scale_attn_by_inverse_layer_idx", False):
+        raise SurgeryError(
+            f"The layers of {model.name} scale attention by their number and can't move up; remove their attention "
+            "and MLP instead."
+        )
+    prefix = layers_path(model)
+    inside = re.compile(rf"{re.escape(prefix)}\.(\d+)\.(.+)")
+    tensors = {}
+    for place, tensor in (parameters_of(model.network.module) | dict(changed or {})).items():
+        match = inside.fullmatch(place)
+        if match is None:
+            tensors[place] = tensor
+        elif int(match[1]) in layers:
+            tensors[f"{prefix}.{list(layers).index(int(match[1]))}.{match[2]}"] = tensor
+    config: dict[str, Any] = {"num_hidden_layers": len(layers)}
+    for key, value in sizes.to_dict().items():  # such as layer_types
+        if isinstance(value, list | tuple) and len(value) == number and hasattr(sizes, key):
+            config[key] = [value[layer] for layer in layers]
+    return tensors, config
 
 
 def changed_config(model: LanguageModel, changes: Mapping[str, Any]) -> Any:
@@ -67,7 +116,7 @@ def complete(
     if unknown:
         raise SurgeryError(f"The changed model has no place for {unknown[0]}.")
     shared = {tensor.data_ptr() for tensor in old.values()}
-    found, own = {}, []
+    chosen, own = {}, []
     for name, shape in places.items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -77,15 +126,15 @@ def complete(
         elif name in old and equal(old[name], tensor):
             tensor = old[name]
         if tuple(tensor.shape) != shape:
-            raise SurgeryError(f"{name} is {list(shape)} in the changed model, but it was given {list(tensor.shape)}.")
+            raise SurgeryError(f"{name} is {list(shape)} in the changed model, not {list(tensor.shape)}.")
         if tensor.data_ptr() not in shared:
             own.append(name)
             like = next(iter(old.values()))
             tensor = tensor.detach().to(like.dtype).contiguous()
             if not bool(tensor.isfinite().all()):
                 raise SurgeryError(f"{name} would hold a value that is not a finite number.")
-        found[name] = tensor
-    return found, tuple(own)
+        chosen[name] = tensor
+    return chosen, tuple(own)
 
 
 def equal(old: Tensor, new: Tensor) -> bool:
@@ -97,10 +146,10 @@ def equal(old: Tensor, new: Tensor) -> bool:
 
 def among(old: Mapping[str, Tensor], place: str, tensor: Tensor) -> tuple[Tensor, bool]:
     """The parent's tensor that equals this one, of the same name or of another, if there is any; whether there is."""
-    named = [old[place]] if place in old else []
+    namesake = [old[place]] if place in old else []
     starts = tensor.flatten()[:64]
     others = [one for one in old.values() if one.shape == tensor.shape and torch.equal(one.flatten()[:64], starts)]
-    for candidate in [*named, *others]:
+    for candidate in [*namesake, *others]:
         if equal(candidate, tensor):
             return candidate, True
     return tensor, False
@@ -115,8 +164,8 @@ def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
         module = kind.from_pretrained(
             None, config=config, state_dict=dict(tensors), dtype=like.dtype, attn_implementation=attention
         )
-    made = parameters_of(module)
-    strange = [name for name in tensors if name not in made or not equal(made[name], tensors[name])]
+    parameters = parameters_of(module)
+    strange = [name for name in tensors if name not in parameters or not equal(parameters[name], tensors[name])]
     if strange:
         raise SurgeryError(f"transformers does not take {strange[0]} as it is; this architecture can't be changed.")
     return module.eval()

@@ -1,7 +1,7 @@
-"""The operations of surgery by name: what each asks for, and how it makes a child.
+"""The operations of surgery by name, with their arguments and the function that makes a child.
 
-A new operation is one file that ends in `register(Operation(...))` and is imported by `workbench/__init__.py`; the
-app's page and `wb.surgery.apply_operation` find it here.
+A new operation is one file in `surgery/operations/` that ends in `register(Operation(...))`. `find_operations` imports
+the files of that folder; the page, `wb.surgery.apply_operation` and the tests of all operations read `OPERATIONS`.
 
     def run(model, *, share, progress=None, cancel=None) -> Child: ...
 
@@ -11,74 +11,30 @@ app's page and `wb.surgery.apply_operation` find it here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from workbench.core.arguments import Argument
+from workbench.core.checks import checked
 from workbench.core.progress import Progress
-from workbench.dictionaries.features import Feature
 from workbench.model.language_model import LanguageModel
-from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model
-
-Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature"]
-"""A number, a whole number, True or False, one of several words, a text, a list of layers or of heads, a list of
-interventions, or a feature."""
-LISTS = ("layers", "heads", "edits")
 
 
 class Cancelled(SurgeryError):
-    """The operation was stopped before it had made anything."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One setting of an operation."""
-
-    name: str
-    """The keyword of `run`."""
-    title: str
-    """For people."""
-    default: Any
-    kind: Kind = "number"
-    low: float | None = None
-    high: float | None = None
-    """Ends of a number's range, both allowed."""
-    choices: tuple[str, ...] = ()
-    help: str = ""
-
-    def check(self, value: Any) -> Any:
-        """The value in the argument's form; raises `SurgeryError` for one that it can't be."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        fits = {
-            "number": whole or isinstance(value, float),
-            "whole": whole,
-            "yes": isinstance(value, bool),
-            "choice": value in self.choices,
-            "text": isinstance(value, str),
-            "feature": isinstance(value, str | Feature) and bool(value),
-        }.get(self.kind, isinstance(value, Sequence) and not isinstance(value, str))
-        if fits and isinstance(value, int | float) and self.kind in ("number", "whole"):
-            fits = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
-        if not fits:
-            raise SurgeryError(f"{self.name} is {self._said()}, not {value!r}.")
-        return list(value) if isinstance(value, Sequence) and self.kind in LISTS else value
-
-    def _said(self) -> str:
-        if self.kind == "choice":
-            return "one of " + ", ".join(map(repr, self.choices))
-        word = {"number": "a number", "whole": "a whole number", "yes": "True or False", "text": "a text"}
-        word |= {kind: f"a list of {kind}" for kind in LISTS} | {"feature": "a feature, such as neurons.29.post:808"}
-        ends = [f"from {self.low:g}"] if self.low is not None else []
-        ends += [f"to {self.high:g}"] if self.high is not None else []
-        return " ".join([word[self.kind], *ends])
+    """An operation was stopped; it made nothing."""
 
 
 class Run(Protocol):
-    """What an operation does.
+    """The function of an operation.
 
-    It leaves the model as it is. It tells `progress` how far it is, asks `cancel` now and then, and raises `Cancelled`
-    when that says True.
+    It leaves the model as it is, reports to `progress`, asks `cancel` now and then, and raises `Cancelled` when that
+    returns True.
     """
 
     def __call__(
@@ -98,11 +54,11 @@ class Operation:
     """One way to change a model."""
 
     name: str
-    """What scripts call it."""
+    """The name of its function, in snake_case; scripts and the history of children use it."""
     title: str
-    """What the page calls it."""
+    """Its name on the page."""
     about: str
-    """One sentence on what it does and what it costs."""
+    """One sentence on its effect and its cost."""
     arguments: tuple[Argument, ...]
     run: Run
 
@@ -112,13 +68,25 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 def register(operation: Operation) -> None:
-    """Make an operation known."""
+    """Add an operation.
+
+    Raises:
+        TypeError: another file has registered the name.
+    """
     other = OPERATIONS.setdefault(operation.name, operation)
     if other.run.__module__ != operation.run.__module__:  # type: ignore[attr-defined]
         raise TypeError(f"Two operations are called {operation.name!r}.")
     OPERATIONS[operation.name] = operation
 
 
+def find_operations() -> None:
+    """Import every file of `surgery/operations/`, so that its operations register."""
+    package = importlib.import_module("workbench.surgery.operations")
+    for file in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{file.name}")
+
+
+@checked(SurgeryError)
 def apply_operation(
     model: LanguageModel | Child,
     operation: str,
@@ -127,10 +95,18 @@ def apply_operation(
     cancel: Callable[[], bool] | None = None,
     **arguments: Any,
 ) -> Child:
-    """Change a model, or a child further, by an operation of this name; what is not given has its first value.
+    """The child that an operation makes of a model or of a child.
+
+    Args:
+        model: it stays as it is.
+        operation: its name in `OPERATIONS`.
+        progress: called with the share done and a word.
+        cancel: asked now and then; the operation stops when it returns True.
+        **arguments: of the operation; those left out have their defaults.
 
     Raises:
-        SurgeryError: there is no such operation, or an argument can't be used.
+        SurgeryError: an unknown operation, or an argument that is unknown or out of range.
+        Cancelled: `cancel` returned True.
     """
     if operation not in OPERATIONS:
         raise SurgeryError(f"There is no operation {operation!r}; there are {', '.join(sorted(OPERATIONS))}.")
@@ -139,5 +115,5 @@ def apply_operation(
     for name in arguments:
         if name not in known:
             raise SurgeryError(f"{operation} has no argument {name!r}; it has {', '.join(known) if known else 'none'}.")
-    given = {name: one.check(arguments.get(name, one.default)) for name, one in known.items()}
+    given = {name: one.check(arguments.get(name, one.default), SurgeryError) for name, one in known.items()}
     return chosen.run(as_model(model), progress=progress, cancel=cancel, **given)

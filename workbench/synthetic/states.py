@@ -1,4 +1,4 @@
-"""What a model of a finite state machine knows of it: codes that stand for states, and the states it expects next.
+"""Measurements of a model of a finite state machine: codes that stand for states, and probabilities of next states.
 
 Tamkin, Taufeeque, Goodman, "Codebook Features" (2023), arXiv 2310.17230, section 3.
 """
@@ -12,29 +12,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.protocol import Dictionary
+from workbench.core.checks import Natural, Positive, checked
+from workbench.corpus import CorpusError
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.kinds import Force
 from workbench.model.edits import Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.synthetic.tokfsm import TokFSM
 
 ROWS = 64
-"""Walks that run at once."""
+"""Walks in a batch."""
 
 
 @dataclass(frozen=True)
 class StateCounts:
-    """How often each feature was active at the last digit of each state."""
+    """Numbers of activations of each feature at the last digit of each state."""
 
     counts: Mapping[str, Tensor]
     """By hook point: tokens on which the feature was active, `[n_features, states]`."""
     seen: Tensor
-    """How often each state was visited: `[states]`."""
+    """Visits of each state: `[states]`."""
 
     def precision(self, hook_point: str) -> Tensor:
-        """Share of a feature's activations that are on a state: `[n_features, states]`; 0 for silent features."""
+        """Share of a feature's activations that are on a state: `[n_features, states]`; 0 for inactive features."""
         counts = self.counts[hook_point].double()
         return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
@@ -43,35 +45,39 @@ class StateCounts:
         return self.counts[hook_point].double() / self.seen.clamp(min=1)
 
 
+@checked(CorpusError)
 @torch.inference_mode()
 def count_codes(
     model: LanguageModel,
     machine: TokFSM,
     hook_points: Sequence[str] = (),
-    walks: int = 256,
+    walks: Positive = 256,
     *,
-    written: int = 0,
-    seed: int = 2,
+    written: Natural = 0,
+    seed: Natural = 2,
 ) -> StateCounts:
-    """Count on random walks which codes of the model's own codebooks are active on which states.
+    """Activations of the codes of the model's own codebooks on each state, counted on random walks.
 
     Args:
-        model: of the machine's language.
+        model: a model of the machine's language.
         machine: the machine.
-        hook_points: where; all of the model's own dictionaries if empty.
-        walks: how many, each as long as the model sees.
-        written: count so many digits further on, where part of the next state is written already: in place of states
-            stand then states with these digits, of which there are states * base ** written; see `place_of`.
+        hook_points: of the codebooks; all of the model's own dictionaries if empty.
+        walks: number of walks, each as long as the model's context.
+        written: number of digits of the next state that are written already: counts are then of states with these
+            digits, states * base ** written columns; see `state_column`.
         seed: of the walks.
+
+    Raises:
+        CorpusError: a number out of range.
     """
     points = list(hook_points) or list(model.splices)
     books = {point: model.splices[point] for point in points}
     columns = machine.states * machine.base**written
     counts = {p: torch.zeros(b.n_features * columns, dtype=torch.long) for p, b in books.items()}  # type: ignore[attr-defined]
     seen = torch.zeros(columns, dtype=torch.long)
-    for visited, found in at_states(model, machine, points, walks, written=written, seed=seed):
+    for visited, activations in capture_at_states(model, machine, points, walks, written=written, seed=seed):
         seen += torch.bincount(visited, minlength=columns)
-        for point, x in found.items():
+        for point, x in activations.items():
             indices = books[point].encode(x).indices  # type: ignore[attr-defined]  # [n, k]
             counts[point] += torch.bincount(
                 (indices * columns + visited[:, None]).flatten(), minlength=len(counts[point])
@@ -79,32 +85,36 @@ def count_codes(
     return StateCounts({point: one.view(-1, columns) for point, one in counts.items()}, seen)
 
 
-def at_states(
+def capture_at_states(
     model: LanguageModel, machine: TokFSM, hook_points: Sequence[str], walks: int, *, written: int = 0, seed: int
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """States visited on random walks `[n]`, and the activations at their last digits `[n, width]` by hook point; or, if
-    digits of the next state are `written`, the places of both together and the activations at the last of these."""
+    """Activations at the last digits of states on random walks.
+
+    Yields:
+        States `[n]` and activations by hook point, `[n, width]` each. Where digits of the next state are `written`,
+        columns of a state with these digits (see `state_column`) and activations at the last of the digits.
+    """
     length = (model.network.n_ctx - 1) // machine.digits
     visited = machine.walk(walks, length, [machine.seed, 19, seed])
     known = length - (written > 0)
     places = torch.arange(1, known + 1) * machine.digits + written
     for some in visited.split(ROWS):
-        found = model.capture(machine.write(some), list(hook_points))
+        activations = model.capture(machine.write(some), list(hook_points))
         at = some[:, :known] * machine.base**written
         if written:
             at = at + some[:, 1:] // machine.base ** (machine.digits - written)
-        yield at.flatten(), {name: x[:, places].flatten(2).flatten(0, 1) for name, x in found.items()}
+        yield at.flatten(), {name: x[:, places].flatten(2).flatten(0, 1) for name, x in activations.items()}
 
 
-def place_of(machine: TokFSM, state: int, written: Sequence[int]) -> int:
-    """The column of a state behind which some digits are written, among those that `count_codes` counts."""
+def state_column(machine: TokFSM, state: int, written: Sequence[int]) -> int:
+    """The column of `count_codes` for a state followed by written digits."""
     for digit in written:
         state = state * machine.base + digit
     return state
 
 
-def codes_of_state(model: LanguageModel, counted: StateCounts, state: int) -> list[Feature]:
-    """For each codebook, and each group of it, the code that is active on this state (column) most often."""
+def state_codes(model: LanguageModel, counted: StateCounts, state: int) -> list[Feature]:
+    """For each group of each codebook the code that is active most often on a state (column)."""
     features = []
     for point, counts in counted.counts.items():
         book = model.splices[point]
@@ -117,33 +127,33 @@ def codes_of_state(model: LanguageModel, counted: StateCounts, state: int) -> li
     return features
 
 
-def forcing(
+def force_state(
     model: LanguageModel, machine: TokFSM, counted: Sequence[StateCounts], state: int, length: int
 ) -> Callable[[Sequence[int]], list[Force]]:
-    """What forces a state's codes after walks of `length` states, for `next_states`.
+    """A function from the digits written to the interventions that force a state's codes, for `next_states`.
 
-    On the walk's last digit the codes that the model has most often on this state's; on each digit of the next state
-    that has been written since, those that it has most often there after this state. A state with digits behind it that
-    no walk has is left alone.
+    On the walk's last digit the codes are those that are active most often on this state; on each written digit of the
+    next state, those that are active most often there after this state. Columns that no walk visits are left out.
 
     Args:
-        model: with codebooks of its own.
-        machine: whose language it speaks.
-        counted: what `count_codes` counted with `written` 0, 1, …; as many as states have digits force it to the end.
-        state: whose codes.
+        model: a model with codebooks of its own.
+        machine: the machine of its language.
+        counted: results of `count_codes` with `written` 0, 1, …; with as many as states have digits, every digit of the
+            next state is forced.
+        state: the state to force.
         length: of the walks.
     """
 
-    def edits(written: Sequence[int]) -> list[Force]:
-        made = []
+    def interventions(written: Sequence[int]) -> list[Force]:
+        forces = []
         for digits, counts in enumerate(counted[: len(written) + 1]):
-            column = place_of(machine, state, written[:digits])
+            column = state_column(machine, state, written[:digits])
             if int(counts.seen[column]):
-                codes = codes_of_state(model, counts, column)
-                made += [Force(code, "all", positions=(length * machine.digits + digits,)) for code in codes]
-        return made
+                codes = state_codes(model, counts, column)
+                forces += [Force(code, "all", positions=(length * machine.digits + digits,)) for code in codes]
+        return forces
 
-    return edits
+    return interventions
 
 
 @torch.inference_mode()
@@ -153,10 +163,10 @@ def next_states(
     visited: Tensor,
     interventions: Sequence[Intervention] | Callable[[Sequence[int]], Sequence[Intervention]] = (),
 ) -> Tensor:
-    """Which state the model expects after walks `[rows, length]`: probabilities `[rows, states]`.
+    """Probabilities of the next state after walks `[rows, length]`: `[rows, states]`.
 
-    The probability of a state is that of its digits one after another, each given those before. What is left to one is
-    on tokens that are no state. Interventions may depend on the digits that are written already.
+    The probability of a state is the product of those of its digits, each after the digits before. The rest to 1 is on
+    tokens that are no state. Interventions may depend on the digits that are written already.
     """
     tokens = machine.write(visited)
     shares = torch.ones(len(tokens), 1)

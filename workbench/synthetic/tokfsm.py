@@ -1,4 +1,4 @@
-"""TokFSM: a language that a random finite state machine speaks, so that the truth about a model of it is known.
+"""TokFSM: the language of a random finite state machine, so that the truth about a model of it is known.
 
 Tamkin, Taufeeque, Goodman, "Codebook Features" (2023), arXiv 2310.17230, section 3: each state has a few outgoing
 edges, all equally likely, and is written as a fixed number of digits. A text is a walk: BOS, then the digits of one
@@ -18,35 +18,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 
 
+@checked(CorpusError)
 @dataclass(frozen=True)
 class TokFSM:
     """A random finite state machine and its texts.
 
     Args:
-        states: how many there are.
-        edges: outgoing edges of each, to different states.
-        digits: how many digits a state is written with.
+        states: number of states.
+        edges: outgoing edges of each state, to different states.
+        digits: number of digits that a state is written with.
         base: of the digits; token `base` is BOS.
         seed: of the edges.
 
     Raises:
-        CorpusError: numbers that make no such machine.
+        CorpusError: a number out of range, more edges than states, or more states than the digits can write.
     """
 
-    states: int = 100
-    edges: int = 10
-    digits: int = 2
-    base: int = 10
-    seed: int = 0
+    states: Positive = 100
+    edges: Positive = 10
+    digits: Positive = 2
+    base: Positive = 10
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
-        for name in ("states", "edges", "digits", "base"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise CorpusError(f"{name} is a whole number from 1, not {number!r}.")
         if self.edges > self.states:
             raise CorpusError(f"A state can't have {self.edges:,} edges to {self.states:,} states.")
         if self.states > self.base**self.digits:
@@ -54,12 +52,12 @@ class TokFSM:
 
     @property
     def n_vocab(self) -> int:
-        """Digits and BOS."""
+        """Number of tokens: the digits and BOS."""
         return self.base + 1
 
     @property
     def bos(self) -> int:
-        """The token that every text begins with."""
+        """The id of the token at the beginning of every text."""
         return self.base
 
     @functools.cached_property
@@ -98,7 +96,10 @@ class TokFSM:
         return torch.nn.functional.pad(tokens, (1, 0), value=self.bos)
 
     def read(self, tokens: Tensor) -> Tensor:
-        """The inverse of `write`; what is no state is -1, and an unfinished one is left out: `[rows, length]`."""
+        """The states of tokens, the inverse of `write`: `[rows, length]`.
+
+        Digits that are no state give -1; a state that is not complete at the end is left out.
+        """
         body = tokens[:, 1:]
         whole = body.shape[1] // self.digits * self.digits
         parts = body[:, :whole].unflatten(1, (-1, self.digits))
@@ -106,7 +107,7 @@ class TokFSM:
         return torch.where((parts < self.base).all(-1) & (numbers < self.states), numbers, -1)
 
     def corpus(self, texts: int = 800, length: int = 63, seed: int = 3) -> Corpus:
-        """Walks of `length` states as texts, for what takes a corpus: a feature index, say."""
+        """A corpus of walks of `length` states, such as for a feature index."""
         walks = self.write(self.walk(texts, length, [self.seed, 29, seed]))[:, 1:].tolist()
         return Corpus(["".join(map(self._word, walk)) for walk in walks], f"{texts} walks", {"machine": self.hash})
 
@@ -125,9 +126,12 @@ class TokFSM:
         repeat: bool = False,
         shard: tuple[int, int] = (0, 1),
     ) -> Iterator[TokenBatch]:
-        """Texts of `context` tokens, the same for the same arguments; settings as in `Corpus.batches`.
+        """Batches of texts of `context` tokens, the same for the same arguments; settings as in `Corpus.batches`.
 
-        It never ends unless `tokens` says when, whether or not it may `repeat` itself.
+        Without `tokens` they never end, whether or not `repeat` is True.
+
+        Raises:
+            CorpusError: a context longer than the model's, or a number out of range.
         """
         if context < 2 or context > model.network.n_ctx or batch < 1:
             raise CorpusError(f"context is a number from 2 to {model.network.n_ctx:,}, not {context!r}.")
@@ -138,37 +142,37 @@ class TokFSM:
         positions = (torch.arange(context) - 1).expand(batch, -1)
         left = tokens
         for number in itertools.count(rank, world):
-            made = self.write(self.walk(batch, -(-(context - 1) // self.digits), [self.seed, 11, seed, number]))
-            yield TokenBatch(made[:, :context], mask, content, torch.arange(batch) + number * batch, positions)
+            texts = self.write(self.walk(batch, -(-(context - 1) // self.digits), [self.seed, 11, seed, number]))
+            yield TokenBatch(texts[:, :context], mask, content, torch.arange(batch) + number * batch, positions)
             if left is not None:
                 left -= int(content.sum())
                 if left <= 0:
                     return
 
     def tokenizer(self) -> Any:
-        """A Hugging Face tokenizer for digits, one token each; BOS is `<s>`, and goes in front of every text."""
+        """A Hugging Face tokenizer with one token for each digit; BOS, `<s>`, is put in front of every text."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
         from transformers import PreTrainedTokenizerFast
 
         words = {self._word(digit): digit for digit in range(self.base)} | {"<s>": self.bos}
-        made = Tokenizer(models.WordLevel(words, unk_token="<s>"))
-        made.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # type: ignore[assignment]
-        made.decoder = decoders.Fuse()  # type: ignore[assignment]
-        made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        inner = Tokenizer(models.WordLevel(words, unk_token="<s>"))
+        inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # type: ignore[assignment]
+        inner.decoder = decoders.Fuse()  # type: ignore[assignment]
+        inner.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", self.bos)]
         )
-        return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", pad_token="<s>")
+        return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", pad_token="<s>")
 
     def transition_accuracy(self, model: Any, walks: int = 512, context: int = 128, seed: int = 1) -> float:
-        """How often the model, writing greedily after a whole state, writes a state that may follow.
+        """Share of walks after which the model, decoding greedily behind a whole state, writes an allowed successor.
 
-        The place is drawn at random for each walk, as far in as at least one whole state and one to come allow.
+        The state is drawn at random for each walk, so that at least one whole state precedes and one fits behind it.
         """
         return float(self.transitions(model, walks, context, seed).double().mean())
 
     @torch.inference_mode()
     def transitions(self, model: Any, walks: int = 512, context: int = 128, seed: int = 1) -> Tensor:
-        """For each walk, whether the model goes on along an edge: bool `[walks]`; see `transition_accuracy`."""
+        """For each walk, whether the model continues along an edge: bool `[walks]`; see `transition_accuracy`."""
         most = (context - 1) // self.digits - 1  # states before the one to write
         visited = self.walk(walks, most, [self.seed, 13, seed])
         lengths = torch.from_numpy(np.random.default_rng([self.seed, 17, seed]).integers(1, most + 1, walks))
@@ -176,7 +180,7 @@ class TokFSM:
         rows = torch.arange(walks)
         written = torch.zeros(walks, dtype=torch.long)
         for digit in range(self.digits):
-            place = lengths * self.digits + digit  # of the last token that is there
+            place = lengths * self.digits + digit  # of the last written token
             chosen = torch.cat(
                 [
                     model(part)[torch.arange(len(part)), at].argmax(-1)

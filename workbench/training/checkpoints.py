@@ -28,11 +28,13 @@ from torch import Tensor
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.core.hashing import fingerprint
-from workbench.harvest.activations import difference
+from workbench.core.settings import difference
 from workbench.training.learner import Learner
 
-FORMAT = 2
-"""Version of `progress.json`."""
+FORMAT = 3
+"""Version of `progress.json` and of the optimiser's state."""
+OLD = 2
+"""In this version the optimiser's state has the name `silent` for `tokens_since_fired`."""
 HISTORY = "history.jsonl"
 OPTIMISER = "optimiser.safetensors"
 PROGRESS = "progress.json"
@@ -47,16 +49,16 @@ class State:
     """Where a training is, beside the dictionary's own weights."""
 
     optimiser: torch.optim.Optimizer
-    silent: Tensor
-    """Tokens since each latent last fired, `[width]`, whole numbers."""
+    tokens_since_fired: Tensor
+    """Tokens since each feature was last active, `[n_features]` int64."""
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
     """How long they took, over all calls."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimiser's moments, by group, place in the group and name; and `silent`."""
-        return {"silent": self.silent} | {
+        """The optimiser's moments, by group, place in the group and name; and `tokens_since_fired`."""
+        return {"tokens_since_fired": self.tokens_since_fired} | {
             f"{group['name']}.{place}.{name}": value
             for group in self.optimiser.param_groups
             for place, parameter in enumerate(group["params"])
@@ -66,14 +68,16 @@ class State:
     def take(self, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
         """The inverse of `tensors`."""
         self.step, self.seconds = note["step"], note["seconds"]
-        self.silent.copy_(tensors["silent"])
+        self.tokens_since_fired.copy_(tensors["tokens_since_fired"])
         for group in self.optimiser.param_groups:
             for place, parameter in enumerate(group["params"]):
                 prefix = f"{group['name']}.{place}."
-                found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-                if found:  # copies, because what is read can lie at any address
+                moments = {
+                    name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+                }
+                if moments:  # copies, because what is read can lie at any address
                     self.optimiser.state[parameter] = {
-                        name: value.to(parameter.device, copy=True) for name, value in found.items()
+                        name: value.to(parameter.device, copy=True) for name, value in moments.items()
                     }
 
 
@@ -126,6 +130,8 @@ class RunFolder:
             raise TrainingError(f"{self._at / OPTIMISER} can't be read ({error}); delete {self._at}.") from error
         if fingerprint(tensors) != self.note["optimiser_sha256"]:
             raise TrainingError(f"{self._at / OPTIMISER} is not what was written; delete {self._at}.")
+        if self.note["format"] == OLD:
+            tensors["tokens_since_fired"] = tensors.pop("silent")
         state.take(tensors, self.note)
 
     def begin(self, start: str) -> None:
@@ -180,7 +186,7 @@ class RunFolder:
         path = (self._at or self.folder) / PROGRESS
         try:
             note = json.loads(path.read_text())
-            readable = {FORMAT, 1} if self.finished else {FORMAT}  # what changed is the optimiser's state alone
+            readable = {FORMAT, OLD, 1} if self.finished else {FORMAT, OLD}  # 1 has another state of the optimiser
             known = note["format"] in readable and {"start", "step", "seconds", "settings"} <= note.keys()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"{path} is not of a training, or damaged; choose another folder.") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.protocol import load_dictionary
+from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Activations, Buffer
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
+from workbench.training.settings import TrainingSettings
 
 SAMPLE = 4096
 """Activations from which a fresh dictionary gets its biases and sizes."""
@@ -31,14 +32,31 @@ def described(dictionary: Trainable) -> dict[str, Any]:
     return sizes | dictionary.config().get("workbench", {}).get("settings", {})
 
 
+@dataclass(frozen=True, kw_only=True)
+class DictionarySettings(TrainingSettings):
+    """What decides about the result of training a dictionary."""
+
+    context: int
+    """Positions of a window of the corpus."""
+    block: int
+    """Activations that are mixed together, over all processes."""
+    reads: str
+    """Hook point of the dictionary's input."""
+    writes: str
+    """Hook point of the dictionary's target."""
+    processes: int
+    """Processes that learn together."""
+    dictionary: Mapping[str, Any]
+    """Kind, sizes and settings of the dictionary, as plain data."""
+
+
 class DictionaryLearner:
     """See `Learner`.
 
     Args:
         dictionary: what learns.
         buffer: its activations.
-        reads, writes: which of them are read, and which are to be written.
-        steps: how many there will be.
+        settings: of the training.
         watch: asked whether to stop, once the sample is read.
         processes: those that learn together.
     """
@@ -47,15 +65,11 @@ class DictionaryLearner:
         self,
         dictionary: Trainable,
         buffer: Buffer,
-        reads: str,
-        writes: str,
-        *,
-        steps: int,
+        settings: DictionarySettings,
         watch: Monitor,
         processes: Processes,
     ):
-        self.dictionary, self.buffer, self.steps = dictionary, buffer, steps
-        self.reads, self.writes = reads, writes
+        self.dictionary, self.buffer, self.settings = dictionary, buffer, settings
         self.watch, self.processes = watch, processes
         self.device, self.n_features = processes.device, dictionary.n_features
         self.resamples = dictionary.resamples
@@ -97,7 +111,7 @@ class DictionaryLearner:
             buffer.restore(buffer.state() | {"handed": done})
         sample: list[Activations] = []
         if fresh:
-            sample = list(itertools.islice(buffer, min(-(-SAMPLE // buffer.batch_size), self.steps)))
+            sample = list(itertools.islice(buffer, min(-(-SAMPLE // buffer.batch_size), self.settings.steps)))
             if self.processes.any(self.watch.stops()):
                 return None
             if sample:
@@ -123,37 +137,40 @@ class DictionaryLearner:
 
     def save(self, folder: Path, *, final: bool) -> None:
         """The dictionary's folder."""
-        # a dictionary takes its name from where it was saved; from a checkpoint it shall not
-        (self.dictionary if final else copy.copy(self.dictionary)).save(folder)
+        if final:
+            self.dictionary.save(folder)
+        else:
+            self.dictionary.write(folder)
 
     def restore(self, folder: Path, note: Mapping[str, Any], *, final: bool) -> None:
         """See `Learner`."""
         dictionary = self.dictionary
         try:
-            found = load_dictionary(folder)
+            saved = load_dictionary(folder)
         except DictionaryError as error:
             where = folder if final else folder.parent
             raise TrainingError(f"The training can't be continued: {error} Or delete {where}.") from error
-        if not isinstance(found, Trainable) or type(found) is not type(dictionary):
-            raise TrainingError(f"{folder} holds a {found.kind}, not a {dictionary.kind}; choose another folder.")
-        if dictionary.hash not in (note["start"], found.hash):
+        if not isinstance(saved, Trainable) or type(saved) is not type(dictionary):
+            raise TrainingError(f"{folder} holds a {saved.kind}, not a {dictionary.kind}; choose another folder.")
+        if dictionary.hash not in (note["start"], saved.hash):
             raise TrainingError(
                 f"{folder if final else folder.parent} holds a training that began with other weights; "
                 "build the dictionary as then, with the same seed, or choose another folder."
             )
-        dictionary.load_state_dict(found.state_dict())
-        dictionary.unit_in, dictionary.unit_out = found.unit_in, found.unit_out
-        dictionary.provenance = found.provenance
+        dictionary.load_state_dict(saved.state_dict())
+        dictionary.unit_in, dictionary.unit_out = saved.unit_in, saved.unit_out
+        dictionary.provenance = saved.provenance
         if final:
-            dictionary._folder = found._folder
+            dictionary.folder = saved.folder
 
     def _pair(self, batch: Activations) -> tuple[Tensor, Tensor | None]:
         """What is read, and what is to be written where that is something else."""
-        for name in (self.reads, self.writes):
+        reads, writes = self.settings.reads, self.settings.writes
+        for name in (reads, writes):
             if name not in batch.values:
                 raise TrainingError(f"The source holds activations at {', '.join(batch.values)}, not at {name}.")
-        x = batch.values[self.reads].to(self.device)
-        return x, None if self.reads == self.writes else batch.values[self.writes].to(self.device)
+        x = batch.values[reads].to(self.device)
+        return x, None if reads == writes else batch.values[writes].to(self.device)
 
     def _joined(self, x: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The same with the rows of all processes."""

@@ -1,7 +1,6 @@
-"""What learns: the part of a training that knows whether a dictionary is trained, or a model that runs through some.
+"""The interface between the steps of a training and what is trained: a dictionary, or a model with dictionaries.
 
-The steps (`steps.py`) know schedules, the optimiser, dead features, checkpoints and processes, and ask a learner for
-all else.
+The steps (`steps.py`) hold schedules, the optimiser, dead features, checkpoints and processes; a learner does the rest.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from torch import Tensor, nn
 
 
 class Learner(Protocol):
-    """What a training asks of what it trains."""
+    """The trained object, as a training sees it."""
 
     device: torch.device
-    """Where it is."""
+    """Device of the trained weights."""
     n_features: int
-    """Features that are watched for silence; 0 where there are none."""
+    """Features whose activity is counted; 0 if there are none."""
     resamples: bool
     """Whether dead features are revived by `resample` now and then."""
 
     def batches(self, done: int, fresh: bool) -> Iterator[Any] | None:
-        """The batches after `done` of them; `fresh`: it first sets what is set from a sample, and then gives that too.
+        """The batches after the first `done`; None if the training was cancelled before the sample was read.
 
-        None where the training was cancelled before the sample was read.
+        With `fresh`, a sample of the first batches sets biases and sizes; its batches follow as usual.
         """
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
+        """The trained parameters."""
         ...
 
     def shared(self) -> Iterator[Tensor]:
-        """What processes average beside gradients."""
+        """The tensors that processes average besides gradients."""
         ...
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -44,7 +43,7 @@ class Learner(Protocol):
         ...
 
     def unit(self, lr: float) -> float:
-        """What a group's learning rate is divided by, so that gradients are measured in units of their own."""
+        """The divisor of a group's learning rate that gives the factor for its gradient's length."""
         ...
 
     def step(self, batch: Any, dead: Tensor | None, done: float, sparsity: float) -> tuple[dict[str, float], Tensor]:
@@ -52,12 +51,12 @@ class Learner(Protocol):
 
         Args:
             batch: one of `batches`.
-            dead: which features have been silent for long, bool `[n_features]`; None where none have.
+            dead: which features count as dead, bool `[n_features]`; None if none do.
             done: share of the steps that is done.
             sparsity: share of the penalty on density that applies.
 
         Returns:
-            What was measured, `loss` among it; and at how many tokens each feature was active, `[n_features]`.
+            The measures by name, `loss` among them; and the tokens at which each feature was active, `[n_features]`.
         """
         ...
 
@@ -71,7 +70,7 @@ class Learner(Protocol):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What it was made from, to be added to; kept on disk with it."""
+        """Source and settings of the training, which the steps add to; kept on disk with the weights."""
         ...
 
     @property
@@ -80,13 +79,13 @@ class Learner(Protocol):
         ...
 
     def save(self, folder: Path, *, final: bool) -> None:
-        """Write everything to a folder; `final` where that is its place and not a checkpoint."""
+        """Write all weights to a folder; `final` if that is the result and not a checkpoint."""
         ...
 
     def restore(self, folder: Path, note: Mapping[str, Any], *, final: bool) -> None:
-        """Take the weights from a folder that `save` wrote, if they are of a training that began with these.
+        """Load the weights from a folder that `save` wrote.
 
         Raises:
-            TrainingError: they are damaged, or not.
+            TrainingError: they are damaged, or the training began with other weights than these.
         """
         ...

@@ -1,13 +1,14 @@
 """A model that learns to run through dictionaries, or plainly from text.
 
 Tamkin, Taufeeque, Goodman, "Codebook Features" (2023), arXiv 2310.17230: cross-entropy, and for each dictionary the
-squared distance between what it makes and what it is given, which moves the dictionary alone.
+squared distance between its reconstruction and its target, which trains the dictionary alone.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,44 @@ from workbench.core.hashing import fingerprint
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.protocol import Dictionary, load_dictionary
+from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.trainable import Trainable
-from workbench.model.edits import Edit, Group, Run
+from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
+from workbench.training.settings import TrainingSettings
 
 WEIGHTS = "model.safetensors"
 SAMPLE = 4096
 """Activations from which a fresh dictionary is set."""
 
 Batches = Callable[[], Iterator[TokenBatch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(TrainingSettings):
+    """What decides about the result of training a model."""
+
+    batch: int
+    """Windows in a step, over all processes."""
+    context: int
+    """Positions of a window."""
+    frozen: bool
+    """Whether the model's own weights stay as they are."""
+    weight: float
+    """Factor of the dictionaries' own loss."""
+    first_k: int | None
+    """Codes that codebooks choose at first; None for as many as in the end."""
+    k_decay: float
+    """Share of the steps during which these become fewer."""
+    hook_points: Sequence[str]
+    """Where dictionaries are spliced in, in the order of the model."""
+    processes: int
+    """Processes that learn together."""
+    dictionaries: Sequence[Mapping[str, Any]]
+    """Kind, sizes and settings of each dictionary, as plain data."""
 
 
 class ModelLearner:
@@ -42,9 +68,7 @@ class ModelLearner:
         model: whose weights are trained in place; nobody else may use them.
         dictionaries: what it runs through, in the order of the model.
         batches: makes the endless token batches anew.
-        weight: of the dictionaries' own loss.
-        frozen: whether the model's own weights stay as they are.
-        first_k: what each codebook's k begins with, and how many steps' share it takes to come down; None for none.
+        settings: of the training.
         processes: those that learn together.
     """
 
@@ -53,14 +77,11 @@ class ModelLearner:
         model: LanguageModel,
         dictionaries: Sequence[Trainable],
         batches: Batches,
-        *,
-        weight: float,
-        frozen: bool,
-        first_k: tuple[int, float] | None,
+        settings: ModelSettings,
         processes: Processes,
     ):
         self.model, self.dictionaries, self._batches = model, list(dictionaries), batches
-        self.weight, self.frozen, self.first_k, self.processes = weight, frozen, first_k, processes
+        self.settings, self.processes = settings, processes
         self.module: nn.Module = model.network.module
         self.places = [places(one, model.hook_points) for one in self.dictionaries]
         self.device, self.n_features = processes.device, sum(one.n_features for one in self.dictionaries)
@@ -75,7 +96,7 @@ class ModelLearner:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """See `Learner`."""
-        own = iter(()) if self.frozen else self.module.parameters()
+        own = iter(()) if self.settings.frozen else self.module.parameters()
         return itertools.chain(own, *(one.parameters() for one in self.dictionaries))
 
     def shared(self) -> Iterator[Tensor]:
@@ -84,7 +105,7 @@ class ModelLearner:
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """The model at this learning rate; dictionaries at theirs, as they would have alone."""
-        groups = [] if self.frozen else [{"params": list(self.module.parameters()), "lr": lr, "name": "model"}]
+        groups = [] if self.settings.frozen else [{"params": list(self.module.parameters()), "lr": lr, "name": "model"}]
         for number, one in enumerate(self.dictionaries):
             groups += [group | {"name": f"{number}.{group['name']}"} for group in one.parameter_groups(lr)]
         for parameter in self.parameters():
@@ -105,18 +126,18 @@ class ModelLearner:
     def _initialise(self) -> None:
         """Each dictionary is set on the activations of the plain model."""
         points = [one.reads for one in self.dictionaries] + [one.writes for one in self.dictionaries]
-        found: dict[str, list[Tensor]] = {name: [] for name in points}
+        captured: dict[str, list[Tensor]] = {name: [] for name in points}
         enough = 0
         for batch in self._batches():
-            seen = self.model.capture(batch.tokens, list(found), mask=batch.mask)
+            seen = self.model.capture(batch.tokens, list(captured), mask=batch.mask)
             for name, value in seen.items():
-                found[name].append(value[batch.content].flatten(1))
+                captured[name].append(value[batch.content].flatten(1))
             enough += int(batch.content.sum())
             if enough >= SAMPLE:
                 break
         for one in self.dictionaries:
-            x = torch.cat(found[one.reads])
-            one.initialise(x, None if one.reads == one.writes else torch.cat(found[one.writes]))
+            x = torch.cat(captured[one.reads])
+            one.initialise(x, None if one.reads == one.writes else torch.cat(captured[one.writes]))
             units = torch.tensor([one.unit_in, one.unit_out], dtype=torch.float64, device=self.device)
             self.processes.copy_first([*one.state_dict().values(), units])
             one.unit_in, one.unit_out = units.tolist()
@@ -136,15 +157,14 @@ class ModelLearner:
         content = batch.content if mask is None else batch.content[mask]  # edits see no padding
         with torch.enable_grad():
             edits = [edit for place in range(len(self.places)) for edit in self._through(place, content, errors, fired)]
-            run = Run([Group(self.model.network.prepare(edits))]) if edits else None
-            logits = self.model.network.run(batch.tokens, run, mask=mask)
+            logits = self.model.run(batch.tokens, edits, mask=mask)
             target = batch.tokens[:, 1:][pairs]
             wanted = logits[:, :-1][pairs]  # [predictions, vocab]
             ce = nn.functional.cross_entropy(wanted, target)
             error = torch.stack(errors).sum() if errors else ce.new_zeros(())
-            (ce + self.weight * error).backward()
+            (ce + self.settings.weight * error).backward()
         accuracy = float((wanted.argmax(-1) == target).double().mean())
-        numbers = torch.stack([ce + self.weight * error, ce, error]).detach().tolist()
+        numbers = torch.stack([ce + self.settings.weight * error, ce, error]).detach().tolist()
         measured = dict(zip(("loss", "ce", "error"), numbers, strict=True))
         silent = torch.zeros(0, dtype=torch.long, device=self.device)
         return measured | {"accuracy": accuracy}, torch.cat([silent, *fired])
@@ -163,15 +183,15 @@ class ModelLearner:
             errors.append((terms.reconstruction - terms.target.detach())[content].square().sum(-1).mean())
             return terms.output
 
-        return acting(dictionary, reads, writes, act, f"the splice at {writes.name}")
+        return acting(reads, writes, act, f"the splice at {writes.name}")
 
     def _lower_k(self, done: float) -> None:
         """k comes down in a line from what it begins with."""
-        if self.first_k is None:
+        if self.settings.first_k is None:
             return
-        first, share = self.first_k
+        during = max(self.settings.k_decay, 1e-9)
         for one in self.dictionaries:
-            one.widen(first, max(1 - done / share, 0.0))
+            one.widen(self.settings.first_k, max(1 - done / during, 0.0))
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -195,9 +215,7 @@ class ModelLearner:
         save_file(parameters_of(self.module), folder / WEIGHTS)
         for number, one in enumerate(self.dictionaries):
             one.provenance = one.provenance | self.provenance
-            name = one._folder
-            one.save(folder / str(number))
-            one._folder = name
+            one.write(folder / str(number))
 
     def restore(self, folder: Path, note: Mapping[str, Any], *, final: bool) -> None:
         """See `Learner`."""
@@ -208,17 +226,26 @@ class ModelLearner:
             )
         try:
             tensors = load_file(folder / WEIGHTS)
-            found = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
+            saved = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
         except (OSError, SafetensorError, DictionaryError) as error:
             raise TrainingError(f"The training can't be continued ({error}); delete {folder}.") from error
         self.provenance.update(note.get("provenance", {}))
         with torch.no_grad():
             for name, tensor in parameters_of(self.module).items():
                 tensor.copy_(tensors[name])
-        for one, other in zip(self.dictionaries, found, strict=True):
+        for one, other in zip(self.dictionaries, saved, strict=True):
             assert isinstance(other, Trainable)
             one.load_state_dict(other.state_dict())
             one.unit_in, one.unit_out, one.provenance = other.unit_in, other.unit_out, other.provenance
+
+    def release(self) -> None:
+        """Leave plain weights: no gradients, and in each codebook its own k."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for one in self.dictionaries:
+            one.widen(0, 0.0)
+            one.provenance = one.provenance | self.provenance
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that is trained, by name."""
@@ -231,7 +258,7 @@ class ModelLearner:
         return own | of_dictionaries
 
 
-def dictionary_in_place(hook_point: str, dictionary: Dictionary) -> Trainable:
+def dictionary_in_place(hook_point: str, dictionary: object) -> Trainable:
     """A dictionary with the hook point where it is spliced in.
 
     Raises:

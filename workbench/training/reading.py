@@ -1,4 +1,4 @@
-"""How a training reads its activations: endlessly, telling how far it is, and until it is told to stop."""
+"""The source of a training's activations: endless, with reports of progress, and stopped by the caller."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
-from workbench.core.progress import Progress
+from workbench.core.progress import Progress, time_left
 from workbench.harvest import Activations, Source, Store
 from workbench.training.checkpoints import TrainingError
 
 
 class Monitor:
-    """Tells how far a training is, and knows whether it shall stop.
+    """Reports the progress of a training, and asks the caller whether to stop.
 
     Args:
-        tokens: how many there will be.
-        progress: told the share done and an estimate of the time left.
-        cancel: asked whether to stop.
+        tokens: of the whole training.
+        progress: called with the share done, and in words the speed and an estimate of the time left.
+        cancel: returns True to stop the training.
     """
 
     def __init__(self, tokens: int, progress: Progress | None, cancel: Callable[[], bool] | None):
@@ -27,7 +27,7 @@ class Monitor:
         self._begun = time.monotonic()
 
     def begin(self, done: int) -> None:
-        """So many tokens were learned from in earlier calls."""
+        """Set the number of tokens that earlier calls learned from."""
         self._done = self._done_before = done
 
     def stops(self) -> bool:
@@ -36,7 +36,7 @@ class Monitor:
         return self._stopped
 
     def tell(self, done: int | None, what: str) -> None:
-        """Tell that so many tokens were learned from, or that this has not changed."""
+        """Report the number of tokens learned from; None leaves it as it was."""
         self._done = self._done if done is None else done
         if not self.progress:
             return
@@ -44,7 +44,7 @@ class Monitor:
         words = [f"{min(self._done, self.tokens):,} of {self.tokens:,} tokens"]
         if rate:
             left = max(self.tokens - self._done, 0) / rate
-            words += [f"{rate:,.0f} tokens/s", f"{left:.0f} s left" if left < 90 else f"{left / 60:.0f} min left"]
+            words += [f"{rate:,.0f} tokens/s", f"{time_left(left)} left"]
         self.progress(min(self._done / self.tokens, 1.0), ", ".join([*words, what]))
 
 
@@ -55,7 +55,7 @@ class Reader:
         source: where the activations come from.
         shard: `(rank, count)`: processes begin such a source in different places, so that together they read all of it
             before any of it twice.
-        watch: told how far the reading is, and asked whether to stop.
+        watch: gets reports of the reading, and is asked whether to stop.
 
     Raises:
         TrainingError: the source is an unfinished or empty store.
@@ -70,7 +70,7 @@ class Reader:
             raise TrainingError(f"{source.folder} holds an unfinished harvest; call Store.write again to finish it.")
 
     def run(self, skip: int = 0) -> Iterator[Activations]:
-        """See `Source`; ends when the training shall stop."""
+        """See `Source`; ends when the training stops."""
         read = 0
         for part in self._parts(skip):
             if self.watch.stops():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +21,7 @@ from workbench.training.checkpoints import RunFolder, State, TrainingError
 from workbench.training.learner import Learner
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
+from workbench.training.settings import RunOptions, TrainingSettings
 
 LINES = 1000
 """Lines of history, at most."""
@@ -40,16 +40,39 @@ def ramp(step: int, steps: int, rise: float, fall: float) -> float:
 
 
 class Training:
-    """One training, from its beginning or from a checkpoint to its end."""
+    """One training, from its beginning or from a checkpoint to its end.
 
-    def __init__(self, learner: Learner, settings: dict[str, Any], processes: Processes, run: RunFolder | None):
-        self.learner, self.settings, self.processes, self.run = learner, settings, processes, run
-        self.batch_size: int = settings["batch_size"]
-        self.steps = -(-settings["tokens"] // self.batch_size)
+    A checkpoint in the folder of the options gives the learner its weights at once.
+
+    Args:
+        learner: what is trained, in place.
+        settings: what decides about the result.
+        processes: those that learn together.
+        options: what does not decide about it.
+
+    Raises:
+        TrainingError: the folder holds something else, or a training with other settings or other weights.
+    """
+
+    def __init__(self, learner: Learner, settings: TrainingSettings, processes: Processes, options: RunOptions):
+        self.learner, self.settings, self.processes, self.options = learner, settings, processes, options
+        self.batch_size, self.steps = settings.batch_size, settings.steps
         self.start = learner.hash
+        self.run = RunFolder(options.folder, settings.plain()) if options.folder is not None else None
+        if self.run and self.run.note:
+            self.run.restore(learner)
 
-    def go(self, watch: Monitor, checkpoint_every: float, log: Callable[[Mapping[str, float]], None] | None) -> None:
-        """Train until the end, or until it is cancelled."""
+    def finish(self, watch: Monitor) -> None:
+        """Train until the end, or until it is cancelled; a training that has ended is left as it is.
+
+        Raises:
+            TrainingError: the loss is not finite, or the batches end too soon.
+        """
+        if not (self.run and self.run.finished):
+            self._go(watch)
+        self.processes.wait()
+
+    def _go(self, watch: Monitor) -> None:
         begun = time.monotonic()
         done = int(self.run.note.get("step", 0)) if self.run else 0
         batches = self.learner.batches(done, self._fresh())
@@ -67,7 +90,7 @@ class Training:
                 break
             if batch is None:
                 raise TrainingError(
-                    f"The source ends after {state.step * self.batch_size:,} of {self.settings['tokens']:,} tokens; "
+                    f"The source ends after {state.step * self.batch_size:,} of {self.settings.tokens:,} tokens; "
                     "give one that repeats, or fewer tokens."
                 )
             line = self._step(batch, state)
@@ -79,10 +102,11 @@ class Training:
                 logged = (state.step, state.seconds)
                 if self.run:
                     self.run.log(line)
-                if log:
-                    log(line)
+                if self.options.log:
+                    self.options.log(line)
             self.learner.provenance["tokens"] = state.step * self.batch_size
-            if self.run and first and state.seconds - saved >= checkpoint_every and state.step < self.steps:
+            due = state.seconds - saved >= self.options.checkpoint_every and state.step < self.steps
+            if self.run and first and due:
                 self.run.save(self.learner, state)
                 saved = state.seconds
         if self.run and first and state.step < self.steps:
@@ -92,7 +116,7 @@ class Training:
 
     def _fresh(self) -> bool:
         """Whether what is set from a sample still has to be."""
-        fresh = self.settings["fresh"]
+        fresh = self.settings.fresh
         if fresh is None:
             fresh = "tokens" not in self.learner.provenance
         return bool(fresh) and not (self.run and self.run.note)
@@ -100,8 +124,8 @@ class Training:
     def _begin(self) -> State:
         """Bring everything to its beginning, or to where the checkpoint is."""
         learner, processes = self.learner, self.processes
-        groups = learner.parameter_groups(self.settings["lr"])
-        optimiser = torch.optim.Adam(groups or [{"params": [], "name": ""}], lr=self.settings["lr"], fused=True)
+        groups = learner.parameter_groups(self.settings.lr)
+        optimiser = torch.optim.Adam(groups or [{"params": [], "name": ""}], lr=self.settings.lr, fused=True)
         for group in optimiser.param_groups:
             group["full_lr"] = group["lr"]
         state = State(optimiser, torch.zeros(learner.n_features, dtype=torch.long, device=learner.device))
@@ -120,29 +144,30 @@ class Training:
     def _step(self, batch: Any, state: State) -> dict[str, float]:
         """One step of training; what it measured."""
         learner, processes, settings = self.learner, self.processes, self.settings
-        share = ramp(state.step, self.steps, settings["warmup"], settings["decay"])
+        share = ramp(state.step, self.steps, settings.warmup, settings.decay)
         for group in state.optimiser.param_groups:
             group["lr"] = share * group["full_lr"]
-        dead = state.silent > settings["dead_after"]
-        sparsity = ramp(state.step, self.steps, settings["sparsity_warmup"], 0)
+        dead = state.tokens_since_fired > settings.dead_after
+        sparsity = ramp(state.step, self.steps, settings.sparsity_warmup, 0)
         measured, fired = learner.step(batch, dead if bool(dead.any()) else None, state.step / self.steps, sparsity)
         line = self._averaged(measured)
         if not math.isfinite(line["loss"]):
             raise TrainingError(
                 f"The loss is {line['loss']} in step {state.step + 1:,} of {self.steps:,}; build it anew "
-                f"and train it with a lower lr than {settings['lr']:g}, on activations that are finite numbers."
+                f"and train it with a lower lr than {settings.lr:g}, on activations that are finite numbers."
             )
         processes.average(parameter.grad for parameter in learner.parameters())
-        length = _shorten(state.optimiser, learner.unit(settings["lr"]), settings["clip"])
+        length = _shorten(state.optimiser, learner.unit(settings.lr), settings.clip)
         state.optimiser.step()
         learner.constrain()
         processes.average(learner.shared())
         state.step += 1
-        state.silent = torch.where(processes.add(fired) > 0, 0, state.silent + self.batch_size)
+        state.tokens_since_fired = torch.where(processes.add(fired) > 0, 0, state.tokens_since_fired + self.batch_size)
         self._resample(batch, state)
-        dead_share = float((state.silent > settings["dead_after"]).double().mean()) if learner.n_features else 0.0
+        dead = state.tokens_since_fired > settings.dead_after
+        dead_share = float(dead.double().mean()) if learner.n_features else 0.0
         where = {"step": state.step, "tokens": state.step * self.batch_size}
-        return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings["lr"]}
+        return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings.lr}
 
     def _averaged(self, measured: dict[str, float]) -> dict[str, float]:
         """The numbers of a step, averaged over the processes."""
@@ -152,14 +177,14 @@ class Training:
 
     def _resample(self, batch: Any, state: State) -> None:
         """Now and then revive dead features, where the learner wants it and they still have time to learn."""
-        every = max(self.settings["dead_after"] // self.batch_size, 1)
-        late = state.step > self.steps * (1 - self.settings["decay"])
-        dead = state.silent > self.settings["dead_after"]
+        every = max(self.settings.dead_after // self.batch_size, 1)
+        late = state.step > self.steps * (1 - self.settings.decay)
+        dead = state.tokens_since_fired > self.settings.dead_after
         if not self.learner.resamples or state.step % every or late or not bool(dead.any()):
             return
-        chance = torch.Generator(self.learner.device).manual_seed(self.settings["seed"] * 1_000_003 + state.step)
+        chance = torch.Generator(self.learner.device).manual_seed(self.settings.seed * 1_000_003 + state.step)
         self.learner.resample(batch, dead, state.optimiser, chance)
-        state.silent[dead] = 0
+        state.tokens_since_fired[dead] = 0
 
 
 def _shown(line: dict[str, float]) -> str:
@@ -182,12 +207,12 @@ def _shorten(optimiser: torch.optim.Optimizer, unit: float, longest: float | Non
     return length
 
 
-def _provenance(settings: dict[str, Any]) -> dict[str, Any]:
+def _provenance(settings: TrainingSettings) -> dict[str, Any]:
     """What a dictionary records of its training."""
-    source = settings["source"]
+    source = settings.source
     names = {"model_name": "model", "model_hash": "model_hash", "corpus": "corpus", "corpus_hash": "corpus_hash"}
     versions = {"python": platform.python_version()}
     versions |= {name: version(name) for name in ("workbench-lm", "torch", "transformers")}
-    made = {name: source[other] for name, other in names.items() if other in source}
-    how = {"seed": settings["seed"], "versions": versions, "command": command_line(), "settings": settings}
-    return made | {"tokens": 0} | how
+    known = {name: source[other] for name, other in names.items() if other in source}
+    how = {"seed": settings.seed, "versions": versions, "command": command_line(), "settings": settings.plain()}
+    return known | {"tokens": 0} | how

@@ -1,65 +1,67 @@
 """`train`: a dictionary learns from a model's activations.
 
-What is minimised, and how its gradients are found, is the dictionary's own affair (`dictionaries.trainable`); the
-recipe around it is in `steps.py`.
+The dictionary computes its loss and gradients (`dictionaries.trainable`); schedules and steps are in `steps.py`.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
 from workbench.model.language_model import LanguageModel
-from workbench.training.checkpoints import RunFolder, TrainingError
-from workbench.training.dictionary_learner import DictionaryLearner, described
+from workbench.training.checkpoints import TrainingError
+from workbench.training.dictionary_learner import DictionaryLearner, DictionarySettings, described
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor, Reader
+from workbench.training.settings import RunOptions, Seconds
 from workbench.training.steps import Training
 
 D = TypeVar("D", bound=Trainable)
 
 
+@checked(TrainingError)
 def train(
     dictionary: D,
     model: LanguageModel | None = None,
     hook_point: str = "",
     corpus: Corpus | None = None,
     *,
-    tokens: int,
+    tokens: Positive,
     target: str = "",
     source: Source | None = None,
-    lr: float = 1e-3,
-    batch_size: int = 4096,
-    warmup: float = 0.05,
-    decay: float = 0.2,
-    sparsity_warmup: float = 0.1,
-    clip: float | None = 1.0,
-    dead_after: int = 250_000,
-    context: int = 256,
-    block: int = 65_536,
-    seed: int = 0,
+    lr: PositiveNumber = 1e-3,
+    batch_size: Positive = 4096,
+    warmup: Share = 0.05,
+    decay: Share = 0.2,
+    sparsity_warmup: Share = 0.1,
+    clip: PositiveNumber | None = 1.0,
+    dead_after: Positive = 250_000,
+    context: Positive = 256,
+    block: Positive = 65_536,
+    seed: Natural = 0,
     fresh: bool | None = None,
     folder: str | Path | None = None,
-    checkpoint_every: float = 60.0,
+    checkpoint_every: Seconds = 60.0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     log: Callable[[Mapping[str, float]], None] | None = None,
 ) -> D:
     """Train a dictionary on a model's activations at a hook point.
 
-    The same call gives the same weights. With a `folder`, the same call also goes on where an earlier one was stopped,
-    killed or cancelled, to the very weights that it would have had without that; after the end it returns them at once.
-    Under `torchrun` the processes share the work: each reads its part of the corpus, and gradients are averaged.
+    The same call gives the same weights. With a `folder`, the same call continues where an earlier one was stopped,
+    killed or cancelled, and ends with the same weights, to the bit, as an uninterrupted one; after the end it returns
+    them at once. Under `torchrun` the processes share the work: each reads its part of the corpus, and gradients are
+    averaged.
 
     Args:
-        dictionary: what to train; it is changed in place. Its `reads`, `writes` and `provenance` are set.
+        dictionary: trained in place. Its `reads`, `writes` and `provenance` are set.
         model: whose activations.
         hook_point: where the dictionary reads; may be left out if the dictionary says it.
         corpus: the texts; they are used again, in another order, when `tokens` are more than they have.
@@ -82,12 +84,12 @@ def train(
             been trained before.
         folder: for checkpoints, history and the trained dictionary.
         checkpoint_every: seconds between checkpoints, which bounds what a killed process loses.
-        progress: told the share done, and in words the speed and an estimate of the time left.
-        cancel: asked at each step and while activations are read; once it says True, a checkpoint is written and the
-            dictionary returned as it is.
-        log: given each line of history: `step`, `tokens`, `seconds`, `tokens_per_second`, `loss`, `error`, `penalty`,
-            `auxiliary`, `fvu`, `l0` as in `Step`, `dead` (share of the latents), `gradient` (its length, before
-            clipping) and `lr`.
+        progress: called with the share done, and in words the speed and an estimate of the time left.
+        cancel: called at each step and while activations are read; once it returns True, a checkpoint is written and
+            the dictionary returned as it is.
+        log: called with each line of history: `step`, `tokens`, `seconds`, `tokens_per_second`, `loss`, `error`,
+            `penalty`, `auxiliary`, `fvu`, `l0` as in `Step`, `dead` (share of the latents), `gradient` (its length,
+            before clipping) and `lr`.
 
     Returns:
         The dictionary.
@@ -98,14 +100,10 @@ def train(
         DictionaryError: activations that the dictionary can't learn from.
         CorpusError, HarvestError: texts, or a source, that can't be read.
     """
-    shares = {"warmup": warmup, "decay": decay, "sparsity_warmup": sparsity_warmup}
-    counts = {"tokens": tokens, "batch_size": batch_size, "dead_after": dead_after, "context": context, "block": block}
-    _check(dictionary, counts, shares, {"lr": lr, "clip": 1.0 if clip is None else clip}, seed)
-    if not 0 <= checkpoint_every < math.inf:
-        raise TrainingError(f"checkpoint_every is a number of seconds, not {checkpoint_every!r}.")
+    if not isinstance(dictionary, Trainable):
+        raise TrainingError(f"{dictionary!r} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
     reads, writes = _hook_points(dictionary, hook_point, target)
-    device = next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device
-    processes = Processes(device)
+    processes = Processes(next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device)
     if batch_size % processes.count:
         raise TrainingError(f"batch_size {batch_size:,} can't be divided among {processes.count} processes.")
     if source is None:
@@ -113,53 +111,47 @@ def train(
         source = _harvest(dictionary, model, corpus, (reads, writes), context=context, seed=seed, shard=shard)
     elif model is not None or corpus is not None:
         raise TrainingError("Give a model and a corpus, or a source, not both.")
-    settings = counts | shares | {"lr": lr, "clip": clip, "seed": seed, "fresh": fresh}
-    settings |= {"reads": reads, "writes": writes, "processes": processes.count}
-    of_source = {name: value for name, value in source.settings().items() if name != "shard"}
-    settings |= {"dictionary": described(dictionary), "source": of_source}
-    run = RunFolder(folder, settings) if folder is not None else None
-    watch = Monitor(tokens, progress if processes.rank == 0 else None, cancel)
-    reader = Reader(source, (processes.rank, processes.count), watch)
-    buffer = Buffer(reader, batch_size // processes.count, -(-block // processes.count), seed)
-    steps = -(-tokens // batch_size)
-    learner = DictionaryLearner(dictionary, buffer, reads, writes, steps=steps, watch=watch, processes=processes)
-    training = Training(learner, settings, processes, run)
-    if run and run.note:
-        run.restore(learner)
-    dictionary.reads, dictionary.writes = reads, writes
-    if not (run and run.finished):
-        training.go(watch, checkpoint_every, log)
-    processes.wait()
+    settings = DictionarySettings(
+        tokens=tokens,
+        batch_size=batch_size,
+        lr=lr,
+        warmup=warmup,
+        decay=decay,
+        sparsity_warmup=sparsity_warmup,
+        clip=clip,
+        dead_after=dead_after,
+        seed=seed,
+        fresh=fresh,
+        source={name: value for name, value in source.settings().items() if name != "shard"},
+        context=context,
+        block=block,
+        reads=reads,
+        writes=writes,
+        processes=processes.count,
+        dictionary=described(dictionary),
+    )
+    _learn(dictionary, source, settings, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
     return dictionary
 
 
-def _check(
-    dictionary: object,
-    counts: Mapping[str, int],
-    shares: Mapping[str, float],
-    sizes: Mapping[str, float],
-    seed: int,
+def _learn(
+    dictionary: Trainable, source: Source, settings: DictionarySettings, processes: Processes, options: RunOptions
 ) -> None:
-    """Refuse settings that can't be used."""
-    if not isinstance(dictionary, Trainable):
-        raise TrainingError(f"{dictionary!r} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
-    for name, number in [*counts.items(), ("seed", seed)]:
-        least = 0 if name == "seed" else 1
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise TrainingError(f"{name} is a whole number from {least}, not {number!r}.")
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise TrainingError(f"{name} is a share of the steps, from 0 to 1, not {share!r}.")
-    for name, size in sizes.items():
-        if not 0 < size < math.inf:
-            raise TrainingError(f"{name} is a number above 0, not {size!r}.")
+    """Train a dictionary in place on a source."""
+    monitor = Monitor(settings.tokens, options.progress if processes.rank == 0 else None, options.cancel)
+    reader = Reader(source, (processes.rank, processes.count), monitor)
+    rows, block = (-(-size // processes.count) for size in (settings.batch_size, settings.block))
+    learner = DictionaryLearner(dictionary, Buffer(reader, rows, block, settings.seed), settings, monitor, processes)
+    training = Training(learner, settings, processes, options)
+    dictionary.reads, dictionary.writes = settings.reads, settings.writes
+    training.finish(monitor)
 
 
 def _hook_points(dictionary: Trainable, hook_point: str, target: str) -> tuple[str, str]:
-    """Where a dictionary reads and writes: as it was said here, else as the dictionary says."""
-    for said, own, verb in ((hook_point, dictionary.reads, "reads"), (target, dictionary.writes, "writes")):
-        if said and own and said != own:
-            raise TrainingError(f"{dictionary.name} {verb} {own}, so it can't be trained at {said}.")
+    """The hook points where a dictionary reads and writes: the arguments, else the dictionary's own."""
+    for asked, own, verb in ((hook_point, dictionary.reads, "reads"), (target, dictionary.writes, "writes")):
+        if asked and own and asked != own:
+            raise TrainingError(f"{dictionary.name} {verb} {own}, so it can't be trained at {asked}.")
     reads = hook_point or dictionary.reads
     writes = target or dictionary.writes or reads
     if not reads:
@@ -182,8 +174,6 @@ def _harvest(
     """The endless source of a model's activations."""
     if model is None or corpus is None:
         raise TrainingError("Give a model, a hook point and a corpus, or a source of activations.")
-    if not isinstance(corpus, Corpus):
-        raise TrainingError(f"corpus is a wb.Corpus, such as wb.Corpus.load('stories'), not {corpus!r:.80}.")
     for name, wanted, verb in zip(hook_points, (dictionary.d_in, dictionary.d_out), ("reads", "writes"), strict=True):
         width = model.hook_points[name].width
         if width != wanted:

@@ -6,22 +6,26 @@ Tamkin, Taufeeque, Goodman, "Codebook Features" (2023), arXiv 2310.17230.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from annotated_types import Ge
+
+from workbench.core.checks import Natural, Number, Positive, PositiveNumber, Share, checked
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.trainable import Trainable
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
-from workbench.training.checkpoints import RunFolder, TrainingError
+from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import described
-from workbench.training.model_learner import ModelLearner, dictionary_in_place
+from workbench.training.model_learner import ModelLearner, ModelSettings, dictionary_in_place
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
+from workbench.training.settings import RunOptions, Seconds
 from workbench.training.steps import Training
 
 
@@ -38,36 +42,37 @@ class Texts(Protocol):
         ...
 
 
+@checked(TrainingError)
 def fine_tune(
     model: LanguageModel,
     texts: Texts,
     spliced: Mapping[str, Dictionary] | None = None,
     *,
-    tokens: int,
-    lr: float = 5e-4,
-    batch: int = 16,
-    context: int = 128,
+    tokens: Positive,
+    lr: PositiveNumber = 5e-4,
+    batch: Positive = 16,
+    context: Positive = 128,
     frozen: bool = False,
-    weight: float = 1.0,
-    first_k: int | None = None,
-    k_decay: float = 0.5,
-    warmup: float = 0.02,
-    decay: float = 0.0,
-    clip: float | None = 1.0,
-    dead_after: int = 250_000,
-    seed: int = 0,
+    weight: Annotated[Number, Ge(0)] = 1.0,
+    first_k: Positive | None = None,
+    k_decay: Share = 0.5,
+    warmup: Share = 0.02,
+    decay: Share = 0.0,
+    clip: PositiveNumber | None = 1.0,
+    dead_after: Positive = 250_000,
+    seed: Natural = 0,
     fresh: bool | None = None,
     folder: str | Path | None = None,
-    checkpoint_every: float = 60.0,
+    checkpoint_every: Seconds = 60.0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     log: Callable[[Mapping[str, float]], None] | None = None,
 ) -> LanguageModel:
     """Train a copy of a model on texts, running through dictionaries where it has or gets some.
 
-    What is minimised is the cross-entropy of the next token, plus `weight` times, for each dictionary, the squared
-    distance between what it makes and what it was given (token mean of the sum over dimensions), which moves the
-    dictionary alone. The same call gives the same weights, also after interruptions if it has a `folder`.
+    The loss is the cross-entropy of the next token plus, for each dictionary, `weight` times the squared distance
+    between its reconstruction and its target (token mean of the sum over dimensions), which trains the dictionary
+    alone. The same call gives the same weights, also after interruptions if it has a `folder`.
 
     Args:
         model: left as it is.
@@ -91,7 +96,7 @@ def fine_tune(
         folder: for checkpoints and history.
         checkpoint_every: seconds between checkpoints.
         progress, cancel: as in `train`.
-        log: given each line of history: `loss`, `ce`, `error`, `accuracy`, and what is said of time, as in `train`.
+        log: called with each line of history: `loss`, `ce`, `error`, `accuracy`, and the counts and times of `train`.
 
     Returns:
         A new model with the trained weights, whose `splices` are the dictionaries.
@@ -101,74 +106,62 @@ def fine_tune(
         HookPointError, DictionaryError: a dictionary that does not fit the model.
         CorpusError: texts that can't be read.
     """
-    given = copy.deepcopy(dict(model.splices)) if spliced is None else dict(spliced)
-    shares = {"warmup": warmup, "decay": decay, "k_decay": k_decay}
-    counts = {"tokens": tokens, "batch": batch, "context": context, "dead_after": dead_after}
-    _check(counts, shares, {"lr": lr, "clip": 1.0 if clip is None else clip}, weight, first_k)
-    if frozen and not given:
+    own = copy.deepcopy(model.splices) if spliced is None else spliced
+    if frozen and not own:
         raise TrainingError("There is nothing to train: the model is frozen and runs through no dictionary.")
     order = list(model.hook_points)
-    points = sorted(given, key=lambda name: order.index(model.hook_points[name].key))
-    dictionaries = [dictionary_in_place(name, given[name]) for name in points]  # type: ignore[arg-type]
-    twin = LanguageModel(copy.deepcopy(model.network.module), model.tokenizer, f"{model.name} (tuned)", model.hash)
-    processes = Processes(twin.network.unembedding().device)
+    points = sorted(own, key=lambda name: order.index(model.hook_points[name].key))
+    dictionaries = [dictionary_in_place(name, own[name]) for name in points]
+    processes = Processes(model.network.unembedding().device)
     if batch % processes.count:
         raise TrainingError(f"batch {batch:,} can't be divided among {processes.count} processes.")
-
-    def batches() -> Iterator[TokenBatch]:
-        shard = (processes.rank, processes.count)
-        how: dict[str, Any] = {"seed": seed, "repeat": True, "shard": shard}
-        return texts.batches(twin, context, batch // processes.count, **how)
-
-    learner = ModelLearner(
-        twin,
-        dictionaries,
-        batches,
-        weight=weight,
-        frozen=frozen,
-        first_k=None if first_k is None else (first_k, max(k_decay, 1e-9)),
-        processes=processes,
-    )
     if fresh is None:
         fresh = not any("tokens" in one.provenance for one in dictionaries)
-    settings: dict[str, Any] = counts | shares | {"lr": lr, "clip": clip, "seed": seed, "fresh": fresh}
-    settings |= {"batch_size": batch * context, "sparsity_warmup": 0.0, "frozen": frozen, "weight": weight}
-    settings |= {"first_k": first_k, "hook_points": points, "processes": processes.count}
-    settings["dictionaries"] = [described(one) for one in dictionaries]
-    settings["source"] = {"model": model.name, "model_hash": model.hash, "corpus_hash": texts.hash}
-    run = RunFolder(folder, settings) if folder is not None else None
-    training = Training(learner, settings, processes, run)
-    if run and run.note:
-        run.restore(learner)
-    if not (run and run.finished):
-        training.go(Monitor(tokens, progress if processes.rank == 0 else None, cancel), checkpoint_every, log)
-    processes.wait()
-    for parameter in learner.parameters():
-        parameter.requires_grad_(False)
-        parameter.grad = None
-    for one in dictionaries:
-        one.widen(0, 0.0)
-        one.provenance = one.provenance | learner.provenance
+    settings = ModelSettings(
+        tokens=tokens,
+        batch_size=batch * context,
+        lr=lr,
+        warmup=warmup,
+        decay=decay,
+        clip=clip,
+        dead_after=dead_after,
+        seed=seed,
+        fresh=fresh,
+        source={"model": model.name, "model_hash": model.hash, "corpus_hash": texts.hash},
+        batch=batch,
+        context=context,
+        frozen=frozen,
+        weight=weight,
+        first_k=first_k,
+        k_decay=k_decay,
+        hook_points=points,
+        processes=processes.count,
+        dictionaries=[described(one) for one in dictionaries],
+    )
+    learner = _learner(model, texts, dictionaries, settings, processes)
+    training = Training(learner, settings, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
+    training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
+    learner.release()
+    twin = learner.model
     twin.splices = dict(zip(points, dictionaries, strict=True))
     twin.hash, twin.about = learner.hash, model.about | {"trained": learner.provenance}
     twin.plain_hash = model.plain_hash if frozen else fingerprint(parameters_of(twin.network.module))
     return twin
 
 
-def _check(
-    counts: Mapping[str, int], shares: Mapping[str, float], sizes: Mapping[str, float], weight: float, first_k: object
-) -> None:
-    """Refuse settings that can't be used."""
-    for name, number in counts.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise TrainingError(f"{name} is a whole number from 1, not {number!r}.")
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise TrainingError(f"{name} is a share of the steps, from 0 to 1, not {share!r}.")
-    for name, size in sizes.items():
-        if not 0 < size < math.inf:
-            raise TrainingError(f"{name} is a number above 0, not {size!r}.")
-    if not 0 <= weight < math.inf:
-        raise TrainingError(f"weight is a number from 0, not {weight!r}.")
-    if first_k is not None and (isinstance(first_k, bool) or not isinstance(first_k, int) or first_k < 1):
-        raise TrainingError(f"first_k is a whole number from 1, or None, not {first_k!r}.")
+def _learner(
+    model: LanguageModel,
+    texts: Texts,
+    dictionaries: Sequence[Trainable],
+    settings: ModelSettings,
+    processes: Processes,
+) -> ModelLearner:
+    """A copy of the model that learns from the texts."""
+    twin = LanguageModel(copy.deepcopy(model.network.module), model.tokenizer, f"{model.name} (tuned)", model.hash)
+
+    def batches() -> Iterator[TokenBatch]:
+        shard = (processes.rank, processes.count)
+        how: dict[str, Any] = {"seed": settings.seed, "repeat": True, "shard": shard}
+        return texts.batches(twin, settings.context, settings.batch // processes.count, **how)
+
+    return ModelLearner(twin, dictionaries, batches, settings, processes)

@@ -1,43 +1,36 @@
 """`bake`: interventions become weights.
 
-What an intervention does to an activation is folded into the matrix in front of it or behind it, wherever that is
-exact: constants, factors and directions are, whatever depends on the input is not. Edits of one hook point act in the
-order given, those of different ones in the order in which the model computes them, as when the model runs under them.
-In the end the baked and the intervened model are compared: an edit that came out otherwise is refused, not saved.
+An affine change of an activation is folded into the matrix in front of the activation or behind it; a change that
+depends on the input in another way is refused. Edits at one hook point act in the order of the list, those at different
+ones in the order in which the model computes them, as when the model runs under them. At the end the logits of the
+baked and of the intervened model are compared; a child that differs is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.dictionaries.acting import places as places_of
-from workbench.dictionaries.neurons import Neurons
-from workbench.interventions.kinds import Ablate, FeatureIntervention, Force, Steer, dictionary_of, mean_value
+from workbench.core.checks import checked
+from workbench.interventions.affine import Add, AffineChange, Silence
+from workbench.interventions.parts import PARTS
+from workbench.interventions.protocol import InterventionKind
 from workbench.interventions.saved import to_dict
-from workbench.interventions.weight_edits import (
-    PARTS,
-    AblateDirection,
-    RemoveHead,
-    RemoveLayer,
-    RemoveSublayer,
-    writers,
-)
 from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import parameters_of
-from workbench.surgery.bake.fold import Add, Coordinate, Fold, Op, Project, Silence, fold
+from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
-from workbench.surgery.child import Child, SurgeryError, keep_layers, make_child
-from workbench.surgery.child_building import changed_config, parameter_shapes
+from workbench.surgery.child import Child, SurgeryError, make_child
+from workbench.surgery.child_building import changed_config, keep_layers, parameter_shapes
 from workbench.surgery.inputs import as_model
 
 PROBE = 16
-"""Positions on which the baked model is compared with the intervened one, at least."""
+"""The least number of positions on which the baked model is compared with the intervened one."""
 
 
 class BakeError(SurgeryError):
@@ -54,53 +47,54 @@ class BakeError(SurgeryError):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one edit comes to: its changes with their places."""
+    """The changes of one edit with their places."""
 
-    edit: Any
+    edit: InterventionKind
     folds: tuple[Fold, ...]
     config: dict[str, Any]
-    """Switches that give it the biases it needs."""
+    """Values of the configuration that switch on the biases that it needs."""
 
 
+@checked(SurgeryError)
 def bake(
     model: LanguageModel | Child, edits: Sequence[Intervention], *, beside: bool = False, name: str | None = None
 ) -> Child:
-    """Write interventions into the weights of a new model.
+    """A child of a model, with interventions written into its weights.
 
-    Weights can hold: `Clamp`, `Scale`, `Ablate` and `Steer` on a neuron at all positions; `Steer` on a latent of a
-    dictionary, and `Steer.along`, on the residual stream, what a sublayer writes, or beside any matrix;
-    `AblateDirection`, `RemoveHead`, `RemoveSublayer`, `RemoveLayer`. A constant that is not zero needs a bias: where
-    the architecture has none but its configuration can switch some on, the others of them become zero. Tied embeddings
-    are untied where one of the two changes.
+    Weights hold what is affine (`affine_changes`): `Clamp`, `Scale`, `Ablate` and `Steer` on a neuron at all positions;
+    `Steer` on a latent of a dictionary, and `Steer.along`, on the residual stream, at the output of a sublayer, or
+    beside any matrix; `AblateDirection`, `RemoveHead`, `RemoveSublayer`, `RemoveLayer`. A constant that is not zero
+    needs a bias: where the architecture has none but its configuration can switch some on, the other new biases are
+    zero. Tied embeddings are untied where one of the two changes.
 
     Args:
         model: left as it is; a child is changed further.
         edits: in the order in which they act.
-        beside: keep the edits that weights can't hold with the child: `child.beside` are to be given with it, and
-            `save_pretrained` writes them to `interventions.json`.
+        beside: keep the edits that weights can't hold in `child.beside`, to be used with the child; `save_pretrained`
+            writes them to `interventions.json`.
         name: of the child.
 
     Returns:
-        The child; `child.reference` are the edits under which the parent computes the same.
+        The child; `child.reference` holds the edits under which the parent computes the same.
 
     Raises:
-        BakeError: an edit that weights can't hold, in one sentence.
-        EditError, FeatureError, HookPointError: one that the model can't run under at all.
+        BakeError: an edit that weights can't hold.
+        EditError, FeatureError, HookPointError: an edit that the model can't run under.
         SurgeryError: a model that runs through dictionaries, no edit, or no layer left.
     """
-    _given, model = model, as_model(model)
-    return baked(model, edits, {}, beside=beside, name=name)
+    return baked(as_model(model), edits, {}, beside=beside, name=name)
 
 
+@checked(SurgeryError)
 def baked(
     model: LanguageModel,
     edits: Sequence[Intervention],
-    found: Mapping[str, Any],
+    record: Mapping[str, Any],
     *,
     beside: bool = False,
     name: str | None = None,
 ) -> Child:
-    """The same for edits that were found by a search; `found`, plain data, is recorded with them."""
+    """The child of `bake`, for edits that a search chose; its step of history holds `record`, plain data, too."""
     edits = _checked(model, edits)
     places = Places(model)
     plans, reasons = _plans(model, edits, places)
@@ -109,7 +103,7 @@ def baked(
     kept = [edits[number] for number in reasons]
     _check_beside(model, plans, kept)
     tensors, config = _folded(model, plans)
-    gone = {plan.edit.layer for plan in plans if isinstance(plan.edit, RemoveLayer)}
+    gone = {layer for plan in plans for layer in plan.edit.removed_layers}
     if len(gone) == model.network.n_layers:
         raise SurgeryError("All layers would be removed; keep at least one.")
     left = [n for n in range(model.network.n_layers) if n not in gone or not _is_silent(places, n, tensors)]
@@ -118,62 +112,51 @@ def baked(
         config |= shorter
     step = {
         "operation": "bake",
-        "edits": [described(plan.edit) for plan in plans],
-        "beside": [described(one) for one in kept],
-        **found,
+        "edits": [to_dict(plan.edit) for plan in plans],
+        "beside": [to_dict(one) for one in kept],
+        **record,
     }
-    child = make_child(model, tensors, step, config=config, name=name)
-    child.reference, child.beside = tuple(edits), tuple(kept)
+    child = make_child(model, tensors, step, config=config, name=name, reference=tuple(edits), beside=tuple(kept))
     _verify(model, child)
     return child
 
 
+@checked(SurgeryError)
 def unbakeable(model: LanguageModel, edits: Sequence[Intervention]) -> dict[int, str]:
-    """Why weights can't hold them, for each edit that they can't, by its number in the list."""
+    """The reasons why weights can't hold edits, by the edit's number in the list."""
     return _plans(model, _checked(model, edits), Places(model))[1]
 
 
-def described(edit: Any) -> dict[str, Any]:
-    """An edit as plain data."""
-    return to_dict(edit) if isinstance(edit, FeatureIntervention) else edit.to_dict()
-
-
-def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[Any]:
-    """The edits, such as the model can run under, with the means that they set filled in."""
+def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[InterventionKind]:
+    """The edits with the values that they take from the model filled in; raises for those it can't run under."""
     if model.splices:
         raise SurgeryError(f"{model.name} runs through dictionaries, which weights can't hold; bake without them.")
-    if not isinstance(edits, Sequence):
-        raise SurgeryError(f"Edits are given as a list, such as [wb.Clamp(feature, 20.0)], not as {edits!r:.60}.")
     if not edits:
         raise SurgeryError("There is nothing to bake; give at least one edit.")
     with uninterrupted():
-        model.bind(edits)  # complain here
-    known = (FeatureIntervention, AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer)
+        model.bind(edits)  # raises here
+    settled = []
     for one in edits:
-        if not isinstance(one, known):
+        if not isinstance(one, InterventionKind):
             raise BakeError(f"{one} is of no kind that bake knows.")
-    return [_with_mean(model, one) for one in edits]
+        settled.append(one.settle(model))
+    return settled
 
 
-def _with_mean(model: LanguageModel, edit: Any) -> Any:
-    """The edit; where it sets a mean that it does not state, with that."""
-    if not isinstance(edit, Ablate) or edit.mode != "mean" or edit.mean is not None:
-        return edit
-    return replace(edit, mean=mean_value(model, dictionary_of(model, edit.feature), edit.feature.index))
-
-
-def _plans(model: LanguageModel, edits: Sequence[Any], places: Places) -> tuple[list[_Plan], dict[int, str]]:
-    """What can be baked, and why the rest can't."""
+def _plans(
+    model: LanguageModel, edits: Sequence[InterventionKind], places: Places
+) -> tuple[list[_Plan], dict[int, str]]:
+    """The plans of the edits that weights can hold, and the reasons why they can't hold the others."""
     plans, reasons = [], {}
     for number, edit in enumerate(edits):
         try:
-            plans.append(_plan(edit, _changes(model, edit), places))
+            plans.append(_plan(edit, edit.affine_changes(model), places))
         except (SurgeryError, EditError) as error:
             reasons[number] = str(error).rstrip(".")
     return plans, reasons
 
 
-def _plan(edit: Any, changes: Sequence[tuple[str, Op]], places: Places) -> _Plan:
+def _plan(edit: InterventionKind, changes: Sequence[tuple[str, AffineChange]], places: Places) -> _Plan:
     folds, config = [], {}
     for name, op in changes:
         place = places.at(name)
@@ -191,51 +174,7 @@ def _plan(edit: Any, changes: Sequence[tuple[str, Op]], places: Places) -> _Plan
     return _Plan(edit, tuple(folds), config)
 
 
-def _changes(model: LanguageModel, edit: Any) -> list[tuple[str, Op]]:
-    """What an edit does, as affine changes at hook points; raises `SurgeryError` if it does more than that."""
-    if isinstance(edit, RemoveLayer):
-        return [(f"blocks.{edit.layer}.{name}", Silence()) for name in PARTS.values()]
-    if isinstance(edit, RemoveSublayer):
-        return [(f"blocks.{edit.layer}.{PARTS[edit.part]}", Silence())]
-    if isinstance(edit, RemoveHead):
-        point = edit.place(model)
-        width = point.shape[1]
-        return [(point.name, Silence(edit.head * width, (edit.head + 1) * width))]
-    if isinstance(edit, AblateDirection):
-        return [(name, Project(edit.unit(model))) for name in writers(model)]
-    if edit.positions != "all":
-        raise SurgeryError("it acts at some positions only, which weights can't tell apart")
-    if isinstance(edit, Steer) and edit.direction is not None:
-        vector = edit.amount * torch.tensor(edit.direction)
-        return [(edit.hook_point or "", Add(vector.double()))] if edit.amount else []
-    return _of_feature(model, edit)
-
-
-def _of_feature(model: LanguageModel, edit: FeatureIntervention) -> list[tuple[str, Op]]:
-    dictionary = dictionary_of(model, edit.feature)
-    if isinstance(edit, Force):
-        raise SurgeryError("it depends on the input: which code makes way differs from token to token")
-    change = edit.change(model, dictionary)
-    if change is None:
-        return []
-    index, alter = change
-    asked = torch.tensor([0.0, 1.0, -3.0, 7.5], dtype=torch.float64)
-    zero, one, *others = alter(asked).tolist()
-    factor, value = one - zero, zero
-    for x, y in zip(asked[2:].tolist(), others, strict=True):
-        if abs(factor * x + value - y) > 1e-5 * (1 + abs(factor * x) + abs(value)):
-            raise SurgeryError("it depends on the input in a way that is not linear")
-    _, writes = places_of(dictionary, model.hook_points)
-    if isinstance(dictionary, Neurons):
-        exact = getattr(edit, "factor", factor) if value == 0 else (0.0 if factor == 0 else factor)
-        return [(writes.name, Coordinate(index, float(exact), value))]
-    if abs(factor - 1) > 1e-6:
-        raise SurgeryError(f"it depends on the input: how active the feature is, which {dictionary.name} works out")
-    amount = getattr(edit, "amount", value)
-    return [(writes.name, Add(amount * dictionary.direction(index).detach().double()))]
-
-
-def _refusal(edits: Sequence[Any], reasons: dict[int, str], beside: bool) -> str:
+def _refusal(edits: Sequence[InterventionKind], reasons: dict[int, str], beside: bool) -> str:
     number, reason = next(iter(reasons.items()))
     others = f" ({len(reasons) - 1} more can't either)" if len(reasons) > 1 else ""
     hint = (
@@ -246,25 +185,25 @@ def _refusal(edits: Sequence[Any], reasons: dict[int, str], beside: bool) -> str
     return f"{edits[number]} can't be baked: {reason}{others}; {hint}."
 
 
-def _check_beside(model: LanguageModel, plans: Sequence[_Plan], kept: Sequence[Any]) -> None:
-    """Refuse edits beside the model that would see something else there than among the baked ones."""
+def _check_beside(model: LanguageModel, plans: Sequence[_Plan], kept: Sequence[InterventionKind]) -> None:
+    """Raise `BakeError` for an edit beside the model at a hook point where the baked model has other values."""
     if not kept:
         return
     with uninterrupted():
-        seen = {edit.hook_point: one for one in kept for edit in model.bind([one])}
+        by_key = {edit.hook_point: one for one in kept for edit in model.bind([one])}
     for plan in plans:
-        if isinstance(plan.edit, RemoveLayer):
+        if plan.edit.removed_layers:
             raise BakeError(f"{kept[0]} would have to stay beside a model whose layers have other numbers; leave one.")
-        hidden = [key for one in plan.folds for key in one.place.hides if key in seen]
+        hidden = [key for one in plan.folds for key in one.place.hides if key in by_key]
         if hidden:
             raise BakeError(
-                f"{seen[hidden[0]]} can't be kept beside the model: it acts where {plan.edit} is baked; leave one of "
+                f"{by_key[hidden[0]]} can't be kept beside the model: it acts where {plan.edit} is baked; leave one of "
                 "them out."
             )
 
 
 def _folded(model: LanguageModel, plans: Sequence[_Plan]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors that change, and the values of the configuration that do."""
+    """The changed tensors by name, and the changed values of the configuration."""
     module: Any = model.network.module
     by_module: dict[str, list[Fold]] = {}
     config: dict[str, Any] = {}
@@ -290,7 +229,8 @@ def _folded(model: LanguageModel, plans: Sequence[_Plan]) -> tuple[dict[str, Ten
 
 
 def _untied(model: LanguageModel, tensors: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Any]:
-    """Give embedding and LM head a tensor each, where they share one and it changes for one of them."""
+    """Add a tensor each for embedding and LM head, where they share one that changes; returns the change of the
+    configuration."""
     module: Any = model.network.module
     paths = {id(inner): path for path, inner in module.named_modules()}
     ends = [module.get_input_embeddings(), module.get_output_embeddings()]
@@ -304,15 +244,17 @@ def _untied(model: LanguageModel, tensors: dict[str, Tensor], old: dict[str, Ten
 
 
 def _is_silent(places: Places, layer: int, tensors: dict[str, Tensor]) -> bool:
-    """Whether nothing that a layer writes with is left; else it stays, for the constants that are written there."""
+    """Whether the matrices and biases with which a layer writes are zero."""
     paths = [places.at(f"blocks.{layer}.{name}").module for name in PARTS.values()]
-    written = [tensors.get(f"{path}.{part}") for path in paths for part in ("weight", "bias")]
-    return not any(bool(one.any()) for one in written if one is not None)
+    changed = [tensors.get(f"{path}.{part}") for path in paths for part in ("weight", "bias")]
+    return not any(bool(one.any()) for one in changed if one is not None)
 
 
 def _verify(model: LanguageModel, child: Child) -> None:
-    """Refuse a child that computes something else than its parent under the edits."""
-    named = [max(one.positions) for one in child.reference if isinstance(getattr(one, "positions", ""), tuple)]
+    """Raise `BakeError` for a child whose logits differ from those of its parent under the edits."""
+    with uninterrupted():
+        rules = [part.positions for edit in model.bind(child.reference) for part in edit.parts]
+    named = [max(rule) for rule in rules if isinstance(rule, tuple)]
     length = min(max([PROBE, *(position + 2 for position in named)]), model.network.n_ctx)
     chance = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.network.vocab_size, (2, length), generator=chance)
@@ -320,9 +262,9 @@ def _verify(model: LanguageModel, child: Child) -> None:
         with model.intervening(child.reference):
             wanted = model(tokens, prompt_length=length // 2).float()
         with child.model.intervening(child.beside):
-            found = child.model(tokens, prompt_length=length // 2).float()
+            baked_logits = child.model(tokens, prompt_length=length // 2).float()
     largest = max(1.0, float(wanted.abs().max()))
-    off = float((wanted - found).abs().max())
+    off = float((wanted - baked_logits).abs().max())
     if not off <= 1000 * torch.finfo(model.network.module.dtype).eps * largest:
         raise BakeError(
             f"These edits can't be baked exactly into a {type(model.network.module).__name__}: a logit is {off:.2g} "

@@ -1,120 +1,21 @@
-"""Changes of an activation that a neighbouring matrix can take over, and the folding of them into it.
-
-Each is affine: behind a matrix, `op(W x + b)` is another matrix and bias, and in front of it, `W op(x) + b` is too. All
-is computed in float64 and rounded once.
-"""
+"""Folding of affine changes of activations into the matrices beside them, in float64 and rounded once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-class Op(Protocol):
-    """An affine change of a vector; both ways of folding write into the matrix `[out, in]` and bias `[out]` given."""
-
-    @property
-    def shifts(self) -> bool:
-        """Whether it moves zero, so that a bias is needed."""
-        ...
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """`op(weight x + bias)`."""
-        ...
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """`weight op(x) + bias`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Coordinate:
-    """One coordinate: `x[index] = factor x[index] + value`."""
-
-    index: int
-    factor: float
-    value: float
-
-    @property
-    def shifts(self) -> bool:
-        """Whether a value is added."""
-        return self.value != 0
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """A row and its bias."""
-        weight[self.index] *= self.factor
-        bias[self.index] = self.factor * bias[self.index] + self.value
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """A column; the value's share goes into the bias."""
-        bias += self.value * weight[:, self.index]
-        weight[:, self.index] *= self.factor
-
-
-@dataclass(frozen=True, eq=False)
-class Add:
-    """`x + vector`."""
-
-    vector: Tensor = field(repr=False)
-    """In float64."""
-
-    @property
-    def shifts(self) -> bool:
-        """Whether the vector is not zero."""
-        return bool(self.vector.any())
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """The bias alone."""
-        bias += self.vector
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """The bias alone, by what the matrix makes of the vector."""
-        bias += weight @ self.vector
-
-
-@dataclass(frozen=True)
-class Silence:
-    """The coordinates from `start` to before `stop` become zero; all to the end where there is no `stop`."""
-
-    start: int = 0
-    stop: int | None = None
-    shifts: bool = field(default=False, init=False)
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """Rows and their biases."""
-        weight[self.start : self.stop] = 0
-        bias[self.start : self.stop] = 0
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """Columns."""
-        weight[:, self.start : self.stop] = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Project:
-    """`x - unit (unit · x)`; `unit` has length 1."""
-
-    unit: Tensor = field(repr=False)
-    """In float64."""
-    shifts: bool = field(default=False, init=False)
-
-    def behind(self, weight: Tensor, bias: Tensor) -> None:
-        """Every column, and the bias."""
-        weight.addr_(self.unit, self.unit @ weight, alpha=-1)
-        bias -= self.unit * (self.unit @ bias)
-
-    def before(self, weight: Tensor, bias: Tensor) -> None:
-        """Every row."""
-        weight.addr_(weight @ self.unit, self.unit, alpha=-1)
+from workbench.interventions.affine import Add, AffineChange
+from workbench.model.modules import is_conv1d
 
 
 @dataclass(frozen=True)
 class Place:
-    """The matrix that takes over what is changed at a hook point."""
+    """The matrix that takes over the changes at a hook point."""
 
     module: str
     """Path of the plain module with the matrix."""
@@ -123,7 +24,7 @@ class Place:
     stage: int = 0
     """Which of the hook points behind one matrix comes first: 0 its own output, 1 the sublayer's, 2 the stream's."""
     scale: float = 1.0
-    """What the stream gets for one unit at this place: embeddings may be multiplied on the way."""
+    """The change of the stream for one unit at this place: embeddings may be multiplied on the way."""
     through_norm: bool = False
     """Whether a norm is in between, which can pass on silence and nothing else."""
     hides: tuple[str, ...] = ()
@@ -135,26 +36,26 @@ class Fold:
     """One change with its place."""
 
     place: Place
-    op: Op
+    op: AffineChange
 
 
 def fold(module: nn.Module, folds: Sequence[Fold]) -> tuple[Tensor, Tensor | None]:
-    """The weight of a module and its bias after all that is folded into it, in the order given at each hook point.
+    """The weight of a module and its bias with changes folded into them, at each hook point in the order of the list.
 
     Args:
         module: a `Linear`, GPT-2's `Conv1D` or an `Embedding`.
-        folds: those whose place is this module.
+        folds: changes whose place is this module.
 
     Returns:
         The weight in the module's own shape and type, and the bias, None where it is zero and the module has none. That
         of an embedding is in its rows.
     """
-    given: Any = module
-    multiplied = float(getattr(given, "embed_scale", 1.0)) if isinstance(module, nn.Embedding) else 1.0
-    turned = isinstance(module, nn.Embedding) or _stored_in_out(module)
-    stored = given.weight.detach().to(torch.float64, copy=True)
+    layer: Any = module
+    multiplied = float(getattr(layer, "embed_scale", 1.0)) if isinstance(module, nn.Embedding) else 1.0
+    turned = isinstance(module, nn.Embedding) or is_conv1d(module)
+    stored = layer.weight.detach().to(torch.float64, copy=True)
     weight = stored.T if turned else stored  # [out, in]
-    own_bias = getattr(given, "bias", None)
+    own_bias = getattr(layer, "bias", None)
     bias = weight.new_zeros(len(weight)) if own_bias is None else own_bias.detach().to(torch.float64, copy=True)
     if multiplied != 1:
         weight *= multiplied
@@ -166,17 +67,13 @@ def fold(module: nn.Module, folds: Sequence[Fold]) -> tuple[Tensor, Tensor | Non
     if isinstance(module, nn.Embedding):
         weight += bias[:, None]
         weight /= multiplied
-        return stored.to(given.weight.dtype), None
+        return stored.to(layer.weight.dtype), None
     keeps = own_bias is not None or bool(bias.any())
-    return stored.to(given.weight.dtype), bias.to(given.weight.dtype) if keeps else None
+    return stored.to(layer.weight.dtype), bias.to(layer.weight.dtype) if keeps else None
 
 
 def holds_matrix(module: nn.Module | None) -> bool:
     """Whether changes can be folded into a module."""
-    plain = isinstance(module, nn.Linear | nn.Embedding) or (module is not None and _stored_in_out(module))
+    plain = isinstance(module, nn.Linear | nn.Embedding) or (module is not None and is_conv1d(module))
     weight = getattr(module, "weight", None)
     return plain and isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
-
-
-def _stored_in_out(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D"  # GPT-2 stores [in, out], all others [out, in]

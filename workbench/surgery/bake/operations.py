@@ -1,4 +1,4 @@
-"""The operations that `bake` carries out: edits as they are held in a session, and parts that are taken out."""
+"""The operations that `bake` carries out: a list of edits, and parts of the model that are removed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.core.arguments import Argument
 from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.neurons import Neurons
-from workbench.interventions.kinds import dictionary_of
-from workbench.interventions.weight_edits import AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer
+from workbench.interventions.features import dictionary_of
+from workbench.interventions.kinds import AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import bake
 from workbench.surgery.child import Child, SurgeryError
-from workbench.surgery.registry import Argument, Operation, register
+from workbench.surgery.registry import Operation, register
 
 
 def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
-    """What a feature writes into the residual stream, `[d_model]`: for a neuron its row of the down projection.
+    """The direction in which a feature writes into the residual stream, `[d_model]`.
+
+    For a neuron it is its row of the down projection.
 
     Raises:
         FeatureError: there is no such feature, or it writes elsewhere.
@@ -68,7 +71,7 @@ register(
     Operation(
         "bake",
         "Bake edits",
-        "Writes neurons and latents that are held, scaled, taken out or added into the weights.",
+        "Writes edits of neurons and latents into the weights.",
         (
             Argument("edits", "Edits", (), "edits"),
             Argument(

@@ -1,4 +1,4 @@
-"""Which matrix takes over what is changed at a hook point, and where a bias can be kept."""
+"""The matrix that takes over the changes at a hook point, and the switches that give it a bias."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.interventions.weight_edits import PARTS
+from workbench.interventions.parts import PARTS
 from workbench.model.hookpoints import HookPoint, HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.surgery.bake.fold import Place, holds_matrix
@@ -18,7 +18,7 @@ from workbench.surgery.child_building import SurgeryError, changed_config, param
 SWITCHES = ("mlp_bias", "attention_bias", "use_bias", "bias")
 """Values of configurations that give matrices a bias."""
 INNER = {"attention": "attn.hook_z", "mlp": "mlp.hook_post"}
-"""What goes into the matrix with which a sublayer writes."""
+"""The hook point of the input of the matrix with which a sublayer writes."""
 
 
 class Places:
@@ -57,8 +57,7 @@ class Places:
         return self._streams[point.key](point)
 
     def bias_switch(self, path: str) -> dict[str, Any] | None:
-        """What to change in the configuration so that this module has a bias: nothing where it has one, None if it
-        can't have any."""
+        """The change of the configuration that gives a module a bias; empty where it has one, None if it can't."""
         module = self.module.get_submodule(path)
         if isinstance(module, nn.Embedding) or getattr(module, "bias", None) is not None:
             return {}
@@ -77,7 +76,7 @@ class Places:
             self._streams.setdefault(self.model.hook_points[name].key, place)
 
     def _of_sublayer(self, layer: int, part: str, point: HookPoint) -> Place:
-        """Behind the matrix with which the attention or the MLP of a layer writes."""
+        """The matrix with which the attention or the MLP of a layer writes, behind it."""
         try:
             inner = self.model.hook_points[f"blocks.{layer}.{INNER[part]}"]
         except HookPointError as error:
@@ -89,15 +88,15 @@ class Places:
         return Place(inner.module, "out", 1, through_norm=not inside, hides=tuple(hides))
 
     def _behind_layer(self, layer: int, point: HookPoint) -> Place:
-        """In what the layer's MLP writes."""
+        """The matrix with which the layer's MLP writes."""
         written = self.model.hook_points[f"blocks.{layer}.{PARTS['mlp']}"]
         place = self._of_sublayer(layer, "mlp", written)
         if place.through_norm:
-            raise SurgeryError(f"what layer {layer} writes goes through a norm first")
+            raise SurgeryError(f"the output of layer {layer} goes through a norm first")
         return Place(place.module, "out", 2, hides=(point.key, *place.hides))
 
     def _before_layer(self, layer: int, point: HookPoint) -> Place:
-        """In what the layer before writes, or in the embeddings."""
+        """The matrix with which the layer before writes, or the embeddings."""
         if layer > 0:
             before = self.model.hook_points[f"blocks.{layer - 1}.hook_resid_post"]
             place = self._behind_layer(layer - 1, before)
@@ -111,21 +110,21 @@ class Places:
         """The rows of the position embeddings."""
         own = self.module.get_input_embeddings()
         width = self.model.network.d_model
-        found = [
+        tables = [
             path
             for path, module in self.module.named_modules()
             if isinstance(module, nn.Embedding) and module is not own and module.weight.shape[1] == width
         ]
-        if len(found) != 1:
+        if len(tables) != 1:
             raise SurgeryError("the position embeddings are no plain look-up")
-        return Place(found[0], "out", 0, hides=(point.key,))
+        return Place(tables[0], "out", 0, hides=(point.key,))
 
     def _keys_of(self, path: str, side: str) -> list[str]:
         return list({p.key for p in self.model.hook_points.values() if (p.module, p.side) == (path, side)})
 
     @functools.cached_property
     def _embedding_scale(self) -> float:
-        """What the first layer gets for one unit of an embedding; 1 where something else is added to it."""
+        """The first layer's input for one unit of an embedding; 1 where something else is added to it."""
         names = ["hook_embed", "blocks.0.hook_resid_pre"]
         with uninterrupted(), torch.inference_mode():
             tokens = torch.arange(min(self.model.network.vocab_size, 16))[None]

@@ -1,4 +1,4 @@
-"""A saved checkpoint, held beside a model that runs here by plain transformers in a process of its own."""
+"""The comparison of a saved checkpoint, run by plain transformers in a process of its own, with a model here."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from torch import Tensor
 
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError
-from workbench.surgery.certificate.certificate import AGREES, logits_with
+from workbench.surgery.certificate.certificate import logits_with
+from workbench.surgery.certificate.record import AGREES
 from workbench.surgery.child import Child
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What plain transformers computes with a checkpoint, in a process of its own."""
+    """The outcome of running a checkpoint in plain transformers, in a process of its own."""
 
     max_logit_difference: float
     transformers: str
     """Its version."""
     loaded: str
-    """The class that it made of the checkpoint."""
+    """The class of the loaded model."""
     foreign: list[str]
-    """Modules of ours in that process: none."""
+    """Modules of Workbench and TransformerLens in that process; empty if it was plain."""
 
     @property
     def agrees(self) -> bool:
@@ -39,7 +40,7 @@ class Verification:
         return self.max_logit_difference <= AGREES and not self.foreign
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The outcome as plain data."""
         return asdict(self) | {"agrees": self.agrees}
 
 
@@ -51,27 +52,27 @@ folder, wanted = sys.argv[1:]
 held = load_file(wanted)
 model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=held["logits"].dtype).eval()
 with torch.inference_mode():
-    found = model(input_ids=held["tokens"]).logits
-difference = float((found - held["logits"]).abs().max())
+    logits = model(input_ids=held["tokens"]).logits
+difference = float((logits - held["logits"]).abs().max())
 foreign = [name for name in sys.modules if name.split(".")[0] in ("workbench", "transformer_lens")]
-said = {"max_logit_difference": difference, "transformers": transformers.__version__}
-print(json.dumps(said | {"loaded": type(model).__name__, "foreign": foreign}))
+result = {"max_logit_difference": difference, "transformers": transformers.__version__}
+print(json.dumps(result | {"loaded": type(model).__name__, "foreign": foreign}))
 """
 
 
 def verify_checkpoint(
     folder: str | Path, model: LanguageModel | Child, interventions: Sequence[Any] = (), *, tokens: Tensor | None = None
 ) -> Verification:
-    """Hold a saved checkpoint, loaded by plain transformers in a fresh process, beside a model that runs here.
+    """Compare a saved checkpoint, loaded by plain transformers in a fresh process, with a model that runs here.
 
     Args:
         folder: of the checkpoint.
-        model: what it should compute the same as: a child, or its parent with the interventions that were baked.
+        model: the model that should compute the same: a child, or its parent with the baked interventions.
         interventions: to run the model under.
         tokens: `[batch, pos]` to compare on; random ones without it.
 
     Raises:
-        ModelError: there is no checkpoint, or transformers can't load it.
+        ModelError: the folder holds no checkpoint, or transformers can't load it.
     """
     model = model.model if isinstance(model, Child) else model
     if not (Path(folder) / "config.json").exists():
@@ -86,6 +87,6 @@ def verify_checkpoint(
         command = [sys.executable, "-I", "-c", SCRIPT, str(Path(folder).absolute()), str(held)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
     if ended.returncode != 0:
-        reason = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (ended.stderr.strip().splitlines() or ["it wrote no error"])[-1]
         raise ModelError(f"Plain transformers can't load {folder}: {reason}")
     return Verification(**json.loads(ended.stdout.strip().splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""What two models write, side by side, and where they disagree."""
+"""Continuations of one prompt by two models, and the KL between the models at each token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from workbench.model.edits import Group, Run
+from workbench.evaluation.losses import kl_divergence
 from workbench.model.language_model import Generation, LanguageModel, uninterrupted
 from workbench.surgery.child import Child
 
@@ -33,13 +33,13 @@ def compare_texts(
     *,
     beside: Sequence[Any] = (),
 ) -> Texts:
-    """Let two models that share a tokenizer continue one prompt.
+    """Greedy continuations of one prompt by two models that share a tokenizer.
 
     Args:
         start: the model before the change.
-        changed: the one after it; a child brings what stays beside it.
+        changed: the model after it; a child brings the interventions beside it.
         prompt: a text, or token ids `[pos]`.
-        max_new_tokens: how many tokens each may write.
+        max_new_tokens: the most tokens that each writes.
         beside: interventions that belong to the changed model.
 
     Raises:
@@ -50,8 +50,8 @@ def compare_texts(
     with uninterrupted():
         before = start.generate(prompt, max_new_tokens)
         after = changed.generate(prompt, max_new_tokens, interventions=beside)
-        given = start.prompt_batch([prompt], max_new_tokens)[0][0]  # [pos]
-        kls = [_kl(start, changed, given, torch.tensor(text.tokens), beside) for text in (before, after)]
+        tokens = start.prompt_batch([prompt], max_new_tokens)[0][0]  # [pos]
+        kls = [_kl(start, changed, tokens, torch.tensor(text.tokens), beside) for text in (before, after)]
     return Texts(before, after, *kls)
 
 
@@ -65,7 +65,5 @@ def _kl(
     tokens, length = torch.cat([prompt, new.long()])[None], len(prompt)
     found = []
     for model, edits in ((start, start.bind(())), (changed, changed.bind(beside))):
-        run = Run([Group(edits)], torch.tensor([length])) if edits else None
-        found.append(model.network.run(tokens, run)[0, length - 1 : -1].float().log_softmax(-1))
-    of, to = found
-    return torch.where(of == -torch.inf, 0, of.exp() * (of - to)).sum(-1).tolist()
+        found.append(model.run(tokens, edits, prompt_length=length)[0, length - 1 : -1])
+    return kl_divergence(*found).tolist()

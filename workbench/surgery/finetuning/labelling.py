@@ -1,6 +1,6 @@
-"""Labelling of words: a model says at each word's last token which label the word has, as one token of its own.
+"""Labelling of words: at each word's last token a model predicts the word's label, as one token.
 
-The task that needs no people to make: marks are taken out of a text, and what stood behind each word is its label.
+`punctuation` makes such a task from plain text: it removes the marks, and the mark behind a word is its label.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import SurgeryError
-from workbench.surgery.finetuning.healing import UNLABELLED, LabelBatch
+from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.finetuning.batches import UNLABELLED, LabelBatch
 
 MARKS = {",": "comma", ".": "stop", "?": "question", "!": "cry"}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts as words with labels; `heal` learns from them.
+    """Texts as words with labels, for `heal` and `label_scores`.
 
     Attributes:
         words: of each text.
-        labels: of each word, by its place in `names`.
-        names: words for the labels; the first one means that there is nothing to say.
+        labels: of each word, as an index into `names`.
+        names: the labels; the first one means no label.
     """
 
     words: Sequence[Sequence[str]]
@@ -42,8 +42,8 @@ class Labelled:
     @property
     def hash(self) -> str:
         """SHA-256 over words and labels."""
-        said = json.dumps([list(map(list, self.words)), list(map(list, self.labels)), self.names])
-        return hashlib.sha256(said.encode()).hexdigest()
+        content = json.dumps([list(map(list, self.words)), list(map(list, self.labels)), self.names])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def ids(self, model: LanguageModel) -> Tensor:
         """The token that stands for each label, `[labels]`: the first one of its name.
@@ -51,10 +51,10 @@ class Labelled:
         Raises:
             SurgeryError: two labels would have the same.
         """
-        found = [int(model.to_tokens(f" {name}", start=False)[0, -1]) for name in self.names]
-        if len(set(found)) < len(found):
+        ids = [int(model.to_tokens(f" {name}", start=False)[0, -1]) for name in self.names]
+        if len(set(ids)) < len(ids):
             raise SurgeryError(f"The labels {', '.join(self.names)} end in the same token; call them otherwise.")
-        return torch.tensor(found)
+        return torch.tensor(ids)
 
     def batches(
         self,
@@ -104,10 +104,10 @@ def punctuation(corpus: Corpus, words: int = 60, marks: Sequence[str] = (",", ".
     rows, labels = [], []
     wanted = {mark: number for number, mark in enumerate(marks, 1)}
     for text in corpus.texts:
-        found = re.findall(r"([A-Za-z0-9][A-Za-z0-9'’-]*)([^A-Za-z0-9]*)", text)[:words]
-        if len(found) == words:
-            rows.append([word.lower() for word, _ in found])
-            labels.append([wanted.get(after[:1], 0) for _, after in found])
+        pairs = re.findall(r"([A-Za-z0-9][A-Za-z0-9'’-]*)([^A-Za-z0-9]*)", text)[:words]
+        if len(pairs) == words:
+            rows.append([word.lower() for word, _ in pairs])
+            labels.append([wanted.get(after[:1], 0) for _, after in pairs])
     if not rows:
         raise SurgeryError(f"No text of {corpus.name} has {words} words.")
     return Labelled(rows, labels, ("none", *(MARKS.get(mark, mark) for mark in marks)))
@@ -115,7 +115,7 @@ def punctuation(corpus: Corpus, words: int = 60, marks: Sequence[str] = (",", ".
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How well a model labels."""
+    """Accuracy and F1 of a model's labels."""
 
     words: int
     accuracy: float
@@ -124,14 +124,14 @@ class LabelScores:
     """Of all labels but the first, taken together: harmonic mean of precision and recall."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The scores as plain data."""
         return {"words": self.words, "accuracy": self.accuracy, "f1": self.f1}
 
 
 def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, batch: int = 8) -> LabelScores:
-    """Let a model label texts: at each word the likeliest of the labels' tokens."""
+    """The scores of a model on texts; its label of a word is the likeliest of the labels' tokens."""
     ids = texts.ids(model)
-    hits = right = said = true = words = 0
+    hits = right = claimed = true = words = 0
     with uninterrupted(), torch.inference_mode():
         for some in texts.batches(model, context, batch, shuffle=False):
             at = some.labels != UNLABELLED
@@ -141,8 +141,8 @@ def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, b
             words += len(wanted)
             right += int((chosen == wanted).sum())
             hits += int(((chosen == wanted) & (wanted > 0)).sum())
-            said, true = said + int((chosen > 0).sum()), true + int((wanted > 0).sum())
-    return LabelScores(words, right / words, 2 * hits / max(said + true, 1))
+            claimed, true = claimed + int((chosen > 0).sum()), true + int((wanted > 0).sum())
+    return LabelScores(words, right / words, 2 * hits / max(claimed + true, 1))
 
 
 def label_batches(
@@ -163,7 +163,7 @@ def label_batches(
 def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> LabelBatch:
     longest = max(len(tokens) for tokens, _ in rows)
     tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
-    labels = torch.tensor([found + [UNLABELLED] * (longest - len(found)) for _, found in rows])
+    labels = torch.tensor([row + [UNLABELLED] * (longest - len(row)) for _, row in rows])
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     mask = torch.arange(longest) < lengths[:, None]
     where = torch.arange(longest).expand_as(mask).masked_fill(~mask, -1)

@@ -1,7 +1,7 @@
-"""A matrix as it is while a model heals: with a low-rank addition, with zeros that stay, with a mask that comes slowly.
+"""A matrix while a model heals: with a low-rank addition, with zeros that stay, with a mask that comes slowly.
 
-The linear module that it belongs to runs with it and has its own gradient: what the matrix is at the moment is made
-once more on the way back instead of being kept, since all matrices together would be as large as the model.
+Its linear module runs with it under a gradient of its own: the backward pass computes the adapted matrix again instead
+of keeping it, since all matrices together would be as large as the model.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+
+from workbench.model.modules import is_conv1d
 
 
 class AdaptedWeight(nn.Module):
-    """What a linear module's matrix becomes when it is used; it stands in the module as `shaped`.
+    """The adapted matrix of a linear module; the module holds it as `shaped` and runs with it.
 
     Args:
-        module: a linear one; from now on it runs so.
+        module: a linear module; its `forward` is replaced.
         rank: width of the addition, which is zero at first; None or 0 for none.
-        zeros: numbers that stay zero, bool in the shape of the weight; None for none.
-        chance: draws the addition's beginning.
+        zeros: weights that stay zero, bool in the shape of the weight; None for none.
+        chance: draws the initial addition.
 
     Attributes:
-        kept: numbers that are left as they are, bool; the others are multiplied by `share`. None where all are kept.
+        kept: unchanged weights, bool; the others are multiplied by `share`. None where all are unchanged.
         share: see `kept`.
     """
 
@@ -36,17 +37,17 @@ class AdaptedWeight(nn.Module):
             self.down = nn.Parameter(torch.randn(rank, columns, generator=chance) / columns**0.5)
         self.zeros, self.share = zeros, 1.0
         self.kept: Tensor | None = None
-        self.turned = isinstance(module, Conv1D)  # GPT-2 stores [in, out]
+        self.turned = is_conv1d(module)
         module.shaped = self
         module.forward = lambda x: _Linear.apply(self, x, module.weight, module.bias, self.up, self.down)
 
-    def made(self, weight: Tensor) -> Tensor:
-        """The matrix as it is used, in memory of its own."""
+    def adapted(self, weight: Tensor) -> Tensor:
+        """The adapted matrix, in memory of its own."""
         up, down = self.up, self.down
         return self.mask_(weight.clone() if up is None or down is None else torch.addmm(weight, up, down))
 
     def mask_(self, x: Tensor) -> Tensor:
-        """Numbers in the shape of the weight, those that go made zero or smaller, in place."""
+        """Apply zeros and mask to a tensor in the shape of the weight, in place."""
         if self.zeros is not None:
             x.masked_fill_(self.zeros, 0.0)
         if self.kept is not None:
@@ -54,13 +55,13 @@ class AdaptedWeight(nn.Module):
         return x
 
     def leave(self, module: Any) -> None:
-        """Give the module the matrix as it is now, and let it run as it did."""
+        """Make the adapted matrix the module's weight, and restore its `forward`."""
         del module.shaped, module.forward
-        module.weight = nn.Parameter(self.made(module.weight.detach()).detach(), requires_grad=False)
+        module.weight = nn.Parameter(self.adapted(module.weight.detach()).detach(), requires_grad=False)
 
 
 class _Linear(torch.autograd.Function):
-    """x times the matrix as it is used, plus the bias."""
+    """x times the adapted matrix, plus the bias."""
 
     @staticmethod
     def forward(ctx: Any, shaped: AdaptedWeight, *tensors: Tensor | None) -> Tensor:
@@ -69,8 +70,8 @@ class _Linear(torch.autograd.Function):
         ctx.shaped = shaped
         assert x is not None
         assert weight is not None
-        made = shaped.made(weight)
-        return nn.functional.linear(x, made.T if shaped.turned else made, bias)
+        adapted = shaped.adapted(weight)
+        return nn.functional.linear(x, adapted.T if shaped.turned else adapted, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -78,8 +79,8 @@ class _Linear(torch.autograd.Function):
         shaped: AdaptedWeight = ctx.shaped
         _, for_x, for_weight, for_bias, _, _ = ctx.needs_input_grad
         g = gradients[0]
-        made = shaped.made(weight)
-        to_x = g @ (made.T if shaped.turned else made) if for_x else None
+        adapted = shaped.adapted(weight)
+        to_x = g @ (adapted.T if shaped.turned else adapted) if for_x else None
         rows, columns = g.flatten(0, -2), x.flatten(0, -2)
         to_bias = rows.sum(0) if for_bias else None
         if not for_weight and up is None:

@@ -1,36 +1,38 @@
-"""Another activation in the place of SiLU or GELU, fitted to it on a calibration text; a short `heal` does the rest.
+"""Another activation in place of SiLU or GELU, fitted to it on a calibration text; a short `heal` may follow.
 
 PolyReLU, Σ w_i ReLU(x)^i, and PolyNorm, Σ w_i x^i / rms(x^i) + b, where each power is normalised over the neurons of a
 token: Zhuo et al., "Polynomial Composition Activations" (2024), arXiv 2411.03884. Series activation,
 Σ w_i ReLU(a_i x + b_i): Wang et al., "PanGu-π" (2023), arXiv 2312.17276. All three are linear in w, which is set by
-least squares so that the new activation is as near to the old one as it can be on what the layer sees. ReLU is a value
-of the configuration and makes an ordinary checkpoint; the others are in no configuration of plain transformers.
+least squares on the inputs of the layer. ReLU is a value of the configuration and makes an ordinary checkpoint; the
+others are in no configuration of plain transformers.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
+from workbench.surgery.child import Child, make_child
+from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.operations.custom import make_custom
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 Kind = Literal["relu", "polyrelu", "polynorm", "series"]
-KINDS = ("relu", "polyrelu", "polynorm", "series")
 SETTINGS = ("hidden_act", "activation_function", "hidden_activation")
-"""What configurations call the activation."""
+"""Names of the activation in configurations."""
 MODULES = ("act_fn", "act", "activation_fn")
-"""What layers call it."""
+"""Names of its module in layers."""
 
 
 class PolyReLU(nn.Module):
@@ -41,7 +43,7 @@ class PolyReLU(nn.Module):
         self.weights = nn.Parameter(torch.zeros(order + 1))
 
     def terms(self, x: Tensor) -> list[Tensor]:
-        """What the weights multiply, each `[..., d_mlp]`."""
+        """The factors of the weights, each `[..., d_mlp]`."""
         positive = x.relu()
         return [torch.ones_like(x), *(positive**power for power in range(1, len(self.weights)))]
 
@@ -61,7 +63,7 @@ class PolyNorm(nn.Module):
         self.weights = nn.Parameter(torch.zeros(order + 1))
 
     def terms(self, x: Tensor) -> list[Tensor]:
-        """What the weights multiply, each `[..., d_mlp]`."""
+        """The factors of the weights, each `[..., d_mlp]`."""
         powers = [x**power for power in range(1, len(self.weights))]
         return [torch.ones_like(x), *(one * (one.square().mean(-1, keepdim=True) + 1e-6).rsqrt() for one in powers)]
 
@@ -76,8 +78,8 @@ class Series(nn.Module):
     """Σ w_i ReLU(a_i x + b_i), with one more weight for a constant; `order` terms.
 
     Args:
-        order: how many.
-        knots: where the terms begin to rise, `[order]`; each rises to the right.
+        order: the number of terms.
+        knots: the points from which the terms rise, `[order]`; each rises to the right.
     """
 
     def __init__(self, order: int, knots: Tensor):
@@ -87,7 +89,7 @@ class Series(nn.Module):
         self.shifts = nn.Parameter(-knots.clone())
 
     def terms(self, x: Tensor) -> list[Tensor]:
-        """What the weights multiply, each `[..., d_mlp]`."""
+        """The factors of the weights, each `[..., d_mlp]`."""
         return [torch.ones_like(x), *((a * x + b).relu() for a, b in zip(self.scales, self.shifts, strict=True))]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,50 +99,44 @@ class Series(nn.Module):
         return value
 
 
+@checked(SurgeryError)
 def swap_activation(
     model: LanguageModel | Child,
-    kind: Kind | str,
+    kind: Kind,
     *,
     corpus: Corpus | None = None,
-    tokens: int = 1024,
-    order: int = 3,
-    seed: int = 0,
+    tokens: Positive = 1024,
+    order: Annotated[Integer, Ge(1), Le(8)] = 3,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
-    """The model with another activation in all its MLPs.
+    """A child with another activation in all MLPs; with any but ReLU it can't be saved.
 
     Args:
-        model: left as it is.
+        model: a model or a child; it stays as it is.
         kind: "relu", "polyrelu", "polynorm" or "series".
-        corpus: texts to fit the new activation on; the bundled stories without it.
-        tokens: of the fit.
-        order: highest power, or number of terms of a series.
+        corpus: texts to fit the new activation on; by default the bundled stories.
+        tokens: number of tokens of the fit.
+        order: highest power, or number of terms of a series, from 1 to 8.
         seed: of the choice of the texts.
         progress, cancel: as for every operation.
 
-    Returns:
-        A child; one with anything but ReLU can't be saved, and says why.
-
     Raises:
         SurgeryError: an unknown kind, or an architecture whose activation is not a module of its own.
-        Cancelled: it was stopped.
+        Cancelled: `cancel` returned True.
     """
-    _given, model = model, as_model(model)
-    if kind not in KINDS:
-        raise SurgeryError(f"The activation is one of {', '.join(KINDS)}, not {kind!r}.")
-    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= 8:
-        raise SurgeryError(f"order is a whole number from 1 to 8, not {order!r}.")
+    model = as_model(model)
     paths = [_path(model, layer) for layer in range(model.network.n_layers)]
     step: dict[str, Any] = {"operation": "swap_activation", "kind": kind}
     if kind == "relu":
         setting = next((name for name in SETTINGS if hasattr(model.network.config.get_text_config(), name)), None)
         if setting is None:
-            raise SurgeryError(f"The configuration of {model.name} does not say which activation it has.")
+            raise SurgeryError(f"The configuration of {model.name} does not say its activation.")
         return make_child(model, {}, step, config={setting: "relu"})
     corpus = calibration(corpus)
     batches = corpus.batches(model, 256, 4, tokens, seed)
-    make = functools.partial(_made, str(kind), order)
+    make = functools.partial(_fresh, kind, order)
     fitted = _fitted(model, paths, batches, make, tokens=tokens, progress=progress, cancel=cancel)
 
     def change(module: Any) -> None:
@@ -153,37 +149,37 @@ def swap_activation(
 
 
 def fit(new: nn.Module, old: nn.Module, x: Tensor) -> nn.Module:
-    """Set the weights of a new activation by least squares to what an old one makes of `x`, `[tokens, d_mlp]`."""
+    """A new activation with weights set by least squares to the old one's outputs for `x`, `[tokens, d_mlp]`."""
     return _solved(new, _sums(new, old, x))
 
 
 Sums = tuple[Tensor, Tensor]
-"""Of the normal equations: products of the terms with each other, `[terms, terms]`, and with what is wanted, `[terms]`;
+"""Of the normal equations: products of the terms with each other, `[terms, terms]`, and with the targets, `[terms]`;
 those of several texts add up."""
 
 
 @torch.no_grad()
 def _sums(new: nn.Module, old: nn.Module, x: Tensor) -> Sums:
-    made: Any = new
-    terms = torch.stack([term.flatten() for term in made.terms(x)], 1).double()  # [tokens * d_mlp, terms]
+    activation: Any = new
+    terms = torch.stack([term.flatten() for term in activation.terms(x)], 1).double()  # [tokens * d_mlp, terms]
     return terms.T @ terms, terms.T @ old(x).flatten().double()
 
 
 @torch.no_grad()
 def _solved(new: nn.Module, sums: Sums) -> nn.Module:
-    """A little is added to the normal equations, so that terms that don't differ share what they have to do."""
-    made: Any = new
-    squares, wanted = sums
+    """The activation with its weights set; a small ridge splits the weight of terms that don't differ among them."""
+    activation: Any = new
+    squares, targets = sums
     count = squares[0, 0]  # the first term is 1
     size = (squares.diagonal() / count).sqrt().clamp(min=1e-12)
     squares = squares / count / size / size[:, None]
     alone = 1e-6 * torch.eye(len(size)).double()
-    made.weights.copy_(torch.linalg.solve(squares + alone, wanted / count / size) / size)
-    return made.requires_grad_(False)
+    activation.weights.copy_(torch.linalg.solve(squares + alone, targets / count / size) / size)
+    return activation.requires_grad_(False)
 
 
-def _made(kind: str, order: int, x: Tensor) -> nn.Module:
-    """A new activation; a series' knots are spread over what the layer sees of the first texts."""
+def _fresh(kind: Kind, order: int, x: Tensor) -> nn.Module:
+    """A new activation; the knots of a series are quantiles of the layer's inputs in the first texts."""
     if kind == "polyrelu":
         return PolyReLU(order)
     if kind == "polynorm":
@@ -194,16 +190,16 @@ def _made(kind: str, order: int, x: Tensor) -> nn.Module:
 
 
 def _path(model: LanguageModel, layer: int) -> str:
-    """Where the activation of a layer's MLP is among the plain modules."""
+    """The path of the activation of a layer's MLP among the plain modules."""
     prefix = f"{layers_path(model)}.{layer}."
-    found = [
+    paths = [
         path
         for path, _ in model.network.module.named_modules()
         if path.startswith(prefix) and path.rpartition(".")[2] in MODULES
     ]
-    if len(found) != 1:
+    if len(paths) != 1:
         raise SurgeryError(f"The activation of {model.name} is not one module in each layer; it can't be swapped.")
-    return found[0]
+    return paths[0]
 
 
 def _fitted(
@@ -216,7 +212,7 @@ def _fitted(
     progress: Progress | None,
     cancel: Callable[[], bool] | None,
 ) -> dict[str, nn.Module]:
-    """The new activation of each layer, by its path; what was seen of a text is kept as sums only."""
+    """The new activation of each layer, by path; of each text only sums are kept."""
     points = [f"blocks.{layer}.mlp.hook_pre" for layer in range(model.network.n_layers)]
     news: list[nn.Module] = []
     sums: list[Sums] = []
@@ -228,7 +224,7 @@ def _fitted(
             with uninterrupted(), torch.inference_mode():
                 seen = [value[batch.content] for value in model.capture(batch.tokens, points).values()]
         except HookPointError as error:
-            raise SurgeryError(f"What goes into the activation of {model.name} can't be seen: {error}") from error
+            raise SurgeryError(f"The input of the activation of {model.name} has no hook point: {error}") from error
         news = news or [make(x) for x in seen]
         olds = [model.network.module.get_submodule(path) for path in paths]
         more = [_sums(new, old, x) for new, old, x in zip(news, olds, seen, strict=True)]
@@ -239,7 +235,7 @@ def _fitted(
     return {path: _solved(new, one) for path, new, one in zip(paths, news, sums, strict=True)}
 
 
-def _run(model: LanguageModel, *, kind: str, corpus: str, **how: Any) -> Child:
+def _run(model: LanguageModel, *, kind: Kind, corpus: str, **how: Any) -> Child:
     return swap_activation(model, kind, corpus=load_calibration(corpus), **how)
 
 
@@ -249,7 +245,7 @@ register(
         "Swap the activation",
         "Puts another activation into all MLPs, fitted to the old one; only ReLU can be saved.",
         (
-            Argument("kind", "Activation", "polynorm", "choice", choices=KINDS),
+            Argument("kind", "Activation", "polynorm", "choice", choices=get_args(Kind)),
             Argument("order", "Highest power, or terms", 3, "whole", low=1, high=8),
             Argument("corpus", "Texts to fit on", "stories", "text"),
             Argument("tokens", "Tokens to fit on", 512, "whole", low=1),

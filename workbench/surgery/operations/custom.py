@@ -1,7 +1,7 @@
-"""Children that plain transformers has no place for: other activations, layers that see ahead.
+"""Children that plain transformers can't hold: other activations, layers without the causal mask.
 
-They run, learn and are measured like all models, but they are never written as a checkpoint: it would load as another
-model than it was.
+They run, learn and are measured like all models, but they are never saved: their checkpoint would load as another
+model.
 """
 
 from __future__ import annotations
@@ -18,22 +18,27 @@ from workbench.core.hashing import fingerprint
 from workbench.model.hookpoints import HookPoints
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
-from workbench.surgery.child import CUSTOM, Child, SurgeryError, make_child
+from workbench.surgery.child import CUSTOM, Child, make_child
+from workbench.surgery.child_building import SurgeryError
 
 
 @dataclass(eq=False)
 class CustomChild(Child):
-    """A child that can't be saved; `why` says what plain transformers can't hold."""
+    """A child that can't be saved; `why` is the reason, in one sentence."""
 
     why: str = ""
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Refuses in a sentence."""
+        """Refuse.
+
+        Raises:
+            SurgeryError: always, with `why`.
+        """
         raise SurgeryError(self.why)
 
 
 class _Refuses:
-    """Stands in the place of a module's `save_pretrained`."""
+    """Replaces a module's `save_pretrained`."""
 
     def __init__(self, why: str):
         self.why = why
@@ -48,11 +53,11 @@ def make_custom(
     """A child whose modules are changed, beside or instead of its weights.
 
     Args:
-        parent: left as it is; it may be such a child itself.
-        change: takes the child's own tree of plain modules and changes it in place. It may put other modules in, but
-            must not write to the parent's tensors.
-        step: what was done, as in `make_child`.
-        why: what plain transformers can't hold, as one sentence.
+        parent: stays as it is; it may be the model of such a child itself.
+        change: takes the child's own tree of plain modules and changes it in place. It may replace modules, but must
+            not write to the parent's tensors.
+        step: the change as plain data, as in `make_child`.
+        why: what plain transformers can't hold, in one sentence.
         seed: recorded with the step.
 
     Raises:
@@ -71,18 +76,18 @@ def make_custom(
 def make_custom_from(
     parent: LanguageModel, model: LanguageModel, step: Mapping[str, Any], seed: int | None = None
 ) -> CustomChild:
-    """A child of a parent that is custom: a model of the same modules that has learned.
+    """A child of a custom parent: a model of the same modules with other weights.
 
     Raises:
         SurgeryError: as `make_child`.
     """
-    made = make_custom(parent, lambda _: None, step, parent.about[CUSTOM], seed)
-    model.name, model.about = made.model.name, dict(parent.about)
-    return _finished(parent, model, made.history, parent.about[CUSTOM])
+    unchanged = make_custom(parent, lambda _: None, step, parent.about[CUSTOM], seed)
+    model.name, model.about = unchanged.model.name, dict(parent.about)
+    return _finished(parent, model, unchanged.history, parent.about[CUSTOM])
 
 
 def _finished(parent: LanguageModel, model: LanguageModel, history: list[dict[str, Any]], why: str) -> CustomChild:
-    """The child, with a hash of its own that its modules are part of."""
+    """The child, with a hash over its weights and its steps."""
     module = model.network.module
     points = HookPoints(point for point in model.hook_points.values() if point.module is not None)
     model.network.hook_points = model.hook_points = points  # the bridge's modules would not be the changed ones

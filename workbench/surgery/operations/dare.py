@@ -1,82 +1,80 @@
-"""DARE: what fine-tuning added to a model, most of it dropped at random and the rest made larger, then added back.
+"""DARE: the deltas of fine-tuned models, dropped at random and rescaled, added to their base.
 
 Yu et al., "Language Models are Super Mario" (2023), arXiv 2311.03099: delta = fine-tuned - base; each number is dropped
-with probability p, and what stays is divided by 1 - p, so that the expectation over draws is the whole delta. The paper
-drops 90% and more at almost no loss, and merges several fine-tuned models by adding up what is left.
+with probability p, and the others are divided by 1 - p, so that the expectation over draws is the whole delta. The
+paper drops 90% and more at almost no loss, and merges several fine-tuned models by adding up their dropped deltas.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from annotated_types import Ge, Lt
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from workbench.core.checks import Integer, Number, checked
+from workbench.core.forms import read_json
 from workbench.core.hashing import combined, digest
 from workbench.core.progress import Progress
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
-from workbench.surgery.child import CUSTOM, NOTE, Child, SurgeryError, make_child
+from workbench.surgery.child import CUSTOM, Child, make_child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model, has_beside
+from workbench.surgery.notes import NOTE, Step, read_note
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 UNIMPORTANT = re.compile("token_id|dtype|version|architectures|use_cache|dropout|initializer|task|gradient|label")
 """In names of values of a configuration that do not change what a model computes."""
 Tuned = LanguageModel | Child | str | Path
-"""A fine-tuned model, or its folder, whose tensors are then read one at a time and never all held."""
+"""A fine-tuned model, or its folder; the tensors of a folder are read one at a time and never all held."""
 
 
+@checked(SurgeryError)
 def dare(
     base: LanguageModel | Child,
     tuned: Tuned | Sequence[Tuned],
-    p: float = 0.9,
+    p: Annotated[Number, Ge(0), Lt(1)] = 0.9,
     *,
     rescale: bool = True,
-    weights: float | Sequence[float] = 1.0,
-    seed: int = 0,
+    weights: Number | Sequence[Number] = 1.0,
+    seed: Integer = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
-    """The base with what is left of one or several deltas: `base + Σ weight · dropped(tuned - base)`.
+    """A child with one or several deltas, mostly dropped: `base + Σ weight · dropped(tuned - base)`.
 
     Args:
-        base: the common parent.
+        base: the common parent; it stays as it is.
         tuned: its fine-tuned descendants.
-        p: share of each delta that is dropped; 0 for plain delta arithmetic.
-        rescale: divide what stays by 1 - p.
+        p: share of each delta that is dropped, from 0 to below 1; 0 for plain delta arithmetic.
+        rescale: divide the numbers that stay by 1 - p.
         weights: of each delta, or of all; negative ones subtract.
         seed: of the draws, which differ from tensor to tensor and from model to model.
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: a drop rate outside [0, 1); models of another shape or parent; weights that are not numbers.
-        Cancelled: it was stopped.
+        SurgeryError: an argument out of range; models of another shape or parent; notes that are damaged.
+        Cancelled: `cancel` returned True.
     """
-    if not isinstance(rescale, bool):
-        raise SurgeryError(f"rescale is True or False, not {rescale!r}.")
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
-        raise SurgeryError(f"The drop rate p is a number from 0 to below 1, not {p!r}: at 1 nothing would be left.")
-    _given, base = base, as_model(base)
-    many = [tuned] if isinstance(tuned, Tuned) else list(tuned) if isinstance(tuned, Iterable) else []
-    if not many or not all(isinstance(one, Tuned) for one in many):
-        raise SurgeryError(f"Give the fine-tuned models, or their folders, not {tuned!r:.60}.")
-    given = list(weights) if isinstance(weights, Iterable) else [weights] * len(many)
-    shares = [float(one) if isinstance(one, int | float) else math.nan for one in given]
-    if not all(map(math.isfinite, shares)):
-        raise SurgeryError(f"weights is a finite number, or one for each fine-tuned model, not {weights!r:.60}.")
+    base = as_model(base)
+    many = [tuned] if isinstance(tuned, Tuned) else list(tuned)
+    if not many:
+        raise SurgeryError("Give at least one fine-tuned model, or its folder.")
+    shares = [float(one) for one in (weights if isinstance(weights, Sequence) else [weights] * len(many))]
     if len(shares) != len(many):
         raise SurgeryError(f"Give one weight for each fine-tuned model: models: {len(many)}, weights: {len(shares)}.")
     sources = [_Source(base, one) for one in many]
-    old, made = parameters_of(base.network.module), {}
+    old, tensors = parameters_of(base.network.module), {}
     for done, (name, tensor) in enumerate(old.items()):
         if progress:
             progress(done / len(old), name)
@@ -89,28 +87,28 @@ def dare(
                 delta.mul_(_kept(tensor.shape, p, f"{seed} {number} {name}").to(delta.dtype))
             total.add_(delta, alpha=share / (1 - p) if rescale else share)
         if bool(total.any()):
-            made[name] = total.add_(tensor)
+            tensors[name] = total.add_(tensor)
     for source in sources:
         source.check()
     step = {"operation": "dare", "p": float(p), "rescale": rescale, "weights": shares, "of": [s.about for s in sources]}
-    return make_child(base, made, step, seed=seed)
+    return make_child(base, tensors, step, seed=seed)
 
 
 def _kept(shape: torch.Size, p: float, key: str) -> Tensor:
-    """Which numbers of a delta stay: bool of this shape, the same for the same key on every machine."""
+    """The numbers of a delta that stay: bool of this shape, the same for the same key on every machine."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6])
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) >= p
 
 
 class _Source:
-    """A fine-tuned model whose deltas are taken one tensor at a time.
+    """A fine-tuned model whose deltas are read one tensor at a time.
 
     Args:
-        base: what it was tuned from.
-        tuned: the model or its folder.
+        base: the model before fine-tuning.
+        tuned: the fine-tuned model or its folder.
 
     Raises:
-        SurgeryError: it was made from another parent, or has other tensors.
+        SurgeryError: the model was made from another parent, or has other tensors.
     """
 
     def __init__(self, base: LanguageModel, tuned: Tuned):
@@ -153,23 +151,22 @@ class _Source:
         self.about = {"name": self.name, "hash": hash}
 
     def _check_config(self, base: LanguageModel, tuned: Tuned) -> None:
-        """Refuse weights that were tuned for another way to compute, such as another activation."""
+        """Refuse a configuration under which the same weights compute something else, such as another activation."""
         if isinstance(tuned, str | Path):
-            try:
-                said = json.loads((Path(tuned) / "config.json").read_text())
-            except (OSError, ValueError):  # weights alone are enough
+            if not (Path(tuned) / "config.json").exists():  # weights alone are enough
                 return
+            other = read_json(Path(tuned) / "config.json", dict[str, Any], SurgeryError, "a model's configuration")
         else:
-            said = (tuned.model if isinstance(tuned, Child) else tuned).network.config.to_dict()
+            other = (tuned.model if isinstance(tuned, Child) else tuned).network.config.to_dict()
         own = base.network.config.to_dict()
-        for key in sorted({*said} & {*own}):
-            if said[key] != own[key] and not key.startswith("_") and not UNIMPORTANT.search(key):
+        for key in sorted({*other} & {*own}):
+            if other[key] != own[key] and not key.startswith("_") and not UNIMPORTANT.search(key):
                 raise SurgeryError(
-                    f"{self.name} and {base.name} don't compute alike: {key} is {said[key]!r} and {own[key]!r}."
+                    f"{self.name} and {base.name} don't compute alike: {key} is {other[key]!r} and {own[key]!r}."
                 )
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
-        """tuned - base of one tensor; freely writable."""
+        """tuned - base of one tensor, in memory of its own."""
         tuned = self._tensors[name]
         if self._stated:
             self._digests[name] = digest(name, tuned)
@@ -202,9 +199,9 @@ class _Source:
 
 
 class _Folder:
-    """The tensors of a checkpoint's folder; each is read when it is asked for.
+    """The tensors of a checkpoint's folder, each read on access.
 
-    The file is opened anew each time, so that the pages that were read before don't stay in memory.
+    Every access opens the file anew, so that the pages of earlier tensors don't stay in memory.
     """
 
     def __init__(self, folder: Path):
@@ -239,23 +236,36 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _parents(about: dict[str, Any]) -> list[str]:
-    """Hashes of the models that one was made from, as far as they are on record."""
-    trained = [about["trained"].get("model_hash")] if isinstance(about.get("trained"), dict) else []
-    operated = [step.get("parent", {}).get("hash") for step in about.get("surgery", [])]
+def _parents(about: Mapping[str, Any]) -> list[str]:
+    """Hashes of the recorded models that one was made from."""
+    trained = [about["trained"].get("model_hash")] if "trained" in about else []
+    operated = [step["parent"]["hash"] for step in about.get("surgery", [])]
     return [hash for hash in (*trained, *operated) if hash]
 
 
+class _Training(TypedDict):
+    model_hash: NotRequired[str | None]
+
+
+class _About(TypedDict):
+    trained: NotRequired[_Training]
+    surgery: NotRequired[list[Step]]
+
+
+class _SplicedNote(TypedDict):
+    name: str
+    hash: str
+    about: NotRequired[_About | None]
+
+
 def _recorded(folder: Path) -> tuple[list[str], str, str]:
-    """From the notes in a folder: hashes of the parents, its own hash, its name."""
-    for note, key in ((NOTE, "surgery"), (SPLICED, "about")):
-        if (folder / note).exists():
-            try:
-                said = json.loads((folder / note).read_text())
-                about = {"surgery": said["history"]} if key == "surgery" else dict(said.get("about") or {})
-                return _parents(about), str(said["hash"]), str(said["name"])
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise SurgeryError(f"{folder / note} is damaged ({error}); copy the folder again.") from error
+    """Hashes of the parents, the model's own hash and its name, from the note in a folder."""
+    if (folder / NOTE).exists():
+        note = read_note(folder)
+        return _parents({"surgery": note["history"]}), note["hash"], note["name"]
+    if (folder / SPLICED).exists():
+        spliced = read_json(folder / SPLICED, _SplicedNote, SurgeryError, "a note of a saved model")
+        return _parents(spliced.get("about") or {}), spliced["hash"], spliced["name"]
     return [], "", folder.name
 
 

@@ -1,9 +1,9 @@
-"""Experts: of every layer's neurons only those that a kind of text uses most.
+"""Experts: models with those neurons of every layer that a kind of text uses most.
 
 Cai et al., "Read-ME" (2024), arXiv 2410.19123, cut experts out of a dense model by the neurons that are most active on
-each domain. What a neuron adds is its activation times its column of the down projection, so its size is
-|a_i| · ‖w_down_i‖ (as for activation sparsity, arXiv 2411.02335). All layers keep equally many, and the expert is an
-ordinary checkpoint with narrower MLPs.
+each domain. A neuron adds its activation times its column of the down projection, of size |a_i| · ‖w_down_i‖ (as for
+activation sparsity, arXiv 2411.02335). All layers keep equally many neurons, and the expert is an ordinary checkpoint
+with narrower MLPs.
 """
 
 from __future__ import annotations
@@ -14,35 +14,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.progress import Progress
-from workbench.corpus import Corpus, as_corpus
+from workbench.corpus import Corpus
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import ModelError, parameters_of
-from workbench.surgery.child import Child, SurgeryError, make_child
+from workbench.surgery.child import Child, make_child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.operations.matrices import as_stored, out_in
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
-"""What configurations call the width of an MLP."""
+"""Names of the width of an MLP in configurations."""
 
 
+@checked(SurgeryError)
 def neuron_use(
     model: LanguageModel | Child,
     corpus: Corpus,
-    tokens: int = 4096,
+    tokens: Positive = 4096,
     *,
-    seed: int = 0,
+    seed: Natural = 0,
     cancel: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """How much each neuron adds to the stream on a text: mean of |a_i| · ‖w_down_i‖ over tokens, `[layers, d_mlp]`.
+    """The mean of |a_i| · ‖w_down_i‖ of each neuron over the tokens of a text, `[layers, d_mlp]`.
 
     Raises:
-        SurgeryError: an architecture whose MLPs are not made of neurons that can be seen.
-        Cancelled: it was stopped.
+        SurgeryError: an architecture whose neurons have no hook point.
+        Cancelled: `cancel` returned True.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     points = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.network.n_layers)]
     try:
         lengths = torch.stack([model.network.neuron_weights(layer, "down").norm(dim=1) for layer in range(len(points))])
@@ -50,20 +53,21 @@ def neuron_use(
         raise SurgeryError(f"The neurons of {model.name} can't be cut: {error}") from error
     total, count = torch.zeros(lengths.shape, dtype=torch.float64), 0
     with uninterrupted(), torch.inference_mode():
-        for batch in as_corpus(corpus).batches(model, 256, 4, tokens, seed):
+        for batch in corpus.batches(model, 256, 4, tokens, seed):
             if cancel is not None and cancel():
-                raise Cancelled("The search for neurons was stopped; nothing has changed.")
+                raise Cancelled("Measuring was stopped; nothing has changed.")
             for layer, value in enumerate(model.capture(batch.tokens, points).values()):
                 total[layer] += value[batch.content].abs().double().sum(0)
             count += int(batch.content.sum())
     return (total / count * lengths.double()).float()
 
 
-def masks_by_domain(uses: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
-    """Which neurons each domain keeps: those that it uses most, equally many in every layer.
+@checked(SurgeryError)
+def masks_by_domain(uses: Mapping[str, Tensor], keep: Number) -> dict[str, Tensor]:
+    """The neurons that each domain uses most, equally many in every layer.
 
     Args:
-        uses: of each domain, from `neuron_use`.
+        uses: the output of `neuron_use`, by domain.
         keep: share of the neurons that stay.
 
     Returns:
@@ -74,7 +78,7 @@ def masks_by_domain(uses: Mapping[str, Tensor], keep: float) -> dict[str, Tensor
     """
     masks = {}
     for domain, use in uses.items():
-        number = round(keep * use.shape[1]) if isinstance(keep, int | float) and 0 < keep < 1 else 0
+        number = round(keep * use.shape[1]) if 0 < keep < 1 else 0
         if not 0 < number < use.shape[1]:
             raise SurgeryError(
                 f"keep is a number between 0 and 1 by which some of the {use.shape[1]:,} neurons stay and some go, "
@@ -85,24 +89,23 @@ def masks_by_domain(uses: Mapping[str, Tensor], keep: float) -> dict[str, Tensor
     return masks
 
 
+@checked(SurgeryError)
 def keep_neurons(
     model: LanguageModel | Child, mask: Tensor, *, of: str = "", about: Mapping[str, Any] | None = None
 ) -> Child:
-    """The model with these neurons only.
+    """A child with some of the neurons.
 
     Args:
-        model: left as it is.
+        model: a model or a child; it stays as it is.
         mask: the neurons that stay, bool `[layers, d_mlp]`, equally many in each layer.
-        of: what they were chosen for; recorded.
-        about: how they were chosen, as plain data; recorded too.
+        of: a name for the selection, recorded.
+        about: how it was made, as plain data, recorded too.
 
     Raises:
         SurgeryError: a mask that does not fit, or an architecture whose MLPs can't be narrower.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     layers, width = model.network.n_layers, model.network.neuron_hook_point(0, "post").width
-    if not isinstance(mask, Tensor):
-        raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask!r:.60}.")
     if mask.dtype != torch.bool or tuple(mask.shape) != (layers, width):
         raise SurgeryError(f"The mask is bool [{layers}, {width}], not {mask.dtype} {list(mask.shape)}.")
     left = sorted(set(mask.sum(1).tolist()))
@@ -129,34 +132,37 @@ def keep_neurons(
     return make_child(model, tensors, step, config={names[0]: left[0]})
 
 
+@checked(SurgeryError)
 def extract_expert(
     model: LanguageModel | Child,
     corpus: Corpus,
-    keep: float = 0.5,
+    keep: Number = 0.5,
     *,
-    tokens: int = 4096,
-    seed: int = 0,
+    tokens: Positive = 4096,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
-    """The model with the neurons that a corpus uses most.
+    """A child with the neurons that a corpus uses most.
 
     Args:
-        model: left as it is.
+        model: a model or a child; it stays as it is.
         corpus: texts of the domain.
-        keep: share of each layer's neurons that stay.
-        tokens: to look at.
+        keep: share of each layer's neurons that stay, between 0 and 1.
+        tokens: number of tokens on which use is measured.
         seed: of the choice of the texts.
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: as the functions above.
-        Cancelled: it was stopped.
+        SurgeryError: as `neuron_use`, `masks_by_domain` and `keep_neurons`.
+        Cancelled: `cancel` returned True.
     """
-    _given, model = model, as_model(model)
-    masks_by_domain({"": torch.zeros(1, model.network.neuron_hook_point(0, "post").width)}, keep)  # complain here
+    model = as_model(model)
+    masks_by_domain(
+        {"": torch.zeros(1, model.network.neuron_hook_point(0, "post").width)}, keep
+    )  # refuses keep before the long part
     if progress:
-        progress(0.0, "Looking which neurons are used")
+        progress(0.0, "Measuring the use of neurons")
     use = neuron_use(model, corpus, tokens, seed=seed, cancel=cancel)
     about = {"corpus_hash": corpus.hash, "tokens": tokens, "keep": keep, "text_seed": seed}
     return keep_neurons(model, masks_by_domain({"": use}, keep)[""], of=corpus.name, about=about)

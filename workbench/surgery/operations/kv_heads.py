@@ -1,13 +1,13 @@
-"""Fewer key and value heads: groups of them become one, by the singular vectors of what they hold, or by their mean.
+"""Fewer key and value heads: each group of heads becomes one, by singular vectors of keys and values, or by the mean.
 
 Yu et al., "Effectively Compress KV Heads for LLM" (2024), arXiv 2406.07056, take keys and values of a calibration text
 and keep, for each group, the directions with most variance; the rest of the change goes into the matrices around them.
 Ainslie et al., "GQA" (2023), arXiv 2305.13245, take the mean of the heads' weights.
 
-With rotary positions a key is turned after it was made, plane by plane, and a checkpoint turns one key for the whole
-group. So what is kept of the keys must commute with the turning: in each plane the group's keys are complex numbers,
-and the best combination of them is the first eigenvector of their covariance. Queries take its conjugate, which makes
-the replacement exact where the group's keys are multiples of one another.
+With rotary positions a key is rotated after its projection, plane by plane, and a checkpoint rotates one key for the
+whole group. So the map of the keys must commute with the rotation: in each plane the group's keys are complex numbers,
+and their best combination is the first eigenvector of their covariance. Queries take its conjugate, which makes the
+replacement exact where the group's keys are multiples of one another.
 """
 
 from __future__ import annotations
@@ -15,50 +15,51 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import Child, SurgeryError, layers_path, make_child
+from workbench.surgery.child import Child, make_child
+from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
-METHODS = ("svd", "mean")
+Method = Literal["svd", "mean"]
 
 
+@checked(SurgeryError)
 def merge_kv_heads(
     model: LanguageModel | Child,
-    heads: int,
+    heads: Integer,
     *,
-    method: str = "svd",
+    method: Method = "svd",
     corpus: Corpus | None = None,
-    tokens: int = 4096,
-    seed: int = 0,
+    tokens: Positive = 4096,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
-    """A model whose attention keeps fewer keys and values in its cache.
+    """A child whose attention keeps fewer keys and values in its cache.
 
     Args:
-        model: left as it is.
-        heads: key and value heads per layer that are left; neighbours are joined.
+        model: a model or a child; it stays as it is.
+        heads: key and value heads per layer that remain; neighbours are merged.
         method: "svd" of keys and values on a calibration text, or "mean" of the heads' weights.
-        corpus: texts to calibrate on; the bundled stories without it.
-        tokens: of the calibration.
+        corpus: texts to calibrate on; by default the bundled stories.
+        tokens: number of tokens of the calibration.
         seed: of the choice of the texts.
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: a number of heads that does not divide the old one, or an architecture that this can't be done to.
-        Cancelled: it was stopped.
+        SurgeryError: a number of heads that does not divide the old one, or an architecture whose heads can't merge.
+        Cancelled: `cancel` returned True.
     """
-    _given, model = model, as_model(model)
-    if method not in METHODS:
-        raise SurgeryError(f"The method is one of {', '.join(METHODS)}, not {method!r}.")
+    model = as_model(model)
     shape = _shape(model, heads)
     if method == "svd" and not _turns_halves(model):
         raise SurgeryError(f"{model.name} turns other planes of a head by position than Llama does; take the mean.")
@@ -71,11 +72,8 @@ def merge_kv_heads(
         if cancel is not None and cancel():
             raise Cancelled("Joining of heads was stopped; nothing has changed.")
         attention = f"{layers_path(model)}.{layer}.self_attn"
-        found = _Attention(model, attention, shape)
-        if spread is None:
-            tensors |= found.averaged()
-        else:
-            tensors |= found.joined(*spread[layer])
+        matrices = _Attention(model, attention, shape)
+        tensors |= matrices.averaged() if spread is None else matrices.joined(*spread[layer])
     step = {"operation": "merge_kv_heads", "heads": heads, "method": method}
     if spread is not None:
         step |= {"calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
@@ -98,7 +96,7 @@ class _Shape:
 
 
 def _shape(model: LanguageModel, heads: int) -> _Shape:
-    """Checked: the model can have so many key and value heads, and its attention is of the known form."""
+    """The numbers of heads; refuses an attention of another form, and a number of heads that can't be had."""
     sizes: Any = model.network.config.get_text_config()
     old = getattr(sizes, "num_key_value_heads", None)
     module: Any = model.network.module.get_submodule(f"{layers_path(model)}.0")
@@ -111,10 +109,10 @@ def _shape(model: LanguageModel, heads: int) -> _Shape:
         )
     if any(hasattr(attention, norm) for norm in ("q_norm", "k_norm")):
         raise SurgeryError(f"{model.name} normalises its queries and keys, so heads can't be joined in its weights.")
-    if isinstance(heads, bool) or not isinstance(heads, int) or not 0 < heads < old or old % heads:
+    if not 0 < heads < old or old % heads:
         fitting = [number for number in range(1, old) if old % number == 0]
-        said = f"it can have {', '.join(map(str, fitting))}" if fitting else "it can't have fewer"
-        raise SurgeryError(f"{model.name} has {old} key and value heads per layer; {said}, not {heads!r}.")
+        choices = f"it can have {', '.join(map(str, fitting))}" if fitting else "it can't have fewer"
+        raise SurgeryError(f"{model.name} has {old} key and value heads per layer; {choices}, not {heads}.")
     width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
     if getattr(sizes, "partial_rotary_factor", None) not in (None, 1, 1.0):
         raise SurgeryError(f"{model.name} turns only a part of each head by its position; its heads can't be joined.")
@@ -122,7 +120,7 @@ def _shape(model: LanguageModel, heads: int) -> _Shape:
 
 
 def _turns_halves(model: LanguageModel) -> bool:
-    """Whether positions turn the planes of `_as_complex`, as in Llama; Cohere's are of neighbours."""
+    """Whether positions rotate the planes of `_as_complex`, as in Llama; Cohere's planes are of neighbours."""
     attention: Any = model.network.module.get_submodule(f"{layers_path(model)}.0").self_attn
     homes = [sys.modules[kind.__module__] for kind in type(attention).__mro__]
     rotate = next((getattr(home, "rotate_half", None) for home in homes if hasattr(home, "rotate_half")), None)
@@ -130,7 +128,7 @@ def _turns_halves(model: LanguageModel) -> bool:
 
 
 def _as_complex(x: Tensor) -> Tensor:
-    """Vectors of a head `[..., width]` as complex numbers `[..., width / 2]`, one for each plane that positions turn.
+    """Vectors of a head `[..., width]` as complex numbers `[..., width / 2]`, one for each plane that positions rotate.
 
     Plane j has the coordinates j and j + width / 2.
     """
@@ -148,10 +146,10 @@ def _covariances(
     seed: int,
     cancel: Callable[[], bool] | None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Of each layer, second moments of its keys and values over a text.
+    """Second moments of each layer's keys and values over a text.
 
     Returns:
-        Keys `[new, width / 2, joined, joined]` complex, before they are turned, which changes nothing of it; values
+        Keys `[new, width / 2, joined, joined]` complex, before rotation, which leaves them unchanged; values
         `[new, joined * width, joined * width]`.
     """
     names = [f"blocks.{layer}.attn.hook_{kind}" for layer in range(model.network.n_layers) for kind in "kv"]
@@ -173,10 +171,10 @@ def _covariances(
 
 
 class _Attention:
-    """The matrices of one layer's attention, and how they change.
+    """The matrices of one layer's attention, before and after.
 
     Args:
-        model: whose.
+        model: the model that the layer belongs to.
         path: of the attention among the plain modules.
         shape: of the heads.
     """
@@ -199,17 +197,17 @@ class _Attention:
 
     def averaged(self) -> dict[str, Tensor]:
         """The mean of the keys' and values' weights over each group."""
-        made = {}
+        tensors = {}
         for part in "kv":
             for name in ("weight", "bias"):
                 heads = self._heads(part, name)
                 if heads is not None:
                     grouped = heads.unflatten(0, (self.shape.new, self.shape.joined))
-                    made |= self._stored(part, name, grouped.mean(1))
-        return made
+                    tensors |= self._stored(part, name, grouped.mean(1))
+        return tensors
 
     def joined(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
-        """Everything along the directions with most variance.
+        """All matrices, with keys and values projected on the directions of most variance.
 
         Args:
             keys: second moments, `[new, width / 2, joined, joined]` complex.
@@ -219,23 +217,23 @@ class _Attention:
         plane = torch.linalg.eigh(keys).eigenvectors[..., -1]  # [new, width / 2, joined]
         basis = torch.linalg.eigh(values).eigenvectors[..., -s.width :]  # [new, joined * width, width]
         per_query = s.queries // s.old
-        made = {}
+        tensors = {}
         for name in ("weight", "bias"):
             if (k := self._heads("k", name)) is not None:
                 z = _as_complex(k.transpose(1, 2)).unflatten(0, (s.new, s.joined))  # [new, joined, in, width / 2]
-                made |= self._stored("k", name, _as_real(torch.einsum("gpj,gjip->gip", plane.conj(), z)))
+                tensors |= self._stored("k", name, _as_real(torch.einsum("gpj,gjip->gip", plane.conj(), z)))
             if (q := self._heads("q", name)) is not None:
                 z = _as_complex(q.transpose(1, 2)).unflatten(0, (s.new, s.joined, per_query))
                 turned = torch.einsum("gpj,gjqip->gjqip", plane.conj(), z).flatten(0, 2)
-                made |= self._stored("q", name, _as_real(turned))
+                tensors |= self._stored("q", name, _as_real(turned))
             if (v := self._heads("v", name)) is not None:
                 stacked = v.view(s.new, s.joined * s.width, -1)
-                made |= self._stored("v", name, basis.transpose(1, 2) @ stacked)
+                tensors |= self._stored("v", name, basis.transpose(1, 2) @ stacked)
         out = self.parts["o"].weight.detach().double()  # [d_model, queries * width]
         heads = out.view(-1, s.new, s.joined, per_query, s.width)
         parts = basis.view(s.new, s.joined, s.width, s.width)  # [new, joined, old width, new width]
         turned = torch.einsum("dgjqa,gjab->dgjqb", heads, parts)
-        return made | self._stored("o", "weight", turned.reshape(out.shape))
+        return tensors | self._stored("o", "weight", turned.reshape(out.shape))
 
 
 def _as_real(z: Tensor) -> Tensor:
@@ -254,7 +252,7 @@ register(
         "Groups of key and value heads become one, so that the cache of a text gets smaller.",
         (
             Argument("heads", "Heads that are left", 1, "whole", low=1),
-            Argument("method", "By", "svd", "choice", choices=METHODS),
+            Argument("method", "By", "svd", "choice", choices=get_args(Method)),
             Argument("corpus", "Texts to calibrate on", "stories", "text"),
             Argument("tokens", "Tokens to calibrate on", 2048, "whole", low=1),
             Argument("seed", "Seed", 0, "whole", low=0),

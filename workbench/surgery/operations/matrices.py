@@ -1,4 +1,4 @@
-"""The matrices of a model's layers: where they are, what goes into them, and how others stand in their place."""
+"""The matrices of a model's layers: their paths, their inputs, and their levels in a search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.surgery.child import SurgeryError, layers_path
+from workbench.model.modules import is_conv1d
+from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.search.budgets import Candidate
 
 
@@ -19,28 +20,28 @@ def matrices(model: LanguageModel) -> list[str]:
     """Paths of all linear modules of the layers, in the order of the model, such as `model.layers.3.mlp.down_proj`.
 
     Raises:
-        SurgeryError: an architecture whose layers are not found, or that has none.
+        SurgeryError: an architecture without layers or without linear modules in them.
     """
     prefix = layers_path(model)
-    found = [
+    paths = [
         path
         for path, module in model.network.module.named_modules()
-        if path.startswith(f"{prefix}.") and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        if path.startswith(f"{prefix}.") and (isinstance(module, nn.Linear) or is_conv1d(module))
     ]
-    if not found:
+    if not paths:
         raise SurgeryError(f"The layers of {model.name} hold no linear module.")
-    return found
+    return paths
 
 
 def out_in(module: nn.Module) -> Tensor:
     """A module's weights as `[out, in]`; GPT-2 stores `[in, out]`."""
     weight: Tensor = module.weight.detach()  # type: ignore[assignment]
-    return weight.T if type(module).__name__ == "Conv1D" else weight
+    return weight.T if is_conv1d(module) else weight
 
 
 def as_stored(module: nn.Module, weight: Tensor) -> Tensor:
-    """The reverse of `out_in`."""
-    return weight.T.contiguous() if type(module).__name__ == "Conv1D" else weight.contiguous()
+    """Weights `[out, in]` as the module stores them; the inverse of `out_in`."""
+    return weight.T.contiguous() if is_conv1d(module) else weight.contiguous()
 
 
 def input_norms(
@@ -74,18 +75,18 @@ def input_norms(
 
 
 def own_tree(model: LanguageModel) -> Any:
-    """A tree of plain modules over the model's weights that may be taken apart."""
+    """A tree of plain modules that shares the model's weights and may be changed."""
     return LanguageModel(model.network.module, model.tokenizer, model.name, model.hash).network.module
 
 
 class MatrixLevels:
-    """Matrices of a model, each at one of several levels: see `SearchSpace`.
+    """A `SearchSpace` of the matrices of a model.
 
     Only matrices above level 0 take memory of their own.
 
     Args:
-        model: left as it is.
-        levels: what becomes of a matrix `[out, in]` at each level above 0, given its path.
+        model: it stays as it is.
+        levels: for each level above 0 a function of path and matrix `[out, in]` that returns the changed matrix.
         cost: of each weight at each level, level 0 first, falling.
         within: paths of the matrices; None for all.
     """
@@ -109,20 +110,20 @@ class MatrixLevels:
         self._own: dict[str, Tensor] = {}
 
     def set(self, levels: Candidate) -> None:
-        """Put the matrices at these levels in place; only those that change are made."""
+        """Apply the levels; only matrices whose level changes are computed."""
         for place, (path, level) in enumerate(zip(self.parts, levels, strict=True)):
             if level != self._now[place]:
                 module = self.module.get_submodule(path)
                 module.weight = self._dense[path]
                 if level:
-                    made = as_stored(module, self._change[level - 1](path, out_in(module)))
+                    changed = as_stored(module, self._change[level - 1](path, out_in(module)))
                     # written to where the last level was, since memory that is freed in pieces is not given back
-                    own = self._own.setdefault(path, torch.empty_like(made)).copy_(made)
+                    own = self._own.setdefault(path, torch.empty_like(changed)).copy_(changed)
                     module.weight = nn.Parameter(own, requires_grad=False)
                 self._now[place] = level
 
     def tensors(self, levels: Candidate) -> dict[str, Tensor]:
-        """The matrices that these levels change, by the name of the parameter; they are the caller's to keep."""
+        """The matrices that these levels change, by the name of the parameter, in memory of their own."""
         self.set(levels)
         self._own = {}
         return {
@@ -132,16 +133,14 @@ class MatrixLevels:
         }
 
 
-def per_matrix(model: LanguageModel, value: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A setting of each matrix: the one for its path in `given`, else `value`.
+def per_matrix(model: LanguageModel, value: Any, others: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A setting of each matrix, by path: the one in `others`, else `value`.
 
     Raises:
         SurgeryError: a path that is no matrix of the model.
     """
     known = matrices(model)
-    if not isinstance(given, Mapping | None):
-        raise SurgeryError(f"Settings of single matrices are given by their paths, not as {given!r:.60}.")
-    for path in given or {}:
+    for path in others or {}:
         if path not in known:
             raise SurgeryError(f"{model.name} has no matrix {path!r}; there are {known[0]} … {known[-1]}.")
-    return {path: (given or {}).get(path, value) for path in known}
+    return {path: (others or {}).get(path, value) for path in known}

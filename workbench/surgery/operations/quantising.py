@@ -1,26 +1,33 @@
 """Rounding of weights to few values: the levels of quantisation that EvoPress (arXiv 2410.14649) chooses among.
 
-Round to nearest, symmetric, one scale for each output: the largest weight of a row is the largest value. The weights
-stay in floating point, so a checkpoint loads everywhere and shows what the rounding costs, but it does not get smaller.
+The rounding is to nearest, symmetric, with one scale for each output: the largest weight of a row is the largest value.
+The weights stay in floating point, so a checkpoint loads everywhere and shows what the rounding costs, but it does not
+get smaller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Le
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
-from workbench.surgery.child import Child, SurgeryError, make_child
+from workbench.surgery.child import Child, make_child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model
 from workbench.surgery.operations.matrices import MatrixLevels, as_stored, out_in, per_matrix
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 from workbench.surgery.search.budgets import SearchResult
-from workbench.surgery.search.evopress import search
+from workbench.surgery.search.evopress import Method, search
 from workbench.surgery.search.fitness import DenseKL
+
+Bits = Annotated[Integer, Ge(2), Le(16)]
+"""Bits of a weight."""
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
@@ -30,34 +37,33 @@ def rounded(weight: Tensor, bits: int) -> Tensor:
     return (weight / scale.where(scale > 0, 1)).round_().mul_(scale)
 
 
+@checked(SurgeryError)
 def quantise(
     model: LanguageModel | Child,
-    bits: int = 8,
+    bits: Bits = 8,
     *,
-    per_part: Mapping[str, int] | None = None,
+    per_part: Mapping[str, Bits] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
-    """Round all matrices of the layers.
+    """A child in which all matrices of the layers are rounded.
 
     Args:
-        model: left as it is.
+        model: a model or a child; it stays as it is.
         bits: of each weight, from 2 to 16.
-        per_part: bits of single matrices, by path, instead.
+        per_part: bits of single matrices, by path, in place of `bits`.
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: bits that can't be had, or an unknown matrix.
-        Cancelled: it was stopped.
+        SurgeryError: bits out of range, or an unknown matrix.
+        Cancelled: `cancel` returned True.
     """
-    _given, model = model, as_model(model)
-    wanted = per_matrix(model, bits, per_part)
-    for one in wanted.values():
-        _check_bits(one)
+    model = as_model(model)
+    chosen = per_matrix(model, bits, per_part)
     tensors = {}
-    for done, (path, one) in enumerate(wanted.items()):
+    for done, (path, one) in enumerate(chosen.items()):
         if progress:
-            progress(done / len(wanted), path)
+            progress(done / len(chosen), path)
         if cancel is not None and cancel():
             raise Cancelled("Rounding was stopped; nothing has changed.")
         module = model.network.module.get_submodule(path)
@@ -65,38 +71,35 @@ def quantise(
     return make_child(model, tensors, {"operation": "quantise", "bits": bits, "per_part": dict(per_part or {})})
 
 
+@checked(SurgeryError)
 def search_bits(
     model: LanguageModel | Child,
     corpus: Corpus,
-    bits: float = 4.0,
+    bits: Number = 4.0,
     *,
-    levels: Sequence[int] = (6, 5, 4, 3),
-    method: str = "evopress",
-    passes: int = 50_000,
-    tokens: int = 1024,
-    context: int = 64,
-    seed: int = 0,
+    levels: Sequence[Bits] = (6, 5, 4, 3),
+    method: Method = "evopress",
+    passes: Positive = 50_000,
+    tokens: Positive = 1024,
+    context: Integer = 64,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> tuple[Child, SearchResult]:
-    """Round with a number of bits of its own for each matrix, found by a search.
+    """A rounded child in which a search chose the bits of each matrix, and the result of the search.
 
     Args:
-        model: left as it is.
+        model: a model or a child; it stays as it is.
         corpus: texts to calibrate on.
         bits: of a weight, on average over all matrices.
-        levels: bits that a matrix can have, falling; a matrix as it is counts as 16.
+        levels: bits that a matrix can have, falling; an unrounded matrix counts as 16.
         method, passes, tokens, context, seed, progress, cancel: as in `search_sparsity`.
 
     Raises:
-        SurgeryError: bits that can't be had.
-        Cancelled: it was stopped.
+        SurgeryError: an argument out of range, or levels that can't meet `bits`.
+        Cancelled: `cancel` returned True.
     """
-    _given, model = model, as_model(model)
-    if isinstance(bits, bool) or not isinstance(bits, int | float) or not isinstance(levels, Sequence):
-        raise SurgeryError(f"bits is a number and levels a list of whole numbers, not {bits!r} and {levels!r}.")
-    for one in levels:
-        _check_bits(one)
+    model = as_model(model)
     if not levels or not min(levels) <= bits <= 16:
         raise SurgeryError(
             "bits, the mean over all matrices, lies between the least of levels and 16, those of a matrix left as it "
@@ -105,15 +108,10 @@ def search_bits(
     space = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
     weights = sum(costs[0] for costs in space.costs) / 16
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(space, DenseKL(model, corpus, tokens, context=context), bits * weights, method, **how)
-    chosen = {path: levels[level - 1] for path, level in found.chosen.items()}
+    result = search(space, DenseKL(model, corpus, tokens, context=context), bits * weights, method, **how)
+    chosen = {path: levels[level - 1] for path, level in result.chosen.items()}
     step = {"operation": "quantise", "bits": float(bits), "per_part": chosen, "method": method}
-    return make_child(model, space.tensors(found.levels), step, seed=seed), found
-
-
-def _check_bits(bits: int) -> None:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
-        raise SurgeryError(f"A weight has a whole number of bits from 2 to 16, not {bits!r}.")
+    return make_child(model, space.tensors(result.levels), step, seed=seed), result
 
 
 def _run(model: LanguageModel, *, bits: int, **how: Any) -> Child:

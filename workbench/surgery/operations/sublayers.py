@@ -1,40 +1,42 @@
-"""Skipping of layers and of sublayers, attention or MLP, and the search for those that are missed least.
+"""Dropping of layers and of sublayers, attention or MLP, and the search for those whose loss costs least.
 
-Xia et al., "SWIFT" (2024), arXiv 2410.06916, skip sublayers, never those of the first and last layer; Sieberling et
-al., "EvoPress" (2024), arXiv 2410.14649, search for them.
+Xia et al., "SWIFT" (2024), arXiv 2410.06916, skip sublayers, except those of the first and last layer; Sieberling
+et al., "EvoPress" (2024), arXiv 2410.14649, search for them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
-from workbench.interventions.weight_edits import PARTS, RemoveLayer, RemoveSublayer
+from workbench.interventions.kinds import RemoveLayer, RemoveSublayer
+from workbench.interventions.parts import PARTS
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import baked
-from workbench.surgery.child import Child, SurgeryError
+from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.registry import Argument, Operation, register
-from workbench.surgery.search.budgets import Candidate, SearchResult
-from workbench.surgery.search.evopress import search
+from workbench.surgery.search.budgets import Candidate, Fitness, SearchResult
+from workbench.surgery.search.evopress import Method, search
 from workbench.surgery.search.fitness import DenseKL
 
 
 class SublayerDropping:
-    """Sublayers of a model that can be left out: see `SearchSpace`.
+    """A `DifferentiableSpace` of the sublayers of a model.
 
-    Level 1 is left out, and costs are counts of sublayers.
+    Level 1 drops a part; costs are counts of sublayers.
 
     Args:
-        model: it is not touched; a tree of modules of its own shares its weights.
-        layers: that may be skipped; None for all.
-        whole: skip attention and MLP of a layer together only.
+        model: it stays as it is; the space has a tree of modules of its own that shares its weights.
+        layers: the layers whose sublayers may be dropped; None for all.
+        whole: drop attention and MLP of a layer together only.
 
     Raises:
         SurgeryError: an architecture whose sublayers have no module of their own, or an unknown layer.
@@ -51,7 +53,7 @@ class SublayerDropping:
         self.whole = whole
         groups = [[(layer, part) for part in PARTS] for layer in wanted] if whole else [[place] for place in places]
         self.sublayers = groups
-        """Of each part: the sublayers `(layer, "attention" | "mlp")` that it leaves out."""
+        """Of each part: its sublayers `(layer, "attention" | "mlp")`."""
         self.parts: Sequence[str] = [f"layer {group[0][0]}" if whole else "{}.{}".format(*group[0]) for group in groups]
         self.costs: Sequence[Sequence[float]] = [[float(len(group)), 0.0] for group in groups]
         self._ways = [
@@ -60,13 +62,13 @@ class SublayerDropping:
         ]
 
     def set(self, levels: Candidate) -> None:
-        """Leave out the sublayers at level 1."""
+        """Drop the parts at level 1, and restore the others."""
         for level, ways in zip(levels, self._ways, strict=True):
             for path, original, nothing in ways:
                 self.module.set_submodule(path, nothing if level else original)
 
     @torch.inference_mode(False)
-    def slopes(self, fitness: DenseKL, levels: Candidate, windows: Sequence[int]) -> tuple[float, Tensor]:
+    def slopes(self, fitness: Fitness, levels: Candidate, windows: Sequence[int]) -> tuple[float, Tensor]:
         """The KL and its gradient by a factor on each part's output, 0 at level 1; see `DifferentiableSpace`."""
         self.set((0,) * len(levels))
         gates = (1 - torch.tensor(levels, dtype=torch.float32)).requires_grad_()
@@ -76,61 +78,59 @@ class SublayerDropping:
             for _, original, _ in ways
         ]
         try:
-            found = [fitness.gradient(self.module, window, gates) for window in windows]
+            runs = [fitness.gradient(self.module, window, gates) for window in windows]
         finally:
             for handle in handles:
                 handle.remove()
-        predictions = sum(count for _, _, count in found)
-        rises = -torch.stack([gradient for _, gradient, _ in found]).sum(0)
-        return sum(total for total, _, _ in found) / predictions, rises / predictions
+        predictions = sum(count for _, _, count in runs)
+        rises = -torch.stack([gradient for _, gradient, _ in runs]).sum(0)
+        return sum(total for total, _, _ in runs) / predictions, rises / predictions
 
     def edits(self, levels: Candidate) -> list[RemoveLayer | RemoveSublayer]:
-        """What these levels leave out, as edits that `bake` writes into the weights."""
+        """The edits by which `bake` drops the parts at level 1."""
         out = [one for level, group in zip(levels, self.sublayers, strict=True) if level for one in group]
         gone = sorted({layer for layer, _ in out if all((layer, part) in out for part in PARTS)})
         return [*map(RemoveLayer, gone), *(RemoveSublayer(*one) for one in out if one[0] not in gone)]
 
 
+@checked(SurgeryError)
 def drop_sublayers(
     model: LanguageModel | Child,
     corpus: Corpus,
-    share: float = 0.2,
+    share: Number = 0.2,
     *,
-    method: str = "evopress",
+    method: Method = "evopress",
     whole: bool = False,
-    passes: int = 100_000,
-    tokens: int = 2048,
-    context: int = 64,
-    seed: int = 0,
+    passes: Positive = 100_000,
+    tokens: Positive = 2048,
+    context: Integer = 64,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> tuple[Child, SearchResult]:
-    """Find the sublayers that are missed least, and remove them.
+    """A child without the sublayers whose loss costs least, and the result of the search for them.
 
     Args:
-        model: left as it is.
-        corpus: texts to calibrate on; of long ones its `passages`, or all tokens are of one or two.
-        share: of the sublayers, or with `whole` of the layers, to be removed; rounded to a whole number.
+        model: a model or a child; it stays as it is.
+        corpus: texts to calibrate on; take the `passages` of long texts, or all tokens come from one or two.
+        share: of the sublayers, or with `whole` of the layers, that are dropped; rounded to a whole number.
         method: "evopress", "greedy", "ranked" or "uniform".
-        whole: remove attention and MLP of a layer together only.
-        passes: positions that may be run through candidates. EvoPress ends with the round in which they are used up,
-            the other methods judge each candidate on as many windows as they allow, at least one; so a small number
-            may be overrun. `found.token_forwards` says how many it took.
+        whole: drop attention and MLP of a layer together only.
+        passes: positions that may be run through candidates. EvoPress ends with the round that uses them up; the other
+            methods run each candidate on as many windows as they allow, at least one, and may exceed a small number.
+            `SearchResult.token_forwards` is the number used.
         tokens, context: of the calibration, as in `DenseKL`.
         seed: of the search.
         progress, cancel: as for every operation.
 
-    Returns:
-        A child without them, and what the search found.
-
     Raises:
-        SurgeryError: a share that removes nothing or everything, an unknown method, passes that are not enough for a
-            greedy search, or an architecture whose sublayers can't be removed.
-        Cancelled: it was stopped.
+        SurgeryError: a share that drops nothing or everything, another argument out of range, passes that are not
+            enough for a greedy search, or an architecture whose sublayers can't be dropped.
+        Cancelled: `cancel` returned True.
     """
-    _given, model = model, as_model(model)
+    model = as_model(model)
     space = SublayerDropping(model, whole=whole)
-    gone = round(share * len(space.parts)) if isinstance(share, int | float) and math.isfinite(share) else 0
+    gone = round(share * len(space.parts))
     if not 0 < gone < len(space.parts):
         what = "layers" if whole else "sublayers"
         raise SurgeryError(
@@ -139,14 +139,14 @@ def drop_sublayers(
         )
     budget = sum(most for most, _ in space.costs) * (1 - gone / len(space.parts))
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
-    found = search(space, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
-    said = {"found_by": method, "calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
-    said |= {"context": context, "passes": found.token_forwards, "search_seed": seed, "kl_calibration": found.kl}
-    return baked(model, space.edits(found.levels), said), found
+    result = search(space, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
+    record = {"found_by": method, "calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}
+    record |= {"context": context, "passes": result.token_forwards, "search_seed": seed, "kl_calibration": result.kl}
+    return baked(model, space.edits(result.levels), record), result
 
 
 class _Nothing(nn.Module):
-    """Adds nothing to the stream, in the form of what it stands for.
+    """Writes zeros to the stream, in the form of the module that it replaces.
 
     Args:
         form: width of the tensor, and how many values the module gives beside it; None where it gives it alone.
@@ -163,7 +163,7 @@ class _Nothing(nn.Module):
 
 
 def _scaling(gates: Tensor, part: int) -> Any:
-    """A hook that multiplies what a module writes by the number of its part."""
+    """A hook that multiplies the output of a module by the factor of its part."""
 
     def hook(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> Any:
         if isinstance(output, tuple):
@@ -174,23 +174,23 @@ def _scaling(gates: Tensor, part: int) -> Any:
 
 
 def _path(model: LanguageModel, layer: int, part: str) -> str:
-    """Where a sublayer is among the plain modules."""
+    """The path of a sublayer among the plain modules."""
     point = model.hook_points[f"blocks.{layer}.{PARTS[part]}"]
     if not point.module or point.side != "out":
         raise SurgeryError(
-            f"The {part} of layer {layer} is not a module of its own in {model.name}; it can't be skipped."
+            f"The {part} of layer {layer} is not a module of its own in {model.name}; it can't be dropped."
         )
     return point.module
 
 
 def _forms(module: Any, paths: Sequence[str]) -> dict[str, tuple[int, int | None]]:
-    """Width of each module's tensor, and how many values there are beside it; None where it gives the tensor alone."""
+    """The width of each module's output, and the number of values beside it; None where the output is a tensor."""
     forms: dict[str, tuple[int, int | None]] = {}
 
     def keep(path: str) -> Any:
         def hook(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> None:
-            made = output[0] if isinstance(output, tuple) else output
-            forms[path] = made.shape[-1], len(output) - 1 if isinstance(output, tuple) else None
+            tensor = output[0] if isinstance(output, tuple) else output
+            forms[path] = tensor.shape[-1], len(output) - 1 if isinstance(output, tuple) else None
 
         return hook
 
@@ -209,11 +209,11 @@ def _run(model: LanguageModel, *, corpus: str, tokens: int, **how: Any) -> Child
 register(
     Operation(
         "drop_sublayers",
-        "Skip sublayers",
-        "Removes the attention and MLP sublayers that are missed least, found by a search.",
+        "Drop sublayers",
+        "Removes the attention and MLP sublayers whose loss costs least; a search chooses them.",
         (
             Argument("share", "Share of sublayers", 0.2, low=0.0, high=1.0),
-            Argument("method", "Search", "evopress", "choice", choices=("evopress", "greedy", "ranked", "uniform")),
+            Argument("method", "Search", "evopress", "choice", choices=get_args(Method)),
             Argument("whole", "Whole layers only", False, "yes"),
             Argument(
                 "passes",

@@ -2,68 +2,65 @@
 
 Sieberling, Kuznedelev, Kurtic and Alistarh, "EvoPress" (2024), arXiv 2410.14649: (1 + λ) with mutations that move
 budget from one part to another, the KL to the dense model's predictions as fitness, and a selection in several steps,
-each with fewer candidates on more tokens; the parent is judged only in the last one. Three things are not in the paper:
-where the passes allow to judge each part alone, the search begins from several sets of parts that are little harmful
-alone, since the least harmful ones are often a bad set together; where parts have slopes, a surrogate learns from
-these what to try and which parent is best (`evopress_guide.py`); and at the end the last parents are judged once more,
+each with fewer candidates on more tokens; the parent takes part only in the last one. Three things are not in the
+paper. Where the passes allow running each part alone, the search begins from several sets of parts that do little harm
+alone, since the least harmful ones are often a bad set together. Where parts have slopes, a surrogate learns from them
+which candidates to try and which parent is best (`evopress_guide.py`). At the end the last parents are run once more,
 on more and more windows, since a parent that won on a few may have been lucky.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Integer, Positive, checked
 from workbench.core.progress import Progress
-from workbench.surgery.child import SurgeryError
+from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.search.baselines import even, greedy, harms, least_harmful, ranked, uniform
 from workbench.surgery.search.budgets import (
     Candidate,
     CandidateEvaluator,
     DifferentiableSpace,
+    Fitness,
     SearchResult,
     SearchSpace,
-    even,
-    greedy,
-    harms,
-    least_harmful,
     raised,
-    ranked,
-    uniform,
 )
 from workbench.surgery.search.evopress_guide import guided
-from workbench.surgery.search.fitness import DenseKL
 
 FINALISTS = 16
-"""Candidates that are judged once more at the end, if the passes allow it."""
+"""Candidates that are run once more at the end, if the passes allow it."""
 FINAL_WINDOWS = 8
-"""That they are judged on first."""
+"""Windows that they are run on first."""
 FINAL = 0.1
-"""Share of the passes that is kept for it."""
+"""Share of the passes that is kept for the end."""
 FINAL_GUIDED = 0.3
 """The same where parts have slopes: until then each run is on one window only."""
 ALONE = 0.2
-"""Share of the passes that judging each part alone on one window may take."""
+"""Share of the passes that running each part alone on one window may take."""
 STARTS = 24
-"""Candidates to begin from where each part was judged alone."""
+"""Candidates to begin from where each part was run alone."""
 SPREAD = 0.3
-"""Size of the chance that is added to the logarithms of their harms."""
+"""Scale of the noise that is added to the logarithms of their harms."""
 IDLE = 20
-"""Rounds without a candidate that was not known already, after which there is nothing left to find."""
+"""Rounds without a new candidate, after which the search ends."""
 
 
+@checked(SurgeryError)
 def evopress(
     space: SearchSpace,
-    fitness: DenseKL,
+    fitness: Fitness,
     budget: float,
     *,
-    passes: int,
-    offspring: int = 8,
-    selection: Sequence[tuple[int, int]] = ((2, 2), (1, 8)),
-    first: int = 8,
-    seed: int = 0,
+    passes: Positive,
+    offspring: Positive = 8,
+    selection: Sequence[tuple[Positive, Positive]] = ((2, 2), (1, 8)),
+    first: Positive = 8,
+    seed: Integer = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> SearchResult:
@@ -74,27 +71,23 @@ def evopress(
 
     Args:
         space: the parts and their levels.
-        fitness: judges candidates, on as many of its windows as a step of the selection says, drawn anew each time.
-        budget: what all parts together may cost.
+        fitness: the distance of a candidate, on windows that each step of the selection draws anew.
+        budget: the largest cost of all parts together.
         passes: positions that may be run through candidates; the search ends with the round in which they are used up,
             or after some rounds in which nothing was new.
         offspring: λ, mutants of the parent in a round.
-        selection: (how many are kept, windows that they are judged on) of each step; the last one keeps 1.
+        selection: (number kept, windows to run on) of each step; the last one keeps 1.
         first: candidates to begin from, evenly spread and random ones in turns. Not used if a fifth of `passes` is
-            enough to judge each part alone on one window: then the search begins from 24 sets of parts that are little
-            harmful alone.
+            enough to run each part alone on one window: then the search begins from 24 sets of parts that do little
+            harm alone.
         seed: of everything.
         progress, cancel: as for every operation, asked after each round.
 
     Raises:
         SurgeryError: as `CandidateEvaluator`, or a selection that does not end with 1 candidate.
-        Cancelled: somebody said to stop.
+        Cancelled: `cancel` returned True.
     """
-    if isinstance(first, bool) or first < 1 or offspring < 1:
-        raise SurgeryError(f"first and offspring are whole numbers from 1, not {first!r} and {offspring!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise SurgeryError(f"seed is a whole number, not {seed!r}.")
-    if not selection or selection[-1][0] != 1 or any(kept < 1 or windows < 1 for kept, windows in selection):
+    if not selection or selection[-1][0] != 1:
         raise SurgeryError("selection is a list of (kept, windows), each from 1, and its last step keeps 1.")
     evaluator = CandidateEvaluator(space, fitness, budget, passes=passes, progress=progress, cancel=cancel)
     chance = torch.Generator().manual_seed(seed)
@@ -105,7 +98,7 @@ def evopress(
     ):
         harm = harms(evaluator, range(1))
         starts = list(dict.fromkeys(_starts(evaluator, harm, chance)))
-        return evaluator.found(
+        return evaluator.result(
             *_luckless(
                 evaluator, guided(evaluator, harm, starts, offspring=offspring, until=until, chance=chance), chance
             )
@@ -124,25 +117,25 @@ def evopress(
         parent = _select(evaluator, sorted(children), selection, parent, chance)
         idle = idle + 1 if evaluator.used == used else 0
         parents = parents if parent == parents[-1] else [*parents, parent]
-    return evaluator.found(*_luckless(evaluator, list(dict.fromkeys(parents[::-1])), chance))
+    return evaluator.result(*_luckless(evaluator, list(dict.fromkeys(parents[::-1])), chance))
 
 
 def _starts(evaluator: CandidateEvaluator, harm: Sequence[float], chance: torch.Generator) -> list[Candidate]:
-    """The parts that are least harmful alone, and others that by chance seem to be."""
+    """The set of the least harmful parts, and sets of those least harmful under noise."""
     known = torch.tensor(harm).clamp_min(1e-6).log()
     seeming = [known + SPREAD * _minus_gumbel(len(harm), chance) for _ in range(STARTS - 1)]
     return [least_harmful(evaluator, one.exp().tolist()) for one in (known, *seeming)]
 
 
 def _minus_gumbel(count: int, chance: torch.Generator) -> Tensor:
-    """Numbers g by chance: of `x + s g`, part i's is the least as often as a softmax of `-x / s` says."""
+    """Random numbers g: part i of `x + s g` is the least with the probability of a softmax of `-x / s`."""
     return torch.rand(count, generator=chance).clamp(1e-9, 1 - 1e-6).log().neg().log()
 
 
 def _luckless(
     evaluator: CandidateEvaluator, parents: Sequence[Candidate], chance: torch.Generator
 ) -> tuple[Candidate, float]:
-    """The best of the first candidates, of which half go each time that the windows are twice as many; and its KL."""
+    """The best of the first candidates and its KL; each round halves the candidates and doubles the windows."""
     order = torch.randperm(len(evaluator.fitness), generator=chance).tolist()
     windows, left = min(FINAL_WINDOWS, len(order)), evaluator.passes - evaluator.used
     # all turns together take at most as much as two and a half of the first, if windows are doubled three times
@@ -164,7 +157,7 @@ def _select(
     parent: Candidate | None,
     chance: torch.Generator,
 ) -> Candidate:
-    """The best candidate, found in several steps, or the parent if it is better in the last."""
+    """The best candidate after all steps of the selection, or the parent if it is better in the last."""
     scored = [(0.0, one) for one in candidates]
     for step, (kept, windows) in enumerate(selection):
         last = step == len(selection) - 1
@@ -179,7 +172,7 @@ def _pick(places: Sequence[int], chance: torch.Generator) -> int:
 
 
 def _mutated(evaluator: CandidateEvaluator, parent: Candidate, chance: torch.Generator) -> Candidate:
-    """One to three moves of budget: a part gets a lower level, and others higher ones until the budget is met again."""
+    """The parent after one to three moves: a part gets a lower level, others higher ones until the budget is met."""
     moves = int(torch.randint(1, 4, (2,), generator=chance).min())
     levels = parent
     for _ in range(moves):
@@ -192,7 +185,7 @@ def _mutated(evaluator: CandidateEvaluator, parent: Candidate, chance: torch.Gen
 
 
 def _within(evaluator: CandidateEvaluator, levels: Candidate, spared: int, chance: torch.Generator) -> Candidate:
-    """Parts at random raised until the budget is met, `spared` only when no other is left."""
+    """The candidate with random parts raised until the budget is met, `spared` only when no other is left."""
     while not evaluator.fits(levels):
         low = [part for part, level in enumerate(levels) if level < len(evaluator.space.costs[part]) - 1]
         others = [part for part in low if part != spared]
@@ -201,24 +194,20 @@ def _within(evaluator: CandidateEvaluator, levels: Candidate, spared: int, chanc
 
 
 def _random(evaluator: CandidateEvaluator, chance: torch.Generator) -> Candidate:
-    """A candidate within the budget."""
+    """A random candidate within the budget."""
     return _within(evaluator, (0,) * len(evaluator.space.costs), -1, chance)
 
 
-METHODS = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
-"""What `evopress` has to beat, by name."""
+Method = Literal["evopress", "greedy", "ranked", "uniform"]
+"""Methods of `search`."""
+BASELINES = {"greedy": greedy, "ranked": ranked, "uniform": uniform}
+"""The methods that `evopress` has to beat."""
 
 
 def search(
-    space: SearchSpace, fitness: DenseKL, budget: float, method: str, *, seed: int = 0, **how: Any
+    space: SearchSpace, fitness: Fitness, budget: float, method: Method, *, seed: int = 0, **how: Any
 ) -> SearchResult:
-    """Search by the method of this name, "evopress" or one of `METHODS`; other arguments as for these.
-
-    Raises:
-        SurgeryError: an unknown method, or what the method raises.
-    """
+    """Search by a method; other arguments and errors as for its function."""
     if method == "evopress":
         return evopress(space, fitness, budget, seed=seed, **how)
-    if method not in METHODS:
-        raise SurgeryError(f"The method is one of evopress, {', '.join(METHODS)}, not {method!r}.")
-    return METHODS[method](space, fitness, budget, **how)
+    return BASELINES[method](space, fitness, budget, **how)

@@ -1,9 +1,9 @@
-"""Rounds of `evopress` where parts have slopes: what is known of a candidate comes from all that were run.
+"""Rounds of `evopress` where parts have slopes: a surrogate rates candidates from all runs.
 
-Each run is on one window, there and back, which counts as two and shows a slope for each part. Fitness is what a
-surrogate expects that learns from all runs: the parent is the best so far by it, and offspring are where exchanges of
-parts lead from the parent by a draw of what the surrogate holds possible. A KL on one window would not say which of two
-good candidates is better.
+Each run is a forward and a backward pass on one window, which counts as two and gives a slope for each part. The
+fitness is the expectation of a surrogate that learns from all runs. The parent is the best candidate by it; offspring
+are the ends of exchanges of parts from the parent, under a draw of the surrogate's posterior. The KL on one window does
+not tell which of two good candidates is better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workbench.surgery.search.budgets import Candidate, CandidateEvaluator
 from workbench.surgery.search.evopress_surrogate import Surrogate
 
 IDLE = 5
-"""Rounds without a candidate and window that were not run already, after which there is nothing left to see."""
+"""Rounds without a new pair of candidate and window, after which the search ends."""
 
 
 def guided(
@@ -32,12 +32,12 @@ def guided(
     """Search by rounds of one parent and λ offspring.
 
     Args:
-        evaluator: runs candidates, of parts with slopes.
+        evaluator: of a `DifferentiableSpace`.
         harm: KL of each part left out alone.
         begin: candidates to run first.
         offspring: λ.
-        until: positions that the evaluator may have run when it ends.
-        chance: of everything that is drawn.
+        until: positions run by the evaluator, at which the search ends.
+        chance: source of all draws.
 
     Returns:
         Candidates, the best by the surrogate first.
@@ -48,7 +48,7 @@ def guided(
     surrogate, deck, idle = Surrogate(harm), _Deck(len(evaluator.fitness), chance), 0
 
     def run(candidates: Sequence[Candidate]) -> bool:
-        """Each on a window; whether anything was new."""
+        """Run each candidate on a window; True if any run was new."""
         fresh = False
         for candidate in candidates:
             window = deck.draw(candidate)
@@ -69,7 +69,7 @@ def guided(
 
 
 class _Deck:
-    """Windows in turn, shuffled anew when all had theirs; none twice for a candidate."""
+    """Windows in turn, shuffled anew after each full turn; none twice for a candidate."""
 
     def __init__(self, windows: int, chance: torch.Generator):
         self._windows, self._chance = windows, chance
@@ -77,7 +77,7 @@ class _Deck:
         self._had: dict[Candidate, set[int]] = {}
 
     def draw(self, candidate: Candidate) -> int | None:
-        """The next window for a candidate; None where it had all."""
+        """The next window for a candidate; None after all windows."""
         had = self._had.setdefault(candidate, set())
         if len(had) == self._windows:
             return None
@@ -90,13 +90,13 @@ class _Deck:
 
 
 def exchanged(evaluator: CandidateEvaluator, levels: Candidate, alone: Tensor, pairs: Tensor) -> Candidate:
-    """Where exchanges of one part for another lead, the best each time, until none within the budget lowers the KL.
+    """The candidate after exchanges of one part for another, each the best, until none lowers the KL in the budget.
 
     Args:
-        evaluator: knows the budget.
+        evaluator: holds costs and budget.
         levels: a candidate within it.
-        alone: what each part adds to the KL, `[parts]`.
-        pairs: what two parts add beside, symmetric, `[parts, parts]`.
+        alone: the KL that each part adds, `[parts]`.
+        pairs: the KL that two parts add beyond that, symmetric, `[parts, parts]`.
     """
     saved = torch.tensor([*(costs[0] - costs[1] for costs in evaluator.space.costs), 0.0], dtype=torch.float64)
     alone = torch.cat([alone, alone.new_zeros(1)])  # the last is no part: it takes one's place where there is room

@@ -1,10 +1,10 @@
-"""A surrogate for the KL of a model with parts left out, learned from its gradients at candidates that were run.
+"""A surrogate for the KL of a model with parts left out, learned from gradients at the candidates that were run.
 
-The KL of a candidate x, 1 where a part is left out, is taken for quadratic. Its slope by the share of part i that is
-left out is then `a_i + b_i x_i + Σ_j H_ij x_j`, a line for each part, and a run there and back shows a point of each of
-them. Leaving part i out adds the mean of its slopes at both ends, `a_i + b_i / 2 + Σ_j H_ij x_j`. Each line is a
+The KL of a candidate x, 1 where a part is left out, is modelled as quadratic. Its slope by the share of part i that is
+left out is then `a_i + b_i x_i + Σ_j H_ij x_j`, a line for each part, and a forward and backward pass gives a point of
+each line. Leaving part i out adds the mean of its slopes at both ends, `a_i + b_i / 2 + Σ_j H_ij x_j`. Each line is a
 Bayesian regression: alone, a part has slope 0 and adds its known harm, so `b_i` is near twice that harm. A pair is in
-two lines, and is the mean of both.
+two lines; its value is the mean of both.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.surgery.child import SurgeryError
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.search.budgets import Candidate
 
 OFFSET, OWN, SHIFT = 0.1, 0.2, 0.03
-"""Standard deviations before anything is seen, in parts of the median KL: of a_i, of b_i beside twice the harm, and of
-what a part adds beside what its slopes say. These and the next were chosen where 12 of 60 sublayers are left out."""
+"""Prior standard deviations, in parts of the median KL: of a_i, of b_i around twice the harm, and of the KL of a part
+around that of its slopes. These and the next were chosen where 12 of 60 sublayers are left out."""
 FAR, NEAR, NEXT = 0.015, 0.045, -0.05
 """Of H_ij: the standard deviation is the first for parts far from each other, and for nearer ones the second by their
-distance is added; the third is the mean for neighbours, which are often missed less together than each alone."""
+distance is added; the third is the mean for neighbours, which often cost less together than each alone."""
 NOISE = 0.2
-"""Standard deviation of a slope and of a KL on one window, in the same unit; what is seen of slopes corrects it."""
+"""Standard deviation of a slope and of a KL on one window, in the same unit; the residuals of slopes correct it."""
 BASE = 1.0
 """Standard deviation of the KL where nothing is left out, by the same quadratic."""
 TRUST = 4
-"""Looks that the noise of slopes is believed to be known from, before any."""
+"""Number of observations that the prior of the slopes' noise counts as."""
 LEAST = 0.05
 """KLs and values below it, in the same unit, count as this much where logarithms are taken."""
 
 
 class Surrogate:
-    """What leaving parts out adds to the KL, and how sure that is.
+    """The posterior of the KL that left-out parts add.
 
     Args:
         harm: KL of each part left out alone.
@@ -54,10 +54,10 @@ class Surrogate:
         return list(dict.fromkeys(self._levels))
 
     def saw(self, levels: Candidate, window: int, kl: float, slopes: Tensor) -> None:
-        """A candidate's mean KL on a window, and its slopes there, `[parts]` in nats.
+        """Add an observation: a candidate's mean KL on a window, and its slopes there, `[parts]` in nats.
 
         Raises:
-            SurgeryError: one of them is no number.
+            SurgeryError: one of them is not finite.
         """
         if not torch.isfinite(torch.tensor(kl)) or not bool(torch.isfinite(slopes).all()):
             raise SurgeryError(f"The KL on window {window} is no number; the model's own logits there may overflow.")
@@ -67,7 +67,7 @@ class Surrogate:
         self._slopes.append(slopes.double())
 
     def learn(self) -> None:
-        """Fit to all that was seen."""
+        """Fit to all observations."""
         x = torch.tensor(self._levels, dtype=torch.float64)  # [seen, parts]
         window, kl = torch.tensor(self._windows), torch.tensor(self._kls, dtype=torch.float64)
         self._unit = max(float(kl.median()), 1e-6)  # below it, rounding of the dense log-probabilities is left
@@ -82,7 +82,7 @@ class Surrogate:
         self._hardness = (total / (torch.bincount(window, minlength=len(total)) + 0.5)).clamp(-1, 1)
 
     def _fit_lines(self, ones: Tensor, slopes: Tensor) -> None:
-        """All parts' lines: mean and precision, from candidates with a 1 behind each and slopes `[seen, parts]`."""
+        """Mean and precision of all lines, from candidates with a 1 behind each and slopes `[seen, parts]`."""
         count, parts = slopes.shape
         place = torch.arange(parts, dtype=ones.dtype)
         distance = (place - place[:, None]).abs()
@@ -102,7 +102,7 @@ class Surrogate:
                 noise = (off + TRUST * NOISE**2) / (count + TRUST)
 
     def _fit_shift(self, x: Tensor, ones: Tensor, kl: Tensor) -> None:
-        """What parts add beside what their slopes say, from the KL of candidates; `ones` has a 1 behind each."""
+        """The KL of parts beyond that of their slopes, from the KL of candidates; each row of `ones` ends in a 1."""
         alone, pairs = _worths(self._lines)
         prior = ones.new_full((ones.shape[1],), SHIFT**-2)
         prior[-1] = BASE**-2
@@ -114,15 +114,15 @@ class Surrogate:
         return self._base + _quadratic(x, self._alone, self._pairs)
 
     def values(self, candidates: Sequence[Candidate]) -> Tensor:
-        """KL that is expected of candidates, `[candidates]` in nats, on a window like most."""
+        """The expected KL of candidates on an average window, `[candidates]` in nats."""
         return self._value(torch.tensor(candidates, dtype=torch.float64)) * self._unit
 
     def expected(self) -> tuple[Tensor, Tensor]:
-        """What each part adds where no other is left out, `[parts]`, and each pair beside, `[parts, parts]`."""
+        """The KL that each part adds alone, `[parts]`, and that each pair adds beyond, `[parts, parts]`."""
         return self._alone * self._unit, self._pairs * self._unit
 
     def drawn(self, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The same by a draw of all lines from what they may be after what was seen (Thompson, Biometrika, 1933)."""
+        """The same under a draw of all lines from their posterior (Thompson, Biometrika, 1933)."""
         normal = torch.randn(*self._lines.shape, 1, generator=chance, dtype=torch.float64)
         off = torch.linalg.solve_triangular(self._root.mT, normal, upper=True)[..., 0]
         alone, pairs = _worths(off)
@@ -130,7 +130,7 @@ class Surrogate:
 
 
 def _worths(lines: Tensor) -> tuple[Tensor, Tensor]:
-    """What parts add alone and in pairs, from the lines of their slopes, `[parts, parts + 1]`."""
+    """The KL that parts add alone and in pairs, from the lines of their slopes, `[parts, parts + 1]`."""
     slopes, offset = lines[:, :-1], lines[:, -1]
     own = slopes.diagonal()
     return offset + own / 2, (slopes + slopes.T) / 2 - torch.diag(own)

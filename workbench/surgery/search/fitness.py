@@ -6,7 +6,6 @@ log-probabilities are kept in 16 bits, which moves a KL by about 1e-6, because i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.corpus import Corpus, CorpusError, as_corpus
+from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.model.language_model import LanguageModel
 
 
@@ -97,9 +97,7 @@ class DenseKL:
         tokens = self._windows[window]
         self.token_forwards += tokens.numel()
         logits = module(input_ids=tokens, use_cache=False).logits[0, self._content[window]]
-        to = logits.float().log_softmax(-1)  # [predictions, vocab]
-        of = self._dense[window].float().log_softmax(-1)
-        return torch.nn.functional.kl_div(to, of, reduction="sum", log_target=True), len(to)
+        return kl_divergence(self._dense[window], logits).sum(), len(logits)
 
     def __call__(self, module: Any, windows: Sequence[int] | None = None) -> float:
         """KL(dense ‖ changed) in nats, mean over the predictions of some windows, by number; None for all."""
@@ -109,18 +107,15 @@ class DenseKL:
     @torch.inference_mode()
     def costs(self, module: Any = None) -> Costs:
         """What a changed model costs on all windows; without one, the perplexity of the dense model."""
-        kl = loss = 0.0
-        count = pairs = 0
+        kl, count, losses = 0.0, 0, []
         for number, tokens in enumerate(self._windows):
-            of, content = self._dense[number].float().log_softmax(-1), self._content[number]
-            to = of
+            logits, content = self._dense[number], self._content[number]
             if module is not None:
                 self.token_forwards += tokens.numel()
-                to = module(input_ids=tokens, use_cache=False).logits[0, content].float().log_softmax(-1)
-                kl += float(torch.nn.functional.kl_div(to, of, reduction="sum", log_target=True))
-            at = content.nonzero()[:, 0]  # of each row of `to`
+                logits = module(input_ids=tokens, use_cache=False).logits[0, content]
+                kl += float(kl_divergence(self._dense[number], logits).sum())
+            at = content.nonzero()[:, 0]  # of each row of the logits
             followed = torch.isin(at + 1, at)
-            targets = tokens[0, at[followed] + 1]
-            loss -= float(to[followed].gather(1, targets[:, None]).double().sum())
-            count, pairs = count + len(at), pairs + len(targets)
-        return Costs(kl / count, math.exp(loss / pairs) if pairs else math.nan, count)
+            losses.append(cross_entropy(logits[followed], tokens[0, at[followed] + 1]))
+            count += len(at)
+        return Costs(kl / count, perplexity(torch.cat(losses)), count)

@@ -1,0 +1,1 @@
+"""The studies: published results, run again on this model."""

@@ -1,0 +1,86 @@
+"""The chooser of the features to browse: the model's neurons, or those of a dictionary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from shared import dictionaries, session
+from shared.dictionaries import Known
+from shared.tokens import plain
+
+from workbench import Feature
+from workbench.dictionaries import FeatureError
+
+if TYPE_CHECKING:
+    from workbench.model import LanguageModel
+
+NEURONS = "Neurons (read through the LM head)"
+
+
+def choose(model: LanguageModel) -> Known | None:
+    """Draw the chooser; returns the chosen dictionary, None for the neurons."""
+    offered = {one.name: one for one in dictionaries.fitting(model)}
+    if st.session_state.get("dictionary") not in (NEURONS, *offered):
+        st.session_state["dictionary"] = NEURONS
+    which, folder = st.columns([5, 2], vertical_alignment="bottom")
+    name = which.selectbox(
+        "Features of",
+        [NEURONS, *offered],
+        key="dictionary",
+        on_change=session.open_feature,
+        args=(None,),
+        format_func=lambda name: _titled(name, offered),
+        persist_state="session",
+        help="The model's own neurons, or the latents of a dictionary that was trained on its activations.",
+    )
+    with folder.popover("Another folder", icon=":material/folder_open:", width="stretch"):
+        st.text_input(
+            "Folder of a dictionary",
+            key="typed folder",
+            placeholder="runs/my-sae",
+            on_change=_add,
+            args=(model,),
+            help="A folder that Workbench or SAELens wrote, with cfg.json and sae_weights.safetensors.",
+        )
+    if complaint := st.session_state.pop("trouble with folder", ""):
+        st.error(plain(complaint), icon=":material/error:")
+    return offered.get(name)
+
+
+def follow(model: LanguageModel, link: str | None) -> None:
+    """Choose the dictionary of a newly opened feature; call this before `choose`."""
+    if not link or st.session_state.get("followed") == link:
+        return
+    st.session_state["followed"] = link
+    try:
+        feature = Feature.parse(link)
+    except FeatureError:
+        return
+    if dictionaries.is_neuron(feature):
+        st.session_state["dictionary"] = NEURONS
+        return
+    known = [one.name for one in dictionaries.fitting(model) if feature.dictionary in (one.name, one.folder, one.title)]
+    if known:
+        st.session_state["dictionary"] = known[0]
+
+
+def _titled(name: str, offered: dict[str, Known]) -> str:
+    one = offered.get(name)
+    if one is None:
+        return name
+    count = f" · {one.n_features:,} {one.noun}s" if one.n_features else ""
+    where = one.reads if one.reads == one.writes else f"{one.reads} → {one.writes}"
+    return f"{one.title} · {one.kind.replace('_', ' ')}{count} · {where}"
+
+
+def _add(model: LanguageModel) -> None:
+    typed = st.session_state["typed folder"].strip()
+    if not typed:
+        return
+    try:
+        st.session_state["dictionary"] = dictionaries.add_folder(model, typed).name
+        session.open_feature(None)
+        st.session_state["typed folder"] = ""
+    except (ValueError, KeyError, OSError, RuntimeError) as error:  # the last: ~ of an unknown user
+        st.session_state["trouble with folder"] = str(error)

@@ -1,0 +1,85 @@
+"""The app in tests: its folder on the path, and the test modules of other rooms that its tests take helpers from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from browsing import ROOT, Server, chromium, find_chromium, serve
+from playwright.sync_api import Browser, Page, expect
+
+import workbench as wb
+
+TESTS = Path(__file__).parents[1]
+APP = TESTS.parent / "app"
+
+sys.path[:0] = [str(TESTS / room) for room in ("attribution", "circuits", "sparsity", "synthetic")]
+
+
+@pytest.fixture(autouse=True)
+def _app_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `streamlit run` does it; a folder's name means the app's, whatever else was imported under it."""
+    monkeypatch.syspath_prepend(str(APP))
+    for name in [folder.name for folder in APP.iterdir() if folder.is_dir()]:
+        module = sys.modules.get(name)
+        places = [*getattr(module, "__path__", []), getattr(module, "__file__", None) or ""]
+        if module is not None and not any(place.startswith(str(APP)) for place in places):
+            monkeypatch.delitem(sys.modules, name)
+
+
+# ---- a real browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find_chromium()
+    if path is None:
+        reason = "no Chromium: install it, or run: python -m playwright install chromium"
+        if os.environ.get("CI") or os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with chromium(path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory, model: wb.model.LanguageModel) -> Iterator[Path]:
+    """A folder with a small dictionary of random latents, and its index; the app finds it, and trains beside it."""
+    folder = tmp_path_factory.mktemp("shelf")
+    sae = wb.TopKSAE(576, 48, k=8, hook_point="blocks.15.hook_resid_post", name="random-15")
+    sae.save(folder / "dictionaries" / "random-15")
+    corpus = wb.Corpus(["The dog ran to the river.", "New York is a city, and New Jersey is not."] * 8)
+    wb.build_index(model, sae, corpus, folder / "dictionaries" / "random-15" / "index", context=32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DICTIONARIES", str(folder / "dictionaries"))
+        patch.setenv("WORKBENCH_RUNS", str(folder / "runs"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Iterator[Server]:
+    """The app; whatever the tests did, it must not have written a traceback."""
+    with serve(ROOT / "app" / "main.py", tmp_path_factory.mktemp("app") / "log") as server:
+        yield server
+        assert "Traceback" not in server.said(), server.said()
+
+
+@pytest.fixture
+def visit(browser: Browser, app: Server) -> Iterator[Callable[[str], Page]]:
+    """Opens an address of the app in a browser session of its own."""
+    contexts = []
+
+    def go(address: str = "/") -> Page:
+        contexts.append(browser.new_context(viewport={"width": 1440, "height": 1200}))
+        page = contexts[-1].new_page()
+        page.goto(app.url + address)
+        title = next((title for title in ("Steer", "Inspect") if title.lower() in address), "Browse")
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()

@@ -1,0 +1,117 @@
+"""The page Browse, without a browser: in this process, on the default model and on tiny ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+from pages import button, complaint, quiet, run_code, start, switch, texts, visit, words
+from streamlit.testing.v1 import AppTest
+
+import workbench as wb
+
+DOG = "neurons.29.gate:808"
+
+pytestmark = pytest.mark.real
+
+
+def neurons(page: AppTest) -> list[str]:
+    """The first column of the table."""
+    return list(page.dataframe[0].value["neuron"])
+
+
+def test_an_empty_search_lists_the_most_specialised_neurons() -> None:
+    page = quiet(start())
+    table = wb.decode_neurons(wb.load_model())
+    best = int(table.excess[0].argmax())
+    assert neurons(page)[0] == str(table.feature(best))
+    excess = list(page.dataframe[0].value["excess"])
+    assert excess == sorted(excess, reverse=True)
+
+
+def test_search_shows_what_the_table_finds(model: wb.model.LanguageModel) -> None:
+    page = start()
+    page.text_input(key="query").set_value("water").run()
+    hits = wb.decode_neurons(model).search("water")
+    assert neurons(quiet(page)) == [str(hit.feature) for hit in hits]
+    assert page.dataframe[0].value["tokens"][0][0] == "␣water"
+
+    page.slider(key="layers").set_value((20, 29))
+    page.number_input(key="max_rank").set_value(0)
+    page.number_input(key="min_score").set_value(2.0).run()
+    chosen = [hit for hit in hits if hit.layer >= 20 and hit.rank == 0 and hit.scores[0] >= 2.0]
+    assert neurons(quiet(page)) == [str(hit.feature) for hit in chosen]
+
+
+def test_an_example_is_one_click() -> None:
+    page = start()
+    button(page, "dog").click().run()
+    assert page.text_input(key="query").value == "dog"
+    assert neurons(quiet(page)) == [DOG]
+
+
+def test_a_word_at_any_rank(model: wb.model.LanguageModel) -> None:
+    page = start()
+    page.text_input(key="query").set_value("California").run()
+    assert "No neuron has" in words(quiet(page))
+    best = [str(feature) for feature, _ in wb.neurons.neurons_writing(model, " California", "gate", top=50)]
+    assert neurons(page) == best
+
+
+def test_the_card_says_what_the_functions_say(model: wb.model.LanguageModel) -> None:
+    page = quiet(start(feature=DOG))
+    assert "Layer 29, neuron 808, gate" in [head.value for head in page.subheader]
+    (metric,) = page.metric
+    table = wb.decode_neurons(model)
+    assert metric.value == f"{table.hit(table.row(wb.Feature.parse(DOG))).excess:.1f} σ"
+    printed = run_code(page.code[-1].value if "nearest" in page.code[-1].value else page.code[0].value)
+    assert "promoted ' dog'" in printed
+    assert str(wb.neurons.nearest_neurons(model, wb.Feature.parse(DOG), 1)[0][0]) in printed
+
+
+@pytest.mark.parametrize("query", ["", "water", "California"])
+def test_the_copied_search_finds_the_same(query: str) -> None:
+    page = start()
+    page.text_input(key="query").set_value(query)
+    page.slider(key="layers").set_value((5, 29)).run()
+    printed = run_code(page.code[0].value)
+    assert [line.split(" ")[0] for line in printed.splitlines()] == neurons(quiet(page))
+
+
+@pytest.mark.parametrize(
+    ("feature", "word"),
+    [
+        ("nonsense", "is not a feature"),
+        ("neurons.30.gate:1", "no layer 30"),
+        ("neurons.3.gate:1536", "1,536 features"),
+        ("neurons.3.middle:1", "gate, up, post"),
+        ("runs/my-sae:3", "not loaded"),
+    ],
+)
+def test_a_bad_link(feature: str, word: str) -> None:
+    assert word in complaint(start(feature=feature))
+    assert word in complaint(visit("steer", feature=feature))
+
+
+def test_a_model_that_is_not_there() -> None:
+    page = start("/nowhere/at/all")
+    assert "/nowhere/at/all" in complaint(page)
+    page.session_state["source"] = "SmolLM2-135M-Instruct"
+    assert neurons(quiet(page.run()))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_another_model_from_a_folder(name: str, tmp_path: Path, tiny_cache: Path) -> None:
+    tiny.build(name).save_pretrained(tmp_path)
+    tiny.tokenizer(chat=False).save_pretrained(tmp_path)
+    page = start(str(tmp_path))
+    assert neurons(quiet(page))
+    page.text_input(key="query").set_value("dog").run()
+    found = neurons(quiet(page))[0]
+    switch(page, "steer", feature=found)
+    page.slider(key="length").set_value(8)
+    button(page, "Generate").click().run()
+    plain, edited = texts(quiet(page))
+    assert plain
+    assert edited

@@ -1,0 +1,147 @@
+"""What the app's pages are made of: rules for their source, long work, escaping, figures."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pages import APP
+
+
+def test_only_one_file_writes_html() -> None:
+    for path in APP.rglob("*.py"):
+        text = path.read_text()
+        if path.name != "tokens.py":
+            assert ".html(" not in text, path
+        assert "unsafe_allow" not in text, path
+
+
+def test_caching_is_in_one_file_and_hides_no_argument() -> None:
+    for path in APP.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        cached = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and any("cache_" in ast.unparse(one) for one in node.decorator_list)
+        ]
+        assert path.name == "caching.py" or not cached, path
+        for function in cached:
+            assert not [one.arg for one in function.args.args if one.arg.startswith("_")], function.name
+
+
+@pytest.mark.parametrize("path", sorted(APP.glob("*/__init__.py")), ids=lambda path: path.parent.name)
+def test_a_page_states_constants_and_draws_in_its_script(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign):
+            names = ast.walk(node.targets[0])
+            assert all(one.id.isupper() for one in names if isinstance(one, ast.Name)), ast.unparse(node)
+        else:
+            assert isinstance(node, ast.Import | ast.ImportFrom | ast.Expr) or getattr(node, "name", "") == "available"
+    script = ast.parse((path.parent / "page.py").read_text())
+    assert "show" in [node.name for node in script.body if isinstance(node, ast.FunctionDef)]
+    assert ast.unparse(script.body[-1]) == "if __name__ == '__main__':\n    show()"
+
+
+def test_plain_text_has_no_markup() -> None:
+    from shared.tokens import plain
+
+    shown = plain("**a** <b> [c](d) :red[e] $f$ `g` ![h](i)\nj")
+    assert "\n" not in shown
+    for letter in "*<>[]()$`!":
+        assert shown.count(letter) == shown.count("\\" + letter)
+
+
+def test_long_work_runs_once_for_all_who_wait() -> None:
+    import caching
+
+    runs, go = [], threading.Event()
+
+    def work(tell: Callable[[float, str], None]) -> int:
+        runs.append(1)
+        go.wait(10)
+        tell(0.5, "half")
+        return 7
+
+    first = caching._job(("test", "once"), work)
+    assert caching._job(("test", "once"), work) is first
+    go.set()
+    first.wait(10)
+    assert first.result() == 7
+    assert (first.share, first.what, len(runs)) == (0.5, "half", 1)
+    assert caching._job(("test", "once"), work) is first
+
+
+def test_long_work_that_nobody_waits_for_can_be_stopped() -> None:
+    import caching
+
+    begun, go = threading.Event(), threading.Event()
+
+    def work(tell: Callable[[float, str], None]) -> None:
+        begun.set()
+        go.wait(10)
+        tell(0.1, "still at it")
+
+    job = caching.Job(work)
+    begun.wait(10)
+    job.waiting = 1
+    job.stop()  # another session waits
+    assert not job._stop
+    job.waiting = 0
+    job.stop()
+    go.set()
+    job.wait(10)
+    assert job.failed
+    with pytest.raises(caching.Stopped):
+        job.result()
+
+
+def test_failed_work_is_tried_again() -> None:
+    import caching
+
+    def fail(tell: Callable[[float, str], None]) -> None:
+        raise ValueError("no")
+
+    first = caching._job(("test", "failing"), fail)
+    first.wait(10)
+    assert first.failed
+    assert caching._job(("test", "failing"), fail) is not first
+
+
+def test_figures_take_any_token() -> None:
+    from workbench import figures
+    from workbench.measures.comparison import TokenChange
+    from workbench.measures.dose_response import DoseResponse
+
+    odd = ["<script>", "\n", " $x$", "\x00", "", "a" * 99]
+    bars = figures.token_bars(odd, [6.0, 5.0, 4.0, 3.0, 2.0, -1.0], [0.5, 1e-3, 1e-5, 1e-9, 0.0, 1.0])
+    shown = json.dumps(bars.to_plotly_json(), default=str)
+    assert "<script>" not in shown
+    assert bars.layout.yaxis.ticktext[1] == "↵"
+    moved = figures.token_changes([TokenChange(1, "<b>", 0.1, 0.9)])
+    assert moved.layout.yaxis.ticktext[0] == "&lt;b&gt;"
+    curve = figures.dose_curve(DoseResponse(" dog", [0.0, 1.0], [-3.0, -2.0], -4.0), at=1.0)
+    assert curve.data[0].y[1] == pytest.approx(math.exp(-2))
+
+
+def test_the_frame_is_drawn_without_the_heavy_libraries() -> None:
+    """The frame of a page is drawn before torch is loaded."""
+    tree = ast.parse((APP / "main.py").read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "workbench"]
+    packages = [f"{script.parent.name}/__init__" for script in APP.glob("*/page.py")]
+    assert len(packages) >= 10
+    for name in ("caching", "shared/session", "shared/waiting", "shared/tokens", "shared/pages", *packages):
+        body = ast.parse((APP / f"{name}.py").read_text()).body
+        for node in body:
+            assert not (isinstance(node, ast.Import) and any(one.name.startswith("workbench") for one in node.names))
+            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench")), name
+    code = "import sys, main\nfrom shared import pages\npages.discover()\n"
+    code += "print(*{'torch', 'workbench'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=APP, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""

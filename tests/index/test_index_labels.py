@@ -1,0 +1,87 @@
+"""Labels, notes and stars survive rebuilds and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from index_models import HOW, make_sae
+
+import workbench as wb
+from workbench.corpus import Corpus
+
+
+def test_labels_survive_a_rebuild_and_travel(llama, corpus: Corpus, tmp_path: Path) -> None:
+    sae, path = make_sae(), tmp_path / "i"
+    index = wb.build_index(llama, sae, corpus, path, tokens=200, **HOW)
+    index.label(3, "größe")
+    index.note(3, "first\nsecond")
+    index.star(4)
+    index.star(5)
+    index.star(5, False)
+    again = wb.build_index(llama, sae, corpus, path, tokens=300, **HOW)
+    assert again.n_tokens == 300
+    card = again.feature(3)
+    assert (card.label, card.note, card.starred) == ("größe", "first\nsecond", False)
+    assert set(again.remarks()) == {3, 4}
+    again.export_labels(tmp_path / "labels.json")
+    other = wb.build_index(llama, sae, corpus, tmp_path / "j", tokens=200, **HOW)
+    other.label(8, "stays")
+    assert other.import_labels(tmp_path / "labels.json") == 2
+    assert other.remarks() == again.remarks() | {8: other.remarks()[8]}
+    assert [hit.index for hit in other.search(label="größe")] == [3]
+    foreign = wb.build_index(llama, make_sae(1), corpus, tmp_path / "k", tokens=200, **HOW)
+    with pytest.raises(wb.index.FeatureIndexError, match="another dictionary"):
+        foreign.import_labels(tmp_path / "labels.json")
+    with pytest.raises(wb.index.FeatureIndexError, match="another dictionary"):
+        wb.build_index(llama, make_sae(1), corpus, path, tokens=200, **HOW)
+    starred = {"dictionary": other.about["dictionary"]["hash"], "features": {"1": {"starred": 1}}}
+    wrong = ('{"features": {}}', json.dumps(starred), "[" * 100_000)
+    for damage in ("[]", "{}", '{"dictionary": 1, "features": {"x": {}}}', "no json", *wrong):
+        (tmp_path / "labels.json").write_text(damage)
+        with pytest.raises(wb.index.FeatureIndexError):
+            other.import_labels(tmp_path / "labels.json")
+    said = {"dictionary": other.about["dictionary"]["hash"], "features": {"2": {"label": "ok"}, "99": {"label": "no"}}}
+    (tmp_path / "labels.json").write_text(json.dumps(said))
+    with pytest.raises(wb.index.FeatureIndexError):
+        other.import_labels(tmp_path / "labels.json")
+    assert other.feature(2).label == ""
+
+
+def test_labels_survive_a_kill(llama, corpus: Corpus, tmp_path: Path) -> None:
+    index = wb.build_index(llama, make_sae(), corpus, tmp_path / "i", tokens=100, **HOW)
+    child = os.fork()
+    if child == 0:
+        index.label(1, "kept")
+        index.star(2)
+        with index._annotations._writing() as connection:
+            connection.execute("UPDATE remarks SET label = 'half' WHERE feature = 1")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert (index.feature(1).label, index.feature(2).starred) == ("kept", True)
+    index.label(1, "new")
+    assert [hit.index for hit in index.search(label="new")] == [1]
+    assert index.search(label="half") == []
+
+
+def test_labels_are_read_while_the_first_is_written(llama, corpus: Corpus, tmp_path: Path) -> None:
+    index = wb.build_index(llama, make_sae(), corpus, tmp_path / "i", tokens=100, **HOW)
+    file = tmp_path / "i" / "people.sqlite"
+    assert not file.exists()
+    with index._annotations._writing() as connection:
+        connection.execute("INSERT INTO remarks (feature, label) VALUES (1, 'first')")
+        assert file.exists()  # and holds no tables, since nothing is committed
+        other = wb.open_index(tmp_path / "i")
+        for reader in (index, other):
+            assert reader.feature(1).label == ""
+            assert reader.search(label="first") == []
+            reader.export_labels(tmp_path / "labels.json")
+            assert json.loads((tmp_path / "labels.json").read_text())["features"] == {}
+    assert [reader.feature(1).label for reader in (index, other)] == ["first", "first"]
+    file.write_bytes(b"")  # what a kill just before the first label leaves
+    assert wb.open_index(tmp_path / "i").feature(1).label == ""
+    index.label(1, "again")
+    assert wb.open_index(tmp_path / "i").feature(1).label == "again"

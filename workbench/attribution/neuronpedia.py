@@ -1,0 +1,78 @@
+"""Graphs in the form that Neuronpedia's graph viewer reads (schema 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from workbench.attribution.graph import Graph, Node
+
+
+def to_neuronpedia(graph: Graph, slug: str, *, scan: str = "", pinned: Sequence[int] = ()) -> dict[str, Any]:
+    """A graph as the JSON content of Neuronpedia's graph viewer.
+
+    The viewer has no kind for MLPs without a transcoder: they become reconstruction errors. The bias is left out.
+
+    Args:
+        graph: a pruned graph.
+        slug: the graph's name in addresses.
+        scan: the model's name in the viewer; the graph's model if empty.
+        pinned: ids of nodes to pin.
+    """
+    names = {node.id: _name(graph, node) for node in graph.nodes if node.kind != "bias"}
+    nodes = [_viewed(graph, node, names[node.id]) for node in graph.nodes if node.id in names]
+    links = [
+        {"source": names[edge.source], "target": names[edge.target], "weight": edge.weight}
+        for edge in graph.edges
+        if edge.source in names
+    ]
+    metadata = {
+        "slug": slug,
+        "scan": scan or str(graph.provenance.get("model", "")),
+        "transcoder_list": [one["name"] for one in graph.provenance.get("transcoders", ())],
+        "prompt_tokens": graph.prompt,
+        "prompt": "".join(graph.prompt),
+        "node_threshold": graph.provenance.get("pruned", {}).get("share"),
+        "schema_version": 1,
+    }
+    view = {"pinnedIds": [names[id] for id in pinned if id in names], "supernodes": [], "linkType": "both"}
+    return {"metadata": metadata, "qParams": view | {"clickedId": "", "sg_pos": ""}, "nodes": nodes, "links": links}
+
+
+def _name(graph: Graph, node: Node) -> str:
+    if node.kind == "latent" and node.feature is not None:
+        return f"{node.layer}_{node.feature.index}_{node.position}"
+    if node.kind == "embedding":
+        return f"E_{graph.tokens[node.position]}_{node.position}"
+    if node.kind == "target":
+        return f"{node.layer + 1}_{_target_token(graph)}_{node.position}"
+    return f"{node.layer}_-1_{node.position}"
+
+
+def _viewed(graph: Graph, node: Node, name: str) -> dict[str, Any]:
+    kind = {"latent": "cross layer transcoder", "embedding": "embedding", "target": "logit"}.get(
+        node.kind, "mlp reconstruction error"
+    )
+    index = node.feature.index if node.feature is not None else -1
+    feature = {"latent": (node.layer + index) * (node.layer + index + 1) // 2 + index, "embedding": node.position}
+    words = name.rsplit("_", 1)
+    return {
+        "node_id": name,
+        "feature": _target_token(graph) if node.kind == "target" else feature.get(node.kind, -1),
+        "layer": {"embedding": "E", "target": str(node.layer + 1)}.get(node.kind, str(node.layer)),
+        "ctx_idx": node.position,
+        "feature_type": kind,
+        "token_prob": 0.0,
+        "is_target_logit": node.kind == "target",
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": f"{words[0]}-{0 if node.kind == 'latent' else node.position}",
+        "clerp": node.label,
+        "influence": node.influence,
+        "activation": node.value if node.kind == "latent" else None,
+    }
+
+
+def _target_token(graph: Graph) -> int:
+    chosen = graph.provenance.get("target_tokens") or [-1]
+    return int(chosen[0])

@@ -1,0 +1,166 @@
+"""Texts as batches of tokens: cut into windows, sorted by length, padded.
+
+Texts are never joined: each row of a batch is one window of one text, behind the tokenizer's BOS token where it has
+one. That token matters: the first position of a sequence is an attention sink, with activations a hundred times larger
+than elsewhere (norm 25,000 against 180 in the middle of the default model), and it belongs on a token that is masked
+out, not on a word.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.corpus.reading import CorpusError
+
+TEXTS_TOGETHER = 64
+"""Texts that the tokenizer gets at once."""
+BATCHES_SORTED_TOGETHER = 16
+"""Batches whose windows are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Windows of texts as tokens, padded on the right. Unpacks as `tokens, mask = batch`."""
+
+    tokens: Tensor
+    """`[batch, pos]` int64; 0 in the padding."""
+    mask: Tensor
+    """`[batch, pos]` bool, False in the padding."""
+    content: Tensor
+    """`[batch, pos]` bool, False in the padding and on special tokens."""
+    texts: Tensor
+    """`[batch]` int64: which text of the corpus a row is from."""
+    positions: Tensor
+    """`[batch, pos]` int64: which token of its whole text this is; -1 on BOS and in the padding."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self.tokens
+        yield self.mask
+
+
+@dataclass
+class Window:
+    """A part of a text."""
+
+    epoch: int
+    """How often all texts have been used before."""
+    text: int
+    """Index of the text."""
+    start: int
+    """Its first token in the text."""
+    ids: list[int]
+
+    def shorten(self, left: int, specials: frozenset[int]) -> int:
+        """Keep at most `left` tokens that are not special; returns how many of `left` remain."""
+        for place, token in enumerate(self.ids):
+            left -= token not in specials
+            if left == 0:
+                self.ids = self.ids[: place + 1]
+                break
+        return left
+
+
+def windows_of(
+    texts: Sequence[str], model: Any, room: int, *, tokens: int | None, seed: int, shuffle: bool, repeat: bool
+) -> Iterator[Window]:
+    """Windows of at most `room` tokens, in the order of the texts; the last one is cut so that `tokens` is exact.
+
+    Args:
+        texts: the texts.
+        model: a model with a tokenizer.
+        room: tokens of a window at most.
+        tokens: end after so many tokens that are not special; None for all.
+        seed: of the order of the texts.
+        shuffle: mix the texts.
+        repeat: begin again, in another order, after the last text.
+    """
+    specials = special_ids(model)
+    left = tokens
+    for epoch in itertools.count():
+        order = np.random.default_rng([seed, 0, epoch]).permutation(len(texts)) if shuffle else np.arange(len(texts))
+        for start in range(0, len(texts), TEXTS_TOGETHER):
+            chunk: list[int] = order[start : start + TEXTS_TOGETHER].tolist()
+            for text, ids in zip(chunk, tokenize(model, [texts[text] for text in chunk]), strict=True):
+                for window in _cut(epoch, text, ids, room):
+                    if left is not None:
+                        left = window.shorten(left, specials)
+                    yield window
+                    if left == 0:
+                        return
+        if not repeat:
+            return
+
+
+def _cut(epoch: int, text: int, ids: list[int], room: int) -> Iterator[Window]:
+    """The windows of one text, of about equal length."""
+    parts = -(-len(ids) // room)
+    for part in range(parts):
+        begin, end = part * len(ids) // parts, (part + 1) * len(ids) // parts
+        yield Window(epoch, text, begin, ids[begin:end])
+
+
+def batched(
+    windows: Iterator[Window], model: Any, batch: int, chance: np.random.Generator | None, bos: bool
+) -> Iterator[TokenBatch]:
+    """Windows as batches of `batch` rows, those of similar length together.
+
+    Args:
+        windows: from `windows_of`.
+        model: a model with a tokenizer.
+        batch: rows.
+        chance: mixes the batches; None keeps them in order.
+        bos: put the tokenizer's BOS token, if it has one, in front of every window.
+    """
+    specials = torch.tensor(sorted(special_ids(model)), dtype=torch.long)
+    prefix = [token for token in [bos_id(model)] if bos and token is not None]
+    for _, of_epoch in itertools.groupby(windows, key=lambda window: window.epoch):
+        while together := list(itertools.islice(of_epoch, batch * BATCHES_SORTED_TOGETHER)):
+            together.sort(key=lambda window: len(window.ids))
+            starts = np.arange(0, len(together), batch)
+            for start in (starts if chance is None else chance.permutation(starts)).tolist():
+                yield _pad(together[start : start + batch], prefix, specials)
+
+
+def _pad(windows: Sequence[Window], prefix: list[int], specials: Tensor) -> TokenBatch:
+    longest = max(len(window.ids) for window in windows) + len(prefix)
+    tokens = torch.tensor([prefix + w.ids + [0] * (longest - len(prefix) - len(w.ids)) for w in windows])
+    column = torch.arange(longest) - len(prefix)  # [pos]
+    lengths = torch.tensor([len(window.ids) for window in windows])
+    mask = column < lengths[:, None]  # [batch, pos]
+    positions = torch.tensor([window.start for window in windows])[:, None] + column
+    return TokenBatch(
+        tokens,
+        mask,
+        mask & ~torch.isin(tokens, specials),
+        torch.tensor([window.text for window in windows]),
+        positions.masked_fill(~mask | (column < 0), -1),
+    )
+
+
+def special_ids(model: Any) -> frozenset[int]:
+    """The ids of special tokens of a model's tokenizer: BOS, padding, marks of turns.
+
+    Raises:
+        CorpusError: a model without a tokenizer.
+    """
+    if model.tokenizer is None:
+        raise CorpusError(f"{model.name} was loaded without a tokenizer, which it takes to cut texts into tokens.")
+    added = getattr(model.tokenizer, "added_tokens_decoder", {})
+    return frozenset({*model.tokenizer.all_special_ids, *(token for token, what in added.items() if what.special)})
+
+
+def bos_id(model: Any) -> int | None:
+    """The id of the tokenizer's BOS token; None if it has none."""
+    return model.tokenizer.bos_token_id
+
+
+def tokenize(model: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of each text, without special tokens."""
+    return model.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids

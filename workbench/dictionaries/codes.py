@@ -1,0 +1,83 @@
+"""Sparse codes of activations, and the ways in which an edit changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from workbench.model.edits import Masks, Positions
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Sparse features: for each activation the features that are present, and how strongly."""
+
+    values: Tensor
+    """`[..., k]`; 0 means absent."""
+    indices: Tensor
+    """`[..., k]`, whole numbers in 0 … n_features - 1."""
+    n_features: int
+    """Size of the dictionary they belong to."""
+
+    def dense(self) -> Tensor:
+        """The same codes with a column for every feature: `[..., n_features]`."""
+        full = self.values.new_zeros(*self.values.shape[:-1], self.n_features)
+        return full.scatter_add(-1, self.indices, self.values)
+
+    def value_of(self, index: int) -> Tensor:
+        """The value of one feature: `[...]`, 0 where it is absent."""
+        return torch.where(self.indices == index, self.values, 0).sum(-1)
+
+    def with_value(self, index: int, value: Tensor) -> Codes:
+        """The same codes, but with this value `[...]` of one feature."""
+        others = self.values.masked_fill(self.indices == index, 0)
+        column = self.indices.new_full((*self.indices.shape[:-1], 1), index)
+        return Codes(
+            torch.cat([others, value.unsqueeze(-1)], -1), torch.cat([self.indices, column], -1), self.n_features
+        )
+
+
+def everywhere(rule: Positions) -> None:
+    """The masks of changes that act at all positions, whatever their rule."""
+    return None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of one feature's value."""
+
+    index: int
+    """The feature."""
+    fn: Callable[[Tensor], Tensor]
+    """From its value `[...]` to the new one."""
+    positions: Positions = "all"
+    source: str = ""
+    """What it came from, for error messages."""
+
+    def apply(self, old: Tensor, masks: Masks = everywhere) -> Tensor:
+        """The new value `[...]`; the old one outside its positions."""
+        mask = masks(self.positions)
+        return self.fn(old) if mask is None else torch.where(mask, self.fn(old), old)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A change of all codes of an activation together."""
+
+    fn: Callable[[Codes], Codes]
+    """It may put columns in front of the old ones; the indices of the old columns stay."""
+    positions: Positions = "all"
+    source: str = ""
+    """What it came from, for error messages."""
+
+    def apply(self, codes: Codes, masks: Masks = everywhere) -> Codes:
+        """The new codes; outside its positions the values of new columns are 0 and the others are the old ones."""
+        new, mask = self.fn(codes), masks(self.positions)
+        if mask is None:
+            return new
+        old = functional.pad(codes.values, (new.values.shape[-1] - codes.values.shape[-1], 0))
+        return Codes(torch.where(mask[..., None], new.values, old), new.indices, new.n_features)

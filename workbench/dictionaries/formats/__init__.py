@@ -1,0 +1,7 @@
+"""Formats of dictionaries on disk, one file each, which `load_dictionary` discovers in this folder.
+
+A file offers two functions:
+
+    matches(folder: Path) -> bool         whether the folder has this format; looks at names of files, opens few
+    read(folder: Path) -> Dictionary      the dictionary; errors say what is wrong, `load_dictionary` names the folder
+"""

@@ -1,0 +1,122 @@
+"""Cards and search hits of features, read from the tables of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from workbench.dictionaries.features import Feature
+from workbench.dictionaries.protocol import Dictionary
+from workbench.index.annotations import Remark
+from workbench.index.card import (
+    FeatureCard,
+    FeatureHit,
+    Histogram,
+    Neighbour,
+    Partner,
+    QuantileExample,
+    RegexScore,
+    TokenScore,
+)
+from workbench.index.entries import Entries
+from workbench.index.examples import examples
+from workbench.index.selection import BANDS, shown
+from workbench.index.statistics import histogram_edges
+from workbench.index.tokens import TokenTable
+
+NO_REMARK = Remark()
+
+
+class CardTables:
+    """The tables that cards and hits are read from.
+
+    Args:
+        name: the dictionary's name.
+        dictionary: the dictionary itself, for features that can be used in interventions; None without it.
+        statistics: columns by name, see `FeatureIndex.statistics`.
+        entries: positions and values, sorted by feature.
+        tokens: the token table.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dictionary: Dictionary | None,
+        statistics: dict[str, np.ndarray],
+        entries: Entries,
+        tokens: TokenTable,
+    ):
+        self.name, self.dictionary = name, dictionary
+        self.statistics, self.entries, self.tokens = statistics, entries, tokens
+
+    def card(self, index: int, remarks: Mapping[int, Remark]) -> FeatureCard:
+        """The card of a feature; `remarks` hold its own label and those of other features."""
+        row = {name: column[index].tolist() for name, column in self.statistics.items()}
+        places = shown(self.entries.kept(index), self.entries.signed)
+        groups = [places.top, *places.bands, places.lowest]
+        ends = np.cumsum([len(group) for group in groups])
+        every = examples(self.entries, self.tokens, index, places.all())
+        parts = [every[end - len(group) : end] for group, end in zip(groups, ends.tolist(), strict=True)]
+        own = remarks.get(index, NO_REMARK)
+        return FeatureCard(
+            feature=Feature(self.name, index, source=self.dictionary),
+            index=index,
+            label=own.label,
+            note=own.note,
+            starred=own.starred,
+            active=row["active"],
+            density=row["density"],
+            mean=row["mean"],
+            highest=row["highest"],
+            lowest=row["lowest"],
+            histogram=Histogram(histogram_edges(row["lowest"], row["highest"]).tolist(), row["histogram"]),
+            top_examples=parts[0],
+            quantile_examples=[
+                QuantileExample(**vars(example), band=(1 - (number + 1) / BANDS, 1 - number / BANDS))
+                for number, band in enumerate(parts[1 : 1 + BANDS])
+                for example in band
+            ],
+            lowest_examples=parts[-1],
+            promoted=self._token_scores(row["promoted"], row["promoted_scores"]),
+            suppressed=self._token_scores(row["suppressed"], row["suppressed_scores"]),
+            neighbours=_neighbours(row, remarks),
+            cofiring=_partners(row, remarks),
+        )
+
+    def hit(self, index: int, remark: Remark, matched_in: str, score: RegexScore | None) -> FeatureHit:
+        """A search hit; `matched_in` is the field that contains the text."""
+        peaks = dict.fromkeys(self.statistics["peaks"][index].tolist())
+        return FeatureHit(
+            feature=Feature(self.name, index, source=self.dictionary),
+            index=index,
+            label=remark.label,
+            starred=remark.starred,
+            density=float(self.statistics["density"][index]),
+            highest=float(self.statistics["highest"][index]),
+            activating=[text for text in self.tokens.strings(np.array(list(peaks))) if text],
+            promoted=[text for text in self.tokens.strings(self.statistics["promoted"][index]) if text],
+            matched_in=matched_in,
+            score=score,
+        )
+
+    def _token_scores(self, ids: list[int], scores: list[float]) -> list[TokenScore]:
+        texts = self.tokens.strings(ids)
+        return [TokenScore(*one) for one in zip(ids, texts, scores, strict=True) if one[0] >= 0]
+
+
+def _neighbours(row: Mapping[str, Any], remarks: Mapping[int, Remark]) -> list[Neighbour]:
+    return [
+        Neighbour(index=other, label=remarks.get(other, NO_REMARK).label, cosine=cosine)
+        for other, cosine in zip(row["neighbours"], row["neighbour_cosines"], strict=True)
+    ]
+
+
+def _partners(row: Mapping[str, Any], remarks: Mapping[int, Remark]) -> list[Partner]:
+    columns = (row.get(name, []) for name in ("partners", "partner_shares", "partner_pmi"))
+    return [
+        Partner(index=other, label=remarks.get(other, NO_REMARK).label, share=share, pmi=pmi)
+        for other, share, pmi in zip(*columns, strict=True)
+        if other >= 0
+    ]

@@ -1,0 +1,166 @@
+"""The build of one index: its note, its files while the corpus is read, and the finished index."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from typing_extensions import TypedDict
+
+from workbench.core.checks import Natural
+from workbench.core.files import replacing
+from workbench.core.forms import read_json
+from workbench.core.provenance import command_line
+from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.protocol import Dictionary
+from workbench.harvest import Activations, Harvest
+from workbench.index.annotations import Annotations
+from workbench.index.append_files import AppendFiles
+from workbench.index.identity import identity
+from workbench.index.layout import (
+    ANNOTATIONS,
+    BUILDING,
+    DATA,
+    NOTE,
+    FeatureIndexError,
+    read_note,
+    save_json,
+    write_note,
+)
+from workbench.index.promoted_tokens import neighbours, promoted_tokens
+from workbench.index.spool import DenseSpool, SparseSpool, Spool
+from workbench.index.tokens import write_tokens
+from workbench.index.writer import write_entries
+from workbench.model.language_model import LanguageModel
+
+NEURONS_KEPT = 512
+"""Entries kept per neuron where `keep` is None: every neuron has a value at every token."""
+COLUMNS = ("tokens", "texts", "positions")
+PROGRESS = "progress.json"
+
+
+class SavedProgress(TypedDict):
+    """The file of an unfinished build."""
+
+    note: dict[str, Any]
+    committed: Natural
+
+
+class IndexBuild:
+    """The build of one index."""
+
+    def __init__(self, path: Path, model: LanguageModel, dictionary: Dictionary, harvest: Harvest, keep: int | None):
+        self.path, self.model, self.dictionary, self.corpus = path, model, dictionary, harvest.corpus
+        dense = isinstance(dictionary, Neurons)
+        own = {name: getattr(dictionary, name) for name in ("name", "kind", "reads", "writes", "n_features")}
+        settings = harvest.settings()
+        del settings["hook_points"], settings["shard"], settings["repeat"]
+        self.note: dict[str, Any] = {
+            "dictionary": own | {"hash": identity(model, dictionary), "provenance": dictionary.provenance},
+            "harvest": settings,
+            "keep": NEURONS_KEPT if dense and keep is None else keep,
+            "signed": dense,
+        }
+        self.building = path / BUILDING
+        _check_ours(path)
+        Annotations(path / ANNOTATIONS, self.note["dictionary"]["hash"])  # raises for labels of another dictionary
+        self.spool: Spool = (DenseSpool if dense else SparseSpool)(self.building, dictionary.n_features)
+        self._files: list[AppendFiles] = []
+
+    def finished(self) -> bool:
+        """Whether an index of the same note is there already."""
+        if not (self.path / DATA / NOTE).exists():
+            return False
+        try:
+            there = read_note(self.path)
+        except FeatureIndexError:
+            return False
+        if any(there.get(name) != value for name, value in _plain(self.note).items()):
+            return False
+        shutil.rmtree(self.building, ignore_errors=True)
+        return True
+
+    def committed(self) -> int:
+        """Tokens that an earlier call committed; the files of a build with another note are removed."""
+        with contextlib.suppress(FeatureIndexError):
+            saved = read_json(self.building / PROGRESS, SavedProgress, FeatureIndexError, "the progress of a build")
+            if saved["note"] == _plain(self.note):
+                return saved["committed"]
+        shutil.rmtree(self.building, ignore_errors=True)
+        return 0
+
+    def open(self, tokens: int) -> None:
+        """Open the files to append behind the first `tokens` tokens."""
+        self.building.mkdir(parents=True, exist_ok=True)
+        self._files = [
+            self.spool.open(tokens),
+            AppendFiles(self.building, {f"{name}.bin": 4 * tokens for name in COLUMNS}),
+        ]
+
+    def append(self, part: Activations) -> None:
+        """Append the codes of the next tokens."""
+        with torch.no_grad():
+            codes = self.dictionary.encode(part.values[self.dictionary.reads])
+        columns = codes.values.shape[-1]
+        self.spool.append(Codes(codes.values.view(-1, columns), codes.indices.view(-1, columns), codes.n_features))
+        for name in COLUMNS:
+            self._files[1].add(f"{name}.bin", getattr(part, name).numpy().astype(np.int32))
+
+    def commit(self, tokens: int) -> None:
+        """Record the number of tokens, after they have reached the disk."""
+        for files in self._files:
+            files.commit()
+        save_json(self.building / PROGRESS, {"note": self.note, "committed": tokens})
+
+    def close(self) -> None:
+        """Close all files."""
+        for files in self._files:
+            files.close()
+
+    def finish(self, check: Callable[[float], None]) -> None:
+        """Write the index and remove the files of the build."""
+        columns = {name: np.fromfile(self.building / f"{name}.bin", np.int32) for name in COLUMNS}
+        if len(columns["tokens"]) == 0:
+            raise FeatureIndexError(f"{self.corpus.name} has no token that is not special.")
+        note = self.note | {
+            "n_tokens": len(columns["tokens"]),
+            "corpus": {"name": self.corpus.name, "source": self.corpus.source, "licence": self.corpus.licence},
+            "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pyarrow")},
+            "command": command_line(),
+        }
+        with replacing(self.path / DATA) as folder:
+            folder.mkdir()
+            check(0.0)
+            relations = promoted_tokens(self.model, self.dictionary) | neighbours(self.model, self.dictionary)
+            check(0.2)
+            write_tokens(folder, columns, self.model, self.corpus, relations["promoted"], relations["suppressed"])
+            check(0.3)
+            write_entries(folder, self.spool, note, relations, check)
+            write_note(folder, note)
+        shutil.rmtree(self.building)
+
+
+def _check_ours(path: Path) -> None:
+    """Raise `FeatureIndexError` where `data` or `building`, which are replaced, hold files of something else."""
+    data, building = path / DATA, path / BUILDING
+    if data.exists() and not (data / NOTE).is_file():
+        raise FeatureIndexError(f"{data} is there already and is no index; choose another folder for the index.")
+    if building.exists() and not (building.is_dir() and all(_written_here(one) for one in building.iterdir())):
+        raise FeatureIndexError(f"{building} is there already and is no unfinished index; choose another folder.")
+
+
+def _written_here(file: Path) -> bool:
+    return file.is_file() and (file.suffix == ".bin" or file.name.strip(".").startswith(PROGRESS))
+
+
+def _plain(note: dict[str, Any]) -> dict[str, Any]:
+    """The note as it reads back from JSON."""
+    return json.loads(json.dumps(note))

@@ -1,0 +1,72 @@
+"""Features on a model: the dictionary that a feature belongs to, and a feature's mean over fixed texts."""
+
+from __future__ import annotations
+
+import torch
+
+from workbench.dictionaries.acting import places
+from workbench.dictionaries.features import Feature, FeatureError
+from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.protocol import Dictionary
+from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.weights import ModelError
+
+REFERENCE_TEXTS = (
+    "The river was high after three days of rain, and the old bridge had been closed to traffic since Monday morning.",
+    "To bake a simple loaf, mix flour, water, salt and yeast; let it rise for an hour; then bake it until it is brown.",
+    "Dear Anna, thank you for your letter. We arrived safely, the children are well, and the garden is full of roses.",
+    "In 1969 two astronauts walked on the Moon, while a third circled above them and waited for their return.",
+    "def mean(numbers):\n    if not numbers:\n        raise ValueError('none')\n    return sum(numbers) / len(numbers)",
+    "The committee will meet on Thursday to discuss the budget, the new school and the town hall's roof.",
+    "A triangle with sides of 3, 4 and 5 has a right angle, because 9 plus 16 is 25.",
+    '"Where have you been?" asked her brother. "I was looking for the dog," she said, "but he slept under my bed."',
+)
+"""The texts over which `Ablate(feature, "mean")` takes its mean where none is stated; fixed, so that the mean is."""
+
+
+def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
+    """The dictionary that a feature belongs to, on this model; the feature is checked against it.
+
+    Raises:
+        FeatureError: the model has no such feature.
+        DictionaryError: the feature belongs to a trained dictionary that is not loaded.
+    """
+    feature = Feature.parse(feature) if isinstance(feature, str) else feature
+    if isinstance(feature.source, Dictionary):
+        feature.source.check(feature.index)
+        return feature.source
+    words = feature.dictionary.split(".")
+    if words[0] != "neurons":
+        raise DictionaryError(
+            f"{feature.dictionary} is not loaded; load_dictionary() it and use its .feature({feature.index})."
+        )
+    if len(words) != 3 or not words[1].isdecimal():
+        raise FeatureError(
+            f"{feature.dictionary!r} is not a layer's neurons: write neurons.LAYER.SITE, such as neurons.29.gate."
+        )
+    try:
+        point = model.network.neuron_hook_point(int(words[1]), words[2])
+    except ModelError as error:
+        raise FeatureError(f"{feature}: {error}") from error
+    neurons = Neurons(feature.dictionary, point.name, point.width)
+    neurons.check(feature.index)
+    return neurons
+
+
+def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> float:
+    """A feature's mean over the tokens of `REFERENCE_TEXTS`, with no intervention or splice in force.
+
+    For a trained dictionary the first token of each text does not count: it is the model's attention sink, with
+    activations a hundred times larger than elsewhere, on which dictionaries are not trained.
+    """
+    reads, _ = places(dictionary, model.hook_points)
+    first = 0 if isinstance(dictionary, Neurons) else 1
+    total, count = 0.0, 0
+    with uninterrupted(), torch.inference_mode():
+        for text in REFERENCE_TEXTS:
+            tokens = model.to_tokens(text)[:, : model.network.n_ctx]
+            x = model.capture(tokens, [reads.name])[reads.name][0, first:]  # [pos, *shape]
+            value = dictionary.encode(x.flatten(1)).value_of(index)
+            total, count = total + float(value.sum()), count + len(value)
+    return total / count

@@ -1,0 +1,251 @@
+"""What every intervention declares and does; a new one is one file in `kinds/` with one class.
+
+    @dataclass(frozen=True)
+    class Halve(FeatureIntervention):
+        \"\"\"Divide the feature by two, or by another number.\"\"\"
+
+        title: ClassVar[str] = "Halve"
+        arguments: ClassVar[tuple[Argument, ...]] = (Argument("by", "Divide by", 2.0, reach=8.0, step=0.5),)
+
+        by: float = 2.0
+
+        def change(self, model, dictionary):
+            return self.value_change(lambda old: old / self.by)
+
+        def as_affine(self):
+            return Affine(1 / self.by, 0.0)
+
+A class with a `title` of its own is registered in `INTERVENTIONS`; saving, the Steer page, `bake` and the tests' laws
+read its declarations. An intervention binds itself into edits for one run. Whatever the dictionary, the edit adds
+`decode(edited codes) - decode(codes)` at the dictionary's write hook point and leaves the rest of the activation alone;
+for neurons this is the plain assignment. Interventions act in the order in which they are listed, on the run as splices
+leave it; those on a feature of a spliced dictionary change the codes that it decodes.
+
+Positions: `"all"`, `"prompt"` (before the first generated token), `"generated"` (from it on; the first generated token
+is itself chosen at the last prompt position, so it is not affected) or a list of absolute positions from 0.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from workbench.core.arguments import Argument
+from workbench.dictionaries.acting import changing, places
+from workbench.dictionaries.codes import Change, Rewrite
+from workbench.dictionaries.features import Feature
+from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.protocol import Dictionary
+from workbench.interventions.affine import Add, Affine, AffineChange, Coordinate, NotAffineError
+from workbench.interventions.features import dictionary_of
+from workbench.model.edits import BoundEdit, EditError, Masks, Positions, as_positions
+from workbench.model.language_model import LanguageModel
+from workbench.model.plan import Plan
+
+INTERVENTIONS: dict[str, type[InterventionKind]] = {}
+"""Every intervention by its class's name in lower case."""
+
+
+@dataclass(frozen=True)
+class InterventionKind(ABC):
+    """An intervention with declared arguments; its dataclass fields have their names."""
+
+    title: ClassVar[str]
+    """For people; a class that has none of its own is a base for others and is not registered."""
+    about: ClassVar[str] = ""
+    """One sentence on what it does, as Markdown."""
+    arguments: ClassVar[tuple[Argument, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        if "title" not in cls.__dict__:
+            return
+        other = INTERVENTIONS.setdefault(cls.__name__.lower(), cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"Two interventions are called {cls.__name__}: in {other.__module__} and {cls.__module__}.")
+        INTERVENTIONS[cls.__name__.lower()] = cls
+
+    def __post_init__(self) -> None:
+        for argument in self.arguments:
+            value = argument.check(getattr(self, argument.name), EditError)
+            value = float(value) if argument.kind == "number" and value is not None else value
+            object.__setattr__(self, argument.name, value)
+
+    @classmethod
+    def example(cls, model: LanguageModel) -> Self:
+        """One that changes something on this model, to try things on: with the first value of each argument."""
+        return cls(**{one.name: one.default for one in cls.arguments if one.default is not None})
+
+    @abstractmethod
+    def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
+        """Fresh edits for one run."""
+
+    def settle(self, model: LanguageModel) -> Self:
+        """The same intervention with the values that it takes from the model filled in."""
+        return self
+
+    @abstractmethod
+    def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
+        """The affine changes of activations that it comes to, with their hook points, for `bake`.
+
+        Raises:
+            NotAffineError: it is more than that.
+        """
+
+    @property
+    def removed_layers(self) -> tuple[int, ...]:
+        """Layers that need not be computed under it."""
+        return ()
+
+    def settings(self) -> dict[str, Any]:
+        """The values of its arguments, ready for JSON; those that are left out are missing."""
+        values = {argument.name: getattr(self, argument.name) for argument in self.arguments}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """The inverse of `settings()`, together with the feature and positions where there are some."""
+        return cls(**settings)
+
+    def to_python(self, *first: str) -> str:
+        """The call that makes it, without a module's name; `first` are the expressions of its first arguments."""
+        defaults = {one.name: one.default for one in fields(self)}
+        values = [(argument.name, getattr(self, argument.name)) for argument in self.arguments]
+        while values and defaults[values[-1][0]] is not MISSING and values[-1][1] == defaults[values[-1][0]]:
+            values.pop()
+        return f"{type(self).__name__}({', '.join([*first, *(repr(value) for _, value in values)])})"
+
+    def __str__(self) -> str:
+        values = (f"{value:g}" if isinstance(value, float) else str(value) for value in self.settings().values())
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to use an intervention that the Steer page offers."""
+
+    title: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Values of arguments that are choices."""
+
+
+@dataclass(frozen=True)
+class FeatureIntervention(InterventionKind):
+    """An intervention on one feature."""
+
+    rank: ClassVar[int] = 100
+    """Lower ones come first in the Steer page's list."""
+    not_affine: ClassVar[str] = "it depends on the input in a way that is not linear"
+    """Why weights can't hold it, where `as_affine` is None."""
+
+    feature: Feature
+    positions: Positions = field(default="all", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.feature, str):
+            object.__setattr__(self, "feature", Feature.parse(self.feature))
+        if not isinstance(self.feature, Feature):
+            raise EditError(
+                f"{type(self).__name__} takes a feature, such as neurons.29.gate:808, not {self.feature!r}."
+            )
+        object.__setattr__(self, "positions", as_positions(self.positions))
+        super().__post_init__()
+
+    @classmethod
+    def fits(cls, dictionary: Dictionary) -> bool:
+        """Whether the Steer page offers it for features of a dictionary."""
+        return True
+
+    @classmethod
+    def variants(cls, dictionary: Dictionary) -> tuple[Variant, ...]:
+        """The ways to use it that the Steer page offers for features of a dictionary that it fits."""
+        return (Variant(cls.title),)
+
+    @classmethod
+    def example(cls, model: LanguageModel) -> Self:
+        """On a neuron of the first layer."""
+        values = {one.name: one.default for one in cls.arguments if one.default is not None}
+        return cls(Feature("neurons.0.post", 3), **values)
+
+    @abstractmethod
+    def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | Rewrite | None:
+        """The change of the feature's value, or of all codes; None where nothing changes."""
+
+    def value_change(self, fn: Callable[[Tensor], Tensor]) -> Change:
+        """The change of the feature's value `[...]` by a function, at this intervention's positions."""
+        return Change(self.feature.index, fn, self.positions, str(self))
+
+    def as_affine(self) -> Affine | None:
+        """The same as an affine map of the feature's value; None where it is none, or takes a value from the model."""
+        return None
+
+    def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
+        """Fresh edits for one run.
+
+        Interventions on one dictionary share an edit as long as no other comes between them at its hook points, so that
+        a later one sees the codes that an earlier one left. Where the model runs through the dictionary, they change
+        the codes that the splice decodes.
+        """
+        dictionary = dictionary_of(model, self.feature)
+        change = self.change(model, dictionary)
+        if change is None:
+            return []
+        splices = plan.spliced(dictionary)
+        for changes in splices:
+            changes.append(change)
+        if splices:
+            return []
+        reads, writes = places(dictionary, model.hook_points)
+        owner = dictionary.name, id(self.feature.source)
+        joined = plan.join(owner, writes.key)
+        if joined is not None:
+            joined.append(change)
+            return []
+        changes: list[Change | Rewrite] = [change]
+        plan.open(owner, reads.key, writes.key, changes)
+
+        def intervene(read: Tensor, written: Tensor, masks: Masks) -> Tensor:
+            return dictionary.intervene(read, written, changes, masks)
+
+        return changing(reads, writes, intervene, changes, str(self))
+
+    def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
+        """A change of one coordinate of the neurons, or the addition of a latent's direction."""
+        if self.positions != "all":
+            raise NotAffineError("it acts at some positions only, which weights can't tell apart")
+        affine = self.as_affine()
+        if affine is None:
+            raise NotAffineError(self.not_affine)
+        if affine == Affine(1.0, 0.0):
+            return []
+        dictionary = dictionary_of(model, self.feature)
+        _, writes = places(dictionary, model.hook_points)
+        index = self.feature.index
+        if isinstance(dictionary, Neurons):
+            return [(writes.name, Coordinate(index, affine.factor, affine.value))]
+        if affine.factor != 1:
+            raise NotAffineError(
+                f"it depends on the input: how active the feature is, which {dictionary.name} works out"
+            )
+        return [(writes.name, Add(affine.value * dictionary.direction(index).detach().double()))]
+
+    def to_python(self, *first: str) -> str:
+        """The call that makes it; the expression of its feature is needed where the feature's name is not enough."""
+        call = super().to_python(*(first or (repr(str(self.feature)),)))
+        return call if self.positions == "all" else f"{call[:-1]}, positions={self.positions!r})"
+
+    def __str__(self) -> str:
+        values = (f"{value:g}" if isinstance(value, float) else str(value) for value in self.settings().values())
+        return f"{type(self).__name__}({', '.join([str(self.feature), *values])})"
+
+
+def feature_of(intervention: InterventionKind) -> Feature | None:
+    """The feature of an intervention; None for one on a part of the model, or along a direction."""
+    return intervention.feature if isinstance(intervention, FeatureIntervention) else None

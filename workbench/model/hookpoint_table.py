@@ -1,0 +1,139 @@
+"""The table of a model's hook points: built by running a short probe through both trees of modules, kept on disk.
+
+A hook point belongs to a plain module only if the plain tree and the bridge compute the same tensor there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.core.cache import cache_folder
+from workbench.core.files import replacing
+from workbench.model.hookpoints import HookPoint, HookPoints
+from workbench.model.hooks import input_of
+from workbench.model.weights import ModelError
+
+TABLE = 2
+"""Version of the tables of hook points on disk."""
+
+
+@dataclass(frozen=True)
+class BridgeTensor:
+    """A tensor that the bridge computes at one of its hook points in a probe."""
+
+    name: str
+    """The hook point."""
+    key: str
+    """The first name of the same place."""
+    path: str | None
+    """The plain module that the bridge's component stands for; None if there is none."""
+    side: str
+    """`in` or `out` for the component's input or output, empty for a tensor inside it."""
+    value: Tensor
+
+
+def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
+    """The hook points of a model: from the table on disk, or built and written there.
+
+    Args:
+        module: the plain model.
+        versions: libraries that decide which hook points there are; each version has a table of its own.
+        observe: the tensors at the bridge's hook points for a probe of token ids `[batch, pos]`.
+
+    Raises:
+        ModelError: the model computes values that are not finite.
+    """
+    file = _table_file(module, versions)
+    points = _read(file)
+    if points is None:
+        points = _build(module, observe)
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps([asdict(point) for point in points.values()]))
+    return points
+
+
+def _build(module: Any, observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
+    """All hook points, from two short sequences that run through both trees."""
+    probe = _probe(module)
+    with torch.no_grad():
+        observed = observe(probe)
+        plain: dict[tuple[str, str], Tensor] = {}
+        paths = {tensor.path for tensor in observed if tensor.path is not None}
+        handles = [
+            module.get_submodule(path).register_forward_hook(_keep(plain, path), with_kwargs=True) for path in paths
+        ]
+        logits = module(input_ids=probe).logits
+    for handle in handles:
+        handle.remove()
+    if not bool(logits.isfinite().all()):
+        raise ModelError("This model computes values that are not finite: its weights are damaged; load it again.")
+    points = []
+    for tensor in observed:
+        path = tensor.path
+        if path is not None and not _same(plain.get((path, tensor.side)), tensor.value):
+            path = None
+        positional = tuple(tensor.value.shape[:2]) == tuple(probe.shape)
+        shape = tuple(tensor.value.shape[2:])
+        points.append(HookPoint(tensor.name, shape, path, tensor.side or "out", tensor.key, positional))
+    return HookPoints(points)
+
+
+def _probe(module: Any) -> Tensor:
+    """Token ids `[2, length]`; the length differs from every number of heads, so that no head axis is mistaken for
+    the position axis."""
+    sizes = module.config.get_text_config()
+    heads = {sizes.num_attention_heads, getattr(sizes, "num_key_value_heads", None)}
+    length = next(length for length in (3, 5, 7) if length not in heads)
+    return torch.arange(2 * length).view(2, length) % sizes.vocab_size
+
+
+def _keep(into: dict[tuple[str, str], Tensor], path: str) -> Callable:
+    """A hook that stores a module's input and output under its path."""
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        incoming = input_of(args, kwargs)
+        outgoing = output[0] if isinstance(output, tuple) else output
+        if incoming is not None and incoming.is_floating_point():
+            into[path, "in"] = incoming
+        if isinstance(outgoing, Tensor):
+            into[path, "out"] = outgoing
+
+    return hook
+
+
+def _same(plain: Tensor | None, bridged: Tensor) -> bool:
+    """Whether two tensors are equal but for rounding, which in 16 bits is coarse."""
+    if plain is None or plain.numel() != bridged.numel():
+        return False
+    coarse = 4 * torch.finfo(bridged.dtype).eps
+    near, far = max(1e-4, coarse), max(1e-3, coarse)
+    plain = plain.reshape(bridged.shape).to(bridged.dtype)
+    return torch.allclose(plain, bridged, rtol=far, atol=near * float(bridged.abs().max()))
+
+
+def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
+    """The file of the table for this configuration and dtype under these versions of the libraries.
+
+    The dtype counts because which tensors are equal but for rounding differs from one to another.
+    """
+    content = module.config.to_dict() | {"_name_or_path": None, "type": str(module.dtype), "table": TABLE}
+    content |= versions
+    key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return cache_folder() / "hook_points" / f"{key}.json"
+
+
+def _read(file: Path) -> HookPoints | None:
+    """The hook points in a table; None if there is no table, or it is damaged or empty."""
+    try:
+        rows = json.loads(file.read_text())
+        return HookPoints(HookPoint(**(row | {"shape": tuple(row["shape"])})) for row in rows) or None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

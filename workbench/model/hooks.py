@@ -1,0 +1,67 @@
+"""Forward hooks on plain modules: they apply the edits of the current run, and do nothing where there is no run.
+
+A hook stays in place once its hook point is used. It reads the run from the context variable of `edits.py`, so that no
+edit is part of the shared model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from workbench.model.edits import Run, current_run
+from workbench.model.hookpoints import HookPoint
+
+
+def attach(module: nn.Module, name: str, point: HookPoint) -> None:
+    """Hook the plain module that carries a hook point, for good; the hook applies the edits that run under `name`."""
+    if point.side == "in":
+        module.register_forward_pre_hook(_hook_in(name, point.shape), with_kwargs=True)
+    else:
+        module.register_forward_hook(_hook_out(name, point.shape))
+
+
+def input_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor among a module's arguments that a hook point at its input shows; None if there is none."""
+    value = args[0] if args else kwargs.get("hidden_states")
+    return value if isinstance(value, Tensor) else None
+
+
+def _apply(run: Run, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Edit a tensor in the shape `[batch, pos, *shape]` of the hook point; returns it in the module's own shape."""
+    if value.shape[2:] == shape:
+        return run.apply(name, value)
+    lead = value.shape[:2] if value.ndim > 2 else run.positions.shape  # OPT's MLPs flatten batch and position
+    shaped = value.view(*lead, *shape)
+    edited = run.apply(name, shaped)
+    return value if edited is shaped else edited.reshape(value.shape)
+
+
+def _hook_out(name: str, shape: tuple[int, ...]) -> Callable:
+    def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+        run = current_run()
+        if run is None or name not in run.at:
+            return None
+        if isinstance(output, tuple):
+            return (_apply(run, name, output[0], shape), *output[1:])
+        return _apply(run, name, output, shape)
+
+    return hook
+
+
+def _hook_in(name: str, shape: tuple[int, ...]) -> Callable:
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        run = current_run()
+        value = input_of(args, kwargs)
+        if run is None or name not in run.at or value is None:
+            return None
+        edited = _apply(run, name, value, shape)
+        if edited is value:
+            return None
+        if args:
+            return (edited, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edited}
+
+    return hook

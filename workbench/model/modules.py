@@ -1,0 +1,26 @@
+"""What the plain Hugging Face modules of a model are: their kinds, and copies that share weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a linear map stores its weight as `[in, out]`, as GPT-2's `Conv1D` does; `nn.Linear` stores
+    `[out, in]`."""
+    return isinstance(module, Conv1D)
+
+
+def sharing_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module tree without hooks, in evaluation mode, that shares the weights; they require no gradient."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    memo |= {id(buffer): buffer for buffer in module.buffers()}
+    twin = copy.deepcopy(module, memo).eval()
+    for inner in twin.modules():
+        inner._forward_hooks.clear()
+        inner._forward_pre_hooks.clear()
+    return twin

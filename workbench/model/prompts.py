@@ -1,0 +1,115 @@
+"""Texts, chats and token ids, checked and brought into the form that a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from workbench.model.sampling import PromptError
+
+
+def require_tokenizer(tokenizer: Any, name: str) -> Any:
+    """The tokenizer of the model `name`; raises `PromptError` where it is None."""
+    if tokenizer is None:
+        raise PromptError(f"{name} was loaded without a tokenizer; give token ids, or load it with one.")
+    return tokenizer
+
+
+def encode(tokenizer: Any, text: str, name: str, *, start: bool = True) -> list[int]:
+    """The token ids of a text.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer, or None.
+        text: not empty.
+        name: the model's name, for the error.
+        start: put the tokens in front that the tokenizer itself adds to a text; the BOS token is not doubled where the
+            text begins with it, as chat templates write it.
+
+    Raises:
+        PromptError: an empty text, or no tokenizer.
+    """
+    if not isinstance(text, str) or not text:
+        raise PromptError("The prompt is empty; give the model at least one token to start from.")
+    tokenizer = require_tokenizer(tokenizer, name)
+    bos = tokenizer.bos_token_id
+    ids = tokenizer(text, add_special_tokens=start).input_ids
+    if start and ids[:2] == [bos, bos] and tokenizer(text, add_special_tokens=False).input_ids == ids[1:]:
+        return ids[1:]
+    return ids
+
+
+def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name: str) -> str:
+    """A chat in the tokenizer's chat template, up to where the answer begins.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer, or None.
+        messages: a user's message, or a list of `{"role", "content"}`.
+        name: the model's name, for the error.
+
+    Raises:
+        PromptError: no message, no tokenizer, no chat template, or a template that refuses the chat.
+    """
+    if isinstance(messages, str):
+        if not messages.strip():
+            raise PromptError("The message is empty; write something for the model to answer.")
+        messages = [{"role": "user", "content": messages}]
+    listed = isinstance(messages, Sequence) and len(messages) > 0
+    if not listed or not all(isinstance(message, Mapping) for message in messages):
+        raise PromptError('A chat is a message, or a list of {"role": ..., "content": ...} with at least one.')
+    if not getattr(require_tokenizer(tokenizer, name), "chat_template", None):
+        raise PromptError(f"{name} has no chat template; use generate() with the prompt as the model wants it.")
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise PromptError(f"The chat template of {name} refuses this chat: {error}.") from error
+
+
+def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, name: str) -> Tensor:
+    """Token ids as a tensor `[batch, pos]`; one row `[pos]` becomes a batch of one.
+
+    Raises:
+        PromptError: ids that are no whole numbers or outside the vocabulary, another shape, or more than `n_ctx`.
+    """
+    try:
+        tokens = torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PromptError(f"A prompt is a text or token ids, not {type(tokens).__name__}.") from error
+    tokens = tokens[None] if tokens.ndim == 1 else tokens
+    if tokens.ndim != 2 or tokens.numel() == 0:
+        raise PromptError(f"Tokens are a tensor [batch, pos] with at least one position, not {tuple(tokens.shape)}.")
+    if tokens.shape[1] > n_ctx:
+        raise PromptError(f"The text has {tokens.shape[1]:,} tokens, but {name} sees only {n_ctx:,}.")
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise PromptError(f"Token ids are whole numbers, not {tokens.dtype}.")
+    if int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
+        raise PromptError(f"A token id lies outside the vocabulary, 0 to {vocab_size - 1:,}.")
+    return tokens
+
+
+def mask_tensor(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+    """A mask as bool of the shape of `tokens`; None where it hides nothing. Raises `PromptError` for another shape."""
+    if mask is None:
+        return None
+    if mask.shape != tokens.shape:
+        raise PromptError(f"The mask is {tuple(mask.shape)}, but the tokens are {tuple(tokens.shape)}.")
+    return None if bool(mask.all()) else mask.bool()
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+    """Rows of token ids as one tensor `[batch, pos]`, 0 in the padding, with its mask; None if nothing is padded."""
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[0] * (longest - len(row)) + [*row] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(longest) >= (longest - lengths)[:, None]
+    return tokens, None if bool(mask.all()) else mask
+
+
+def stop_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids of the tokens that end a turn, by the model's generation settings and its tokenizer."""
+    eos = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+    stops = set(eos) if isinstance(eos, list) else {eos}
+    return frozenset({*stops, getattr(tokenizer, "eos_token_id", None)} - {None})

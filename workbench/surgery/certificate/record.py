@@ -1,0 +1,216 @@
+"""What a certificate records: plain data, JSON and Markdown of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Len
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
+from workbench.core.forms import as_form
+from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.notes import ModelName, Step, with_current_names
+
+AGREES = 1e-4
+"""The largest difference of a logit at which two models agree."""
+JSON, MARKDOWN = "certificate.json", "certificate.md"
+"""Names of a certificate's files."""
+OURS = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
+"""Keys of a step that are no settings of its operation."""
+
+
+class Made(TypedDict):
+    """How a certificate was measured; beside the command it holds the settings."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    command: str
+
+
+class Form(TypedDict):
+    """A certificate as JSON."""
+
+    parent: ModelName
+    child: ModelName
+    steps: list[Step]
+    max_logit_difference: float | None
+    differences: list[float | None]
+    perplexity_before: float
+    perplexity_after: float
+    kl: float
+    same_top: float
+    tasks: dict[str, Annotated[list[float], Len(2, 2)]]
+    corpus: ModelName
+    predictions: int
+    made: Made
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The steps of a changed model, their exactness and their cost."""
+
+    parent: dict[str, str]
+    """Name and hash of the model at the start."""
+    child: dict[str, str]
+    """Name and hash of the changed model."""
+    steps: list[dict[str, Any]] = field(repr=False)
+    """The steps, with the hash of each."""
+    max_logit_difference: float | None
+    """The largest difference of a logit between a changed model and its parent under the interventions that it stands
+    for; None where no step stands for interventions."""
+    differences: list[float | None] = field(repr=False)
+    """The same for each step that was taken in this session."""
+    perplexity_before: float
+    perplexity_after: float
+    kl: float
+    """KL(start ‖ changed) in nats, mean over predictions."""
+    same_top: float
+    """Share of the predictions whose likeliest token is the same before and after."""
+    tasks: dict[str, tuple[float, float]]
+    """Scores before and after, by task."""
+    corpus: dict[str, str]
+    """Name and hash of the text."""
+    predictions: int
+    """That perplexity and KL are means over."""
+    made: dict[str, Any] = field(repr=False)
+    """Versions, command and seed of the measurement."""
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether a step stands for interventions that were not measured, since the model was opened from a folder."""
+        earlier = len(self.steps) - len(self.differences)
+        known = [None] * earlier + list(self.differences)
+        return any(step.get("edits") and one is None for step, one in zip(self.steps, known, strict=True))
+
+    @property
+    def exact(self) -> bool | None:
+        """Whether the weights compute the interventions, to 1e-4 in every logit; None without interventions, or where
+        some were not measured."""
+        if self.max_logit_difference is None or (self.unmeasured and self.max_logit_difference <= AGREES):
+            return None
+        return self.max_logit_difference <= AGREES
+
+    def to_dict(self) -> dict[str, Any]:
+        """The certificate as plain data."""
+        return asdict(self) | {"exact": self.exact, "tasks": {name: list(two) for name, two in self.tasks.items()}}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Certificate:
+        """The inverse of `to_dict`.
+
+        Operations that bear a former name get their present one.
+
+        Raises:
+            SurgeryError: a key is missing or of another type, or the numbers contradict one another.
+        """
+        complaint = "This is not a certificate"
+        form: dict[str, Any] = dict(as_form(content, Form, SurgeryError, complaint))
+        known = [one for one in form["differences"] if one is not None]
+        if not form["steps"] or len(form["differences"]) > len(form["steps"]):
+            raise SurgeryError(
+                f"{complaint}: it has {len(form['differences'])} differences for {len(form['steps'])} steps."
+            )
+        if form["max_logit_difference"] != (max(known) if known else None):
+            raise SurgeryError(f"{complaint}: max_logit_difference is not the largest of its differences.")
+        form["steps"] = with_current_names(form["steps"])
+        form["tasks"] = {name: tuple(two) for name, two in form["tasks"].items()}
+        return cls(**{one.name: form[one.name] for one in fields(cls)})
+
+    def to_markdown(self) -> str:
+        """The certificate as Markdown."""
+        lines = [f"# {_plain(self.child['name'])}", "", "| | |", "|---|---|"]
+        lines += [f"| made from | {_plain(self.parent['name'])}, weights `{self.parent['hash']}` |"]
+        lines += [f"| weights | `{self.child['hash']}` |", "", "## What was done", ""]
+        for number, step in enumerate(self.steps, 1):
+            words = "; ".join(_plain(one) for one in _settings(step))
+            lines.append(f"{number}. **{_plain(step['operation'])}**: {words} (edit `{step['edit_hash']}`)")
+        lines += ["", "## What the weights do", "", self.exactness(), "", "## What it costs", ""]
+        lines += ["| | before | after |", "|---|---|---|"]
+        lines += [f"| perplexity | {self.perplexity_before:.4g} | {self.perplexity_after:.4g} |"]
+        lines += [f"| {_plain(name)} | {a:.4g} | {b:.4g} |" for name, (a, b) in self.tasks.items()]
+        lines += ["", f"KL from the predictions before to those after: {self.kl:.4g} nats. The likeliest next token is"]
+        lines += [f"the same for {self.same_top:.1%} of the predictions."]
+        lines += ["", f"Measured on {self.predictions:,} predictions in {_plain(self.corpus['name'])}"]
+        command = str(self.made["command"]).replace("`", "'")
+        lines += [f"(`{self.corpus['hash']}`), by `{command}`."]
+        return "\n".join([*lines, ""])
+
+    def exactness(self) -> str:
+        """The exactness in a sentence or two."""
+        if self.unmeasured:
+            far = self.max_logit_difference
+            since = "" if far is None else f" In the steps since then no logit is further than {far:.2g} from it."
+            return (
+                "It was not measured how exactly the weights do what the interventions of earlier steps did: the model "
+                f"was opened from its folder, without them.{since}"
+            )
+        if self.max_logit_difference is None:
+            return "No step stands for interventions, so there is nothing that the weights should do exactly."
+        earlier = len(self.steps) - len(self.differences)
+        numbers = [earlier + at for at, one in enumerate(self.differences, 1) if one is not None]
+        alone = len(self.steps) == 1
+        of = "that of the parent under the interventions" if alone else "that of the model before under these"
+        if self.max_logit_difference == 0:
+            words = f"every logit is the same to the bit as {of}."
+        else:
+            words = (
+                f"no logit is further than {self.max_logit_difference:.2g} from {of} "
+                f"({'within' if self.exact else 'more than'} the {AGREES:g} that is wanted)."
+            )
+        if alone:
+            return words[0].upper() + words[1:]
+        others = [at for at in range(1, len(self.steps) + 1) if at not in numbers]
+        rest = f" {_standing(others)} for none: only the costs say what came of that." if others else ""
+        return f"{_standing(numbers)} for interventions: after {'each' if len(numbers) > 1 else 'it'} {words}{rest}"
+
+
+def _settings(step: Mapping[str, Any]) -> list[str]:
+    """The settings of a step in words."""
+    ours = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
+    words = []
+    for key, value in step.items():
+        if key == "edits":
+            words += [_short(one) for one in value]
+        elif key not in ours and value not in (None, [], {}, ""):
+            words.append(f"{key} {_short(value)}")
+    return words or ["nothing"]
+
+
+def _standing(steps: Sequence[int]) -> str:
+    """As in "Steps 1, 2 and 4 stand"."""
+    *first, last = map(str, steps or ["?"])
+    return f"Steps {', '.join(first)} and {last} stand" if first else f"Step {last} stands"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(
+            _short(one) if key in ("kind", "feature") else f"{key} {_short(one)}" for key, one in value.items()
+        )
+    if isinstance(value, list):
+        return f"{len(value)} values" if len(value) > 12 else ", ".join(map(_short, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _plain(text: object) -> str:
+    """A text that Markdown and HTML take as it is."""
+    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{sign}" if sign in "\\`*_[]|#$" else sign for sign in escaped).replace("\n", " ")
+
+
+def read_certificate(path: Path) -> Certificate:
+    """The certificate in a JSON file, whose numbers may be infinite.
+
+    Raises:
+        SurgeryError: the file is missing or damaged.
+    """
+    try:
+        return Certificate.from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).rstrip(".")
+        raise SurgeryError(f"The certificate {path} can't be read ({reason}); copy the folder again.") from error

@@ -1,0 +1,58 @@
+"""Children from the folders that `save_pretrained` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.core.checks import checked
+from workbench.dictionaries.protocol import Dictionary
+from workbench.interventions.saved import load_interventions
+from workbench.model.language_model import LanguageModel
+from workbench.model.weights import ModelError, parameters_of, read_huggingface
+from workbench.surgery.certificate.record import JSON, read_certificate
+from workbench.surgery.child import BESIDE, Child
+from workbench.surgery.child_building import SurgeryError, among, build
+from workbench.surgery.notes import read_note
+
+
+@checked(SurgeryError)
+def open_child(folder: str | Path, parent: LanguageModel | Child, dictionaries: Sequence[Dictionary] = ()) -> Child:
+    """A child from the folder that `save_pretrained` wrote; it shares with its parent the tensors that are equal.
+
+    Without the parent, `wb.load_model(folder)` opens the same model, except for interventions beside it.
+
+    Args:
+        folder: of the checkpoint.
+        parent: the model at the start or after any later step; a child stands for its model.
+        dictionaries: those whose features are named in the interventions beside the checkpoint.
+
+    Raises:
+        SurgeryError: the folder is no such folder, is damaged, or was made from another parent.
+        DictionaryError, EditError: the interventions beside it can't be read.
+    """
+    folder = Path(folder)
+    parent = parent.model if isinstance(parent, Child) else parent
+    note = read_note(folder)
+    ancestors = [step["parent"] for step in note["history"]]
+    if parent.hash not in [one["hash"] for one in ancestors]:
+        raise SurgeryError(
+            f"{folder} was made from {ancestors[0]['name']} ({ancestors[0]['hash'][:12]}), not from {parent.name} "
+            f"({parent.hash[:12]}); open that model first."
+        )
+    try:
+        module, tokenizer, hash = read_huggingface(str(folder))
+    except ModelError as error:
+        raise SurgeryError(str(error)) from error
+    if hash != note["hash"]:
+        raise SurgeryError(f"The weights in {folder} are not those that were saved there; copy the folder again.")
+    old = parameters_of(parent.network.module)
+    tensors = {place: among(old, place, tensor) for place, tensor in parameters_of(module).items()}
+    own = tuple(place for place, (_, shared) in tensors.items() if not shared)
+    shared = build(type(module), module.config, {place: tensor for place, (tensor, _) in tensors.items()})
+    shared.generation_config = module.generation_config
+    model = LanguageModel(shared, tokenizer, note["name"], hash)
+    history = [dict(step) for step in note["history"]]
+    model.about = parent.about | {"surgery": history}
+    beside = load_interventions(folder / BESIDE, model, dictionaries) if (folder / BESIDE).exists() else ()
+    return Child(model, parent, own, history, (), tuple(beside), read_certificate(folder / JSON))
