@@ -29,7 +29,7 @@ from analyses.circuits.methods import (
 )
 from analyses.circuits.page import write_page
 from analyses.circuits.plan import HANDMADE, L1, PUBLISHED, SMALLEST, Plan
-from analyses.circuits.readme import readme_rows
+from analyses.circuits.rows import published_rows
 from analyses.circuits.scores import judged_methods
 from analyses.shared.report import Notes, provenance, say
 from analyses.shared.study import Outcome, Study
@@ -205,4 +205,4 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="tasks to measure (default: all)")
 
 
-STUDY = Study(run, readme_rows, add_options=add_options)
+STUDY = Study(run, published_rows, add_options=add_options)

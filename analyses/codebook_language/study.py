@@ -22,7 +22,7 @@ import workbench as wb
 from analyses.codebook_language.codes import code_row, codes_of_topic, count_codes, effects, strongest
 from analyses.codebook_language.page import write_page
 from analyses.codebook_language.plan import NAME, SMALLEST, TOPICS, TRIED, Plan, texts
-from analyses.codebook_language.readme import readme_rows
+from analyses.codebook_language.rows import published_rows
 from analyses.codebook_language.steering import directions, steer
 from analyses.codebook_language.training import train
 from analyses.codebook_language.writing import write
@@ -157,4 +157,4 @@ def run(settings: Namespace) -> Outcome:
     return Outcome(results, results, write_page(settings.out, results))
 
 
-STUDY = Study(run, readme_rows, shared=("real", "train", "work"))
+STUDY = Study(run, published_rows, shared=("real", "train", "work"))

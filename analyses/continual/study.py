@@ -23,7 +23,7 @@ from torch import Tensor
 import workbench as wb
 from analyses.continual.learners import AS_MIXED, COLOURS, MIXED, ORDERED, POINT, SMALLEST, Plan, Trial
 from analyses.continual.page import means, write_page
-from analyses.continual.readme import readme_rows
+from analyses.continual.rows import published_rows
 from analyses.shared.corpus import texts_and_kinds
 from analyses.shared.report import Notes, provenance, say
 from analyses.shared.study import Outcome, Study
@@ -123,4 +123,4 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=Plan.seeds, help=f"orders of the kinds (default: {Plan.seeds})")
 
 
-STUDY = Study(run, readme_rows, add_options=add_options)
+STUDY = Study(run, published_rows, add_options=add_options)

@@ -22,7 +22,7 @@ from typing import Any
 import workbench as wb
 from analyses.greater_than.latents import by_decade, carriers, words
 from analyses.greater_than.page import write_page
-from analyses.greater_than.readme import readme_rows
+from analyses.greater_than.rows import published_rows
 from analyses.greater_than.task import SMALLEST, Plan, behaviour, prompts, removed, replaced
 from analyses.shared.report import Notes, provenance, say
 from analyses.shared.study import Outcome, Study
@@ -82,4 +82,4 @@ def add_options(parser: ArgumentParser) -> None:
     )
 
 
-STUDY = Study(run, readme_rows, shared=("seed",), add_options=add_options)
+STUDY = Study(run, published_rows, shared=("seed",), add_options=add_options)

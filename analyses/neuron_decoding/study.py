@@ -31,7 +31,7 @@ from analyses.neuron_decoding.dose import measure_dose, summarise_dose
 from analyses.neuron_decoding.favourite import favourite_animal
 from analyses.neuron_decoding.page import write_page
 from analyses.neuron_decoding.plan import PLAN, SEED, SITES, WEIGHTS, read_plan
-from analyses.neuron_decoding.readme import readme_rows
+from analyses.neuron_decoding.rows import published_rows
 from analyses.shared.report import Notes, provenance, say, write_json
 from analyses.shared.study import Outcome, Study
 from workbench.interventions.opening import load_model
@@ -158,4 +158,4 @@ def run(settings: Namespace) -> Outcome:
     return Outcome(results, summary(results), write_page(settings.out, results, texts))
 
 
-STUDY = Study(run, readme_rows, shared=("model",))
+STUDY = Study(run, published_rows, shared=("model",))

@@ -3,7 +3,7 @@
 python -m analyses --help                 # every study, with a sentence each
 python -m analyses NAME --out reports/NAME --summary docs/results/NAME.json
 python -m analyses NAME --smallest        # tiny settings: a check that the study runs
-python -m analyses readme                 # write README's table from docs/results
+python -m analyses published                 # write the table of published results from docs/results
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.shared.discovery import load_study, sentence_of, study_folders
-from analyses.shared.readme import README, write_readme
+from analyses.shared.published import PAGE, write_page
 from analyses.shared.report import say, write_json
 
 SHARED: dict[str, dict[str, Any]] = {
@@ -29,15 +29,17 @@ SHARED: dict[str, dict[str, Any]] = {
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser; only the chosen study is imported, and only its own options are added."""
-    parser = argparse.ArgumentParser("python -m analyses", description="Run a study, or write README's table.")
+    parser = argparse.ArgumentParser(
+        "python -m analyses", description="Run a study, or write the table of published results."
+    )
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, folder in study_folders().items():
         sentence = sentence_of(folder)
         command = commands.add_parser(name, help=sentence, description=sentence)
         if name == chosen:
             _add_options(command, name)
-    readme = commands.add_parser("readme", help="Write README's table from docs/results.")
-    readme.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
+    published = commands.add_parser("published", help="Write the table of published results from docs/results.")
+    published.add_argument("--page", type=Path, default=PAGE, help=argparse.SUPPRESS)
     return parser
 
 
@@ -54,10 +56,10 @@ def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one study and write its report, or write README's table."""
+    """Run one study and write its report, or write the table of published results."""
     settings = build_parser(arguments[0] if arguments else None).parse_args(arguments)
-    if settings.name == "readme":
-        write_readme(settings.readme)
+    if settings.name == "published":
+        write_page(settings.page)
         return
     folder = f"{settings.name}-smallest" if settings.smallest else settings.name
     settings.out = settings.out or Path("reports") / folder

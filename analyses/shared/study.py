@@ -1,4 +1,4 @@
-"""What a study declares: how it runs, which options it takes, and its rows of README's table."""
+"""What a study declares: how it runs, which options it takes, and its rows of the table of published results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One row of README's table.
+    """One row of the table of published results.
 
     Attributes:
         paper: authors and arXiv number of the source; empty where there is none.
@@ -49,12 +49,12 @@ class Study:
 
     Attributes:
         run: measures and writes the report; takes the parsed options.
-        readme_rows: the rows of README's table, from a summary as parsed JSON.
+        published_rows: the rows of the table of published results, from a summary as parsed JSON.
         shared: names of the options in `analyses.shared.command.SHARED` that the study takes.
         add_options: adds the study's own options.
     """
 
     run: Callable[[Namespace], Outcome]
-    readme_rows: Callable[[Mapping[str, Any]], list[Row]]
+    published_rows: Callable[[Mapping[str, Any]], list[Row]]
     shared: tuple[str, ...] = ()
     add_options: Callable[[ArgumentParser], None] = no_options

@@ -28,7 +28,7 @@ from analyses.sparsing_law.fits import fits, verdicts
 from analyses.sparsing_law.models import untrained
 from analyses.sparsing_law.page import write_page
 from analyses.sparsing_law.plan import BASE, SMALLEST, Plan, Shape
-from analyses.sparsing_law.readme import readme_rows
+from analyses.sparsing_law.rows import published_rows
 from workbench.corpus import Corpus
 
 FORMAT = 1
@@ -138,4 +138,4 @@ def run(settings: Namespace) -> Outcome:
     return Outcome(results, results, write_page(settings.out, results))
 
 
-STUDY = Study(run, readme_rows)
+STUDY = Study(run, published_rows)

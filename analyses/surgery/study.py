@@ -23,7 +23,7 @@ from analyses.surgery.compression import activations, heads, pruning, rounding
 from analyses.surgery.finetuned import dare, experts, labels
 from analyses.surgery.page import write_page
 from analyses.surgery.plan import SMALLEST, Plan
-from analyses.surgery.readme import readme_rows
+from analyses.surgery.rows import published_rows
 from analyses.surgery.skipping import healed_skipping, skipping
 from workbench.surgery.operations.matrices import matrices
 
@@ -65,4 +65,4 @@ def run(settings: Namespace) -> Outcome:
     return Outcome(results, summary(results), write_page(settings.out, results))
 
 
-STUDY = Study(run, readme_rows, shared=("real",))
+STUDY = Study(run, published_rows, shared=("real",))

@@ -21,7 +21,7 @@ from analyses.shared.study import Outcome, Study
 from analyses.tokfsm.codes import dead_codes, divergences, state_codes
 from analyses.tokfsm.page import write_page
 from analyses.tokfsm.plan import CONTEXT, ORDER, SMALLEST, Plan
-from analyses.tokfsm.readme import readme_rows
+from analyses.tokfsm.rows import published_rows
 from analyses.tokfsm.training import build_indexes, train
 from workbench.corpus import TokenBatch
 from workbench.synthetic import StateCounts, count_codes, force_state, next_states
@@ -145,4 +145,4 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--names", nargs="*", default=ORDER, help="models to train (default: all)")
 
 
-STUDY = Study(run, readme_rows, shared=("train", "work"), add_options=add_options)
+STUDY = Study(run, published_rows, shared=("train", "work"), add_options=add_options)

@@ -24,7 +24,7 @@ import workbench as wb
 from analyses.shared.report import progress_of, provenance, say
 from analyses.shared.study import Outcome, Study
 from analyses.train_defaults.page import write_page
-from analyses.train_defaults.readme import readme_rows
+from analyses.train_defaults.rows import published_rows
 from workbench.dictionaries.coder import SparseCoder
 from workbench.harvest import Harvest, Store
 from workbench.index import build_indexes
@@ -192,4 +192,4 @@ def run(settings: Namespace) -> Outcome:
     return Outcome(results, results, write_page(settings.out, results))
 
 
-STUDY = Study(run, readme_rows, shared=("real", "work"))
+STUDY = Study(run, published_rows, shared=("real", "work"))

@@ -16,7 +16,7 @@ from typing import Any
 from analyses.shared.report import Notes, progress_of, provenance, say
 from analyses.shared.study import Outcome, Study
 from analyses.transcoder_vs_sae.page import write_page
-from analyses.transcoder_vs_sae.readme import readme_rows
+from analyses.transcoder_vs_sae.rows import published_rows
 from workbench.corpus import Corpus
 from workbench.dictionaries.relu import StandardSAE, Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
@@ -157,4 +157,4 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--measured", type=int, default=16_384, help="held-out tokens")
 
 
-STUDY = Study(run, readme_rows, shared=("model", "seed"), add_options=add_options)
+STUDY = Study(run, published_rows, shared=("model", "seed"), add_options=add_options)

@@ -72,7 +72,7 @@ class Known:
     @property
     def stamp(self) -> tuple[int, ...]:
         """Times and sizes of the dictionary's files, which change when the files do."""
-        return _stamp(Path(self.folder) / CONFIG, Path(self.folder) / WEIGHTS)
+        return _stamp(*_files(Path(self.folder)))
 
 
 def runs_folder() -> Path:
@@ -231,10 +231,30 @@ def _described(folder: Path) -> Known:
             str(provenance.get("model_hash") or ""),
         )
     except FileNotFoundError:
-        complaint = f"{folder} is not a dictionary: it has no {CONFIG}; type the folder that save() or SAELens wrote."
+        return _of_another_tool(folder, shown)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         complaint = f"{folder / CONFIG} is damaged: {error}."
     return Known(shown, shown, "", "", "", None, "", complaint)
+
+
+def _of_another_tool(folder: Path, shown: str) -> Known:
+    """The description of a folder without a `cfg.json`, which has to be read for it."""
+    files = _files(folder)
+    try:
+        one = caching.dictionary(str(folder), shown, _stamp(*files)) if files else None
+    except DictionaryError as error:
+        return Known(shown, shown, "", "", "", None, "", str(error))
+    if one is None:
+        complaint = f"{folder} is not a dictionary: it has no {CONFIG}; type the folder that save() or SAELens wrote."
+        return Known(shown, shown, "", "", "", None, "", complaint)
+    return Known(shown, shown, one.kind, one.reads, one.writes, one.n_features, "")
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that a dictionary is read from: its `cfg.json` and weights, or all in the folder of another tool."""
+    if (folder / CONFIG).exists() or not folder.is_dir():
+        return [folder / CONFIG, folder / WEIGHTS] if folder.is_dir() else []
+    return sorted(file for file in folder.iterdir() if file.is_file())
 
 
 def _stamp(*files: Path) -> tuple[int, ...]:

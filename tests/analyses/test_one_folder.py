@@ -1,4 +1,4 @@
-"""A study is one folder: its command, its help, its report and its rows of README's table need no edit elsewhere."""
+"""A study is one folder: its command, help, report and rows of published results need no edit elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import analyses
-from analyses.shared import readme
+from analyses.shared import published
 from analyses.shared.command import SHARED, build_parser, main
 from analyses.shared.discovery import load_study, sentence_of, study_folders
 from analyses.shared.study import Study
@@ -79,9 +79,9 @@ def test_a_new_study_is_one_folder(counting: Path, tmp_path: Path, capsys: pytes
 def test_its_row_comes_into_the_table_with_its_results(counting: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    assert readme.rows_of_results(results) == {}
+    assert published.rows_of_results(results) == {}
     (results / "counting.json").write_text('{"words": 7}')
-    table = readme.table_of(readme.rows_of_results(results))
+    table = published.table_of(published.rows_of_results(results))
     assert table.splitlines()[2:] == ["| `counting`, Nobody (2020) | few | 7 words |"]
 
 

@@ -91,4 +91,4 @@ def test_names_are_snake_case_and_arguments_take_their_defaults(operation: str) 
     for one in known.arguments:
         assert one.title
         if one.kind not in ("layers", "heads", "edits"):
-            one.check(one.default)
+            one.check(one.default, SurgeryError)

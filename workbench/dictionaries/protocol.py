@@ -6,7 +6,7 @@ definition of a kind registers it under its word `kind`, where loading, training
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -23,7 +23,7 @@ from workbench.dictionaries.folder import FORMAT, DictionaryError, write_folder
 from workbench.model.edits import Masks
 
 
-class Dictionary(nn.Module):
+class Dictionary(nn.Module, ABC):
     """Features at a hook point.
 
     Kinds differ in `encode` and `decode`; all else follows from these and from the attributes below, which a kind sets

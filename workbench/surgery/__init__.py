@@ -1,5 +1,5 @@
 from workbench.surgery.bake.bake import BakeError as BakeError
-from workbench.surgery.bake.operations import direction_of as direction_of
+from workbench.surgery.bake.direction import direction_of as direction_of
 from workbench.surgery.certificate.check import verify_checkpoint as verify_checkpoint
 from workbench.surgery.certificate.record import Certificate as Certificate
 from workbench.surgery.certificate.texts import compare_texts as compare_texts

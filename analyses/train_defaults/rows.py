@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analyses.shared.readme import span
+from analyses.shared.published import span
 from analyses.shared.study import Row
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """One row without a paper: fidelity of the SAE and of the transcoders."""
     sae, *transcoders = summary["dictionaries"].values()
     fidelity, l0 = (

@@ -11,7 +11,7 @@ from analyses.tokfsm.plan import PUBLISHED
 PAPER = "Tamkin et al. (arXiv 2310.17230)"
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """Three rows: accuracy, precision of state codes, forcing."""
     models = summary["models"]
     plain, attention, both = PUBLISHED["plain"], PUBLISHED["attention"], PUBLISHED["both"]

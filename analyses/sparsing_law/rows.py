@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analyses.shared.readme import span
+from analyses.shared.published import span
 from analyses.shared.study import Row
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """One row: the verdicts on the paper's findings, with the ends of the trainings."""
     runs = [run for run in summary["runs"].values() if run["activation"] in ("relu", "silu")]
     ends = {kind: span(run["points"][-1]["active"] for run in runs if run["activation"] == kind) for kind in _KINDS}

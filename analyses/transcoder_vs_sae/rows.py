@@ -10,7 +10,7 @@ from analyses.shared.study import Row
 PUBLISHED_TOKENS = 60_000_000
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """One row: the loss recovered by each kind, at each number of active latents."""
     plan, pairs = summary["provenance"]["plan"], summary["comparisons"]
     first, *others = (

@@ -7,13 +7,13 @@ from statistics import fmean
 from typing import Any
 
 from analyses.codebook_language.plan import PROMPTS
-from analyses.shared.readme import span
+from analyses.shared.published import span
 from analyses.shared.study import Row
 
 PAPER = "Tamkin et al. (arXiv 2310.17230)"
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """Two rows: the cost of the codebooks, and steering."""
     plan = summary["provenance"]["plan"]
     points = {

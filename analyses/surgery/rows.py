@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from analyses.shared.readme import listed
+from analyses.shared.published import listed
 from analyses.shared.study import Row
 from analyses.surgery.claims import mean_accuracy
 
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """One row for each paper that a claim is from."""
     kl = {(row["operation"], row["setting"]): row["kl_articles"] for row in summary["rows"]}
     decaying, at_once = (

@@ -1,4 +1,4 @@
-"""README's table of published results is what the results in `docs/results` give."""
+"""The table of published results is what the results in `docs/results` give."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from analyses.shared import readme
+from analyses.shared import published
 from analyses.shared.discovery import study_folders
 from analyses.shared.study import Row
 
 
-def test_readme_agrees_with_the_results() -> None:
-    text = readme.README.read_text()
-    made = readme.with_table(text, readme.table_of(readme.rows_of_results()))
-    assert made == text, "run `python -m analyses readme`"
+def test_the_page_agrees_with_the_results() -> None:
+    text = published.PAGE.read_text()
+    made = published.with_table(text, published.table_of(published.rows_of_results()))
+    assert made == text, "run `python -m analyses published`"
 
 
 def test_writing_it_again_changes_nothing_else(tmp_path: Path) -> None:
-    copy = tmp_path / "README.md"
-    text = readme.README.read_text()
-    copy.write_text(text.replace(readme.BEGIN, f"{readme.BEGIN}\nsomething old"))
-    readme.write_readme(copy)
+    copy = tmp_path / "published.md"
+    text = published.PAGE.read_text()
+    copy.write_text(text.replace(published.BEGIN, f"{published.BEGIN}\nsomething old"))
+    published.write_page(copy)
     assert copy.read_text() == text
     copy.write_text("no comments here")
     with pytest.raises(ValueError, match="needs the lines"):
-        readme.write_readme(copy)
+        published.write_page(copy)
 
 
 def test_every_study_has_results_and_rows() -> None:
-    rows = readme.rows_of_results()
+    rows = published.rows_of_results()
     assert set(rows) == set(study_folders())
     assert all(rows.values())
 
@@ -39,10 +39,10 @@ def test_every_study_has_results_and_rows() -> None:
 def test_rows_follow_the_figures(tmp_path: Path) -> None:
     """No figure of a row is typed in: another result gives another row."""
     for name in study_folders():
-        before = readme.rows_of_results()[name]
-        summary = json.loads((readme.RESULTS / f"{name}.json").read_text())
+        before = published.rows_of_results()[name]
+        summary = json.loads((published.RESULTS / f"{name}.json").read_text())
         (tmp_path / f"{name}.json").write_text(json.dumps(_moved(summary)))
-        after = readme.rows_of_results(tmp_path)[name]
+        after = published.rows_of_results(tmp_path)[name]
         for old, new in zip(before, after, strict=True):
             assert old.claim == new.claim or name == "circuits"
             assert old.here != new.here, f"{name}: {old.here}"
@@ -62,13 +62,15 @@ def _moved(value: object, key: str = "") -> object:
 
 
 def test_the_table_is_sound_markdown() -> None:
-    table = readme.table_of({"one": [Row("A (2020)", "a | b", "1\n2"), Row("A (2020)", "c", "d"), Row("B", "e", "f")]})
+    table = published.table_of(
+        {"one": [Row("A (2020)", "a | b", "1\n2"), Row("A (2020)", "c", "d"), Row("B", "e", "f")]}
+    )
     assert table.splitlines()[2:] == [
         "| `one`, A (2020) | a \\| b | 1 2 |",
         "|  | c | d |",
         "| the same, B | e | f |",
     ]
-    for line in readme.table_of(readme.rows_of_results()).splitlines():
+    for line in published.table_of(published.rows_of_results()).splitlines():
         assert len(re.findall(r"(?<!\\)\|", line)) == 4
 
 
@@ -82,9 +84,9 @@ def test_the_table_is_sound_markdown() -> None:
     ],
 )
 def test_spans(values: list[float], form: str, text: str) -> None:
-    assert readme.span(values, form) == text
+    assert published.span(values, form) == text
 
 
 def test_lists() -> None:
-    assert readme.listed([0.5]) == "0.500"
-    assert readme.listed([0.5, 0.25, 1], ".2f") == "0.50, 0.25 and 1.00"
+    assert published.listed([0.5]) == "0.500"
+    assert published.listed([0.5, 0.25, 1], ".2f") == "0.50, 0.25 and 1.00"

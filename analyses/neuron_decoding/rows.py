@@ -11,7 +11,7 @@ from analyses.shared.study import Row
 PAPER = "Davies (arXiv 2501.02688)"
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """Three rows: specialised neurons, clamping, the favourite animal."""
     counts, up = summary["concept_counts"], summary["dose_summary"]["all"]["up"]
     neurons, by_chance = counts["specialised"], counts["null_specialised"]

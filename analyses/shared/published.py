@@ -1,6 +1,6 @@
-"""README's table of published results, computed from `docs/results`.
+"""The table of published results, computed from `docs/results`.
 
-The table stands between two comments in README.md; `python -m analyses readme` writes it anew.
+The table stands between two comments in docs/published.md; `python -m analyses published` writes it anew.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from analyses.shared.study import Row
 from workbench.core.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
-README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
-BEGIN = "<!-- made by `python -m analyses readme` from docs/results; change nothing up to the next comment -->"
-END = "<!-- end of what `python -m analyses readme` makes -->"
+PAGE, RESULTS = ROOT / "docs" / "published.md", ROOT / "docs" / "results"
+BEGIN = "<!-- made by `python -m analyses published` from docs/results; change nothing up to the next comment -->"
+END = "<!-- end of what `python -m analyses published` makes -->"
 
 
 def table_of(rows: dict[str, Sequence[Row]]) -> str:
@@ -40,28 +40,28 @@ def rows_of_results(results: Path = RESULTS) -> dict[str, list[Row]]:
     """Each study's rows, from its file in a folder of summaries; studies without a file are left out."""
     files = {name: results / f"{name}.json" for name in study_folders()}
     return {
-        name: load_study(name).readme_rows(json.loads(file.read_text()))
+        name: load_study(name).published_rows(json.loads(file.read_text()))
         for name, file in files.items()
         if file.exists()
     }
 
 
-def with_table(readme: str, table: str) -> str:
-    """The text of README with the table between the two comments replaced.
+def with_table(page: str, table: str) -> str:
+    """The text of the page with the table between the two comments replaced.
 
     Raises:
         ValueError: a comment is missing.
     """
-    if BEGIN not in readme or END not in readme:
-        raise ValueError(f"README needs the lines {BEGIN!r} and {END!r}, between which the table is written.")
-    before, rest = readme.split(BEGIN, 1)
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"The page needs the lines {BEGIN!r} and {END!r}, between which the table is written.")
+    before, rest = page.split(BEGIN, 1)
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END, 1)[1]}"
 
 
-def write_readme(readme: Path = README) -> None:
-    """Write the table into README."""
-    text = with_table(readme.read_text(), table_of(rows_of_results()))
-    with replacing(readme) as temporary:
+def write_page(page: Path = PAGE) -> None:
+    """Write the table into the page."""
+    text = with_table(page.read_text(), table_of(rows_of_results()))
+    with replacing(page) as temporary:
         temporary.write_text(text)
 
 

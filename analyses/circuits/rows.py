@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from analyses.shared.readme import listed
+from analyses.shared.published import listed
 from analyses.shared.study import Row
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """One row: AUC against patching, and on models whose circuit is set by hand."""
     tasks, plan = summary["tasks"], summary["provenance"]["plan"]
     phrases = {"indirect object": "indirect objects", "docstring": "docstrings"}

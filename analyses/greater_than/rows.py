@@ -9,7 +9,7 @@ from analyses.greater_than.task import PUBLISHED
 from analyses.shared.study import Row
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """One row: P-difference with transcoders in place of MLPs, and without these MLPs."""
     by_layer = {one["name"].removeprefix("transcoder-"): one["transcoder"] for one in summary["mlps"]}
     first, *_, last = by_layer

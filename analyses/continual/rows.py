@@ -9,7 +9,7 @@ from analyses.continual.learners import AS_MIXED, MIXED, ORDERED
 from analyses.shared.study import Row
 
 
-def readme_rows(summary: Mapping[str, Any]) -> list[Row]:
+def published_rows(summary: Mapping[str, Any]) -> list[Row]:
     """One row: accuracies after learning in order, and at the rate that suits mixed kinds."""
     bottleneck, probe = summary["accuracy"]["key-value bottleneck"], summary["accuracy"]["linear probe"]
 

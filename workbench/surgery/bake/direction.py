@@ -1,0 +1,31 @@
+"""The direction that a feature writes in."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from workbench.dictionaries.acting import places
+from workbench.dictionaries.features import Feature, FeatureError
+from workbench.dictionaries.neurons import Neurons
+from workbench.interventions.features import dictionary_of
+from workbench.model.language_model import LanguageModel
+
+
+def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
+    """The direction in which a feature writes into the residual stream, `[d_model]`.
+
+    For a neuron it is its row of the down projection.
+
+    Raises:
+        FeatureError: there is no such feature, or it writes elsewhere.
+        DictionaryError: it belongs to a dictionary that is not loaded.
+    """
+    feature = Feature.parse(feature) if isinstance(feature, str) else feature
+    dictionary = dictionary_of(model, feature)
+    if isinstance(dictionary, Neurons):
+        return model.network.neuron_weights(int(feature.dictionary.split(".")[1]), "down")[feature.index]
+    _, writes = places(dictionary, model.hook_points)
+    streams = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_embed")
+    if not writes.name.endswith(streams):
+        raise FeatureError(f"{feature} writes at {writes.name}, which is not the residual stream; name another.")
+    return dictionary.direction(feature.index).detach()
