@@ -93,7 +93,8 @@ del config["workbench"]
 (folder / "cfg.json").write_text(json.dumps(config | {"architecture": "amplified"}))
 assert wb.load_dictionary(folder).hash == opened.hash
 print("opened", opened.hash)
-tests = [str(Path(sys.argv[2]) / "tests" / one) for one in ("dictionaries", "training/test_training.py")]
+files = ("dictionaries", "laws/test_dictionary_laws.py", "training/test_training.py")
+tests = [str(Path(sys.argv[2]) / "tests" / one) for one in files]
 passed = []
 
 

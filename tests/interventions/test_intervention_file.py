@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from intervention_laws import LAWS, Model, logits
 from pairs import TOKENS, latents
-from registry_laws import LAWS, Model, logits
 
 import workbench as wb
 from workbench.interventions import INTERVENTIONS, FeatureIntervention, choices

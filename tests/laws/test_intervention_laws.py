@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from registry_laws import LAWS, Model
+from intervention_laws import LAWS, Model
 
 from workbench.interventions import INTERVENTIONS
 
