@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens lint bench clean
+.PHONY: setup app test durations test-saelens lint zoo bench clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# every architecture of the zoo, and the page that says what each can do
+zoo: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/write_models_page.py docs/models.md
 
 bench: $(READY)
 	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done

@@ -1,0 +1,352 @@
+"""What Workbench can do with a model, each held against plain transformers: the columns of docs/models.md.
+
+A capability takes a `Subject` and returns when all is right. A refusal raises a `WorkbenchError`; a wrong answer raises
+`AssertionError`, anything else is a fault as well. The truth is a second copy of the plain model with hooks of these
+tests, or arithmetic; places are found by shape, never by Workbench.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+import zoo
+from torch import Tensor, nn
+
+import workbench as wb
+
+CLOSE = 1e-4
+"""Of logits, log-probabilities and activations in float32."""
+TOKENS = torch.arange(14)[None] * 37 % tiny.VOCAB
+TEXTS = [
+    "The dog ran to the river and the cat ran to the house.",
+    "What is your favourite animal? My favourite is a cat.",
+]
+
+
+@dataclass
+class Subject:
+    """A configuration of the zoo, twice: plain, and under Workbench."""
+
+    name: str
+
+    @functools.cached_property
+    def plain(self) -> Any:
+        return zoo.build(self.name)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        return wb.load_model(zoo.build(self.name), tokenizer=tiny.tokenizer())
+
+    @functools.cached_property
+    def layers(self) -> list[nn.Module]:
+        """The blocks of the plain model: the longest list of modules of one class."""
+        lists = [
+            one for one in self.plain.modules() if isinstance(one, nn.ModuleList) and len({type(m) for m in one}) == 1
+        ]
+        return list(max(lists, key=lambda one: sum(p.numel() for p in one.parameters())))
+
+    def logits(self, tokens: Tensor = TOKENS) -> Tensor:
+        with torch.no_grad():
+            return self.plain(input_ids=tokens, use_cache=False).logits
+
+    def seen(self, module: nn.Module, side: str, tokens: Tensor = TOKENS) -> Tensor:
+        """What goes into or comes out of a plain module, `[batch, pos, width]`."""
+        found: list[Tensor] = []
+
+        def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            found.append(args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor)))
+
+        def after(_: nn.Module, __: tuple, ___: dict[str, Any], output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+        if side == "in":
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(after, with_kwargs=True)
+        try:
+            self.logits(tokens)
+        finally:
+            handle.remove()
+        return found[0].reshape(*tokens.shape, -1)
+
+    def changed(self, module: nn.Module, change: Callable[[Tensor], Tensor], tokens: Tensor = TOKENS) -> Tensor:
+        """Logits of a plain pass in which what goes into a module is changed."""
+
+        def before(_: nn.Module, args: tuple) -> tuple:
+            return (change(args[0].clone()), *args[1:])
+
+        handle = module.register_forward_pre_hook(before)
+        try:
+            return self.logits(tokens)
+        finally:
+            handle.remove()
+
+    def down(self, layer: int) -> nn.Module:
+        """The projection of a layer from its neurons into the stream, by shape: from most to the stream's width."""
+        d_model = self.model.network.d_model
+        width = self.model.network.neuron_hook_point(layer, "post").width
+        fits = [m for m in self.layers[layer].modules() if _sizes(m) == (width, d_model)]
+        assert fits, "the plain model has no projection of this width"
+        return fits[-1]
+
+
+def _sizes(module: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear map, however it stores them."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D":
+        return tuple(module.weight.shape)  # type: ignore[return-value]
+    return None
+
+
+def same(one: Tensor, other: Tensor, what: str, within: float = CLOSE) -> None:
+    scale = max(1.0, float(other.abs().max()))
+    assert one.shape == other.shape, f"{what}: {tuple(one.shape)} and {tuple(other.shape)}"
+    assert float((one - other).abs().max()) <= within * scale, f"{what}: off by {float((one - other).abs().max()):.3g}"
+
+
+def opens(one: Subject) -> None:
+    """Logits are those of plain transformers."""
+    same(one.model(TOKENS), one.logits(), "logits")
+
+
+def generates(one: Subject) -> None:
+    """Greedy writing with the cache is that of full passes without one."""
+    tokens = TOKENS[:, :5]
+    ids, best = tokens, []
+    for _ in range(12):
+        last = one.logits(ids)[0, -1].log_softmax(-1)
+        best.append(float(last.max()))
+        ids = torch.cat([ids, last.argmax().view(1, 1)], 1)
+    written = one.model.generate(tokens, max_new_tokens=12, stop=False)
+    assert list(written.tokens) == ids[0, 5:].tolist(), "other tokens"
+    same(torch.as_tensor(written.logprobs), torch.tensor(best), "log-probabilities")
+
+
+def captures(one: Subject) -> None:
+    """The stream before and after each block, and what enters the down projection, are those of plain hooks."""
+    points = [f"blocks.{layer}.hook_resid_{side}" for layer in range(len(one.layers)) for side in ("pre", "post")]
+    found = one.model.capture(TOKENS, points)
+    for layer, block in enumerate(one.layers):
+        same(found[f"blocks.{layer}.hook_resid_pre"], one.seen(block, "in"), f"stream before block {layer}")
+        same(found[f"blocks.{layer}.hook_resid_post"], one.seen(block, "out"), f"stream after block {layer}")
+
+
+def clamps(one: Subject) -> None:
+    """A clamped neuron is the down projection's input with one coordinate set."""
+    layer, index = 1, 5
+    down = one.down(layer)
+
+    def change(x: Tensor) -> Tensor:
+        x[..., index] = 3.0
+        return x
+
+    with one.model.intervening([wb.Clamp(f"neurons.{layer}.post:{index}", 3.0)]):
+        edited = one.model(TOKENS)
+    same(edited, one.changed(down, change), "logits under the clamp")
+    assert float((edited - one.logits()).abs().max()) > 1e-3, "the clamp does nothing"
+
+
+def decodes(one: Subject) -> None:
+    """A neuron's direction is what a nudge of it adds to the stream, and its decoding what the nudge does to logits."""
+    layer, index, step = len(one.layers) - 1, 7, 1e-3
+
+    def nudge(x: Tensor) -> Tensor:
+        x[:, -1] = x[:, -1] + torch.eye(x.shape[-1])[index] * step
+        return x
+
+    down = one.down(layer)
+    seen: list[Tensor] = []
+    handle = one.layers[layer].register_forward_hook(
+        lambda m, a, out: seen.append((out[0] if isinstance(out, tuple) else out)[:, -1].double())
+    )
+    try:
+        one.logits()
+        one.changed(down, nudge)
+    finally:
+        handle.remove()
+    moved = (seen[1] - seen[0])[0]
+    direction = wb.surgery.direction_of(one.model, f"neurons.{layer}.post:{index}").double()
+    cosine = float(torch.nn.functional.cosine_similarity(moved, direction, dim=0))
+    assert cosine > 0.9, f"the direction of the neuron has a cosine of {cosine:.2f} with what a nudge writes"
+    table = wb.decode_neurons(one.model, weights="down", top_k=5, scale="norm")
+    assert table.search(" the", limit=1) is not None
+
+
+def runs_through_sae(one: Subject) -> None:
+    """A dictionary that reconstructs exactly changes nothing, and a clamped latent adds its decoder row."""
+    d, place = one.model.network.d_model, 1
+    sae = wb.dictionaries.StandardSAE(d, 2 * d)
+    sae.reads = sae.writes = f"blocks.{place}.hook_resid_post"
+    eye = torch.eye(d)
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.cat([eye, -eye], 1))
+        sae.W_dec.copy_(torch.cat([eye, -eye], 0))
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    with one.model.spliced({f"blocks.{place}.hook_resid_post": sae}):
+        same(one.model(TOKENS), one.logits(), "logits through an exact dictionary")
+    stream = one.seen(one.layers[place], "out")
+    with one.model.intervening([wb.Clamp(sae.feature(3), 2.5)]):
+        found = one.model.capture(TOKENS, [f"blocks.{place}.hook_resid_post"])[f"blocks.{place}.hook_resid_post"]
+    wanted = stream.clone()
+    wanted[..., 3] += 2.5 - stream[..., 3].clamp(min=0)
+    same(found, wanted, "stream under a clamped latent")
+
+
+def attributes(one: Subject) -> None:
+    """A graph's contributions sum to what they explain, and the strongest are what taking them out changes."""
+    torch.manual_seed(0)
+    d, coders = one.model.network.d_model, []
+    for layer in range(len(one.layers)):
+        coder = wb.dictionaries.TopKTranscoder(
+            d, 24, k=4, reads=f"blocks.{layer}.mlp.hook_in", writes=f"blocks.{layer}.hook_mlp_out", name=f"t{layer}"
+        )
+        with torch.no_grad():
+            for parameter in coder.parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape))
+        coders.append(coder)
+    graph = wb.attribute(one.model, coders, TOKENS[:, :8])
+    worst = max(graph.completeness())
+    assert worst < 1e-3, f"the graph's sums miss by {worst:.2g}"
+    checked = wb.attribution.verify_graph(one.model, coders, graph, 10)
+    assert float(checked.pearson["free"] if isinstance(checked.pearson, dict) else checked.pearson) > 0.8
+
+
+def patches(one: Subject) -> None:
+    """Ablating a head is setting its part of the output projection's input to zero."""
+    layer, head = 1, 2
+    d_head = one.model.hook_points[f"blocks.{layer}.attn.hook_z"].shape[-1]
+    heads = one.model.network.n_heads
+    fits = [m for m in one.layers[layer].modules() if _sizes(m) == (heads * d_head, one.model.network.d_model)]
+    attention = [m for m in fits if m is not one.layers[layer]]
+    assert attention, "the plain model has no output projection of this width"
+
+    def change(x: Tensor) -> Tensor:
+        x[..., head * d_head : (head + 1) * d_head] = 0.0
+        return x
+
+    with one.model.intervening([wb.interventions.RemoveHead(layer, head)]):
+        edited = one.model(TOKENS)
+    differences = [float((edited - one.changed(m, change)).abs().max()) for m in attention]
+    assert min(differences) <= CLOSE * max(1.0, float(edited.abs().max())), f"off by {min(differences):.3g}"
+
+
+def sparsifies(one: Subject) -> None:
+    """Leaving out weak neurons is setting them to zero before the down projection."""
+    thresholds = [0.5] * len(one.layers)
+    handles = []
+    for layer in range(len(one.layers)):
+        down = one.down(layer)
+        weight = down.weight.detach() if type(down).__name__ != "Conv1D" else down.weight.detach().T
+        norms = weight.norm(dim=0)
+
+        def change(_: nn.Module, args: tuple, norms: Tensor = norms) -> tuple:
+            return (torch.where((args[0] * norms).abs() > 0.5, args[0], 0.0), *args[1:])
+
+        handles.append(down.register_forward_pre_hook(change))
+    try:
+        wanted = one.logits()
+    finally:
+        for handle in handles:
+            handle.remove()
+    same(wb.sparsity.with_sparsity(one.model, thresholds)(TOKENS), wanted, "logits of the sparse model")
+
+
+def reopened(child: Any) -> Any:
+    """A child's checkpoint in plain transformers."""
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as scratch:
+        child.save_pretrained(Path(scratch) / "child")
+        return AutoModelForCausalLM.from_pretrained(
+            Path(scratch) / "child", dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+
+
+def bakes(one: Subject) -> None:
+    """A baked edit, saved and opened by plain transformers, does what the intervention did."""
+    edits = [wb.Ablate("neurons.1.post:5"), wb.Scale("neurons.0.post:3", 2.0)]
+    with one.model.intervening(edits):
+        wanted = one.model(TOKENS)
+    plain = reopened(wb.bake(one.model, edits))
+    with torch.no_grad():
+        same(plain(input_ids=TOKENS, use_cache=False).logits, wanted, "logits of the checkpoint")
+
+
+def prunes(one: Subject) -> None:
+    """Half of every matrix inside the blocks is zero, experts included."""
+    child = wb.surgery.prune(one.model, 0.5)
+    plain = reopened(child)
+    inside = {n: p for n, p in plain.named_parameters() if p.ndim >= 2 and any(f".{i}." in n for i in range(3))}
+    zero = sum(int((p == 0).sum()) for p in inside.values())
+    share = zero / sum(p.numel() for p in inside.values())
+    assert share > 0.45, f"a share of {share:.2f} of the weights inside the blocks is zero, where 0.5 was asked"
+    with torch.no_grad():
+        same(plain(input_ids=TOKENS, use_cache=False).logits, child.model(TOKENS), "logits of the checkpoint")
+
+
+def merges_heads(one: Subject) -> None:
+    """Where the key and value heads of a group are equal already, joining them changes nothing."""
+    plain = zoo.build(one.name)
+    heads = getattr(plain.config, "num_key_value_heads", 0)
+    with torch.no_grad():
+        for path, module in plain.named_modules():
+            if path.endswith(("k_proj", "v_proj")):
+                for tensor in module.parameters():
+                    first = tensor[: len(tensor) // heads]
+                    tensor.copy_(torch.cat([first] * heads))
+        wanted = plain(input_ids=TOKENS, use_cache=False).logits
+    child = wb.surgery.merge_kv_heads(wb.load_model(plain, tokenizer=tiny.tokenizer()), 1, method="mean", tokens=64)
+    same(child.model(TOKENS), wanted, "logits after equal heads were joined")
+    opened = reopened(child)
+    with torch.no_grad():
+        same(opened(input_ids=TOKENS, use_cache=False).logits, wanted, "logits of the checkpoint")
+
+
+def saves(one: Subject) -> None:
+    """A child that was saved opens again with the same weights, hash and logits."""
+    child = wb.surgery.prune(one.model, 0.1)
+    with tempfile.TemporaryDirectory() as scratch:
+        child.save_pretrained(Path(scratch) / "child")
+        opened = wb.load_model(str(Path(scratch) / "child"))
+        assert opened.hash == child.model.hash, "another hash"
+        same(opened(TOKENS), child.model(TOKENS), "logits")
+
+
+CAPABILITIES: dict[str, Callable[[Subject], None]] = {
+    "open": opens,
+    "generate": generates,
+    "capture": captures,
+    "clamp": clamps,
+    "decode": decodes,
+    "SAE": runs_through_sae,
+    "attribution": attributes,
+    "heads": patches,
+    "sparsity": sparsifies,
+    "bake": bakes,
+    "prune": prunes,
+    "merge heads": merges_heads,
+    "save": saves,
+}
+"""By the name of the column."""
+
+
+def outcome(subject: Subject, capability: str) -> tuple[str, str]:
+    """`right`, `refused` or `wrong`, and the sentence."""
+    try:
+        CAPABILITIES[capability](subject)
+    except wb.WorkbenchError as error:
+        return "refused", str(error)
+    except AssertionError as error:
+        return "wrong", str(error).splitlines()[0] if str(error) else "an assertion failed"
+    except Exception as error:  # noqa: BLE001 - whatever a library raises is a fault to be listed
+        return "wrong", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return "right", ""
