@@ -87,7 +87,7 @@ def decode_all(
     for layer in range(n_layers):
         if progress:
             progress(layer / n_layers, f"Decoding neurons, layer {layer} of {n_layers}")
-        for part in model.network.neuron_weights(layer, weights).split(CHUNK):  # [chunk, d_model]
+        for part in model.network.neuron_directions(layer, weights).split(CHUNK):  # [chunk, d_model]
             scores = torch.mm(adjust(part), head.T, out=room[: len(part)])  # [chunk, vocab]
             best, tokens = top_both(scores, top_k)  # [2, chunk, top_k]
             kept["tokens"].append(tokens.int())
