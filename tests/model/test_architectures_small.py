@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import tiny
@@ -10,6 +11,7 @@ import torch
 import zoo
 
 import workbench as wb
+from workbench.dictionaries.neurons import Neurons
 from workbench.model.context import UNSTATED
 from workbench.model.weights import ModelError
 
@@ -39,7 +41,7 @@ def test_a_failure_of_transformer_lens_is_one_sentence(tiny_cache: object, name:
 
 
 @pytest.mark.parametrize("name", EXPERTS)
-def test_a_layer_of_experts_has_no_neurons(tiny_cache: object, name: str) -> None:
+def test_a_layer_of_experts_has_no_neurons(tiny_cache: object, tmp_path: Path, name: str) -> None:
     model = opened(name)
     sentence = "The MLP of layer 1 is a mixture of experts, so it has no neurons of its own at 'post'"
     for site in ("gate", "up", "post"):
@@ -49,6 +51,9 @@ def test_a_layer_of_experts_has_no_neurons(tiny_cache: object, name: str) -> Non
             wb.interventions.features.dictionary_of(model, f"neurons.1.{site}:5")
     with pytest.raises(ModelError, match="mixture of experts"):
         wb.decode_neurons(model, "down")
+    for neurons in ("neurons.1.post", Neurons("neurons.1.post", "blocks.1.mlp.hook_post", 32)):
+        with pytest.raises(wb.WorkbenchError, match=sentence):
+            wb.build_index(model, neurons, wb.Corpus(["The dog ran."]), tmp_path / "index")
 
 
 def test_a_dense_layer_beside_experts_keeps_its_neurons(tiny_cache: object) -> None:
