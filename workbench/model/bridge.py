@@ -1,4 +1,4 @@
-"""TransformerLens 4's `TransformerBridge` over a plain model: built, searched and hooked."""
+"""What `network.py` does with TransformerLens's bridge: components by path, hooks, and its failures in one sentence."""
 
 from __future__ import annotations
 
@@ -11,24 +11,10 @@ from workbench.model.edits import current_run
 from workbench.model.weights import ModelError
 
 
-def build_bridge(module: Any, tokenizer: Any) -> Any:
-    """The bridge over `module`, whose modules it takes over."""
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-    architecture = _architecture(module)
-    try:
-        bridge = build_bridge_from_module(module, architecture, hf_config=module.config).eval()
-    except Exception as error:  # an adapter may raise anything
-        raise unopened(module, error) from error
-    # set here, since the builder changes a tokenizer in place, or fetches one from the hub
-    bridge.tokenizer = tokenizer
-    return bridge
-
-
 def unopened(module: Any, error: Exception) -> ModelError:
     """The error for a model on which TransformerLens fails: the architecture, and the reason."""
     reason = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
-    return ModelError(f"TransformerLens can't open a {_architecture(module)}: {reason}.")
+    return ModelError(f"TransformerLens can't open a {architecture_of(module)}: {reason}.")
 
 
 def component_at(bridge: Any, path: str) -> Any:
@@ -51,5 +37,6 @@ def bridge_hook(name: str) -> Callable:
     return hook
 
 
-def _architecture(module: Any) -> str:
+def architecture_of(module: Any) -> str:
+    """The name of a plain model's class, as its configuration states it."""
     return (module.config.architectures or [type(module).__name__])[0]

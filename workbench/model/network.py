@@ -1,5 +1,5 @@
-"""A network whose hook points can be read and edited: tokens in, logits out. TransformerLens is known here
-and in `bridge.py` only.
+"""A network whose hook points can be read and edited: tokens in, logits out. The only file that imports
+TransformerLens.
 
 Two trees of modules share one set of weights. The *plain* one is the Hugging Face model: it runs every forward pass at
 its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it names the hook points, and runs only where
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.model.bridge import bridge_hook, build_bridge, component_at, unopened
+from workbench.model.bridge import architecture_of, bridge_hook, component_at, unopened
 from workbench.model.context import context_length
 from workbench.model.edits import BoundEdit, EditError, Run, running
 from workbench.model.hookpoint_table import BridgeTensor, open_table
@@ -73,7 +73,7 @@ class Network:
         with self._lock:
             module = sharing_copy(self.module)
             twins = {id(inner): path for path, inner in module.named_modules() if path}
-            return build_bridge(module, self._tokenizer), twins
+            return _build_bridge(module, self._tokenizer), twins
 
     @functools.cached_property
     def _bridge_hooks(self) -> dict[str, Any]:
@@ -369,3 +369,17 @@ class _Enough(Exception):
 def _touches(run: Run | None, part: str) -> bool:
     """Whether a run edits or watches hook points whose name begins so."""
     return run is not None and any(name.startswith(part) for name in run.at)
+
+
+def _build_bridge(module: Any, tokenizer: Any) -> Any:
+    """The bridge over `module`, whose modules it takes over."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    architecture = architecture_of(module)
+    try:
+        bridge = build_bridge_from_module(module, architecture, hf_config=module.config).eval()
+    except Exception as error:  # an adapter may raise anything
+        raise unopened(module, error) from error
+    # set here, since the builder changes a tokenizer in place, or fetches one from the hub
+    bridge.tokenizer = tokenizer
+    return bridge
