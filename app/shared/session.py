@@ -130,11 +130,16 @@ def _forget() -> None:
 
 
 def _show_facts(model: LanguageModel) -> None:
+    from workbench.model import ModelError
+
     network = model.network
-    width = network.neuron_hook_point(0, "post").width
+    try:
+        neurons = f"{sum(network.neuron_hook_point(n, 'post').width for n in range(network.n_layers)):,} MLP neurons"
+    except ModelError:
+        neurons = "MLPs without neurons of their own"
     through = [f"runs through {len(model.splices)} dictionaries"] if model.splices else []
     facts = [
-        f"{network.n_layers} layers, {network.n_layers * width:,} MLP neurons",
+        f"{network.n_layers} layers, {neurons}",
         f"residual stream {network.d_model:,} wide, {network.n_heads} heads",
         f"{network.vocab_size:,} tokens, context {network.n_ctx:,}",
         f"weights {model.hash[:12]}",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import zoo
 from pages import button, complaint, quiet, run_code, start, switch, texts, visit, words
 from streamlit.testing.v1 import AppTest
 
@@ -115,3 +116,14 @@ def test_another_model_from_a_folder(name: str, tmp_path: Path, tiny_cache: Path
     plain, edited = texts(quiet(page))
     assert plain
     assert edited
+
+
+def test_a_model_of_experts_has_no_neurons_to_browse(tiny_cache: Path, tmp_path: Path) -> None:
+    zoo.build("mixtral").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    page = start(tmp_path)
+    assert complaint(page).startswith("The MLP of layer 0 is a mixture of experts, so it has no neurons of its own")
+    assert "MLPs without neurons of their own" in page.sidebar.caption[0].value
+    steer = visit("steer", tmp_path)
+    steer.text_input(key="adder").set_value("the").run()
+    assert "is a mixture of experts" in complaint(steer)

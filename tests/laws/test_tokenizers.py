@@ -1,4 +1,4 @@
-"""Every kind of tokenizer: a text goes on where its prompt ends, and ids are those of the tokenizer and its template."""
+"""Every kind of tokenizer: a text goes on where its prompt ends; ids are those of the tokenizer and its template."""
 
 from __future__ import annotations
 

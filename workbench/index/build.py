@@ -18,6 +18,7 @@ from annotated_types import Ge
 from workbench.core.checks import Integer, Number, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
+from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Harvest
 from workbench.index.feature_index import FeatureIndex
@@ -146,8 +147,8 @@ def _stop_if(cancel: Callable[[], bool] | None) -> None:
 
 def _named(model: LanguageModel, dictionary: Dictionary | str) -> Dictionary:
     """The dictionary, checked against the model."""
-    if isinstance(dictionary, str):
-        return dictionary_of(model, f"{dictionary}:0")
+    if isinstance(dictionary, str | Neurons):  # a layer of experts has no neurons, whatever its hook points are called
+        return dictionary_of(model, f"{dictionary if isinstance(dictionary, str) else dictionary.name}:0")
     if not dictionary.reads:
         raise FeatureIndexError(f"{dictionary.name} has no hook point yet; set its .reads and .writes.")
     width = model.hook_points[dictionary.reads].width

@@ -44,12 +44,12 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
     try:
         if dictionary.mlp_site is not None:
             layer, site = dictionary.mlp_site
-            return model.network.neuron_weights(layer, "down" if site == "post" else site)
+            return model.network.neuron_directions(layer, "down" if site == "post" else site)
         gain, centred = model.network.final_norm()
         if _RESIDUAL.fullmatch(dictionary.writes) and dictionary.d_out == model.network.d_model:
-            vectors = directions(dictionary)
+            vectors = model.network.written(model.hook_points[dictionary.writes], directions(dictionary))
         elif match := _POST.fullmatch(dictionary.writes):
-            vectors = directions(dictionary) @ model.network.neuron_weights(int(match[1]), "down")
+            vectors = directions(dictionary) @ model.network.neuron_directions(int(match[1]), "down")
         else:
             return None
     except ModelError:

@@ -1,4 +1,5 @@
-"""A network whose hook points can be read and edited: tokens in, logits out. The only file that knows TransformerLens.
+"""A network whose hook points can be read and edited: tokens in, logits out. The only file that imports
+TransformerLens.
 
 Two trees of modules share one set of weights. The *plain* one is the Hugging Face model: it runs every forward pass at
 its full speed. The *bridge* is TransformerLens 4's `TransformerBridge`: it names the hook points, and runs only where
@@ -21,10 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.model.edits import BoundEdit, EditError, Run, current_run, running
+from workbench.model.bridge import architecture_of, bridge_hook, component_at, unopened
+from workbench.model.context import context_length
+from workbench.model.edits import BoundEdit, EditError, Run, running
 from workbench.model.hookpoint_table import BridgeTensor, open_table
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
+from workbench.model.mlp import LayerProbe, check_neurons
 from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.weights import ModelError
 
@@ -47,14 +51,16 @@ class Network:
         self._tokenizer = tokenizer
         self._hooked: set[tuple[bool, str]] = set()
         self._lock = threading.RLock()
+        self._behind: dict[str, str | None] = {}  # the norm between a hook point and the stream, by key
+        self._direct: set[str] = set()  # keys of hook points whose tensors are added to the stream as they are
         versions = {"TransformerLens": version("transformer-lens")}
         self.hook_points = open_table(self.module, versions, self._observe)
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
         self.n_heads: int = sizes.num_attention_heads
         self.d_model: int = sizes.hidden_size
-        self.n_ctx: int = sizes.max_position_embeddings
-        self.vocab_size: int = self.unembedding().shape[0]
+        self.n_ctx: int = context_length(self.module, tokenizer)
+        self.vocab_size: int = self.module.get_output_embeddings().weight.shape[0]
 
     @property
     def bridge(self) -> Any:
@@ -152,8 +158,17 @@ class Network:
         return ready
 
     def unembedding(self) -> Tensor:
-        """The LM head: `[vocab, d_model]`, in float32 for every dtype of the model."""
-        return self.module.get_output_embeddings().weight.detach().float()
+        """The LM head: `[vocab, d_model]`, in float32 for every dtype of the model.
+
+        Raises:
+            ModelError: a head that does not read the residual stream itself.
+        """
+        head = self.module.get_output_embeddings().weight.detach().float()
+        if head.shape[1] != self.d_model:
+            raise ModelError(
+                f"The LM head of this model reads {head.shape[1]} values, not the stream's {self.d_model}."
+            )
+        return head
 
     def final_norm(self) -> tuple[Tensor, bool]:
         """The final norm's gain `[d_model]` and whether it subtracts the mean."""
@@ -170,20 +185,30 @@ class Network:
         """The hook point of the neurons of a layer: the output of `gate` or `up`, or `post`, the input of down.
 
         Raises:
-            ModelError: no such layer or site.
+            ModelError: no such layer or site, or a layer without neurons of its own there, such as one of experts.
         """
         if not 0 <= layer < self.n_layers:
             raise ModelError(
                 f"There is no layer {layer}: this model has {self.n_layers} layers, 0 to {self.n_layers - 1}."
             )
-        if site not in self.neuron_sites:
+        gated = f"blocks.{layer}.mlp.hook_pre_linear" in self.hook_points
+        words = {"up": "hook_pre_linear", "gate": "hook_pre"} if gated else {"up": "hook_pre"}
+        points = {
+            name: self.hook_points.get(f"blocks.{layer}.mlp.{word}")
+            for name, word in {"post": "hook_post", **words}.items()
+        }
+        check_neurons(self.module, layer, points["post"], "post", self.d_model)
+        if site not in points:
             raise ModelError(f"There are no {site!r} neurons in this model; it has {', '.join(self.neuron_sites)}.")
-        gated = "gate" in self.neuron_sites
-        word = {"gate": "hook_pre", "up": "hook_pre_linear" if gated else "hook_pre", "post": "hook_post"}[site]
-        return self.hook_points[f"blocks.{layer}.mlp.{word}"]
+        point, post = points[site], points["post"]
+        if site != "post":
+            check_neurons(self.module, layer, point, site, self.d_model)
+        if point is None or post is None or point.width != post.width:
+            raise ModelError(f"The MLP of layer {layer} has another number of values at {site!r} than neurons.")
+        return point
 
     def neuron_weights(self, layer: int, weights: str) -> Tensor:
-        """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: read by gate and up, written by down.
+        """Each neuron's row of the gate or up projection or column of the down projection, `[d_mlp, d_model]`.
 
         Raises:
             ModelError: no such layer or weights, or weights that are not stored as one matrix.
@@ -198,6 +223,53 @@ class Network:
             )
         weight = module.weight.detach().float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight
+
+    def neuron_directions(self, layer: int, weights: str) -> Tensor:
+        """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: read by gate and up, written by down.
+
+        As `neuron_weights`, but behind a norm between the MLP and the stream the vectors that `down` writes contain its
+        gain; lengths are up to one positive factor.
+
+        Raises:
+            ModelError: as `neuron_weights`, or an MLP whose output changes on its way into the stream.
+        """
+        vectors = self.neuron_weights(layer, weights)
+        if weights != "down":
+            return vectors
+        post = self.neuron_hook_point(layer, "post")
+        out = replace(
+            post, name=f"blocks.{layer}.mlp.out", key=f"{post.key} written", shape=(self.d_model,), side="out"
+        )
+        written = self.written(out, vectors)
+        if self._behind[out.key] is None and out.key not in self._direct:
+            self._probe.check_direct(out)
+            self._direct.add(out.key)
+        return written
+
+    def written(self, point: HookPoint, vectors: Tensor) -> Tensor:
+        """The directions in which vectors at a hook point arrive in the residual stream, up to a positive factor.
+
+        A norm between the hook point and the stream (Gemma 2 and 3, OLMo 2, EXAONE 4) multiplies them by its gain,
+        after it subtracted their mean where it does so.
+
+        Args:
+            point: a hook point that is as wide as the stream.
+            vectors: `[..., d_model]`.
+
+        Returns:
+            `[..., d_model]`; `vectors` themselves where no norm lies behind the hook point.
+        """
+        if point.key not in self._behind:
+            self._behind[point.key] = self._probe.norm_behind(point)
+        path = self._behind[point.key]
+        if path is None:
+            return vectors
+        gain, _, centres = self._norm_at(path)
+        return (vectors - vectors.mean(-1, keepdim=True) if centres else vectors) * gain
+
+    @functools.cached_property
+    def _probe(self) -> LayerProbe:
+        return LayerProbe(self.module)
 
     def attention_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The value and output weights of the heads of a layer.
@@ -234,6 +306,10 @@ class Network:
         path = self.hook_points[hook_point].module
         if path is None:
             raise ModelError(f"This model has no norm of its own at {hook_point}.")
+        return self._norm_at(path)
+
+    def _norm_at(self, path: str) -> tuple[Tensor, Tensor, bool]:
+        """Gain, bias and whether the mean is subtracted, of the norm at a path in the plain model."""
         norm: Any = self.module.get_submodule(path)
         flips = torch.ones(self.d_model, dtype=self.module.dtype)
         flips[1::2] = -1.0
@@ -258,7 +334,7 @@ class Network:
         """Hook one hook point, for good."""
         point = self.hook_points[name]
         if on_bridge:
-            self._bridge_hooks[name].add_hook(_hook_bridge(name), is_permanent=True)
+            self._bridge_hooks[name].add_hook(bridge_hook(name), is_permanent=True)
             return
         attach(self.module.get_submodule(point.module or ""), name, point)
 
@@ -268,10 +344,13 @@ class Network:
         places: dict[str, str] = {}
         for hook in self._bridge_hooks.values():
             owner = (hook.name or "").rpartition(".")[0]
-            twin = twins.get(id(getattr(_component(bridge, owner), "original_component", None)))
+            twin = twins.get(id(getattr(component_at(bridge, owner), "original_component", None)))
             if twin is not None:
                 places[owner] = twin
-        _, cache = bridge.run_with_cache(probe)
+        try:
+            _, cache = bridge.run_with_cache(probe)
+        except Exception as error:  # the library may raise anything on a form that it does not know
+            raise unopened(self.module, error) from error
         tensors, keys = [], {}
         for name, value in cache.items():
             hook = self._bridge_hooks.get(name)
@@ -296,30 +375,11 @@ def _build_bridge(module: Any, tokenizer: Any) -> Any:
     """The bridge over `module`, whose modules it takes over."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    architecture = (module.config.architectures or [type(module).__name__])[0]
+    architecture = architecture_of(module)
     try:
         bridge = build_bridge_from_module(module, architecture, hf_config=module.config).eval()
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ModelError(f"TransformerLens can't open a {architecture}: {reason}.") from error
+    except Exception as error:  # an adapter may raise anything
+        raise unopened(module, error) from error
     # set here, since the builder changes a tokenizer in place, or fetches one from the hub
     bridge.tokenizer = tokenizer
     return bridge
-
-
-def _component(bridge: Any, path: str) -> Any:
-    """The bridge's component at a dotted path, or None."""
-    component = bridge
-    for word in path.split(".") if path else []:
-        component = component[int(word)] if word.isdigit() else getattr(component, word, None)
-        if component is None:
-            return None
-    return component
-
-
-def _hook_bridge(name: str) -> Callable:
-    def hook(value: Tensor, hook: Any) -> Tensor | None:
-        run = current_run()
-        return None if run is None or name not in run.at else run.apply(name, value)
-
-    return hook

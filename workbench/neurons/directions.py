@@ -29,7 +29,7 @@ def token_scores(
         NeuronError: an unknown scale.
     """
     layer, own = _place(model, feature)
-    vector = model.network.neuron_weights(layer, weights or own)[feature.index]
+    vector = model.network.neuron_directions(layer, weights or own)[feature.index]
     return model.network.unembedding() @ adjustment(model, scale)(vector[None])[0]
 
 
@@ -55,7 +55,9 @@ def neurons_writing(
     """
     token = int(model.to_tokens(text, start=False)[0, 0])
     adjust, row = adjustment(model, scale), model.network.unembedding()[token]
-    scores = torch.cat([adjust(model.network.neuron_weights(n, weights)) @ row for n in range(model.network.n_layers)])
+    scores = torch.cat(
+        [adjust(model.network.neuron_directions(n, weights)) @ row for n in range(model.network.n_layers)]
+    )
     site, d_mlp = "post" if weights == "down" else weights, len(scores) // model.network.n_layers
     best = scores.topk(min(top, len(scores)))
     return [
@@ -80,10 +82,10 @@ def nearest_neurons(model: LanguageModel, feature: Feature, top: int = 10) -> li
     """
     layer, weights = _place(model, feature)
     normal = torch.nn.functional.normalize
-    own = normal(model.network.neuron_weights(layer, weights)[feature.index], dim=0)
+    own = normal(model.network.neuron_directions(layer, weights)[feature.index], dim=0)
     cosines = []
     for number in range(model.network.n_layers):
-        vectors = model.network.neuron_weights(number, weights)
+        vectors = model.network.neuron_directions(number, weights)
         cosines.append(vectors @ own / vectors.norm(dim=-1).clamp(min=TINY))
     every = torch.stack(cosines)  # [layers, d_mlp]
     every[layer, feature.index] = -2

@@ -40,7 +40,8 @@ def decode_neurons(
 
     Args:
         model: any model with MLPs.
-        weights: the vectors that are read: rows of the `gate` or the `up` projection, or columns of `down`.
+        weights: the vectors that are read: rows of the `gate` or the `up` projection, or columns of `down`,
+            times the gain of a norm between the MLP and the stream.
         top_k: tokens kept per neuron and sign, at most 1,000.
         scale: `raw`: the weights themselves; `unit`: each divided by its norm; `norm`: sent through the final norm, as
             if the residual stream held nothing but this vector.
@@ -56,9 +57,16 @@ def decode_neurons(
     most = min(1000, model.network.vocab_size)
     if top_k > most:
         raise NeuronError(f"top_k is a whole number from 1 to {most:,}, not {top_k!r}.")
-    file = table_file(f"{model.hash}-{weights}-{scale}-{top_k}")
+    # tables of `down` had another name while they left out the gain of a norm behind the MLP
+    vectors = "down-in-stream" if weights == "down" else weights
+    file = table_file(f"{model.hash}-{vectors}-{scale}-{top_k}")
     vocabulary = model.token_texts(torch.arange(model.network.vocab_size))
-    d_mlp = model.network.neuron_hook_point(0, "post").width
+    widths = {model.network.neuron_hook_point(layer, "post").width for layer in range(model.network.n_layers)}
+    if len(widths) > 1:
+        raise NeuronError(
+            f"The layers of {model.name} have {min(widths):,} to {max(widths):,} neurons; a table needs one."
+        )
+    d_mlp = widths.pop()
     about = {"format": FORMAT, "model": model.hash, "weights": weights, "scale": scale, "d_mlp": d_mlp}
     tensors = read_table(file, about)
     if tensors is None:
@@ -87,7 +95,7 @@ def decode_all(
     for layer in range(n_layers):
         if progress:
             progress(layer / n_layers, f"Decoding neurons, layer {layer} of {n_layers}")
-        for part in model.network.neuron_weights(layer, weights).split(CHUNK):  # [chunk, d_model]
+        for part in model.network.neuron_directions(layer, weights).split(CHUNK):  # [chunk, d_model]
             scores = torch.mm(adjust(part), head.T, out=room[: len(part)])  # [chunk, vocab]
             best, tokens = top_both(scores, top_k)  # [2, chunk, top_k]
             kept["tokens"].append(tokens.int())

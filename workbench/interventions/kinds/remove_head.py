@@ -54,6 +54,11 @@ class RemoveHead(InterventionKind):
         check_layer(model, self.layer)
         point = model.hook_points[f"blocks.{self.layer}.attn.hook_z"]
         heads = point.shape[0] if len(point.shape) == 2 else 0
+        if heads != model.network.n_heads:  # as in multi-head latent attention
+            raise EditError(
+                f"Heads of {model.name} can't be removed: {point.name} holds {tuple(point.shape)} values where the model "
+                f"has {model.network.n_heads} heads."
+            )
         if not 0 <= self.head < heads:
             raise EditError(f"There is no head {self.head!r}: this model has {heads} heads, 0 to {heads - 1}.")
         return point

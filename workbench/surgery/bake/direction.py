@@ -13,7 +13,8 @@ from workbench.model.language_model import LanguageModel
 def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     """The direction in which a feature writes into the residual stream, `[d_model]`.
 
-    For a neuron it is its row of the down projection.
+    For a neuron it is its column of the down projection. A norm between the place and the stream multiplies it by its
+    gain.
 
     Raises:
         FeatureError: there is no such feature, or it writes elsewhere.
@@ -23,9 +24,9 @@ def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     dictionary = dictionary_of(model, feature)
     if dictionary.mlp_site is not None:
         layer, _ = dictionary.mlp_site
-        return model.network.neuron_weights(layer, "down")[feature.index]
+        return model.network.neuron_directions(layer, "down")[feature.index]
     _, writes = places(dictionary, model.hook_points)
     streams = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_embed")
     if not writes.name.endswith(streams):
         raise FeatureError(f"{feature} writes at {writes.name}, which is not the residual stream; name another.")
-    return dictionary.direction(feature.index).detach()
+    return model.network.written(writes, dictionary.direction(feature.index).detach())
