@@ -7,12 +7,12 @@ Ainslie et al., "GQA" (2023), arXiv 2305.13245, take the mean of the heads' weig
 With rotary positions a key is rotated after its projection, plane by plane, and a checkpoint rotates one key for the
 whole group. So the map of the keys must commute with the rotation: in each plane the group's keys are complex numbers,
 and their best combination is the first eigenvector of their covariance. Queries take its conjugate, which makes the
-replacement exact where the group's keys are multiples of one another.
+replacement exact where the group's keys are multiples of one another. A pass with such keys shows whether an
+architecture keeps to this.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -25,7 +25,17 @@ from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.surgery.child import Child, make_child
-from workbench.surgery.child_building import SurgeryError, layers_path
+from workbench.surgery.child_building import (
+    PROBE,
+    SurgeryError,
+    build,
+    changed_config,
+    complete,
+    layers_path,
+    parameter_shapes,
+    state_of,
+    tolerance,
+)
 from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
@@ -56,13 +66,13 @@ def merge_kv_heads(
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: a number of heads that does not divide the old one, or an architecture whose heads can't merge.
+        SurgeryError: a number of heads that does not divide the old one, or an architecture whose heads can't merge:
+            one where joining heads that hold the same moves a logit.
         Cancelled: `cancel` returned True.
     """
     model = as_model(model)
     shape = _shape(model, heads)
-    if method == "svd" and not _turns_halves(model):
-        raise SurgeryError(f"{model.name} turns other planes of a head by position than Llama does; take the mean.")
+    _check_exact(model, shape, method)
     corpus = calibration(corpus)
     spread = _covariances(model, shape, corpus, tokens=tokens, seed=seed, cancel=cancel) if method == "svd" else None
     tensors: dict[str, Tensor] = {}
@@ -72,7 +82,7 @@ def merge_kv_heads(
         if cancel is not None and cancel():
             raise Cancelled("Joining of heads was stopped; nothing has changed.")
         attention = f"{layers_path(model)}.{layer}.self_attn"
-        matrices = _Attention(model, attention, shape)
+        matrices = _Attention(model.network.module, attention, shape)
         tensors |= matrices.averaged() if spread is None else matrices.joined(*spread[layer])
     step = {"operation": "merge_kv_heads", "heads": heads, "method": method}
     if spread is not None:
@@ -107,24 +117,92 @@ def _shape(model: LanguageModel, heads: int) -> _Shape:
             f"{model.name} has no key and value heads that its configuration could have fewer of; this is for models "
             "like Llama, Mistral and Qwen2."
         )
-    if any(hasattr(attention, norm) for norm in ("q_norm", "k_norm")):
-        raise SurgeryError(f"{model.name} normalises its queries and keys, so heads can't be joined in its weights.")
     if not 0 < heads < old or old % heads:
         fitting = [number for number in range(1, old) if old % number == 0]
         choices = f"it can have {', '.join(map(str, fitting))}" if fitting else "it can't have fewer"
         raise SurgeryError(f"{model.name} has {old} key and value heads per layer; {choices}, not {heads}.")
-    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    if getattr(sizes, "partial_rotary_factor", None) not in (None, 1, 1.0):
-        raise SurgeryError(f"{model.name} turns only a part of each head by its position; its heads can't be joined.")
-    return _Shape(sizes.num_attention_heads, old, heads, width)
+    queries, keys, values, out = (getattr(attention, part).weight.shape for part in parts)
+    width = keys[0] // old
+    number = sizes.num_attention_heads
+    if keys[0] != old * width or values[0] != keys[0] or width % 2 or not queries[0] == out[1] == number * width:
+        raise SurgeryError(f"The heads of {model.name} do not have one width, so they can't be joined.")
+    return _Shape(number, old, heads, width)
 
 
-def _turns_halves(model: LanguageModel) -> bool:
-    """Whether positions rotate the planes of `_as_complex`, as in Llama; Cohere's planes are of neighbours."""
-    attention: Any = model.network.module.get_submodule(f"{layers_path(model)}.0").self_attn
-    homes = [sys.modules[kind.__module__] for kind in type(attention).__mro__]
-    rotate = next((getattr(home, "rotate_half", None) for home in homes if hasattr(home, "rotate_half")), None)
-    return rotate is not None and rotate(torch.arange(1.0, 5.0)).tolist() == [-3.0, -4.0, 1.0, 2.0]
+@torch.no_grad()
+def _check_exact(model: LanguageModel, shape: _Shape, method: Method) -> None:
+    """Refuse an attention in which joining moves logits where it must not: where a group's heads hold the same.
+
+    A twin of the model has such heads: under "mean" equal ones; under "svd" keys that are multiples of one another in
+    each plane, and values that are one another under a matrix. Norms of queries and keys, clipping, and rotations of
+    other planes than those of `_as_complex` show.
+
+    Raises:
+        SurgeryError: a logit moves.
+    """
+    module: Any = model.network.module
+    chance = torch.Generator().manual_seed(0)
+    equal, joined = dict[str, Tensor](), dict[str, Tensor]()
+    paths = [f"{layers_path(model)}.{layer}.self_attn" for layer in range(model.network.n_layers)]
+    alike = _Alike.equal(shape) if method == "mean" else _Alike.drawn(shape, chance)
+    for path in paths:
+        equal |= _Attention(module, path, shape).alike(alike)
+    twin = _changed(model, module, equal, {})
+    for path in paths:
+        matrices = _Attention(twin, path, shape)
+        joined |= matrices.averaged() if method == "mean" else matrices.joined(*alike.moments())
+    merged = _changed(model, twin, joined, {"num_key_value_heads": shape.new})
+    weight = module.get_input_embeddings().weight
+    tokens = torch.arange(PROBE, device=weight.device)[None] * 37 % weight.shape[0]
+    with uninterrupted():
+        wanted, found = (one(input_ids=tokens, use_cache=False).logits.float() for one in (twin, merged))
+    moved = float((found - wanted).abs().max())
+    if not moved <= tolerance(wanted - wanted.mean(), weight.dtype):
+        raise SurgeryError(
+            f"The heads of {model.name} can't be joined in its weights by {method}: where they hold the same, a logit "
+            f"moves by {moved:.2g}, so keys or values are changed by more than rotations before the attention."
+        )
+
+
+def _changed(model: LanguageModel, module: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
+    """A plain module with other tensors and another configuration, that shares the rest."""
+    settings = changed_config(model, config)
+    shapes = parameter_shapes(type(module), settings)
+    return build(type(module), settings, complete(shapes, state_of(module), tensors)[0])
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """How the heads of each group follow from the group's first.
+
+    Attributes:
+        turns: of keys, `[new, joined, width / 2]` complex.
+        mixes: of values, `[new, joined, width, width]`.
+    """
+
+    turns: Tensor
+    mixes: Tensor
+
+    @classmethod
+    def equal(cls, s: _Shape) -> _Alike:
+        """All heads are the first."""
+        eye = torch.eye(s.width, dtype=torch.float64).expand(s.new, s.joined, s.width, s.width)
+        return cls(torch.ones(s.new, s.joined, s.width // 2, dtype=torch.complex128), eye)
+
+    @classmethod
+    def drawn(cls, s: _Shape, chance: torch.Generator) -> _Alike:
+        """Each head is the first one, turned and lengthened in each plane of its keys, with values rotated."""
+        size = (s.new, s.joined, s.width // 2)
+        lengths = 0.5 + torch.rand(size, generator=chance, dtype=torch.float64)
+        angles = 6.3 * torch.rand(size, generator=chance, dtype=torch.float64)
+        normal = torch.randn(s.new, s.joined, s.width, s.width, generator=chance, dtype=torch.float64)
+        return cls(torch.polar(lengths, angles), torch.linalg.qr(normal).Q)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Second moments of keys and values, as `_covariances` finds them."""
+        keys = torch.einsum("gip,gjp->gpij", self.turns, self.turns.conj())
+        stacked = self.mixes.flatten(1, 2)
+        return keys, stacked @ stacked.transpose(1, 2)
 
 
 def _as_complex(x: Tensor) -> Tensor:
@@ -174,15 +252,15 @@ class _Attention:
     """The matrices of one layer's attention, before and after.
 
     Args:
-        model: the model that the layer belongs to.
-        path: of the attention among the plain modules.
+        module: the plain model that the layer belongs to.
+        path: of the attention among its modules.
         shape: of the heads.
     """
 
-    def __init__(self, model: LanguageModel, path: str, shape: _Shape):
+    def __init__(self, module: Any, path: str, shape: _Shape):
         self.path, self.shape = path, shape
-        module: Any = model.network.module.get_submodule(path)
-        self.parts = {part: getattr(module, f"{part}_proj") for part in "qkvo"}
+        attention = module.get_submodule(path)
+        self.parts = {part: getattr(attention, f"{part}_proj") for part in "qkvo"}
 
     def _heads(self, part: str, name: str) -> Tensor | None:
         """Weights `[heads, width, d_model]` or biases `[heads, width, 1]` of queries, keys or values."""
@@ -194,6 +272,19 @@ class _Attention:
     def _stored(self, part: str, name: str, value: Tensor) -> dict[str, Tensor]:
         flat = value.reshape(-1, value.shape[-1]) if name == "weight" else value.flatten()
         return {f"{self.path}.{part}_proj.{name}": flat.float().contiguous()}
+
+    def alike(self, how: _Alike) -> dict[str, Tensor]:
+        """The keys' and values' weights, with the heads of each group made of the group's first."""
+        s, tensors = self.shape, {}
+        for name in ("weight", "bias"):
+            if (k := self._heads("k", name)) is not None:
+                first = _as_complex(k[:: s.joined].transpose(1, 2))  # [new, in, width / 2]
+                turned = torch.einsum("gjp,gip->gjip", how.turns.to(first.device), first).flatten(0, 1)
+                tensors |= self._stored("k", name, _as_real(turned))
+            if (v := self._heads("v", name)) is not None:
+                mixed = how.mixes.to(v.device) @ v[:: s.joined, None]  # [new, joined, width, in]
+                tensors |= self._stored("v", name, mixed.flatten(0, 1))
+        return tensors
 
     def averaged(self) -> dict[str, Tensor]:
         """The mean of the keys' and values' weights over each group."""
