@@ -22,7 +22,6 @@ from workbench.interventions.protocol import InterventionKind
 from workbench.interventions.saved import to_dict
 from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel, uninterrupted
-from workbench.model.weights import parameters_of
 from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
 from workbench.surgery.child import Child, SurgeryError, make_child
