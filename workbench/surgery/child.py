@@ -37,7 +37,16 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.weights import building, parameters_of
 from workbench.surgery.certificate.certificate import certify
 from workbench.surgery.certificate.record import JSON, MARKDOWN, Certificate
-from workbench.surgery.child_building import SurgeryError, build, changed_config, complete, parameter_shapes
+from workbench.surgery.child_building import (
+    SurgeryError,
+    buffers_of,
+    build,
+    changed_config,
+    check_checkpoint,
+    complete,
+    parameter_shapes,
+    state_of,
+)
 from workbench.surgery.notes import FORMAT, NOTE, edit_hash, with_current_names
 
 BESIDE = "interventions.json"
@@ -101,6 +110,7 @@ class Child:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint, whole or not at all.
 
+        Plain transformers opens the checkpoint before it takes its place, which holds the weights twice meanwhile.
         Beside its files stand the steps (`surgery.json`), the certificate as `certificate.md` and `.json`, and
         `interventions.json` where there are edits that weights can't hold. A missing certificate is made first, with
         the settings that `certify` has by default.
@@ -109,7 +119,8 @@ class Child:
             folder: a new or an empty folder, or one that holds such a checkpoint, which is replaced.
 
         Raises:
-            SurgeryError: the folder holds something else, or can't be written.
+            SurgeryError: the folder holds something else, or can't be written; plain transformers opens the checkpoint
+                with other logits than the child's. What was in the folder stays as it was.
         """
         if not str(folder):
             raise SurgeryError("Name a folder to save to.")
@@ -128,6 +139,7 @@ class Child:
     def _write(self, folder: Path) -> None:
         with building():
             self.model.network.module.save_pretrained(folder)
+        check_checkpoint(self.model, folder)
         if self.model.tokenizer is not None:
             self.model.tokenizer.save_pretrained(folder)
         note = {"format": FORMAT, "name": self.model.name, "hash": self.model.hash, "history": self.history}
@@ -200,7 +212,7 @@ def make_child(
         )
     if CUSTOM in parent.about:
         raise SurgeryError(f"{parent.about[CUSTOM].rstrip('.')}; this operation would lose it, so do it first.")
-    old = parameters_of(parent.network.module)
+    old = state_of(parent.network.module)
     kind, settings = type(parent.network.module), changed_config(parent, config or {})
     new, own = complete(parameter_shapes(kind, settings), old, tensors)
     module = build(kind, settings, new)
@@ -221,6 +233,8 @@ def make_child(
         | {name: version(name) for name in ("workbench-lm", "torch", "transformers")},
         "command": command_line(),
     }
+    if buffers := buffers_of(module):
+        record["buffers"] = fingerprint(buffers)
     history = [*earlier, json.loads(json.dumps(record))]
     model.about = parent.about | {"surgery": history}
     return Child(model, parent, own, history, reference, beside)

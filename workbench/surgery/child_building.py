@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
-from workbench.model.language_model import LanguageModel
+from workbench.model.language_model import LanguageModel, uninterrupted
 from workbench.model.weights import building, parameters_of
+
+PROBE = 16
+"""Tokens of a pass that shows whether two models compute the same."""
 
 
 class SurgeryError(WorkbenchError):
@@ -68,7 +73,7 @@ def keep_layers(
     prefix = layers_path(model)
     inside = re.compile(rf"{re.escape(prefix)}\.(\d+)\.(.+)")
     tensors = {}
-    for place, tensor in (parameters_of(model.network.module) | dict(changed or {})).items():
+    for place, tensor in (state_of(model.network.module) | dict(changed or {})).items():
         match = inside.fullmatch(place)
         if match is None:
             tensors[place] = tensor
@@ -98,15 +103,26 @@ def changed_config(model: LanguageModel, changes: Mapping[str, Any]) -> Any:
     return config
 
 
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """A model's buffers that its checkpoint holds, by name; those of most architectures hold none."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return {name: tensor.detach() for name, tensor in module.state_dict().items() if name not in parameters}
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """All tensors that a model's checkpoint holds, by name: parameters, tied ones once, and buffers."""
+    return parameters_of(module) | buffers_of(module)
+
+
 def parameter_shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters that a model of this configuration has; nothing is allocated."""
+    """Names and shapes of the parameters and saved buffers of a model of this configuration; nothing is allocated."""
     with building():
         try:
             with torch.device("meta"):
                 skeleton = kind(copy.deepcopy(config))
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, IndexError) as error:
             raise SurgeryError(f"A {kind.__name__} of this configuration can't be built: {error}.") from error
-        return {name: tuple(one.shape) for name, one in skeleton.named_parameters(remove_duplicate=True)}
+        return {name: tuple(one.shape) for name, one in state_of(skeleton).items()}
 
 
 def complete(
@@ -165,8 +181,41 @@ def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
         module = kind.from_pretrained(
             None, config=config, state_dict=dict(tensors), dtype=like.dtype, attn_implementation=attention
         )
-    parameters = parameters_of(module)
-    strange = [name for name in tensors if name not in parameters or not equal(parameters[name], tensors[name])]
+    held = state_of(module)
+    strange = [name for name in tensors if name not in held or not equal(held[name], tensors[name])]
     if strange:
         raise SurgeryError(f"transformers does not take {strange[0]} as it is; this architecture can't be changed.")
     return module.eval()
+
+
+@torch.no_grad()
+def check_checkpoint(model: LanguageModel, folder: Path) -> None:
+    """Refuse a checkpoint that plain transformers does not open with the model's logits.
+
+    Raises:
+        SurgeryError: transformers can't open it, or a logit differs by more than a thousandth of the largest.
+    """
+    from transformers import AutoModelForCausalLM
+
+    module: Any = model.network.module
+    weight = module.get_input_embeddings().weight
+    try:
+        with building():
+            opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=weight.dtype)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise SurgeryError(f"transformers can't open the checkpoint of {model.name}: {reason}.") from error
+    tokens = torch.arange(PROBE, device=weight.device)[None] * 37 % weight.shape[0]
+    with uninterrupted():
+        wanted = module(input_ids=tokens, use_cache=False).logits.float()
+        found = opened.eval().to(weight.device)(input_ids=tokens, use_cache=False).logits.float()
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=0, atol=tolerance(wanted, weight.dtype)):
+        raise SurgeryError(
+            f"A checkpoint of {model.name} would not compute the same: plain transformers opens it with attention "
+            f"{opened.config._attn_implementation!r} (here {module.config._attn_implementation!r}) and other logits."
+        )
+
+
+def tolerance(logits: Tensor, dtype: torch.dtype) -> float:
+    """How far equal models' logits differ at most: a thousandth of the largest, or more where numbers are coarser."""
+    return max(1e-3, 8 * torch.finfo(dtype).eps) * max(float(logits.abs().max()), 1e-6)

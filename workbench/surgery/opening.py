@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.core.checks import checked
+from workbench.core.hashing import fingerprint
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.saved import load_interventions
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, parameters_of, read_huggingface
+from workbench.model.weights import ModelError, read_huggingface
 from workbench.surgery.certificate.record import JSON, read_certificate
 from workbench.surgery.child import BESIDE, Child
-from workbench.surgery.child_building import SurgeryError, among, build
+from workbench.surgery.child_building import SurgeryError, among, buffers_of, build, state_of
 from workbench.surgery.notes import read_note
 
 
@@ -46,8 +47,11 @@ def open_child(folder: str | Path, parent: LanguageModel | Child, dictionaries: 
         raise SurgeryError(str(error)) from error
     if hash != note["hash"]:
         raise SurgeryError(f"The weights in {folder} are not those that were saved there; copy the folder again.")
-    old = parameters_of(parent.network.module)
-    tensors = {place: among(old, place, tensor) for place, tensor in parameters_of(module).items()}
+    buffers = buffers_of(module)
+    if fingerprint(buffers) != note["history"][-1].get("buffers", fingerprint(buffers)):
+        raise SurgeryError(f"The buffers in {folder} are not those that were saved there; copy the folder again.")
+    old = state_of(parent.network.module)
+    tensors = {place: among(old, place, tensor) for place, tensor in state_of(module).items()}
     own = tuple(place for place, (_, shared) in tensors.items() if not shared)
     shared = build(type(module), module.config, {place: tensor for place, (tensor, _) in tensors.items()})
     shared.generation_config = module.generation_config

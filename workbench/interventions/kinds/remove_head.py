@@ -56,7 +56,7 @@ class RemoveHead(InterventionKind):
         heads = point.shape[0] if len(point.shape) == 2 else 0
         if heads != model.network.n_heads:  # as in multi-head latent attention
             raise EditError(
-                f"Heads of {model.name} can't be removed: {point.name} holds {tuple(point.shape)} values where the model "
+                f"Heads of {model.name} can't be removed: {point.name} holds {tuple(point.shape)} where it "
                 f"has {model.network.n_heads} heads."
             )
         if not 0 <= self.head < heads:

@@ -23,11 +23,10 @@ from workbench.interventions.saved import to_dict
 from workbench.model.edits import EditError, Intervention
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import parameters_of
 from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.child_building import changed_config, keep_layers, parameter_shapes
+from workbench.surgery.child_building import changed_config, keep_layers, parameter_shapes, state_of
 from workbench.surgery.inputs import as_model
 
 PROBE = 16
@@ -206,7 +205,7 @@ def _folded(model: LanguageModel, plans: Sequence[_Plan]) -> tuple[dict[str, Ten
         config |= plan.config
         for one in plan.folds:
             by_module.setdefault(one.place.module, []).append(one)
-    old, tensors = parameters_of(module), {}
+    old, tensors = state_of(module), {}
     for path, folds in by_module.items():
         weight, bias = fold(module.get_submodule(path), folds)
         tensors[f"{path}.weight"] = weight

@@ -32,6 +32,7 @@ from workbench.surgery.inputs import as_model
 from workbench.surgery.operations.custom import make_custom_from
 from workbench.surgery.operations.masks import Sparsity, check_pattern
 from workbench.surgery.operations.matrices import matrices
+from workbench.surgery.operations.weights import all_matrices
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
 from workbench.training.settings import RunOptions, TrainingSettings
@@ -145,6 +146,12 @@ def _adapt(
     twin: LanguageModel, rank: int | None, keep_zeros: bool, sparsify: Decay | None, seed: int
 ) -> list[tuple[AdaptedWeight, nn.Module]]:
     """Put low-rank additions and masks on the matrices; returns those whose masks come slowly."""
+    parameters = parameters_of(twin.network.module)
+    for path, one in all_matrices(twin).items():
+        if not one.linear and (
+            sparsify or (keep_zeros and not rank and float((one.of(parameters) == 0).float().mean()) >= CUT)
+        ):
+            raise SurgeryError(f"{path} is not in a linear module, so its zeros can't be kept; heal with a rank.")
     chance = torch.Generator().manual_seed(seed)
     slow = []
     for path in matrices(twin):

@@ -28,7 +28,7 @@ from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, Child, make_child
-from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.child_building import SurgeryError, buffers_of
 from workbench.surgery.inputs import as_model, has_beside
 from workbench.surgery.notes import NOTE, Step, read_note
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
@@ -123,6 +123,10 @@ class _Source:
             if model.splices:
                 raise SurgeryError(f"{model.name} runs through dictionaries and has no plain delta.")
             self._tensors, self.name, hash = parameters_of(model.network.module), model.name, model.hash
+            buffers = buffers_of(base.network.module)
+            for name, tensor in buffers_of(model.network.module).items():
+                if name not in buffers or not torch.equal(tensor, buffers[name]):
+                    raise SurgeryError(f"{model.name} and {base.name} don't compute alike: they differ in {name}.")
             recorded = _parents(model.about)
             if has_beside(model):
                 raise SurgeryError(f"{model.name} has edits beside its weights, which are in no delta.")
@@ -176,13 +180,15 @@ class _Source:
         return delta
 
     def _tied(self, name: str) -> bool:
-        """Whether a tensor that only the folder has is no parameter, or a second name of one that both have."""
+        """Whether a tensor that only the folder has is the base's buffer, or a second name of a parameter."""
         state = self._base.network.module.state_dict()
         if name not in state:
             return False
         at = state[name].data_ptr()
         twins = [one for one, tensor in parameters_of(self._base.network.module).items() if tensor.data_ptr() == at]
-        return not twins or torch.equal(self._tensors[name], self._tensors[twins[0]])
+        if not twins:
+            return torch.equal(self._tensors[name].to(state[name].dtype), state[name])
+        return torch.equal(self._tensors[name], self._tensors[twins[0]])
 
     def check(self) -> None:
         """Refuse a folder whose weights are not those on record, and a delta as large as the weights, which no

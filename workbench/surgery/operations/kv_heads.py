@@ -7,14 +7,13 @@ Ainslie et al., "GQA" (2023), arXiv 2305.13245, take the mean of the heads' weig
 With rotary positions a key is rotated after its projection, plane by plane, and a checkpoint rotates one key for the
 whole group. So the map of the keys must commute with the rotation: in each plane the group's keys are complex numbers,
 and their best combination is the first eigenvector of their covariance. Queries take its conjugate, which makes the
-replacement exact where the group's keys are multiples of one another.
+replacement exact where the group's keys are multiples of one another. A pass with such keys shows whether an
+architecture keeps to this.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,8 +25,19 @@ from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child, make_child
-from workbench.surgery.child_building import SurgeryError, layers_path
+from workbench.surgery.child_building import (
+    PROBE,
+    SurgeryError,
+    build,
+    changed_config,
+    complete,
+    layers_path,
+    parameter_shapes,
+    state_of,
+    tolerance,
+)
 from workbench.surgery.inputs import as_model, calibration, load_calibration
+from workbench.surgery.operations.head_weights import Alike, AttentionWeights, HeadShape, as_complex
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 Method = Literal["svd", "mean"]
@@ -57,13 +67,13 @@ def merge_kv_heads(
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: a number of heads that does not divide the old one, or an architecture whose heads can't merge.
+        SurgeryError: a number of heads that does not divide the old one, or an architecture whose heads can't merge:
+            one where joining heads that hold the same moves a logit.
         Cancelled: `cancel` returned True.
     """
     model = as_model(model)
     shape = _shape(model, heads)
-    if method == "svd" and not _turns_halves(model):
-        raise SurgeryError(f"{model.name} turns other planes of a head by position than Llama does; take the mean.")
+    _check_exact(model, shape, method)
     corpus = calibration(corpus)
     spread = _covariances(model, shape, corpus, tokens=tokens, seed=seed, cancel=cancel) if method == "svd" else None
     tensors: dict[str, Tensor] = {}
@@ -73,7 +83,7 @@ def merge_kv_heads(
         if cancel is not None and cancel():
             raise Cancelled("Joining of heads was stopped; nothing has changed.")
         attention = f"{layers_path(model)}.{layer}.self_attn"
-        matrices = _Attention(model, attention, shape)
+        matrices = AttentionWeights(model.network.module, attention, shape)
         tensors |= matrices.averaged() if spread is None else matrices.joined(*spread[layer])
     step = {"operation": "merge_kv_heads", "heads": heads, "method": method}
     if spread is not None:
@@ -81,22 +91,7 @@ def merge_kv_heads(
     return make_child(model, tensors, step, config={"num_key_value_heads": heads}, seed=seed)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """Numbers of heads, and their width."""
-
-    queries: int
-    old: int
-    new: int
-    width: int
-
-    @property
-    def joined(self) -> int:
-        """Old key and value heads that become one."""
-        return self.old // self.new
-
-
-def _shape(model: LanguageModel, heads: int) -> _Shape:
+def _shape(model: LanguageModel, heads: int) -> HeadShape:
     """The numbers of heads; refuses an attention of another form, and a number of heads that can't be had."""
     sizes: Any = model.network.config.get_text_config()
     old = getattr(sizes, "num_key_value_heads", None)
@@ -108,39 +103,72 @@ def _shape(model: LanguageModel, heads: int) -> _Shape:
             f"{model.name} has no key and value heads that its configuration could have fewer of; this is for models "
             "like Llama, Mistral and Qwen2."
         )
-    if any(hasattr(attention, norm) for norm in ("q_norm", "k_norm")):
-        raise SurgeryError(f"{model.name} normalises its queries and keys, so heads can't be joined in its weights.")
     if not 0 < heads < old or old % heads:
         fitting = [number for number in range(1, old) if old % number == 0]
         choices = f"it can have {', '.join(map(str, fitting))}" if fitting else "it can't have fewer"
         raise SurgeryError(f"{model.name} has {old} key and value heads per layer; {choices}, not {heads}.")
-    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    if getattr(sizes, "partial_rotary_factor", None) not in (None, 1, 1.0):
-        raise SurgeryError(f"{model.name} turns only a part of each head by its position; its heads can't be joined.")
-    return _Shape(sizes.num_attention_heads, old, heads, width)
+    queries, keys, values, out = (getattr(attention, part).weight.shape for part in parts)
+    width = keys[0] // old
+    number = sizes.num_attention_heads
+    if keys[0] != old * width or values[0] != keys[0] or width % 2 or not queries[0] == out[1] == number * width:
+        raise SurgeryError(f"The heads of {model.name} do not have one width, so they can't be joined.")
+    return HeadShape(number, old, heads, width)
 
 
-def _turns_halves(model: LanguageModel) -> bool:
-    """Whether positions rotate the planes of `_as_complex`, as in Llama; Cohere's planes are of neighbours."""
-    attention: Any = model.network.module.get_submodule(f"{layers_path(model)}.0").self_attn
-    homes = [sys.modules[kind.__module__] for kind in type(attention).__mro__]
-    rotate = next((getattr(home, "rotate_half", None) for home in homes if hasattr(home, "rotate_half")), None)
-    return rotate is not None and rotate(torch.arange(1.0, 5.0)).tolist() == [-3.0, -4.0, 1.0, 2.0]
+def _check_exact(model: LanguageModel, shape: HeadShape, method: Method) -> None:
+    """Refuse an attention in which joining moves logits where it must not.
 
-
-def _as_complex(x: Tensor) -> Tensor:
-    """Vectors of a head `[..., width]` as complex numbers `[..., width / 2]`, one for each plane that positions rotate.
-
-    Plane j has the coordinates j and j + width / 2.
+    Raises:
+        SurgeryError: a logit moves.
     """
-    real, imaginary = x.double().chunk(2, -1)
-    return torch.complex(real, imaginary)
+    moved = _moved(model, shape, method)
+    if moved:
+        hint = "; take the mean" if method == "svd" and not _moved(model, shape, "mean") else ""
+        raise SurgeryError(
+            f"The heads of {model.name} can't be joined in its weights by {method}: where they hold the same, a logit "
+            f"moves by {moved:.2g}, so keys or values are changed otherwise than expected before the attention{hint}."
+        )
+
+
+@torch.no_grad()
+def _moved(model: LanguageModel, shape: HeadShape, method: Method) -> float:
+    """How far joining moves a logit where a group's heads hold the same; 0 within rounding.
+
+    A twin of the model has such heads: under "mean" equal ones; under "svd" keys that are multiples of one another in
+    each plane, and values that are one another under a matrix. Norms of queries and keys, clipping, and rotations of
+    other planes than those of `as_complex` show.
+    """
+    module: Any = model.network.module
+    chance = torch.Generator().manual_seed(0)
+    equal, joined = dict[str, Tensor](), dict[str, Tensor]()
+    paths = [f"{layers_path(model)}.{layer}.self_attn" for layer in range(model.network.n_layers)]
+    alike = Alike.equal(shape) if method == "mean" else Alike.drawn(shape, chance)
+    for path in paths:
+        equal |= AttentionWeights(module, path, shape).alike(alike)
+    twin = _changed(model, module, equal, {})
+    for path in paths:
+        matrices = AttentionWeights(twin, path, shape)
+        joined |= matrices.averaged() if method == "mean" else matrices.joined(*alike.moments())
+    merged = _changed(model, twin, joined, {"num_key_value_heads": shape.new})
+    weight = module.get_input_embeddings().weight
+    tokens = torch.arange(PROBE, device=weight.device)[None] * 37 % weight.shape[0]
+    with uninterrupted():
+        wanted, found = (one(input_ids=tokens, use_cache=False).logits.float() for one in (twin, merged))
+    moved = float((found - wanted).abs().max())
+    return 0.0 if moved <= tolerance(wanted - wanted.mean(), weight.dtype) else moved
+
+
+def _changed(model: LanguageModel, module: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
+    """A plain module with other tensors and another configuration, that shares the rest."""
+    settings = changed_config(model, config)
+    shapes = parameter_shapes(type(module), settings)
+    return build(type(module), settings, complete(shapes, state_of(module), tensors)[0])
 
 
 @torch.inference_mode()
 def _covariances(
     model: LanguageModel,
-    shape: _Shape,
+    shape: HeadShape,
     corpus: Corpus,
     *,
     tokens: int,
@@ -162,84 +190,13 @@ def _covariances(
             for name, value in model.capture(batch.tokens, names).items():
                 x = value[batch.content].view(-1, shape.new, shape.joined, shape.width)  # [tokens, new, joined, width]
                 if name.endswith("k"):
-                    z = _as_complex(x)
+                    z = as_complex(x)
                     moment = torch.einsum("ngip,ngjp->gpij", z, z.conj())
                 else:
                     flat = x.double().flatten(2)
                     moment = torch.einsum("nga,ngb->gab", flat, flat)
                 sums[name] = sums[name] + moment if name in sums else moment
     return [(sums[f"blocks.{n}.attn.hook_k"], sums[f"blocks.{n}.attn.hook_v"]) for n in range(model.network.n_layers)]
-
-
-class _Attention:
-    """The matrices of one layer's attention, before and after.
-
-    Args:
-        model: the model that the layer belongs to.
-        path: of the attention among the plain modules.
-        shape: of the heads.
-    """
-
-    def __init__(self, model: LanguageModel, path: str, shape: _Shape):
-        self.path, self.shape = path, shape
-        module: Any = model.network.module.get_submodule(path)
-        self.parts = {part: getattr(module, f"{part}_proj") for part in "qkvo"}
-
-    def _heads(self, part: str, name: str) -> Tensor | None:
-        """Weights `[heads, width, d_model]` or biases `[heads, width, 1]` of queries, keys or values."""
-        value = getattr(self.parts[part], name, None)
-        if value is None:
-            return None
-        return value.detach().double().view(-1, self.shape.width, value[0].numel())
-
-    def _stored(self, part: str, name: str, value: Tensor) -> dict[str, Tensor]:
-        flat = value.reshape(-1, value.shape[-1]) if name == "weight" else value.flatten()
-        return {f"{self.path}.{part}_proj.{name}": flat.float().contiguous()}
-
-    def averaged(self) -> dict[str, Tensor]:
-        """The mean of the keys' and values' weights over each group."""
-        tensors = {}
-        for part in "kv":
-            for name in ("weight", "bias"):
-                heads = self._heads(part, name)
-                if heads is not None:
-                    grouped = heads.unflatten(0, (self.shape.new, self.shape.joined))
-                    tensors |= self._stored(part, name, grouped.mean(1))
-        return tensors
-
-    def joined(self, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
-        """All matrices, with keys and values projected on the directions of most variance.
-
-        Args:
-            keys: second moments, `[new, width / 2, joined, joined]` complex.
-            values: second moments, `[new, joined * width, joined * width]`.
-        """
-        s = self.shape
-        plane = torch.linalg.eigh(keys).eigenvectors[..., -1]  # [new, width / 2, joined]
-        basis = torch.linalg.eigh(values).eigenvectors[..., -s.width :]  # [new, joined * width, width]
-        per_query = s.queries // s.old
-        tensors = {}
-        for name in ("weight", "bias"):
-            if (k := self._heads("k", name)) is not None:
-                z = _as_complex(k.transpose(1, 2)).unflatten(0, (s.new, s.joined))  # [new, joined, in, width / 2]
-                tensors |= self._stored("k", name, _as_real(torch.einsum("gpj,gjip->gip", plane.conj(), z)))
-            if (q := self._heads("q", name)) is not None:
-                z = _as_complex(q.transpose(1, 2)).unflatten(0, (s.new, s.joined, per_query))
-                turned = torch.einsum("gpj,gjqip->gjqip", plane.conj(), z).flatten(0, 2)
-                tensors |= self._stored("q", name, _as_real(turned))
-            if (v := self._heads("v", name)) is not None:
-                stacked = v.view(s.new, s.joined * s.width, -1)
-                tensors |= self._stored("v", name, basis.transpose(1, 2) @ stacked)
-        out = self.parts["o"].weight.detach().double()  # [d_model, queries * width]
-        heads = out.view(-1, s.new, s.joined, per_query, s.width)
-        parts = basis.view(s.new, s.joined, s.width, s.width)  # [new, joined, old width, new width]
-        turned = torch.einsum("dgjqa,gjab->dgjqb", heads, parts)
-        return tensors | self._stored("o", "weight", turned.reshape(out.shape))
-
-
-def _as_real(z: Tensor) -> Tensor:
-    """The inverse of `_as_complex`, for weights: `[heads, in, width / 2]` to `[heads, width, in]`."""
-    return torch.cat([z.real, z.imag], -1).transpose(1, 2)
 
 
 def _run(model: LanguageModel, *, corpus: str, heads: int, **how: Any) -> Child:

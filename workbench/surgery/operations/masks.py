@@ -11,8 +11,9 @@ from torch import Tensor
 
 from workbench.core.checks import Number
 from workbench.model.language_model import LanguageModel
+from workbench.model.weights import parameters_of
 from workbench.surgery.child_building import SurgeryError
-from workbench.surgery.operations.matrices import matrices, out_in
+from workbench.surgery.operations.weights import all_matrices
 
 Sparsity = Annotated[Number, Ge(0), Lt(1)]
 """A share of the weights that goes: from 0 to below 1, at which nothing would be left."""
@@ -68,7 +69,8 @@ def check_pattern(model: LanguageModel, pattern: str) -> None:
     if not isinstance(pattern, str) or ":" not in pattern:
         raise SurgeryError(f"The pattern is 'row', 'matrix', or N:M such as '2:4', not {pattern!r}.")
     m = n_of_m(pattern)[1]
-    for path in matrices(model):
-        width = out_in(model.network.module.get_submodule(path)).shape[1]
+    parameters = parameters_of(model.network.module)
+    for path, one in all_matrices(model).items():
+        width = one.of(parameters).shape[1]
         if width % m:
             raise SurgeryError(f"{path} has {width} inputs, which can't be divided into groups of {m}.")

@@ -14,6 +14,7 @@ from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.modules import is_conv1d
 from workbench.surgery.child_building import SurgeryError, layers_path
+from workbench.surgery.operations.weights import Matrix, all_matrices
 from workbench.surgery.search.budgets import Candidate
 
 
@@ -48,31 +49,56 @@ def as_stored(module: nn.Module, weight: Tensor) -> Tensor:
 def input_norms(
     model: LanguageModel, corpus: Corpus, tokens: int = 4096, *, context: int = 256, batch: int = 4, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Length of each input of each matrix over tokens of a corpus, `[in]` by path: sqrt of the sum of squares.
+    """Length of each input of each linear module over tokens of a corpus, `[in]` by path: sqrt of the sum of squares.
 
     Special tokens and padding do not count.
 
     Raises:
         CorpusError: a setting that can't be used.
+        SurgeryError: a module that sees its inputs in another order than `[batch, pos, width]`, or only some of them.
     """
     twin: Any = own_tree(model)
     sums: dict[str, Tensor] = {}
     content = torch.zeros(0)
 
     def watch(path: str) -> Any:
-        def hook(_module: nn.Module, args: tuple) -> None:
-            squares = args[0][content].double().square().sum(0)
+        def hook(module: nn.Module, args: tuple) -> None:
+            squares = inputs_by_token(args[0], content.shape, path)[content].double().square().sum(0)
             sums[path] = sums[path] + squares if path in sums else squares
 
         return hook
 
-    for path in matrices(model):
+    paths = matrices(model)
+    for path in paths:
         twin.get_submodule(path).register_forward_pre_hook(watch(path))
     with uninterrupted(), torch.inference_mode():
         for some in corpus.batches(model, context, batch, tokens, seed):
             content = some.content
             twin(input_ids=some.tokens, use_cache=False, logits_to_keep=1)
+    unseen = [path for path in paths if path not in sums]
+    if unseen:
+        raise SurgeryError(f"{unseen[0]} is not called as a module, so its inputs can't be measured.")
     return {path: total.sqrt().float() for path, total in sums.items()}
+
+
+def inputs_by_token(x: Tensor, shape: Sequence[int], path: str) -> Tensor:
+    """A module's input as `[batch, pos, width]`, from that form, from `[batch * pos, width]`, or with axes of size 1.
+
+    Args:
+        x: the input.
+        shape: batch and pos of the tokens.
+        path: of the module, for the error.
+
+    Raises:
+        SurgeryError: an input of another form, such as that of a module that sees only some tokens.
+    """
+    rest = [size for size in x.shape[:-1] if size != 1]
+    if rest not in ([size for size in shape if size != 1], [shape[0] * shape[1]]):
+        raise SurgeryError(
+            f"The input of {path} is {list(x.shape)} where the text is {list(shape)}, so it can't be measured by "
+            'token; use score="magnitude".'
+        )
+    return x.reshape(*shape, x.shape[-1])
 
 
 def own_tree(model: LanguageModel) -> Any:
@@ -102,45 +128,54 @@ class MatrixLevels:
         if len(cost) != len(levels) + 1 or any(more <= less for more, less in itertools.pairwise(cost)):
             raise SurgeryError(f"The costs of the levels must fall from level to level; these are {list(cost)}.")
         self.module: Any = own_tree(model)
-        self.parts: Sequence[str] = matrices(model) if within is None else list(within)
-        self._dense = {path: self.module.get_submodule(path).weight for path in self.parts}
-        self.costs: Sequence[Sequence[float]] = [
-            [one * self._dense[path].numel() for one in cost] for path in self.parts
-        ]
+        known = all_matrices(model)
+        self.matrices = known if within is None else {path: known[path] for path in within}
+        self.parts: Sequence[str] = list(self.matrices)
+        names = dict.fromkeys(one.name for one in self.matrices.values())
+        self._dense = {name: self.module.get_parameter(name) for name in names}
+        sizes = [one.of(self._dense).numel() for one in self.matrices.values()]
+        self.costs: Sequence[Sequence[float]] = [[one * size for one in cost] for size in sizes]
         self._change, self._now = levels, [0] * len(self.parts)
         self._own: dict[str, Tensor] = {}
 
     def set(self, levels: Candidate) -> None:
         """Apply the levels; only matrices whose level changes are computed."""
+        touched = set[str]()
         for place, (path, level) in enumerate(zip(self.parts, levels, strict=True)):
             if level != self._now[place]:
-                module = self.module.get_submodule(path)
-                module.weight = self._dense[path]
-                if level:
-                    changed = as_stored(module, self._change[level - 1](path, out_in(module)))
-                    # written to where the last level was, since memory that is freed in pieces is not given back
-                    own = self._own.setdefault(path, torch.empty_like(changed)).copy_(changed)
-                    module.weight = nn.Parameter(own, requires_grad=False)
+                one = self.matrices[path]
+                dense = one.of(self._dense).detach()
+                self._put(one, self._change[level - 1](path, dense) if level else dense)
                 self._now[place] = level
+                touched.add(one.name)
+        changed = {one.name for one, level in zip(self.matrices.values(), self._now, strict=True) if level}
+        for name in touched:
+            owner, _, leaf = name.rpartition(".")
+            value = nn.Parameter(self._own[name], requires_grad=False) if name in changed else self._dense[name]
+            setattr(self.module.get_submodule(owner), leaf, value)
+
+    def _put(self, one: Matrix, matrix: Tensor) -> None:
+        """Write a matrix to where its last level was, since memory that is freed in pieces is not given back."""
+        if one.name not in self._own:
+            self._own[one.name] = self._dense[one.name].detach().clone()
+        one.of(self._own).copy_(matrix)
 
     def tensors(self, levels: Candidate) -> dict[str, Tensor]:
-        """The matrices that these levels change, by the name of the parameter, in memory of their own."""
+        """The parameters that these levels change, by name, in memory of their own."""
         self.set(levels)
         self._own = {}
-        return {
-            f"{path}.weight": self.module.get_submodule(path).weight.detach()
-            for path, level in zip(self.parts, levels, strict=True)
-            if level
-        }
+        changed = {self.matrices[path].name for path, level in zip(self.parts, levels, strict=True) if level}
+        return {name: self.module.get_parameter(name).detach() for name in self._dense if name in changed}
 
 
-def per_matrix(model: LanguageModel, value: Any, others: Mapping[str, Any] | None) -> dict[str, Any]:
+def per_matrix(
+    model: LanguageModel, known: Sequence[str], value: Any, others: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """A setting of each matrix, by path: the one in `others`, else `value`.
 
     Raises:
         SurgeryError: a path that is no matrix of the model.
     """
-    known = matrices(model)
     for path in others or {}:
         if path not in known:
             raise SurgeryError(f"{model.name} has no matrix {path!r}; there are {known[0]} … {known[-1]}.")

@@ -17,11 +17,13 @@ from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model, calibration, load_calibration
 from workbench.surgery.operations.masks import Sparsity, check_pattern, kept, n_of_m
-from workbench.surgery.operations.matrices import MatrixLevels, as_stored, input_norms, out_in, per_matrix
+from workbench.surgery.operations.matrices import MatrixLevels, input_norms, per_matrix
+from workbench.surgery.operations.weights import Matrix, all_matrices, check_coverage
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 from workbench.surgery.search.budgets import SearchResult
 from workbench.surgery.search.evopress import Method, search
@@ -44,7 +46,9 @@ def prune(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
-    """A child in which weights of all matrices of the layers are zero.
+    """A child in which weights of all matrices of the layers are zero, each expert's included.
+
+    The step's `covered` is the share of the layers' weights that these matrices hold.
 
     Args:
         model: a model or a child; it stays as it is.
@@ -58,30 +62,32 @@ def prune(
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: an argument out of range, a pattern that does not fit the matrices, or an unknown matrix.
+        SurgeryError: an argument out of range, a pattern that does not fit the matrices, an unknown matrix, Wanda
+            where the inputs of a matrix can't be seen, or weights in a form that can't be read.
         Cancelled: `cancel` returned True.
     """
     model = as_model(model)
-    shares = per_matrix(model, sparsity, sparsities)
+    known = all_matrices(model)
+    shares = per_matrix(model, list(known), sparsity, sparsities)
+    covered = check_coverage(model, known)
     check_pattern(model, pattern)
     if ":" in pattern:
         if sparsities:
             raise SurgeryError(f"The pattern {pattern} has one sparsity for all matrices; leave out sparsities.")
         n, m = n_of_m(pattern)
         sparsity = 1 - n / m
-    scores = Scores(model, score, corpus, tokens, seed)
-    tensors = {}
+    scores = Scores(model, score, corpus, tokens, seed=seed, known=known)
+    parameters, tensors = parameters_of(model.network.module), dict[str, Tensor]()
     for done, (path, share) in enumerate(shares.items()):
         if progress:
             progress(done / len(shares), path)
         if cancel is not None and cancel():
             raise Cancelled("Pruning was stopped; nothing has changed.")
-        module = model.network.module.get_submodule(path)
-        weight = out_in(module)
-        keep = kept(scores(path, weight), share, pattern)
-        tensors[f"{path}.weight"] = as_stored(module, weight * keep)
+        weight = known[path].of(parameters)
+        known[path].put(weight * kept(scores(path, weight), share, pattern), tensors, parameters)
     step = {"operation": "prune", "sparsity": float(sparsity), "score": score, "pattern": pattern, **scores.about}
-    return make_child(model, tensors, step | {"sparsities": dict(sparsities or {})}, seed=seed)
+    step |= {"sparsities": dict(sparsities or {}), "covered": covered}
+    return make_child(model, tensors, step, seed=seed)
 
 
 @checked(SurgeryError)
@@ -123,7 +129,9 @@ def search_sparsity(
             f"sparsity, that of all matrices together, is at most the highest of levels; not {sparsity:g} with levels "
             f"{list(levels)}."
         )
-    scores = Scores(model, score, corpus, 4 * tokens, seed)
+    known = all_matrices(model)
+    covered = check_coverage(model, known)
+    scores = Scores(model, score, corpus, 4 * tokens, seed=seed, known=known)
     space = MatrixLevels(
         model,
         [lambda path, w, share=share: w * kept(scores(path, w), share, pattern) for share in levels],
@@ -134,7 +142,7 @@ def search_sparsity(
     result = search(space, DenseKL(model, corpus, tokens, context=context), budget, method, **how)
     shares = {path: levels[level - 1] for path, level in result.chosen.items()}
     step = {"operation": "prune", "sparsity": sparsity, "score": score, "pattern": pattern, "sparsities": shares}
-    step |= scores.about | {"method": method}
+    step |= scores.about | {"method": method, "covered": covered}
     return make_child(model, space.tensors(result.levels), step, seed=seed), result
 
 
@@ -145,15 +153,34 @@ class Scores:
         model: whose weights.
         score: "magnitude" or "wanda".
         corpus, tokens, seed: the calibration of Wanda; the bundled stories where the corpus is None.
+        known: the matrices that are scored.
+
+    Raises:
+        SurgeryError: Wanda, where experts or other parameters outside linear modules have inputs that no hook sees.
 
     Attributes:
         about: the calibration as plain data.
     """
 
-    def __init__(self, model: LanguageModel, score: Score, corpus: Corpus | None, tokens: int, seed: int):
+    def __init__(
+        self,
+        model: LanguageModel,
+        score: Score,
+        corpus: Corpus | None,
+        tokens: int,
+        *,
+        seed: int,
+        known: Mapping[str, Matrix],
+    ):
         self._norms: dict[str, Tensor] | None = None
         self.about: dict[str, Any] = {}
         if score == "wanda":
+            loose = [path for path, one in known.items() if not one.linear]
+            if loose:
+                raise SurgeryError(
+                    f"Wanda needs the inputs of every matrix, and no module receives those of {loose[0]} (of "
+                    f'{len(loose)} such matrices in {model.name}); use score="magnitude".'
+                )
             corpus = calibration(corpus)
             self._norms = input_norms(model, corpus, tokens, seed=seed)
             self.about = {"calibrated_on": corpus.name, "corpus_hash": corpus.hash, "tokens": tokens}

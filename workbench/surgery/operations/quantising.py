@@ -17,10 +17,12 @@ from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
+from workbench.model.weights import parameters_of
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model
-from workbench.surgery.operations.matrices import MatrixLevels, as_stored, out_in, per_matrix
+from workbench.surgery.operations.matrices import MatrixLevels, per_matrix
+from workbench.surgery.operations.weights import all_matrices, check_coverage
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 from workbench.surgery.search.budgets import SearchResult
 from workbench.surgery.search.evopress import Method, search
@@ -46,7 +48,9 @@ def quantise(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
-    """A child in which all matrices of the layers are rounded.
+    """A child in which all matrices of the layers are rounded, each expert's included.
+
+    The step's `covered` is the share of the layers' weights that these matrices hold.
 
     Args:
         model: a model or a child; it stays as it is.
@@ -55,20 +59,22 @@ def quantise(
         progress, cancel: as for every operation.
 
     Raises:
-        SurgeryError: bits out of range, or an unknown matrix.
+        SurgeryError: bits out of range, an unknown matrix, or weights in a form that can't be read.
         Cancelled: `cancel` returned True.
     """
     model = as_model(model)
-    chosen = per_matrix(model, bits, per_part)
-    tensors = {}
+    known = all_matrices(model)
+    chosen = per_matrix(model, list(known), bits, per_part)
+    covered = check_coverage(model, known)
+    parameters, tensors = parameters_of(model.network.module), dict[str, Tensor]()
     for done, (path, one) in enumerate(chosen.items()):
         if progress:
             progress(done / len(chosen), path)
         if cancel is not None and cancel():
             raise Cancelled("Rounding was stopped; nothing has changed.")
-        module = model.network.module.get_submodule(path)
-        tensors[f"{path}.weight"] = as_stored(module, rounded(out_in(module), one))
-    return make_child(model, tensors, {"operation": "quantise", "bits": bits, "per_part": dict(per_part or {})})
+        known[path].put(rounded(known[path].of(parameters), one), tensors, parameters)
+    step = {"operation": "quantise", "bits": bits, "per_part": dict(per_part or {}), "covered": covered}
+    return make_child(model, tensors, step)
 
 
 @checked(SurgeryError)
@@ -105,12 +111,13 @@ def search_bits(
             "bits, the mean over all matrices, lies between the least of levels and 16, those of a matrix left as it "
             f"is; not {bits:g} with levels {list(levels)}."
         )
+    covered = check_coverage(model, all_matrices(model))
     space = MatrixLevels(model, [lambda _, w, n=n: rounded(w, n) for n in levels], [16, *levels])
     weights = sum(costs[0] for costs in space.costs) / 16
     how: dict[str, Any] = {"passes": passes, "seed": seed, "progress": progress, "cancel": cancel}
     result = search(space, DenseKL(model, corpus, tokens, context=context), bits * weights, method, **how)
     chosen = {path: levels[level - 1] for path, level in result.chosen.items()}
-    step = {"operation": "quantise", "bits": float(bits), "per_part": chosen, "method": method}
+    step = {"operation": "quantise", "bits": float(bits), "per_part": chosen, "method": method, "covered": covered}
     return make_child(model, space.tensors(result.levels), step, seed=seed), result
 
 
