@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.weights import building, parameters_of
 
 PROBE = 16

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.model.language_model import LanguageModel, uninterrupted
+from workbench.model.in_force import uninterrupted
+from workbench.model.language_model import LanguageModel
 from workbench.model.modules import is_conv1d
 from workbench.model.weights import parameters_of
 from workbench.surgery.child_building import SurgeryError, layers_path
