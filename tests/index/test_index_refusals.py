@@ -61,7 +61,7 @@ def test_damage_is_seen(unbroken: Path, llama, zoo, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"n_tokens": "many"}, "n_tokens should be a valid integer"),
+        ({"n_tokens": "many"}, "n_tokens should be a whole number"),
         ({"dictionary": {"name": "x"}}, r"it has no dictionary\.reads"),
         ({"harvest": []}, "harvest should be"),
         ({"keep": 1.5}, "keep"),

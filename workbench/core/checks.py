@@ -62,14 +62,14 @@ def _integral(value: Any) -> int:
     """A whole number as Python's, before pydantic's check."""
     whole = as_integer(value)
     if whole is None:
-        raise ValueError("no whole number")
+        raise ValueError("a whole number")
     return whole
 
 
 def _real(value: Any) -> int | float:
     """A number as Python's, before pydantic's check; infinity passes, nan does not."""
     if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
-        raise ValueError("no number")
+        raise ValueError("a number")
     return int(value) if isinstance(value, Integral) else float(value)
 
 
