@@ -19,33 +19,11 @@ from analyses.surgery import study as surgery
 from analyses.surgery import tasks as surgery_tasks
 from analyses.surgery.bench import Bench
 from analyses.surgery.page import write_page
-from analyses.surgery.plan import Plan
+from analyses.surgery.plan import SMALLEST
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
-PLAN = Plan(
-    calibration=48,
-    calibration_searches=64,
-    more_splits=(2,),
-    context=16,
-    window=16,
-    test=48,
-    test_searches=64,
-    stories=48,
-    passes=(300, 400),
-    searches=2,
-    fewer_passes=200,
-    heal_tokens=128,
-    kinds=("code", "list"),
-    kind_tokens=12,
-    kind_texts=3,
-    tune_tokens=256,
-    drops=(0.0, 0.9),
-    domains=("code", "list"),
-    label_tokens=128,
-    label_texts=4,
-    label_words=20,
-)
+PLAN = dataclasses.replace(SMALLEST, more_splits=(2,), searches=2)
 
 
 @pytest.fixture(scope="module")
