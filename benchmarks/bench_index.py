@@ -81,8 +81,16 @@ def synthetic(
     relations["neighbours"] = chance.integers(0, settings.latents, (settings.latents, 8)).astype(np.int32)
     relations["neighbour_cosines"] = chance.random((settings.latents, 8), np.float32)
     write_tokens(data, plain, model, corpus, relations["promoted"], relations["suppressed"])
-    about = {"name": "random", "kind": "topk", "hash": "0" * 64, "reads": POINT, "n_features": settings.latents}
-    note = {"dictionary": about, "harvest": {}, "n_tokens": n_tokens, "keep": settings.keep, "signed": False}
+    about = {
+        "name": "random",
+        "kind": "topk",
+        "hash": "0" * 64,
+        "reads": POINT,
+        "writes": POINT,
+        "n_features": settings.latents,
+    }
+    harvest = {"model": model.name, "model_hash": model.hash}
+    note = {"dictionary": about, "harvest": harvest, "n_tokens": n_tokens, "keep": settings.keep, "signed": False}
     write_entries(data, spool, note, relations, lambda share: None)
     write_note(data, note)
     size = sum(file.stat().st_size for file in data.iterdir())
