@@ -7,12 +7,17 @@ are, so that sparsity coefficients mean the same for any model.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.sparse import Entries, flat_places
+
+EVEN = 2e-3
+"""Largest relative difference of factors that count as equal: about the rounding of 16 bits."""
 
 
 class Activation(nn.Module):
@@ -52,12 +57,36 @@ class Activation(nn.Module):
     def forget(self, latents: Tensor, unit: float) -> None:
         """Set the part's parameters of some latents, `[dead]`, as at the start."""
 
+    def scale(self, factors: Tensor) -> None:
+        """Keep the same latents active where each latent's pre-activation is multiplied by a factor.
+
+        Args:
+            factors: above 0, `[width]`.
+
+        Raises:
+            DictionaryError: latents compete, so that unequal factors choose others.
+        """
+
+    def calibrate(self, pre: Iterator[Tensor], rows: int) -> None:
+        """Set what only applies outside training, from pre-activations `[rows, width]` in pieces."""
+
     def constrain(self) -> None:
         """Bring the part's parameters back into their range after an optimiser's step."""
 
     def settings(self) -> dict[str, Any]:
         """The part's constructor arguments, as plain data."""
         return {}
+
+
+def check_even(factors: Tensor) -> None:
+    """Raise `DictionaryError` unless factors `[width]` are equal within `EVEN`."""
+    low, high = float(factors.min()), float(factors.max())
+    if high > low * (1 + EVEN):
+        raise DictionaryError(
+            f"Training keeps decoder rows at norm 1, and here they have {low:.3g} to {high:.3g}. This kind keeps the "
+            "highest pre-activations, so other latents would be kept after the change; train a new dictionary, or give "
+            "one whose decoder rows have norm 1."
+        )
 
 
 def codes_above(pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:

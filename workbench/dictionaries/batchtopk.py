@@ -1,19 +1,21 @@
 """BatchTopK: a batch of B activations keeps its k·B highest values, so that hard activations may use more latents.
 
 Bussmann, Leask, Nanda, "BatchTopK sparse autoencoders" (2024), arXiv 2412.06410. Outside training there is no batch:
-latents are active above a threshold learned as the running mean of each batch's lowest kept value. On disk it is the
+latents are active above a threshold, which is the running mean of each batch's lowest kept value until the end of the
+training sets it from the last batch. On disk it is the
 JumpReLU dictionary with that threshold, as SAELens writes it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, PositiveNumber, checked
-from workbench.dictionaries.activations import Activation, codes_above
+from workbench.dictionaries.activations import Activation, check_even, codes_above
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.settings import Coefficient, Setting, Width
@@ -67,6 +69,22 @@ class BatchTopK(Activation):
     def initialise(self, unit: float) -> None:
         """The first batch sets the threshold."""
         self.threshold.zero_()
+
+    def scale(self, factors: Tensor) -> None:
+        """Equal factors only."""
+        check_even(factors)
+        self.threshold.mul_(factors)
+
+    def calibrate(self, pre: Iterator[Tensor], rows: int) -> None:
+        """The threshold above which k pre-activations of each row are, on average."""
+        wanted = max(1, int(self.k * rows))
+        highest = self.threshold.new_zeros(0)
+        for piece in pre:  # [piece, width]
+            highest = torch.cat([highest, piece[piece > 0]])
+            if len(highest) > wanted:
+                highest = highest.topk(wanted, sorted=False).values
+        lowest = highest.min() if len(highest) == wanted else self.threshold.new_zeros(())
+        self.threshold.fill_(float(torch.nextafter(lowest, torch.zeros_like(lowest))))
 
     def settings(self) -> dict[str, Any]:
         """`k`, `auxiliary`."""

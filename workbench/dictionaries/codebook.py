@@ -241,10 +241,18 @@ class Codebook(Trainable):
         used twice.
         """
         parts = self.prepare(x)  # [n, groups, d]
-        self.unit_in = self.unit_out = unit_of(parts.flatten(1), parts.flatten(1).mean(0))
+        self.unit_in = self.unit_out = _unit(parts)
+        self.initialised = self.measured = True
         chance = torch.Generator().manual_seed(0)
         for group in range(self.groups):
             self.codes[group] = self._centres(parts[:, group], chance) / (self.chosen * self.weight)
+
+    def adopt(self, x: Tensor, target: Tensor | None = None) -> None:
+        """The unit where no file states it; see `Trainable`."""
+        unit = _unit(self.prepare(x))
+        if not self.measured:
+            self.unit_in = self.unit_out = unit
+        self.measured = True
 
     def _centres(self, points: Tensor, chance: torch.Generator) -> Tensor:
         """Cluster centres of points `[n, d]`: `[n_codes, d]`."""
@@ -324,7 +332,7 @@ class Codebook(Trainable):
             "d_sae": self.n_features,
             "dtype": str(self.codes.dtype).removeprefix("torch."),
             "metadata": {"hook_name": self.reads},
-            "workbench": {"settings": settings, "unit_in": self.unit_in, "unit_out": self.unit_out},
+            "workbench": {"settings": settings} | self.origin(),
         }
 
     @classmethod
@@ -333,12 +341,17 @@ class Codebook(Trainable):
         own = config["workbench"]
         settings = own["settings"]
         book = cls(config["d_in"], config["d_sae"] // settings["groups"], **settings, seed=None)
-        book.unit_in, book.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
+        book.take_origin(own)
         if set(tensors) != {"codes"} or tensors["codes"].shape != book.codes.shape:
             shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
             raise DictionaryError(f"its weights are {shapes}, and cfg.json says codes {list(book.codes.shape)}")
         book.load_state_dict(dict(tensors), assign=True)
         return book
+
+
+def _unit(parts: Tensor) -> float:
+    """The unit of parts `[n, groups, d]`."""
+    return unit_of(parts.flatten(1), parts.flatten(1).mean(0))
 
 
 def _most_similar(scores: Tensor, k: int) -> Tensor:

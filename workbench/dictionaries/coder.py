@@ -171,6 +171,16 @@ class SparseCoder(Trainable):
         target's; see `Trainable`."""
         learning.initialise(self, x, target)
 
+    def adopt(self, x: Tensor, target: Tensor | None = None) -> None:
+        """Units where no file states them, and decoder rows of norm 1; see `Trainable`."""
+        learning.adopt(self, x, target)
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """The activation function's; see `Trainable`."""
+        rows = self.centre(x)
+        self.activation.calibrate((torch.addmm(self.b_enc, part, self.W_enc) for part in rows.split(ROWS)), len(rows))
+
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """One group for each parameter; see `Trainable`."""
         ratio = self.unit_out / self.unit_in
@@ -223,7 +233,7 @@ class SparseCoder(Trainable):
             "normalize_activations": "none",
             "reshape_activations": "hook_z" if self.reads.endswith("hook_z") and not transcodes else "none",
             "metadata": {"sae_lens_version": SAELENS, "sae_lens_training_version": None, "hook_name": self.reads},
-            "workbench": {"settings": settings, "unit_in": self.unit_in, "unit_out": self.unit_out},
+            "workbench": {"settings": settings} | self.origin(),
         }
         if "k" in settings:
             config |= {"k": settings["k"], "rescale_acts_by_decoder_norm": False}
@@ -244,7 +254,7 @@ class SparseCoder(Trainable):
         coder.centred = bool(config.get("apply_b_dec_to_input", coder.centred))
         if coder.centred and coder.d_in != coder.d_out:
             raise DictionaryError("apply_b_dec_to_input needs d_in and d_out to be the same")
-        coder.unit_in, coder.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
+        coder.take_origin(own)
         expected = coder.tensors()
         for name in sorted(expected.keys() ^ tensors.keys()):
             raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")

@@ -88,6 +88,10 @@ class JumpReLU(Activation):
         """These thresholds as at the start."""
         self.threshold[latents] = START * unit
 
+    def scale(self, factors: Tensor) -> None:
+        """Thresholds times the factors."""
+        self.threshold.mul_(factors)
+
     def constrain(self) -> None:
         """No threshold below 0."""
         self.threshold.clamp_(min=0)

@@ -24,6 +24,9 @@ from workbench.dictionaries.trainable import Step
 SAMPLE = 4096
 """Rows of the sample on which the encoder's size is set."""
 
+SAME = 1e-5
+"""Points whose mean distance from their mean is a smaller share of their length differ by rounding only."""
+
 
 class Coder(Protocol):
     """What these functions need of a dictionary with an encoder and a decoder; see `SparseCoder`."""
@@ -33,6 +36,8 @@ class Coder(Protocol):
     centred: bool
     unit_in: float
     unit_out: float
+    initialised: bool
+    measured: bool
     activation: Activation
     W_enc_T: nn.Parameter
     b_enc: nn.Parameter
@@ -174,6 +179,28 @@ def initialise(coder: Coder, x: Tensor, target: Tensor | None) -> None:
     if factor > 0:
         coder.W_enc.mul_(factor)
         coder.b_enc.mul_(factor)
+    coder.initialised = coder.measured = True
+
+
+@torch.no_grad()
+def adopt(coder: Coder, x: Tensor, target: Tensor | None) -> None:
+    """See `Trainable.adopt`: n = |W_dec[j]| moves into W_enc[:, j], b_enc[j] and the activation function."""
+    x = x.to(coder.W_enc.dtype)
+    own = target is None
+    target = x if target is None else target.to(x.dtype)
+    _check(coder, x, target)
+    middle = geometric_median(target)
+    unit_out = unit_of(target, middle)
+    if not coder.measured:
+        coder.unit_out = unit_out
+        coder.unit_in = unit_out if own or coder.centred else unit_of(x, geometric_median(x))
+    norms = coder.W_dec.norm(dim=1)  # [width]
+    norms = torch.where(norms > 0, norms, 1)
+    coder.activation.scale(norms)
+    coder.W_dec.div_(norms[:, None])
+    coder.W_enc_T.mul_(norms[:, None])
+    coder.b_enc.mul_(norms)
+    coder.measured = True
 
 
 def geometric_median(points: Tensor, steps: int = 32) -> Tensor:
@@ -188,14 +215,19 @@ def geometric_median(points: Tensor, steps: int = 32) -> Tensor:
 
 
 def unit_of(points: Tensor, middle: Tensor) -> float:
-    """Mean distance from the middle, per square root of a dimension."""
-    unit = float((points - middle).norm(dim=1).mean()) / points.shape[1] ** 0.5
-    if not 0 < unit < float("inf"):
-        raise DictionaryError(
-            "The sample of activations holds "
-            + ("values that are not finite numbers." if unit != 0 else "one and the same activation only.")
-        )
-    return unit
+    """Mean distance from the middle, per square root of a dimension.
+
+    Raises:
+        DictionaryError: values that are not finite, or points that differ by rounding errors only.
+    """
+    distance = float((points - middle).norm(dim=1).mean())
+    size = float(points.norm(dim=1).mean())
+    if not size < float("inf"):
+        raise DictionaryError("The sample of activations holds values that are not finite numbers.")
+    exact = points.double()  # a mean in 32 bits is off by more than the points may be
+    if float((exact - exact.mean(0)).norm(dim=1).mean()) <= SAME * size:
+        raise DictionaryError("The sample of activations holds one and the same activation only.")
+    return distance / points.shape[1] ** 0.5
 
 
 @torch.no_grad()

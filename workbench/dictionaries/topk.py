@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, checked
-from workbench.dictionaries.activations import Activation
+from workbench.dictionaries.activations import Activation, check_even
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.settings import Active, Coefficient, Width
@@ -47,6 +47,10 @@ class TopK(Activation):
         entries = entries_at(pre, top_k(pre, self.k))
         entries.values = entries.pre.relu()
         return entries
+
+    def scale(self, factors: Tensor) -> None:
+        """Equal factors only."""
+        check_even(factors)
 
     def settings(self) -> dict[str, Any]:
         """`k`, `auxiliary`."""

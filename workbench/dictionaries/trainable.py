@@ -13,6 +13,7 @@ keeps no state of training: the caller counts the tokens since each latent fired
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,10 @@ class Trainable(Dictionary):
     """The same at `writes`."""
     resamples: bool = False
     """Whether dead latents should be revived by calling `resample` now and then."""
+    initialised: bool = False
+    """Whether `initialise` or a file of trained weights has set the weights."""
+    measured: bool = False
+    """Whether `initialise`, `adopt` or a file has set the units."""
 
     @classmethod
     def fields(cls) -> list[Field]:
@@ -86,6 +91,21 @@ class Trainable(Dictionary):
         Args:
             x: activations at `reads`, `[n, d_in]`; a few thousand do.
             target: the same positions' activations at `writes`, `[n, d_out]`; None where these are the same.
+        """
+
+    @abstractmethod
+    def adopt(self, x: Tensor, target: Tensor | None = None) -> None:
+        """Prepare initialised weights for more training; `reconstruct` stays the same function.
+
+        A sample sets the units that no file states. Norms move from the decoder into the encoder in kinds whose decoder
+        rows have norm 1 in training.
+
+        Args:
+            x: activations at `reads`, `[n, d_in]`; a few thousand are enough.
+            target: the same positions' activations at `writes`, `[n, d_out]`; None where these are the same.
+
+        Raises:
+            DictionaryError: a sample of one repeated activation, or a decoder that can't be scaled.
         """
 
     @abstractmethod
@@ -127,6 +147,28 @@ class Trainable(Dictionary):
 
     def constrain(self) -> None:
         """Bring the parameters back to where they must be; to be called after every step of the optimiser."""
+
+    def calibrate(self, x: Tensor) -> None:
+        """Set what only applies outside training, in kinds that have such; called once, after the last step.
+
+        Args:
+            x: activations at `reads`, `[n, d_in]`.
+        """
+
+    def take_origin(self, own: Mapping[str, Any]) -> None:
+        """Set units, `initialised` and `measured` from a file.
+
+        Args:
+            own: the part of `cfg.json` that Workbench writes; empty for other tools' files, which hold trained weights.
+        """
+        self.unit_in, self.unit_out = own.get("unit_in", 1.0), own.get("unit_out", 1.0)
+        self.measured = "unit_out" in own
+        trained = not own or "tokens" in own.get("provenance", {})
+        self.initialised = own.get("initialised", trained)
+
+    def origin(self) -> dict[str, Any]:
+        """The inverse of `take_origin`."""
+        return {"unit_in": self.unit_in, "unit_out": self.unit_out, "initialised": self.initialised}
 
     def resample(
         self,

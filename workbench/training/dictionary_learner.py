@@ -104,18 +104,21 @@ class DictionaryLearner:
         """So that the gradient's length is that of the loss per coordinate."""
         return self.dictionary.d_out * lr
 
-    def batches(self, done: int, fresh: bool) -> Iterator[Activations] | None:
-        """See `Learner`; a fresh dictionary gets its biases and sizes from the first ones."""
-        buffer = self.buffer
+    def batches(self, done: int, begins: bool) -> Iterator[Activations] | None:
+        """See `Learner`; the first ones initialise a dictionary, or prepare one that is initialised already."""
+        buffer, dictionary = self.buffer, self.dictionary
         if done:
             buffer.restore(buffer.state() | {"handed": done})
         sample: list[Activations] = []
-        if fresh:
+        if begins:
             sample = list(itertools.islice(buffer, min(-(-SAMPLE // buffer.batch_size), self.settings.steps)))
             if self.processes.any(self.watch.stops()):
                 return None
             if sample:
-                self.dictionary.initialise(*self._joined(*self._pair(Activations.cat(sample))))
+                asked = self.settings.fresh
+                fresh = not dictionary.initialised if asked is None else asked
+                prepare = dictionary.initialise if fresh else dictionary.adopt
+                prepare(*self._joined(*self._pair(Activations.cat(sample))))
                 self.processes.copy_first(self.dictionary.state_dict().values())
         whole = itertools.chain(sample, buffer)
         return itertools.takewhile(lambda batch: len(batch) == buffer.batch_size, whole)
@@ -134,6 +137,11 @@ class DictionaryLearner:
         """See `Learner`; from the batches of all processes."""
         x, target = self._joined(*self._pair(batch))
         self.dictionary.resample(x, dead, target, optimiser=optimiser, generator=generator)
+
+    def settle(self, batch: Activations) -> None:
+        """See `Learner`; from the batches of all processes."""
+        x, _ = self._joined(*self._pair(batch))
+        self.dictionary.calibrate(x)
 
     def save(self, folder: Path, *, final: bool) -> None:
         """The dictionary's folder."""
@@ -158,7 +166,7 @@ class DictionaryLearner:
                 "build the dictionary as then, with the same seed, or choose another folder."
             )
         dictionary.load_state_dict(saved.state_dict())
-        dictionary.unit_in, dictionary.unit_out = saved.unit_in, saved.unit_out
+        dictionary.take_origin(saved.origin())
         dictionary.provenance = saved.provenance
         if final:
             dictionary.folder = saved.folder

@@ -23,10 +23,11 @@ class Learner(Protocol):
     resamples: bool
     """Whether dead features are revived by `resample` now and then."""
 
-    def batches(self, done: int, fresh: bool) -> Iterator[Any] | None:
+    def batches(self, done: int, begins: bool) -> Iterator[Any] | None:
         """The batches after the first `done`; None if the training was cancelled before the sample was read.
 
-        With `fresh`, a sample of the first batches sets biases and sizes; its batches follow as usual.
+        With `begins`, where there is no checkpoint, a sample of the first batches sets what has to be set; its batches
+        follow as usual.
         """
         ...
 
@@ -66,6 +67,10 @@ class Learner(Protocol):
 
     def resample(self, batch: Any, dead: Tensor, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
         """Give dead features a new start."""
+        ...
+
+    def settle(self, batch: Any) -> None:
+        """Set what only applies outside training from the last batch, after the last step."""
         ...
 
     @property

@@ -70,6 +70,9 @@ class ModelLearner:
         batches: makes the endless token batches anew.
         settings: of the training.
         processes: those that learn together.
+
+    Attributes:
+        fresh: whether a sample initialises the dictionaries; None for those of them that are not initialised.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class ModelLearner:
         self.device, self.n_features = processes.device, sum(one.n_features for one in self.dictionaries)
         self.resamples = any(one.resamples for one in self.dictionaries)
         self.provenance: dict[str, Any] = {}
+        self.fresh: bool | None = None
         self._read: list[Tensor] = []
 
     @property
@@ -116,15 +120,15 @@ class ModelLearner:
         """The model's gradient counts as it is."""
         return lr
 
-    def batches(self, done: int, fresh: bool) -> Iterator[TokenBatch] | None:
-        """See `Learner`; fresh dictionaries are set from the first texts, in the order of the model."""
-        if fresh and self.dictionaries:
-            self._initialise()
+    def batches(self, done: int, begins: bool) -> Iterator[TokenBatch] | None:
+        """See `Learner`; the first texts initialise dictionaries, or prepare those that are initialised already."""
+        if begins and self.dictionaries:
+            self._prepare()
         return itertools.islice(self._batches(), done, None)
 
     @torch.no_grad()
-    def _initialise(self) -> None:
-        """Each dictionary is set on the activations of the plain model."""
+    def _prepare(self) -> None:
+        """Each dictionary reads activations of the plain model."""
         points = [one.reads for one in self.dictionaries] + [one.writes for one in self.dictionaries]
         captured: dict[str, list[Tensor]] = {name: [] for name in points}
         enough = 0
@@ -137,7 +141,9 @@ class ModelLearner:
                 break
         for one in self.dictionaries:
             x = torch.cat(captured[one.reads])
-            one.initialise(x, None if one.reads == one.writes else torch.cat(captured[one.writes]))
+            fresh = not one.initialised if self.fresh is None else self.fresh
+            prepare = one.initialise if fresh else one.adopt
+            prepare(x, None if one.reads == one.writes else torch.cat(captured[one.writes]))
             units = torch.tensor([one.unit_in, one.unit_out], dtype=torch.float64, device=self.device)
             self.processes.copy_first([*one.state_dict().values(), units])
             one.unit_in, one.unit_out = units.tolist()
@@ -209,6 +215,11 @@ class ModelLearner:
             if one.resamples and one.reads == one.writes and bool(lost.any()):
                 one.resample(self.processes.join_ragged(x), lost, optimiser=optimiser, generator=generator)
 
+    def settle(self, batch: TokenBatch) -> None:
+        """Each dictionary, from what it read last."""
+        for one, x in zip(self.dictionaries, self._read, strict=True):
+            one.calibrate(self.processes.join_ragged(x))
+
     def save(self, folder: Path, *, final: bool) -> None:
         """Weights and dictionaries; `fine_tune` says what becomes of them in the end."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +247,8 @@ class ModelLearner:
         for one, other in zip(self.dictionaries, saved, strict=True):
             assert isinstance(other, Trainable)
             one.load_state_dict(other.state_dict())
-            one.unit_in, one.unit_out, one.provenance = other.unit_in, other.unit_out, other.provenance
+            one.take_origin(other.origin())
+            one.provenance = other.provenance
 
     def release(self) -> None:
         """Leave plain weights: no gradients, and in each codebook its own k."""

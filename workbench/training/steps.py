@@ -75,7 +75,7 @@ class Training:
     def _go(self, watch: Monitor) -> None:
         begun = time.monotonic()
         done = int(self.run.note.get("step", 0)) if self.run else 0
-        batches = self.learner.batches(done, self._fresh())
+        batches = self.learner.batches(done, begins=not (self.run and self.run.note))
         if self.processes.any(batches is None or watch.stops()):
             return  # there is nothing to keep yet
         assert batches is not None
@@ -84,6 +84,7 @@ class Training:
         begun -= state.seconds
         saved, logged = state.seconds, (state.step, state.seconds)
         watch.begin(state.step * self.batch_size)
+        batch = None
         while state.step < self.steps:
             batch = next(batches, None)
             if self.processes.any(watch.stops()):
@@ -109,17 +110,12 @@ class Training:
             if self.run and first and due:
                 self.run.save(self.learner, state)
                 saved = state.seconds
+        if batch is not None and state.step == self.steps:
+            self.learner.settle(batch)
         if self.run and first and state.step < self.steps:
             self.run.save(self.learner, state)
         elif self.run and first:
             self.run.finish(self.learner, state)
-
-    def _fresh(self) -> bool:
-        """Whether what is set from a sample still has to be."""
-        fresh = self.settings.fresh
-        if fresh is None:
-            fresh = "tokens" not in self.learner.provenance
-        return bool(fresh) and not (self.run and self.run.note)
 
     def _begin(self) -> State:
         """Bring everything to its beginning, or to where the checkpoint is."""
@@ -163,9 +159,9 @@ class Training:
         processes.average(learner.shared())
         state.step += 1
         state.tokens_since_fired = torch.where(processes.add(fired) > 0, 0, state.tokens_since_fired + self.batch_size)
-        self._resample(batch, state)
         dead = state.tokens_since_fired > settings.dead_after
         dead_share = float(dead.double().mean()) if learner.n_features else 0.0
+        self._resample(batch, state)
         where = {"step": state.step, "tokens": state.step * self.batch_size}
         return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings.lr}
 
@@ -176,9 +172,10 @@ class Training:
         return dict(zip(measured, numbers.tolist(), strict=True))
 
     def _resample(self, batch: Any, state: State) -> None:
-        """Now and then revive dead features, where the learner wants it and they still have time to learn."""
+        """Now and then revive dead features, where the learner wants it and they still have time to learn: as much as
+        makes a feature dead, at least."""
         every = max(self.settings.dead_after // self.batch_size, 1)
-        late = state.step > self.steps * (1 - self.settings.decay)
+        late = state.step > min(self.steps * (1 - self.settings.decay), self.steps - every)
         dead = state.tokens_since_fired > self.settings.dead_after
         if not self.learner.resamples or state.step % every or late or not bool(dead.any()):
             return

@@ -80,16 +80,17 @@ def train(
         context: positions of a window of text, with BOS.
         block: activations that are mixed together, over all processes; they are kept in memory.
         seed: of the order of the texts and activations, and of resampling.
-        fresh: whether to set the dictionary's biases and sizes from a sample first; None for a dictionary that has not
-            been trained before.
+        fresh: whether to set the dictionary's biases and sizes from a sample first; None for a dictionary that neither
+            a training nor a file has set. One that is continued stays the same function: its decoder rows get norm 1,
+            and their norms move into the encoder.
         folder: for checkpoints, history and the trained dictionary.
         checkpoint_every: seconds between checkpoints, which bounds what a killed process loses.
         progress: called with the share done, and in words the speed and an estimate of the time left.
         cancel: called at each step and while activations are read; once it returns True, a checkpoint is written and
             the dictionary returned as it is.
         log: called with each line of history: `step`, `tokens`, `seconds`, `tokens_per_second`, `loss`, `error`,
-            `penalty`, `auxiliary`, `fvu`, `l0` as in `Step`, `dead` (share of the latents), `gradient` (its length,
-            before clipping) and `lr`.
+            `penalty`, `auxiliary`, `fvu`, `l0` as in `Step`, `dead` (share of the latents, before any is revived),
+            `gradient` (its length, before clipping) and `lr`.
 
     Returns:
         The dictionary.

@@ -92,7 +92,7 @@ def fine_tune(
         clip: longest gradient over all parameters; longer ones are shortened to it. None lets them be.
         dead_after: a code that no token has had for more than so many tokens takes over an activation.
         seed: of the order of the texts, and of resampling.
-        fresh: whether to set the dictionaries from a sample first; None for dictionaries not trained before.
+        fresh: whether to set the dictionaries from a sample first; None for those of them that are not initialised.
         folder: for checkpoints and history.
         checkpoint_every: seconds between checkpoints.
         progress, cancel: as in `train`.
@@ -115,8 +115,6 @@ def fine_tune(
     processes = Processes(model.network.unembedding().device)
     if batch % processes.count:
         raise TrainingError(f"batch {batch:,} can't be divided among {processes.count} processes.")
-    if fresh is None:
-        fresh = not any("tokens" in one.provenance for one in dictionaries)
     settings = ModelSettings(
         tokens=tokens,
         batch_size=batch * context,
@@ -126,7 +124,7 @@ def fine_tune(
         clip=clip,
         dead_after=dead_after,
         seed=seed,
-        fresh=fresh,
+        fresh=not all(one.initialised for one in dictionaries) if fresh is None else fresh,
         source={"model": model.name, "model_hash": model.hash, "corpus_hash": texts.hash},
         batch=batch,
         context=context,
@@ -139,6 +137,7 @@ def fine_tune(
         dictionaries=[described(one) for one in dictionaries],
     )
     learner = _learner(model, texts, dictionaries, settings, processes)
+    learner.fresh = fresh
     training = Training(learner, settings, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
     training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
     learner.release()

@@ -119,7 +119,7 @@ class Healer:
         """The gradient is measured as it is."""
         return lr
 
-    def batches(self, done: int, fresh: bool) -> Iterator[TokenBatch]:
+    def batches(self, done: int, begins: bool) -> Iterator[TokenBatch]:
         """See `Learner`."""
         return itertools.islice(self._batches(), done, None)
 
@@ -144,6 +144,9 @@ class Healer:
         total = total if count else math.nan
         measured = {"loss": total, "ce": total, "accuracy": right / max(count, 1)}
         return measured, torch.zeros(0, dtype=torch.long)
+
+    def settle(self, batch: TokenBatch) -> None:
+        """Nothing applies outside training only."""
 
     def constrain(self) -> None:
         """No constraint."""
