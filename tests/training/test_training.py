@@ -276,7 +276,7 @@ def test_checkpoints_of_format_2_are_continued(tmp_path: Path) -> None:
         return wb.train(sae, tokens=1280, source=Synthetic(), hook_point="in", fresh=False, **SMALL | how)
 
     whole = begun()
-    begun(folder=tmp_path, cancel=after(12))
+    begun(folder=tmp_path, cancel=after(28))
     folder = next(tmp_path.glob("step-*"))
     tensors = load_file(folder / "optimiser.safetensors")
     tensors["silent"] = tensors.pop("tokens_since_fired")
