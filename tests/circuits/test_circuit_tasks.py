@@ -145,6 +145,16 @@ def test_log_odds_of_one_against_one_is_the_logit_difference(llama: wb.model.Lan
     assert float(log_odds(logits, encoded)[0]) == pytest.approx(float(wanted), abs=1e-5)
 
 
+def test_an_answer_that_is_named_twice_counts_once(llama: wb.model.LanguageModel) -> None:
+    once, twice = (
+        encode_task(llama, Task("one", ["The dog"], ["The cat"], [answers], [["b", "b"]]))
+        for answers in (["a", "c"], ["a", "c", "a"])
+    )
+    logits = torch.randn(1, tiny.VOCAB)
+    assert torch.equal(log_odds(logits, once), log_odds(logits, twice))
+    assert once.wrong.shape == (1, 1)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("name", list(TASKS))
 def test_the_default_model_does_what_is_generated(model: wb.model.LanguageModel, name: str) -> None:

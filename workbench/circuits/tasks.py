@@ -6,6 +6,7 @@ head's output at a position can replace its output at the same position in anoth
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -97,7 +98,9 @@ def encode_task(model: LanguageModel, task: Task) -> EncodedTask:
     """
     both = prompt_tokens(model, [*task.positives, *task.corrupted])
     positives, corrupted = both.split(len(task))
-    ids = [[[_single(model, text) for text in row] for row in rows] for rows in (task.answers, task.wrong)]
+    single = functools.partial(_single, model)
+    # an answer that is named twice counts once
+    ids = [[list(dict.fromkeys(map(single, row))) for row in rows] for rows in (task.answers, task.wrong)]
     for answers, wrong in zip(*ids, strict=True):
         if set(answers) & set(wrong):
             both_ways = model.token_texts(sorted(set(answers) & set(wrong)))[0]
