@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,23 @@ def test_history_names_every_step() -> None:
     assert [step["edit_hash"] for step in again.history] == [step["edit_hash"] for step in child.history]
     assert len({step["edit_hash"] for step in child.history}) == 2
     assert {"python", "torch", "transformers", "workbench-lm"} <= child.history[0]["versions"].keys()
+
+
+def test_a_certificate_does_not_depend_on_what_is_still_in_memory() -> None:
+    """The middle child of three is released before the last one is measured, or held."""
+    certificates = []
+    for held in (True, False):
+        first = wb.bake(fresh(), EDITS)
+        middle = wb.surgery.apply_operation(first, "prune", sparsity=0.3)
+        last = wb.surgery.apply_operation(middle, "remove_layers", layers=[0])
+        if not held:
+            del first, middle
+            gc.collect()
+        certificates.append(last.certify(wb.Corpus(tiny.TEXT.strip().splitlines(), "lines"), 200, context=32))
+    one, other = (replace(certificate, made={}).to_dict() for certificate in certificates)
+    names = ("differences", "perplexity_before", "perplexity_after", "kl", "same_top", "exact", "parent")
+    assert {name: one[name] for name in names} == {name: other[name] for name in names}
+    assert not certificates[1].unmeasured
 
 
 def test_the_certificate_says_what_a_plain_computation_says(tmp_path: Path) -> None:
