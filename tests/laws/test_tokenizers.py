@@ -29,10 +29,6 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], wb.model
     return opening
 
 
-pytestmark = pytest.mark.xfail(
-    reason="words and chats of tokenizers that strip a first space or add an end are not right yet", strict=False
-)
-
 USABLE = [name for name in KINDS if name != "bytes-larger"]
 
 
@@ -82,13 +78,9 @@ def test_a_chat_has_the_ids_of_its_template(
 ) -> None:
     model, tokenizer = opened(name), tokenizers_zoo.build(name)
     wanted = tokenizer.apply_chat_template(CHAT, tokenize=True, add_generation_prompt=True, return_dict=False)
-    seen = []
-    with model.intervening([wb.Clamp("neurons.0.post:0", 0.0)]):
-        answer = model.chat(CHAT, max_new_tokens=3, stop=False)
     plain = model.generate(torch.tensor(wanted), max_new_tokens=3, stop=False)
     assert model.chat(CHAT, max_new_tokens=3, stop=False).tokens == plain.tokens
     assert model.chat(CHAT, max_new_tokens=3, stop=False).logprobs == pytest.approx(plain.logprobs, abs=1e-5)
-    assert seen == [] and answer.tokens is not None  # noqa: PT018
 
 
 @pytest.mark.parametrize("name", USABLE)
