@@ -92,8 +92,8 @@ def test_a_word_is_found_among_decoded_neurons(
     inside = model.to_tokens("a dog", start=False)[0].tolist()
     before = model.to_tokens("a", start=False)[0].tolist()
     added = list(inside[len(before) :])
-    if len(added) != 1:
-        pytest.skip(f"the word is {len(added)} tokens of this tokenizer")
+    if len(added) != 1 or inside[: len(before)] != before:
+        pytest.skip("the word is no single token of this tokenizer")
     texts = model.token_texts(added)
     assert texts == [" dog"]
     table = wb.decode_neurons(model, weights="down", top_k=tiny.VOCAB // 2)
@@ -108,7 +108,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_where_they_occur
     beyond = list(range(tiny.VOCAB, len(tokenizer)))
     text = tokenizer.decode(beyond[:1])
     prompt = next(p for p in (text, f"a{text}", *tiny.TEXT.split("\n")) if max(tokenizer(p).input_ids) >= tiny.VOCAB)
-    corpus = wb.Corpus([prompt] * 4, "beyond")
+    corpus = wb.Corpus([f"{prompt} {number}" for number in range(4)], "beyond")
     calls = {
         "generate": lambda: model.generate(prompt, 3),
         "call": lambda: model(prompt),

@@ -53,9 +53,12 @@ def test_a_word_inside_a_text_has_its_space(name: str) -> None:
     tokenizer = tokenizers_zoo.build(name)
     ids = tokenizer("a cat and the dog", add_special_tokens=False).input_ids
     assert "".join(token_texts(tokenizer, ids)).removeprefix(" ") == "a cat and the dog"
-    part = part_tokens(tokenizer, " dog")
-    assert ids[-len(part) :] == part
-    assert "".join(token_texts(tokenizer, part)) == " dog"
+    for word in (" dog", " cat", " and", " your"):
+        part = part_tokens(tokenizer, word)
+        assert "".join(token_texts(tokenizer, part)) == word
+        if KINDS[name].cuts != "fallback":  # whose tokens reach across spaces
+            inside = tokenizer(f"a{word}", add_special_tokens=False).input_ids
+            assert inside[-len(part) :] == part
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -134,15 +137,15 @@ def test_a_text_that_ends_inside_a_character_is_shown_whole(name: str, llama: wb
 
 
 def test_a_word_of_a_target_is_the_token_inside_a_text(tiny_cache: Path, llama: wb.model.LanguageModel) -> None:
-    """A tokenizer that puts a space in front of every text would make two tokens of " dog"."""
+    """A tokenizer that puts a space in front of every text would make two tokens of " and"."""
     tokenizer = tokenizers_zoo.build("fallback-bos")
     model = with_tokenizer(llama, tokenizer)
-    dog = tokenizer("a dog", add_special_tokens=False).input_ids[-1:]
-    assert tokenizer(" dog", add_special_tokens=False).input_ids != dog
-    assert model.to_tokens(" dog", start=False)[0].tolist() == dog
-    head, row = tiny.build("llama").get_output_embeddings().weight, dog[0]
+    word = tokenizer("a and", add_special_tokens=False).input_ids[-1:]
+    assert tokenizer(" and", add_special_tokens=False).input_ids != word
+    assert model.to_tokens(" and", start=False)[0].tolist() == word
+    head, row = tiny.build("llama").get_output_embeddings().weight, word[0]
     scores = torch.cat([tiny.weights(tiny.build("llama"), layer)["down"] @ head[row].detach() for layer in range(3)])
-    feature, score = wb.neurons.neurons_writing(model, " dog", top=1)[0]
+    feature, score = wb.neurons.neurons_writing(model, " and", top=1)[0]
     assert score == pytest.approx(float(scores.max()), abs=1e-5)
     assert str(feature) == f"neurons.{int(scores.argmax()) // 48}.post:{int(scores.argmax()) % 48}"
 
@@ -164,18 +167,19 @@ def test_an_index_finds_words_with_their_space(tmp_path: Path, llama: wb.model.L
 # --- a tokenizer larger or smaller than the model
 
 
-def beyond(llama: wb.model.LanguageModel) -> tuple[wb.model.LanguageModel, str, int]:
+def beyond() -> tuple[wb.model.LanguageModel, str, int]:
     """A model, and a text with a token of its tokenizer that the model lacks."""
     tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.add_tokens(["zebra"])
-    return with_tokenizer(llama, tokenizer), "The zebra ran", tokenizer.convert_tokens_to_ids("zebra")
+    model = wb.load_model(tiny.build("llama"), tokenizer=tokenizer)
+    return model, "The zebra ran", tokenizer.convert_tokens_to_ids("zebra")
 
 
-def test_tokens_that_the_model_lacks_are_refused_by_name(tmp_path: Path, llama: wb.model.LanguageModel) -> None:
-    model, text, token = beyond(llama)
-    corpus = wb.Corpus([text] * 4)
-    transcoder = wb.dictionaries.TopKTranscoder(32, 32, 8, 2)
-    transcoder.reads, transcoder.writes = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+def test_tokens_that_the_model_lacks_are_refused_by_name(tmp_path: Path, tiny_cache: Path) -> None:
+    model, text, token = beyond()
+    corpus = wb.Corpus([f"{text} {number}" for number in range(4)])
+    places = {"reads": "blocks.1.mlp.hook_in", "writes": "blocks.1.hook_mlp_out"}
+    transcoder = wb.dictionaries.TopKTranscoder(32, 8, 2, **places)
     raw = torch.tensor([[1, token]])
     calls: list[Callable[[], object]] = [
         lambda: model.generate(text, 2),
@@ -190,7 +194,7 @@ def test_tokens_that_the_model_lacks_are_refused_by_name(tmp_path: Path, llama: 
         lambda: wb.attribute(model, [transcoder], text),
         lambda: wb.attribute(model, [transcoder], "The", "zebra"),
         lambda: wb.neurons.neurons_writing(model, "zebra"),
-        lambda: list(wb.Harvest(model, ["blocks.0.hook_out"], corpus)),
+        lambda: list(wb.harvest.Harvest(model, corpus, ["blocks.0.hook_out"])),
         lambda: wb.build_index(model, "neurons.1.post", corpus, tmp_path / "index"),
         lambda: wb.measure_sparsity(model, corpus, tokens=8),
     ]
