@@ -119,7 +119,7 @@ def _core(kind: Kind) -> Tokenizer:
 
 
 def _without_special_bytes(core: Tokenizer) -> Tokenizer:
-    """The same, with tokens of bytes as ordinary ones; a trainer takes words of a fixed place as special tokens only."""
+    """The same, with bytes as ordinary tokens; a trainer takes words of a fixed place as special tokens only."""
     parts = json.loads(core.to_str())
     parts["added_tokens"] = [one for one in parts["added_tokens"] if not one["content"].startswith("<0x")]
     return Tokenizer.from_str(json.dumps(parts))

@@ -6,6 +6,7 @@ part is therefore not what the tokenizer decodes the part to, but the text of th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ NEUTRAL = ("a", "e", "o", "1", "0")
 """Texts whose last token can stand before any other token, to see what that adds."""
 BEFORE_WORDS = ("\n", "a", ".")
 """Texts that can stand before a word without growing together with it; the first that does not is used."""
+WORDS = "a a"
+"""A text with a space inside, to see whether a token keeps it."""
 BROKEN = "�"
 """The letter that stands for bytes of an incomplete character."""
 
@@ -61,10 +64,11 @@ class TextStreamer:
         new = _beyond(self.shown, text)
         # the last token with a text stays as context, for tokenizers that leave out the space of a first word
         start = len(self._open) - 1
-        while start > 0 and not _decoded(self._tokenizer, self._open[start : start + 1]):
+        self.shown = _decoded(self._tokenizer, self._open[start:])
+        while start > 0 and not self.shown:
             start -= 1
+            self.shown = _decoded(self._tokenizer, self._open[start:])
         self._open = self._open[start:]
-        self.shown = _decoded(self._tokenizer, self._open)
         return new
 
     def rest(self) -> str:
@@ -110,7 +114,7 @@ def token_texts(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     Bytes of a broken character show as �, special tokens as they are written; ids that the tokenizer lacks have none.
     """
     context = _neutral(tokenizer)
-    if context is None:
+    if context is None or _adds_up(tokenizer):
         return tokenizer.batch_decode([[token] for token in tokens])
     special = special_tokens(tokenizer)
     before = tokenizer.decode([context])
@@ -133,6 +137,15 @@ def part_tokens(tokenizer: Any, text: str) -> list[int]:
     return plain
 
 
+@functools.lru_cache(16)
+def _adds_up(tokenizer: Any) -> bool:
+    """Whether a token alone has the text that it adds inside a text: its space too."""
+    ids = tokenizer(WORDS, add_special_tokens=False).input_ids
+    alone = tokenizer.batch_decode([[token] for token in ids])
+    return "".join(alone) == WORDS and any(text.startswith(" ") for text in alone)
+
+
+@functools.lru_cache(16)
 def _neutral(tokenizer: Any) -> int | None:
     """A token with a text of its own that no token behind it changes; None if there is none."""
     special, byte = special_tokens(tokenizer), _lone_byte(tokenizer)
@@ -145,6 +158,7 @@ def _neutral(tokenizer: Any) -> int | None:
     return None
 
 
+@functools.lru_cache(16)
 def _lone_byte(tokenizer: Any) -> int | None:
     """A token for the byte 0x80 of a tokenizer whose decoder joins such tokens to characters; None for others."""
     token = tokenizer.convert_tokens_to_ids("<0x80>")
