@@ -30,7 +30,7 @@ def sample_text(model: LanguageModel, text: str) -> str:
     kept = st.session_state.setdefault("own texts", {})
     if model.hash not in kept:
         special = set(model.tokenizer.all_special_ids)
-        texts = model.token_texts(range(model.network.vocab_size))
+        texts = model.token_texts(range(min(model.network.vocab_size, 1000)))
         opening = next(text.strip() for token, text in enumerate(texts) if token not in special and text.strip())
         length = min(LENGTH, model.network.n_ctx - 2)
         kept[model.hash] = opening + model.generate(opening, length, temperature=1.0).text
