@@ -399,6 +399,25 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": -1.0},
+        {"repetition_penalty": "much"},
+        {"min_new_tokens": -1},
+        {"min_new_tokens": 1.5},
+        {"stop": "end"},
+        {"stop": [""]},
+        {"stop": [3]},
+        {"stop": 3},
+    ],
+    ids=str,
+)
+def test_settings_of_sampling_out_of_range(how: dict[str, Any]) -> None:
+    refused(wb.model.PromptError, lambda: wb.model.Sampling(**how))
+
+
 @pytest.mark.parametrize("how", SETTINGS, ids=str)
 def test_settings_out_of_range(llama: Model, how: dict[str, Any]) -> None:
     name = list(how)[-1]

@@ -7,6 +7,7 @@ of no family, so that nothing is recognised by its spelling.
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 
 import tiny
@@ -114,4 +115,11 @@ def _core(kind: Kind) -> Tokenizer:
         core.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(vocab_size=kind.size, special_tokens=special, show_progress=False)
     core.train_from_iterator([tiny.TEXT], trainer)
-    return core
+    return _without_special_bytes(core) if kind.cuts == "fallback" else core
+
+
+def _without_special_bytes(core: Tokenizer) -> Tokenizer:
+    """The same, with bytes as ordinary tokens; a trainer takes words of a fixed place as special tokens only."""
+    parts = json.loads(core.to_str())
+    parts["added_tokens"] = [one for one in parts["added_tokens"] if not one["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(parts))

@@ -91,7 +91,7 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
         )
     token = query.text if query.text.startswith(" ") or query.match == "exact" else f" {word}"
     best = caching.strongest(model, token, query.weights, query.scale, STRONGEST)
-    first = visible(model.token_texts(model.to_tokens(token)[0, :1])[0])
+    first = visible(model.token_texts(model.to_tokens(token, start=False)[0, :1])[0])
     st.markdown(f"**The neurons whose {query.weights} weights score the token “{plain(first)}” highest.**")
     _show_table([table.hit(table.row(feature)) for feature, _ in best], query, [score for _, score in best])
     snippets.show(script.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))

@@ -16,8 +16,10 @@ LENGTH = 24
 
 
 def knows(model: LanguageModel, text: str) -> bool:
-    """Whether the text survives encoding and decoding by the model's tokenizer."""
+    """Whether the text survives encoding and decoding by the model's tokenizer, in tokens that the model has."""
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if max(tokens, default=0) >= model.network.vocab_size:
+        return False
     return model.tokenizer.decode(tokens, skip_special_tokens=True).strip() == text.strip()
 
 
@@ -28,8 +30,8 @@ def sample_text(model: LanguageModel, text: str) -> str:
     kept = st.session_state.setdefault("own texts", {})
     if model.hash not in kept:
         special = set(model.tokenizer.all_special_ids)
-        first = next(token for token in range(model.network.vocab_size) if token not in special)
-        opening = model.token_texts([first])[0]
+        texts = model.token_texts(range(min(model.network.vocab_size, 1000)))
+        opening = next(text.strip() for token, text in enumerate(texts) if token not in special and text.strip())
         length = min(LENGTH, model.network.n_ctx - 2)
         kept[model.hash] = opening + model.generate(opening, length, temperature=1.0).text
     return kept[model.hash]

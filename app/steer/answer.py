@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,12 @@ from shared.tokens import show_scale, show_text, show_tokens
 
 from steer.prompt import AnswerRequest
 from workbench import figures
-from workbench.model.decoding import TextStreamer
 
 if TYPE_CHECKING:
     from workbench.measures import Comparison
     from workbench.measures.comparison import Side
     from workbench.model import LanguageModel
+    from workbench.model.generation import Generation
 
 HEADS = ["Plain", "Edited", "Control: random feature"]
 
@@ -69,11 +68,11 @@ def show(model: LanguageModel, answer: Answer, request: AnswerRequest) -> None:
         st.caption("Stopped before the end, so nothing is measured.")
         return
     with columns[0]:
-        show_tokens(_pieces(model, both.baseline.tokens), both.kl)
+        show_tokens(_pieces(model, both.baseline), both.kl)
         _numbers(both.baseline_perplexity, both.baseline_repetition)
     for column, side in zip(columns[1:], both.sides, strict=True):
         with column:
-            show_tokens(_pieces(model, side.generation.tokens), side.kl_own)
+            show_tokens(_pieces(model, side.generation), side.kl_own)
             _numbers(side.perplexity, side.repetition, side)
     show_scale()
     _changes(both)
@@ -87,10 +86,9 @@ def _heads(count: int) -> list[Any]:
     return columns
 
 
-def _pieces(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
+def _pieces(model: LanguageModel, written: Generation) -> list[str]:
     """The piece of text that each token adds."""
-    cutter = TextStreamer(model.to_text)
-    return [cutter.add(token) for token in tokens]
+    return model.text_pieces(written.tokens, model.to_tokens(written.prompt))
 
 
 def _numbers(perplexity: float, repetition: float, side: Side | None = None) -> None:

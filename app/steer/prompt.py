@@ -34,6 +34,9 @@ class AnswerRequest:
     top_k: int | None
     top_p: float | None
     seed: int
+    repetition_penalty: float
+    min_new_tokens: int
+    stop: tuple[str, ...]
     control: bool
 
     def prompt(self, model: LanguageModel) -> str:
@@ -47,19 +50,25 @@ class AnswerRequest:
             self.prompt(model),
             self.interventions,
             self.max_new_tokens,
-            sampling=wb.model.Sampling(self.temperature, self.top_k, self.top_p, self.seed),
+            sampling=wb.model.Sampling(**self.sampling()),
             control=self.control,
             seed=self.seed,
         )
 
+    def sampling(self) -> dict[str, Any]:
+        """The settings of how tokens are chosen that differ from the first ones."""
+        names = ("temperature", "top_k", "top_p", "seed") if self.temperature > 0 else ()
+        settings = {name: getattr(self, name) for name in (*names, "repetition_penalty", "min_new_tokens", "stop")}
+        first = wb.model.Sampling()
+        return {name: value for name, value in settings.items() if value != getattr(first, name)}
+
     def code(self) -> str:
         """A script that generates the same texts."""
         arguments = f"{self.max_new_tokens}"
-        if self.temperature > 0:
-            sampling = [f"temperature={self.temperature!r}"]
-            sampling += [f"top_k={self.top_k}"] if self.top_k else []
-            sampling += [f"top_p={self.top_p!r}"] if self.top_p else []
-            arguments += f", sampling=wb.model.Sampling({', '.join([*sampling, f'seed={self.seed}'])})"
+        sampling = self.sampling()
+        if sampling:
+            settings = ", ".join(f"{name}={value!r}" for name, value in sampling.items())
+            arguments += f", sampling=wb.model.Sampling({settings})"
         if self.control:
             arguments += f", control=True, seed={self.seed}"
         return (
@@ -132,6 +141,26 @@ def show(model: LanguageModel, interventions: list[InterventionKind]) -> tuple[A
             help="Only the likeliest tokens that together have this probability.",
         )
         seed = st.number_input("Seed", 0, None, 0, key="seed", persist_state="session")
+        penalty = st.slider(
+            "Repetition penalty",
+            1.0,
+            2.0,
+            1.0,
+            0.05,
+            key="repetition_penalty",
+            persist_state="session",
+            help="Makes tokens that the prompt or the text holds already less likely; 1 changes nothing.",
+        )
+        least = st.number_input(
+            "Tokens at least", 0, 256, 0, key="min_new_tokens", persist_state="session", help="No end before them."
+        )
+        stop = st.text_area(
+            "Stop at",
+            key="stop strings",
+            height=68,
+            persist_state="session",
+            help="The text ends where it holds one of these strings; one a line, and \\n for a line break.",
+        )
     text = st.text_area("Prompt", key="prompt", height=70, persist_state="session", label_visibility="collapsed")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         button = st.empty()
@@ -143,6 +172,18 @@ def show(model: LanguageModel, interventions: list[InterventionKind]) -> tuple[A
         )
     source = st.session_state["source"]
     request = AnswerRequest(
-        source, mode == CHAT, text, tuple(interventions), length, temperature, top_k, top_p, int(seed), control
+        source=source,
+        chat=mode == CHAT,
+        text=text,
+        interventions=tuple(interventions),
+        max_new_tokens=length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=int(seed),
+        repetition_penalty=penalty,
+        min_new_tokens=int(least),
+        stop=tuple(line.replace("\\n", "\n") for line in stop.split("\n") if line),
+        control=control,
     )
     return request, button

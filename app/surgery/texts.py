@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from shared.tokens import show_scale, show_tokens
 
 import workbench as wb
 from surgery import panel
-from workbench.model.decoding import TextStreamer
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
@@ -59,19 +57,14 @@ def show(model: LanguageModel, child: Child) -> None:
     if written.prompt != prompt:
         st.caption(":material/info: The prompt has changed since these texts were generated.")
     both = written.texts
-    sides = ((both.before.tokens, both.kl, "Before"), (both.after.tokens, both.kl_own, "After"))
-    for column, (tokens, kl, head) in zip(st.columns(2, gap="medium", border=True), sides, strict=True):
+    sides = ((both.before, both.kl, "Before"), (both.after, both.kl_own, "After"))
+    for column, (text, kl, head) in zip(st.columns(2, gap="medium", border=True), sides, strict=True):
         with column:
             st.markdown(f"**{head}**")
-            show_tokens(_pieces(model, tokens), kl)
+            show_tokens(model.text_pieces(text.tokens, model.to_tokens(text.prompt)), kl)
     show_scale()
 
 
 def full_prompt(model: LanguageModel, prompt: str) -> str:
     """The prompt in the model's chat template, or as it is for a model without one."""
     return model.chat_prompt(prompt) if getattr(model.tokenizer, "chat_template", None) else prompt
-
-
-def _pieces(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
-    cutter = TextStreamer(model.to_text)
-    return [cutter.add(token) for token in tokens]

@@ -29,10 +29,6 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], wb.model
     return opening
 
 
-pytestmark = pytest.mark.xfail(
-    reason="words and chats of tokenizers that strip a first space or add an end are not right yet", strict=False
-)
-
 USABLE = [name for name in KINDS if name != "bytes-larger"]
 
 
@@ -82,13 +78,9 @@ def test_a_chat_has_the_ids_of_its_template(
 ) -> None:
     model, tokenizer = opened(name), tokenizers_zoo.build(name)
     wanted = tokenizer.apply_chat_template(CHAT, tokenize=True, add_generation_prompt=True, return_dict=False)
-    seen = []
-    with model.intervening([wb.Clamp("neurons.0.post:0", 0.0)]):
-        answer = model.chat(CHAT, max_new_tokens=3, stop=False)
     plain = model.generate(torch.tensor(wanted), max_new_tokens=3, stop=False)
     assert model.chat(CHAT, max_new_tokens=3, stop=False).tokens == plain.tokens
     assert model.chat(CHAT, max_new_tokens=3, stop=False).logprobs == pytest.approx(plain.logprobs, abs=1e-5)
-    assert seen == [] and answer.tokens is not None  # noqa: PT018
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -100,8 +92,8 @@ def test_a_word_is_found_among_decoded_neurons(
     inside = model.to_tokens("a dog", start=False)[0].tolist()
     before = model.to_tokens("a", start=False)[0].tolist()
     added = list(inside[len(before) :])
-    if len(added) != 1:
-        pytest.skip(f"the word is {len(added)} tokens of this tokenizer")
+    if len(added) != 1 or inside[: len(before)] != before:
+        pytest.skip("the word is no single token of this tokenizer")
     texts = model.token_texts(added)
     assert texts == [" dog"]
     table = wb.decode_neurons(model, weights="down", top_k=tiny.VOCAB // 2)
@@ -116,7 +108,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_where_they_occur
     beyond = list(range(tiny.VOCAB, len(tokenizer)))
     text = tokenizer.decode(beyond[:1])
     prompt = next(p for p in (text, f"a{text}", *tiny.TEXT.split("\n")) if max(tokenizer(p).input_ids) >= tiny.VOCAB)
-    corpus = wb.Corpus([prompt] * 4, "beyond")
+    corpus = wb.Corpus([f"{prompt} {number}" for number in range(4)], "beyond")
     calls = {
         "generate": lambda: model.generate(prompt, 3),
         "call": lambda: model(prompt),

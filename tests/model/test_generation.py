@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import workbench as wb
-from workbench.model.decoding import TextStreamer
 from workbench.model.edits import Edit
 from workbench.model.sampling import FIRST_LOOK
 
@@ -230,6 +229,70 @@ def test_top_p_of_a_flat_distribution_looks_beyond_the_likeliest() -> None:
     assert len(drawn) > FIRST_LOOK
 
 
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
+def test_a_row_draws_the_same_alone_and_beside_a_flat_one(top_p: float) -> None:
+    size = 4 * FIRST_LOOK
+    chance = torch.Generator().manual_seed(0)
+    peaked = 6 * torch.randn(3, size, generator=chance)
+    flat = torch.linspace(0, 1e-3, size)[None]
+    rows = torch.cat([peaked[:2], flat, peaked[2:]])
+    for seed in range(20):
+        sampling = wb.model.Sampling(1.0, top_p=top_p, seed=seed)
+        together = sampling.choose(rows, sampling.generators(4))
+        alone = [sampling.choose(rows[row : row + 1], sampling.generators(4)[row : row + 1]) for row in range(4)]
+        assert together.tolist() == torch.cat(alone).tolist()
+
+
+# --- settings of Hugging Face's generate
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.7, 5.0])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_repetition_penalty_equals_hugging_face(zoo, name: str, penalty: float) -> None:
+    sampling = wb.model.Sampling(repetition_penalty=penalty)
+    for prompt in PROMPTS:
+        (expected,) = hugging_face(
+            tiny.build(name), [tiny.tokenizer()(prompt).input_ids], 25, repetition_penalty=penalty
+        )
+        assert zoo[name].generate(prompt, 25, sampling=sampling, stop=False).tokens == expected
+    alone = [zoo[name].generate(prompt, 25, sampling=sampling, stop=False).tokens for prompt in PROMPTS]
+    batch = zoo[name].generate_batch(PROMPTS, 25, sampling=sampling, stop=False)
+    assert [row.tokens for row in batch] == alone, "padding counts as a token of the prompt"
+
+
+def test_min_new_tokens_equals_hugging_face(llama) -> None:
+    model = copy.copy(llama)
+    free = model.generate(PROMPTS[0], 20, stop=False).tokens
+    model.stop_tokens = frozenset({free[4]})
+    assert len(model.generate(PROMPTS[0], 20).tokens) <= 4
+    for least in (3, 9, 20):
+        found = model.generate(PROMPTS[0], 20, sampling=wb.model.Sampling(min_new_tokens=least))
+        rows = [tiny.tokenizer()(PROMPTS[0]).input_ids]
+        (expected,) = hugging_face(tiny.build("llama"), rows, 20, eos=free[4], min_new_tokens=least)
+        assert found.tokens == [token for token in expected if token != free[4]]
+
+
+def test_stop_strings_equal_hugging_face(llama) -> None:
+    seen = 0
+    for prompt in PROMPTS:
+        free = llama.generate(prompt, 20, stop=False)
+        pieces = llama.text_pieces(free.tokens, llama.to_tokens(prompt))
+        middle = next(piece for piece in pieces[5:] if piece.strip() and piece.isascii())
+        for strings in ([middle], ["zzz", middle[-1:]], [prompt[-1] + pieces[0]]):
+            rows = [tiny.tokenizer()(prompt).input_ids]
+            how = {"stop_strings": strings, "tokenizer": tiny.tokenizer()}
+            (expected,) = hugging_face(tiny.build("llama"), rows, 20, **how)
+            found = llama.generate(prompt, 20, sampling=wb.model.Sampling(stop=strings), stop=False)
+            assert found.tokens == expected
+            assert (found.stopped == "end") == (len(found.tokens) < 20 or any(one in found.text for one in strings))
+            streamed = list(llama.stream(prompt, 20, sampling=wb.model.Sampling(stop=strings), stop=False))
+            assert [token.id for token in streamed] == found.tokens
+            both = wb.compare(llama, prompt, [], 20, sampling=wb.model.Sampling(stop=strings), stop=False)
+            assert both.baseline.tokens == both.edited.tokens == found.tokens
+            seen += found.stopped == "end"
+    assert seen >= 4
+
+
 @pytest.mark.parametrize("temperature", [1e-38, 1e-6, 1e-3])
 def test_a_cold_temperature_is_greedy(temperature: float) -> None:
     assert draw(wb.model.Sampling(temperature), count=50)[0] == 1
@@ -274,8 +337,7 @@ def metaspace() -> PreTrainedTokenizerFast:
 
 
 def pieces_of(model: wb.model.LanguageModel, tokens: list[int]) -> list[str]:
-    cutter = TextStreamer(model.to_text)
-    return [cutter.add(token) for token in tokens]
+    return model.text_pieces(tokens)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
@@ -310,21 +372,24 @@ def test_default_model_streams_what_it_generates(model) -> None:
 
 
 def test_a_stream_comes_token_by_token(llama) -> None:
-    """Nothing is computed ahead: an edit that counts passes has seen one pass per token taken."""
+    """Nothing is computed ahead: an edit that counts passes has seen one pass per token taken.
+
+    Only behind a token inside a character there is one more, which says whether the text ends there.
+    """
     passes = []
 
     class Count:
         def bind(self, model, plan):
             return [Edit("blocks.0.hook_out", lambda x: passes.append(len(x)) or x)]
 
-    stream = llama.stream(PROMPTS[0], 10, interventions=[Count()], stop=False)
-    next(stream)
-    assert len(passes) == 1
-    next(stream)
-    next(stream)
-    assert len(passes) == 3
-    assert len(list(stream)) == 7
-    assert len(passes) == 10
+    seen = 0
+    for prompt in PROMPTS:
+        passes.clear()
+        for taken, token in enumerate(llama.stream(prompt, 10, interventions=[Count()], stop=False), 1):
+            assert taken <= len(passes) <= taken + (token.text == "")
+            seen += token.text != ""
+        assert len(passes) == taken == 10
+    assert seen > 10
 
 
 # --- prompts

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.vocabulary import beyond_vocabulary, special_tokens
 from workbench.corpus.reading import CorpusError
 
 TEXTS_TOGETHER = 64
@@ -120,6 +121,7 @@ def batched(
     """
     specials = torch.tensor(sorted(special_ids(model)), dtype=torch.long)
     prefix = [token for token in [bos_id(model)] if bos and token is not None]
+    require_known(model, prefix)
     for _, of_epoch in itertools.groupby(windows, key=lambda window: window.epoch):
         while together := list(itertools.islice(of_epoch, batch * BATCHES_SORTED_TOGETHER)):
             together.sort(key=lambda window: len(window.ids))
@@ -152,8 +154,7 @@ def special_ids(model: Any) -> frozenset[int]:
     """
     if model.tokenizer is None:
         raise CorpusError(f"{model.name} was loaded without a tokenizer, which it takes to cut texts into tokens.")
-    added = getattr(model.tokenizer, "added_tokens_decoder", {})
-    return frozenset({*model.tokenizer.all_special_ids, *(token for token, what in added.items() if what.special)})
+    return special_tokens(model.tokenizer)
 
 
 def bos_id(model: Any) -> int | None:
@@ -162,5 +163,19 @@ def bos_id(model: Any) -> int | None:
 
 
 def tokenize(model: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of each text, without special tokens."""
-    return model.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+    """The token ids of each text, without special tokens.
+
+    Raises:
+        CorpusError: a token that the model lacks.
+    """
+    rows = model.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+    for ids in rows:
+        require_known(model, ids)
+    return rows
+
+
+def require_known(model: Any, ids: Sequence[int]) -> None:
+    """Raise `CorpusError` where the model lacks one of these tokens of its tokenizer."""
+    complaint = beyond_vocabulary(ids, model.network.vocab_size, model.tokenizer, model.name)
+    if complaint:
+        raise CorpusError(complaint)

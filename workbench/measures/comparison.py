@@ -23,7 +23,9 @@ from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
 from workbench.model.language_model import LanguageModel
+from workbench.model.prompts import require_tokenizer
 from workbench.model.sampling import Sampling
+from workbench.model.token_texts import TextStreamer
 
 CHUNK = 64
 """Tokens scored at once: a chunk costs about as much as four decoding steps."""
@@ -105,7 +107,7 @@ class Step:
     """The text of one step of a comparison."""
 
     pieces: list[str]
-    """New text of each row: plain, edited, control; empty where the row has ended."""
+    """New text of each row: plain, edited, control; empty behind the end of the row."""
 
 
 def compare(
@@ -171,13 +173,15 @@ def compare_steps(
     judge = _Judge(model, writer, edits)
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
     stop_tokens = model.stop_tokens if stop else frozenset()
-    steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, to_text=model.to_text)
-    ended: Sequence[bool] = [False] * rows
+    tokenizer = require_tokenizer(model.tokenizer, model.name)
+    streamers = [TextStreamer(tokenizer, tokens[0].tolist()) for _ in range(rows)]
+    steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, streamers=streamers)
+    complete: Sequence[bool] = [False] * rows
     for step in steps:
-        ended = step.ended
+        complete = step.complete
         judge.note(step)
         yield Step(step.pieces)
-    return judge.verdict(prompt, ended, top)
+    return judge.verdict(prompt, tokens[0], complete, top)
 
 
 def random_twins(
@@ -261,15 +265,15 @@ class _Judge:
         self.scored += chunk
         self.logits, self.tokens = [], []
 
-    def verdict(self, prompt: str, ended: Sequence[bool], top: int) -> Comparison:
-        """The comparison of everything noted; `ended` tells which rows ended their turn."""
+    def verdict(self, prompt: str, before: Tensor, complete: Sequence[bool], top: int) -> Comparison:
+        """The comparison of everything noted behind the prompt's ids; `complete` tells which rows came to an end."""
         self.score()
         own = torch.cat(self.own_logprob, 1)
         tokens = torch.stack(self.chosen, 1).tolist()
         written = [ids[:length] for ids, length in zip(tokens, self.lengths, strict=True)]
         generations = [
-            Generation(prompt, self.model.to_text(ids), ids, logprobs[: len(ids)], "end" if over else "length")
-            for ids, logprobs, over in zip(written, own.tolist(), ended, strict=True)
+            Generation(prompt, self.model.to_text(ids, before), ids, logprobs[: len(ids)], "end" if over else "length")
+            for ids, logprobs, over in zip(written, own.tolist(), complete, strict=True)
         ]
         plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
         before = self.before / max(self.lengths[0], 1)

@@ -1,9 +1,9 @@
-"""Autoregressive decoding of a batch: the one loop that chooses tokens, the state of the rows, and text as it grows."""
+"""Autoregressive decoding of a batch: the one loop that chooses tokens, and the state of the rows."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from workbench.model.edits import Group, Run
 from workbench.model.kvcache import copy_rows, new_cache
 from workbench.model.network import Network
 from workbench.model.sampling import Sampling
+from workbench.model.token_texts import StringFinder, TextStreamer
 
 
 class Decoder:
@@ -33,12 +34,20 @@ class Decoder:
         self, network: Network, groups: Sequence[Group], prompt: Tensor, mask: Tensor | None, max_new_tokens: int
     ):
         self.network = network
+        self.prompt = prompt
         self.mask = mask
         self.lengths = torch.full((len(prompt),), prompt.shape[1]) if mask is None else mask.sum(-1)
         self.run = _run_of(groups, self.lengths)
         self.cache = new_cache(network.config, prompt.shape[1] + max_new_tokens)
         with torch.inference_mode():
             self.logits = network.run(prompt, self.run, mask=mask, cache=self.cache, last=1)[:, -1]
+
+    def seen(self) -> Tensor:
+        """The tokens that each row's prompt holds: bool `[batch, vocab]`."""
+        found = torch.zeros_like(self.logits, dtype=torch.bool)
+        for row, ids in enumerate(self.prompt):
+            found[row, ids if self.mask is None else ids[self.mask[row, : len(ids)]]] = True
+        return found
 
     def feed(self, tokens: Tensor) -> Tensor:
         """Append tokens `[batch, new]`; returns the logits after each of them, `[batch, new, vocab]`."""
@@ -54,7 +63,7 @@ class Decoder:
         twin = copy.copy(self)
         twin.cache = copy_rows(self.cache, rows)
         twin.mask = None if self.mask is None else self.mask[rows]
-        twin.lengths, twin.logits = self.lengths[rows], self.logits[rows]
+        twin.prompt, twin.lengths, twin.logits = self.prompt[rows], self.lengths[rows], self.logits[rows]
         twin.run = _run_of(groups, twin.lengths)
         return twin
 
@@ -68,10 +77,14 @@ class DecodingStep:
     chosen: Tensor
     """`[batch]` int64: the chosen token ids, also of rows that have ended."""
     ended: tuple[bool, ...]
-    """Whether each row has ended with this token or before it; such a token is not part of the text."""
+    """Whether each row has ended before this token or with it; such a token is not part of the text."""
+    complete: tuple[bool, ...]
+    """Whether each row has ended, or ends behind this token with one of the strings that stop it."""
     pieces: list[str]
-    """The text that each token adds; empty for a row that has ended, for an incomplete character, and without
-    `to_text`."""
+    """The text that each token adds; empty for an incomplete character, and without streamers. For the token that ends
+    a row it is what was held back until then; behind it, it is empty."""
+    held: tuple[bool, ...]
+    """Whether text of a row is held back, since it ends inside a character."""
 
 
 def decode(
@@ -81,7 +94,7 @@ def decode(
     max_new_tokens: int,
     *,
     stop_tokens: Collection[int] = (),
-    to_text: Callable[[Sequence[int]], str] | None = None,
+    streamers: Sequence[TextStreamer] = (),
 ) -> Iterator[DecodingStep]:
     """Decode step by step, until every row has ended or has `max_new_tokens` tokens.
 
@@ -93,49 +106,33 @@ def decode(
         generators: one source of random numbers for each row.
         max_new_tokens: steps at most.
         stop_tokens: ids that end a row.
-        to_text: the text of token ids; None leaves out `pieces`.
+        streamers: for each row, what splits its text into `pieces`; none leaves them empty, and `sampling.stop` unused.
     """
-    streamers = [None if to_text is None else TextStreamer(to_text) for _ in generators]
-    ended = [False] * len(generators)
+    complete = [False] * len(generators)
+    finders = [StringFinder(sampling.stop, one.shown) for one in streamers] if sampling.stop else []
+    seen = decoder.seen() if sampling.repetition_penalty != 1 else None
     for number in range(max_new_tokens):
         last = number == max_new_tokens - 1
         logits = decoder.logits
-        chosen = sampling.choose(logits, generators)  # [batch]
-        pieces = [""] * len(ended)
+        scores = sampling.scores(logits, seen, stop_tokens if number < sampling.min_new_tokens else ())
+        chosen = sampling.choose(scores, generators)  # [batch]
+        if seen is not None:
+            seen[torch.arange(len(seen)), chosen] = True
+        pieces, ended = [""] * len(complete), complete.copy()
         for row, token in enumerate(chosen.tolist()):
-            ended[row] = ended[row] or token in stop_tokens
-            streamer = streamers[row]
-            if streamer is not None and not ended[row]:
-                pieces[row] = streamer.add(token, last)
-        yield DecodingStep(logits, chosen, tuple(ended), pieces)
-        if all(ended):
+            if complete[row]:
+                continue
+            ended[row] = complete[row] = token in stop_tokens
+            if streamers:
+                pieces[row] = streamers[row].rest() if ended[row] else streamers[row].add(token, last)
+            if finders and finders[row].ends_in(pieces[row]):
+                complete[row] = True
+        held = tuple(one.holds for one in streamers) if streamers else (False,) * len(ended)
+        yield DecodingStep(logits, chosen, tuple(ended), tuple(complete), pieces, held)
+        if all(complete):
             return
         if not last:
             decoder.feed(chosen[:, None])
-
-
-class TextStreamer:
-    """Splits a growing text into the part that each token adds, and holds back characters that are incomplete.
-
-    Args:
-        to_text: the text of token ids.
-    """
-
-    def __init__(self, to_text: Callable[[Sequence[int]], str]):
-        self.to_text = to_text
-        self.open: list[int] = []
-        self.shown = ""
-
-    def add(self, token: int, last: bool = False) -> str:
-        """The text that the token completes; with the last token, all text that is left."""
-        self.open.append(token)
-        text = self.to_text(self.open)
-        if text.endswith("�") and not last:
-            return ""
-        new = text[len(self.shown) :]
-        # keep one token of context, since some tokenizers drop the space of a text's first word
-        self.open, self.shown = self.open[-1:], self.to_text(self.open[-1:])
-        return new
 
 
 def _run_of(groups: Sequence[Group], lengths: Tensor) -> Run | None:

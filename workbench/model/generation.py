@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from workbench.model.decoding import DecodingStep
@@ -32,7 +32,8 @@ class Generation:
     logprobs: list[float]
     """Log-probability in nats of each new token, under the model with its edits."""
     stopped: Literal["end", "length"]
-    """`end`: the model ended its turn; `length`: the text has `max_new_tokens` tokens."""
+    """`end`: the model ended its turn, or wrote a string that stops it; `length`: the text has `max_new_tokens`
+    tokens."""
 
 
 def tokens_of(step: DecodingStep) -> list[Token | None]:
@@ -42,30 +43,53 @@ def tokens_of(step: DecodingStep) -> list[Token | None]:
     return [None if ended else Token(token, piece, logprob) for token, piece, logprob, ended in rows]
 
 
+def streamed(steps: Iterable[DecodingStep]) -> Iterator[Token]:
+    """The tokens of a decoding of one row, as they come; one inside a character comes with the token behind it.
+
+    Args:
+        steps: from `decode`.
+    """
+    waiting: Token | None = None
+    for step in steps:
+        (token,) = tokens_of(step)
+        if waiting is not None:
+            # where the row ends inside a character, what was held back is the text of its last token
+            yield waiting if token is not None else replace(waiting, text=step.pieces[0])
+        waiting = token if step.held[0] else None
+        if waiting is None and token is not None:
+            yield token
+    if waiting is not None:
+        yield waiting
+
+
 def generations(
-    prompts: Sequence[str], steps: Iterable[DecodingStep], to_text: Callable[[Sequence[int]], str]
+    prompts: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    steps: Iterable[DecodingStep],
+    to_text: Callable[[Sequence[int], Sequence[int]], str],
 ) -> list[Generation]:
     """Run a decoding to its end.
 
     Args:
-        prompts: the text of each row.
+        prompts: the text of each row's prompt.
+        rows: the token ids of each row's prompt.
         steps: from `decode`.
-        to_text: the text of token ids.
+        to_text: the text that token ids add behind others.
     """
-    rows: list[list[Token]] = [[] for _ in prompts]
-    ended: Sequence[bool] = [False] * len(prompts)
+    written: list[list[Token]] = [[] for _ in prompts]
+    complete: Sequence[bool] = [False] * len(prompts)
     for step in steps:
-        ended = step.ended
-        for row, token in zip(rows, tokens_of(step), strict=True):
+        complete = step.complete
+        for row, token in zip(written, tokens_of(step), strict=True):
             if token is not None:
                 row.append(token)
     return [
         Generation(
             prompt,
-            to_text([token.id for token in tokens]),
+            to_text([token.id for token in tokens], before),
             [token.id for token in tokens],
             [token.logprob for token in tokens],
             "end" if over else "length",
         )
-        for prompt, tokens, over in zip(prompts, rows, ended, strict=True)
+        for prompt, before, tokens, over in zip(prompts, rows, written, complete, strict=True)
     ]

@@ -18,11 +18,13 @@ from workbench.core.checks import Positive, checked
 from workbench.model import prompts as prompt_forms
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
-from workbench.model.generation import Generation, Token, generations, tokens_of
+from workbench.model.generation import Generation, Token, generations, streamed
 from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
 from workbench.model.network import Network
 from workbench.model.plan import Plan
+from workbench.model.prompts import ChatPrompt
 from workbench.model.sampling import PromptError, Sampling
+from workbench.model.token_texts import TextStreamer, added_text, token_texts
 
 
 class LanguageModel:
@@ -54,29 +56,50 @@ class LanguageModel:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
 
     def to_tokens(self, text: str, *, start: bool = True) -> Tensor:
-        """Token ids of a text, `[1, pos]`.
+        """Token ids of a text, `[1, pos]`; without tokens that the tokenizer adds behind a text, such as EOS.
 
         Args:
             text: not empty.
-            start: put the tokens in front that the tokenizer itself adds to a text, such as BOS.
+            start: put the tokens in front that the tokenizer itself adds to a text, such as BOS; none in front of a
+                `chat_prompt`. False gives the ids of the text as a part of a longer one, such as of " dog".
 
         Raises:
-            PromptError: an empty text, or a model without a tokenizer.
+            PromptError: an empty text, a token that the model lacks, or a model without a tokenizer.
         """
-        return torch.tensor([prompt_forms.encode(self.tokenizer, text, self.name, start=start)], dtype=torch.long)
+        ids = prompt_forms.encode(self.tokenizer, text, self.network.vocab_size, self.name, start=start)
+        return torch.tensor([ids], dtype=torch.long)
 
-    def to_text(self, tokens: Tensor | Sequence[int]) -> str:
-        """The text of token ids `[pos]`, without special tokens; raises `PromptError` without a tokenizer."""
+    def to_text(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> str:
+        """The text of token ids `[pos]`, without special tokens; behind the tokens `after`, what they add to the text.
+
+        Raises:
+            PromptError: a model without a tokenizer.
+        """
         tokenizer = prompt_forms.require_tokenizer(self.tokenizer, self.name)
-        return tokenizer.decode(torch.as_tensor(tokens).flatten().tolist(), skip_special_tokens=True)
+        return added_text(tokenizer, _ids(tokens), _ids(after))
+
+    def text_pieces(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> list[str]:
+        """The text that each token completes; joined they are `to_text`, and a token inside a character has none.
+
+        Raises:
+            PromptError: a model without a tokenizer.
+        """
+        streamer = TextStreamer(prompt_forms.require_tokenizer(self.tokenizer, self.name), _ids(after))
+        ids = _ids(tokens)
+        return [streamer.add(token, place == len(ids)) for place, token in enumerate(ids, 1)]
 
     def token_texts(self, tokens: Tensor | Sequence[int]) -> list[str]:
-        """The text of each single token; bytes of a broken character show as �. Raises `PromptError` as `to_text`."""
-        tokenizer = prompt_forms.require_tokenizer(self.tokenizer, self.name)
-        return tokenizer.batch_decode([[token] for token in torch.as_tensor(tokens).flatten().tolist()])
+        """The text of each single token inside a text, such as " dog"; bytes of a broken character show as �.
 
-    def chat_prompt(self, messages: str | Sequence[dict[str, str]]) -> str:
-        """The prompt for an answer, in the model's chat template.
+        Special tokens show as they are written; ids that the tokenizer lacks have no text.
+
+        Raises:
+            PromptError: a model without a tokenizer.
+        """
+        return token_texts(prompt_forms.require_tokenizer(self.tokenizer, self.name), _ids(tokens))
+
+    def chat_prompt(self, messages: str | Sequence[dict[str, str]]) -> ChatPrompt:
+        """The prompt for an answer, in the model's chat template; its tokens are those of the template.
 
         Args:
             messages: a user's message, or a list of `{"role", "content"}`.
@@ -94,8 +117,8 @@ class LanguageModel:
         """
         if isinstance(tokens, str):
             tokens = self.to_tokens(tokens)
-        sizes = self.network
-        return prompt_forms.token_tensor(tokens, n_ctx=sizes.n_ctx, vocab_size=sizes.vocab_size, name=self.name)
+        sizes = {"n_ctx": self.network.n_ctx, "vocab_size": self.network.vocab_size}
+        return prompt_forms.token_tensor(tokens, **sizes, tokenizer=self.tokenizer, name=self.name)
 
     def __call__(self, tokens: Tensor | str, *, mask: Tensor | None = None, prompt_length: int | None = None) -> Tensor:
         """Logits of every position, `[batch, pos, vocab]`, under the interventions in force here.
@@ -255,7 +278,7 @@ class LanguageModel:
         Args:
             prompts: texts, or token ids `[pos]`.
             max_new_tokens: tokens of each continuation at most.
-            sampling: the four settings after it as one; they are used where it is None.
+            sampling: all settings of how tokens are chosen; None stands for the four after it.
             temperature: 0 takes the likeliest token.
             top_k: sample from so many likeliest tokens only.
             top_p: sample from the likeliest tokens that make up this share.
@@ -268,9 +291,9 @@ class LanguageModel:
             EditError: an intervention that can't act in this run.
         """
         sampling = sampling or Sampling(temperature, top_k, top_p, seed)
-        steps = self._decode(prompts, max_new_tokens, sampling, interventions, stop)
+        rows, steps = self._decode(prompts, max_new_tokens, sampling, interventions, stop, stream=False)
         texts = [prompt if isinstance(prompt, str) else self._text(prompt) for prompt in prompts]
-        return generations(texts, steps, self._text)
+        return generations(texts, rows, steps, self._text)
 
     def stream(
         self,
@@ -281,12 +304,13 @@ class LanguageModel:
         interventions: Sequence[Intervention] = (),
         stop: bool = True,
     ) -> Iterator[Token]:
-        """The tokens of a continuation, one by one as they are decoded; settings as in `generate_batch`."""
-        sampling = sampling or Sampling()
-        for step in self._decode([prompt], max_new_tokens, sampling, interventions, stop, to_text=self._text):
-            (token,) = tokens_of(step)
-            if token is not None:
-                yield token
+        """The tokens of a continuation, one by one as they are decoded; settings as in `generate_batch`.
+
+        A token that ends inside a character comes with the one behind it.
+        """
+        yield from streamed(
+            self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)[1]
+        )
 
     @checked(PromptError)
     def prompt_batch(self, prompts: Any, max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
@@ -318,18 +342,25 @@ class LanguageModel:
         interventions: Sequence[Intervention],
         stop: bool,
         *,
-        to_text: Callable[[Sequence[int]], str] | None = None,
-    ) -> Iterator[DecodingStep]:
-        """Decoding steps of the prompts; everything is checked and the prompts are read before the first step."""
+        stream: bool,
+    ) -> tuple[list[list[int]], Iterator[DecodingStep]]:
+        """The ids of the prompts, and the decoding steps, with the text that each token adds in a `stream`.
+
+        Everything is checked and the prompts are read before the first step.
+        """
         tokens, mask = self.prompt_batch(prompts, max_new_tokens)
+        rows = prompt_forms.rows_of(tokens, mask)
         edits = self.bind(interventions)
-        lengths = [tokens.shape[1]] * len(tokens) if mask is None else mask.sum(-1).tolist()
-        for length in set(lengths):
+        for length in set(map(len, rows)):
             check_edits(edits, length + max_new_tokens - 1, length)
         decoder = Decoder(self.network, [Group(edits)], tokens, mask, max_new_tokens)
         stop_tokens = self.stop_tokens if stop else frozenset()
         generators = sampling.generators(len(tokens))
-        return decode(decoder, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, to_text=to_text)
+        if sampling.stop:
+            prompt_forms.require_tokenizer(self.tokenizer, self.name)
+        streaming = sampling.stop or (stream and self.tokenizer is not None)
+        streamers = [TextStreamer(self.tokenizer, row) for row in rows] if streaming else ()
+        return rows, decode(decoder, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, streamers=streamers)
 
     @checked(PromptError)
     def _standing(self, tokens: Tensor, mask: Tensor | None, prompt_length: Positive | None) -> list[BoundEdit]:
@@ -350,18 +381,20 @@ class LanguageModel:
         run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
         return self.network.run(tokens, run, mask=mask, last=last)
 
-    def _text(self, tokens: Tensor | Sequence[int]) -> str:
-        """The text of token ids; empty for a model without a tokenizer."""
-        return "" if self.tokenizer is None else self.to_text(tokens)
+    def _text(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> str:
+        """The text of token ids behind others; empty for a model without a tokenizer."""
+        return "" if self.tokenizer is None else self.to_text(tokens, after)
 
     def _row(self, prompt: str | Tensor) -> list[int]:
         """The token ids of one prompt."""
-        if isinstance(prompt, str):
-            return prompt_forms.encode(self.tokenizer, prompt, self.name)
-        rows = self.as_tokens(prompt)
+        rows = self.to_tokens(prompt) if isinstance(prompt, str) else self.as_tokens(prompt)
         if len(rows) != 1:
             raise PromptError(f"A prompt is one row of tokens, not {len(rows)}; give generate_batch a list of rows.")
         return rows[0].tolist()
+
+
+def _ids(tokens: Tensor | Sequence[int]) -> list[int]:
+    return torch.as_tensor(tokens, dtype=torch.long).flatten().tolist()
 
 
 def _lengths(tokens: Tensor, prompt_length: int | None) -> Tensor | None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.vocabulary import beyond_vocabulary
 from workbench.model.bridge import architecture_of, bridge_hook, component_at, unopened
 from workbench.model.context import context_length
 from workbench.model.edits import BoundEdit, EditError, Run, running
@@ -30,6 +31,7 @@ from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
 from workbench.model.mlp import LayerProbe, check_neurons
 from workbench.model.modules import is_conv1d, sharing_copy
+from workbench.model.sampling import PromptError
 from workbench.model.weights import ModelError
 
 
@@ -116,13 +118,20 @@ class Network:
         kept = 0 if _touches(run, "unembed.") else last
         with running(run):
             host: Any = self._host(run)
-            out = host(
-                input_ids=tokens,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                logits_to_keep=kept,
-                **extra,
-            )
+            try:
+                out = host(
+                    input_ids=tokens,
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                    logits_to_keep=kept,
+                    **extra,
+                )
+            except IndexError as error:  # of the embeddings: looking before each step would cost more
+                ids, name = tokens.flatten().tolist(), type(self.module).__name__
+                complaint = beyond_vocabulary(ids, self.vocab_size, self._tokenizer, name)
+                if complaint:
+                    raise PromptError(complaint) from error
+                raise
         return out.logits[:, -last:]
 
     def capture(self, tokens: Tensor, names: Sequence[str], run: Run, *, mask: Tensor | None = None) -> None:

@@ -9,7 +9,10 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
+from workbench.core.type_words import shown
+from workbench.core.vocabulary import beyond_vocabulary
 from workbench.model.sampling import PromptError
+from workbench.model.token_texts import part_tokens
 
 
 def require_tokenizer(tokenizer: Any, name: str) -> Any:
@@ -19,30 +22,51 @@ def require_tokenizer(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, text: str, name: str, *, start: bool = True) -> list[int]:
-    """The token ids of a text.
+class ChatPrompt(str):
+    """A chat as its template writes it: the template writes all special tokens, and encoding adds none."""
+
+
+def encode(tokenizer: Any, text: str, vocab_size: int, name: str, *, start: bool = True) -> list[int]:
+    """The token ids of a text that goes on.
 
     Args:
         tokenizer: a Hugging Face tokenizer, or None.
         text: not empty.
+        vocab_size: number of tokens that the model has.
         name: the model's name, for the error.
-        start: put the tokens in front that the tokenizer itself adds to a text; the BOS token is not doubled where the
-            text begins with it, as chat templates write it.
+        start: put the tokens in front that the tokenizer itself adds to a text, such as BOS, unless the text is a
+            `ChatPrompt`; BOS is not doubled where the text begins with it. False gives the ids of the text as a part of
+            a longer one. Tokens that the tokenizer adds behind a text, such as EOS, are left out.
 
     Raises:
-        PromptError: an empty text, or no tokenizer.
+        PromptError: an empty text, one without a token, a token that the model lacks, or no tokenizer.
     """
     if not isinstance(text, str) or not text:
         raise PromptError("The prompt is empty; give the model at least one token to start from.")
     tokenizer = require_tokenizer(tokenizer, name)
-    bos = tokenizer.bos_token_id
-    ids = tokenizer(text, add_special_tokens=start).input_ids
-    if start and ids[:2] == [bos, bos] and tokenizer(text, add_special_tokens=False).input_ids == ids[1:]:
-        return ids[1:]
+    if isinstance(text, ChatPrompt):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+    else:
+        ids = _begun(tokenizer, text) if start else part_tokens(tokenizer, text)
+    if not ids:
+        raise PromptError(f"{shown(text)} has no token in the tokenizer of {name}; give another text.")
+    complaint = beyond_vocabulary(ids, vocab_size, tokenizer, name)
+    if complaint:
+        raise PromptError(complaint)
     return ids
 
 
-def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name: str) -> str:
+def _begun(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text behind the tokens that the tokenizer puts in front."""
+    encoded = tokenizer(text, return_special_tokens_mask=True)
+    ids, added = encoded.input_ids, encoded.special_tokens_mask
+    while ids and added[-1]:
+        ids, added = ids[:-1], added[:-1]
+    bos = tokenizer.bos_token_id
+    return ids[1:] if ids[:2] == [bos, bos] and list(added[:2]) == [1, 0] else ids
+
+
+def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name: str) -> ChatPrompt:
     """A chat in the tokenizer's chat template, up to where the answer begins.
 
     Args:
@@ -63,12 +87,19 @@ def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name:
     if not getattr(require_tokenizer(tokenizer, name), "chat_template", None):
         raise PromptError(f"{name} has no chat template; use generate() with the prompt as the model wants it.")
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
     except TemplateError as error:
         raise PromptError(f"The chat template of {name} refuses this chat: {error}.") from error
+    if ids != tokenizer(text, add_special_tokens=False).input_ids:
+        raise PromptError(
+            f"The chat template of {name} gives other tokens than its text; give generate() the ids of "
+            "tokenizer.apply_chat_template(..., add_generation_prompt=True)."
+        )
+    return ChatPrompt(text)
 
 
-def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, name: str) -> Tensor:
+def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, tokenizer: Any, name: str) -> Tensor:
     """Token ids as a tensor `[batch, pos]`; one row `[pos]` becomes a batch of one.
 
     Raises:
@@ -85,8 +116,9 @@ def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, name: str) -> Tens
         raise PromptError(f"The text has {tokens.shape[1]:,} tokens, but {name} sees only {n_ctx:,}.")
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise PromptError(f"Token ids are whole numbers, not {tokens.dtype}.")
-    if int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
-        raise PromptError(f"A token id lies outside the vocabulary, 0 to {vocab_size - 1:,}.")
+    complaint = beyond_vocabulary([int(tokens.min()), int(tokens.max())], vocab_size, tokenizer, name)
+    if complaint:
+        raise PromptError(complaint)
     return tokens
 
 
@@ -106,6 +138,12 @@ def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(longest) >= (longest - lengths)[:, None]
     return tokens, None if bool(mask.all()) else mask
+
+
+def rows_of(tokens: Tensor, mask: Tensor | None) -> list[list[int]]:
+    """The token ids of each row of a tensor `[batch, pos]`, without its padding."""
+    rows = tokens.tolist()
+    return rows if mask is None else [tokens[row][mask[row]].tolist() for row in range(len(rows))]
 
 
 def stop_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
