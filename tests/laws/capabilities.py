@@ -213,13 +213,14 @@ def attributes(one: Subject) -> None:
     Transcoders write where the MLP's output enters the stream, and before a norm or a factor that stands in between.
     """
     points = one.model.hook_points
-    places = {points[name].key: name for name in ("blocks.1.mlp.hook_out", "blocks.1.hook_mlp_out") if name in points}
-    has_module = points["blocks.1.mlp.hook_in"].module is not None
-    for name in places.values() if has_module else ["blocks.1.hook_mlp_out"]:
-        word, layers = name.removeprefix("blocks.1."), range(len(one.layers))
-        coders = random_transcoders(one, word, layers)
+    places = [points[f"blocks.1.{word}"] for word in ("mlp.hook_in", "mlp.hook_out", "hook_mlp_out")]
+    inside, words = f"{places[0].module}.", ["hook_mlp_out"]
+    if places[0].module and places[1].key != places[2].key and not (places[2].module or "").startswith(inside):
+        words.append("mlp.hook_out")
+    for word in words:
+        coders = random_transcoders(one, word, range(len(one.layers)))
         check_graph(one, coders, word)
-    if has_module:
+    if places[0].module:
         graph = wb.attribute(one.model, coders[:1] + coders[2:], TOKENS[:, :8], max_latents=20)
         worst = max(graph.completeness())
         assert worst < 1e-3, f"where an MLP has no transcoder, the graph's sums miss by {worst:.2g}"
@@ -260,6 +261,8 @@ def check_graph(one: Subject, coders: list[Any], word: str) -> None:
     effects = torch.tensor([node.gradient_effect for node in latents])
     if word == "hook_mlp_out":
         modules = [one.layers[node.layer] for node in latents]
+    elif "mlp.gate.hook_expert_weights" in str(list(one.model.hook_points)):
+        return
     else:
         modules = [one.down(node.layer) for node in latents]
     nudged = torch.tensor(

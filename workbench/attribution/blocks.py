@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
+from workbench.attribution.heads import FrozenHeads
 from workbench.attribution.norms import FrozenNorm, close
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
@@ -24,11 +25,15 @@ PLACES = {
     "hook_resid_post": "the stream behind it",
     "attn.hook_in": "what its attention reads",
     "attn.hook_pattern": "the pattern of its attention",
-    "attn.hook_out": "what its attention writes",
     "mlp.hook_in": "what its MLP reads",
     "hook_mlp_out": "what its MLP writes",
 }
 """The hook points of a block that its map is read from, and what each shows."""
+WRITTEN = ("attn.hook_out", "attn.o.hook_out", "mlp.hook_out", "hook_mlp_out")
+"""Hook points that may hold what attention (the first two) and the MLP write. Which do, sums and products tell: BLOOM
+and MPT add the stream inside the modules, so that these put out the stream itself."""
+Places = Mapping[str, tuple[Tensor, Tensor]]
+"""Input and output of what may be norms, by their place."""
 SAME = 1e-4
 """The largest relative difference between two places that hold one tensor."""
 
@@ -41,14 +46,7 @@ class FrozenBlock:
     """In front of attention."""
     mlp_norm: FrozenNorm
     """In front of the MLP."""
-    pattern: Tensor
-    """`[heads, dst, src]`."""
-    value: Tensor
-    """`[kv_heads, d_model, d_head]`."""
-    value_bias: Tensor
-    out: Tensor
-    """`[heads, d_head, d_model]`."""
-    out_bias: Tensor
+    heads: FrozenHeads
     parallel: bool
     """Whether the MLP reads the stream before attention writes into it."""
     attention_behind: FrozenNorm | None
@@ -66,26 +64,11 @@ class FrozenBlock:
         parts = (self.attention_norm, self.attention_behind, self.mlp_norm, self.mlp_behind)
         return list({one.at: one for one in parts if one is not None and one.at}.values())
 
-    def attend(self, normed: Tensor) -> Tensor:
-        """Attention's output `[pos, d_model]` from its input, with the frozen pattern."""
-        value = torch.einsum("sd,kdh->ksh", normed, self.value) + self.value_bias[:, None]
-        value = value.repeat_interleave(len(self.out) // len(self.value), 0)  # [heads, src, d_head]
-        return torch.einsum("htd,hdm->tm", self.pattern @ value, self.out) + self.out_bias
-
     def attention_back(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient `[n, pos, d_model]` that the stream gets through attention, and biases' share `[n]`."""
-        gradient, bias = _behind(self.attention_behind, gradient)
-        n, length, _ = gradient.shape
-        heads, d_head = self.out.shape[:2]
-        bias = bias + gradient.sum(1) @ self.out_bias
-        z = (gradient @ self.out.flatten(0, 1).T).view(n, length, heads, d_head)
-        z = z.permute(2, 1, 0, 3).reshape(heads, length, n * d_head)  # [heads, dst, n * d_head]
-        value = self.pattern[:, :length, :length].transpose(1, 2) @ z  # [heads, src, n * d_head]
-        value = value.view(len(self.value), -1, length, n, d_head).sum(1)  # [kv_heads, src, n, d_head]
-        bias = bias + (value.sum(1) * self.value_bias[:, None]).sum((0, 2))
-        value = value.permute(2, 1, 0, 3).reshape(n, length, -1)
-        normed = value @ self.value.transpose(1, 2).flatten(0, 1)  # [n, src, d_model]
-        return self.attention_norm.back(normed), bias + normed.sum(1) @ self.attention_norm.bias
+        gradient, behind = _behind(self.attention_behind, gradient)
+        normed, bias = self.heads.back(gradient)
+        return self.attention_norm.back(normed), behind + bias + normed.sum(1) @ self.attention_norm.bias
 
     def written_back(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient at `writes`, from one at the stream, and biases' share `[n]`."""
@@ -106,79 +89,68 @@ def _behind(norm: FrozenNorm | None, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return norm.back(gradient), gradient.sum(1) @ norm.bias
 
 
-def names_of(model: LanguageModel, layer: int, writes: str) -> list[str]:
-    """Every hook point that `read_block` looks at.
+def names_of(model: LanguageModel, layer: int) -> list[str]:
+    """Every hook point of a block that `read_block` looks at.
 
     Raises:
         AttributionError: the block does not show one of them.
     """
     for word, what in PLACES.items():
         if f"blocks.{layer}.{word}" not in model.hook_points:
-            raise AttributionError(
-                f"Features can't be attributed in {model.name}: block {layer} does not show {what}, so its share in a "
-                "prediction can't be computed."
-            )
+            raise _refusal(model, f"block {layer} does not show {what}")
     norms = [f"{at}.{side}" for at in _norm_places(model, layer) for side in ("hook_in", "hook_out")]
-    return [*(f"blocks.{layer}.{word}" for word in PLACES), writes, *norms]
+    others = [name for word in WRITTEN if (name := f"blocks.{layer}.{word}") in model.hook_points]
+    return [*(f"blocks.{layer}.{word}" for word in PLACES), *others, *norms]
 
 
-def read_block(
-    model: LanguageModel,
-    layer: int,
-    seen: Mapping[str, Tensor],
-    writes: str,
-    past: Callable[[Tensor], Tensor] | None,
-) -> FrozenBlock:
-    """The block as a linear map, checked against what leaves it.
+def read_block(model: LanguageModel, layer: int, seen: Mapping[str, Tensor], writes: str | None) -> FrozenBlock:
+    """The block as a linear map, checked against what leaves it; without a path past its MLP.
 
     Args:
         model: the model.
         layer: the block.
         seen: tensors on the prompt by hook point, `[pos, ...]`.
-        writes: the hook point where the MLP's output is explained.
-        past: the linear path around the MLP's latents.
+        writes: the hook point where the MLP's output is explained; None for the MLP's own output.
 
     Raises:
         AttributionError: the block is another map than attention and MLP that each add to the stream.
     """
-    before, after, reads, pattern, attended, entered, _ = (seen[f"blocks.{layer}.{word}"] for word in PLACES)
-    written, places = seen[writes], _norm_places(model, layer)
-    attention_norm, stream = _in_front(model, places, seen, reads)
-    mlp_norm, middle = _in_front(model, places, seen, entered)
+    before, after, reads, pattern, entered, _ = (seen[f"blocks.{layer}.{word}"] for word in PLACES)
+    places = {at: (seen[f"{at}.hook_in"], seen[f"{at}.hook_out"]) for at in _norm_places(model, layer)}
+    attention_norm, stream = _in_front(model, places, reads)
+    mlp_norm, middle = _in_front(model, places, entered)
     if not close(stream, before, SAME):
         raise _refusal(model, f"the attention of block {layer} reads neither the stream nor a norm of it")
-    parallel = bool(torch.equal(middle, before))
-    norms = [_norm_behind(model, places, seen, output) for output in (attended, written)]
-    behind = [
-        output if norm is None else norm.apply(output) for norm, output in zip(norms, (attended, written), strict=True)
-    ]
-    if parallel:
-        factors = _factors(behind, after - before, after)
-    else:
-        factors = [*_factors(behind[:1], middle - before, middle), *_factors(behind[1:], after - middle, after)]
-    added = [factor * output for factor, output in zip(factors, behind, strict=True)]
-    if not parallel and not close(before + added[0], middle):
-        raise _refusal(
-            model,
-            f"the MLP of block {layer} reads neither the stream in front of or behind attention nor a norm of it",
-        )
-    if not close(before + added[0] + added[1], after):
-        raise _refusal(model, f"what leaves block {layer} is not the stream plus what its attention and its MLP write")
-    ways = [_way(model, layer, norm, factor, before) for norm, factor in zip(norms, factors, strict=True)]
+    outputs = [seen[name] for word in WRITTEN[:2] if (name := f"blocks.{layer}.{word}") in seen]
     try:
-        weights = model.network.attention_weights(layer)
+        read = FrozenHeads.of(model, layer, pattern, reads, outputs)
     except ModelError as error:
         raise _refusal(
             model, f"the attention of block {layer} computes its values in another way than by one matrix for each head"
         ) from error
-    block = FrozenBlock(attention_norm, mlp_norm, pattern, *weights, parallel, *ways, writes, past)
-    if not close(block.attend(reads), attended):
+    if read is None:
         raise _refusal(
-            model,
-            f"what the attention of block {layer} writes is not its pattern times a linear map of what it reads, as "
-            "where values are cut off at a limit",
+            model, f"what the attention of block {layer} writes is not its pattern times a linear map of what it reads"
         )
-    return block
+    heads, attended = read
+    parallel = bool(torch.equal(middle, before))
+    own = [name for word in WRITTEN[2:] if (name := f"blocks.{layer}.{word}") in seen]
+    for name in [writes] if writes else own:
+        outputs = [attended, seen[name]]
+        norms = [_norm_behind(model, places, one) for one in outputs]
+        factors = _factors(
+            [one if norm is None else norm.apply(one) for norm, one in zip(norms, outputs, strict=True)],
+            before,
+            None if parallel else middle,
+            after,
+        )
+        if factors is not None:
+            ways = [_way(model, layer, *pair, before) for pair in zip(norms, factors, strict=True)]
+            return FrozenBlock(attention_norm, mlp_norm, heads, parallel, *ways, name)
+    where = f" at {writes}" if writes else ""
+    raise _refusal(
+        model, f"what leaves block {layer} is not the stream plus what its attention and its MLP write{where}"
+    )
 
 
 def _refusal(model: LanguageModel, reason: str) -> AttributionError:
@@ -201,29 +173,39 @@ def _norm_places(model: LanguageModel, layer: int) -> list[str]:
     return found
 
 
-def _in_front(
-    model: LanguageModel, places: Sequence[str], seen: Mapping[str, Tensor], read: Tensor
-) -> tuple[FrozenNorm, Tensor]:
+def _in_front(model: LanguageModel, places: Places, read: Tensor) -> tuple[FrozenNorm, Tensor]:
     """The norm whose output a part of the block reads, and its input; without one, what is read itself."""
-    for at in places:
-        stream, normed = seen[f"{at}.hook_in"], seen[f"{at}.hook_out"]
+    for at, (stream, normed) in places.items():
         if torch.equal(normed, read):
             return FrozenNorm.of(model, at, stream, normed), stream
     return FrozenNorm.factor(read), read
 
 
-def _norm_behind(
-    model: LanguageModel, places: Sequence[str], seen: Mapping[str, Tensor], written: Tensor
-) -> FrozenNorm | None:
+def _norm_behind(model: LanguageModel, places: Places, written: Tensor) -> FrozenNorm | None:
     """The norm that reads what a part of the block writes; None if there is none."""
-    for at in places:
-        if torch.equal(seen[f"{at}.hook_in"], written):
-            return FrozenNorm.of(model, at, written, seen[f"{at}.hook_out"])
+    for at, (stream, normed) in places.items():
+        if torch.equal(stream, written):
+            return FrozenNorm.of(model, at, written, normed)
     return None
 
 
-def _factors(outputs: Sequence[Tensor], added: Tensor, stream: Tensor) -> list[float]:
-    """The factors with which outputs are added to the stream; exactly 1 where only rounding speaks against it."""
+def _factors(outputs: Sequence[Tensor], before: Tensor, middle: Tensor | None, after: Tensor) -> list[float] | None:
+    """The factors with which attention's and the MLP's output are added to the stream; None if they don't sum to it.
+
+    `middle` is the stream between them; None where both read the same.
+    """
+    if middle is None:
+        factors = _fit(outputs, after - before, after)
+    else:
+        factors = [*_fit(outputs[:1], middle - before, middle), *_fit(outputs[1:], after - middle, after)]
+    attended, written = (factor * one for factor, one in zip(factors, outputs, strict=True))
+    if middle is not None and not close(before + attended, middle):
+        return None
+    return factors if close(before + attended + written, after) else None
+
+
+def _fit(outputs: Sequence[Tensor], added: Tensor, stream: Tensor) -> list[float]:
+    """The factors of outputs in what is added to a stream; exactly 1 where only rounding speaks against it."""
     rows = torch.stack([one.flatten() for one in outputs]).double()
     found = (torch.linalg.pinv(rows @ rows.T) @ (rows @ added.flatten().double())).tolist()  # least squares
     sizes = rows.norm(dim=1).clamp(min=1e-30).tolist()

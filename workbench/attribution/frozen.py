@@ -15,8 +15,9 @@ For one layer, with `x` the stream and ' marking constants of the prompt:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -130,23 +131,24 @@ def freeze(
         AttributionError: a block, or what follows the last one, is not the linear map expected.
     """
     layers = range(model.network.n_layers)
-    writes = [_written_at(model, layer, transcoders.get(layer)) for layer in layers]
-    names = [name for layer in layers for name in names_of(model, layer, writes[layer])]
-    names += [one.reads for one in transcoders.values()] + ["ln_final.hook_in", "ln_final.hook_out"]
+    names = [name for layer in layers for name in names_of(model, layer)]
+    names += [str(name) for one in transcoders.values() for name in (one.reads, one.writes)]
+    names += ["ln_final.hook_in", "ln_final.hook_out"]
     seen = {name: value[0].float() for name, value in model.capture(tokens, names).items()}
     blocks = []
     for layer in layers:
-        past, entered = None, seen[f"blocks.{layer}.mlp.hook_in"]
-        if layer in transcoders:
-            past = _skip(transcoders[layer], first)
-            if not torch.equal(seen[transcoders[layer].reads], entered):
+        transcoder, entered = transcoders.get(layer), seen[f"blocks.{layer}.mlp.hook_in"]
+        block = read_block(model, layer, seen, None if transcoder is None else transcoder.writes)
+        if transcoder is not None:
+            if not torch.equal(seen[str(transcoder.reads)], entered):
                 raise AttributionError(
-                    f"{transcoders[layer].name} reads {transcoders[layer].reads}, which is not what MLP {layer} of "
-                    f"{model.name} reads; train it at blocks.{layer}.mlp.hook_in."
+                    f"{transcoder.name} reads {transcoder.reads}, which is not what MLP {layer} of {model.name} reads; "
+                    f"train it at blocks.{layer}.mlp.hook_in."
                 )
+            block = replace(block, past=_skip(transcoder, first))
         elif layer >= linear_from:
-            past = _jacobian(model, layer, entered, seen[writes[layer]])
-        blocks.append(read_block(model, layer, seen, writes[layer], past))
+            block = replace(block, past=_jacobian(model, layer, entered, seen[block.writes]))
+        blocks.append(block)
         after = "ln_final.hook_in" if layer == layers[-1] else f"blocks.{layer + 1}.hook_resid_pre"
         if not close(seen[f"blocks.{layer}.hook_resid_post"], seen[after]):
             raise AttributionError(
@@ -159,7 +161,7 @@ def freeze(
         FrozenNorm.of(model, "ln_final", seen["ln_final.hook_in"], seen["ln_final.hook_out"]),
         seen["blocks.0.hook_resid_pre"],
         [seen[f"blocks.{layer}.mlp.hook_in"] for layer in layers],
-        [seen[name] for name in writes],
+        [seen[block.writes] for block in blocks],
         seen["ln_final.hook_out"],
     )
 
@@ -189,21 +191,23 @@ def mlp_at(model: LanguageModel, layer: int) -> Callable[[Tensor], Tensor]:
     if path is None:
         raise AttributionError(f"MLP {layer} of {model.name} is no module of its own; use mlps='frozen'.")
     module = model.network.module.get_submodule(path)
+    wanted = [one for one in inspect.signature(module.forward).parameters.values() if one.default is one.empty]
+    others = sum(one.kind is one.POSITIONAL_OR_KEYWORD for one in wanted) - 1
 
     def mlp(x: Tensor) -> Tensor:
-        out = module(x)
+        out = module(x, *[torch.zeros_like(x)] * others)  # BLOOM and MPT add the stream inside
         return out[0] if isinstance(out, tuple) else out  # an MLP of experts may return its router's logits too
 
     return mlp
 
 
-def _written_at(model: LanguageModel, layer: int, transcoder: SparseCoder | None) -> str:
-    """The hook point where an MLP's output is explained: where its transcoder writes, else the MLP's own output."""
-    if transcoder is not None:
-        return str(transcoder.writes)
-    own, into = f"blocks.{layer}.mlp.hook_out", model.hook_points.get(f"blocks.{layer}.mlp.hook_in")
-    is_module = into is not None and into.module is not None and own in model.hook_points
-    return own if is_module else f"blocks.{layer}.hook_mlp_out"
+def along(function: Callable[[Tensor], Tensor], x: Tensor, change: Tensor) -> Tensor:
+    """A function's Jacobian at `x` times a change of `x`."""
+    try:
+        return torch.func.jvp(function, (x,), (change,))[1]
+    except RuntimeError:  # products of experts and BLOOM's activation have none; the pull-back's derivative is the same
+        with torch.enable_grad():
+            return torch.autograd.functional.jvp(function, x, change)[1].detach()
 
 
 def _skip(transcoder: SparseCoder, first: int) -> Callable[[Tensor], Tensor] | None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.frozen import FrozenModel, mlp_at
+from workbench.attribution.frozen import FrozenModel, along, mlp_at
 from workbench.attribution.graph import Kind, Node
 from workbench.dictionaries.coder import SparseCoder
 from workbench.model.language_model import LanguageModel
@@ -166,4 +165,4 @@ class Sources:
 
 def _linear_part(model: LanguageModel, layer: int, read: Tensor) -> Tensor:
     """An MLP's Jacobian on the prompt times its input `[pos, d_model]`: the part of its output that gradients pass."""
-    return torch.func.jvp(mlp_at(model, layer), (read[None],), (read[None],))[1][0]
+    return along(mlp_at(model, layer), read[None], read[None])[0]

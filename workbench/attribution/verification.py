@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.frozen import FrozenModel, check_type, freeze, mlp_at
+from workbench.attribution.frozen import FrozenModel, along, check_type, freeze, mlp_at
 from workbench.attribution.gradient import read_stream, read_target_value
 from workbench.attribution.graph import Graph, Node
 from workbench.attribution.sources import Transcoders, transcoders_by_layer
@@ -219,6 +219,8 @@ class _HeldModel:
                     change[row, node.position] = (factor - 1) * node.value * direction
             for norm in block.norms:
                 edits += _pair(f"{norm.at}.hook_in", f"{norm.at}.hook_out", norm.apply)
+            if block.heads.cut is not None:
+                edits += _pair(f"blocks.{layer}.attn.hook_in", f"blocks.{layer}.attn.hook_z", block.heads.mix)
             edits += _pair(f"blocks.{layer}.mlp.hook_in", block.writes, self._mlp(layer, change))
         edits += _pair("ln_final.hook_in", "ln_final.hook_out", self.frozen.final.apply)
         return self.model.network.prepare(edits)
@@ -242,7 +244,7 @@ class _HeldModel:
             mlp = mlp_at(self.model, layer)
             around = before.expand_as(x).contiguous()
             with running(None):  # the edits of this run must not act on this call of the MLP
-                return out + torch.func.jvp(mlp, (around,), (x - before,))[1]
+                return out + along(mlp, around, x - before)
 
         return write
 
