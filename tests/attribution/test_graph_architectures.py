@@ -84,11 +84,8 @@ def test_both_places_of_a_transcoder_explain_the_same_prediction(tiny_cache: Pat
         model, mine = opened(name, word)
         graph = attribute(model, mine, PROMPT, target=(3, 11), max_latents=30)
         assert max(graph.completeness()) < 1e-3
-        kinds = {
-            kind: sum(w for n, w in zip(graph.nodes, graph.weights[0].tolist(), strict=True) if n.kind == kind)
-            for kind in ("embedding",)
-        }
-        values.append((graph.target.value, kinds["embedding"]))
+        pairs = zip(graph.nodes, graph.weights[0].tolist(), strict=True)
+        values.append((graph.target.value, sum(weight for node, weight in pairs if node.kind == "embedding")))
         for edge in [e for e in graph.edges_of(0) if e.invariant is not None][:5]:
             source = graph.node(edge.source)
             if source.layer == model.network.n_layers - 1 and source.position == len(PROMPT) - 1:
@@ -123,3 +120,16 @@ def test_a_cap_on_logits_is_part_of_the_target(tiny_cache: Path) -> None:
             if node.kind == "latent":
                 slope = float(mine[node.layer].W_dec[node.feature.index] @ gradients[node.layer][0, node.position])
                 assert node.gradient_effect == pytest.approx(node.value * slope, rel=2e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["olmo", "mpt", "gpt-j", "mixtral"])
+def test_sums_are_complete_and_verified(tiny_cache: Path, name: str) -> None:
+    """Values cut off at a limit, modules that add the stream inside, one norm for both parts, experts."""
+    model, mine = opened(name, "hook_mlp_out")
+    graph = attribute(model, mine[:1] + mine[2:], PROMPT, target=7)
+    assert max(graph.completeness()) < 1e-3
+    found = wb.attribution.verify_graph(model, mine[:1] + mine[2:], graph, 8, factor=0.5, regimes=["direct"])
+    assert found.measured["direct"] == pytest.approx(found.predicted["direct"], rel=1e-2, abs=1e-3)
+    logits = zoo.build(name)(input_ids=PROMPT[None], use_cache=False).logits[0, -1].detach()
+    assert graph.target.value == pytest.approx(float(logits[7] - logits.mean()), rel=1e-4)
+    assert graph.provenance["target_probabilities"] == [pytest.approx(float(logits.softmax(-1)[7]), rel=1e-3)]

@@ -71,8 +71,7 @@ class FrozenHeads:
         return torch.einsum("thd,hdm->tm", self._mixed(values), self.out) + self.out_bias
 
     def mix(self, read: Tensor) -> Tensor:
-        """What each head mixes of the values, `[..., dst, heads, d_head]`, from what is read; values that are cut off on the
-        prompt are as they are there."""
+        """What each head mixes of the values, `[..., dst, heads, d_head]`; those cut off on the prompt are as there."""
         values = self.values(read)
         return self._mixed(values if self.cut is None else torch.where(self.cut.isnan(), values, self.cut))
 
