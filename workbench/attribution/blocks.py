@@ -145,8 +145,8 @@ def read_block(model: LanguageModel, layer: int, seen: Mapping[str, Tensor], wri
             after,
         )
         if factors is not None:
-            ways = [_way(model, layer, *pair, before) for pair in zip(norms, factors, strict=True)]
-            return FrozenBlock(attention_norm, mlp_norm, heads, parallel, *ways, name)
+            attention, mlp = (_way(model, layer, *pair, before) for pair in zip(norms, factors, strict=True))
+            return FrozenBlock(attention_norm, mlp_norm, heads, parallel, attention, mlp, name)
     where = f" at {writes}" if writes else ""
     raise _refusal(
         model, f"what leaves block {layer} is not the stream plus what its attention and its MLP write{where}"

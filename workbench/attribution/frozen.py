@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -207,7 +208,8 @@ def along(function: Callable[[Tensor], Tensor], x: Tensor, change: Tensor) -> Te
         return torch.func.jvp(function, (x,), (change,))[1]
     except RuntimeError:  # products of experts and BLOOM's activation have none; the pull-back's derivative is the same
         with torch.enable_grad():
-            return torch.autograd.functional.jvp(function, x, change)[1].detach()
+            moved: Any = torch.autograd.functional.jvp(function, x, change)[1]
+            return moved.detach()
 
 
 def _skip(transcoder: SparseCoder, first: int) -> Callable[[Tensor], Tensor] | None:
