@@ -96,8 +96,6 @@ def verify_graph(
     tokens = torch.tensor([graph.tokens])
     with uninterrupted(), torch.no_grad():
         reader = _reader(model, coders, graph)
-        bare = float(read_stream(model, tokens, reader, [])[0])
-        whole = float(read_target_value(model, tokens, reader, [])[0])
         column = {node.id: place for place, node in enumerate(graph.nodes)}
         parts = [chosen[start : start + AT_ONCE] for start in range(0, len(chosen), AT_ONCE)]
         predicted: dict[str, list[float]] = {}
@@ -105,11 +103,13 @@ def verify_graph(
         frozen = None
         for regime in regimes:
             if regime == "free":
+                bare = reader.value if reader.tokens else float(read_stream(model, tokens, reader, [])[0])
                 values = torch.cat(
                     [_free(model, tokens, reader, [_scale(coders, node, factor) for node in some]) for some in parts]
                 )
             else:
                 frozen = frozen or _freeze(model, tokens, coders, graph)
+                bare = float(read_stream(model, tokens, reader, [])[0])
                 held = _HeldModel(model, frozen, coders, graph, latents=regime == "latents")
                 values = torch.cat(
                     [
@@ -123,7 +123,7 @@ def verify_graph(
                 "free": [node.gradient_effect for node in chosen],
             }[regime]
             predicted[regime] = [(factor - 1) * size for size in sizes]
-            measured[regime] = (values - (whole if regime == "free" else bare)).tolist()
+            measured[regime] = (values - bare).tolist()
     pairs = {regime: torch.tensor([predicted[regime], measured[regime]]).double() for regime in regimes}
     held_back = torch.tensor([(factor - 1) * node.effect for node in chosen]).double()
     return Verification(
