@@ -93,9 +93,9 @@ def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[AttributionRe
 
 def _choose(offered: dict[str, Known]) -> tuple[list[str], bool]:
     """The names of the chosen transcoders, at first one for each layer, and whether the button was pressed."""
-    by_layer = {one.writes: name for name, one in reversed(offered.items())}
+    by_layer = {_layer(one): name for name, one in reversed(offered.items())}
     kept = [name for name in st.session_state.get("attributed with", []) if name in offered]
-    st.session_state["attributed with"] = kept or [name for name in offered if by_layer[offered[name].writes] == name]
+    st.session_state["attributed with"] = kept or [name for name in offered if by_layer[_layer(offered[name])] == name]
     which, button = st.columns([6, 1.4], vertical_alignment="bottom")
     names = which.multiselect(
         "Transcoders",
@@ -108,6 +108,11 @@ def _choose(offered: dict[str, Known]) -> tuple[list[str], bool]:
         "Attribute", type="primary", icon=":material/hub:", width="stretch", key="attribute", disabled=not names
     )
     return names, wanted
+
+
+def _layer(one: Known) -> str:
+    """The layer whose MLP output a transcoder writes."""
+    return one.writes.split(".")[1]
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def transcoders(model: LanguageModel) -> dict[str, Known]:
     return {
         one.name: one
         for one in dictionaries.fitting(model)
-        if one.family.transcodes and one.writes.endswith("hook_mlp_out")
+        if one.family.transcodes and one.writes.endswith((".hook_mlp_out", ".mlp.hook_out"))
     }
 
 

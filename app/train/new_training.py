@@ -25,8 +25,8 @@ PLACES = {
     "MLP neurons": "blocks.{}.mlp.hook_post",
     "attention heads": "blocks.{}.attn.hook_z",
 }
-MLP = ("blocks.{}.mlp.hook_in", "blocks.{}.mlp.hook_out")
-"""The hook points that a transcoder reads and writes."""
+MLP = ("blocks.{}.mlp.hook_in", "blocks.{}.hook_mlp_out")
+"""The hook points that a transcoder reads and writes: the MLP's input, and what it adds to the stream."""
 
 
 def show(model: LanguageModel) -> None:

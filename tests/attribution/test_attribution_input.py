@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import zoo
 from attribution_models import PROMPT, coder, coders
 
 import workbench as wb
@@ -37,6 +40,25 @@ def test_bad_input(llama: wb.model.LanguageModel, how: dict[str, Any], word: str
     with pytest.raises(AttributionError, match=word) as caught:
         attribute(llama, how.pop("transcoders"), PROMPT, **how)
     assert "\n" not in str(caught.value)
+
+
+def test_other_types_are_refused_by_their_name(tiny_cache: Path) -> None:
+    model = wb.load_model(tiny.build("llama").bfloat16(), tokenizer=tiny.tokenizer())
+    with pytest.raises(AttributionError, match=r"is in bfloat16, where .* are attributed in float32"):
+        attribute(model, coders(model), PROMPT)
+
+
+def test_a_transcoder_of_another_place_is_refused(llama: wb.model.LanguageModel) -> None:
+    one = coder(1, k=2)
+    one.reads = "blocks.1.ln1.hook_out"
+    with pytest.raises(AttributionError, match=r"t1 reads blocks.1.ln1.hook_out"):
+        attribute(llama, [one], PROMPT)
+
+
+def test_what_is_not_linear_is_refused_by_what_it_is(tiny_cache: Path) -> None:
+    model = wb.load_model(zoo.build("deepseek-v2"), tokenizer=tiny.tokenizer())
+    with pytest.raises(AttributionError, match="its values in another way than by one matrix for each head"):
+        attribute(model, [], PROMPT)
 
 
 def test_more_bad_input(llama: wb.model.LanguageModel) -> None:

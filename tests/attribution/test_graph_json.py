@@ -113,6 +113,7 @@ def test_altered_graphs_are_refused_in_one_sentence(value: Any) -> None:
         (("nodes", 1, "kind"), "edge", r"nodes\.1\.kind should be 'target', 'latent'"),
         (("provenance",), ..., "has no provenance"),
         (("format",), 3, "is in format 3"),
+        (("provenance", "target_tokens"), [], "neither a token nor a latent"),
     ],
 )
 def test_what_is_wrong_is_named(path: tuple[Any, ...], value: Any, words: str) -> None:
@@ -139,3 +140,29 @@ def test_neuronpedias_form(llama: wb.model.LanguageModel) -> None:
     node = said["nodes"][names.index(pinned)]
     assert (node["layer"], node["ctx_idx"]) == (str(latent.layer), latent.position)
     assert said["metadata"]["prompt_tokens"] == graph.prompt
+    (target,) = [node for node in said["nodes"] if node["is_target_logit"]]
+    logits = llama(PROMPT[None])[0, -1]
+    assert (target["feature"], target["feature_type"]) == (7, "logit")
+    assert target["token_prob"] == pytest.approx(float(logits.softmax(-1)[7]), rel=1e-4)
+    assert {node["token_prob"] for node in said["nodes"] if node is not target} == {0.0}
+    back = from_json(to_json(graph))
+    assert to_neuronpedia(back, "tiny", pinned=[latent.id]) == to_neuronpedia(graph, "tiny", pinned=[latent.id])
+    del back.provenance["target_probabilities"]
+    with pytest.raises(AttributionError, match="without the probability"):
+        to_neuronpedia(back, "tiny")
+
+
+def test_a_latent_as_the_target_is_exported_as_a_latent(llama: wb.model.LanguageModel) -> None:
+    mine = coders(llama)
+    whole = attribute(llama, mine, PROMPT, target=7)
+    latent = next(node for node in reversed(whole.nodes) if node.kind == "latent" and node.layer == 2)
+    graph = attribute(llama, mine, PROMPT, target=(latent.feature, latent.position))
+    for one in (graph, graph.prune(0.7)):
+        said = to_neuronpedia(one, "tiny")
+        names = [node["node_id"] for node in said["nodes"]]
+        assert len(set(names)) == len(names)
+        node = said["nodes"][names.index(f"2_{latent.feature.index}_{latent.position}")]
+        assert (node["feature_type"], node["is_target_logit"]) == ("cross layer transcoder", False)
+        assert node["activation"] == pytest.approx(latent.value, rel=1e-3)
+        assert any(link["target"] == node["node_id"] for link in said["links"])
+        assert not any("_-1_" in name for name in names if name.startswith("3"))

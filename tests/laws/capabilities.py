@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,18 +208,46 @@ def runs_through_sae(one: Subject) -> None:
 
 
 def attributes(one: Subject) -> None:
-    """A graph's contributions sum to what they explain, and are what the model does where a latent is scaled."""
+    """A graph's contributions sum to what they explain, and are what the model does where a latent is scaled.
+
+    Transcoders write where the MLP's output enters the stream, and before a norm or a factor that stands in between.
+    """
+    points = one.model.hook_points
+    places = [points[f"blocks.1.{word}"] for word in ("mlp.hook_in", "mlp.hook_out", "hook_mlp_out")]
+    inside, words = f"{places[0].module}.", ["hook_mlp_out"]
+    if places[0].module and places[1].key != places[2].key and not (places[2].module or "").startswith(inside):
+        words.append("mlp.hook_out")
+    for word in words:
+        coders = random_transcoders(one, word, range(len(one.layers)))
+        check_graph(one, coders, word)
+    if places[0].module:
+        graph = wb.attribute(one.model, coders[:1] + coders[2:], TOKENS[:, :8], max_latents=20)
+        worst = max(graph.completeness())
+        assert worst < 1e-3, f"where an MLP has no transcoder, the graph's sums miss by {worst:.2g}"
+
+
+def random_transcoders(one: Subject, word: str, layers: Iterable[int]) -> list[Any]:
+    """A transcoder with random weights for each layer, from the MLP's input to the place of this name."""
     torch.manual_seed(0)
     d, coders = one.model.network.d_model, []
-    for layer in range(len(one.layers)):
+    for layer in layers:
         coder = wb.dictionaries.TopKTranscoder(
-            d, 24, k=4, reads=f"blocks.{layer}.mlp.hook_in", writes=f"blocks.{layer}.hook_mlp_out", name=f"t{layer}"
+            d, 24, k=4, reads=f"blocks.{layer}.mlp.hook_in", writes=f"blocks.{layer}.{word}", name=f"t{layer}"
         )
         with torch.no_grad():
             for parameter in coder.parameters():
                 parameter.copy_(0.3 * torch.randn(parameter.shape))
         coders.append(coder)
-    graph = wb.attribute(one.model, coders, TOKENS[:, :8])
+    return coders
+
+
+def check_graph(one: Subject, coders: list[Any], word: str) -> None:
+    """A graph's sums, its target's logit, and its effects, in the plain model and by `verify_graph`."""
+    tokens = TOKENS[:, :8]
+    graph = wb.attribute(one.model, coders, tokens)
+    logits = one.logits(tokens)[0, -1]
+    (best,) = graph.provenance["target_tokens"]
+    assert abs(graph.target.value - float(logits[best] - logits.mean())) < 1e-3, "the target is not the model's logit"
     worst = max(graph.completeness())
     assert worst < 1e-3, f"the graph's sums miss by {worst:.2g}"
     held = wb.attribution.verify_graph(one.model, coders, graph, 10, regimes=["direct"]).pearson["direct"]
@@ -229,6 +257,40 @@ def attributes(one: Subject) -> None:
     pearson, slope = small.pearson["free"], small.slope["free"]
     assert pearson > 0.99, f"for a small step predicted and measured changes correlate by {pearson:.3f}"
     assert abs(slope - 1) < 0.05, f"for a small step measured changes are {slope:.3f} of those predicted"
+    latents = sorted((n for n in graph.nodes if n.kind == "latent"), key=lambda n: -abs(n.gradient_effect))[:4]
+    effects = torch.tensor([node.gradient_effect for node in latents])
+    if word == "hook_mlp_out":
+        modules = [one.layers[node.layer] for node in latents]
+    elif "mlp.gate.hook_expert_weights" in str(list(one.model.hook_points)):
+        return
+    else:
+        modules = [one.down(node.layer) for node in latents]
+    nudged = torch.tensor(
+        [
+            moved(one, module, node.position, node.value * coders[node.layer].W_dec[node.feature.index], best)
+            for node, module in zip(latents, modules, strict=True)
+        ]
+    )
+    assert float((nudged - effects).abs().max()) < 0.05 * float(effects.abs().max()), "effects are not those of nudges"
+
+
+def moved(one: Subject, module: nn.Module, position: int, written: Tensor, best: int) -> float:
+    """The logit's change in the plain model for a vector more in what a module writes, from small steps."""
+    tokens, step, values = TOKENS[:, :8], 0.01, []
+    for sign in (step, -step):
+
+        def nudge(_: nn.Module, __: tuple, out: Any, sign: float = sign) -> Any:
+            x = (out[0] if isinstance(out, tuple) else out).clone()
+            x.view(*tokens.shape, -1)[:, position] += sign * written.detach()
+            return (x, *out[1:]) if isinstance(out, tuple) else x
+
+        handle = module.register_forward_hook(nudge)
+        try:
+            logits = one.logits(tokens)[0, -1].double()
+        finally:
+            handle.remove()
+        values.append(float(logits[best] - logits.mean()))
+    return (values[0] - values[1]) / (2 * step)
 
 
 def patches(one: Subject) -> None:

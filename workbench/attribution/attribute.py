@@ -18,7 +18,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.frozen import FrozenModel, freeze
+from workbench.attribution.frozen import FrozenModel, check_type, freeze
 from workbench.attribution.gradient import full_gradient
 from workbench.attribution.graph import KINDS, Graph, Node, effects, influences
 from workbench.attribution.sources import Sources, Transcoders, transcoders_by_layer
@@ -54,7 +54,9 @@ def attribute(
     for a latent its activation z_i times W_dec[i] · path · f_j. The path is the sum of all paths along the residual
     stream, through attention (A'[dst, src] W_V W_O, with the pattern A' of the prompt) and along transcoders' linear
     paths, through norms with the prompt's scales. f_j is the target's encoder row (or LM head row) times the norm's
-    gain. Along the residual stream alone the factor is `scale * invariant`, and `invariant` depends on weights only.
+    gain. Along the residual stream alone the factor is `scale * invariant`, and `invariant` depends on weights only;
+    the scale of a norm between MLP and stream is one more factor. A logit's value is that of the model, with its scale
+    and its cap; what the cap leaves of each token's logit on the prompt is a constant, as norm scales are.
 
     Sources are latents, errors, outputs of MLPs without a transcoder, embeddings and biases. Only latents are traced
     further: the most influential first, until `max_latents` are traced or the others have too little influence.
@@ -63,7 +65,8 @@ def attribute(
     Args:
         model: the model.
         transcoders: dictionaries that read `blocks.L.mlp.hook_in` and write `blocks.L.hook_mlp_out`, at most one for
-            each layer; a list, or a mapping with them as values.
+            each layer; a list, or a mapping with them as values. Where a norm or a factor stands between MLP and
+            stream, they may write before it instead, at `blocks.L.mlp.hook_out`.
         prompt: a text, or token ids `[pos]`.
         target: the text or id of the token whose logit is explained, minus the mean over all tokens (a constant that
             no probability depends on); two tokens for the difference of their logits; a latent with a position for its
@@ -82,23 +85,26 @@ def attribute(
         cancel: called after each batch; once it returns True, the graph of the latents traced so far is returned.
 
     Raises:
-        AttributionError: a target, transcoder or setting that can't be used, or a model of another structure.
+        AttributionError: a target, transcoder or setting that can't be used, a model of another structure, or one that
+            is not in float32.
         PromptError: an empty prompt, or one that does not fit into the context.
     """
     if model.splices:
         raise AttributionError(f"{model.name} runs through dictionaries; features are attributed in models that don't.")
+    check_type(model)
     coders = transcoders_by_layer(model, transcoders)
     with uninterrupted(), torch.no_grad():
         tokens, _ = model.prompt_batch([prompt], 1)
-        reader = read_target(model, coders, tokens, target, position)
         linear_from = min(coders) if coders and mlps == "linear" else model.network.n_layers
+        reader = read_target(model, coders, tokens, target, position)
         frozen = freeze(model, tokens, coders, first=first, linear_from=linear_from)
         texts = [str(one) for one in tokens[0].tolist()] if model.tokenizer is None else model.token_texts(tokens[0])
-        value = _value(model, frozen, reader, tokens)
+        value = reader.value if reader.tokens else float(_read(frozen, reader))
         node = Node(0, "target", reader.layer, reader.position, value, reader.feature, reader.label)
         sources = Sources(model, frozen, coders, target=node, first=first, texts=texts)
         gradient_effects = torch.zeros(1, len(sources.nodes))
-        full_gradient(model, tokens, reader, sources.visitor(gradient_effects))
+        writes = [one.writes for one in frozen.layers]
+        full_gradient(model, tokens, reader, writes, sources.visitor(gradient_effects))
         traced = _Traced(len(sources.nodes))
         traced.add(frozen, sources, [0], [reader])
         while traced.more(sources, max_latents, rest, progress) and not (cancel is not None and cancel()):
@@ -111,6 +117,7 @@ def attribute(
         "model_hash": model.hash,
         "transcoders": [{"name": one.name, "hash": one.hash} for one in coders.values()],
         "target_tokens": list(reader.tokens),
+        "target_probabilities": list(reader.probabilities),
         "mlps": mlps,
         "first": first,
         "max_latents": max_latents,
@@ -186,13 +193,6 @@ def _graph(frozen: FrozenModel, sources: Sources, traced: _Traced, gradient_effe
         counts=dict(Counter(node.kind for node in nodes)),
         **about,
     )
-
-
-def _value(model: LanguageModel, frozen: FrozenModel, reader: Reader, tokens: Tensor) -> float:
-    """The target's value in the model itself."""
-    if not reader.tokens:
-        return float(_read(frozen, reader))
-    return float(reader.of_logits(model(tokens)[0, reader.position].float()))
 
 
 def _read(frozen: FrozenModel, reader: Reader) -> Tensor:

@@ -6,7 +6,7 @@ ablation. It is no decomposition: the contributions do not sum to the target's v
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,12 +26,31 @@ def read_stream(model: LanguageModel, tokens: Tensor, reader: Reader, groups: li
     return seen[0][:, reader.position].float() @ reader.vector + reader.constant
 
 
+def read_target_value(model: LanguageModel, tokens: Tensor, reader: Reader, groups: list[Group]) -> Tensor:
+    """The same from the logits themselves, where the target is one: a scale or cap on logits responds too."""
+    if not reader.tokens:
+        return read_stream(model, tokens, reader, groups)
+    logits = model.network.run(tokens, Run(groups), last=tokens.shape[1] - reader.position)
+    return reader.of_logits(logits[:, 0].float())
+
+
 def full_gradient(
-    model: LanguageModel, tokens: Tensor, reader: Reader, visit: Callable[[int, Tensor, Tensor], None]
+    model: LanguageModel,
+    tokens: Tensor,
+    reader: Reader,
+    writes: Sequence[str],
+    visit: Callable[[int, Tensor, Tensor], None],
 ) -> None:
-    """Call `visit` as `FrozenModel.pull_back` does, with gradients of the model itself; tokens `[1, pos]`."""
-    places = {-1: "blocks.0.hook_resid_pre"}
-    places |= {layer: f"blocks.{layer}.hook_mlp_out" for layer in range(min(reader.layer, model.network.n_layers))}
+    """Call `visit` as `FrozenModel.pull_back` does, with gradients of the model itself.
+
+    Args:
+        model: the model.
+        tokens: `[1, pos]`.
+        reader: the target.
+        writes: by layer the hook point where the MLP's output is explained.
+        visit: see `FrozenModel.pull_back`.
+    """
+    places = {-1: "blocks.0.hook_resid_pre"} | dict(enumerate(writes[: reader.layer]))
     leaves: dict[int, Tensor] = {}
 
     def leaf(layer: int) -> Callable[[Tensor], Tensor]:
@@ -43,7 +62,7 @@ def full_gradient(
 
     edits = [Edit(name, leaf(layer)) for layer, name in places.items()]
     with torch.enable_grad():
-        value = read_stream(model, tokens, reader, [Group(model.network.prepare(edits))])
+        value = read_target_value(model, tokens, reader, [Group(model.network.prepare(edits))])
         gradients = torch.autograd.grad(value[0], [leaves[layer] for layer in places])
     for layer, gradient in zip(places, gradients, strict=True):
         visit(layer, torch.tensor([0]), gradient.float())

@@ -73,7 +73,8 @@ class Edge:
     invariant: float | None
     """The direct path's product of weights alone, decoder row times norm gain times encoder row: the same on every
     prompt. None where the source is not a latent. Where both nodes have the same position, `value * scale * invariant`
-    is the direct path's share of the weight; between positions there is no direct path."""
+    is the direct path's share of the weight, times the scale of a norm between the source and the stream; between
+    positions there is no direct path."""
     scale: float
     """The norm's scale at the target, on this prompt."""
 

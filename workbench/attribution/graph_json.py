@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from typing_extensions import TypedDict
 
 from workbench.attribution.errors import AttributionError
@@ -90,6 +90,7 @@ class SavedProvenance(TypedDict):
     model_hash: str
     transcoders: list[SavedTranscoder]
     target_tokens: list[TokenId]
+    target_probabilities: NotRequired[list[Annotated[Number, Ge(0), Le(1)]]]
     mlps: Literal["linear", "frozen"]
     first: Natural
     max_latents: Natural
@@ -215,6 +216,9 @@ def _inconsistency(saved: SavedGraph) -> str:
         "a row or edge names a node that is not there": not {*rows, *(edge["source"] for edge in edges)} <= set(ids),
         "an edge leads to a node without a row": not {edge["target"] for edge in edges} <= set(rows),
         "a node lies outside the prompt": any(node["position"] >= length for node in nodes),
+        "its target is neither a token nor a latent": bool(nodes)
+        and nodes[0]["feature"] is None
+        and not saved["provenance"]["target_tokens"],
         "a latent has no feature": any(node["kind"] == "latent" and not node["feature"] for node in nodes),
     }
     return next((words for words, is_so in wrong.items() if is_so), "")

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.frozen import FrozenModel
+from workbench.attribution.frozen import FrozenModel, along, mlp_at
 from workbench.attribution.graph import Kind, Node
 from workbench.dictionaries.coder import SparseCoder
 from workbench.model.language_model import LanguageModel
@@ -23,6 +22,9 @@ Transcoders = Sequence[SparseCoder] | Mapping[str, SparseCoder] | Mapping[int, S
 
 def transcoders_by_layer(model: LanguageModel, transcoders: Transcoders) -> dict[int, SparseCoder]:
     """Transcoders by their layer, in ascending order.
+
+    Where something stands between an MLP and the stream (a norm, a factor), a transcoder may write before it, at
+    `mlp.hook_out`, or behind it, at `hook_mlp_out`.
 
     Raises:
         AttributionError: a transcoder that does not read an MLP's normed input and write its output, or two of one
@@ -42,18 +44,22 @@ def transcoders_by_layer(model: LanguageModel, transcoders: Transcoders) -> dict
 def _layer_of(model: LanguageModel, one: SparseCoder) -> int:
     points = model.hook_points
     for layer in range(model.network.n_layers):
-        reads = {f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.ln2.hook_out"} & set(points)
-        if one.writes not in points or points[one.writes].key != points[f"blocks.{layer}.hook_mlp_out"].key:
+        norm = "ln2.hook_out" if f"blocks.{layer}.ln2.hook_out" in points else "ln1.hook_out"
+        reads, writes = (
+            {points[name].key for word in words if (name := f"blocks.{layer}.{word}") in points}
+            for words in (("mlp.hook_in", norm), ("hook_mlp_out", "mlp.hook_out"))
+        )
+        if one.writes not in points or points[one.writes].key not in writes:
             continue
         width = model.network.d_model
         if one.d_in != width or one.d_out != width:
             raise AttributionError(f"{one.name} is {one.d_in:,} wide, and the model's stream is {width:,} wide.")
-        if one.reads in points and points[one.reads].key in {points[name].key for name in reads}:
+        if one.reads in points and points[one.reads].key in reads:
             return layer
         break
     raise AttributionError(
         f"{one.name} reads {one.reads or 'nowhere'} and writes {one.writes or 'nowhere'}; features are attributed with "
-        "transcoders, which read blocks.L.mlp.hook_in and write blocks.L.hook_mlp_out."
+        "transcoders, which read blocks.L.mlp.hook_in and write blocks.L.hook_mlp_out or blocks.L.mlp.hook_out."
     )
 
 
@@ -91,7 +97,7 @@ class Sources:
         self.nodes = [target, Node(self.BIAS, "bias", -1, -1, 1.0, None, "biases")]
         self._parts: dict[int, list[tuple[int, slice, Tensor]]] = {}  # by layer: position, columns, written vectors
         self._constants: dict[int, Tensor] = {}
-        self._latents: list[tuple[slice, Tensor]] = []  # columns, decoder rows
+        self._latents: list[tuple[slice, Tensor]] = []  # columns, decoder rows in the stream, without norms' scales
         positions = range(len(frozen.tokens))
         for position in positions:
             self._add(-1, position, "embedding", frozen.entering[position], texts[position])
@@ -99,7 +105,7 @@ class Sources:
             transcoder = transcoders.get(layer)
             past = frozen.layers[layer].past
             if transcoder is not None:
-                self._add_latents(layer, transcoder, read, first)
+                self._add_latents(layer, transcoder, frozen, first)
                 reconstructed = transcoder.reconstruct(read).float()
                 self._constants[layer] = transcoder.b_dec.detach().float()
                 for position in positions:
@@ -119,7 +125,8 @@ class Sources:
         self._parts.setdefault(layer, []).append((position, slice(column, column + 1), vector[None]))
         self.nodes.append(Node(column, kind, layer, position, 1.0, None, label))
 
-    def _add_latents(self, layer: int, transcoder: SparseCoder, read: Tensor, first: int) -> None:
+    def _add_latents(self, layer: int, transcoder: SparseCoder, frozen: FrozenModel, first: int) -> None:
+        read = frozen.read[layer]
         codes = transcoder.encode(read)
         for position in range(first, len(read)):
             active = codes.values[position] != 0
@@ -129,7 +136,8 @@ class Sources:
             columns = slice(len(self.nodes), len(self.nodes) + len(values))
             rows = transcoder.W_dec[indices].detach().float()
             self._parts.setdefault(layer, []).append((position, columns, values[:, None] * rows))
-            self._latents.append((columns, rows))
+            behind = frozen.layers[layer].mlp_behind
+            self._latents.append((columns, rows if behind is None else behind.writer(rows)))
             for value, index in zip(values.tolist(), indices.tolist(), strict=True):
                 feature = transcoder.feature(index)
                 self.nodes.append(Node(len(self.nodes), "latent", layer, position, value, feature, str(feature)))
@@ -157,6 +165,4 @@ class Sources:
 
 def _linear_part(model: LanguageModel, layer: int, read: Tensor) -> Tensor:
     """An MLP's Jacobian on the prompt times its input `[pos, d_model]`: the part of its output that gradients pass."""
-    path = model.hook_points[f"blocks.{layer}.hook_mlp_out"].module
-    assert path is not None
-    return torch.func.jvp(model.network.module.get_submodule(path), (read,), (read,))[1]
+    return along(mlp_at(model, layer), read[None], read[None])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,13 @@ from workbench.core.checks import as_integer
 from workbench.core.type_words import shown
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
+from workbench.model.edits import Run
 from workbench.model.language_model import LanguageModel
+
+EXACT = 1e-4
+"""The largest difference between a logit and what it is computed from, as a share of the largest logit."""
+SMALL = 1e-3
+"""Products of the LM head below this share of the largest don't tell a factor."""
 
 Token = str | int
 Target = SkipValidation[Token | tuple[Token, Token] | tuple[Feature, int] | Feature | None]
@@ -37,6 +43,10 @@ class Reader:
     feature: Feature | None = None
     tokens: tuple[int, ...] = ()
     """The token, or the two tokens, whose logits are read; empty for a latent."""
+    value: float = float("nan")
+    """The value in the model on the prompt; NaN for a latent."""
+    probabilities: tuple[float, ...] = ()
+    """The model's probability of each of `tokens`."""
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """The target's value from logits `[..., vocab]` at its position."""
@@ -55,8 +65,9 @@ def read_target(
         feature, place = target
         return _latent(transcoders, feature, _place(place, length))
     place = _place(length - 1 if position is None else position, length)
+    logits, normed = _predicted(model, tokens, place)
     if target is None:
-        chosen = (int(model(tokens)[0, place].argmax()),)
+        chosen = (int(logits.argmax()),)
     elif isinstance(target, tuple | list):
         if len(target) != 2:
             raise AttributionError("A target is a token, two tokens, or a feature and its position.")
@@ -68,12 +79,51 @@ def read_target(
     table = model.network.unembedding()
     bias = getattr(model.network.module.get_output_embeddings(), "bias", None)
     bias = torch.zeros(len(table)) if bias is None else bias.detach().float()
-    first, names = chosen[0], _texts(model, chosen)
+    factors = _factors(model, table @ normed + bias, logits)
+    shares = torch.zeros(len(table))  # each token's share in the value
+    shares[chosen[0]] = 1.0
     if len(chosen) == 1:
-        vector, constant = table[first] - table.mean(0), float(bias[first] - bias.mean())
+        shares -= 1 / len(table)
     else:
-        vector, constant = table[first] - table[chosen[1]], float(bias[first] - bias[chosen[1]])
-    return Reader(" − ".join(names), model.network.n_layers, place, vector, constant, None, chosen)
+        shares[chosen[1]] = -1.0
+    shares *= factors
+    name = " − ".join(_texts(model, chosen))
+    reader = Reader(name, model.network.n_layers, place, shares @ table, float(shares @ bias), None, chosen)
+    probabilities = logits.softmax(-1)[list(chosen)].tolist()
+    return replace(reader, value=float(reader.of_logits(logits)), probabilities=tuple(probabilities))
+
+
+def _predicted(model: LanguageModel, tokens: Tensor, place: int) -> tuple[Tensor, Tensor]:
+    """The logits `[vocab]` at a position of tokens `[1, pos]`, and the final norm's output there, `[d_model]`."""
+    seen: list[Tensor] = []
+    run = Run([], watch={model.hook_points["ln_final.hook_out"].key: seen.append})
+    logits = model.network.run(tokens, run, last=tokens.shape[1] - place)
+    return logits[0, 0].float(), seen[0][0, place].float()
+
+
+def _factors(model: LanguageModel, products: Tensor, logits: Tensor) -> Tensor:
+    """For each token its logit over the LM head's product `[vocab]`: 1, or a scale, or what a cap on logits leaves.
+
+    Raises:
+        AttributionError: the logits are something else than each token's product, scaled or capped.
+    """
+    largest = float(logits.abs().max())
+    if float((products - logits).abs().max()) <= EXACT * largest:
+        return torch.ones_like(products)
+    order = products.abs().argsort(descending=True)
+    firm = order[products[order].abs() > SMALL * float(products.abs().max())]
+    factors = torch.full_like(products, float(logits[firm[-1]] / products[firm[-1]]))
+    factors[firm] = logits[firm] / products[firm]
+    rises = logits[products.argsort()].diff() >= -EXACT * largest
+    if (
+        not bool((factors > 0).all() and rises.all())
+        or float((factors * products - logits).abs().max()) > EXACT * largest
+    ):
+        raise AttributionError(
+            f"The logits of {model.name} are not its LM head's products with the final norm's output, scaled or "
+            "capped, so no logit can be attributed; take a latent as the target."
+        )
+    return factors
 
 
 def latent_reader(transcoders: Mapping[int, SparseCoder], layer: int, feature: Feature, position: int) -> Reader:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.frozen import FrozenModel, freeze
-from workbench.attribution.gradient import read_stream
+from workbench.attribution.frozen import FrozenModel, along, check_type, freeze, mlp_at
+from workbench.attribution.gradient import read_stream, read_target_value
 from workbench.attribution.graph import Graph, Node
 from workbench.attribution.sources import Transcoders, transcoders_by_layer
 from workbench.attribution.target import Reader, latent_reader, read_target
@@ -85,6 +85,7 @@ def verify_graph(
         AttributionError: another model or other transcoders than the graph's, an unknown regime, a node that is no
             latent of the graph, or a number out of range.
     """
+    check_type(model)
     coders = transcoders_by_layer(model, transcoders)
     hashes = [{"name": one.name, "hash": one.hash} for one in coders.values()]
     if model.hash != graph.provenance.get("model_hash") or hashes != graph.provenance.get("transcoders"):
@@ -95,7 +96,6 @@ def verify_graph(
     tokens = torch.tensor([graph.tokens])
     with uninterrupted(), torch.no_grad():
         reader = _reader(model, coders, graph)
-        bare = float(read_stream(model, tokens, reader, [])[0])
         column = {node.id: place for place, node in enumerate(graph.nodes)}
         parts = [chosen[start : start + AT_ONCE] for start in range(0, len(chosen), AT_ONCE)]
         predicted: dict[str, list[float]] = {}
@@ -103,11 +103,13 @@ def verify_graph(
         frozen = None
         for regime in regimes:
             if regime == "free":
+                bare = reader.value if reader.tokens else float(read_stream(model, tokens, reader, [])[0])
                 values = torch.cat(
                     [_free(model, tokens, reader, [_scale(coders, node, factor) for node in some]) for some in parts]
                 )
             else:
                 frozen = frozen or _freeze(model, tokens, coders, graph)
+                bare = float(read_stream(model, tokens, reader, [])[0])
                 held = _HeldModel(model, frozen, coders, graph, latents=regime == "latents")
                 values = torch.cat(
                     [
@@ -177,7 +179,7 @@ def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, SparseCod
 def _free(model: LanguageModel, tokens: Tensor, reader: Reader, scales: Sequence[Scale]) -> Tensor:
     """The target's value in the plain model, in each row under one of the interventions: `[rows]`."""
     groups = [Group(model.bind([one]), slice(row, row + 1)) for row, one in enumerate(scales)]
-    return read_stream(model, tokens.expand(len(scales), -1), reader, groups)
+    return read_target_value(model, tokens.expand(len(scales), -1), reader, groups)
 
 
 def _scale(coders: Mapping[int, SparseCoder], node: Node, factor: float) -> Scale:
@@ -215,9 +217,11 @@ class _HeldModel:
                     assert node.feature is not None
                     direction = self.coders[layer].direction(node.feature.index).detach().float()
                     change[row, node.position] = (factor - 1) * node.value * direction
-            edits += _pair(f"blocks.{layer}.ln1.hook_in", f"blocks.{layer}.ln1.hook_out", block.attention_norm.apply)
-            edits += _pair(f"blocks.{layer}.ln2.hook_in", f"blocks.{layer}.ln2.hook_out", block.mlp_norm.apply)
-            edits += _pair(f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out", self._mlp(layer, change))
+            for norm in block.norms:
+                edits += _pair(f"{norm.at}.hook_in", f"{norm.at}.hook_out", norm.apply)
+            if block.heads.cut is not None:
+                edits += _pair(f"blocks.{layer}.attn.hook_in", f"blocks.{layer}.attn.hook_z", block.heads.mix)
+            edits += _pair(f"blocks.{layer}.mlp.hook_in", block.writes, self._mlp(layer, change))
         edits += _pair("ln_final.hook_in", "ln_final.hook_out", self.frozen.final.apply)
         return self.model.network.prepare(edits)
 
@@ -237,11 +241,10 @@ class _HeldModel:
                 return out + moved
             if layer < self.linear_from:
                 return out
-            path = self.model.hook_points[f"blocks.{layer}.hook_mlp_out"].module
-            mlp = self.model.network.module.get_submodule(path or "")
+            mlp = mlp_at(self.model, layer)
             around = before.expand_as(x).contiguous()
             with running(None):  # the edits of this run must not act on this call of the MLP
-                return out + torch.func.jvp(mlp, (around,), (x - before,))[1]
+                return out + along(mlp, around, x - before)
 
         return write
 
