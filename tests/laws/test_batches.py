@@ -97,7 +97,7 @@ def test_a_model_that_sees_ahead_does_not_write(name: str, opened: Callable[[str
     for write in (
         lambda: model.generate("The dog", 3),
         lambda: wb.compare(model, "The dog", [wb.Scale("neurons.0.post:3", 2.0)], 3),
-        lambda: wb.dose_response(model, "The dog", " xylophone", [1.0], lambda _: []),
+        lambda: wb.measures.dose_response(model, "The dog", " xylophone", [1.0], lambda _: []),
     ):
         with pytest.raises(PromptError, match="depend on later tokens"):
             write()
