@@ -46,14 +46,30 @@ def test_measures_are_the_same_in_small_runs(llama: wb.model.LanguageModel, monk
         monkeypatch.setattr(runs, "LOGITS", limit)
         largest = 0
         fidelity = wb.measure_fidelity(llama, sae, CORPUS, context=32).to_dict()
-        sparsity = wb.measure_sparsity(llama, CORPUS, tokens=200, context=32, resamples=5).to_dict()
+        sparsity, _ = wb.sparsity.measure_at_thresholds(llama, 0.2, CORPUS, 200, context=32, resamples=5)
         child = wb.bake(llama, [wb.Scale("neurons.0.post:3", 2.0)])
         certificate = certify(child, CORPUS, 200, context=32).to_dict()
-        found.append([*(fidelity[name] for name in MEASURES), sparsity["sparsity"]])
+        found.append([*(fidelity[name] for name in MEASURES), sparsity.sparsity, sparsity.ce])
         found[-1] += [certificate[name] for name in ("perplexity_before", "perplexity_after", "kl", "predictions")]
         if limit == 32 * tiny.VOCAB:
             assert largest <= limit
     assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-6)
+
+
+def test_a_fine_tune_learns_the_same_in_small_runs(
+    llama: wb.model.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for limit in (runs.LOGITS, 64 * tiny.VOCAB):
+        monkeypatch.setattr(runs, "LOGITS", limit)
+        codes = {"blocks.1.hook_resid_post": wb.Codebook(32, 24)}
+        lines: list[Any] = []
+        how: dict[str, Any] = {"tokens": 300, "batch": 5, "context": 32, "log": lines.append}
+        tuned = wb.training.fine_tune(llama, CORPUS, codes, **how)
+        found.append((tuned(torch.arange(20)[None]), [line["loss"] for line in lines], lines[-1]["tokens"]))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-3)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-4)
+    assert found[1][2] == found[0][2]
 
 
 def test_chunks_are_short_where_the_vocabulary_is_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_plain_fine_tuning_equals_a_loop_written_here(speaker: wb.model.Language
 
     module: Any = copy.deepcopy(speaker.network.module)
     optimiser = torch.optim.Adam(module.requires_grad_(True).parameters(), lr=HOW["lr"])
-    for batch, _ in zip(MACHINE.batches(speaker, 32, 8), range(12), strict=False):
+    for batch, _ in zip(MACHINE.batches(speaker, 32, 8), range(13), strict=False):
         logits = module(input_ids=batch.tokens).logits[:, 1:-1]
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 2:].flatten()).backward()
