@@ -61,7 +61,8 @@ def test_batches_are_right_padded_with_little_padding(corpus: Corpus, llama: wb.
         assert batch.tokens.dtype == torch.int64
         assert torch.equal(batch.mask, torch.arange(batch.mask.shape[1]) < lengths)
         assert bool(batch.mask.any(0).all())  # no column is padding alone
-        assert torch.equal(batch.mask, batch.content)  # there is no special token in these texts
+        assert torch.equal(batch.mask[:, 1:], batch.content[:, 1:])  # there is no special token in these texts
+        assert not batch.content[:, 0].any()
     share = sum(int(b.mask.sum()) for b in batches) / sum(b.mask.numel() for b in batches)
     assert share > 0.9
     tokens, mask = batches[0]
@@ -109,10 +110,24 @@ def test_batches_are_deterministic_and_seeds_differ(corpus: Corpus, llama: wb.mo
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 50, 333])
-def test_a_limit_of_tokens_is_exact(corpus: Corpus, with_bos: wb.model.LanguageModel, tokens: int) -> None:
+def test_a_limit_of_tokens_is_exact(
+    corpus: Corpus, llama: wb.model.LanguageModel, with_bos: wb.model.LanguageModel, tokens: int
+) -> None:
     batches = list(corpus.batches(with_bos, context=20, batch=4, tokens=tokens))
     assert sum(int(batch.content.sum()) for batch in batches) == tokens
     assert corpus.count_tokens(with_bos, at_most=tokens) == tokens
+    batches = list(corpus.batches(llama, context=20, batch=4, tokens=tokens))
+    assert sum(int(batch.content.sum()) for batch in batches) == tokens
+
+
+def test_counted_tokens_are_those_of_the_batches(
+    corpus: Corpus, llama: wb.model.LanguageModel, with_bos: wb.model.LanguageModel
+) -> None:
+    for model in (llama, with_bos):
+        for context in (7, 20, 256):
+            batches = corpus.batches(model, context=context, batch=4)
+            counted = corpus.count_tokens(model, context=context)
+            assert counted == sum(int(batch.content.sum()) for batch in batches)
 
 
 def test_a_limited_sample_has_texts_of_all_lengths(corpus: Corpus, llama: wb.model.LanguageModel) -> None:

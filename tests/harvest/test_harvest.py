@@ -70,7 +70,7 @@ def test_activations_are_those_of_the_plain_model(
 ) -> None:
     model = with_bos if bos else llama
     found = Harvest(model, corpus, POINT, context=20, batch=5).collect()
-    assert len(found) == corpus.count_tokens(model)
+    assert len(found) == corpus.count_tokens(model, context=20)
     assert found.values[POINT].dtype == torch.float32
     torch.testing.assert_close(found.values[POINT], alone(model, found, corpus, 1, 20), rtol=1e-4, atol=1e-4)
     for row in range(0, len(found), 97):

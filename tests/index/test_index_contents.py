@@ -188,7 +188,8 @@ def test_what_fires_on_a_prompt(sae_world: World, neuron_world: World) -> None:
             x = world.model.capture(tokens, [world.dictionary.reads])[world.dictionary.reads][0]
             dense = world.dictionary.encode(x).dense()
         assert [one.token for one in fired] == world.model.token_texts(tokens[0])
-        for one, row in zip(fired, dense, strict=True):
+        assert not fired[0].features  # the first position, where an attention sink stands
+        for one, row in zip(fired[1:], dense[1:], strict=True):
             best = sorted(((float(v), f) for f, v in enumerate(row) if v != 0), reverse=True)[:top]
             assert list(zip(one.values, one.features, strict=True)) == best
     with pytest.raises(wb.index.FeatureIndexError, match="model"):

@@ -77,8 +77,8 @@ def test_how_often_each_neuron_is_on(learned: wb.model.LanguageModel, corpus: Co
     on, kinds = [], []
     for text in some.texts:
         row = learned.to_tokens(text)
-        on.append(sizes(learned, row) >= torch.tensor(THRESHOLDS)[:, None, None])
-        kinds += [kind_of(piece) for piece in learned.token_texts(row[0])]
+        on.append((sizes(learned, row) >= torch.tensor(THRESHOLDS)[:, None, None])[:, 1:])  # the first does not count
+        kinds += [kind_of(piece) for piece in learned.token_texts(row[0])[1:]]
     active = torch.cat(on, 1)  # [n_layers, n, d_mlp]
     assert found.tokens == len(kinds)
     assert torch.allclose(found.rates, active.float().mean(1), atol=1e-5)
@@ -171,10 +171,10 @@ def test_the_router_runs_the_groups_it_scores_highest(learned: wb.model.Language
             block.mlp.down_proj.register_forward_pre_hook(pick),
         ]
     with torch.no_grad():
-        logits = plain(input_ids=row, use_cache=False).logits[0, :-1]
+        logits = plain(input_ids=row, use_cache=False).logits[0, 1:-1]  # the first position does not count
     for handle in handles:
         handle.remove()
-    assert found.outcome.ce == pytest.approx(float(torch.nn.functional.cross_entropy(logits, row[0, 1:])), rel=1e-4)
+    assert found.outcome.ce == pytest.approx(float(torch.nn.functional.cross_entropy(logits, row[0, 2:])), rel=1e-4)
 
 
 def test_groups_refused_in_one_sentence(learned: wb.model.LanguageModel, corpus: Corpus, zoo: Any) -> None:

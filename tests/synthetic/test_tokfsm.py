@@ -99,7 +99,7 @@ def test_plain_fine_tuning_equals_a_loop_written_here(speaker: wb.model.Language
 
     module: Any = copy.deepcopy(speaker.network.module)
     optimiser = torch.optim.Adam(module.requires_grad_(True).parameters(), lr=HOW["lr"])
-    for batch, _ in zip(MACHINE.batches(speaker, 32, 8), range(12), strict=False):
+    for batch, _ in zip(MACHINE.batches(speaker, 32, 8), range(13), strict=False):
         logits = module(input_ids=batch.tokens).logits[:, 1:-1]
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 2:].flatten()).backward()
@@ -142,14 +142,14 @@ def test_it_goes_on_where_it_was_stopped(speaker: wb.model.LanguageModel, tmp_pa
     wb.training.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", cancel=stops(), **how)
     parts = wb.training.fine_tune(speaker, MACHINE, books(), folder=tmp_path / "parts", **how)
     assert parts.hash == whole.hash
-    assert [line["step"] for line in read_history(tmp_path / "parts")] == list(range(1, 13))
+    assert [line["step"] for line in read_history(tmp_path / "parts")] == list(range(1, 14))
     how |= {"folder": tmp_path / "parts"}
     again = wb.training.fine_tune(speaker, MACHINE, books(), cancel=lambda: pytest.fail("works"), **how)
     tokens = MACHINE.write(MACHINE.walk(4, 10, 9))
     assert torch.equal(again(tokens), whole(tokens))
     with pytest.raises(wb.training.TrainingError, match="another training: its lr is"):
         wb.training.fine_tune(speaker, MACHINE, books(), **how | {"lr": 0.1})
-    assert all(one.provenance["tokens"] == 8 * 32 * 12 for one in again.splices.values())  # type: ignore[attr-defined]
+    assert all(one.provenance["tokens"] == 8 * 31 * 13 for one in again.splices.values())  # type: ignore[attr-defined]
     assert again.about["trained"] == whole.about["trained"]
     wider = books()
     wider[HEADS].k = 2

@@ -16,6 +16,22 @@ def time_left(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def remembering(cancel: Callable[[], bool] | None) -> Callable[[], bool]:
+    """`cancel` with a memory: once it has returned True it is True for ever, and is not asked again.
+
+    Args:
+        cancel: asks whether to stop; None never stops.
+    """
+    stopped = False
+
+    def stops() -> bool:
+        nonlocal stopped
+        stopped = stopped or (cancel is not None and bool(cancel()))
+        return stopped
+
+    return stops
+
+
 class SpokenProgress:
     """Progress in words on standard error, each once."""
 

@@ -1,9 +1,12 @@
-"""Texts as batches of tokens: cut into windows, sorted by length, padded.
+"""Texts as batches of tokens: cut into windows, sorted by length, padded where the model is causal.
 
 Texts are never joined: each row of a batch is one window of one text, behind the tokenizer's BOS token where it has
-one. That token matters: the first position of a sequence is an attention sink, with activations a hundred times larger
-than elsewhere (norm 25,000 against 180 in the middle of the default model), and it belongs on a token that is masked
-out, not on a word.
+one. The first position of a window is an attention sink, with activations a hundred times larger than elsewhere (norm
+25,000 against 180 in the middle of the default model), whatever token stands there; so it never counts. A tokenizer
+with BOS loses no word by that.
+
+Padding is on the right, where no token of a causal model sees it, so that no run takes a mask. A model that is not
+causal gets rows of one length only.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class TokenBatch:
     mask: Tensor
     """`[batch, pos]` bool, False in the padding."""
     content: Tensor
-    """`[batch, pos]` bool, False in the padding and on special tokens."""
+    """`[batch, pos]` bool, the tokens that count: False in the padding, on special tokens and at the first position."""
     texts: Tensor
     """`[batch]` int64: which text of the corpus a row is from."""
     positions: Tensor
@@ -58,10 +61,16 @@ class Window:
     """Its first token in the text."""
     ids: list[int]
 
-    def shorten(self, left: int, specials: frozenset[int]) -> int:
-        """Keep at most `left` tokens that are not special; returns how many of `left` remain."""
+    def shorten(self, left: int, specials: frozenset[int], first: bool) -> int:
+        """Keep at most `left` tokens that count; returns how many of `left` remain.
+
+        Args:
+            left: tokens.
+            specials: ids that do not count.
+            first: whether the window's first token stands at the first position, which does not count.
+        """
         for place, token in enumerate(self.ids):
-            left -= token not in specials
+            left -= token not in specials and not (first and place == 0)
             if left == 0:
                 self.ids = self.ids[: place + 1]
                 break
@@ -69,7 +78,15 @@ class Window:
 
 
 def windows_of(
-    texts: Sequence[str], model: Any, room: int, *, tokens: int | None, seed: int, shuffle: bool, repeat: bool
+    texts: Sequence[str],
+    model: Any,
+    room: int,
+    *,
+    tokens: int | None,
+    seed: int,
+    shuffle: bool,
+    repeat: bool,
+    prefixed: bool,
 ) -> Iterator[Window]:
     """Windows of at most `room` tokens, in the order of the texts; the last one is cut so that `tokens` is exact.
 
@@ -77,10 +94,11 @@ def windows_of(
         texts: the texts.
         model: a model with a tokenizer.
         room: tokens of a window at most.
-        tokens: end after so many tokens that are not special; None for all.
+        tokens: end after so many tokens that count; None for all.
         seed: of the order of the texts.
         shuffle: mix the texts.
         repeat: begin again, in another order, after the last text.
+        prefixed: whether a BOS token will stand in front of each window.
     """
     specials = special_ids(model)
     left = tokens
@@ -89,9 +107,9 @@ def windows_of(
         for start in range(0, len(texts), TEXTS_TOGETHER):
             chunk: list[int] = order[start : start + TEXTS_TOGETHER].tolist()
             for text, ids in zip(chunk, tokenize(model, [texts[text] for text in chunk]), strict=True):
-                for window in _cut(epoch, text, ids, room):
+                for window in cut(epoch, text, ids, room):
                     if left is not None:
-                        left = window.shorten(left, specials)
+                        left = window.shorten(left, specials, not prefixed)
                     yield window
                     if left == 0:
                         return
@@ -99,7 +117,7 @@ def windows_of(
             return
 
 
-def _cut(epoch: int, text: int, ids: list[int], room: int) -> Iterator[Window]:
+def cut(epoch: int, text: int, ids: list[int], room: int) -> Iterator[Window]:
     """The windows of one text, of about equal length."""
     parts = -(-len(ids) // room)
     for part in range(parts):
@@ -115,7 +133,7 @@ def batched(
     Args:
         windows: from `windows_of`.
         model: a model with a tokenizer.
-        batch: rows.
+        batch: rows at most.
         chance: mixes the batches; None keeps them in order.
         bos: put the tokenizer's BOS token, if it has one, in front of every window.
     """
@@ -125,9 +143,16 @@ def batched(
     for _, of_epoch in itertools.groupby(windows, key=lambda window: window.epoch):
         while together := list(itertools.islice(of_epoch, batch * BATCHES_SORTED_TOGETHER)):
             together.sort(key=lambda window: len(window.ids))
-            starts = np.arange(0, len(together), batch)
-            for start in (starts if chance is None else chance.permutation(starts)).tolist():
-                yield _pad(together[start : start + batch], prefix, specials)
+            batches = _split(together, batch, padded=model.network.causal)
+            order = np.arange(len(batches))
+            for number in (order if chance is None else chance.permutation(order)).tolist():
+                yield _pad(batches[number], prefix, specials)
+
+
+def _split(windows: Sequence[Window], batch: int, *, padded: bool) -> list[Sequence[Window]]:
+    """Windows, sorted by length, in batches of at most `batch`; of equal length where they are not to be padded."""
+    alike = [windows] if padded else [list(one) for _, one in itertools.groupby(windows, lambda one: len(one.ids))]
+    return [one[start : start + batch] for one in alike for start in range(0, len(one), batch)]
 
 
 def _pad(windows: Sequence[Window], prefix: list[int], specials: Tensor) -> TokenBatch:
@@ -140,7 +165,7 @@ def _pad(windows: Sequence[Window], prefix: list[int], specials: Tensor) -> Toke
     return TokenBatch(
         tokens,
         mask,
-        mask & ~torch.isin(tokens, specials),
+        mask & ~torch.isin(tokens, specials) & (torch.arange(longest) > 0),
         torch.tensor([window.text for window in windows]),
         positions.masked_fill(~mask | (column < 0), -1),
     )

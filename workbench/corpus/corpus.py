@@ -16,7 +16,16 @@ from annotated_types import Ge, Gt, Lt
 
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.files import replacing
-from workbench.corpus.batching import TEXTS_TOGETHER, TokenBatch, batched, bos_id, special_ids, tokenize, windows_of
+from workbench.corpus.batching import (
+    TEXTS_TOGETHER,
+    TokenBatch,
+    batched,
+    bos_id,
+    cut,
+    special_ids,
+    tokenize,
+    windows_of,
+)
 from workbench.corpus.reading import CorpusError, read_source
 
 STREAMED_TEXTS = 20_000
@@ -158,15 +167,29 @@ class Corpus:
             note = {"name": self.name, "source": self.source, "licence": self.licence, **self.note, "hash": self.hash}
             temporary.write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
 
-    def count_tokens(self, model: Any, at_most: int | None = None) -> int:
-        """The number of tokens of the texts without special ones, by the tokenizer of `model`; at most `at_most`."""
-        total, specials = 0, special_ids(model)
+    def count_tokens(self, model: Any, at_most: int | None = None, context: int = 256) -> int:
+        """The number of tokens that count in `batches` of this context; at most `at_most`."""
+        total, specials, prefixed = 0, special_ids(model), bos_id(model) is not None
+        room = min(context, model.network.n_ctx) - prefixed
         for start in range(0, len(self), TEXTS_TOGETHER):
             for ids in tokenize(model, self.texts[start : start + TEXTS_TOGETHER]):
                 total += sum(token not in specials for token in ids)
+                if not prefixed:
+                    total -= sum(window.ids[0] not in specials for window in cut(0, 0, ids, room))
             if at_most is not None and total >= at_most:
                 return at_most
         return total
+
+    def check_tokens(self, model: Any, context: int = 256) -> None:
+        """Refuse texts of which nothing can be measured.
+
+        Raises:
+            CorpusError: no token counts in `batches` of this context.
+        """
+        if not self.count_tokens(model, 1, context):
+            raise CorpusError(
+                f"{self.name} holds no token to measure on, only special ones and first ones; give longer texts."
+            )
 
     @checked(CorpusError)
     def batches(
@@ -184,13 +207,15 @@ class Corpus:
     ) -> Iterator[TokenBatch]:
         """The texts as token batches, the same for the same arguments.
 
-        A text longer than a window is cut into windows of about equal length. Windows of similar length share a batch.
+        A text longer than a window is cut into windows of about equal length. Windows of similar length share a batch;
+        of a model that is not causal, windows of equal length, since its tokens would see the padding.
 
         Args:
             model: its tokenizer and its context length are used.
             context: positions of a window, with BOS; the context length of the model bounds it.
-            batch: rows.
-            tokens: end after exactly so many tokens, special ones not counted; None for all.
+            batch: rows at most.
+            tokens: end after exactly so many tokens that count; None for all. Special tokens and the first position of
+                a window do not count.
             seed: of the order of the texts.
             shuffle: mix the texts; otherwise they come in order, up to 16 batches sorted by length.
             repeat: begin again, in another order, when all texts have been used.
@@ -204,8 +229,10 @@ class Corpus:
         if not 0 <= rank < world:
             raise CorpusError(f"shard is a rank from 0 and a world size above it, not {shard}.")
         special_ids(model)  # raises here, not at the first batch
-        room = min(context, model.network.n_ctx) - (bos and bos_id(model) is not None)
-        windows = windows_of(self.texts, model, room, tokens=tokens, seed=seed, shuffle=shuffle, repeat=repeat)
+        prefixed = bos and bos_id(model) is not None
+        room = min(context, model.network.n_ctx) - prefixed
+        how: dict[str, Any] = {"seed": seed, "shuffle": shuffle, "repeat": repeat, "prefixed": prefixed}
+        windows = windows_of(self.texts, model, room, tokens=tokens, **how)
         batches = batched(windows, model, batch, np.random.default_rng([seed, 1]) if shuffle else None, bos)
         return itertools.islice(batches, rank, None, world)
 

@@ -11,3 +11,4 @@ from workbench.evaluation.losses import predictions as predictions
 from workbench.evaluation.losses import token_losses as token_losses
 from workbench.evaluation.repetition import repetition as repetition
 from workbench.evaluation.runs import logits_under as logits_under
+from workbench.evaluation.runs import windows_at_once as windows_at_once

@@ -1,14 +1,15 @@
 """Cross-entropy, KL divergence and perplexity of next-token predictions, in nats and in float32.
 
-Every other room computes these here. Positions are processed in chunks of `POSITIONS`: the matrices of
-log-probabilities `[chunk, vocab]` are freed before the next chunk, so that memory beyond the logits themselves does not
-grow with positions times vocabulary. A position's value depends on its own logits alone, so chunks do not change it.
+Every other room computes these here. Positions are processed in chunks of `POSITIONS`, or fewer where the vocabulary is
+large: the matrices of log-probabilities `[chunk, vocab]` are freed before the next chunk, so that memory beyond the
+logits themselves does not grow with positions times vocabulary. A position's value depends on its own logits alone, so
+chunks do not change it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from workbench.evaluation.errors import EvaluationError
 
 POSITIONS = 64
 """Positions of a chunk: at the default model's vocabulary the fastest size on CPUs."""
+VALUES = 1 << 22
+"""Logits of a chunk, at most."""
 
 
 @checked(EvaluationError)
@@ -123,15 +126,23 @@ def _at_positions(measure: Callable[..., Tensor], counted: Tensor | None, *of: T
     n_rows = math.prod(lead[:-1])  # also where there is no position
     rows = [one.reshape(n_rows, *one.shape[len(lead) - 1 :]) for one in of]  # [rows, pos, ...]
     result = torch.zeros(rows[0].shape[:2], dtype=torch.float32, device=of[0].device)
-    for row, at in _chunks(len(result), result.shape[1], None if counted is None else counted.reshape(result.shape)):
+    size = max(1, min(POSITIONS, VALUES // of[0].shape[-1]))
+    for row, at in _chunks(result.shape, size, None if counted is None else counted.reshape(result.shape)):
         result[row, at] = measure(*(one[row, at] for one in rows))
     return result.reshape(lead)
 
 
-def _chunks(rows: int, length: int, counted: Tensor | None) -> Iterator[tuple[int, Tensor | slice]]:
-    """Row by row, at most `POSITIONS` positions at a time: slices of all positions, or indices of the counted ones."""
+def _chunks(shape: Sequence[int], size: int, counted: Tensor | None) -> Iterator[tuple[int, Tensor | slice]]:
+    """Row by row, at most `size` positions at a time: slices of all positions, or indices of the counted ones.
+
+    Args:
+        shape: rows and positions.
+        size: positions of a chunk.
+        counted: bool of this shape; None counts all.
+    """
+    rows, length = shape
     for row in range(rows):
         if counted is None:
-            yield from ((row, slice(start, start + POSITIONS)) for start in range(0, length, POSITIONS))
+            yield from ((row, slice(start, start + size)) for start in range(0, length, size))
         else:
-            yield from ((row, at) for at in counted[row].nonzero()[:, 0].split(POSITIONS) if len(at))
+            yield from ((row, at) for at in counted[row].nonzero()[:, 0].split(size) if len(at))

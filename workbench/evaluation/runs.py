@@ -9,12 +9,28 @@ from torch import Tensor
 from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
+LOGITS = 1 << 26
+"""Logits that one run computes, at most, where windows can be run apart: 256 MiB in float32."""
+
+
+def windows_at_once(model: LanguageModel, context: int, batch: int) -> int:
+    """The windows to run at once so that their logits are at most `LOGITS`: from 1 to `batch`.
+
+    At the default model's vocabulary these are 5 windows of 256 tokens.
+
+    Args:
+        model: the model.
+        context: positions of a window.
+        batch: windows at most.
+    """
+    return max(1, min(batch, LOGITS // (min(context, model.network.n_ctx) * model.network.vocab_size)))
+
 
 def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit]) -> Tensor:
     """Logits of a model that runs under edits: `[batch, pos, vocab]`, in the model's type.
 
-    Interventions in force around the call and the model's own dictionaries come first. Padding on the right takes no
-    mask, because no token of a causal model reads it.
+    Interventions in force around the call and the model's own dictionaries come first. There is no mask:
+    `Corpus.batches` pads on the right, and only for causal models, of which no token reads the padding.
 
     Args:
         model: the model.

@@ -1,7 +1,7 @@
 """One pass of a model over a corpus.
 
-The model runs no further than the last hook point and never computes the LM head; padding and special tokens are left
-out.
+The model runs no further than the last hook point and never computes the LM head. Padding, special tokens and the first
+position of each window, where an attention sink stands, are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, time_left
 from workbench.corpus import Corpus
+from workbench.corpus.batching import bos_id
 from workbench.model.language_model import LanguageModel
 
 
@@ -140,7 +141,7 @@ class Harvest:
             if cancel is not None and cancel():
                 return
             with torch.no_grad():
-                # without a mask: the padding is on the right, where no token of a causal model looks
+                # without a mask: the batches of a model that would see the padding have none
                 captured = self.model.capture(batch.tokens, self.hook_points)
             rows = batch.content
             part = Activations(
@@ -164,13 +165,15 @@ class Harvest:
         plain = {name: getattr(self, name) for name in ("tokens", "context", "batch", "seed", "repeat")}
         names = {"model": self.model.name, "corpus": self.corpus.name, "hook_points": list(self.hook_points)}
         hashes = {"model_hash": self.model.hash, "corpus_hash": self.corpus.hash}
-        return names | hashes | plain | {"shard": list(self.shard)}
+        # harvests of older versions, and theirs alone, hold the first token of a window that begins with no BOS
+        windows = {} if bos_id(self.model) is not None else {"first_position": "left out"}
+        return names | hashes | plain | windows | {"shard": list(self.shard)}
 
     def _total(self) -> int | None:
         """How many tokens there will be, about; None if there is no end."""
         if self.repeat:
             return None if self.tokens is None else self.tokens // self.shard[1]
-        return self.corpus.count_tokens(self.model, self.tokens) // self.shard[1]
+        return self.corpus.count_tokens(self.model, self.tokens, self.context) // self.shard[1]
 
 
 class _Clock:

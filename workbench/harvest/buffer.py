@@ -25,11 +25,19 @@ class Buffer:
         batch_size: tokens per batch; the last one of a source that ends can be smaller.
         block: tokens mixed together, rounded up to whole batches; they are kept in memory.
         seed: of the mixing.
+        batches: end after so many; no more tokens are read than these take. None for as many as the source has.
     """
 
     @checked(HarvestError)
-    def __init__(self, source: Source, batch_size: Positive = 4096, block: Positive = 65_536, seed: Natural = 0):
-        self.source = source
+    def __init__(
+        self,
+        source: Source,
+        batch_size: Positive = 4096,
+        block: Positive = 65_536,
+        seed: Natural = 0,
+        batches: Positive | None = None,
+    ):
+        self.source, self.batches = source, batches
         self.batch_size = batch_size
         self.per_block = max(-(-block // batch_size), 1)
         self.seed = seed
@@ -43,6 +51,8 @@ class Buffer:
         return self
 
     def __next__(self) -> Activations:
+        if self.handed == self.batches:
+            raise StopIteration
         number, place = divmod(self.handed, self.per_block)
         if self._block is None or place == 0:
             self._block = self._read(number)
@@ -76,9 +86,11 @@ class Buffer:
 
     def _read(self, number: int) -> Activations:
         """The tokens of a block, in order; fewer, or none, at the end of the source."""
-        size = self.per_block * self.batch_size
+        begin = number * self.per_block
+        left = self.per_block if self.batches is None else min(self.per_block, self.batches - begin)
+        size = left * self.batch_size
         if self._parts is None:
-            self._parts = self.source.run(skip=number * size)
+            self._parts = self.source.run(skip=begin * self.batch_size)
         parts = [] if self._rest is None else [self._rest]
         self._block = self._rest = None  # free it before the next is read
         while sum(map(len, parts)) < size and (part := next(self._parts, None)) is not None:

@@ -17,10 +17,14 @@ from torch import Tensor
 
 from workbench.core.checks import Number, checked
 from workbench.core.files import replacing
-from workbench.core.progress import Progress
+from workbench.core.progress import Progress, remembering
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
 from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError
+from workbench.model.massive import massive
+
+MOST_LOST = 0.01
+"""The share of an activation's length that storing it may lose; rounding to float16 loses at most a 2,000th."""
 
 
 class Store:
@@ -34,7 +38,8 @@ class Store:
         hook_points: which of its hook points to read; None for all.
 
     Attributes:
-        note: the settings of the harvest, versions, command; `committed` tokens; whether it is `complete`.
+        note: the settings of the harvest, versions, command; `committed` tokens; whether it is `complete`; by hook
+            point the number of `massive` activations, each beside the others of its batch (see `model.massive`).
         values: by hook point, `[n_tokens, width]`.
         columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
     """
@@ -111,9 +116,10 @@ class Store:
             cancel: called before each batch; once it returns True, the store is left incomplete, ready to go on.
 
         Raises:
-            HarvestError: the folder holds another harvest, or a value does not fit into float16.
+            HarvestError: the folder holds another harvest, or float16 can't hold an activation: a value is too large,
+                or all are so small that it would lose more than 1% of their length.
         """
-        folder = Path(folder)
+        folder, stops = Path(folder), remembering(cancel)
         if harvest.repeat and harvest.tokens is None:
             raise HarvestError("A harvest that repeats without a limit does not fit on a disk; give tokens.")
         names = list(harvest.hook_points)
@@ -124,13 +130,14 @@ class Store:
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "command": command_line(),
         }
-        earlier = _read_progress(folder) or note | {"committed": 0, "complete": False}
+        new = note | {"committed": 0, "complete": False, "massive": dict.fromkeys(names, 0)}
+        earlier = _read_progress(folder) or new
         wrong = difference(earlier["harvest"] | {"dtype": earlier["dtype"]}, note["harvest"] | {"dtype": dtype})
         if wrong:
             raise HarvestError(f"{folder} holds another harvest: {wrong}. Choose another folder.")
         if not earlier["complete"]:
-            _append(folder, earlier, harvest.run(earlier["committed"], progress=progress, cancel=cancel), commit_every)
-            if not (cancel is not None and cancel()):
+            _append(folder, earlier, harvest.run(earlier["committed"], progress=progress, cancel=stops), commit_every)
+            if not stops():
                 _commit(folder, earlier | {"complete": True})
         return cls(folder)
 
@@ -150,11 +157,9 @@ def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations], co
             files[name] = file
         for part in parts:
             for name, value in part.values.items():
-                with np.errstate(over="ignore"):
-                    stored = value.cpu().numpy().astype(note["dtype"])
-                if not np.isfinite(stored).all():
-                    raise HarvestError(f"A value at {name} does not fit into {note['dtype']}; use dtype='float32'.")
-                files[name].write(stored.tobytes())
+                files[name].write(_stored(name, value.cpu(), note["dtype"]).tobytes())
+                if "massive" in note:  # an older version's note counts none
+                    note["massive"][name] += int(massive(value.norm(dim=-1)).sum())
             for name in COLUMNS:
                 files[name].write(getattr(part, name).cpu().numpy().astype(np.int32).tobytes())
             rows += len(part)
@@ -163,6 +168,23 @@ def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations], co
                 committed_at = time.monotonic()
         _commit(folder, note | {"committed": rows}, files.values())
         note["committed"] = rows
+
+
+def _stored(name: str, value: Tensor, dtype: str) -> np.ndarray:
+    """Activations `[n, width]` as they are stored.
+
+    Raises:
+        HarvestError: the type can't hold them.
+    """
+    with np.errstate(over="ignore"):
+        stored = value.numpy().astype(dtype)
+    if not np.isfinite(stored).all():
+        raise HarvestError(f"A value at {name} does not fit into {dtype}; use dtype='float32'.")
+    if dtype == "float16":
+        lost = (torch.from_numpy(stored.astype(np.float32)) - value).norm(dim=-1)  # [n]
+        if bool((lost > MOST_LOST * value.norm(dim=-1)).any()):
+            raise HarvestError(f"The values at {name} are too small for float16; use dtype='float32'.")
+    return stored
 
 
 def _commit(folder: Path, note: dict[str, Any], files: Iterable[IO[bytes]] = ()) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from workbench.core.checks import Integer, Number, checked
-from workbench.core.progress import Progress
+from workbench.core.progress import Progress, remembering
 from workbench.corpus import Corpus
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.protocol import Dictionary
@@ -91,12 +91,13 @@ def build_indexes(
     harvest = Harvest(model, corpus, points, tokens, context, batch, seed)
     jobs = [IndexBuild(path, model, dictionary, harvest, keep) for path, dictionary in named.items()]
     todo = [job for job in jobs if not job.finished()]
-    _read(harvest, todo, commit_every, progress, cancel)
+    stops = remembering(cancel)
+    _read(harvest, todo, commit_every, progress, stops)
     for number, job in enumerate(todo):
         done = _READING + (1 - _READING) * number / len(todo)
 
         def check(share: float, done: float = done, job: IndexBuild = job) -> None:
-            _stop_if(cancel)
+            _stop_if(stops)
             if progress:
                 progress(done + share * (1 - _READING) / len(todo), f"Sorting {job.path.name}")
 
@@ -109,7 +110,7 @@ def _read(
     jobs: list[IndexBuild],
     commit_every: float,
     progress: Progress | None,
-    cancel: Callable[[], bool] | None,
+    stops: Callable[[], bool],
 ) -> None:
     """Run the pass: every build gets the codes of every token."""
     if not jobs:
@@ -122,7 +123,7 @@ def _read(
             job.open(rows)
         committed_at = time.monotonic()
         with uninterrupted():
-            for part in harvest.run(rows, progress=reading, cancel=cancel):
+            for part in harvest.run(rows, progress=reading, cancel=stops):
                 for job in jobs:
                     job.append(part)
                 rows += len(part)
@@ -137,11 +138,11 @@ def _read(
     finally:
         for job in jobs:
             job.close()
-    _stop_if(cancel)
+    _stop_if(stops)
 
 
-def _stop_if(cancel: Callable[[], bool] | None) -> None:
-    if cancel is not None and cancel():
+def _stop_if(stops: Callable[[], bool]) -> None:
+    if stops():
         raise FeatureIndexError("Building was cancelled; the same call continues where it stopped.")
 
 

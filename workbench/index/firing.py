@@ -14,6 +14,8 @@ from workbench.model.sampling import PromptError
 def active_features(model: LanguageModel, dictionary: Dictionary, prompt: str, top: int) -> list[TokenFeatures]:
     """The `top` features with the highest values on each token of a prompt, under the interventions in force here.
 
+    The first position, where an attention sink stands, has no features; it is BOS's, where the model has one.
+
     Raises:
         PromptError: a prompt that is empty or longer than the model's context.
     """
@@ -26,7 +28,7 @@ def active_features(model: LanguageModel, dictionary: Dictionary, prompt: str, t
     texts = model.token_texts(batch.tokens[0])
     tokens = []
     for row in (batch.positions[0] >= 0).nonzero()[:, 0].tolist():
-        active = values[row].nonzero()[:top, 0]
+        active = values[row].nonzero()[: top if row else 0, 0]
         tokens.append(
             TokenFeatures(
                 id=int(batch.tokens[0, row]),

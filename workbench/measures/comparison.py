@@ -20,7 +20,7 @@ from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
 from workbench.interventions.protocol import FeatureIntervention
 from workbench.model.decoding import Decoder, DecodingStep, decode
-from workbench.model.edits import BoundEdit, EditError, Group, Intervention, check_edits
+from workbench.model.edits import EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import require_tokenizer
@@ -28,7 +28,9 @@ from workbench.model.sampling import Sampling
 from workbench.model.token_texts import TextStreamer
 
 CHUNK = 64
-"""Tokens scored at once: a chunk costs about as much as four decoding steps."""
+"""Tokens scored at once, at most: a chunk costs about as much as four decoding steps."""
+VALUES = 1 << 22
+"""Logits of a row of a chunk, at most."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,8 @@ def compare_steps(
     sampling = sampling or Sampling()
     tokens, _ = model.prompt_batch([prompt], max_new_tokens)
     length = tokens.shape[1]
-    plain, edits = model.bind(()), [model.bind(interventions)]
-    if control:
-        edits.append(model.bind(random_twins(model, interventions, seed)))
+    sides = [interventions, *([random_twins(model, interventions, seed)] if control else [])]
+    plain, edits = model.bind(()), [model.bind(one) for one in sides]
     for bound in edits:
         check_edits(bound, length + max_new_tokens - 1, length)
     rows = len(edits) + 1
@@ -170,7 +171,7 @@ def compare_steps(
         None,
         max_new_tokens,
     )
-    judge = _Judge(model, writer, edits)
+    judge = _Judge(model, writer, sides)
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
     stop_tokens = model.stop_tokens if stop else frozenset()
     tokenizer = require_tokenizer(model.tokenizer, model.name)
@@ -207,16 +208,21 @@ def random_twins(
 class _Judge:
     """Scores every text under the other model during the decoding.
 
-    For each edited side two rows: the edited model on the plain text, and the plain model on the edited text.
+    For each edited side two rows: the edited model on the plain text, and the plain model on the edited text. In 16
+    bits, where a decoding step and a chunk round differently, each text also runs under its own model here, so that
+    equal models get equal predictions.
     """
 
-    def __init__(self, model: LanguageModel, writer: Decoder, edits: list[list[BoundEdit]]):
+    def __init__(self, model: LanguageModel, writer: Decoder, sides: list[Sequence[Intervention]]):
         self.model = model
-        self.n_sides = len(edits)
-        rows = [row for side in range(1, self.n_sides + 1) for row in (side, 0)]
-        groups = [Group(bound, slice(2 * side, 2 * side + 1)) for side, bound in enumerate(edits)]
-        groups += [Group(model.bind(()), slice(2 * side + 1, 2 * side + 2)) for side in range(self.n_sides)]
-        self.decoder = writer.fork(rows, groups)
+        self.n_sides = n = len(sides)
+        pairs = [pair for side in range(1, n + 1) for pair in ((side, 0), (0, side))]  # model and text of each row
+        self.twice = torch.finfo(writer.logits.dtype).bits < 32
+        pairs += [(row, row) for row in range(n + 1)] if self.twice else []
+        self.texts = [text for _, text in pairs]
+        edits = [model.bind(sides[side - 1] if side else ()) for side, _ in pairs]
+        groups = [Group(bound, slice(row, row + 1)) for row, bound in enumerate(edits)]
+        self.decoder = writer.fork([side for side, _ in pairs], groups)
         self.logits: list[Tensor] = []  # of the writer, [rows, vocab] each, not scored yet
         self.tokens: list[Tensor] = []  # [rows] each
         self.scored = 0
@@ -226,15 +232,17 @@ class _Judge:
         self.plain_logprob: list[Tensor] = []  # [sides, chunk]: of each token of a side under the plain model
         self.kl: list[Tensor] = []  # [sides, chunk], on the plain text
         self.kl_own: list[Tensor] = []  # [sides, chunk], on the side's text
+        self.own_again: list[Tensor] = []  # [chunk]: of each token of the plain text under the plain model, as others
         vocab = model.network.vocab_size
+        self.chunk = max(1, min(CHUNK, VALUES // vocab))
         self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
 
     def note(self, step: DecodingStep) -> None:
-        """Take in one step of the writer; after `CHUNK` of them, score them."""
+        """Take in one step of the writer; after a chunk of them, score them."""
         self.lengths = [length + (not ended) for length, ended in zip(self.lengths, step.ended, strict=True)]
         self.logits.append(step.logits)
         self.tokens.append(step.chosen)
-        if len(self.tokens) == CHUNK:
+        if len(self.tokens) == self.chunk:
             self.score()
 
     def score(self) -> None:
@@ -245,18 +253,18 @@ class _Judge:
         with torch.inference_mode():
             tokens = torch.stack(self.tokens, 1)  # [rows, chunk]
             own = torch.stack(self.logits, 1)  # [rows, chunk, vocab]
-            other = torch.empty(2 * self.n_sides, chunk, own.shape[-1])
             # the judge has read all tokens before this chunk, so that it has the logits of the first
-            texts = [row for side in range(1, self.n_sides + 1) for row in (0, side)]
-            other[:, 0] = self.decoder.logits
-            followed = self.decoder.feed(tokens[texts])
-            other[:, 1:] = followed[:, :-1]
+            first = self.decoder.logits
+            followed = self.decoder.feed(tokens[self.texts])
+            judged = torch.cat([first[:, None], followed[:, :-1]], 1).float()  # [judge's rows, chunk, vocab]
 
             steps = torch.arange(self.scored, self.scored + chunk)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
             self.own_logprob.append(-cross_entropy(own, tokens))
-            self.before += (own[0].float().softmax(-1) * inside[:, None]).sum(0)
-            edited_on_plain, plain_on_edited = other[0::2], other[1::2]  # [sides, chunk, vocab]
+            edited_on_plain, plain_on_edited = (judged[start : 2 * self.n_sides : 2] for start in (0, 1))
+            own = judged[2 * self.n_sides :] if self.twice else own
+            self.own_again.append(-cross_entropy(own[0], tokens[0]))
+            self.before += (own[0].softmax(-1) * inside[:, None]).sum(0)
             self.after += (edited_on_plain.softmax(-1) * inside[:, None]).sum(1)
             self.kl.append(kl_divergence(own[:1], edited_on_plain).clamp(min=0))
             self.kl_own.append(kl_divergence(plain_on_edited, own[1:]).clamp(min=0))
@@ -290,7 +298,7 @@ class _Judge:
                     self._changes(before, self.after[side] / max(self.lengths[0], 1), top),
                 )
             )
-        baseline_perplexity = perplexity(-own[0, : self.lengths[0]])
+        baseline_perplexity = perplexity(-torch.cat(self.own_again)[: self.lengths[0]])
         return Comparison(prompt, generations[0], baseline_perplexity, repetition(written[0]), sides)
 
     def _changes(self, before: Tensor, after: Tensor, top: int) -> list[TokenChange]:

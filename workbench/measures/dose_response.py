@@ -10,6 +10,7 @@ import torch
 
 from workbench.core.progress import Progress
 from workbench.evaluation.losses import cross_entropy
+from workbench.model.decoding import check_causal
 from workbench.model.edits import Group, Intervention, Run, check_edits
 from workbench.model.language_model import LanguageModel
 
@@ -54,10 +55,12 @@ def dose_response(
         progress: called with the share that is done.
 
     Raises:
-        PromptError: an empty prompt or word.
+        PromptError: an empty prompt or word, or a word of several tokens and a model that sees later ones.
         EditError: an intervention that can't act.
     """
     target = model.to_tokens(word, start=False)  # [1, new]
+    if target.shape[1] > 1:
+        check_causal(model.network)
     start, _ = model.prompt_batch([prompt], target.shape[1])  # [1, pos]
     tokens = torch.cat([start, target[:, :-1]], 1)
     length = start.shape[1]

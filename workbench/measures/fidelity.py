@@ -22,10 +22,11 @@ from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.protocol import Dictionary
 from workbench.evaluation.bootstrap import TextSums, bootstrap
 from workbench.evaluation.losses import kl_divergence, predictions, token_losses
-from workbench.evaluation.runs import logits_under
+from workbench.evaluation.runs import logits_under, windows_at_once
 from workbench.model.edits import Edit
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+from workbench.model.massive import massive
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class Fidelity:
     density: Tensor = field(repr=False)
     """The share of the tokens on which each latent is active: `[n_features]`."""
     intervals: dict[str, tuple[float, float]] = field(repr=False)
-    """95% confidence intervals of all measures but `dead` and `density`, by name, as (low, high)."""
+    """95% confidence intervals of all measures but `dead`, `density` and `massive`, by name, as (low, high)."""
+    massive: int = 0
+    """Measured tokens whose written activation is massive (see `model.massive`). They hold most of the variance that
+    `fvu` is a share of."""
 
     def to_dict(self) -> dict[str, Any]:
         """The measures as plain data."""
@@ -91,10 +95,11 @@ def measure_fidelities(
 ) -> list[Fidelity]:
     """The fidelity of dictionaries on the same tokens, each spliced into the model alone.
 
-    Tokens that the corpus masks (padding, BOS and other special tokens) are neither spliced nor zeroed, and they do not
-    count: a sequence's first token is an attention sink with activations a hundred times larger than elsewhere, on
-    which no dictionary is trained and without which no model works. A prediction counts where neither its own token nor
-    the predicted one is masked. Interventions and splices in force around the call are set aside.
+    Tokens that the corpus masks (padding, special tokens, and the first position of a window, whatever token it is) are
+    neither spliced nor zeroed, and they do not count: the first position is an attention sink with activations a
+    hundred times larger than elsewhere, on which no dictionary is trained and without which no model works. A
+    prediction counts where neither its own token nor the predicted one is masked. Interventions and splices in force
+    around the call are set aside.
 
     The intervals are percentiles of a bootstrap over texts.
 
@@ -105,7 +110,8 @@ def measure_fidelities(
         corpus: the texts, best others than the dictionaries were trained on.
         tokens: at most so many tokens are measured.
         context: positions of a window, with BOS.
-        batch: windows that run at once; the logits of two runs `[batch, pos, vocab]` are in memory together.
+        batch: windows that run at once, at most; fewer where the vocabulary is large (see
+            `evaluation.windows_at_once`). The logits of two runs are in memory together.
         seed: of the choice of the texts, and of the bootstrap.
         resamples: draws of the bootstrap.
         progress: called with the share done.
@@ -119,8 +125,8 @@ def measure_fidelities(
         CorpusError: a setting that can't be used, a model without a tokenizer, or texts without two tokens in a row.
     """
     tallies = [_Tally(model, dictionary) for dictionary in dictionaries]
-    batches = corpus.batches(model, context, batch, tokens, seed)
-    total = corpus.count_tokens(model, tokens)
+    batches = corpus.batches(model, context, windows_at_once(model, context, batch), tokens, seed)
+    total = corpus.count_tokens(model, tokens, context)
     done = 0
     with uninterrupted(), torch.inference_mode():
         for windows in batches:
@@ -172,6 +178,7 @@ class _Tally:
         self.reads, self.writes = places(dictionary, model.hook_points)
         self.sums = TextSums()
         self.fired = torch.zeros(dictionary.n_features, dtype=torch.long)
+        self.norms: list[Tensor] = []  # of the written activations, [n] each
 
     def encode(self, read: Tensor, written: Tensor, texts: Tensor) -> Tensor:
         """The reconstruction of some tokens, whose measures are added to the sums.
@@ -187,6 +194,7 @@ class _Tally:
         codes = self.dictionary.encode(read)
         reconstruction = self.dictionary.reconstruct(read, codes)
         active = codes.values != 0  # [n, k]
+        self.norms.append(written.float().norm(dim=-1))
         self.fired += torch.bincount(codes.indices[active].flatten(), minlength=len(self.fired))
         self.sums.add(
             texts,
@@ -212,6 +220,7 @@ class _Tally:
             dead=float((self.fired == 0).double().mean()),
             density=(self.fired.double() / int(tokens.sum())).float(),
             intervals={name: one.interval for name, one in estimates.items()},
+            massive=int(massive(torch.cat(self.norms)).sum()),
         )
 
 

@@ -45,7 +45,8 @@ def active_features(
     """The features that are active on each token of a text, under the interventions in force around the call.
 
     The text is read like a corpus that dictionaries are trained on: after the tokenizer's BOS token, which is not in
-    the result, and in windows where it is longer than the model's context. Special tokens in it have no features.
+    the result, and in windows where it is longer than the model's context. Special tokens in it and, where there is no
+    BOS, the first token of a window have no features.
 
     Args:
         model: the model.
@@ -66,7 +67,7 @@ def active_features(
     reads = {id(one): places(one, model.hook_points)[0].name for one in dictionaries}
     corpus = Corpus([text])
     by_position: dict[int, Fired] = {}
-    total = max(corpus.count_tokens(model), 1)
+    total = max(corpus.count_tokens(model, None, model.network.n_ctx), 1)
     with torch.inference_mode():
         for batch in corpus.batches(model, model.network.n_ctx, 1, shuffle=False):
             activations = model.capture(batch.tokens, sorted(set(reads.values())), mask=batch.mask)

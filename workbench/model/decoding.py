@@ -12,8 +12,21 @@ from torch import Tensor
 from workbench.model.edits import Group, Run
 from workbench.model.kvcache import copy_rows, new_cache
 from workbench.model.network import Network
-from workbench.model.sampling import Sampling
+from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import StringFinder, TextStreamer
+
+
+def check_causal(network: Network) -> None:
+    """Refuse to write with a model that sees later tokens: each new token would change all predictions before it.
+
+    Raises:
+        PromptError: the model is not causal.
+    """
+    if not network.causal:
+        raise PromptError(
+            "This model's predictions depend on later tokens, so it can't write a text token by token; "
+            "give it whole texts, as in model(tokens)."
+        )
 
 
 class Decoder:
@@ -28,11 +41,15 @@ class Decoder:
 
     Attributes:
         logits: `[batch, vocab]`, of the next token of each row.
+
+    Raises:
+        PromptError: a model that is not causal.
     """
 
     def __init__(
         self, network: Network, groups: Sequence[Group], prompt: Tensor, mask: Tensor | None, max_new_tokens: int
     ):
+        check_causal(network)
         self.network = network
         self.prompt = prompt
         self.mask = mask

@@ -38,7 +38,8 @@ class Generation:
 
 def tokens_of(step: DecodingStep) -> list[Token | None]:
     """The new token of each row; None for a row that has ended."""
-    logprobs = step.logits.gather(-1, step.chosen[:, None])[:, 0] - step.logits.logsumexp(-1)  # [batch]
+    logits = step.logits.float()  # in 16 bits a sum over the vocabulary is off by tenths of a nat
+    logprobs = logits.gather(-1, step.chosen[:, None])[:, 0] - logits.logsumexp(-1)  # [batch]
     rows = zip(step.chosen.tolist(), step.pieces, logprobs.tolist(), step.ended, strict=True)
     return [None if ended else Token(token, piece, logprob) for token, piece, logprob, ended in rows]
 

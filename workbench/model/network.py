@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from workbench.core.vocabulary import beyond_vocabulary
 from workbench.model.bridge import architecture_of, bridge_hook, component_at, unopened
+from workbench.model.causality import is_causal
 from workbench.model.context import context_length
 from workbench.model.edits import BoundEdit, EditError, Run, running
 from workbench.model.hookpoint_table import BridgeTensor, open_table
@@ -76,6 +77,14 @@ class Network:
             module = sharing_copy(self.module)
             twins = {id(inner): path for path, inner in module.named_modules() if path}
             return _build_bridge(module, self._tokenizer), twins
+
+    @functools.cached_property
+    def causal(self) -> bool:
+        """Whether predictions depend on earlier tokens alone; measured at its first use.
+
+        Padding on the right takes no mask where it is True.
+        """
+        return is_causal(self.run, self.vocab_size, self.n_ctx)
 
     @functools.cached_property
     def _bridge_hooks(self) -> dict[str, Any]:

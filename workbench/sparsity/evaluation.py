@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.evaluation.bootstrap import TextSums
 from workbench.evaluation.losses import predictions, token_losses
-from workbench.evaluation.runs import logits_under
+from workbench.evaluation.runs import logits_under, windows_at_once
 from workbench.model.edits import BoundEdit, Edit
 from workbench.model.language_model import LanguageModel
 from workbench.sparsity.masking import Keep, down_weights, error_share, post_points
@@ -66,10 +66,11 @@ class Sample:
             on_batch: called after each batch.
             tokens: at most so many.
             context: positions of a window.
-            how: `batch` and `seed`, for `Corpus.batches`.
+            how: `batch` (windows at most) and `seed`, for `Corpus.batches`.
         """
         letters = max(4 * context, -(-LETTERS * tokens // len(corpus)))
         short = Corpus([text.strip()[:letters] for text in corpus.texts], corpus.name)
+        how["batch"] = windows_at_once(model, context, how["batch"])
         return cls(model, list(short.batches(model, context, tokens=tokens, **how)), on_batch, corpus.name)
 
     @property

@@ -15,6 +15,7 @@ from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Activations, Buffer
+from workbench.model.massive import massive
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
@@ -49,6 +50,11 @@ class DictionarySettings(TrainingSettings):
     dictionary: Mapping[str, Any]
     """Kind, sizes and settings of the dictionary, as plain data."""
 
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return -(-self.tokens // self.batch_size)
+
 
 class DictionaryLearner:
     """See `Learner`.
@@ -73,6 +79,15 @@ class DictionaryLearner:
         self.watch, self.processes = watch, processes
         self.device, self.n_features = processes.device, dictionary.n_features
         self.resamples = dictionary.resamples
+
+    @property
+    def steps(self) -> int:
+        """See `Learner`."""
+        return self.settings.steps
+
+    def tokens_after(self, step: int) -> int:
+        """See `Learner`; every step learns from `batch_size` activations."""
+        return step * self.settings.batch_size
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -129,7 +144,8 @@ class DictionaryLearner:
         """See `Learner`."""
         x, target = self._pair(batch)
         step = self.dictionary.loss_and_gradients(x, target, dead=dead, sparsity=sparsity)
-        return {name: getattr(step, name) for name in NUMBERS}, step.fired
+        share = float(massive(x.norm(dim=-1)).double().mean())
+        return {name: getattr(step, name) for name in NUMBERS} | {"massive": share}, step.fired
 
     def resample(
         self, batch: Activations, dead: Tensor, optimiser: torch.optim.Optimizer, generator: torch.Generator

@@ -23,6 +23,15 @@ class Learner(Protocol):
     resamples: bool
     """Whether dead features are revived by `resample` now and then."""
 
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        ...
+
+    def tokens_after(self, step: int) -> int:
+        """The tokens that the first `step` steps learn from, over all processes."""
+        ...
+
     def batches(self, done: int, begins: bool) -> Iterator[Any] | None:
         """The batches after the first `done`; None if the training was cancelled before the sample was read.
 

@@ -7,8 +7,8 @@ squared distance between its reconstruction and its target, which trains the dic
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,19 @@ from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.trainable import Trainable
+from workbench.evaluation.losses import predictions
+from workbench.evaluation.runs import windows_at_once
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
 from workbench.training.settings import TrainingSettings
+from workbench.training.text_batches import TextBatches
 
 WEIGHTS = "model.safetensors"
 SAMPLE = 4096
 """Activations from which a fresh dictionary is set."""
-
-Batches = Callable[[], Iterator[TokenBatch]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class ModelLearner:
     Args:
         model: whose weights are trained in place; nobody else may use them.
         dictionaries: what it runs through, in the order of the model.
-        batches: makes the endless token batches anew.
+        batches: the endless token batches.
         settings: of the training.
         processes: those that learn together.
 
@@ -79,7 +80,7 @@ class ModelLearner:
         self,
         model: LanguageModel,
         dictionaries: Sequence[Trainable],
-        batches: Batches,
+        batches: TextBatches,
         settings: ModelSettings,
         processes: Processes,
     ):
@@ -91,7 +92,16 @@ class ModelLearner:
         self.resamples = any(one.resamples for one in self.dictionaries)
         self.provenance: dict[str, Any] = {}
         self.fresh: bool | None = None
-        self._read: list[Tensor] = []
+        self._read: list[list[Tensor]] = []
+
+    @property
+    def steps(self) -> int:
+        """See `Learner`."""
+        return self._batches.steps
+
+    def tokens_after(self, step: int) -> int:
+        """See `Learner`."""
+        return self._batches.tokens_after(step)
 
     @property
     def hash(self) -> str:
@@ -124,7 +134,7 @@ class ModelLearner:
         """See `Learner`; the first texts initialise dictionaries, or prepare those that are initialised already."""
         if begins and self.dictionaries:
             self._prepare()
-        return itertools.islice(self._batches(), done, None)
+        return itertools.islice(self._batches, done, None)
 
     @torch.no_grad()
     def _prepare(self) -> None:
@@ -132,7 +142,7 @@ class ModelLearner:
         points = [one.reads for one in self.dictionaries] + [one.writes for one in self.dictionaries]
         captured: dict[str, list[Tensor]] = {name: [] for name in points}
         enough = 0
-        for batch in self._batches():
+        for batch in self._batches:
             seen = self.model.capture(batch.tokens, list(captured), mask=batch.mask)
             for name, value in seen.items():
                 captured[name].append(value[batch.content].flatten(1))
@@ -151,29 +161,52 @@ class ModelLearner:
     def step(
         self, batch: TokenBatch, dead: Tensor | None, done: float, sparsity: float
     ) -> tuple[dict[str, float], Tensor]:
-        """Cross-entropy of the run through the dictionaries, and what these leave over."""
+        """Cross-entropy of the run through the dictionaries, and what these leave over.
+
+        Where the logits of all rows would be large, the rows run some at a time, to the same gradients.
+        """
         self._lower_k(done)
         for parameter in self.parameters():
             parameter.grad = None
-        self._read = []
+        self._read = [[] for _ in self.dictionaries]
+        fired = [torch.zeros(one.n_features, dtype=torch.long, device=self.device) for one in self.dictionaries]
+        sums = torch.zeros(3, device=self.device)  # cross-entropy, error, right predictions
+        pairs, tokens = int(predictions(batch.content).sum()), int(batch.content.sum())
+        at_once = windows_at_once(self.model, self.settings.context, len(batch.tokens))
+        for rows in torch.arange(len(batch.tokens)).chunk(-(-len(batch.tokens) // at_once)):
+            part = TokenBatch(**{one.name: getattr(batch, one.name)[rows] for one in fields(TokenBatch)})
+            sums += self._add_gradients(part, pairs, tokens, fired)
+        ce, error, right = sums.tolist()
+        loss = ce + self.settings.weight * error
+        measured = {"loss": loss, "ce": ce, "error": error, "accuracy": right / pairs}
+        silent = torch.zeros(0, dtype=torch.long, device=self.device)
+        return measured, torch.cat([silent, *fired])
+
+    def _add_gradients(self, part: TokenBatch, pairs: int, tokens: int, fired: list[Tensor]) -> Tensor:
+        """Add the gradients of some rows of a batch.
+
+        Args:
+            part: the rows.
+            pairs: predictions of the whole batch.
+            tokens: its tokens that count.
+            fired: at how many tokens each feature of each dictionary is active; those of the rows are added.
+
+        Returns:
+            The rows' shares of cross-entropy and error, and their right predictions: `[3]`.
+        """
         errors: list[Tensor] = []
-        fired: list[Tensor] = []
-        pairs = batch.content[:, :-1] & batch.content[:, 1:]  # [batch, pos - 1]
-        mask = None if bool(batch.mask.all()) else batch.mask
-        content = batch.content if mask is None else batch.content[mask]  # edits see no padding
+        mask = None if bool(part.mask.all()) else part.mask
+        content = part.content if mask is None else part.content[mask]  # edits see no padding
+        chosen = predictions(part.content)
         with torch.enable_grad():
             edits = [edit for place in range(len(self.places)) for edit in self._through(place, content, errors, fired)]
-            logits = self.model.run(batch.tokens, edits, mask=mask)
-            target = batch.tokens[:, 1:][pairs]
-            wanted = logits[:, :-1][pairs]  # [predictions, vocab]
-            ce = nn.functional.cross_entropy(wanted, target)
-            error = torch.stack(errors).sum() if errors else ce.new_zeros(())
+            logits = self.model.run(part.tokens, edits, mask=mask)
+            target = part.tokens[:, 1:][chosen]
+            wanted = logits[:, :-1][chosen]  # [predictions, vocab]
+            ce = nn.functional.cross_entropy(wanted.float(), target, reduction="sum") / pairs
+            error = torch.stack(errors).sum() / tokens if errors else ce.new_zeros(())
             (ce + self.settings.weight * error).backward()
-        accuracy = float((wanted.argmax(-1) == target).double().mean())
-        numbers = torch.stack([ce + self.settings.weight * error, ce, error]).detach().tolist()
-        measured = dict(zip(("loss", "ce", "error"), numbers, strict=True))
-        silent = torch.zeros(0, dtype=torch.long, device=self.device)
-        return measured | {"accuracy": accuracy}, torch.cat([silent, *fired])
+        return torch.stack([ce, error, (wanted.argmax(-1) == target).sum()]).detach()
 
     def _through(self, place: int, content: Tensor, errors: list[Tensor], fired: list[Tensor]) -> list[Edit]:
         """Edits that put a dictionary in its place, and note what it leaves over and which features are active, at the
@@ -183,10 +216,10 @@ class ModelLearner:
         def act(read: Tensor, written: Tensor) -> Tensor:
             codes = dictionary.encode(read)
             indices = codes.indices[content][codes.values[content] != 0]
-            fired.append(torch.bincount(indices, minlength=dictionary.n_features))
-            self._read.append(read[content].detach())
+            fired[place] += torch.bincount(indices, minlength=dictionary.n_features)
+            self._read[place].append(read[content].detach())
             terms = dictionary.splice_terms(read, written, codes)
-            errors.append((terms.reconstruction - terms.target.detach())[content].square().sum(-1).mean())
+            errors.append((terms.reconstruction - terms.target.detach())[content].square().sum())
             return terms.output
 
         return acting(reads, writes, act, f"the splice at {writes.name}")
@@ -213,12 +246,12 @@ class ModelLearner:
         parts = dead.split([one.n_features for one in self.dictionaries])
         for one, lost, x in zip(self.dictionaries, parts, self._read, strict=True):
             if one.resamples and one.reads == one.writes and bool(lost.any()):
-                one.resample(self.processes.join_ragged(x), lost, optimiser=optimiser, generator=generator)
+                one.resample(self.processes.join_ragged(torch.cat(x)), lost, optimiser=optimiser, generator=generator)
 
     def settle(self, batch: TokenBatch) -> None:
         """Each dictionary, from what it read last."""
         for one, x in zip(self.dictionaries, self._read, strict=True):
-            one.calibrate(self.processes.join_ragged(x))
+            one.calibrate(self.processes.join_ragged(torch.cat(x)))
 
     def save(self, folder: Path, *, final: bool) -> None:
         """Weights and dictionaries; `fine_tune` says what becomes of them in the end."""

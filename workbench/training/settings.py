@@ -24,9 +24,9 @@ class TrainingSettings:
     """
 
     tokens: int
-    """Tokens to learn from, over all processes; rounded up to whole batches."""
+    """Tokens to learn from, over all processes; rounded up to whole steps."""
     batch_size: int
-    """Tokens in a step, over all processes."""
+    """Tokens in a step at most, over all processes."""
     lr: float
     """Learning rate at its height."""
     warmup: float
@@ -45,11 +45,6 @@ class TrainingSettings:
     """Whether a sample sets what is to be trained first; None where it has not been trained before."""
     source: Mapping[str, Any]
     """What the data are read from, as plain data."""
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole training."""
-        return -(-self.tokens // self.batch_size)
 
     def plain(self) -> dict[str, Any]:
         """All fields as plain data, by name."""

@@ -56,7 +56,7 @@ class Training:
 
     def __init__(self, learner: Learner, settings: TrainingSettings, processes: Processes, options: RunOptions):
         self.learner, self.settings, self.processes, self.options = learner, settings, processes, options
-        self.batch_size, self.steps = settings.batch_size, settings.steps
+        self.batch_size, self.steps = settings.batch_size, learner.steps
         self.start = learner.hash
         self.run = RunFolder(options.folder, settings.plain()) if options.folder is not None else None
         if self.run and self.run.note:
@@ -80,10 +80,10 @@ class Training:
             return  # there is nothing to keep yet
         assert batches is not None
         state = self._begin()
-        first = self.processes.rank == 0
+        first, learned = self.processes.rank == 0, self.learner.tokens_after
         begun -= state.seconds
         saved, logged = state.seconds, (state.step, state.seconds)
-        watch.begin(state.step * self.batch_size)
+        watch.begin(learned(state.step))
         batch = None
         while state.step < self.steps:
             batch = next(batches, None)
@@ -91,21 +91,21 @@ class Training:
                 break
             if batch is None:
                 raise TrainingError(
-                    f"The source ends after {state.step * self.batch_size:,} of {self.settings.tokens:,} tokens; "
+                    f"The source ends after {learned(state.step):,} of {self.settings.tokens:,} tokens; "
                     "give one that repeats, or fewer tokens."
                 )
             line = self._step(batch, state)
             state.seconds = time.monotonic() - begun
-            watch.tell(state.step * self.batch_size, _shown(line))
+            watch.tell(learned(state.step), _shown(line))
             if first and (state.step in (1, self.steps) or state.step % -(-self.steps // LINES) == 0):
-                speed = (state.step - logged[0]) * self.batch_size / max(state.seconds - logged[1], 1e-9)
+                speed = (learned(state.step) - learned(logged[0])) / max(state.seconds - logged[1], 1e-9)
                 line |= {"seconds": state.seconds, "tokens_per_second": speed}
                 logged = (state.step, state.seconds)
                 if self.run:
                     self.run.log(line)
                 if self.options.log:
                     self.options.log(line)
-            self.learner.provenance["tokens"] = state.step * self.batch_size
+            self.learner.provenance["tokens"] = learned(state.step)
             due = state.seconds - saved >= self.options.checkpoint_every and state.step < self.steps
             if self.run and first and due:
                 self.run.save(self.learner, state)
@@ -158,11 +158,12 @@ class Training:
         learner.constrain()
         processes.average(learner.shared())
         state.step += 1
-        state.tokens_since_fired = torch.where(processes.add(fired) > 0, 0, state.tokens_since_fired + self.batch_size)
+        new = learner.tokens_after(state.step) - learner.tokens_after(state.step - 1)
+        state.tokens_since_fired = torch.where(processes.add(fired) > 0, 0, state.tokens_since_fired + new)
         dead = state.tokens_since_fired > settings.dead_after
         dead_share = float(dead.double().mean()) if learner.n_features else 0.0
         self._resample(batch, state)
-        where = {"step": state.step, "tokens": state.step * self.batch_size}
+        where = {"step": state.step, "tokens": learner.tokens_after(state.step)}
         return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings.lr}
 
     def _averaged(self, measured: dict[str, float]) -> dict[str, float]:

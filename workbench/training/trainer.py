@@ -65,7 +65,8 @@ def train(
         model: whose activations.
         hook_point: where the dictionary reads; may be left out if the dictionary says it.
         corpus: the texts; they are used again, in another order, when `tokens` are more than they have.
-        tokens: how many activations to learn from, over all processes; rounded up to whole batches.
+        tokens: how many activations to learn from, over all processes; rounded up to whole batches of `batch_size`. No
+            more are read, save for the rest of the last texts that run together.
         target: where a transcoder writes; may be left out if the dictionary says it, or writes where it reads.
         source: a `Store`, which is read again and again, or any other source that lasts, in place of model and corpus.
         lr: learning rate; means the same at any size of the activations.
@@ -78,7 +79,7 @@ def train(
         dead_after: a latent that has been silent for more than so many tokens is dead: it is helped by the kind's
             auxiliary loss, or resampled.
         context: positions of a window of text, with BOS.
-        block: activations that are mixed together, over all processes; they are kept in memory.
+        block: activations that are mixed together, over all processes, at most; they are kept in memory.
         seed: of the order of the texts and activations, and of resampling.
         fresh: whether to set the dictionary's biases and sizes from a sample first; None for a dictionary that neither
             a training nor a file has set. One that is continued stays the same function: its decoder rows get norm 1,
@@ -89,8 +90,9 @@ def train(
         cancel: called at each step and while activations are read; once it returns True, a checkpoint is written and
             the dictionary returned as it is.
         log: called with each line of history: `step`, `tokens`, `seconds`, `tokens_per_second`, `loss`, `error`,
-            `penalty`, `auxiliary`, `fvu`, `l0` as in `Step`, `dead` (share of the latents, before any is revived),
-            `gradient` (its length, before clipping) and `lr`.
+            `penalty`, `auxiliary`, `fvu`, `l0` as in `Step`, `massive` (share of the step's activations that are
+            massive beside the others, see `model.massive`), `dead` (share of the latents, before any is
+            revived), `gradient` (its length, before clipping) and `lr`.
 
     Returns:
         The dictionary.
@@ -142,7 +144,8 @@ def _learn(
     monitor = Monitor(settings.tokens, options.progress if processes.rank == 0 else None, options.cancel)
     reader = Reader(source, (processes.rank, processes.count), monitor)
     rows, block = (-(-size // processes.count) for size in (settings.batch_size, settings.block))
-    learner = DictionaryLearner(dictionary, Buffer(reader, rows, block, settings.seed), settings, monitor, processes)
+    buffer = Buffer(reader, rows, block, settings.seed, settings.steps)
+    learner = DictionaryLearner(dictionary, buffer, settings, monitor, processes)
     training = Training(learner, settings, processes, options)
     dictionary.reads, dictionary.writes = settings.reads, settings.writes
     training.finish(monitor)
@@ -179,7 +182,7 @@ def _harvest(
         width = model.hook_points[name].width
         if width != wanted:
             raise TrainingError(f"{name} is {width:,} wide, and {dictionary.name} {verb} activations of {wanted:,}.")
-    if not corpus.count_tokens(model, 1):
-        raise TrainingError(f"{corpus.name} holds no token to learn from, only special ones.")
+    if not corpus.count_tokens(model, 1, context):
+        raise TrainingError(f"{corpus.name} holds no token to learn from, only special ones and first ones of windows.")
     points = list(dict.fromkeys(hook_points))
     return Harvest(model, corpus, points, context=context, seed=seed, repeat=True, shard=shard)

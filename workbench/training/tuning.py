@@ -27,6 +27,7 @@ from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
 from workbench.training.settings import RunOptions, Seconds
 from workbench.training.steps import Training
+from workbench.training.text_batches import TextBatches
 
 
 class Texts(Protocol):
@@ -79,7 +80,8 @@ def fine_tune(
         texts: a `Corpus` or a `TokFSM`; used again, in another order, when `tokens` are more than they have.
         spliced: dictionaries by the hook point where they write, trained in place; None for copies of those that the
             model runs through already.
-        tokens: positions to learn from, rounded up to whole batches.
+        tokens: tokens to learn from, rounded up to whole batches; padding, special tokens, first positions and texts
+            with nothing to predict do not count.
         lr: learning rate of the model's weights; a dictionary's is set from it as in `train`.
         batch: windows per step, over all processes.
         context: positions of a window.
@@ -102,7 +104,8 @@ def fine_tune(
         A new model with the trained weights, whose `splices` are the dictionaries.
 
     Raises:
-        TrainingError: a setting that can't be used; a folder with another training; a loss that is not finite.
+        TrainingError: a setting that can't be used; texts with nothing to predict; a folder with another training; a
+            loss that is not finite.
         HookPointError, DictionaryError: a dictionary that does not fit the model.
         CorpusError: texts that can't be read.
     """
@@ -157,10 +160,6 @@ def _learner(
 ) -> ModelLearner:
     """A copy of the model that learns from the texts."""
     twin = LanguageModel(copy.deepcopy(model.network.module), model.tokenizer, f"{model.name} (tuned)", model.hash)
-
-    def batches() -> Iterator[TokenBatch]:
-        shard = (processes.rank, processes.count)
-        how: dict[str, Any] = {"seed": settings.seed, "repeat": True, "shard": shard}
-        return texts.batches(twin, settings.context, settings.batch // processes.count, **how)
-
+    how: dict[str, Any] = {"context": settings.context, "batch": settings.batch, "seed": settings.seed}
+    batches = TextBatches(texts, twin, settings.tokens, **how, processes=processes)
     return ModelLearner(twin, dictionaries, batches, settings, processes)

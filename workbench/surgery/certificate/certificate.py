@@ -20,6 +20,7 @@ from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
 from workbench.evaluation.losses import kl_divergence, perplexity, predictions, token_losses
+from workbench.evaluation.runs import windows_at_once
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
@@ -69,7 +70,7 @@ def certify(
         tokens: number of tokens to measure on.
         tasks: functions that score a model, by name.
         context: positions of a window.
-        batch: windows that run at once.
+        batch: windows that run at once, at most; fewer where the vocabulary is large.
         seed: of the choice of the texts.
         progress: called with the share done.
         cancel: asked after each batch; when it returns True, the measurement ends with the tokens so far.
@@ -80,11 +81,14 @@ def certify(
     chain = _chain(child)
     start, end = chain[0].parent, child.model
     text = held_out(start) if corpus is None else as_corpus(corpus)
+    batch = windows_at_once(start, context, batch)
     differences: list[float | None] = [0.0 if one.reference else None for one in chain]
     sums, done = torch.zeros(5).double(), 0
     with uninterrupted(), torch.inference_mode():
         if isinstance(text, Corpus):
-            batches = ((one.tokens, one.mask, one.content) for one in text.batches(start, context, batch, tokens, seed))
+            reader = next((one.model for one in chain if not one.model.network.causal), start)
+            windows = text.batches(reader, context, batch, tokens, seed)
+            batches = ((one.tokens, one.mask, one.content) for one in windows)
         else:
             batches = _random_windows(start, tokens, (batch, context), seed)
         for ids, mask, content in batches:
@@ -156,8 +160,8 @@ def _random_windows(
 def logits_with(model: LanguageModel, tokens: Tensor, interventions: Sequence[Any]) -> Tensor:
     """Logits under interventions, `[batch, pos, vocab]`.
 
-    Padding on the right needs no mask, since no token of a causal model attends to it. For interventions on the prompt
-    or on generated tokens, the second half of a window counts as generated.
+    There is no mask, since `Corpus.batches` pads for causal models only. For interventions on the prompt or on
+    generated tokens, the second half of a window counts as generated.
     """
     edits = model.bind(interventions)
     return model.run(tokens, edits, prompt_length=max(tokens.shape[1] // 2, 1)).float()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workbench.corpus import TokenBatch
+from workbench.training.text_batches import next_token_count
 
 UNLABELLED = -100
 """Label of a token that has none."""
@@ -31,6 +32,13 @@ def rows(batch: TokenBatch) -> Iterator[TokenBatch]:
         alone = type(batch)(texts=batch.texts[row : row + 1], **{n: part[:, :length] for n, part in parts.items()})
         if len(predictions(alone)[2]):
             yield alone
+
+
+def learned_tokens(batch: TokenBatch) -> int:
+    """The tokens of a batch that count, in the rows that have something to predict."""
+    if not isinstance(batch, LabelBatch):
+        return next_token_count(batch)
+    return int(batch.content[(batch.labels != UNLABELLED).any(1)].sum())
 
 
 def predictions(batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from workbench.surgery.finetuning.learned_weights import AdaptedWeight
 from workbench.surgery.operations.masks import kept
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
+from workbench.training.text_batches import TextBatches
 
 WEIGHTS = "model.safetensors"
 """File of the trained parameters in a checkpoint."""
@@ -73,7 +73,7 @@ class Healer:
     Args:
         model: its trained parameters are replaced by copies; the others may be shared with other models.
         trained: the parameters to train.
-        batches: starts the endless batches anew.
+        batches: the endless token batches.
         masks: the masks that come slowly; None for none.
         processes: those that train together.
     """
@@ -84,7 +84,7 @@ class Healer:
         self,
         model: LanguageModel,
         trained: Sequence[nn.Parameter],
-        batches: Callable[[], Iterator[TokenBatch]],
+        batches: TextBatches,
         *,
         masks: SlowMasks | None,
         processes: Processes,
@@ -97,6 +97,15 @@ class Healer:
         for one in self.trained:
             one.data = one.data.clone()
             one.requires_grad_(True)
+
+    @property
+    def steps(self) -> int:
+        """See `Learner`."""
+        return self._batches.steps
+
+    def tokens_after(self, step: int) -> int:
+        """See `Learner`."""
+        return self._batches.tokens_after(step)
 
     @property
     def hash(self) -> str:
@@ -121,7 +130,7 @@ class Healer:
 
     def batches(self, done: int, begins: bool) -> Iterator[TokenBatch]:
         """See `Learner`."""
-        return itertools.islice(self._batches(), done, None)
+        return itertools.islice(self._batches, done, None)
 
     def step(
         self, batch: TokenBatch, dead: Tensor | None, done: float, sparsity: float
@@ -141,8 +150,7 @@ class Healer:
                 loss.backward()
             total += loss.item()
             right += int((logits.argmax(-1) == target).sum())
-        total = total if count else math.nan
-        measured = {"loss": total, "ce": total, "accuracy": right / max(count, 1)}
+        measured = {"loss": total, "ce": total, "accuracy": right / count}
         return measured, torch.zeros(0, dtype=torch.long)
 
     def settle(self, batch: TokenBatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from torch.utils.checkpoint import checkpoint
 
 from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.core.progress import Progress
-from workbench.corpus import Corpus, TokenBatch, as_corpus
+from workbench.corpus import Corpus, as_corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, Child, make_child
 from workbench.surgery.child_building import SurgeryError, layers_path
+from workbench.surgery.finetuning.batches import learned_tokens
 from workbench.surgery.finetuning.healer import Decay, Healer, SlowMasks
 from workbench.surgery.finetuning.learned_weights import AdaptedWeight
 from workbench.surgery.inputs import as_model
@@ -37,6 +38,7 @@ from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
 from workbench.training.settings import RunOptions, TrainingSettings
 from workbench.training.steps import Training
+from workbench.training.text_batches import TextBatches
 from workbench.training.tuning import Texts
 
 CUT = 0.01
@@ -114,12 +116,8 @@ def heal(
     if not trained:
         raise SurgeryError(f"There is nothing to train: no parameter's name has {pattern.pattern!r} in it.")
     processes = Processes(twin.network.unembedding().device)
-
-    def batches() -> Iterator[TokenBatch]:
-        shard = (processes.rank, processes.count)
-        how: dict[str, Any] = {"seed": seed, "repeat": True, "shard": shard}
-        return texts.batches(twin, context, max(batch // processes.count, 1), **how)
-
+    how: dict[str, Any] = {"context": context, "batch": batch, "seed": seed}
+    batches = TextBatches(texts, twin, tokens, **how, processes=processes, counted=learned_tokens)
     layers: Any = twin.network.module.get_submodule(layers_path(twin))
     for layer in layers if rank else ():  # the backward pass computes a layer's activations again
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)

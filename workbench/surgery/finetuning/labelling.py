@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from workbench.corpus import Corpus
+from workbench.evaluation.runs import windows_at_once
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child_building import SurgeryError
@@ -130,11 +131,15 @@ class LabelScores:
 
 
 def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, batch: int = 8) -> LabelScores:
-    """The scores of a model on texts; its label of a word is the likeliest of the labels' tokens."""
+    """The scores of a model on texts; its label of a word is the likeliest of the labels' tokens.
+
+    Raises:
+        SurgeryError: no word has a label.
+    """
     ids = texts.ids(model)
     hits = right = claimed = true = words = 0
     with uninterrupted(), torch.inference_mode():
-        for some in texts.batches(model, context, batch, shuffle=False):
+        for some in texts.batches(model, context, windows_at_once(model, context, batch), shuffle=False):
             at = some.labels != UNLABELLED
             mask = None if bool(some.mask.all()) else some.mask
             chosen = model.network.run(some.tokens, mask=mask)[at][:, ids].argmax(-1)
@@ -143,6 +148,8 @@ def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, b
             right += int((chosen == wanted).sum())
             hits += int(((chosen == wanted) & (wanted > 0)).sum())
             claimed, true = claimed + int((chosen > 0).sum()), true + int((wanted > 0).sum())
+    if not words:
+        raise SurgeryError("The texts hold no word with a label; give at least one that fits into the context.")
     return LabelScores(words, right / words, 2 * hits / max(claimed + true, 1))
 
 

@@ -136,6 +136,7 @@ def swap_activation(
             raise SurgeryError(f"The configuration of {model.name} does not say its activation.")
         return make_child(model, {}, step, config={setting: "relu"})
     corpus = calibration(corpus)
+    corpus.check_tokens(model)
     batches = corpus.batches(model, 256, 4, tokens, seed)
     make = functools.partial(_fresh, kind, order)
     fitted = _fitted(model, paths, batches, make, tokens=tokens, progress=progress, cancel=cancel)

@@ -44,6 +44,7 @@ def neuron_use(
 
     Raises:
         SurgeryError: an architecture whose neurons have no hook point.
+        CorpusError: texts without a token to measure on.
         Cancelled: `cancel` returned True.
     """
     model = as_model(model)
@@ -52,6 +53,7 @@ def neuron_use(
         lengths = torch.stack([model.network.neuron_weights(layer, "down").norm(dim=1) for layer in range(len(points))])
     except (ModelError, HookPointError) as error:
         raise SurgeryError(f"The neurons of {model.name} can't be cut: {error}") from error
+    corpus.check_tokens(model)
     total, count = torch.zeros(lengths.shape, dtype=torch.float64), 0
     with uninterrupted(), torch.inference_mode():
         for batch in corpus.batches(model, 256, 4, tokens, seed):

@@ -181,6 +181,7 @@ def _covariances(
         Keys `[new, width / 2, joined, joined]` complex, before rotation, which leaves them unchanged; values
         `[new, joined * width, joined * width]`.
     """
+    corpus.check_tokens(model)
     names = [f"blocks.{layer}.attn.hook_{kind}" for layer in range(model.network.n_layers) for kind in "kv"]
     sums: dict[str, Tensor] = {}
     with uninterrupted():

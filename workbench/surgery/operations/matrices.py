@@ -54,9 +54,10 @@ def input_norms(
     Special tokens and padding do not count.
 
     Raises:
-        CorpusError: a setting that can't be used.
+        CorpusError: a setting that can't be used, or texts without a token to measure on.
         SurgeryError: a module that sees its inputs in another order than `[batch, pos, width]`, or only some of them.
     """
+    corpus.check_tokens(model, context)
     twin: Any = own_tree(model)
     sums: dict[str, Tensor] = {}
     content = torch.zeros(0)
