@@ -152,7 +152,7 @@ def _reader(model: LanguageModel, transcoder: SparseCoder, index: int) -> tuple[
 
 
 def _before_norm(model: LanguageModel, place: str, vectors: Tensor) -> Tensor:
-    """The vectors that read the stream as `vectors` `[..., d_model]` read the tensor at a place, without a norm's scale.
+    """The vectors that read the stream as `vectors` `[..., d_model]` read a place, without the scale of its norm.
 
     Raises:
         AttributionError: neither the stream nor a norm's output stands at the place.
@@ -167,8 +167,8 @@ def _before_norm(model: LanguageModel, place: str, vectors: Tensor) -> Tensor:
     same = [name for name in names[1:] if place in seen and torch.equal(seen[name], seen[place])]
     if not same:
         raise AttributionError(
-            f"Latents can't be read from the weights of {model.name}: at {place} stands neither the residual stream nor "
-            "what a norm makes of it."
+            f"Latents can't be read from the weights of {model.name}: the tensor at {place} is neither the residual "
+            "stream nor the output of a norm on it."
         )
     if same[0] in streams:
         return vectors
@@ -190,9 +190,12 @@ def _values(model: LanguageModel, layer: int) -> Tensor:
     with uninterrupted(), torch.inference_mode():
         read, z = (x[:, 0].float() for x in model.capture(torch.arange(1, 4)[:, None], names).values())
     expected = torch.einsum("bd,hdk->bhk", read, weight) + bias
-    if not bool((torch.nn.functional.cosine_similarity(z, expected, dim=-1) > 0.999).all()):
+    alike = torch.nn.functional.cosine_similarity(z, expected, dim=-1) > 0.999
+    silent = (z - expected).norm(dim=-1) <= 1e-6 * z.abs().max()
+    if not bool((alike | silent).all()):
         raise AttributionError(
-            f"Latents can't be read from the weights of {model.name}: attention {layer} does not read by its values alone."
+            f"Latents can't be read from the weights of {model.name}: on a single token the heads of attention {layer} "
+            "give something else than its values."
         )
     return weight
 

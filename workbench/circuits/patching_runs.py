@@ -61,7 +61,9 @@ def attention_input_points(model: LanguageModel) -> list[str]:
     for stream, some in zip(streams, known, strict=True):
         fits = [name for name in some if torch.equal(seen[name], seen[stream])]
         if not fits or model.hook_points[fits[0]].key == model.hook_points[stream].key:
-            raise TaskError(f"No hook point of {model.name} shows what the attention at {stream} reads before its norm.")
+            raise TaskError(
+                f"No hook point of {model.name} shows what the attention at {stream} reads before its norm."
+            )
         found.append(fits[0])
     return found
 

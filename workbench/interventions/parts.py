@@ -70,14 +70,18 @@ def _measure_sums(model: LanguageModel) -> dict[int, float]:
     for step, some in steps.items():
         after = seen[pre[0] if step == FIRST else post[step]]
         gained = after if step == FIRST else after - seen[pre[step]]
-        apart[step] = _distance(gained, torch.stack([seen[name] for name in some], 1), rounding * float(after.abs().max()))
+        apart[step] = _distance(
+            gained, torch.stack([seen[name] for name in some], 1), rounding * float(after.abs().max())
+        )
     return apart
 
 
 def _distance(gained: Tensor, parts: Tensor, rounding: float) -> float:
     """The distance of `gained` `[n]` from the nearest sum of multiples of `parts` `[n, k]`, over what is allowed."""
     factors = torch.linalg.lstsq(parts, gained[:, None], driver="gelsd").solution
-    return float((parts @ factors - gained[:, None]).abs().max()) / (1e-3 * float(gained.abs().max()) + rounding + 1e-30)
+    return float((parts @ factors - gained[:, None]).abs().max()) / (
+        1e-3 * float(gained.abs().max()) + rounding + 1e-30
+    )
 
 
 def check_layer(model: LanguageModel, layer: int) -> None:

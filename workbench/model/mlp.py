@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import nn
 
 from workbench.model.hookpoints import HookPoint
@@ -48,6 +49,29 @@ def check_neurons(module: nn.Module, layer: int, point: HookPoint | None, site: 
             return
     sees = "is a mixture of experts" if _has_experts(module, layer) else "is not two linear maps around its neurons"
     raise ModelError(f"The MLP of layer {layer} {sees}, so it has no neurons of its own at {site!r}.")
+
+
+def unread_weights(weights: str, point: HookPoint, apart: float | None, dtype: torch.dtype) -> ModelError:
+    """The error for weights of neurons that no plain module carries, with what was seen.
+
+    Args:
+        weights: gate, up or down.
+        point: the hook point of the neurons.
+        apart: the largest difference between the plain module's tensor there and TransformerLens's, as a share of the
+            largest value; None where no plain module stands for it.
+        dtype: the model's.
+    """
+    if apart is None:
+        return ModelError(
+            f"The {weights} weights of this model can't be decoded: no module of its own computes {point.name}, where "
+            "TransformerLens takes a joined matrix apart."
+        )
+    kind = str(dtype).removeprefix("torch.")
+    return ModelError(
+        f"The {weights} weights of this model can't be decoded: at {point.name} the model and TransformerLens differ "
+        f"by {apart:.1%} of the largest value in {kind}, so they may compute different things; open the model with "
+        "dtype='float32'."
+    )
 
 
 def _has_experts(module: nn.Module, layer: int) -> bool:

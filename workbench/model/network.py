@@ -29,7 +29,7 @@ from workbench.model.hookpoint_table import BridgeTensor, how_far_apart, open_ta
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
 from workbench.model.logit_map import LogitMap, measure_logit_map
-from workbench.model.mlp import check_neurons
+from workbench.model.mlp import check_neurons, unread_weights
 from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.stream import StreamPath, norm_parts, stream_path, stream_path_of_passes
 from workbench.model.stream_probe import StreamProbe
@@ -205,6 +205,11 @@ class Network:
             name: self.hook_points.get(f"blocks.{layer}.mlp.{word}")
             for name, word in {"post": "hook_post", **words}.items()
         }
+        unseen = points["post"]
+        if unseen is not None and unseen.module is None:
+            apart = how_far_apart(self.module, self._observe, unseen.name)
+            if apart is not None:
+                raise unread_weights("down", unseen, apart, self.module.dtype)
         check_neurons(self.module, layer, points["post"], "post", self.d_model)
         if site not in points:
             raise ModelError(f"There are no {site!r} neurons in this model; it has {', '.join(self.neuron_sites)}.")
@@ -226,7 +231,8 @@ class Network:
         point = self.neuron_hook_point(layer, "post" if weights == "down" else weights)
         module = self.module.get_submodule(point.module) if point.module else None
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
-            raise ModelError(self._unread(weights, point))
+            apart = how_far_apart(self.module, self._observe, point.name)
+            raise unread_weights(weights, point, apart, self.module.dtype)
         weight = module.weight.detach().float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight
 
@@ -330,20 +336,6 @@ class Network:
         if path is None:
             raise ModelError(f"This model has no norm of its own at {hook_point}.")
         return norm_parts(self.module.get_submodule(path), self.d_model)
-
-    def _unread(self, weights: str, point: HookPoint) -> str:
-        """The sentence for weights that no plain module of the model carries."""
-        apart = how_far_apart(self.module, self._observe, point.name)
-        if apart is None:
-            return (
-                f"The {weights} weights of this model can't be decoded: no module of its own computes {point.name}, "
-                "where TransformerLens takes a joined matrix apart."
-            )
-        return (
-            f"The {weights} weights of this model can't be decoded: at {point.name} the model and TransformerLens differ "
-            f"by {apart:.1%} of the largest value in {str(self.module.dtype).removeprefix('torch.')}, so they may "
-            "compute different things; open the model with dtype='float32'."
-        )
 
     def _host(self, run: Run | None) -> nn.Module:
         """The tree of modules for this run, with the hooks that it needs."""

@@ -26,6 +26,8 @@ COARSE = 0.98
 """The same where the stream itself is rounded to 16 bits."""
 EXACT = 1e-5
 """A factor that is nearer to 1 than this is 1: the rounding of a measurement in float32 is smaller."""
+EXACT_16_BITS = 2e-3
+"""The same for a measurement in 16 bits."""
 Read = Callable[[Sequence[str], Mapping[str, Tensor]], dict[str, Tensor]]
 """From hook points to their tensors in a pass, where changes are added to the tensors at some."""
 
@@ -157,7 +159,9 @@ class _Nudged:
         self.probe, self.region, self.place, self.name = probe, region, place, name
         self.held = probe.hold_matrices(region, place[0])
         self.seen: dict[Place, Tensor] = {}
-        self.base = probe.run(region, self.held, keep=[place, *((path, "out") for path in region.norms)], into=self.seen)
+        self.base = probe.run(
+            region, self.held, keep=[place, *((path, "out") for path in region.norms)], into=self.seen
+        )
         if place not in self.seen:
             raise ModelError(f"{name} lies behind the last layer, so nothing there is added to the residual stream.")
         self.push = nudge(self.seen[place])
@@ -234,7 +238,8 @@ def _factor(moved: Tensor, pushed: Tensor, name: str, least: float = NEARLY) -> 
     if not abs(cosine) > least:
         raise ModelError(f"What stands at {name} changes on its way into the residual stream, so it has no direction.")
     factor = float(one @ other / other.square().sum())
-    return 1.0 if abs(factor - 1) < EXACT else factor
+    exact = EXACT if pushed.dtype == torch.float32 else EXACT_16_BITS
+    return 1.0 if abs(factor - 1) < exact else factor
 
 
 def norm_parts(norm: Any, d_model: int) -> tuple[Tensor, Tensor, bool]:

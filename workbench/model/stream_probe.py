@@ -62,7 +62,7 @@ class StreamProbe:
 
         hooks = [self.module.get_submodule(p).register_forward_pre_hook(keep(p), with_kwargs=True) for p in paths]
         with torch.no_grad():
-            self.module(input_ids=self.tokens, use_cache=False)
+            self.module(input_ids=self.tokens.to(self.module.device), use_cache=False)
         for hook in hooks:
             hook.remove()
         self.first = next(path for path in paths if path in self._calls)
