@@ -30,13 +30,17 @@ TASK = Task(
 )
 
 
+def both(name: str) -> tuple[Any, Any]:
+    """A model, and the plain one that it was made of."""
+    return wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer()), zoo.build(name)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """A model, and the plain one that it was made of."""
+    """One of `NAMES`, see `both`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        model = wb.load_model(zoo.build(request.param), tokenizer=tiny.tokenizer())
-    return model, zoo.build(request.param)
+        return both(request.param)
 
 
 Change = Callable[[Tensor], Tensor]
@@ -215,7 +219,7 @@ def test_head_outputs_sum_to_what_attention_adds(pair: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["gemma3", "granite", "gpt2", "bloom", "llama"])
 def test_what_a_token_brings_is_what_enters_the_first_layer(tiny_cache: object, name: str) -> None:
-    model, plain = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer()), zoo.build(name)
+    model, plain = both(name)
     table = plain.get_input_embeddings().weight.detach()
     if name == "bloom":
         norm = plain.transformer.word_embeddings_layernorm
@@ -232,7 +236,7 @@ def test_what_a_token_brings_is_what_enters_the_first_layer(tiny_cache: object, 
 @pytest.mark.parametrize("name", ["gemma3", "granite", "olmo2", "cohere"])
 def test_deembeddings_read_through_all_steps(tiny_cache: object, name: str) -> None:
     """Against products of plain weights: the embeddings' scale, gains in front and behind, the residual multiplier."""
-    model, plain = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer()), zoo.build(name)
+    model, plain = both(name)
     layer, d = 2, 32
     coder = wb.dictionaries.TopKTranscoder(
         d, 8, k=2, reads=f"blocks.{layer}.mlp.hook_in", writes=f"blocks.{layer}.hook_mlp_out", name="t"
@@ -297,7 +301,7 @@ def test_where_writers_do_not_sum_to_the_stream_it_is_refused(tiny_cache: object
     [("granite", 0.25, None), ("cohere", 0.25, None), ("gemma2", 1.0, 30.0), ("llama", 1.0, None)],
 )
 def test_scales_of_logits_are_measured(tiny_cache: object, name: str, factor: float, cap: float | None) -> None:
-    model, plain = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer()), zoo.build(name)
+    model, plain = both(name)
     found = model.network.logit_map
     assert (found.factor, found.cap) == (factor, cap)
     products = kept(plain, TOKENS, plain.lm_head, "out")
