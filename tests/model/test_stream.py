@@ -96,7 +96,7 @@ def attention_adds(plain: Any, tokens: Tensor, z: Change, layer: int = LAYER) ->
 
 
 def near(one: Tensor, other: Tensor, within: float = 1e-4) -> bool:
-    return float((one - other).detach().abs().max()) <= within * float(other.abs().max())
+    return float((one - other).detach().abs().max()) <= within * float(other.detach().abs().max())
 
 
 def test_heads_add_to_the_stream_what_hooks_see(pair: tuple[Any, Any]) -> None:
