@@ -16,7 +16,7 @@ from workbench.circuits import patching_runs
 from workbench.circuits.patching import keep_heads, other_prompts, patch_components
 from workbench.circuits.patching_edges import patch_edges
 from workbench.circuits.patching_gradients import attribution_patching, edge_attribution_patching
-from workbench.circuits.patching_runs import output_weights
+from workbench.circuits.patching_runs import head_matrices, head_path
 from workbench.circuits.task_evaluation import evaluate_task
 from workbench.circuits.tasks import Task, TaskError, encode_task
 
@@ -135,7 +135,8 @@ def test_what_heads_write_adds_up_to_the_projection(zoo: Any, plain: dict[str, A
     projection, _, _ = parts_of(plain[kind], 1)
     z = torch.randn(5, 4, 8)
     bias = projection(torch.zeros(1, 32))
-    written = torch.einsum("nhd,hdm->nm", z, output_weights(zoo[kind], 1))
+    written = torch.einsum("nhd,hdm->nm", z, head_matrices(zoo[kind], 1))
+    assert torch.equal(head_path(zoo[kind], 1).directions(written), written)
     assert torch.allclose(written + bias, projection(z.flatten(1)), atol=1e-5)
 
 

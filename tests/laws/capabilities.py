@@ -182,6 +182,9 @@ def decodes(one: Subject) -> None:
     direction = wb.surgery.direction_of(one.model, f"neurons.{layer}.post:{index}").double()
     cosine = float(torch.nn.functional.cosine_similarity(moved, direction, dim=0))
     assert cosine > 0.99, f"the direction of the neuron has a cosine of {cosine:.3f} with what a nudge writes"
+    if one.model.network.into_stream(one.model.network.neuron_hook_point(layer, "post")).norm is None:
+        ratio = float(moved.norm() / step / direction.norm())  # a residual multiplier is contained
+        assert abs(ratio - 1) < 0.01, f"a nudge of the neuron writes {ratio:.3f} times its direction"
     table = wb.decode_neurons(one.model, weights="down", top_k=5, scale="norm")
     assert table.search(" the", limit=1) is not None
 

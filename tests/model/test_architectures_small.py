@@ -80,15 +80,29 @@ def test_a_direction_contains_the_gain_of_the_norm_behind_it(tiny_cache: object,
         assert torch.equal(network.written(points[place], one), one)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt-j", "granite", "opt"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt-j", "cohere", "opt"])
 def test_without_a_norm_behind_it_a_direction_is_the_weights(tiny_cache: object, name: str) -> None:
     network = opened(name).network
     assert torch.equal(network.neuron_directions(1, "down"), network.neuron_weights(1, "down"))
 
 
-def test_an_output_that_changes_on_its_way_is_refused(tiny_cache: object) -> None:
-    model = opened("llama")
-    gate = model.hook_points["blocks.1.mlp.gate.hook_out"]
-    narrow = dataclasses.replace(gate, module=gate.module, side="in", key="gate in")
-    with pytest.raises(ModelError, match="changes on its way into the residual stream"):
-        model.network._probe.check_direct(narrow)
+def test_what_does_not_arrive_in_the_stream_as_it_is_is_refused(tiny_cache: object) -> None:
+    points = (model := opened("llama")).hook_points
+    for name, sentence in (
+        ("blocks.1.ln2.hook_out", "is not added to the residual stream"),
+        ("blocks.1.attn.hook_q", "wide and no input of a linear map|is not added to the residual stream"),
+        ("ln_final.hook_out", "lies behind the last layer"),
+    ):
+        with pytest.raises(ModelError, match=sentence):
+            model.network.into_stream(points[name])
+
+
+def test_a_place_in_16_bits_says_how_far_apart_it_is(tiny_cache: object) -> None:
+    model = wb.load_model(zoo.build("phi3"), tokenizer=tiny.tokenizer())
+    with pytest.raises(ModelError, match=r"no module of its own computes blocks\.1\.mlp\.hook_pre"):
+        model.network.neuron_weights(1, "gate")
+    network = opened("llama").network
+    point = network.hook_points["blocks.1.mlp.hook_pre"]
+    network.hook_points._points[point.name] = dataclasses.replace(point, module=None)
+    with pytest.raises(ModelError, match=r"differ by 0\.0% of the largest value in float32"):
+        network.neuron_weights(1, "gate")

@@ -1,8 +1,9 @@
 """De-embeddings: the tokens that drive a latent and those that it promotes, from weights alone.
 
-Dunefsky, Chlenski and Nanda (2024), arXiv 2406.11944, section 4. The encoder row is multiplied with the token
-embeddings, directly (the token is at the latent's position) or through the OV circuit of a head (the token is where the
-head attends). Norms enter by their gains; their scales depend on a prompt and are left out.
+Dunefsky, Chlenski and Nanda (2024), arXiv 2406.11944, section 4. The encoder row is multiplied with what each token
+brings into the first layer, directly (the token is at the latent's position) or through the OV circuit of a head (the
+token is where the head attends). Norms enter by their gains, those behind attention and MLP among them; their scales
+depend on a prompt and are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from workbench.attribution.sources import encoder, transcoders_by_layer
 from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
+from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+
+TOKENS = 4096
+"""Tokens that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,10 @@ def deembed(
         strongest.append(HeadDrive(layer, head, float(spread[layer, head]), *ends))
     gain, centres = model.network.final_norm()
     written = transcoder.direction(index).detach().float()
+    written = model.network.written(model.hook_points[transcoder.writes], written)
     written = (written - written.mean() if centres else written) * gain
     table = model.network.unembedding()
-    logits = table @ written
+    logits = table @ written * model.network.logit_map.factor
     logits = logits - logits.mean()
     return DeEmbedding(
         feature,
@@ -117,7 +123,7 @@ def token_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> T
     Returns:
         `[vocab]`.
     """
-    return _embeddings(model) @ _reader(model, transcoder, index)[1]
+    return _over_tokens(model, _reader(model, transcoder, index)[1])
 
 
 def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Tensor:
@@ -131,31 +137,79 @@ def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Te
     vectors = []
     with torch.no_grad():
         for below in range(layer if parallel else layer + 1):
-            value, _, out, _ = model.network.attention_weights(below)
-            value = value.repeat_interleave(len(out) // len(value), 0)  # [heads, d_model, d_head]
-            through = (value @ (out @ reader)[..., None])[..., 0]  # [heads, d_model]
-            vectors.append(_normed(model, f"blocks.{below}.ln1.hook_out", through))
+            value = _values(model, below)  # [heads, d_model, d_head]
+            through = (value @ (_head_outputs(model, below) @ reader)[..., None])[..., 0]  # [heads, d_model]
+            vectors.append(_before_norm(model, f"blocks.{below}.attn.hook_in", through))
         if not vectors:
             return torch.zeros(0, model.network.n_heads, model.network.vocab_size)
-        return torch.stack(vectors) @ _embeddings(model).T
+        return _over_tokens(model, torch.stack(vectors))
 
 
 def _reader(model: LanguageModel, transcoder: SparseCoder, index: int) -> tuple[int, Tensor]:
     (layer,) = transcoders_by_layer(model, [transcoder])
     transcoder.check(index)
-    return layer, _normed(model, f"blocks.{layer}.ln2.hook_out", encoder(transcoder, index)[0])
+    return layer, _before_norm(model, transcoder.reads, encoder(transcoder, index)[0])
 
 
-def _normed(model: LanguageModel, name: str, vectors: Tensor) -> Tensor:
-    """The vectors that read the stream as `vectors` `[..., d_model]` read a norm's output, without its scale."""
-    gain, _, centres = model.network.norm_weights(name)
+def _before_norm(model: LanguageModel, place: str, vectors: Tensor) -> Tensor:
+    """The vectors that read the stream as `vectors` `[..., d_model]` read a place, without the scale of its norm.
+
+    Raises:
+        AttributionError: neither the stream nor a norm's output stands at the place.
+    """
+    layer = place.split(".")[1]
+    streams = [f"blocks.{layer}.hook_resid_{word}" for word in ("pre", "mid")]
+    norms = [f"blocks.{layer}.{word}.hook_out" for word in ("ln2", "ln1")]
+    names = [name for name in (place, *norms, *streams) if name in model.hook_points]
+    tokens = torch.arange(1, 6)[None] % model.network.vocab_size
+    with uninterrupted(), torch.inference_mode():
+        seen = model.capture(tokens, names) if place in names else {}
+    same = [name for name in names[1:] if place in seen and torch.equal(seen[name], seen[place])]
+    if not same:
+        raise AttributionError(
+            f"Latents can't be read from the weights of {model.name}: the tensor at {place} is neither the residual "
+            "stream nor the output of a norm on it."
+        )
+    if same[0] in streams:
+        return vectors
+    gain, _, centres = model.network.norm_weights(same[0])
     vectors = vectors * gain
     return vectors - vectors.mean(-1, keepdim=True) if centres else vectors
 
 
-def _embeddings(model: LanguageModel) -> Tensor:
-    """`[vocab, d_model]`."""
-    return model.network.module.get_input_embeddings().weight.detach().float()
+def _values(model: LanguageModel, layer: int) -> Tensor:
+    """The value weights of each head, `[heads, d_model, d_head]`, checked on prompts of one token.
+
+    Raises:
+        AttributionError: what a head reads from a token is not the product with these weights.
+    """
+    weight, bias, out, _ = model.network.attention_weights(layer)
+    shared = len(out) // len(weight)
+    weight, bias = weight.repeat_interleave(shared, 0), bias.repeat_interleave(shared, 0)
+    names = [f"blocks.{layer}.attn.{word}" for word in ("hook_in", "hook_z")]
+    with uninterrupted(), torch.inference_mode():
+        read, z = (x[:, 0].float() for x in model.capture(torch.arange(1, 4)[:, None], names).values())
+    expected = torch.einsum("bd,hdk->bhk", read, weight) + bias
+    alike = torch.nn.functional.cosine_similarity(z, expected, dim=-1) > 0.999
+    silent = (z - expected).norm(dim=-1) <= 1e-6 * z.abs().max()
+    if not bool((alike | silent).all()):
+        raise AttributionError(
+            f"Latents can't be read from the weights of {model.name}: on a single token the heads of attention {layer} "
+            "give something else than its values."
+        )
+    return weight
+
+
+def _head_outputs(model: LanguageModel, layer: int) -> Tensor:
+    """What one unit of each value of each head adds to the stream: `[heads, d_head, d_model]`."""
+    point = model.hook_points[f"blocks.{layer}.attn.hook_z"]
+    return model.network.into_stream(point).units().reshape(*point.shape, -1)
+
+
+def _over_tokens(model: LanguageModel, vectors: Tensor) -> Tensor:
+    """The products of vectors `[..., d_model]` with what each token brings into the first layer: `[..., vocab]`."""
+    ids = torch.arange(model.network.vocab_size)
+    return torch.cat([vectors @ model.network.token_parts(some).T for some in ids.split(TOKENS)], -1)
 
 
 def _best(model: LanguageModel, scores: Tensor, top: int, sign: int = 1) -> TokenScores:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.circuits.discrete_sae import train_coder
 from workbench.circuits.errors import TaskError
-from workbench.circuits.patching_runs import capture_all, head_point, output_weights
+from workbench.circuits.patching_runs import capture_all, head_matrices, head_path, head_point
 from workbench.circuits.tasks import prompt_tokens
 from workbench.core.checks import Integer, Number, Positive, PositiveNumber, checked
 from workbench.core.progress import Progress
@@ -150,11 +150,19 @@ def head_outputs(
         )
     points = [head_point(model, layer) for layer in range(model.network.n_layers)]
     outputs = capture_all(model, torch.cat(kinds), points)
-    rows = [
-        torch.einsum("nhd,hdm->nhm", outputs[point].float().mean(1), output_weights(model, layer))
-        for layer, point in enumerate(points)
-    ]
+    rows = [_contributions(model, layer, outputs[point]) for layer, point in enumerate(points)]
     return torch.stack(rows, 1), len(kinds[0])
+
+
+def _contributions(model: LanguageModel, layer: int, z: Tensor) -> Tensor:
+    """What each head adds to the stream, mean over positions, `[n, head, d_model]`; z: `[n, pos, head, d_head]`.
+
+    The scale of a norm between is that of each position of the prompt, so that heads sum to what attention adds.
+    """
+    path = head_path(model, layer)
+    scales = path.scales(z.flatten(2))  # [n, pos, 1]
+    mean = (z.float() if scales is None else z.float() * scales[..., None]).mean(1)
+    return path.directions(torch.einsum("nhd,hdm->nhm", mean, head_matrices(model, layer)))
 
 
 def count_exclusive(positive: Tensor, negative: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from workbench.circuits.errors import TaskError
-from workbench.circuits.patching_runs import Variant, capture_all, head_point, last_logits, mlp_point, run_variants
+from workbench.circuits.patching_runs import Variant, capture_all, head_point, last_logits, mlp_points, run_variants
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import Integer, checked
 from workbench.core.progress import Progress
@@ -88,7 +88,7 @@ def patch_components(
     encoded = encode_task(model, task)
     layers = range(model.network.n_layers)
     points = [head_point(model, layer) for layer in layers]
-    others = [mlp_point(layer) for layer in layers] if mlps else []
+    others = mlp_points(model) if mlps else []
     values = replacement_values(model, encoded, [*points, *others], method, seed)
     variants = [
         head_variant(point, head, values[point]) for point in points for head in range(model.network.n_heads)

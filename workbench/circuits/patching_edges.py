@@ -16,11 +16,12 @@ from workbench.circuits.errors import TaskError
 from workbench.circuits.patching import head_variant
 from workbench.circuits.patching_runs import (
     Variant,
-    attention_input_point,
+    attention_input_points,
     capture_all,
+    head_matrices,
+    head_path,
     head_point,
     last_logits,
-    output_weights,
     run_variants,
 )
 from workbench.circuits.tasks import Task, encode_task, log_odds
@@ -65,6 +66,7 @@ def patch_edges(
     plain = log_odds(last_logits(model, encoded.tokens), encoded)
     points = [head_point(model, layer) for layer in range(network.n_layers)]
     clean, corrupted = (capture_all(model, tokens, points) for tokens in (encoded.tokens, encoded.corrupted))
+    inputs = attention_input_points(model)
     lost = torch.zeros(len(edges), dtype=torch.float64)
     done = 0
     for target in sorted({edge[2] for edge in edges}):
@@ -72,8 +74,8 @@ def patch_edges(
         sources = sorted({edges[number][:2] for number in mine})
         moved = []
         for source, head in sources:
-            change = (corrupted[points[source]] - clean[points[source]])[:, :, head]  # [n, pos, d_head]
-            moved.append(_added(attention_input_point(target), change @ output_weights(model, source)[head]))
+            z = clean[points[source]], corrupted[points[source]]  # [n, pos, head, d_head]
+            moved.append(_added(inputs[target], _change(model, source, head, *z)))
         outputs = torch.empty(len(sources), *clean[points[target]].shape)  # [sources, n, pos, head, d_head]
         for chosen, rows, z in run_variants(model, encoded.tokens, moved, points[target]):
             outputs[chosen, rows] = z
@@ -90,6 +92,13 @@ def patch_edges(
         if cancel is not None and cancel():
             raise TaskError("The work was cancelled before every edge was patched.")
     return (lost / len(task)).float()
+
+
+def _change(model: LanguageModel, layer: int, head: int, clean: Tensor, corrupted: Tensor) -> Tensor:
+    """The change of the residual stream, `[n, pos, d_model]`, where one head's output is the corrupted prompt's."""
+    path = head_path(model, layer)
+    change = (corrupted - clean)[:, :, head].float() @ head_matrices(model, layer)[head]
+    return path.changed(clean.flatten(2), change)
 
 
 def _added(point: str, change: Tensor) -> Variant:

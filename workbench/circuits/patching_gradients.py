@@ -17,11 +17,12 @@ from torch import Tensor
 from workbench.circuits.errors import TaskError
 from workbench.circuits.patching import PatchingResult
 from workbench.circuits.patching_runs import (
-    attention_input_point,
+    attention_input_points,
     capture_all,
+    head_matrices,
+    head_path,
     head_point,
-    mlp_point,
-    output_weights,
+    mlp_points,
 )
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
@@ -48,7 +49,7 @@ def attribution_patching(
     encoded = encode_task(model, task)
     layers = range(model.network.n_layers)
     points = [head_point(model, layer) for layer in layers]
-    others = [mlp_point(layer) for layer in layers] if mlps else []
+    others = mlp_points(model) if mlps else []
     corrupted = capture_all(model, encoded.corrupted, [*points, *others])
     heads = torch.zeros(len(points), model.network.n_heads, dtype=torch.float64)
     of_mlps = torch.zeros(len(others), dtype=torch.float64)
@@ -95,7 +96,7 @@ def edge_attribution_patching(
     encoded = encode_task(model, task)
     layers, n_heads = model.network.n_layers, model.network.n_heads
     points = [head_point(model, layer) for layer in range(layers)]
-    inputs = [attention_input_point(layer) for layer in range(layers)]
+    inputs = attention_input_points(model)
     corrupted = capture_all(model, encoded.corrupted, points)
     edges = torch.zeros(layers, n_heads, layers, n_heads)
     for rows in _batches(encoded, progress, cancel):
@@ -103,7 +104,7 @@ def edge_attribution_patching(
             run = _run_with_leaves(model, encoded.rows(rows), [*points, *inputs])
             gradients = torch.autograd.grad(run.score.sum(), [run.leaves[name] for name in points], retain_graph=True)
             written = [
-                _written(model, layer, run.activations[point].detach() - corrupted[point][rows])
+                _written(model, layer, run.activations[point].detach(), corrupted[point][rows])
                 for layer, point in enumerate(points)
             ]  # [head, rows * pos * d_model] each
             for layer in range(1, layers):
@@ -153,9 +154,19 @@ def _pulled_back(run: _RunWithLeaves, point: str, read: str, gradient: Tensor, h
     return pulled.flatten()
 
 
-def _written(model: LanguageModel, layer: int, z: Tensor) -> Tensor:
-    """Heads' contributions to the residual stream, `[head, rows * pos * d_model]`; z: `[rows, pos, head, d_head]`."""
-    return torch.einsum("bphd,hdm->hbpm", z, output_weights(model, layer)).flatten(1)
+def _written(model: LanguageModel, layer: int, clean: Tensor, corrupted: Tensor) -> Tensor:
+    """What the stream loses, to first order, where each head's output is the corrupted prompt's.
+
+    Args:
+        clean: `[rows, pos, head, d_head]`.
+        corrupted: likewise.
+
+    Returns:
+        `[head, rows * pos * d_model]`.
+    """
+    path = head_path(model, layer)
+    change = torch.einsum("bphd,hdm->hbpm", (clean - corrupted).float(), head_matrices(model, layer))
+    return path.slope(clean.flatten(2), change).flatten(1)
 
 
 def _batches(encoded: EncodedTask, progress: Progress | None, cancel: Callable[[], bool] | None) -> Iterator[slice]:

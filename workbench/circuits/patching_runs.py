@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.circuits.errors import TaskError
+from workbench.interventions.parts import PARTS, check_writers
 from workbench.model.edits import BoundEdit, Edit, Group, Run
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+from workbench.model.stream import StreamPath
 
 TOKENS = 2048
 """Tokens in a batch: enough for the full speed of matrix products, few enough for the memory."""
@@ -30,31 +32,56 @@ def head_point(model: LanguageModel, layer: int) -> str:
     return name
 
 
-def mlp_point(layer: int) -> str:
-    """The hook point of a layer's MLP output, which is added to the residual stream: `[batch, pos, d_model]`."""
-    return f"blocks.{layer}.hook_mlp_out"
+def mlp_points(model: LanguageModel) -> list[str]:
+    """The hook points of all MLPs' outputs, which are added to the residual stream: `[batch, pos, d_model]` each.
 
-
-def attention_input_point(layer: int) -> str:
-    """The hook point of attention's input in front of its norm: `[batch, pos, d_model]`.
-
-    An edit there does not change the residual stream that passes the layer.
+    Raises:
+        EditError: outputs that are not what is added, see `check_writers`.
     """
-    return f"blocks.{layer}.ln1.hook_in"
+    check_writers(model, range(model.network.n_layers))
+    return [f"blocks.{layer}.{PARTS['mlp']}" for layer in range(model.network.n_layers)]
 
 
-def output_weights(model: LanguageModel, layer: int) -> Tensor:
-    """Each head's output matrix, from its output to the residual stream: `[head, d_head, d_model]`.
+def attention_input_points(model: LanguageModel) -> list[str]:
+    """The hook points of attention's input in front of its norm, where it has one: `[batch, pos, d_model]` each.
 
-    The output projection is applied to unit vectors, so that the way in which it stores its weights does not matter.
+    The tensor there is the residual stream, and an edit there does not change the stream that passes the layer.
+
+    Raises:
+        TaskError: a layer without such a hook point.
     """
-    point = model.hook_points[head_point(model, layer)]
-    module: nn.Module = model.network.module.get_submodule(point.module or "")
-    width = point.width
-    with torch.no_grad():
-        ones = torch.cat([torch.eye(width), torch.zeros(1, width)]).to(model.network.module.dtype)
-        rows = module(ones).float()
-    return (rows[:-1] - rows[-1]).view(*point.shape, -1)
+    layers = range(model.network.n_layers)
+    names = [[f"blocks.{layer}.{name}" for name in ("ln1.hook_in", "attn.hook_in")] for layer in layers]
+    plain = {name for name, point in model.hook_points.items() if point.module is not None}
+    known = [[name for name in some if name in plain] for some in names]
+    streams = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
+    tokens = torch.arange(1, 6)[None] % model.network.vocab_size
+    seen = capture_all(model, tokens, [*streams, *(name for some in known for name in some)])
+    found = []
+    for stream, some in zip(streams, known, strict=True):
+        fits = [name for name in some if torch.equal(seen[name], seen[stream])]
+        if not fits or model.hook_points[fits[0]].key == model.hook_points[stream].key:
+            raise TaskError(
+                f"No hook point of {model.name} shows what the attention at {stream} reads before its norm."
+            )
+        found.append(fits[0])
+    return found
+
+
+def head_path(model: LanguageModel, layer: int) -> StreamPath:
+    """The way of a layer's heads into the residual stream.
+
+    Raises:
+        TaskError: as `head_point`.
+        ModelError: as `Network.into_stream`.
+    """
+    return model.network.into_stream(model.hook_points[head_point(model, layer)])
+
+
+def head_matrices(model: LanguageModel, layer: int) -> Tensor:
+    """Each head's output matrix, `[head, d_head, d_model]`, in front of what lies between it and the stream."""
+    shape = model.hook_points[head_point(model, layer)].shape
+    return head_path(model, layer).matrix().reshape(*shape, -1)
 
 
 def capture_all(model: LanguageModel, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

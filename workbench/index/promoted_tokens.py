@@ -47,7 +47,11 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
             return model.network.neuron_directions(layer, "down" if site == "post" else site)
         gain, centred = model.network.final_norm()
         if _RESIDUAL.fullmatch(dictionary.writes) and dictionary.d_out == model.network.d_model:
-            vectors = model.network.written(model.hook_points[dictionary.writes], directions(dictionary))
+            vectors = directions(dictionary)
+            if not dictionary.writes.endswith(
+                "hook_resid_mid"
+            ):  # what only the MLP reads is in the stream's coordinates
+                vectors = model.network.written(model.hook_points[dictionary.writes], vectors)
         elif match := _POST.fullmatch(dictionary.writes):
             vectors = directions(dictionary) @ model.network.neuron_directions(int(match[1]), "down")
         else:

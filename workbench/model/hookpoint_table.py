@@ -63,16 +63,7 @@ def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tens
 def _build(module: Any, observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
     """All hook points, from two short sequences that run through both trees."""
     probe = _probe(module)
-    with torch.no_grad():
-        observed = observe(probe)
-        plain: dict[tuple[str, str], Tensor] = {}
-        paths = {tensor.path for tensor in observed if tensor.path is not None}
-        handles = [
-            module.get_submodule(path).register_forward_hook(_keep(plain, path), with_kwargs=True) for path in paths
-        ]
-        logits = module(input_ids=probe).logits
-    for handle in handles:
-        handle.remove()
+    observed, plain, logits = _both(module, probe, observe)
     if not bool(logits.isfinite().all()):
         raise ModelError("This model computes values that are not finite: its weights are damaged; load it again.")
     points = []
@@ -84,6 +75,36 @@ def _build(module: Any, observe: Callable[[Tensor], list[BridgeTensor]]) -> Hook
         shape = tuple(tensor.value.shape[2:])
         points.append(HookPoint(tensor.name, shape, path, tensor.side or "out", tensor.key, positional))
     return HookPoints(points)
+
+
+def how_far_apart(module: Any, observe: Callable[[Tensor], list[BridgeTensor]], name: str) -> float | None:
+    """The largest difference between the plain module's tensor at a hook point and the bridge's, as a share of the
+    largest value there; None where no plain module stands for the bridge's."""
+    observed, plain, _ = _both(module, _probe(module), observe)
+    for tensor in observed:
+        if tensor.name == name and tensor.path is not None:
+            twin = plain.get((tensor.path, tensor.side))
+            if twin is not None and twin.numel() == tensor.value.numel():
+                apart = (twin.reshape(tensor.value.shape).float() - tensor.value.float()).abs().max()
+                return float(apart / tensor.value.float().abs().max())
+    return None
+
+
+def _both(
+    module: Any, probe: Tensor, observe: Callable[[Tensor], list[BridgeTensor]]
+) -> tuple[list[BridgeTensor], dict[tuple[str, str], Tensor], Tensor]:
+    """The tensors of the bridge for token ids, those of the plain modules by path and side, and the logits."""
+    with torch.no_grad():
+        observed = observe(probe)
+        plain: dict[tuple[str, str], Tensor] = {}
+        paths = {tensor.path for tensor in observed if tensor.path is not None}
+        handles = [
+            module.get_submodule(path).register_forward_hook(_keep(plain, path), with_kwargs=True) for path in paths
+        ]
+        logits = module(input_ids=probe).logits
+    for handle in handles:
+        handle.remove()
+    return observed, plain, logits
 
 
 def _probe(module: Any) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -26,13 +26,16 @@ from workbench.core.vocabulary import beyond_vocabulary
 from workbench.model.bridge import architecture_of, bridge_hook, component_at, unopened
 from workbench.model.causality import is_causal
 from workbench.model.context import context_length
-from workbench.model.edits import BoundEdit, EditError, Run, running
-from workbench.model.hookpoint_table import BridgeTensor, open_table
+from workbench.model.edits import BoundEdit, Edit, EditError, Group, Run, running
+from workbench.model.hookpoint_table import BridgeTensor, how_far_apart, open_table
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
-from workbench.model.mlp import LayerProbe, check_neurons
+from workbench.model.logit_map import LogitMap, measure_logit_map
+from workbench.model.mlp import check_neurons, unread_weights
 from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.sampling import PromptError
+from workbench.model.stream import StreamPath, norm_parts, stream_path, stream_path_of_passes
+from workbench.model.stream_probe import StreamProbe
 from workbench.model.weights import ModelError
 
 
@@ -54,8 +57,7 @@ class Network:
         self._tokenizer = tokenizer
         self._hooked: set[tuple[bool, str]] = set()
         self._lock = threading.RLock()
-        self._behind: dict[str, str | None] = {}  # the norm between a hook point and the stream, by key
-        self._direct: set[str] = set()  # keys of hook points whose tensors are added to the stream as they are
+        self._paths: dict[str, StreamPath] = {}  # by the key of the hook point
         versions = {"TransformerLens": version("transformer-lens")}
         self.hook_points = open_table(self.module, versions, self._observe)
         sizes = self.config.get_text_config()
@@ -188,6 +190,12 @@ class Network:
             )
         return head
 
+    @functools.cached_property
+    def logit_map(self) -> LogitMap:
+        """What the model makes of the LM head's products: a factor (Granite, Cohere) and a soft-cap (Gemma 2)."""
+        with self._lock, torch.inference_mode(False):
+            return measure_logit_map(self.module)
+
     def final_norm(self) -> tuple[Tensor, bool]:
         """The final norm's gain `[d_model]` and whether it subtracts the mean."""
         gain, _, centres = self.norm_weights("ln_final.hook_out")
@@ -215,6 +223,11 @@ class Network:
             name: self.hook_points.get(f"blocks.{layer}.mlp.{word}")
             for name, word in {"post": "hook_post", **words}.items()
         }
+        unseen = points["post"]
+        if unseen is not None and unseen.module is None:
+            apart = how_far_apart(self.module, self._observe, unseen.name)
+            if apart is not None:
+                raise unread_weights("down", unseen, apart, self.module.dtype)
         check_neurons(self.module, layer, points["post"], "post", self.d_model)
         if site not in points:
             raise ModelError(f"There are no {site!r} neurons in this model; it has {', '.join(self.neuron_sites)}.")
@@ -236,58 +249,74 @@ class Network:
         point = self.neuron_hook_point(layer, "post" if weights == "down" else weights)
         module = self.module.get_submodule(point.module) if point.module else None
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
-            raise ModelError(
-                f"The {weights} weights of this model are not stored as one matrix; they can't be decoded."
-            )
+            apart = how_far_apart(self.module, self._observe, point.name)
+            raise unread_weights(weights, point, apart, self.module.dtype)
         weight = module.weight.detach().float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight
 
     def neuron_directions(self, layer: int, weights: str) -> Tensor:
         """Each neuron's vector in the residual stream, `[d_mlp, d_model]`: read by gate and up, written by down.
 
-        As `neuron_weights`, but behind a norm between the MLP and the stream the vectors that `down` writes contain its
-        gain; lengths are up to one positive factor.
+        As `neuron_weights`, but the vectors that `down` writes are what arrives in the stream, see `written`.
 
         Raises:
-            ModelError: as `neuron_weights`, or an MLP whose output changes on its way into the stream.
+            ModelError: as `neuron_weights` and `into_stream`.
         """
         vectors = self.neuron_weights(layer, weights)
-        if weights != "down":
-            return vectors
-        post = self.neuron_hook_point(layer, "post")
-        out = replace(
-            post, name=f"blocks.{layer}.mlp.out", key=f"{post.key} written", shape=(self.d_model,), side="out"
-        )
-        written = self.written(out, vectors)
-        if self._behind[out.key] is None and out.key not in self._direct:
-            self._probe.check_direct(out)
-            self._direct.add(out.key)
-        return written
+        return vectors if weights != "down" else self.written(self.neuron_hook_point(layer, "post"), vectors)
 
     def written(self, point: HookPoint, vectors: Tensor) -> Tensor:
-        """The directions in which vectors at a hook point arrive in the residual stream, up to a positive factor.
+        """What vectors at a hook point add to the residual stream, from weights alone: `[..., d_model]`.
 
-        A norm between the hook point and the stream (Gemma 2 and 3, OLMo 2, EXAONE 4) multiplies them by its gain,
-        after it subtracted their mean where it does so.
+        They are `vectors` themselves where nothing lies between. A factor between (a residual multiplier, an embedding
+        scale) multiplies them; a norm between (Gemma 2 and 3, OLMo 2, GLM 4) by its gain, after it subtracted their
+        mean where it does so. A norm's scale depends on the prompt and is taken as 1.
 
         Args:
-            point: a hook point that is as wide as the stream.
-            vectors: `[..., d_model]`.
+            point: a hook point that is as wide as the stream, or in front of a linear map into it.
+            vectors: `[..., d_model]`, behind that linear map.
 
-        Returns:
-            `[..., d_model]`; `vectors` themselves where no norm lies behind the hook point.
+        Raises:
+            ModelError: as `into_stream`.
         """
-        if point.key not in self._behind:
-            self._behind[point.key] = self._probe.norm_behind(point)
-        path = self._behind[point.key]
-        if path is None:
-            return vectors
-        gain, _, centres = self._norm_at(path)
-        return (vectors - vectors.mean(-1, keepdim=True) if centres else vectors) * gain
+        return self.into_stream(point).directions(vectors)
+
+    def into_stream(self, point: HookPoint) -> StreamPath:
+        """The way from a hook point into the residual stream, measured at its first use.
+
+        Raises:
+            ModelError: a tensor that does not arrive in the stream, or changes on its way by more than a norm and a
+                factor.
+        """
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            if point.key not in self._paths:
+                if point.module is not None:
+                    self._paths[point.key] = stream_path(self._probe, point)
+                else:
+                    streams = [name for name in _streams_behind(point.name) if name in self.hook_points]
+                    self._paths[point.key] = stream_path_of_passes(self._read, point, self.d_model, streams)
+            return self._paths[point.key]
+
+    def _read(self, names: Sequence[str], added: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors at hook points on the probe's tokens, where tensors are added at some."""
+        seen: dict[str, Tensor] = {}
+        edits = self.prepare([Edit(name, lambda x, more=more: x + more) for name, more in added.items()])
+        keys = {name: self.hook_points[name].key for name in names}
+        watch = {key: lambda value, key=key: seen.__setitem__(key, value.clone()) for key in keys.values()}
+        self.capture(self._probe.tokens, names, Run([Group(edits)], watch=watch))
+        return {name: seen[key] for name, key in keys.items()}
+
+    def token_parts(self, ids: Tensor) -> Tensor:
+        """What tokens `[n]` bring into the first layer, `[n, d_model]` in float32: read there, not looked up.
+
+        Scales of embeddings and norms behind them are contained; position embeddings, which no token decides, are not.
+        """
+        with self._lock:
+            return self._probe.token_parts(ids)
 
     @functools.cached_property
-    def _probe(self) -> LayerProbe:
-        return LayerProbe(self.module)
+    def _probe(self) -> StreamProbe:
+        return StreamProbe(self.module, self.d_model)
 
     def attention_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The value and output weights of the heads of a layer.
@@ -324,16 +353,7 @@ class Network:
         path = self.hook_points[hook_point].module
         if path is None:
             raise ModelError(f"This model has no norm of its own at {hook_point}.")
-        return self._norm_at(path)
-
-    def _norm_at(self, path: str) -> tuple[Tensor, Tensor, bool]:
-        """Gain, bias and whether the mean is subtracted, of the norm at a path in the plain model."""
-        norm: Any = self.module.get_submodule(path)
-        flips = torch.ones(self.d_model, dtype=self.module.dtype)
-        flips[1::2] = -1.0
-        with torch.no_grad():
-            zero, ones, alternating = norm(torch.stack([torch.zeros_like(flips), torch.ones_like(flips), flips]))
-        return ((alternating - zero) * flips).float(), zero.float(), bool(((ones - zero).abs() < 1e-3).all())
+        return norm_parts(self.module.get_submodule(path), self.d_model)
 
     def _host(self, run: Run | None) -> nn.Module:
         """The tree of modules for this run, with the hooks that it needs."""
@@ -382,6 +402,15 @@ class Network:
 
 class _Enough(Exception):
     """Every hook point asked for has been captured."""
+
+
+def _streams_behind(name: str) -> list[str]:
+    """The hook points of the residual stream behind one, the nearest first."""
+    if not name.startswith("blocks."):
+        return ["blocks.0.hook_resid_pre"]
+    layer = name.split(".")[1]
+    words = ("post",) if "mlp" in name else ("mid", "post")
+    return [f"blocks.{layer}.hook_resid_{word}" for word in words]
 
 
 def _touches(run: Run | None, part: str) -> bool:

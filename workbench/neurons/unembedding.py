@@ -41,7 +41,7 @@ def decode_neurons(
     Args:
         model: any model with MLPs.
         weights: the vectors that are read: rows of the `gate` or the `up` projection, or columns of `down`,
-            times the gain of a norm between the MLP and the stream.
+            times what lies between the MLP and the stream: a norm's gain, a residual multiplier.
         top_k: tokens kept per neuron and sign, at most 1,000.
         scale: `raw`: the weights themselves; `unit`: each divided by its norm; `norm`: sent through the final norm, as
             if the residual stream held nothing but this vector.
@@ -57,8 +57,8 @@ def decode_neurons(
     most = min(1000, model.network.vocab_size)
     if top_k > most:
         raise NeuronError(f"top_k is a whole number from 1 to {most:,}, not {top_k!r}.")
-    # tables of `down` had another name while they left out the gain of a norm behind the MLP
-    vectors = "down-in-stream" if weights == "down" else weights
+    # tables of `down` had other names while they left out what lies between the MLP and the stream
+    vectors = "down-added" if weights == "down" else weights
     file = table_file(f"{model.hash}-{vectors}-{scale}-{top_k}")
     vocabulary = model.token_texts(torch.arange(model.network.vocab_size))
     widths = {model.network.neuron_hook_point(layer, "post").width for layer in range(model.network.n_layers)}

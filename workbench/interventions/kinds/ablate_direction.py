@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.core.arguments import Argument
 from workbench.interventions.affine import AffineChange, Project
-from workbench.interventions.parts import writers
+from workbench.interventions.parts import FIRST, check_writers, writers
 from workbench.interventions.protocol import InterventionKind
 from workbench.model.edits import Edit, EditError
 from workbench.model.language_model import LanguageModel
@@ -47,18 +47,24 @@ class AblateDirection(InterventionKind):
     def bind(self, model: LanguageModel, plan: Plan) -> list[Edit]:
         """Fresh edits for one run, one for each writer."""
         unit = self.unit(model)
-        for name in writers(model):
+        names = self._writers(model)
+        for name in names:
             plan.close(model.hook_points[name].key)
 
         def take_out(x: Tensor) -> Tensor:  # [..., d_model]; rounded once, as the baked weights are
             exact = x.double()
             return (exact - (exact @ unit)[..., None] * unit).to(x.dtype)
 
-        return [Edit(name, take_out, source=str(self)) for name in writers(model)]
+        return [Edit(name, take_out, source=str(self)) for name in names]
 
     def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
         """A projection of what each writer writes."""
-        return [(name, Project(self.unit(model))) for name in writers(model)]
+        return [(name, Project(self.unit(model))) for name in self._writers(model)]
+
+    def _writers(self, model: LanguageModel) -> list[str]:
+        """All that writes into the stream; raises `EditError` where it does not sum to the stream."""
+        check_writers(model, [FIRST, *range(model.network.n_layers)])
+        return writers(model)
 
     def unit(self, model: LanguageModel) -> Tensor:
         """The direction with length 1, `[d_model]`; raises `EditError` if it has another width than the model."""

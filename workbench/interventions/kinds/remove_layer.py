@@ -27,7 +27,7 @@ class RemoveLayer(InterventionKind):
     def bind(self, model: LanguageModel, plan: Plan) -> list[Edit]:
         """Fresh edits for one run: attention and MLP write zero."""
         check_layer(model, self.layer)
-        return [silence(model, plan, f"blocks.{self.layer}.{name}", str(self)) for name in PARTS.values()]
+        return [silence(model, plan, self.layer, part, str(self)) for part in PARTS]
 
     def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
         """What attention and MLP write becomes zero."""

@@ -32,7 +32,7 @@ class RemoveSublayer(InterventionKind):
     def bind(self, model: LanguageModel, plan: Plan) -> list[Edit]:
         """A fresh edit for one run: the sublayer writes zero."""
         check_layer(model, self.layer)
-        return [silence(model, plan, f"blocks.{self.layer}.{PARTS[self.part]}", str(self))]
+        return [silence(model, plan, self.layer, self.part, str(self))]
 
     def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
         """What the sublayer writes becomes zero."""

@@ -14,10 +14,11 @@ def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     """The direction in which a feature writes into the residual stream, `[d_model]`.
 
     For a neuron it is its column of the down projection. A norm between the place and the stream multiplies it by its
-    gain.
+    gain, and so does a factor, such as a residual multiplier or the scale of embeddings.
 
     Raises:
         FeatureError: there is no such feature, or it writes elsewhere.
+        ModelError: what is written there changes on its way into the stream by more than that.
         DictionaryError: it belongs to a dictionary that is not loaded.
     """
     feature = Feature.parse(feature) if isinstance(feature, str) else feature

@@ -16,7 +16,7 @@ from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.interventions.kinds import RemoveLayer, RemoveSublayer
-from workbench.interventions.parts import PARTS
+from workbench.interventions.parts import PARTS, check_writers
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import baked
 from workbench.surgery.child import Child
@@ -175,6 +175,7 @@ def _scaling(gates: Tensor, part: int) -> Any:
 
 def _path(model: LanguageModel, layer: int, part: str) -> str:
     """The path of a sublayer among the plain modules."""
+    check_writers(model, [layer])  # a module that gives back the stream itself must not become zeros
     point = model.hook_points[f"blocks.{layer}.{PARTS[part]}"]
     if not point.module or point.side != "out":
         raise SurgeryError(
