@@ -114,8 +114,8 @@ def foreign_link() -> str:
         )
     if hash != own:
         return (
-            f"This link is to {plain(linked)} of {plain(name)} with the weights {plain(hash)}, and the one that is open "
-            f"has the weights {own}; open the model that the link was made on."
+            f"This link is to {plain(linked)} of {plain(name)} with the weights {plain(hash)}, and the one that is "
+            f"open has the weights {own}; open the model that the link was made on."
         )
     return ""
 

@@ -43,6 +43,7 @@ class Saver:
     """What is there, by anything that differs between the two contents; None where nothing is there."""
     prepare: Callable[[Path], None] = lambda path: None
     """Puts there what the saver finds."""
+    slow: bool = False
     resumes: bool = False
     """Whether it is long work, of which a part may be there."""
 
@@ -187,7 +188,7 @@ def _fine_tune(path: Path, number: int) -> Any:
 def _read_fine_tuned(path: Path) -> Any:
     if not (path / "progress.json").exists():
         return None
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.rglob("*.safetensors"))]
+    return wb.load_dictionary(path / "0").hash, hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _index(path: Path, number: int) -> Any:
@@ -237,8 +238,8 @@ SAVERS = [
     Saver("sparsity.json", "s.json", lambda path, n: wb.sparsity.save_sparsities([_sparsity(n)], path), _read_text),
     Saver("sparsity.parquet", "s.parquet", lambda p, n: wb.sparsity.save_sparsities([_sparsity(n)], p), _read_bytes),
     Saver("labels", "l.json", _export_labels, _read_text, _give_indexes),
-    Saver("model", "m", lambda path, n: wb.interventions.save_model(_spliced(n), path), _read_spliced),
-    Saver("child", "child", lambda path, n: _child(n).save_pretrained(path), _read_child),
+    Saver("model", "m", lambda path, n: wb.interventions.save_model(_spliced(n), path), _read_spliced, slow=True),
+    Saver("child", "child", lambda path, n: _child(n).save_pretrained(path), _read_child, slow=True),
     Saver("training", "run", _train, _read_training, resumes=True),
     Saver("fine-tune", "run", _fine_tune, _read_fine_tuned, resumes=True),
     Saver("index", "index", _index, _read_index, resumes=True),

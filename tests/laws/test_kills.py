@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from disk_faults import REFUSED, Ending, Fault, in_fork
@@ -24,8 +25,7 @@ import workbench as wb
 from workbench.core.files import FileError, clear_leftovers, replacing
 
 WHOLE = bool(os.environ.get("WORKBENCH_TORTURE"))
-KILLS, FAILURES = 3, 1
-"""Contacts of each saver that are tried in the suite, over an old content and over nothing, and for each error."""
+CODES = (errno.ENOSPC, errno.EROFS, errno.EACCES)
 REACHED: set[tuple[str, str]] = set()
 """Functions that the savers went through."""
 
@@ -60,7 +60,7 @@ class Trial:
             saver.save(self.start, 0)
         self.before = saver.read(self.start)
         undisturbed = self.copy()
-        self.ending = in_fork(lambda: saver.save(undisturbed, 1), self.folder)
+        self.ending = in_fork(lambda: saver.save(undisturbed, 1), undisturbed.parent)
         assert self.ending.status == 0, self.ending.sentence
         REACHED.update(map(tuple, self.ending.places))
         self.after = saver.read(undisturbed)
@@ -76,17 +76,16 @@ class Trial:
         return there / self.saver.place
 
     def contacts(self, count: int) -> list[int]:
-        """Numbers of contacts: the last, and others by chance; all of them in the long form."""
+        """Numbers of contacts, some by chance; all of them in the long form."""
         everything = range(1, self.ending.contacts + 1)
-        chance = random.Random(self.saver.name)
-        return list(everything) if WHOLE else sorted({self.ending.contacts, *chance.choices(everything, k=count - 1)})
+        return list(everything) if WHOLE else sorted(random.Random(self.saver.name).sample(everything, k=count))
 
     def disturbed(self, fault: Fault) -> tuple[Path, Ending]:
         """A copy on which content 1 was saved under a fault."""
         path = self.copy()
         ending = in_fork(lambda: self.saver.save(path, 1), path.parent, fault)
         seen = self.saver.read(path)
-        assert seen == self.before or seen == self.after, f"at contact {fault.at} of {self.ending.contacts}"
+        assert seen in (self.before, self.after), f"at contact {fault.at} of {self.ending.contacts}"
         return path, ending
 
     def finishes(self, path: Path) -> None:
@@ -107,8 +106,10 @@ def names(folder: Path) -> list[str]:
 def test_killed_at_any_contact_the_old_or_the_new_is_whole(saver: Saver, old: bool, tmp_path: Path) -> None:
     if saver.resumes and old:
         pytest.skip("long work goes on in its folder and replaces nothing but an index")
+    if saver.slow and not old and not WHOLE:
+        pytest.skip("in the long form")
     trial = Trial(saver, tmp_path, old)
-    for contact in trial.contacts(KILLS):
+    for contact in trial.contacts(3 if old and not saver.slow else 2):
         path, ending = trial.disturbed(Fault(contact))
         assert ending.status == -signal.SIGKILL, f"at contact {contact}: {ending.sentence}"
         trial.finishes(path)
@@ -117,8 +118,8 @@ def test_killed_at_any_contact_the_old_or_the_new_is_whole(saver: Saver, old: bo
 @each
 def test_a_failing_disk_is_one_sentence(saver: Saver, tmp_path: Path) -> None:
     trial = Trial(saver, tmp_path, not saver.resumes)
-    for code in (errno.ENOSPC, errno.EROFS, errno.EACCES):
-        for contact in trial.contacts(FAILURES + 1)[: None if WHOLE else FAILURES]:
+    for code in CODES[: 1 if saver.slow and not WHOLE else None]:
+        for contact in trial.contacts(1):
             path, ending = trial.disturbed(Fault(contact, code))
             where = f"{os.strerror(code)} at contact {contact}: {ending.sentence}"
             if ending.status != 0:  # it can fail after all is done, when what is old is cleared away
@@ -130,9 +131,8 @@ def test_a_failing_disk_is_one_sentence(saver: Saver, tmp_path: Path) -> None:
 
 
 def test_every_function_that_replaces_is_among_the_savers(tmp_path: Path) -> None:
-    for saver in SAVERS:  # what the tests above reached, where they ran
-        if not REACHED & {("dictionaries/folder.py", "write_folder")} or saver.name.startswith("dictionary"):
-            Trial(saver, tmp_path / saver.name, old=True)
+    for saver in () if REACHED else SAVERS:  # the tests above reached what they reach
+        Trial(saver, tmp_path / saver.name, old=not saver.resumes)
     ending = in_fork(lambda: fill_cache(tmp_path / "cache", 5), tmp_path)
     assert set(replacers()) - REACHED - set(map(tuple, ending.places)) - EXEMPT == set()
 
@@ -142,7 +142,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(code: int, tmp_path: Path)
     whole = fill_cache(tmp_path / "whole", 5)
 
     def check() -> None:
-        assert torch.equal(fill_cache(tmp_path / "failing", 5).tokens, whole.tokens)
+        assert np.array_equal(fill_cache(tmp_path / "failing", 5).tokens, whole.tokens)
 
     contacts = in_fork(check, tmp_path).contacts
     for contact in range(1, contacts + 1, 1 if WHOLE else 4):
@@ -192,7 +192,7 @@ def assert_refused_or_beside(saver: Saver, place: Path, mine: Path) -> None:
     assert mine.read_text() == "mine"
 
 
-def test_a_new_saver_is_safe_without_knowing(tmp_path: Path) -> None:
+def test_a_new_saver_is_safe_without_knowing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -213,8 +213,8 @@ def test_a_new_saver_is_safe_without_knowing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     save("empty", {"ours": 1}, "ours")
     save("empty", {"ours": 2}, "ours")
-    with pytest.raises(FileError, match="runs in"), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FileError, match="runs in"):
         save("empty", {"ours": 3}, "ours")
     with pytest.raises(FileError, match="no path"):
         save("a\0b", {})

@@ -49,6 +49,15 @@ def alone(folder: Path, error: type[WorkbenchError]) -> Iterator[None]:
         lock.release()
 
 
+def clear_lock(folder: Path) -> None:
+    """Remove the file of a lock whose holder was killed, where there is one and it can be removed."""
+    file = folder / NAME
+    with contextlib.suppress(OSError, Timeout):
+        if file.exists():
+            with FileLock(file).acquire(timeout=0):
+                file.unlink()
+
+
 def _holder(file: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         return file.read_text(encoding="utf-8").strip() or "another process"

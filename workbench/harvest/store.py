@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.core.checks import Number, checked
 from workbench.core.files import clear_leftovers, explained, replacing
-from workbench.core.locks import alone
+from workbench.core.locks import alone, clear_lock
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
@@ -58,7 +58,7 @@ class Store:
 
         def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
             needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            if not file.exists() or file.stat().st_size < needed:
+            if needed and (not file.exists() or file.stat().st_size < needed):
                 raise HarvestError(f"{file} is missing or cut short; harvest into {self.folder} anew.")
             return np.memmap(file, dtype, "r", shape=shape) if rows else np.zeros(shape, dtype)
 
@@ -154,6 +154,7 @@ def _is_complete(folder: Path, note: dict[str, Any]) -> bool:
         raise HarvestError(f"{folder} holds another harvest: {wrong}. Choose another folder.")
     if earlier["complete"]:
         clear_leftovers(folder / PROGRESS)
+        clear_lock(folder)
     return earlier["complete"]
 
 

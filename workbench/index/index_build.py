@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from workbench.core.checks import Natural
 from workbench.core.files import clear_leftovers, explained, replacing
 from workbench.core.forms import read_json
+from workbench.core.locks import clear_lock
 from workbench.core.provenance import command_line
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
@@ -88,6 +89,7 @@ class IndexBuild:
             return False
         shutil.rmtree(self.building, ignore_errors=True)
         clear_leftovers(self.path / DATA)
+        clear_lock(self.path)
         return True
 
     def committed(self) -> int:

@@ -29,6 +29,7 @@ from torch import Tensor
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import clear_leftovers, explained, replacing
 from workbench.core.hashing import fingerprint
+from workbench.core.locks import clear_lock
 from workbench.core.settings import difference
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.training.learner import Learner
@@ -112,6 +113,7 @@ class RunFolder:
         if self.finished:  # a killed process may not have come to it
             with contextlib.suppress(OSError):
                 self._clear()
+                clear_lock(self.folder)
 
     def restore(self, learner: Learner) -> None:
         """Give a learner the weights of the checkpoint.
