@@ -69,20 +69,20 @@ def test_replacing_is_whole_or_not_at_all(exchange: bool, tmp_path: Path, monkey
     assert target.read_text() == "one"
     folder = tmp_path / "a" / "folder"
     for content in ("one", "two"):
-        with replacing(folder) as temporary:
+        with replacing(folder, owned=True) as temporary:
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert [path.name for path in folder.iterdir()] == ["two"]
     (tmp_path / "usual").touch()
     usual = (tmp_path / "usual").stat().st_mode
-    with replacing(folder) as temporary:
+    with replacing(folder, owned=True) as temporary:
         (temporary / "deep").mkdir(parents=True)
         save_file({"x": torch.ones(2)}, temporary / "deep" / "weights.safetensors")
         (temporary / "deep" / "weights.safetensors").chmod(0o600)  # as safetensors does, by itself or not
         (temporary / "run").touch(0o700)
     assert (folder / "deep" / "weights.safetensors").stat().st_mode == usual
     assert (folder / "run").stat().st_mode & 0o777 == (usual | 0o700) & 0o777
-    with replacing(target) as temporary:
+    with replacing(target, owned=True) as temporary:
         temporary.touch(0o600)
     assert target.stat().st_mode == usual
     assert sorted(path.name for path in target.parent.iterdir()) == ["file.txt", "folder"]

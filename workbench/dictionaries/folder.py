@@ -23,8 +23,8 @@ from workbench.core.files import replacing
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
-REPLACES = "replaces"
-"""Key of the weights' metadata: SHA-256 of the `cfg.json` that was there before; `CONFIG` is the key of the new one."""
+OWN, REPLACES = "workbench", "replaces"
+"""Key of the weights' metadata, which is JSON, and in it that of the SHA-256 of the `cfg.json` that was there before."""
 ATTEMPTS = 20
 """How often a folder is read at most while another process replaces it."""
 FORMAT = 1
@@ -49,25 +49,25 @@ def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     except (TypeError, ValueError) as error:
         raise DictionaryError(f"What goes into {CONFIG} must be plain data that JSON can hold: {error}.") from error
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", CONFIG: text, REPLACES: ""}
     if not _holds_more(path):
         with replacing(path, DictionaryError, own=(CONFIG, WEIGHTS)) as folder:
             folder.mkdir()
-            save_file(contiguous, folder / WEIGHTS, metadata=metadata)
+            save_file(contiguous, folder / WEIGHTS, metadata=_metadata(text))
             (folder / CONFIG).write_text(text, encoding="utf-8")
         return
+    replaced = ""
     if (path / CONFIG).exists():
         if not (path / WEIGHTS).exists():
             raise DictionaryError(
                 f"{path / CONFIG} is not of a dictionary: there is no {WEIGHTS}; choose another folder."
             )
-        metadata[REPLACES] = _sha256((path / CONFIG).read_bytes())
+        replaced = _sha256((path / CONFIG).read_bytes())
     # the weights, which are entered last, take their place first
     with (
         replacing(path / CONFIG, DictionaryError, owned=True) as new_config,
         replacing(path / WEIGHTS, DictionaryError, owned=True) as new_weights,
     ):
-        save_file(contiguous, new_weights, metadata=metadata)
+        save_file(contiguous, new_weights, metadata=_metadata(text, replaced))
         new_config.write_text(text, encoding="utf-8")
 
 
@@ -83,11 +83,10 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if _state(path) == before:
             break  # no other process replaced a file between the two
     text, tensors, metadata = content
-    if CONFIG in metadata and metadata.get(REPLACES) == _sha256(text):
-        text = metadata[CONFIG].encode()
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        own = json.loads(metadata.get(OWN, "{}"))
+        config = json.loads(own[CONFIG] if own.get(REPLACES) == _sha256(text) else text)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
     if not isinstance(config, dict):
         raise DictionaryError(f"its {CONFIG} does not hold a configuration; save the dictionary again")
@@ -121,6 +120,11 @@ def _state(path: Path) -> list[tuple[int, int, int]]:
     except OSError:
         return []
     return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in states]
+
+
+def _metadata(text: str, replaced: str = "") -> dict[str, str]:
+    """Of the weights, under one key: the order of several would differ from file to file."""
+    return {OWN: json.dumps({CONFIG: text, REPLACES: replaced})}
 
 
 def _sha256(content: bytes) -> str:
