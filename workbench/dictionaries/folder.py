@@ -24,7 +24,7 @@ from workbench.core.files import replacing
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 OWN, REPLACES = "workbench", "replaces"
-"""Key of the weights' metadata, which is JSON, and in it that of the SHA-256 of the `cfg.json` that was there before."""
+"""Key of the weights' metadata, which is JSON, and the key in it of the SHA-256 of the `cfg.json` before this one."""
 ATTEMPTS = 20
 """How often a folder is read at most while another process replaces it."""
 FORMAT = 1
