@@ -23,6 +23,7 @@ from savers import EXEMPT, SAVERS, Saver, fill_cache, replacers
 
 import workbench as wb
 from workbench.core.files import FileError, clear_leftovers, replacing
+from workbench.core.locks import alone
 
 WHOLE = bool(os.environ.get("WORKBENCH_TORTURE"))
 CODES = (errno.ENOSPC, errno.EROFS, errno.EACCES)
@@ -148,6 +149,18 @@ def test_a_cache_that_cannot_be_written_stops_nothing(code: int, tmp_path: Path)
     for contact in range(1, contacts + 1, 1 if WHOLE else 4):
         shutil.rmtree(tmp_path / "failing", ignore_errors=True)
         assert in_fork(check, tmp_path, Fault(contact, code)).status == 0
+
+
+@pytest.mark.parametrize("saver", [one for one in SAVERS if one.resumes], ids=lambda saver: saver.name)
+def test_a_folder_has_one_writer_who_is_named(saver: Saver, tmp_path: Path) -> None:
+    path = tmp_path / saver.place
+    with alone(path, FileError):
+        ending = in_fork(lambda: saver.save(path, 1), tmp_path)
+        assert ending.status == REFUSED
+        assert f"{path} is being written by process {os.getpid()} on " in ending.sentence
+    assert names(path) == []
+    saver.save(path, 1)
+    assert saver.read(path) is not None
 
 
 # ---- what a saver replaces
