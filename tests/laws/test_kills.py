@@ -110,7 +110,7 @@ def test_killed_at_any_contact_the_old_or_the_new_is_whole(saver: Saver, old: bo
     if saver.slow and not old and not WHOLE:
         pytest.skip("in the long form")
     trial = Trial(saver, tmp_path, old)
-    for contact in trial.contacts(3 if old and not saver.slow else 2):
+    for contact in trial.contacts(1 if saver.slow else 3 if old else 2):
         path, ending = trial.disturbed(Fault(contact))
         assert ending.status == -signal.SIGKILL, f"at contact {contact}: {ending.sentence}"
         trial.finishes(path)
@@ -146,7 +146,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(code: int, tmp_path: Path)
         assert np.array_equal(fill_cache(tmp_path / "failing", 5).tokens, whole.tokens)
 
     contacts = in_fork(check, tmp_path).contacts
-    for contact in range(1, contacts + 1, 1 if WHOLE else 4):
+    for contact in range(1, contacts + 1, 1 if WHOLE else 6):
         shutil.rmtree(tmp_path / "failing", ignore_errors=True)
         assert in_fork(check, tmp_path, Fault(contact, code)).status == 0
 
