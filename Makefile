@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens lint zoo bench clean
+.PHONY: setup app test durations test-saelens lint zoo torture bench clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# every saver killed at every contact with the disk, and on a disk that is full, read-only or closed
+torture: $(READY)
+	WORKBENCH_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_kills.py
 
 # every architecture of the zoo, and the page that says what each can do
 zoo: $(READY)

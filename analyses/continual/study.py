@@ -53,7 +53,7 @@ def encoded_texts(model: wb.model.LanguageModel, texts: Sequence[str], tokens: i
     file = folder / f"encoded-{model.hash[:12]}-{tokens}-{len(texts)}.safetensors"
     if not file.exists():
         encodings = encode(model, texts, tokens)
-        with replacing(file) as temporary:
+        with replacing(file, owned=True) as temporary:
             save_file({"x": encodings}, temporary)
     return load_file(file)["x"]
 

@@ -61,7 +61,7 @@ def with_table(page: str, table: str) -> str:
 def write_page(page: Path = PAGE) -> None:
     """Write the table into the page."""
     text = with_table(page.read_text(), table_of(rows_of_results()))
-    with replacing(page) as temporary:
+    with replacing(page, owned=True) as temporary:
         temporary.write_text(text)
 
 

@@ -147,7 +147,7 @@ def provenance(model: LanguageModel, seed: int, **more: Any) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any, **how: Any) -> None:
     """Write a JSON file, whole or not at all; NaN becomes null."""
-    with replacing(path) as temporary:
+    with replacing(path, owned=True) as temporary:
         temporary.write_text(json.dumps(_finite(value), allow_nan=False, **how) + "\n")
 
 
@@ -207,7 +207,7 @@ class Page:
     def figure(self, name: str, figure: go.Figure, caption: str) -> None:
         """A Plotly figure with its caption; its JSON goes to `{name}.json` in the page's folder."""
         text = figure.to_json()
-        with replacing(self.folder / f"{name}.json") as temporary:
+        with replacing(self.folder / f"{name}.json", owned=True) as temporary:
             temporary.write_text(text)
         shown = text.replace("</", "<\\/")
         draw = f'draw("{name}", {shown})'
@@ -228,7 +228,7 @@ class Page:
             table(["", ""], [[key, Cell(f"<code>{html.escape(str(value))}</code>")] for key, value in flat.items()])
         )
         path = self.folder / "index.html"
-        with replacing(path) as temporary:
+        with replacing(path, owned=True) as temporary:
             temporary.write_text(
                 '<!doctype html><html lang="en"><head><meta charset="utf-8">'
                 '<meta name="viewport" content="width=device-width, initial-scale=1">'

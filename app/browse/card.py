@@ -64,7 +64,7 @@ def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None
     with actions.container(horizontal=True, horizontal_alignment="right"):
         if st.button("Steer this neuron", type="primary", icon=":material/tune:", key="steer this"):
             st.session_state.pop("linked", None)
-            st.switch_page(pages.script("steer"), query_params={"feature": str(feature)})
+            st.switch_page(pages.script("steer"), query_params=session.link(feature))
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
 
 
@@ -81,7 +81,7 @@ def _siblings(model: LanguageModel, layer: int, index: int, own: str) -> None:
         st.page_link(
             pages.script("browse"),
             label=f"**{site}** {SITES[site]} {_tokens(model, sibling)}",
-            query_params={"feature": sibling},
+            query_params=session.link(sibling),
             icon=":material/radio_button_checked:" if site == own else ":material/radio_button_unchecked:",
         )
 
@@ -93,7 +93,7 @@ def _neighbours(model: LanguageModel, text: str) -> None:
         st.page_link(
             pages.script("browse"),
             label=f"**{cosine:.2f}** {plain(other)} {_tokens(model, str(other))}",
-            query_params={"feature": str(other)},
+            query_params=session.link(other),
             icon="",
         )
 

@@ -11,6 +11,8 @@ from workbench import Feature
 def show() -> None:
     """Draw the chooser, the open feature's card, and the search."""
     model = session.current_model()
+    if wrong := session.foreign_link():
+        st.error(wrong)
     chooser.follow(model, session.linked_feature())
     chosen = chooser.choose(model)
     trouble, results = st.container(), st.container()

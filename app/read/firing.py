@@ -176,4 +176,4 @@ def _table(
 
 def _go(feature: str) -> None:
     session.open_feature(feature)
-    st.switch_page(pages.script("browse"), query_params={"feature": feature})
+    st.switch_page(pages.script("browse"), query_params=session.link(feature))

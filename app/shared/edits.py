@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import dictionaries, pages
+from shared import dictionaries, pages, session
 from shared.tokens import plain, show_chips
 from shared.waiting import one_sentence
 
@@ -179,7 +179,7 @@ def _name(place: Any, feature: wb.Feature, name: str, tokens: Sequence[str]) -> 
             label=f"**{plain(name)}**",
             icon="",
             help="Open its card",
-            query_params={"feature": str(feature)},
+            query_params=session.link(feature),
         )
         show_chips(tokens)
 

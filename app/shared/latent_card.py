@@ -53,7 +53,7 @@ def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
     with actions.container(horizontal=True, horizontal_alignment="right"):
         if st.button(f"Steer this {one.noun}", type="primary", icon=":material/tune:", key="steer this"):
             st.session_state.pop("linked", None)
-            st.switch_page(pages.script("steer"), query_params={"feature": str(feature)})
+            st.switch_page(pages.script("steer"), query_params=session.link(feature))
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
 
 
@@ -117,7 +117,7 @@ def _link(one: Known, index: FeatureIndex, latent: int, number: str, label: str)
     st.page_link(
         pages.script("browse"),
         label=f"**{number}** {latent} {plain(words)}",
-        query_params={"feature": f"{one.name}:{latent}"},
+        query_params=session.link(f"{one.name}:{latent}"),
         icon="",
     )
 

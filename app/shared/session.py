@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT = "SmolLM2-135M-Instruct"
 DATA = Path(__file__).resolve().parents[2] / "data"
 """What comes with Workbench; stated here too, since the package's own constants are behind the import of torch."""
+FEATURE, MODEL = "feature", "model"
+"""In the address: the open feature, and the model that it belongs to, as `name@hash`."""
 CHANGES = "changes"
 """In the address: the session whose changes of models a reloaded page takes over."""
 
@@ -29,6 +31,7 @@ def choose_model() -> None:
     chosen = st.session_state.get("source")
     if chosen and chosen not in known:
         known.append(chosen)
+    _follow_link(known)
     with st.sidebar:
         st.selectbox(
             "Model",
@@ -90,13 +93,40 @@ def current_model() -> LanguageModel:
     return caching.opening(source()).result()
 
 
+def link(feature: object) -> dict[str, str]:
+    """The part of an address that opens a feature of the chosen model."""
+    return {FEATURE: str(feature), MODEL: f"{source()}@{current_model().hash[:12]}"}
+
+
+def foreign_link() -> str:
+    """A sentence where the feature in the address belongs to another model than the one that is open; else empty.
+
+    Addresses from before models stood in them belong to every model.
+    """
+    linked, (name, hash) = st.query_params.get(FEATURE), _linked_model()
+    if not linked or not name:
+        return ""
+    own = current_model().hash[:12]
+    if name != source():
+        return (
+            f"This link is to {plain(linked)} of the model {plain(name)}, and {plain(source())} is open; choose that "
+            "model in the sidebar."
+        )
+    if hash != own:
+        return (
+            f"This link is to {plain(linked)} of {plain(name)} with the weights {plain(hash)}, and the one that is "
+            f"open has the weights {own}; open the model that the link was made on."
+        )
+    return ""
+
+
 def linked_feature() -> str | None:
-    """The feature in the address, or the one that was open when the user left the page."""
-    linked = st.query_params.get("feature")
-    if linked:
+    """The feature in the address, if it is one of this model, or the one that was open when the user left the page."""
+    linked = st.query_params.get(FEATURE)
+    if linked and not foreign_link():
         st.session_state["open"] = linked
-    elif st.session_state.get("open"):
-        st.query_params["feature"] = st.session_state["open"]
+    elif not linked and st.session_state.get("open"):
+        st.query_params.update(link(st.session_state["open"]))
     return st.session_state.get("open")
 
 
@@ -104,9 +134,9 @@ def open_feature(feature: str | None) -> None:
     """Open this feature, in the address too; None closes the open one."""
     st.session_state["open"] = feature
     if feature:
-        st.query_params["feature"] = feature
+        st.query_params.update(link(feature))
     else:
-        st.query_params.pop("feature", None)
+        _clear_link()
 
 
 def name() -> str:
@@ -123,10 +153,33 @@ def link_changes() -> None:
         del st.query_params[CHANGES]
 
 
+def _follow_link(known: list[str]) -> None:
+    """Choose the model of the address once, if it is one that the sidebar offers; no other is opened by an address."""
+    linked = st.query_params.get(MODEL)
+    if linked and linked != st.session_state.get("followed"):
+        st.session_state["followed"] = linked
+        name = _linked_model()[0]
+        if name in known and name != source():
+            take_model(name)
+
+
+def _linked_model() -> tuple[str, str]:
+    """Name and hash of the model in the address; empty where there is none."""
+    name, _, hash = st.query_params.get(MODEL, "").rpartition("@")
+    return name, hash
+
+
+def _clear_link() -> None:
+    for key in (FEATURE, MODEL):
+        st.query_params.pop(key, None)
+
+
 def _forget() -> None:
-    """Drop the state that belongs to the model before."""
+    """Drop the state that belongs to the model before, and the link unless it is one of the model that is chosen."""
     for key in pages.model_state():
         st.session_state.pop(key, None)
+    if _linked_model()[0] != source():
+        _clear_link()
 
 
 def _show_facts(model: LanguageModel) -> None:

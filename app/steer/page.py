@@ -14,9 +14,11 @@ def show() -> None:
     """Draw the edits, the prompt, the answer and the curve."""
     model = session.current_model()
     trouble = st.container()
-    link = st.query_params.get("feature")
-    if link and st.session_state.get("linked") != link:
-        st.session_state["linked"] = link
+    link, address = st.query_params.get(session.FEATURE), dict(st.query_params)
+    if wrong := session.foreign_link():
+        trouble.error(wrong)
+    elif link and st.session_state.get("linked") != address:
+        st.session_state["linked"] = address
         with one_sentence(trouble):
             edits.add_feature(model, link)
     adder.clear()

@@ -112,8 +112,7 @@ def begin(model: LanguageModel, request: TrainingRequest) -> None:
         raise TrainingError(f"There is another training called {request.name}; choose another name.")
     _, built, _ = request.call(model)
     dictionary = Dictionary.kinds[request.kind](**built)  # raises before the folder exists
-    request.folder.mkdir(parents=True, exist_ok=True)
-    with replacing(request.folder / REQUEST) as temporary:
+    with replacing(request.folder / REQUEST, TrainingError, owned=True) as temporary:
         temporary.write_text(json.dumps(asdict(request), indent=2))
     caching.begin(KEY, f"Training {request.name}", _work(model, request, dictionary), request)
 

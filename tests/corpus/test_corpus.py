@@ -175,12 +175,42 @@ def test_take_and_hash(corpus: Corpus) -> None:
 def test_saved_and_loaded(tmp_path: Path, suffix: str) -> None:
     texts = ["Grüße, 世界 🐕", "two\n\nparagraphs\r\n", 'quotes " and \\ and \u2028 separators']
     corpus = Corpus(texts, "odd", {"licence": "CC0-1.0", "source": "written here"})
+    (tmp_path / "odd.json").write_text("mine")
     corpus.save(tmp_path / f"odd{suffix}")
     again = Corpus.load(tmp_path / f"odd{suffix}")
     assert again.texts == tuple(texts)
     assert again.hash == corpus.hash
     assert (again.licence, again.source) == ("CC0-1.0", "written here")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["odd.json", f"odd{suffix}"]
+    beside = ["odd.jsonl.about.json"] if suffix == ".jsonl" else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["odd.json", f"odd{suffix}", *beside]
+    assert (tmp_path / "odd.json").read_text() == "mine"
+
+
+def test_a_note_of_other_texts_is_refused(tmp_path: Path) -> None:
+    one, other = Corpus(["one"], note={"licence": "A"}), Corpus(["other"], note={"licence": "B"})
+    one.save(tmp_path / "a.jsonl")
+    other.save(tmp_path / "b.jsonl")
+    (tmp_path / "a.jsonl").write_bytes((tmp_path / "b.jsonl").read_bytes())
+    with pytest.raises(CorpusError, match="hash of other texts"):
+        Corpus.load(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl.about.json").unlink()
+    assert Corpus.load(tmp_path / "a.jsonl").licence == "unknown"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_notes_of_older_versions_are_read(tmp_path: Path, suffix: str) -> None:
+    """Those versions wrote `NAME.json`."""
+    texts = tmp_path / f"old{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": ["one"]}), texts)
+    else:
+        texts.write_text('{"text": "one"}\n')
+    note = {"licence": "A", "source": "there", "hash": Corpus(["one"]).hash}
+    (tmp_path / "old.json").write_text(json.dumps(note))
+    assert Corpus.load(texts).note == note
+    (tmp_path / "old.json").write_text(json.dumps(note | {"hash": Corpus(["two"]).hash}))
+    with pytest.raises(CorpusError, match=r"old\.json records the hash of other texts"):
+        Corpus.load(texts)
 
 
 def test_txt_is_split_at_separators_or_headings_or_blank_lines(tmp_path: Path) -> None:

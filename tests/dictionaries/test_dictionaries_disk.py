@@ -213,8 +213,13 @@ def test_bad_folders_are_one_sentence(case: str, tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DictionaryError, match="can't be written"):
+    with pytest.raises(DictionaryError, match="is a file, and what is saved there is a folder"):
         TopKSAE(8, 16, 2).save(tmp_path / "file")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / CONFIG).write_text("{}")
+    (tmp_path / "other" / "mine").touch()
+    with pytest.raises(DictionaryError, match="is not of a dictionary"):
+        TopKSAE(8, 16, 2).save(tmp_path / "other")
     assert (tmp_path / "file").read_text() == "in the way"
     sae = TopKSAE(8, 16, 2)
     sae.provenance = {"model": object()}

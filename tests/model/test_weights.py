@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import pytest
@@ -71,32 +69,34 @@ def test_replacing_is_whole_or_not_at_all(exchange: bool, tmp_path: Path, monkey
     assert target.read_text() == "one"
     folder = tmp_path / "a" / "folder"
     for content in ("one", "two"):
-        with replacing(folder) as temporary:
+        with replacing(folder, owned=True) as temporary:
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert [path.name for path in folder.iterdir()] == ["two"]
     (tmp_path / "usual").touch()
     usual = (tmp_path / "usual").stat().st_mode
-    with replacing(folder) as temporary:
+    with replacing(folder, owned=True) as temporary:
         (temporary / "deep").mkdir(parents=True)
         save_file({"x": torch.ones(2)}, temporary / "deep" / "weights.safetensors")
         (temporary / "deep" / "weights.safetensors").chmod(0o600)  # as safetensors does, by itself or not
         (temporary / "run").touch(0o700)
     assert (folder / "deep" / "weights.safetensors").stat().st_mode == usual
     assert (folder / "run").stat().st_mode & 0o777 == (usual | 0o700) & 0o777
-    with replacing(target) as temporary:
+    with replacing(target, owned=True) as temporary:
         temporary.touch(0o600)
     assert target.stat().st_mode == usual
     assert sorted(path.name for path in target.parent.iterdir()) == ["file.txt", "folder"]
 
 
-def test_what_killed_writers_left_is_swept_when_it_is_old(tmp_path: Path) -> None:
-    old, new, others = (tmp_path / f".{name}.part" for name in ("file.txt.abc", "file.txt.def", "other.abc"))
-    for left in (old, new, others):
+def test_what_killed_writers_left_is_cleared_away_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
+    dead, others = (tmp_path / f".{name}.part" for name in ("file.txt.abc", "other.abc"))
+    for left in (dead, others):
         left.mkdir()
         (left / "half").write_text("x")
-    for left in (old, others):
-        os.utime(left, (time.time() - 2 * 86400,) * 2)
-    with replacing(tmp_path / "file.txt") as temporary:
-        temporary.write_text("whole")
-    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", new.name, others.name}
+    with replacing(tmp_path / "file.txt") as slow:
+        slow.write_text("slow")
+        with replacing(tmp_path / "file.txt") as temporary:
+            temporary.write_text("quick")
+        assert (tmp_path / "file.txt").read_text() == "quick"
+    assert (tmp_path / "file.txt").read_text() == "slow"
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", others.name}

@@ -199,6 +199,7 @@ def test_saved_and_opened_it_gives_equal_logits(speaker: wb.model.LanguageModel,
     with pytest.raises(wb.model.ModelError, match="is no JSON"):
         wb.load_model(tmp_path / "model")
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").touch()
     with pytest.raises(wb.model.ModelError, match="is no model that was saved"):
         wb.interventions.save_model(tuned, tmp_path / "other")
 

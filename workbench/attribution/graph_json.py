@@ -139,8 +139,12 @@ def from_json(text: str) -> Graph:
 
 
 def save_graph(graph: Graph, path: str | Path) -> None:
-    """Write a graph to a JSON file, whole or not at all."""
-    with replacing(Path(path)) as temporary:
+    """Write a graph to a JSON file, whole or not at all.
+
+    Raises:
+        AttributionError: the file can't be written, or something else than a graph is there.
+    """
+    with replacing(Path(path), AttributionError) as temporary:
         temporary.write_text(to_json(graph), encoding="utf-8")
 
 

@@ -167,8 +167,12 @@ class SavedPair(TypedDict):
 
 
 def save_task(task: Task, path: str | Path) -> None:
-    """Write a task as JSON lines, whole or not at all: a heading, then one line for each pair of prompts."""
-    with replacing(Path(path)) as temporary:
+    """Write a task as JSON lines, whole or not at all: a heading, then one line for each pair of prompts.
+
+    Raises:
+        TaskError: the file can't be written, or something else than a task is there.
+    """
+    with replacing(Path(path), TaskError) as temporary:
         temporary.write_text(to_jsonl(task), encoding="utf-8")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
-from workbench.core.files import replacing
 from workbench.corpus.batching import (
     TEXTS_TOGETHER,
     TokenBatch,
@@ -27,6 +25,7 @@ from workbench.corpus.batching import (
     windows_of,
 )
 from workbench.corpus.reading import CorpusError, read_source
+from workbench.corpus.saving import texts_hash, write_corpus
 
 STREAMED_TEXTS = 20_000
 """Texts that are read of a Hugging Face dataset without a limit."""
@@ -40,7 +39,7 @@ class Corpus:
     Attributes:
         texts: the texts; none is blank.
         name: the name that it was loaded under, with the part that was taken of it.
-        note: source, licence and more; for a bundled corpus or one with a `.json` file beside it, that file.
+        note: source, licence and more, as `save` wrote it or as a `.json` file of the same name beside it says.
     """
 
     texts: Sequence[str]
@@ -72,7 +71,7 @@ class Corpus:
             limit: read the first so many texts only; None reads all, and 20,000 of a Hugging Face dataset.
 
         Raises:
-            CorpusError: nothing is there, or it can't be read.
+            CorpusError: nothing is there, it can't be read, or its note is of other texts.
         """
         texts, path, note = read_source(source, column)
         if path is None and limit is None:
@@ -83,10 +82,7 @@ class Corpus:
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 over the texts and their order, in hex."""
-        digest = hashlib.sha256()
-        for text in self.texts:
-            digest.update(hashlib.sha256(text.encode()).digest())
-        return digest.hexdigest()
+        return texts_hash(self.texts)
 
     @property
     def licence(self) -> str:
@@ -146,26 +142,16 @@ class Corpus:
         return Corpus(pieces, f"{self.name} in passages of {characters}", self.note)
 
     def save(self, path: str | Path) -> None:
-        """Write the texts to a `.parquet` or `.jsonl` file, with the note in a `.json` file beside it.
+        """Write the texts and the note to a `.parquet` or `.jsonl` file; a corpus that is there is replaced.
+
+        Parquet holds the note in its metadata; the note of `NAME.jsonl` is in `NAME.jsonl.about.json`, with the hash of
+        its texts. Both are written whole or not at all.
 
         Raises:
-            CorpusError: a file of another kind.
+            CorpusError: a file of another kind, or one that can't be written or holds something else than a corpus.
         """
-        path = Path(path)
-        if path.suffix not in (".parquet", ".jsonl"):
-            raise CorpusError(f"A corpus is saved as .parquet or .jsonl, not as {path.name}.")
-        with replacing(path) as temporary:
-            if path.suffix == ".parquet":
-                import pyarrow as pa
-                import pyarrow.parquet as pq
-
-                pq.write_table(pa.table({"text": pa.array(self.texts, pa.string())}), temporary, compression="zstd")
-            else:
-                lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in self.texts)
-                temporary.write_text("".join(lines), encoding="utf-8")
-        with replacing(path.with_suffix(".json")) as temporary:
-            note = {"name": self.name, "source": self.source, "licence": self.licence, **self.note, "hash": self.hash}
-            temporary.write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
+        note = {"name": self.name, "source": self.source, "licence": self.licence, **self.note, "hash": self.hash}
+        write_corpus(Path(path), self.texts, note)
 
     def count_tokens(self, model: Any, at_most: int | None = None, context: int = 256) -> int:
         """The number of tokens that count in `batches` of this context; at most `at_most`."""

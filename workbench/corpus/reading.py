@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.core.errors import WorkbenchError
+from workbench.corpus.saving import CorpusError, read_note
 
+COLUMN = "text"
+"""The column of the texts in the corpora that Workbench writes."""
 _BUNDLED = Path(__file__).resolve().parents[2] / "data" / "corpora"
-
-
-class CorpusError(WorkbenchError):
-    """A corpus that can't be found, read or cut into tokens."""
 
 
 def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | None, dict[str, Any]]:
@@ -56,7 +54,7 @@ def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | 
     kept = [text for text in texts if text.strip()]
     if not kept:
         raise CorpusError(f"{path} holds no text at all.")
-    return iter(kept), path, {"source": name, **_read_note(path)}
+    return iter(kept), path, {"source": name, **read_note(path, kept if column == COLUMN else None)}
 
 
 def bundled() -> list[str]:
@@ -126,14 +124,6 @@ _READERS: dict[str, Callable[[Path, str], list[str]]] = {
 def _any_of(words: Iterable[str]) -> str:
     *most, last = words
     return f"{', '.join(most)} or {last}"
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    try:
-        note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
 
 
 def _stream(name: str, column: str) -> Iterator[str]:

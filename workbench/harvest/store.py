@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Number, checked
-from workbench.core.files import replacing
+from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.locks import alone, clear_lock
 from workbench.core.progress import Progress, remembering
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
@@ -25,6 +26,8 @@ from workbench.model.massive import massive
 
 MOST_LOST = 0.01
 """The share of an activation's length that storing it may lose; rounding to float16 loses at most a 2,000th."""
+
+PROGRESS = "progress.json"
 
 
 class Store:
@@ -60,7 +63,7 @@ class Store:
 
         def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
             needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            if not file.exists() or file.stat().st_size < needed:
+            if needed and (not file.exists() or file.stat().st_size < needed):
                 raise HarvestError(f"{file} is missing or cut short; harvest into {self.folder} anew.")
             return np.memmap(file, dtype, "r", shape=shape) if rows else np.zeros(shape, dtype)
 
@@ -116,8 +119,9 @@ class Store:
             cancel: called before each batch; once it returns True, the store is left incomplete, ready to go on.
 
         Raises:
-            HarvestError: the folder holds another harvest, or float16 can't hold an activation: a value is too large,
-                or all are so small that it would lose more than 1% of their length.
+            HarvestError: the folder holds another harvest or files of these names that are none, can't be written, or
+                float16 can't hold an activation: a value is too large, or all are so small that it would lose more than
+                1% of their length.
         """
         folder, stops = Path(folder), remembering(cancel)
         if harvest.repeat and harvest.tokens is None:
@@ -130,23 +134,62 @@ class Store:
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "command": command_line(),
         }
-        new = note | {"committed": 0, "complete": False, "massive": dict.fromkeys(names, 0)}
-        earlier = _read_progress(folder) or new
-        wrong = difference(earlier["harvest"] | {"dtype": earlier["dtype"]}, note["harvest"] | {"dtype": dtype})
-        if wrong:
-            raise HarvestError(f"{folder} holds another harvest: {wrong}. Choose another folder.")
-        if not earlier["complete"]:
-            _append(folder, earlier, harvest.run(earlier["committed"], progress=progress, cancel=stops), commit_every)
-            if not stops():
-                _commit(folder, earlier | {"complete": True})
+        if not _is_complete(folder, note):
+            with alone(folder, HarvestError):
+                earlier = _begun(folder, note)
+                parts = harvest.run(earlier["committed"], progress=progress, cancel=stops)
+                _append(folder, earlier, parts, commit_every)
+                if not stops():
+                    _commit(folder, earlier | {"complete": True})
         return cls(folder)
+
+
+def _is_complete(folder: Path, note: dict[str, Any]) -> bool:
+    """Whether the harvest of this note has come to its end in a folder.
+
+    Raises:
+        HarvestError: another one has, or has begun.
+    """
+    earlier = _read_progress(folder)
+    if earlier is None:
+        return False
+    wrong = _difference(earlier, note)
+    if wrong and not earlier["committed"]:
+        return False
+    if wrong:
+        raise HarvestError(f"{folder} holds another harvest: {wrong}. Choose another folder.")
+    if earlier["complete"]:
+        clear_leftovers(folder / PROGRESS)
+        clear_lock(folder)
+    return earlier["complete"]
+
+
+def _difference(earlier: dict[str, Any], note: dict[str, Any]) -> str:
+    return difference(*(one["harvest"] | {"dtype": one["dtype"]} for one in (earlier, note)))
+
+
+def _begun(folder: Path, note: dict[str, Any]) -> dict[str, Any]:
+    """The note of a harvest that has begun in a folder, now or earlier."""
+    earlier = _read_progress(folder)
+    if earlier is not None:
+        if not _difference(earlier, note):
+            clear_leftovers(folder / PROGRESS)
+            return earlier
+        with explained(folder, HarvestError):
+            for name in (*earlier["widths"], *COLUMNS):
+                _file(folder, name).unlink(missing_ok=True)
+    for file in (_file(folder, name) for name in (*note["widths"], *COLUMNS)):
+        if file.exists():
+            raise HarvestError(f"{file} is there already and is not of a harvest; choose another folder.")
+    begun = note | {"committed": 0, "complete": False, "massive": dict.fromkeys(note["widths"], 0)}
+    _commit(folder, begun)  # before any other file: a file without this one is not ours
+    return begun
 
 
 def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations], commit_every: float) -> None:
     """Add batches to the files of a folder behind the committed rows; what is there at the end is committed."""
     rows, committed_at = note["committed"], time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    with explained(folder, HarvestError), ExitStack() as stack:
         files = {}
         for name in (*note["widths"], *COLUMNS):
             file = stack.enter_context(open(_file(folder, name), "ab"))
@@ -192,19 +235,20 @@ def _commit(folder: Path, note: dict[str, Any], files: Iterable[IO[bytes]] = ())
     for file in files:
         file.flush()
         os.fsync(file.fileno())
-    with replacing(folder / "progress.json") as temporary:
+    with replacing(folder / PROGRESS, HarvestError, owned=True) as temporary:
         temporary.write_text(json.dumps(note, indent=2))
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / "progress.json").read_text())
+        note = json.loads((folder / PROGRESS).read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise HarvestError(
-            f"{folder / 'progress.json'} can't be read ({error}); delete it and harvest anew."
-        ) from error
+        raise HarvestError(f"{folder / PROGRESS} can't be read ({error}); delete it and harvest anew.") from error
+    if not isinstance(note, dict) or not {"harvest", "dtype", "widths", "committed", "complete"} <= note.keys():
+        raise HarvestError(f"{folder / PROGRESS} is not of a harvest; choose another folder.")
+    return note
 
 
 def _file(folder: Path, name: str) -> Path:

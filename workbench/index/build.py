@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
 
 from workbench.core.checks import Integer, Number, checked
+from workbench.core.locks import alone
 from workbench.core.progress import Progress, remembering
 from workbench.corpus import Corpus
 from workbench.dictionaries.neurons import Neurons
@@ -80,7 +82,7 @@ def build_indexes(
 
     Raises:
         FeatureIndexError: a dictionary without a hook point or of another width, a folder with labels for another
-            dictionary, a setting out of range, or a build that was cancelled.
+            dictionary or that another process writes, a setting out of range, or a build that was cancelled.
         CorpusError: no text, or a model without a tokenizer.
         HarvestError: a setting that `Harvest` refuses.
     """
@@ -90,18 +92,21 @@ def build_indexes(
     points = sorted({dictionary.reads for dictionary in named.values()})
     harvest = Harvest(model, corpus, points, tokens, context, batch, seed)
     jobs = [IndexBuild(path, model, dictionary, harvest, keep) for path, dictionary in named.items()]
-    todo = [job for job in jobs if not job.finished()]
     stops = remembering(cancel)
-    _read(harvest, todo, commit_every, progress, stops)
-    for number, job in enumerate(todo):
-        done = _READING + (1 - _READING) * number / len(todo)
+    with ExitStack() as locks:
+        for job in sorted((job for job in jobs if not job.finished()), key=lambda job: str(job.path)):
+            locks.enter_context(alone(job.path, FeatureIndexError))
+        todo = [job for job in jobs if not job.finished()]
+        _read(harvest, todo, commit_every, progress, stops)
+        for number, job in enumerate(todo):
+            done = _READING + (1 - _READING) * number / len(todo)
 
-        def check(share: float, done: float = done, job: IndexBuild = job) -> None:
-            _stop_if(stops)
-            if progress:
-                progress(done + share * (1 - _READING) / len(todo), f"Sorting {job.path.name}")
+            def check(share: float, done: float = done, job: IndexBuild = job) -> None:
+                _stop_if(stops)
+                if progress:
+                    progress(done + share * (1 - _READING) / len(todo), f"Sorting {job.path.name}")
 
-        job.finish(check)
+            job.finish(check)
     return [FeatureIndex(job.path, model, job.dictionary) for job in jobs]
 
 

@@ -204,7 +204,11 @@ class FeatureIndex:
 
     @checked(FeatureIndexError)
     def export_labels(self, path: str | Path) -> None:
-        """Write labels, notes and stars to a JSON file."""
+        """Write labels, notes and stars to a JSON file.
+
+        Raises:
+            FeatureIndexError: the file can't be written, or something else than labels is there.
+        """
         self._annotations.save(Path(path), self.about["dictionary"]["name"])
 
     @checked(FeatureIndexError)

@@ -15,8 +15,9 @@ import torch
 from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural
-from workbench.core.files import replacing
+from workbench.core.files import clear_leftovers, explained, replacing
 from workbench.core.forms import read_json
+from workbench.core.locks import clear_lock
 from workbench.core.provenance import command_line
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
@@ -44,6 +45,8 @@ NEURONS_KEPT = 512
 """Entries kept per neuron where `keep` is None: every neuron has a value at every token."""
 COLUMNS = ("tokens", "texts", "positions")
 PROGRESS = "progress.json"
+PATTERNS = ("*.bin", "*.parquet", "*.sqlite")
+"""Names of the files of `data`, besides its note."""
 
 
 class SavedProgress(TypedDict):
@@ -85,6 +88,8 @@ class IndexBuild:
         if any(there.get(name) != value for name, value in _plain(self.note).items()):
             return False
         shutil.rmtree(self.building, ignore_errors=True)
+        clear_leftovers(self.path / DATA)
+        clear_lock(self.path)
         return True
 
     def committed(self) -> int:
@@ -98,26 +103,29 @@ class IndexBuild:
 
     def open(self, tokens: int) -> None:
         """Open the files to append behind the first `tokens` tokens."""
-        self.building.mkdir(parents=True, exist_ok=True)
-        self._files = [
-            self.spool.open(tokens),
-            AppendFiles(self.building, {f"{name}.bin": 4 * tokens for name in COLUMNS}),
-        ]
+        with explained(self.building, FeatureIndexError):
+            self.building.mkdir(parents=True, exist_ok=True)
+            self._files = [
+                self.spool.open(tokens),
+                AppendFiles(self.building, {f"{name}.bin": 4 * tokens for name in COLUMNS}),
+            ]
 
     def append(self, part: Activations) -> None:
         """Append the codes of the next tokens."""
         with torch.no_grad():
             codes = self.dictionary.encode(part.values[self.dictionary.reads])
         columns = codes.values.shape[-1]
-        self.spool.append(Codes(codes.values.view(-1, columns), codes.indices.view(-1, columns), codes.n_features))
-        for name in COLUMNS:
-            self._files[1].add(f"{name}.bin", getattr(part, name).numpy().astype(np.int32))
+        with explained(self.building, FeatureIndexError):
+            self.spool.append(Codes(codes.values.view(-1, columns), codes.indices.view(-1, columns), codes.n_features))
+            for name in COLUMNS:
+                self._files[1].add(f"{name}.bin", getattr(part, name).numpy().astype(np.int32))
 
     def commit(self, tokens: int) -> None:
         """Record the number of tokens, after they have reached the disk."""
-        for files in self._files:
-            files.commit()
-        save_json(self.building / PROGRESS, {"note": self.note, "committed": tokens})
+        with explained(self.building, FeatureIndexError):
+            for files in self._files:
+                files.commit()
+        save_json(self.building / PROGRESS, {"note": self.note, "committed": tokens}, owned=True)
 
     def close(self) -> None:
         """Close all files."""
@@ -135,7 +143,7 @@ class IndexBuild:
             "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pyarrow")},
             "command": command_line(),
         }
-        with replacing(self.path / DATA) as folder:
+        with replacing(self.path / DATA, FeatureIndexError, own=PATTERNS, note=NOTE) as folder:
             folder.mkdir()
             check(0.0)
             relations = promoted_tokens(self.model, self.dictionary) | neighbours(self.model, self.dictionary)
@@ -157,7 +165,8 @@ def _check_ours(path: Path) -> None:
 
 
 def _written_here(file: Path) -> bool:
-    return file.is_file() and (file.suffix == ".bin" or file.name.strip(".").startswith(PROGRESS))
+    unfinished = file.name.startswith(f".{PROGRESS}.") and file.suffix == ".part"  # of a killed commit
+    return unfinished or (file.is_file() and (file.suffix == ".bin" or file.name == PROGRESS))
 
 
 def _plain(note: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,11 @@ def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
     return np.memmap(file, dtype, "r", shape=shape) if np.prod(shape) else np.zeros(shape, dtype)
 
 
-def save_json(file: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with replacing(file) as temporary:
+def save_json(file: Path, content: Any, *, owned: bool = False) -> None:
+    """Write JSON, whole or not at all; `owned` as in `replacing`.
+
+    Raises:
+        FeatureIndexError: the file can't be written, or holds something else.
+    """
+    with replacing(file, FeatureIndexError, owned=owned) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False))

@@ -21,11 +21,12 @@ from workbench.core.forms import read_json
 from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
 from workbench.core.type_words import shown
+from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, parameters_of, read_huggingface
+from workbench.model.weights import CHECKPOINT_FILES, ModelError, parameters_of, read_huggingface
 
 FORMAT = 1
 NOTE = "spliced.json"
@@ -97,14 +98,14 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
         half: keep 16 bits of each weight of the dictionaries.
 
     Raises:
-        ModelError: the folder holds something else.
+        ModelError: the folder holds something else, or can't be written.
     """
     path = Path(path)
-    if path.exists() and not (path / NOTE).exists():
+    if path.exists() and not (path / NOTE).exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ModelError(f"{path} is there already and is no model that was saved with save_model; choose another.")
     if not all(isinstance(one, Dictionary) for one in model.splices.values()):
         raise ModelError(f"{model.name} leaves out neurons; save the model without that, and its thresholds beside it.")
-    with replacing(path) as temporary:
+    with replacing(path, ModelError, own=(*CHECKPOINT_FILES, CONFIG, WEIGHTS), note=NOTE) as temporary:
         temporary.mkdir()
         if model.plain_hash != default_hash():
             model.network.module.save_pretrained(temporary / "model")

@@ -117,8 +117,13 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
 
 @checked(EditError)
 def save_interventions(path: str | Path, model: LanguageModel, interventions: Sequence[InterventionKind]) -> None:
-    """Write interventions to a JSON file, whole or not at all."""
-    with replacing(Path(path)) as temporary:
+    """Write interventions to a JSON file, whole or not at all.
+
+    Raises:
+        EditError: the file can't be written, or something else than interventions is there.
+        DictionaryError: as in `to_json`.
+    """
+    with replacing(Path(path), EditError) as temporary:
         temporary.write_text(to_json(model, interventions))
 
 

@@ -55,7 +55,7 @@ def fetch_default(progress: Progress | None = None) -> Path:
     tell(0.0, "Fetching SmolLM2-135M-Instruct (93 MB, once)")
     with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
         gguf = _default_gguf(Path(scratch))
-        with replacing(folder) as temporary:
+        with replacing(folder, ModelError, owned=True) as temporary:
             _convert(gguf, temporary, tell)
     tell(1.0, "The model is ready")
     return folder

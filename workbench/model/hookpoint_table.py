@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.core.cache import cache_folder
+from workbench.core.cache import cache_folder, optional
 from workbench.core.files import replacing
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
@@ -55,7 +55,7 @@ def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tens
     points = _read(file)
     if points is None:
         points = _build(module, observe)
-        with replacing(file) as temporary:
+        with optional(file), replacing(file, owned=True) as temporary:
             temporary.write_text(json.dumps([asdict(point) for point in points.values()]))
     return points
 

@@ -20,6 +20,9 @@ from workbench.model.hub import in_words, is_repository, models_here, why_unreac
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 LEFT_OUT += ("generation_config.json",)
 """Optional files of a model: transformers loads another model without an error where one is lost."""
+CHECKPOINT_FILES = ("config.json", "model*.safetensors", "*.safetensors.index.json", "vocab.*", "merges.txt")
+CHECKPOINT_FILES += ("tokenizer*.json", "*.model", "*.jinja", *LEFT_OUT)
+"""Patterns of the names of a checkpoint's files, as `save_pretrained` of transformers writes them."""
 
 _log = logging.getLogger("workbench")
 _building = threading.RLock()

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.core.cache import cache_folder
+from workbench.core.cache import cache_folder, optional
 from workbench.core.files import replacing
 from workbench.core.hashing import fingerprint
 
@@ -25,9 +25,9 @@ def table_file(name: str) -> Path:
 
 
 def write_table(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write a table with a note on what it is, whole or not at all."""
+    """Write a table with a note on what it is, whole or not at all; a cache that can't be written stays without it."""
     note = {**about, "sha256": fingerprint(tensors)}
-    with replacing(file) as temporary:
+    with optional(file), replacing(file, owned=True) as temporary:
         save_file(tensors, temporary, metadata={"about": json.dumps(note)})
 
 

@@ -26,14 +26,14 @@ def save_sparsities(results: Sequence[Sparsity], path: str | Path) -> None:
         path: its suffix names the format.
 
     Raises:
-        SparsityError: another kind of file, or no results.
+        SparsityError: another kind of file, no results, or a file that can't be written or holds something else.
     """
     path = Path(path)
     if path.suffix not in (".json", ".parquet"):
         raise SparsityError(f"Results are saved as .json or .parquet, not as {path.name}.")
     if not results:
         raise SparsityError("There are no results to save.")
-    with replacing(path) as temporary:
+    with replacing(path, SparsityError) as temporary:
         if path.suffix == ".json":
             temporary.write_text(json.dumps([one.to_dict() for one in results], indent=1, allow_nan=False) + "\n")
             return

@@ -34,7 +34,7 @@ from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.interventions.saved import save_interventions
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import building, parameters_of
+from workbench.model.weights import CHECKPOINT_FILES, building, parameters_of
 from workbench.surgery.certificate.certificate import certify
 from workbench.surgery.certificate.record import JSON, MARKDOWN, Certificate
 from workbench.surgery.child_building import (
@@ -51,6 +51,8 @@ from workbench.surgery.notes import FORMAT, NOTE, edit_hash, with_current_names
 
 BESIDE = "interventions.json"
 """File of the edits that weights can't hold and that run with the model."""
+PATTERNS = (*CHECKPOINT_FILES, BESIDE, JSON, MARKDOWN)
+"""Names of the files of a saved child, besides its note."""
 
 CUSTOM = "custom"
 """Key of `model.about`: why plain transformers can't hold a model whose modules differ from its configuration."""
@@ -130,7 +132,7 @@ class Child:
                 raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
             if self.certificate is None:
                 self.certify()
-            with replacing(folder) as temporary:
+            with replacing(folder, SurgeryError, own=PATTERNS, note=NOTE) as temporary:
                 temporary.mkdir()
                 self._write(temporary)
         except (OSError, SafetensorError) as error:

@@ -11,6 +11,7 @@ removed: whenever the process is killed, one whole checkpoint is there, or none 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -26,9 +27,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import replacing
+from workbench.core.files import clear_leftovers, explained, replacing
 from workbench.core.hashing import fingerprint
+from workbench.core.locks import clear_lock
 from workbench.core.settings import difference
+from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.training.learner import Learner
 
 FORMAT = 3
@@ -102,11 +105,15 @@ class RunFolder:
         self.finished = (self.folder / PROGRESS).exists()
         self._at = self.folder if self.finished else self._newest()
         self.note: dict[str, Any] = self._read_note() if self._at else {}
-        if not self._at and (self.folder / "cfg.json").exists():
+        if not self._at and (self.folder / CONFIG).exists() and not self._was_trained_here():
             raise TrainingError(f"{folder} holds a dictionary that was not trained there; choose another folder.")
         wrong = difference(self.note["settings"], self.settings) if self.note else ""
         if wrong:
             raise TrainingError(f"{folder} holds another training: {wrong}. Choose another folder, or delete this one.")
+        if self.finished:  # a killed process may not have come to it
+            with contextlib.suppress(OSError):
+                self._clear()
+                clear_lock(self.folder)
 
     def restore(self, learner: Learner) -> None:
         """Give a learner the weights of the checkpoint.
@@ -142,13 +149,14 @@ class RunFolder:
         """
         self.note = {"start": start} | self.note
         kept = [line for line in read_history(self.folder) if line["step"] <= self.note.get("step", 0)]
-        with replacing(self.folder / HISTORY) as temporary:
+        with replacing(self.folder / HISTORY, TrainingError, owned=True) as temporary:
             temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
 
     def log(self, line: Mapping[str, float]) -> None:
         """Add a line to the history."""
         plain = {name: value if math.isfinite(value) else None for name, value in line.items()}
-        with open(self.folder / HISTORY, "a", encoding="utf-8") as file:
+        history = self.folder / HISTORY
+        with explained(history, TrainingError), open(history, "a", encoding="utf-8") as file:
             file.write(f"{json.dumps(plain)}\n")
 
     def save(self, learner: Learner, state: State) -> None:
@@ -156,25 +164,25 @@ class RunFolder:
         name = self.folder / f"step-{state.step:08d}"
         if name == self._at:
             return
-        partial = self.folder / ".checkpoint.part"
-        shutil.rmtree(partial, ignore_errors=True)
-        learner.save(partial, final=False)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
-        save_file(tensors, partial / OPTIMISER)
-        self._note(learner, state, optimiser_sha256=fingerprint(tensors))
-        (partial / PROGRESS).write_text(json.dumps(self.note, indent=2))
-        for path in (*partial.rglob("*"), partial):
-            _to_disk(path)
-        os.rename(partial, name)
-        _to_disk(self.folder)
+        with replacing(name, TrainingError, owned=True) as partial:
+            learner.save(partial, final=False)
+            save_file(tensors, partial / OPTIMISER)
+            self._note(learner, state, optimiser_sha256=fingerprint(tensors))
+            (partial / PROGRESS).write_text(json.dumps(self.note, indent=2))
+            for path in (*partial.rglob("*"), partial):
+                _to_disk(path)
+        with explained(self.folder, TrainingError):
+            _to_disk(self.folder)
         self._at = name
         self._clear(besides=name)
 
     def finish(self, learner: Learner, state: State) -> None:
         """Write what was trained; then the checkpoint is no longer needed."""
-        learner.save(self.folder, final=True)
+        with explained(self.folder, TrainingError):
+            learner.save(self.folder, final=True)
         self._note(learner, state)
-        with replacing(self.folder / PROGRESS) as temporary:
+        with replacing(self.folder / PROGRESS, TrainingError, owned=True) as temporary:
             temporary.write_text(json.dumps(self.note, indent=2))
         self._clear()
 
@@ -194,14 +202,27 @@ class RunFolder:
             raise TrainingError(f"{path} is of another version of Workbench; choose another folder.")
         return note
 
+    def _was_trained_here(self) -> bool:
+        """Whether the dictionary is what a process that was killed at the end of this training left."""
+        try:
+            own = json.loads((self.folder / CONFIG).read_text())["workbench"]["provenance"]["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return (self.folder / HISTORY).exists() and own == self.settings
+
     def _newest(self) -> Path | None:
         return max(self.folder.glob("step-*"), default=None)
 
     def _clear(self, besides: Path | None = None) -> None:
-        """Remove checkpoints, oldest first, so that the last one to go is whole."""
+        """Remove checkpoints, oldest first, so that the last one to go is whole, and what killed processes left."""
         for path in sorted(self.folder.glob("step-*")):
             if path != besides:
                 shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(".step-*.part"):
+            clear_leftovers(self.folder / path.name.split(".")[1])
+        shutil.rmtree(self.folder / ".checkpoint.part", ignore_errors=True)  # of versions before
+        for name in (HISTORY, PROGRESS, CONFIG, WEIGHTS):
+            clear_leftovers(self.folder / name)
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 import platform
 import time
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from workbench.core.locks import alone
 from workbench.core.provenance import command_line
 from workbench.training.checkpoints import RunFolder, State, TrainingError
 from workbench.training.learner import Learner
@@ -51,7 +53,8 @@ class Training:
         options: what does not decide about it.
 
     Raises:
-        TrainingError: the folder holds something else, or a training with other settings or other weights.
+        TrainingError: the folder holds something else, or a training with other settings or other weights, or another
+            process trains there.
     """
 
     def __init__(self, learner: Learner, settings: TrainingSettings, processes: Processes, options: RunOptions):
@@ -59,8 +62,17 @@ class Training:
         self.batch_size, self.steps = settings.batch_size, learner.steps
         self.start = learner.hash
         self.run = RunFolder(options.folder, settings.plain()) if options.folder is not None else None
-        if self.run and self.run.note:
-            self.run.restore(learner)
+        self._lock = ExitStack()
+        if self.run and not self.run.finished and processes.rank == 0:
+            self._lock.enter_context(alone(self.run.folder, TrainingError))
+        try:
+            if self.run:  # as whoever had the lock left it
+                self.run = RunFolder(self.run.folder, settings.plain())
+            if self.run and self.run.note:
+                self.run.restore(learner)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def finish(self, watch: Monitor) -> None:
         """Train until the end, or until it is cancelled; a training that has ended is left as it is.
@@ -68,8 +80,9 @@ class Training:
         Raises:
             TrainingError: the loss is not finite, or the batches end too soon.
         """
-        if not (self.run and self.run.finished):
-            self._go(watch)
+        with self._lock:
+            if not (self.run and self.run.finished):
+                self._go(watch)
         self.processes.wait()
 
     def _go(self, watch: Monitor) -> None:

@@ -1,0 +1,260 @@
+"""Everything of Workbench that saves, with two contents that it can write and how they are read.
+
+`test_kills.py` runs each under faults of the disk, and fails where a function that replaces a file or a folder is in
+none of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import workbench as wb
+from workbench.harvest import Harvest, Store
+
+PACKAGE = Path(wb.__file__).parent
+POINT = "blocks.1.hook_resid_post"
+GRAPH = Path(__file__).parents[1] / "fixtures" / "graph_format_1.json"
+EXEMPT = {("model/default_model.py", "fetch_default")}
+"""It downloads; `tests/model/test_default_model.py` kills it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saver:
+    """One way to save."""
+
+    name: str
+    place: str
+    """Name of the file or folder, in a folder of its own."""
+    save: Callable[[Path, int], Any]
+    """Writes content 0 or 1."""
+    read: Callable[[Path], Any]
+    """What is there, by anything that differs between the two contents; None where nothing is there."""
+    prepare: Callable[[Path], None] = lambda path: None
+    """Puts there what the saver finds."""
+    slow: bool = False
+    resumes: bool = False
+    """Whether it is long work, of which a part may be there."""
+
+
+@functools.cache
+def model() -> wb.model.LanguageModel:
+    return wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+
+
+@functools.cache
+def corpus(number: int = 0) -> wb.Corpus:
+    texts = [f"Story {one} of {number}. The dog ran to the river, and the cat ran to the house." for one in range(6)]
+    return wb.Corpus(texts, f"texts {number}", {"source": "a test", "licence": f"licence {number}"})
+
+
+def sae(number: int) -> wb.TopKSAE:
+    return wb.TopKSAE(32, 24, 4 + number, hook_point=POINT, name="sae", seed=number)
+
+
+def _read_sae(path: Path) -> Any:
+    if not path.exists() or not (path / "cfg.json").exists():
+        return None
+    found = wb.load_dictionary(path)
+    return found.hash, found.config()["k"]
+
+
+def _put_index(path: Path) -> None:
+    (path / "index").mkdir(parents=True)
+    (path / "index" / "people.sqlite").write_text("mine")
+
+
+def _put_saelens(path: Path) -> None:
+    """A folder of SAELens with an index in it."""
+    _put_index(path)
+    sae(7).write(path)
+    config = json.loads((path / "cfg.json").read_text())
+    del config["workbench"]
+    (path / "cfg.json").write_text(json.dumps(config))
+    with safe_open(path / "sae_weights.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path / "sae_weights.safetensors")
+
+
+def _read_beside_index(path: Path) -> Any:
+    assert (path / "index" / "people.sqlite").read_text() == "mine"
+    return _read_sae(path)
+
+
+def _read_corpus(path: Path) -> Any:
+    if not path.exists():
+        return None
+    found = wb.Corpus.load(path)
+    assert found.note["hash"] == found.hash
+    return found.hash, found.licence
+
+
+def _read_text(path: Path) -> Any:
+    return path.read_text() if path.exists() else None
+
+
+def _read_bytes(path: Path) -> Any:
+    return path.read_bytes() if path.exists() else None
+
+
+@functools.cache
+def _graph(number: int) -> Any:
+    return dataclasses.replace(wb.attribution.load_graph(GRAPH), counts={"number": number})
+
+
+def _read_graph(path: Path) -> Any:
+    return wb.attribution.load_graph(path).counts if path.exists() else None
+
+
+def _task(number: int) -> Any:
+    return wb.circuits.Task("own", [f"The dog {number}"], ["The cat 0"], [" ran"], [" sat"])
+
+
+@functools.cache
+def _sparsity(number: int) -> Any:
+    outcome = wb.sparsity.SparsityOutcome(
+        8, 7, 1, 0.5, [0.5, 0.5], 1.0, 1.0 + number, 0.01, {"ce": (0.0, 1.0)}, [(0.0, 1.0), (0.0, 1.0)]
+    )
+    return wb.sparsity.Sparsity(0.01, 0.1, [0.1, 0.2], outcome, outcome, [], {}, {}, 1.0, False, {"number": number})
+
+
+@functools.cache
+def _child(number: int) -> Any:
+    child = wb.bake(model(), [wb.Clamp(f"neurons.1.post:{number}", 2.0)])
+    child.certify(corpus(), tokens=32)
+    return child
+
+
+def _read_child(path: Path) -> Any:
+    return wb.surgery.open_child(path, model()).model.hash if path.exists() else None
+
+
+@functools.cache
+def _spliced(number: int) -> wb.model.LanguageModel:
+    """A model that runs through a dictionary."""
+    return wb.training.fine_tune(model(), corpus(), {POINT: _codebook()}, tokens=32, batch=2, context=16, seed=number)
+
+
+def _codebook() -> wb.Codebook:
+    return wb.Codebook(32, 8, hook_point=POINT, seed=0)
+
+
+def _read_spliced(path: Path) -> Any:
+    return wb.load_model(path).hash if path.exists() else None
+
+
+@functools.cache
+def _label_index(folder: Path, number: int) -> Any:
+    index = wb.build_index(model(), sae(0), corpus(), folder, context=32, batch=4)
+    index.label(0, f"label {number}")
+    return index
+
+
+def _export_labels(path: Path, number: int) -> None:
+    index = wb.open_index(path.parents[1] / "given" / str(number))
+    index.export_labels(path)
+
+
+def _give_indexes(path: Path) -> None:
+    for number in (0, 1):
+        _label_index(path.parents[1] / "given" / str(number), number)
+
+
+def _train(path: Path, number: int) -> Any:
+    how = {"tokens": 96, "batch_size": 32, "context": 16, "block": 64, "checkpoint_every": 0.0, "seed": number}
+    return wb.train(sae(0), model(), POINT, corpus(), folder=path, **how)
+
+
+def _read_training(path: Path) -> Any:
+    return _read_sae(path) if (path / "progress.json").exists() else None
+
+
+def _fine_tune(path: Path, number: int) -> Any:
+    how = {"tokens": 64, "batch": 2, "context": 16, "checkpoint_every": 0.0, "seed": number}
+    return wb.training.fine_tune(model(), corpus(), {POINT: _codebook()}, folder=path, **how)
+
+
+def _read_fine_tuned(path: Path) -> Any:
+    if not (path / "progress.json").exists():
+        return None
+    return wb.load_dictionary(path / "0").hash, hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _index(path: Path, number: int) -> Any:
+    return wb.build_index(model(), sae(number), corpus(), path, context=32, batch=2, commit_every=0.0)
+
+
+def _read_index(path: Path) -> Any:
+    if not (path / "data").exists():
+        return None
+    index = wb.open_index(path)
+    files = (file for file in sorted((path / "data").iterdir()) if file.name != "index.json")
+    return index.about["dictionary"]["hash"], [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+def _store(path: Path, number: int) -> Any:
+    return Store.write(Harvest(model(), corpus(), POINT, context=16, batch=2, seed=number), path, commit_every=0.0)
+
+
+def _read_store(path: Path) -> Any:
+    if not (path / "progress.json").exists() or not (store := Store(path)).complete:
+        return None
+    return store[slice(None)].values[POINT].numpy().tobytes()
+
+
+def fill_cache(path: Path, number: int) -> wb.neurons.NeuronTable:
+    """Open a model and decode its neurons with this cache folder; each number is another model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", str(path))
+        opened = wb.load_model(tiny.build("gpt2", seed=number), tokenizer=tiny.tokenizer())
+        return wb.decode_neurons(opened, "down", top_k=4)
+
+
+SAVERS = [
+    Saver("dictionary", "sae", lambda path, n: sae(n).save(path), _read_sae),
+    Saver("dictionary with index", "sae", lambda path, n: sae(n).save(path), _read_beside_index, _put_index),
+    Saver("dictionary over SAELens", "sae", lambda path, n: sae(n).save(path), _read_beside_index, _put_saelens),
+    Saver("corpus.jsonl", "c.jsonl", lambda path, n: corpus(n).save(path), _read_corpus),
+    Saver("corpus.parquet", "c.parquet", lambda path, n: corpus(n).save(path), _read_corpus),
+    Saver("graph", "g.json", lambda path, n: wb.attribution.save_graph(_graph(n), path), _read_graph),
+    Saver("task", "t.jsonl", lambda path, n: wb.circuits.save_task(_task(n), path), _read_text),
+    Saver(
+        "interventions",
+        "i.json",
+        lambda path, n: wb.interventions.save_interventions(path, model(), [wb.Clamp("neurons.1.post:3", 2.0 + n)]),
+        _read_text,
+    ),
+    Saver("sparsity.json", "s.json", lambda path, n: wb.sparsity.save_sparsities([_sparsity(n)], path), _read_text),
+    Saver("sparsity.parquet", "s.parquet", lambda p, n: wb.sparsity.save_sparsities([_sparsity(n)], p), _read_bytes),
+    Saver("labels", "l.json", _export_labels, _read_text, _give_indexes),
+    Saver("model", "m", lambda path, n: wb.interventions.save_model(_spliced(n), path), _read_spliced, slow=True),
+    Saver("child", "child", lambda path, n: _child(n).save_pretrained(path), _read_child, slow=True),
+    Saver("training", "run", _train, _read_training, resumes=True),
+    Saver("fine-tune", "run", _fine_tune, _read_fine_tuned, resumes=True),
+    Saver("index", "index", _index, _read_index, resumes=True),
+    Saver("store", "store", _store, _read_store, resumes=True),
+]
+
+
+def replacers() -> Iterator[tuple[str, str]]:
+    """The functions of the package that replace a file or a folder: file and name."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef) and any(map(_replaces, ast.walk(function))):
+                yield str(file.relative_to(PACKAGE)), function.name
+
+
+def _replaces(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "replacing"

@@ -1,0 +1,264 @@
+"""Whatever saves: killed at any contact with the disk, or on a disk that fails, the old or the new is there whole.
+
+A bounded, seeded sample runs with the suite; `make torture` (`WORKBENCH_TORTURE`) runs every contact.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from disk_faults import REFUSED, Ending, Fault, in_fork
+from savers import EXEMPT, SAVERS, Saver, fill_cache, replacers
+
+import workbench as wb
+from workbench.core.files import FileError, clear_leftovers, replacing
+from workbench.core.locks import alone
+
+WHOLE = bool(os.environ.get("WORKBENCH_TORTURE"))
+CODES = (errno.ENOSPC, errno.EROFS, errno.EACCES)
+REACHED: set[tuple[str, str]] = set()
+"""Functions that the savers went through."""
+
+each = pytest.mark.parametrize("saver", SAVERS, ids=lambda saver: saver.name)
+pytestmark = pytest.mark.usefixtures("tiny_cache", "one_thread")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Forks have one thread, and sums are added in another order by another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Trial:
+    """A saver with what it leaves where nothing disturbs it.
+
+    Args:
+        saver: the saver.
+        folder: where copies are made.
+        old: whether content 0 is there when content 1 is saved.
+    """
+
+    def __init__(self, saver: Saver, folder: Path, old: bool):
+        self.saver, self.folder, self.copies = saver, folder, 0
+        self.start = folder / "start" / saver.place
+        self.start.parent.mkdir(parents=True)
+        saver.prepare(self.start)
+        if old:
+            saver.save(self.start, 0)
+        self.before = saver.read(self.start)
+        undisturbed = self.copy()
+        self.ending = in_fork(lambda: saver.save(undisturbed, 1), undisturbed.parent)
+        assert self.ending.status == 0, self.ending.sentence
+        REACHED.update(map(tuple, self.ending.places))
+        self.after = saver.read(undisturbed)
+        self.names = names(undisturbed.parent)
+        assert self.after is not None
+        assert self.after != self.before
+
+    def copy(self) -> Path:
+        """A folder as it is at the start."""
+        self.copies += 1
+        there = self.folder / str(self.copies)
+        shutil.copytree(self.start.parent, there)
+        return there / self.saver.place
+
+    def contacts(self, count: int) -> list[int]:
+        """Numbers of contacts, some by chance; all of them in the long form."""
+        everything = range(1, self.ending.contacts + 1)
+        return list(everything) if WHOLE else sorted(random.Random(self.saver.name).sample(everything, k=count))
+
+    def disturbed(self, fault: Fault) -> tuple[Path, Ending]:
+        """A copy on which content 1 was saved under a fault."""
+        path = self.copy()
+        ending = in_fork(lambda: self.saver.save(path, 1), path.parent, fault)
+        seen = self.saver.read(path)
+        assert seen in (self.before, self.after), f"at contact {fault.at} of {self.ending.contacts}"
+        return path, ending
+
+    def finishes(self, path: Path) -> None:
+        """The same call again ends as an undisturbed one, and leaves nothing else behind."""
+        again = in_fork(lambda: self.saver.save(path, 1), path.parent)
+        assert again.status == 0, again.sentence
+        assert self.saver.read(path) == self.after
+        assert names(path.parent) == self.names
+        shutil.rmtree(path.parent)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+
+
+@each
+@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "over nothing"])
+def test_killed_at_any_contact_the_old_or_the_new_is_whole(saver: Saver, old: bool, tmp_path: Path) -> None:
+    if saver.resumes and old:
+        pytest.skip("long work goes on in its folder and replaces nothing but an index")
+    if saver.slow and not old and not WHOLE:
+        pytest.skip("in the long form")
+    trial = Trial(saver, tmp_path, old)
+    for contact in trial.contacts(1 if saver.slow else 3 if old else 2):
+        path, ending = trial.disturbed(Fault(contact))
+        assert ending.status == -signal.SIGKILL, f"at contact {contact}: {ending.sentence}"
+        trial.finishes(path)
+
+
+@each
+def test_a_failing_disk_is_one_sentence(saver: Saver, tmp_path: Path) -> None:
+    trial = Trial(saver, tmp_path, not saver.resumes)
+    for code in CODES[: 1 if saver.slow and not WHOLE else None]:
+        for contact in trial.contacts(1):
+            path, ending = trial.disturbed(Fault(contact, code))
+            where = f"{os.strerror(code)} at contact {contact}: {ending.sentence}"
+            if ending.status != 0:  # it can fail after all is done, when what is old is cleared away
+                assert ending.status == REFUSED, where
+                assert str(path.parent) in ending.sentence, where
+                assert "\n" not in ending.sentence, where
+                assert ending.sentence.count("written") == 1, where
+            trial.finishes(path)
+
+
+def test_every_function_that_replaces_is_among_the_savers(tmp_path: Path) -> None:
+    for saver in () if REACHED else SAVERS:  # the tests above reached what they reach
+        Trial(saver, tmp_path / saver.name, old=not saver.resumes)
+    ending = in_fork(lambda: fill_cache(tmp_path / "cache", 5), tmp_path)
+    assert set(replacers()) - REACHED - set(map(tuple, ending.places)) - EXEMPT == set()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=os.strerror)
+def test_a_cache_that_cannot_be_written_stops_nothing(code: int, tmp_path: Path) -> None:
+    whole = fill_cache(tmp_path / "whole", 5)
+
+    def check() -> None:
+        assert np.array_equal(fill_cache(tmp_path / "failing", 5).tokens, whole.tokens)
+
+    contacts = in_fork(check, tmp_path).contacts
+    for contact in range(1, contacts + 1, 1 if WHOLE else 6):
+        shutil.rmtree(tmp_path / "failing", ignore_errors=True)
+        assert in_fork(check, tmp_path, Fault(contact, code)).status == 0
+
+
+@pytest.mark.parametrize("saver", [one for one in SAVERS if one.resumes], ids=lambda saver: saver.name)
+def test_a_folder_has_one_writer_who_is_named(saver: Saver, tmp_path: Path) -> None:
+    path = tmp_path / saver.place
+    with alone(path, FileError):
+        ending = in_fork(lambda: saver.save(path, 1), tmp_path)
+        assert ending.status == REFUSED
+        assert f"{path} is being written by process {os.getpid()} on " in ending.sentence
+    assert names(path) == []
+    saver.save(path, 1)
+    assert saver.read(path) is not None
+
+
+# ---- what a saver replaces
+
+
+@each
+def test_nothing_else_is_replaced(saver: Saver, tmp_path: Path) -> None:
+    """A folder, or a file of another kind, of a user's stays as it is."""
+    if saver.resumes or "with index" in saver.name or "SAELens" in saver.name:
+        pytest.skip("it adds to a folder")
+    place = tmp_path / "start" / saver.place
+    place.parent.mkdir()
+    saver.prepare(place)
+    (place / "deep").mkdir(parents=True)
+    (place / "deep" / "thesis.txt").write_text("mine")
+    assert_refused_or_beside(saver, place, place / "deep" / "thesis.txt")
+    shutil.rmtree(place)
+    for number, content in enumerate(OTHERS):
+        place.write_bytes(content)
+        assert_refused(saver, place)
+        assert place.read_bytes() == content, number
+        assert names(place.parent) == [saver.place]
+
+
+OTHERS = [b"mine", b'{"mine": [1, 2]}', b'[{"mine": 1}]', b'{"text": "a", "id": 7}\n{"text": "b", "id": 8}\n', b"\0\1"]
+"""Files that no saver wrote."""
+
+
+def assert_refused(saver: Saver, place: Path) -> str:
+    with pytest.raises(wb.WorkbenchError) as refused:
+        saver.save(place, 1)
+    assert str(place) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def assert_refused_or_beside(saver: Saver, place: Path, mine: Path) -> None:
+    if saver.name == "dictionary":  # its two files stand beside others
+        saver.save(place, 1)
+    else:
+        assert_refused(saver, place)
+    assert mine.read_text() == "mine"
+
+
+def test_a_new_saver_is_safe_without_knowing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file.json").write_text(json.dumps({"mine": 1}))
+
+    def save(name: str, content: dict[str, Any] | str, inside: str = "") -> None:
+        with replacing(tmp_path / name) as temporary:
+            if inside:
+                temporary.mkdir()
+            (temporary / inside if inside else temporary).write_text(json.dumps(content))
+
+    for name, inside in (("folder", ""), ("folder", "ours"), ("file", "ours"), ("file", ""), ("file.json", "")):
+        with pytest.raises(FileError, match="choose another"):
+            save(name, {"ours": 1}, inside)
+    assert (tmp_path / "folder" / "mine").read_text() == (tmp_path / "file").read_text() == "mine"
+    save("new.json", {"ours": 1, "more": 2})
+    save("new.json", {"ours": 3, "more": 4})
+    (tmp_path / "empty").mkdir()
+    save("empty", {"ours": 1}, "ours")
+    save("empty", {"ours": 2}, "ours")
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FileError, match="runs in"):
+        save("empty", {"ours": 3}, "ours")
+    with pytest.raises(FileError, match="no path"):
+        save("a\0b", {})
+    assert names(tmp_path) == ["empty", "empty/ours", "file", "file.json", "folder", "folder/mine", "new.json"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "real" / "there.json")
+    for number in (1, 2):
+        with replacing(tmp_path / "link.json") as temporary:
+            temporary.write_text(json.dumps({"number": number}))
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real" / "there.json").read_text()) == {"number": 2}
+
+
+def test_where_folders_cannot_change_places_the_old_one_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.core.files._exchange", lambda *_: False)
+
+    def save(content: str) -> None:
+        with replacing(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / "file").write_text(content)
+
+    save("old")
+    contacts = in_fork(lambda: save("new"), tmp_path).contacts
+    for contact in range(1, contacts + 1):
+        save("old")
+        assert in_fork(lambda: save("new"), tmp_path, Fault(contact)).status == -signal.SIGKILL
+        clear_leftovers(tmp_path / "folder")  # as the next one does first
+        assert (tmp_path / "folder" / "file").read_text() in ("old", "new"), contact
+        assert names(tmp_path) == ["folder", "folder/file"]

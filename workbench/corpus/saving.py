@@ -1,0 +1,143 @@
+"""Corpora on disk: texts in a `.parquet` or `.jsonl` file, with a note of their source, licence and hash.
+
+Parquet holds the note in its metadata. The note of `NAME.jsonl` is in `NAME.jsonl.about.json`, which no file of a
+user's is called. While the texts are replaced it holds the note of the old ones too: whenever the process is killed,
+the texts that are there have a note of their own hash. Older versions wrote `NAME.json` beside both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.core.errors import WorkbenchError
+from workbench.core.files import replacing
+from workbench.core.replacement import check_place
+
+NOTE = "workbench"
+"""Key of the note in the metadata of Parquet."""
+FORMAT = "workbench corpus"
+"""Key that marks a file with the note of a `.jsonl` file; its value is the version."""
+BEFORE = "before"
+"""Key of the note of the texts that are replaced."""
+
+
+class CorpusError(WorkbenchError):
+    """A corpus that can't be found, read, written or cut into tokens."""
+
+
+def texts_hash(texts: Iterable[str]) -> str:
+    """SHA-256 over texts and their order, in hex."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()
+
+
+def write_corpus(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> None:
+    """Write texts and their note.
+
+    Raises:
+        CorpusError: a file of another kind, or one that can't be written or holds something else than a corpus.
+    """
+    if path.suffix == ".parquet":
+        _write_parquet(path, texts, note)
+    elif path.suffix == ".jsonl":
+        _write_jsonl(path, texts, note)
+    else:
+        raise CorpusError(f"A corpus is saved as .parquet or .jsonl, not as {path.name}.")
+
+
+def read_note(path: Path, texts: Iterable[str] | None = None) -> dict[str, Any]:
+    """The note of the texts in a file or folder; empty where there is none.
+
+    Args:
+        path: of the texts.
+        texts: all of them, to compare with the hash in the note; None where another column was read.
+
+    Raises:
+        CorpusError: the note has the hash of other texts.
+    """
+    about = _about(path)
+    note = _parquet_note(path) or _json(about) or _json(path.with_suffix(".json"))
+    before = note.pop(BEFORE, None)
+    note.pop(FORMAT, None)
+    recorded = note.get("hash")
+    if texts is None or not isinstance(recorded, str) or len(recorded) != 64:
+        return note
+    found = texts_hash(texts)
+    if isinstance(before, dict) and before.get("hash") == found:
+        return before
+    if found != recorded:
+        beside = about if about.exists() else path.with_suffix(".json")
+        where = path if path.suffix == ".parquet" and _parquet_note(path) else beside
+        raise CorpusError(
+            f"{where} records the hash of other texts ({recorded[:12]}) than {path} holds ({found[:12]}); copy or save "
+            "the corpus again, or delete the note."
+        )
+    return note
+
+
+def _write_parquet(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"text": pa.array(texts, pa.string())}, metadata={NOTE: json.dumps(note, ensure_ascii=False)})
+    with replacing(path, CorpusError) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _write_jsonl(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> None:
+    own = {FORMAT: 1, **note}
+    with replacing(path, CorpusError) as temporary:
+        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        temporary.write_text("".join(lines), encoding="utf-8")
+        check_place(path, temporary, CorpusError)
+        _write_about(_about(path), own | {BEFORE: _earlier(path)})
+    _write_about(_about(path), own)
+
+
+def _write_about(path: Path, content: Mapping[str, Any]) -> None:
+    if path.is_file() and path.stat().st_size and FORMAT not in _json(path):
+        raise CorpusError(f"{path} is there already and is no note of a corpus; choose another name.")
+    with replacing(path, CorpusError, owned=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """The note of the texts that are there, with their hash."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        texts = [json.loads(line)["text"] for line in lines if line.strip()]
+        kept = [text for text in texts if text.strip()]
+        return read_note(path, kept) | {"hash": texts_hash(kept)} if kept else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(f"{path.name}.about.json")
+
+
+def _parquet_note(path: Path) -> dict[str, Any]:
+    if path.suffix != ".parquet" or not path.is_file():
+        return {}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+        note = json.loads((pq.read_schema(path).metadata or {}).get(NOTE.encode(), b"{}"))
+        return note if isinstance(note, dict) else {}
+    return {}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return note if isinstance(note, dict) else {}
