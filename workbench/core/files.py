@@ -42,6 +42,11 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether there is a folder with nothing in it, which a saver may take as if there were none."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def _share(path: Path, usual: int) -> None:
     """Give files these permissions, where they have fewer."""
     with contextlib.suppress(OSError):  # where the file system has no permissions

@@ -57,7 +57,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         config = json.loads((path / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
     if not isinstance(config, dict):
         raise DictionaryError(f"its {CONFIG} does not hold a configuration; save the dictionary again")

@@ -17,14 +17,16 @@ from torch import Tensor
 from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
+from workbench.model.edits import Edit
 from workbench.model.hookpoints import HookPointError
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError, parameters_of
 from workbench.surgery.child import Child, make_child
-from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.child_building import PROBE, SurgeryError, tolerance
 from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.operations.matrices import as_stored, out_in
+from workbench.surgery.operations.neuron_rows import neuron_matrices
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
@@ -119,18 +121,40 @@ def keep_neurons(
     tensors: dict[str, Tensor] = {}
     known = parameters_of(model.network.module)
     for layer in range(layers):
-        stays = mask[layer].nonzero()[:, 0]
-        for site in model.network.neuron_sites:
-            path = model.network.neuron_hook_point(layer, site).module
-            module: Any = model.network.module.get_submodule(path or "")
-            weight = out_in(module)
-            cut = weight[:, stays] if site == "post" else weight[stays]
-            tensors[f"{path}.weight"] = as_stored(module, cut)
-            if site != "post" and f"{path}.bias" in known:
+        down, feeding = neuron_matrices(model, layer)
+        for path, neurons in feeding.items():
+            module: Any = model.network.module.get_submodule(path)
+            stays = mask[layer][neurons]
+            tensors[f"{path}.weight"] = as_stored(module, out_in(module)[stays])
+            if f"{path}.bias" in known:
                 tensors[f"{path}.bias"] = known[f"{path}.bias"][stays]
+        module = model.network.module.get_submodule(down)
+        tensors[f"{down}.weight"] = as_stored(module, out_in(module)[:, mask[layer]])
     chosen = [mask[layer].nonzero()[:, 0].tolist() for layer in range(layers)]
     step = {"operation": "keep_neurons", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
-    return make_child(model, tensors, step, config={names[0]: left[0]})
+    child = make_child(model, tensors, step, config={names[0]: left[0]})
+    _check_cut(model, child.model, mask)
+    return child
+
+
+@torch.no_grad()
+def _check_cut(model: LanguageModel, child: LanguageModel, mask: Tensor) -> None:
+    """Refuse a child that does not compute what the model does with its other neurons at 0.
+
+    Raises:
+        SurgeryError: a logit differs.
+    """
+    points = [model.network.neuron_hook_point(layer, "post").name for layer in range(len(mask))]
+    edits = [Edit(name, (one * 1.0).mul) for name, one in zip(points, mask, strict=True)]
+    tokens = torch.arange(PROBE)[None] * 37 % model.network.vocab_size
+    with uninterrupted():
+        wanted, found = model.run(tokens, edits).float(), child.run(tokens).float()
+    moved = float((found - wanted).abs().max())
+    if moved > tolerance(wanted, wanted.dtype):
+        raise SurgeryError(
+            f"The neurons of {model.name} can't be cut: without them a logit differs by {moved:.2g} from what the "
+            "model computes where they are 0."
+        )
 
 
 @checked(SurgeryError)
