@@ -148,7 +148,7 @@ def test_what_cannot_be_merged(llama: wb.model.LanguageModel, zoo, tmp_path: Pat
         dare(llama, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["gpt-neox", "mixtral", "apertus", "phi3"])
+@pytest.mark.parametrize("name", ["gpt-neox", "mixtral", "apertus"])
 def test_a_folder_is_what_transformers_opens_of_it(name: str, tmp_path: Path) -> None:
     """Files hold tensors that the model makes itself, and one for each expert; settings have their older spelling."""
     model = wb.load_model(architectures.build(name), tokenizer=tiny.tokenizer())

@@ -44,7 +44,7 @@ def open_table(
     module: Any,
     versions: Mapping[str, str],
     observe: Callable[[Tensor], list[BridgeTensor]],
-    idle: Callable[[list[HookPoint], Tensor], set[str]],
+    uneditable: Callable[[list[HookPoint], Tensor], dict[str, str]],
 ) -> HookPoints:
     """The hook points of a model: from the table on disk, or built and written there.
 
@@ -52,7 +52,7 @@ def open_table(
         module: the plain model.
         versions: libraries that decide which hook points there are; each version has a table of its own.
         observe: the tensors at the bridge's hook points for a probe of token ids `[batch, pos]`.
-        idle: the keys of those of the hook points that the model computes without, for a probe.
+        uneditable: why some of the hook points can't be edited, by key, for a probe.
 
     Raises:
         ModelError: the model computes values that are not finite.
@@ -60,7 +60,7 @@ def open_table(
     file = _table_file(module, versions)
     points = _read(file)
     if points is None:
-        points = _build(module, observe, idle)
+        points = _build(module, observe, uneditable)
         with replacing(file) as temporary:
             temporary.write_text(json.dumps([asdict(point) for point in points.values()]))
     return points
@@ -69,7 +69,7 @@ def open_table(
 def _build(
     module: Any,
     observe: Callable[[Tensor], list[BridgeTensor]],
-    idle: Callable[[list[HookPoint], Tensor], set[str]],
+    uneditable: Callable[[list[HookPoint], Tensor], dict[str, str]],
 ) -> HookPoints:
     """All hook points, from two short sequences that run through both trees."""
     probe = _probe(module)
@@ -93,8 +93,8 @@ def _build(
         positional = tuple(tensor.value.shape[:2]) == tuple(probe.shape)
         shape = tuple(tensor.value.shape[2:])
         points.append(HookPoint(tensor.name, shape, path, tensor.side or "out", tensor.key, positional))
-    loose = idle(points, probe)
-    return HookPoints(replace(point, acts=point.key not in loose) for point in points)
+    reasons = uneditable(points, probe)
+    return HookPoints(replace(point, refusal=reasons.get(point.key, "")) for point in points)
 
 
 def _not_finite(module: Any, observed: list[BridgeTensor]) -> str:

@@ -39,8 +39,8 @@ class HookPoint:
     """The name that its edits run under: the same for two names of one place."""
     positional: bool = True
     """Whether the tensor has the form `[batch, pos, *shape]`, so that edits can address positions in it."""
-    acts: bool = True
-    """Whether what the model computes depends on the tensor, so that an edit can change something."""
+    refusal: str = ""
+    """Why it can't be edited, such as that no logit depends on it; empty where it can."""
 
     @property
     def width(self) -> int:

@@ -28,7 +28,7 @@ from workbench.model.edits import BoundEdit, EditError, Run, running
 from workbench.model.hookpoint_table import BridgeTensor, open_table
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
-from workbench.model.idle_points import idle_keys
+from workbench.model.uneditable import uneditable
 from workbench.model.mlp import LayerProbe, check_neurons
 from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.weights import ModelError
@@ -55,7 +55,7 @@ class Network:
         self._behind: dict[str, str | None] = {}  # the norm between a hook point and the stream, by key
         self._direct: set[str] = set()  # keys of hook points whose tensors are added to the stream as they are
         versions = {"TransformerLens": version("transformer-lens")}
-        self.hook_points = open_table(self.module, versions, self._observe, self._idle)
+        self.hook_points = open_table(self.module, versions, self._observe, self._uneditable)
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
         self.n_heads: int = sizes.num_attention_heads
@@ -155,8 +155,8 @@ class Network:
             point = self.hook_points[edit.hook_point]
             if not point.positional:
                 raise EditError(f"{point.name} can be read but not edited: its tensor has no position axis.")
-            if not point.acts and not edit.reads_only:
-                raise EditError(f"{point.name} can be read but not edited: no logit of this model depends on it.")
+            if point.refusal and not edit.reads_only:
+                raise EditError(f"{point.name} can be read but not edited: {point.refusal}.")
             ready.append(replace(edit, hook_point=point.key))
         return ready
 
@@ -364,12 +364,9 @@ class Network:
             tensors.append(BridgeTensor(name, keys.setdefault(id(hook), name), places.get(owner), side, value))
         return tensors
 
-    def _idle(self, points: list[HookPoint], probe: Tensor) -> set[str]:
-        """The keys of hook points that the model computes without, for a probe `[batch, pos]`."""
-        try:
-            return idle_keys(self.module, self.bridge, self._bridge_hooks, points, probe)
-        except Exception as error:  # the library may raise anything on a form that it does not know
-            raise unopened(self.module, error) from error
+    def _uneditable(self, points: list[HookPoint], probe: Tensor) -> dict[str, str]:
+        """Why some hook points can't be edited, by their keys, for a probe `[batch, pos]`."""
+        return uneditable(self.module, self.bridge, self._bridge_hooks, points, probe)
 
 
 class _Enough(Exception):

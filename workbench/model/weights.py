@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,7 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
     with _in_one_sentence(source):
-        module, tokenizer = _read(source)
-    return module, tokenizer, identity(module)
+        return _read(source)
 
 
 def read_module(folder: Path) -> nn.Module:
@@ -104,8 +104,8 @@ def _in_one_sentence(source: str) -> Iterator[None]:
         ) from error
 
 
-def _read(source: str) -> tuple[nn.Module, Any]:
-    """Model and tokenizer: from a folder, the cache, or the hub."""
+def _read(source: str) -> tuple[nn.Module, Any, str]:
+    """Model, tokenizer and hash: from a folder, the cache, or the hub."""
     if Path(source).exists() or not is_repository(source):
         return _load(source)
     if _knows_small_files(source):
@@ -124,8 +124,13 @@ def _read(source: str) -> tuple[nn.Module, Any]:
         ) from error
 
 
-def _load(source: str, **where: Any) -> tuple[nn.Module, Any]:
-    return _load_module(source, **where), read_tokenizer(source, **where)
+def _load(source: str, **where: Any) -> tuple[nn.Module, Any, str]:
+    """Model, tokenizer and hash. The tokenizer is read while the weights are hashed, which takes as long."""
+    module = _load_module(source, **where)
+    with ThreadPoolExecutor(1) as pool:
+        hashed = pool.submit(identity, module)
+        tokenizer = read_tokenizer(source, **where)
+        return module, tokenizer, hashed.result()
 
 
 def _load_module(source: str, **where: Any) -> nn.Module:

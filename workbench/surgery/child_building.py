@@ -109,7 +109,10 @@ def parameter_shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int,
     with building():
         try:
             with torch.device("meta"):
-                skeleton = kind(copy.deepcopy(config))
+                config = copy.deepcopy(config)
+                if isinstance(config.dtype, str):  # as saving leaves it
+                    config.dtype = getattr(torch, config.dtype)
+                skeleton = kind(config)
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, IndexError) as error:
             raise SurgeryError(f"A {kind.__name__} of this configuration can't be built: {error}.") from error
         return {name: tuple(one.shape) for name, one in state_of(skeleton).items()}

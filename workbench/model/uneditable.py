@@ -1,4 +1,4 @@
-"""Hook points that a model computes without: an edit there would be accepted and change nothing.
+"""Hook points that can't be edited: the model computes without them, or TransformerLens fails on an edit there.
 
 One pass with a zero added at every hook point shows it: a zero that the logits do not depend on has no gradient. What
 lies in a part without gradients is nudged instead.
@@ -7,6 +7,8 @@ lies in a part without gradients is nudged instead.
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,10 +23,10 @@ from workbench.model.hooks import attach
 Change = Callable[[Tensor], Tensor]
 
 
-def idle_keys(
+def uneditable(
     plain: Any, bridge: Any, hooks: Mapping[str, Any], points: Iterable[HookPoint], probe: Tensor
-) -> set[str]:
-    """The keys of hook points at which no edit changes a logit.
+) -> dict[str, str]:
+    """Why hook points can't be edited, by the keys of those at which no edit changes a logit, or fails.
 
     Args:
         plain: the plain model.
@@ -33,13 +35,13 @@ def idle_keys(
         points: hook points, of which those without positions are left out.
         probe: token ids, `[batch, pos]`.
     """
-    idle: set[str] = set()
+    reasons: dict[str, str] = {}
     for on_bridge in (False, True):
         some = {p.key: p for p in points if p.positional and (p.module is None) == on_bridge}
         if some:
             host = _Host(bridge.original_model if on_bridge else plain, hooks if on_bridge else None, some, probe)
-            idle |= host.idle()
-    return idle
+            reasons |= host.reasons()
+    return reasons
 
 
 class _Host:
@@ -48,19 +50,43 @@ class _Host:
     def __init__(self, module: Any, hooks: Mapping[str, Any] | None, points: Mapping[str, HookPoint], probe: Tensor):
         self.module, self.hooks, self.points, self.probe = module, hooks, points, probe
 
-    def idle(self) -> set[str]:
-        """See `idle_keys`."""
-        with self._hooked():
-            loose = self._without_gradient()
+    def reasons(self) -> dict[str, str]:
+        """See `uneditable`."""
+        with self._hooked(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the bridge's, that a pass with edits is rounded otherwise
+            reasons = self._failing()
+            loose = self._without_gradient({*self.points} - {*reasons})
             if not loose:
-                return set()
-            base, moved = self._run({}), self._run(dict.fromkeys(loose, _nudged))
-            if torch.equal(base, moved):
-                return loose
-            return {key for key in loose if torch.equal(base, self._run({key: _nudged}))}
+                return reasons
+            base = self._run({})
+            if not torch.equal(base, self._run(dict.fromkeys(loose, _nudged))):
+                loose = {key for key in loose if torch.equal(base, self._run({key: _nudged}))}
+            return reasons | dict.fromkeys(loose, "no logit of this model depends on it")
 
-    def _without_gradient(self) -> set[str]:
-        """Keys of the hook points of which the logits have no gradient."""
+    def _failing(self) -> dict[str, str]:
+        """The error of an edit, by the keys of hook points where there is one: those of all layers fail together."""
+        if self._error_at({*self.points}) is None:
+            return {}
+        kinds: dict[str, set[str]] = {}
+        for key in self.points:
+            kinds.setdefault(re.sub(r"\d+", "#", key), set()).add(key)
+        errors = {kind: self._error_at(keys) for kind, keys in kinds.items()}
+        return {
+            key: f"an edit there fails ({error})"
+            for kind, error in errors.items()
+            if error is not None
+            for key in kinds[kind]
+        }
+
+    def _error_at(self, keys: set[str]) -> str | None:
+        try:
+            self._run(dict.fromkeys(keys, _copied))
+        except Exception as error:  # noqa: BLE001 - the library may raise anything on a form that it does not know
+            return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+        return None
+
+    def _without_gradient(self, keys: set[str]) -> set[str]:
+        """Those of the hook points by which the logits have no gradient."""
         zeros: list[tuple[str, Tensor]] = []
 
         def adding(key: str) -> Change:
@@ -71,12 +97,11 @@ class _Host:
             return add
 
         with torch.enable_grad():
-            logits = self._run({key: adding(key) for key in self.points})
+            logits = self._run({key: adding(key) for key in keys})
         gradients = [None] * len(zeros)
         if logits.requires_grad:
             gradients = torch.autograd.grad(logits.sum(), [zero for _, zero in zeros], allow_unused=True)
-        reached = {key for (key, _), gradient in zip(zeros, gradients, strict=True) if gradient is not None}
-        return {*self.points} - reached
+        return keys - {key for (key, _), one in zip(zeros, gradients, strict=True) if one is not None}
 
     def _run(self, changes: Mapping[str, Change]) -> Tensor:
         """Logits with changes by the keys of hook points."""
@@ -109,3 +134,7 @@ class _Host:
 def _nudged(value: Tensor) -> Tensor:
     noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
     return value + (0.1 + 0.5 * value.abs().mean()) * noise
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.clone()

@@ -41,7 +41,7 @@ def test_every_edit_acts_or_is_refused(name: str, tiny_cache: Path) -> None:
     model = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer())
     base, acting = model.run(TOKENS), []
     for point in {point.key: point for point in model.hook_points.values()}.values():
-        if point.positional and point.acts:
+        if point.positional and not point.refusal:
             edited = model.run(TOKENS, [Edit(point.name, shaken)])
             assert not torch.equal(edited, base), f"an edit at {point.name} changes nothing"
             acting.append(point.name)
@@ -49,7 +49,7 @@ def test_every_edit_acts_or_is_refused(name: str, tiny_cache: Path) -> None:
             with pytest.raises(EditError, match=f"^{point.name} can be read but not edited: "):
                 model.run(TOKENS, [Edit(point.name, shaken)])
     assert {f"blocks.{layer}.hook_resid_post" for layer in range(model.network.n_layers)} <= {
-        known for known, point in model.hook_points.items() if point.acts
+        known for known, point in model.hook_points.items() if not point.refusal
     }
     assert len(acting) > 10 * model.network.n_layers
 
@@ -58,7 +58,7 @@ def test_every_edit_acts_or_is_refused(name: str, tiny_cache: Path) -> None:
 def test_edits_act_beside_one_that_only_the_bridge_has(name: str, tiny_cache: Path) -> None:
     """A run with one such hook point goes through the bridge, where every other edit acts as well."""
     model = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer())
-    points = {p.key: p for p in model.hook_points.values() if p.positional and p.acts}
+    points = {p.key: p for p in model.hook_points.values() if p.positional and not p.refusal}
     bridged = next(p for p in points.values() if p.module is None)
     base = model.run(TOKENS, [Edit(bridged.name, shaken)])
     for point in points.values():
