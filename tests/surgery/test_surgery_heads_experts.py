@@ -155,9 +155,7 @@ def test_use_and_cutting(name: str, zoo, tmp_path: Path) -> None:
     assert torch.allclose(reference.logits_under(loaded, TOKENS), child.model(TOKENS), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["phi3", "glm4", "opt", "bloom", "falcon-parallel", "mixtral"]
-)
+@pytest.mark.parametrize("name", ["phi3", "glm4", "opt", "bloom", "falcon-parallel", "mixtral"])
 def test_an_expert_of_other_forms_is_right_or_refused(name: str) -> None:
     """Gate and up in one matrix, widths under other names: as plain transformers with the other neurons at 0."""
     plain = architectures.build(name)

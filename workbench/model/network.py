@@ -214,15 +214,24 @@ class Network:
         """Each neuron's row of the gate or up projection or column of the down projection, `[d_mlp, d_model]`.
 
         Raises:
-            ModelError: no such layer or weights, or weights that are not stored as one matrix.
+            ModelError: no such layer or weights, or weights that no matrix was found to hold alone.
         """
         if weights not in ("gate", "up", "down"):
             raise ModelError(f"A neuron's weights are 'gate', 'up' or 'down', not {weights!r}.")
         point = self.neuron_hook_point(layer, "post" if weights == "down" else weights)
         module = self.module.get_submodule(point.module) if point.module else None
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
+            kind = str(self.module.dtype).removeprefix("torch.")
+            advice = "one may hold several of them"
+            if kind != "float32":
+                advice = f"in {kind} values are coarse, so open the model in float32"
+                "one may hold several of them"
+                if kind == "float32"
+                else f"in {kind} values are coarse, so open it in float32"
+            )
             raise ModelError(
-                f"The {weights} weights of this model are not stored as one matrix; they can't be decoded."
+                f"The {weights} weights of this model can't be decoded: no matrix was found that alone computes "
+                f"{point.name}; {advice}."
             )
         weight = module.weight.detach().float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight

@@ -55,28 +55,30 @@ class _Host:
         with self._hooked(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the bridge's, that a pass with edits is rounded otherwise
             reasons = self._failing()
-            loose = self._without_gradient({*self.points} - {*reasons})
+            keys = {*self.points} - {*reasons}
+            try:
+                loose = self._without_gradient(keys)
+            except Exception:  # noqa: BLE001 - the bridge computes otherwise with gradients, and may fail in 16 bits
+                loose = keys
             if not loose:
                 return reasons
-            base = self._run({})
-            if not torch.equal(base, self._run(dict.fromkeys(loose, _nudged))):
-                loose = {key for key in loose if torch.equal(base, self._run({key: _nudged}))}
-            return reasons | dict.fromkeys(loose, "no logit of this model depends on it")
+            base, idle = self._run({}), set[str]()
+            for some in _kinds(loose):
+                if torch.equal(base, self._run(dict.fromkeys(some, _nudged))):
+                    idle |= some
+                elif loose is not keys:
+                    idle |= {key for key in some if torch.equal(base, self._run({key: _nudged}))}
+            return reasons | dict.fromkeys(idle, "no logit of this model depends on it")
 
     def _failing(self) -> dict[str, str]:
         """The error of an edit, by the keys of hook points where there is one: those of all layers fail together."""
         if self._error_at({*self.points}) is None:
             return {}
-        kinds: dict[str, set[str]] = {}
-        for key in self.points:
-            kinds.setdefault(re.sub(r"\d+", "#", key), set()).add(key)
-        errors = {kind: self._error_at(keys) for kind, keys in kinds.items()}
-        return {
-            key: f"an edit there fails ({error})"
-            for kind, error in errors.items()
-            if error is not None
-            for key in kinds[kind]
-        }
+        reasons: dict[str, str] = {}
+        for some in _kinds(self.points):
+            error = self._error_at(some)
+            reasons |= {} if error is None else dict.fromkeys(some, f"an edit there fails ({error})")
+        return reasons
 
     def _error_at(self, keys: set[str]) -> str | None:
         try:
@@ -129,6 +131,14 @@ class _Host:
                 handle.remove()
             for key in self.points if self.hooks is not None else ():
                 self.hooks[key].remove_hooks("fwd")  # type: ignore[index]
+
+
+def _kinds(keys: Iterable[str]) -> list[set[str]]:
+    """Keys in groups that differ in their layer alone."""
+    groups: dict[str, set[str]] = {}
+    for key in keys:
+        groups.setdefault(re.sub(r"\d+", "#", key), set()).add(key)
+    return list(groups.values())
 
 
 def _nudged(value: Tensor) -> Tensor:
