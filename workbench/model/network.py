@@ -225,10 +225,6 @@ class Network:
             advice = "one may hold several of them"
             if kind != "float32":
                 advice = f"in {kind} values are coarse, so open the model in float32"
-                "one may hold several of them"
-                if kind == "float32"
-                else f"in {kind} values are coarse, so open it in float32"
-            )
             raise ModelError(
                 f"The {weights} weights of this model can't be decoded: no matrix was found that alone computes "
                 f"{point.name}; {advice}."
