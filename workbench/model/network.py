@@ -28,9 +28,9 @@ from workbench.model.edits import BoundEdit, EditError, Run, running
 from workbench.model.hookpoint_table import BridgeTensor, open_table
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
-from workbench.model.uneditable import uneditable
 from workbench.model.mlp import LayerProbe, check_neurons
 from workbench.model.modules import is_conv1d, sharing_copy
+from workbench.model.uneditable import uneditable
 from workbench.model.weights import ModelError
 
 
