@@ -106,7 +106,7 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
     interventions: list[InterventionKind] = []
     for data in content["interventions"]:
         one = from_dict(data)
-        for name in to_dict(one).keys() - data.keys():  # a default would stand for what the file held
+        for name in one.settings().keys() - data.keys():  # a default would stand for what the file held
             raise EditError(f"The {type(one).__name__} among these interventions has no {name}; save them again.")
         feature = feature_of(one)
         source = None if feature is None else loaded.get(feature.dictionary)
