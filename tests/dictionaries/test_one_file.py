@@ -91,7 +91,11 @@ assert type(opened) is gain_kind.GainSAE
 config = json.loads((folder / "cfg.json").read_text())
 del config["workbench"]
 (folder / "cfg.json").write_text(json.dumps(config | {"architecture": "amplified"}))
-assert wb.load_dictionary(folder).hash == opened.hash
+with pytest.raises(wb.WorkbenchError, match="does not say gain"):
+    wb.load_dictionary(folder)
+(folder / "cfg.json").write_text(json.dumps(config | {"architecture": "amplified", "gain": 2.0}))
+again = wb.load_dictionary(folder)
+assert again.hash == opened.hash and again.activation.gain == 2.0
 print("opened", opened.hash)
 files = ("dictionaries", "laws/test_dictionary_laws.py", "training/test_training.py")
 tests = [str(Path(sys.argv[2]) / "tests" / one) for one in files]

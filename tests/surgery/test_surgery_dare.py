@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+import zoo as architectures
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -17,6 +20,7 @@ from workbench.surgery.operations.dare import dare
 from workbench.surgery.registry import Cancelled, apply_operation
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
+FILE = "model.safetensors"
 
 
 def tuned(name: str, seed: int, size: float = 0.02) -> wb.model.LanguageModel:
@@ -142,3 +146,35 @@ def test_what_cannot_be_merged(llama: wb.model.LanguageModel, zoo, tmp_path: Pat
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(SurgeryError, match="can't be read"):
         dare(llama, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt-neox", "mixtral", "apertus"])
+def test_a_folder_is_what_transformers_opens_of_it(name: str, tmp_path: Path) -> None:
+    """Files hold tensors that the model makes itself, and one for each expert; settings have their older spelling."""
+    model = wb.load_model(architectures.build(name), tokenizer=tiny.tokenizer())
+    other = architectures.build(name)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    other.save_pretrained(tmp_path)
+    if name == "gpt-neox":
+        legacy = {f"gpt_neox.layers.{n}.attention.rotary_emb.inv_freq": torch.ones(1) for n in range(3)}
+        save_file(load_file(tmp_path / FILE) | legacy, tmp_path / FILE, metadata={"format": "pt"})
+    wanted = dare(model, wb.load_model(other, tokenizer=tiny.tokenizer()), 0.5)
+    assert dare(model, tmp_path, 0.5).model.hash == wanted.model.hash
+    same = tmp_path / "same"
+    model.network.module.save_pretrained(same)
+    assert dare(model, same, 0.0).model.hash == model.hash
+
+
+def test_rotary_settings_in_their_older_spelling_count(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
+    tuned("llama", 1).network.module.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    theta = config.pop("rope_parameters")["rope_theta"]
+    for stated in (theta, 5e5):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"rope_theta": stated}))
+        if stated == theta:
+            assert dare(llama, tmp_path, 0.0).model.hash != llama.hash
+        else:
+            with pytest.raises(SurgeryError, match="don't compute alike: rope_parameters is"):
+                dare(llama, tmp_path, 0.0)

@@ -8,6 +8,7 @@ import pytest
 import reference
 import tiny
 import torch
+import zoo as architectures
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +22,8 @@ from workbench.surgery.search.fitness import DenseKL
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
 CORPUS = wb.Corpus([*tiny.TEXT.strip().split("\n"), tiny.TEXT])
+UNCUT = ("mixtral", "bloom", "mpt")
+"""Architectures whose neurons can't be cut."""
 TOKENS = torch.arange(40).view(2, 20) * 7 % tiny.VOCAB
 
 
@@ -150,6 +153,35 @@ def test_use_and_cutting(name: str, zoo, tmp_path: Path) -> None:
     child.save_pretrained(tmp_path / "expert")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "expert", dtype=torch.float32)
     assert torch.allclose(reference.logits_under(loaded, TOKENS), child.model(TOKENS), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["phi3", "glm4", "opt", "bloom", "falcon-parallel", "mixtral"])
+def test_an_expert_of_other_forms_is_right_or_refused(name: str) -> None:
+    """Gate and up in one matrix, widths under other names: as plain transformers with the other neurons at 0."""
+    plain = architectures.build(name)
+    model = wb.load_model(architectures.build(name), tokenizer=tiny.tokenizer())
+    if name in UNCUT:
+        with pytest.raises((SurgeryError, wb.model.ModelError)):
+            keep_neurons(model, torch.ones(3, 128) > 0)
+        return
+    width = model.network.neuron_hook_point(0, "post").width
+    draws = torch.rand(model.network.n_layers, width, generator=torch.Generator().manual_seed(1))
+    mask = draws > draws.median(1, keepdim=True).values
+    child = keep_neurons(model, mask)
+    handles = []
+    for layer in range(len(mask)):
+        block = child_layers(plain)[layer]
+        down = [m for m in block.modules() if isinstance(m, torch.nn.Linear) and m.in_features == mask.shape[1]][-1]
+        handles.append(down.register_forward_pre_hook(lambda _, args, n=layer: (args[0] * mask[n], *args[1:])))
+    with torch.no_grad():
+        wanted = plain(input_ids=TOKENS, use_cache=False).logits
+    assert torch.allclose(child.model(TOKENS), wanted, atol=1e-4)
+    assert child.model.network.neuron_hook_point(0, "post").width == int(mask[0].sum())
+
+
+def child_layers(plain: torch.nn.Module) -> torch.nn.ModuleList:
+    lists = [one for one in plain.modules() if isinstance(one, torch.nn.ModuleList)]
+    return max(lists, key=lambda one: sum(p.numel() for p in one.parameters()))
 
 
 def test_an_expert_is_best_at_its_own_texts(llama: wb.model.LanguageModel) -> None:

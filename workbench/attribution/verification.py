@@ -261,7 +261,7 @@ def _pair(reads: str, writes: str, function: Callable[[Tensor], Tensor]) -> list
         seen[:] = [x]
         return x
 
-    return [Edit(reads, remember), Edit(writes, lambda x: function(seen.pop()).to(x))]
+    return [Edit(reads, remember, reads_only=True), Edit(writes, lambda x: function(seen.pop()).to(x))]
 
 
 def _pearson(one: Tensor, two: Tensor) -> float:

@@ -174,6 +174,11 @@ def _unlock(lock: int | None) -> None:
         os.close(lock)
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether there is a folder with nothing in it, which a saver may take as if there were none."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def _share(path: Path, usual: int) -> None:
     """Give files these permissions, where they have fewer."""
     with contextlib.suppress(OSError):  # where the file system has no permissions

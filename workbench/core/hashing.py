@@ -28,7 +28,9 @@ def digest(name: str, tensor: Tensor) -> bytes:
     """What one tensor adds to a fingerprint."""
     tensor = tensor.detach().contiguous().cpu()
     head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-    return hashlib.sha256(head + tensor.flatten().view(torch.uint8).numpy().data).digest()
+    whole = hashlib.sha256(head)
+    whole.update(tensor.flatten().view(torch.uint8).numpy().data)  # joined to the head, the bytes would be copied
+    return whole.digest()
 
 
 def combined(digests: Mapping[str, bytes]) -> str:

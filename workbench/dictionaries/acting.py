@@ -136,7 +136,7 @@ def _reading(reads: HookPoint, writes: HookPoint, source: str) -> tuple[list[Edi
         seen[:] = [_flat(x, reads)]
         return x
 
-    return [Edit(reads.name, remember, source=source)], lambda _: seen.pop()
+    return [Edit(reads.name, remember, source=source, reads_only=True)], lambda _: seen.pop()
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,8 @@ class Activation(nn.Module):
 
     resamples: bool = False
     """Whether dead latents are revived by resampling; else by the auxiliary loss."""
+    only_learns: tuple[str, ...] = ()
+    """Settings that decide how it learns and nothing of what it computes."""
     auxiliary: float = 0.0
     """Coefficient of the auxiliary loss on dead latents."""
 

@@ -37,6 +37,7 @@ class BatchTopK(Activation):
     """
 
     threshold: Tensor
+    only_learns = ("k", "auxiliary")
 
     def __init__(self, width: int, k: float = 32, auxiliary: float = 1 / 32):
         super().__init__()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize, pad
 
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.type_words import shown
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.codes import Codes
@@ -26,6 +27,8 @@ from workbench.dictionaries.folder import SAELENS, DictionaryError
 from workbench.dictionaries.settings import Width
 from workbench.dictionaries.trainable import Step, Trainable
 
+PLACES = ("hook_point", "reads", "writes", "name")
+"""Arguments of constructors that are no settings; what a file says under these names is read elsewhere."""
 ROWS = 1024
 """Activations encoded at a time: bounds the `[rows, width]` matrix of pre-activations."""
 
@@ -248,12 +251,16 @@ class SparseCoder(Trainable):
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Dictionary`."""
         own = config.get("workbench") or {}
-        known = {name: config[name] for name in ("k", "d_out") if name in config} | own.get("settings", {})
+        known = {name: config[name] for name in config if name not in PLACES} | own.get("settings", {})
         accepted = {name: known[name] for name in inspect.signature(cls).parameters if name in known}
-        coder = cls(config["d_in"], config["d_sae"], **accepted, seed=None)  # type: ignore[call-arg]
-        coder.centred = bool(config.get("apply_b_dec_to_input", coder.centred))
-        if coder.centred and coder.d_in != coder.d_out:
-            raise DictionaryError("apply_b_dec_to_input needs d_in and d_out to be the same")
+        accepted |= {"seed": None, "d_in": config["d_in"], "width": config["d_sae"]}
+        coder = cls(**accepted)
+        for name in coder.activation.settings():
+            if name not in known and name not in coder.activation.only_learns:
+                raise DictionaryError(
+                    f"it is a dictionary of the kind {cls.kind}, and its cfg.json does not say {name}"
+                )
+        coder.centred = _is_centred(config, cls)
         coder.take_origin(own)
         expected = coder.tensors()
         for name in sorted(expected.keys() ^ tensors.keys()):
@@ -265,6 +272,16 @@ class SparseCoder(Trainable):
         by_name = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
         coder.load_state_dict({name: by_name[_short(name)] for name in coder.state_dict()}, assign=True)
         return coder
+
+
+def _is_centred(config: Mapping[str, Any], kind: type[SparseCoder]) -> bool:
+    """Whether `b_dec` is subtracted from what is read, as a configuration states it."""
+    stated = config.get("apply_b_dec_to_input", False if kind.transcodes else None)
+    if not isinstance(stated, bool):
+        raise DictionaryError(f"apply_b_dec_to_input is true or false, not {shown(stated)}")
+    if stated and kind.transcodes:
+        raise DictionaryError("apply_b_dec_to_input is for what writes where it reads, which a transcoder does not")
+    return stated
 
 
 def _short(name: str) -> str:

@@ -35,6 +35,7 @@ class JumpReLU(Activation):
     """
 
     resamples = True
+    only_learns = ("l0", "bandwidth")
 
     def __init__(self, width: int, l0: float = 1.0, bandwidth: float = 0.05):
         super().__init__()

@@ -41,8 +41,9 @@ def load_dictionary(path: str | Path) -> Dictionary:
         dictionary = form.read(folder)
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {error}.") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DictionaryError(f"{folder} can't be used: {str(error).rstrip('.')}.") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DictionaryError(f"{folder} can't be used: {reason}.") from error
     dictionary.folder = str(folder)
     return dictionary
 

@@ -31,6 +31,7 @@ class ReLU(Activation):
     """
 
     resamples = True
+    only_learns = ("l1",)
 
     def __init__(self, l1: float = 1.0):
         super().__init__()

@@ -30,6 +30,8 @@ class TopK(Activation):
         auxiliary: coefficient of the auxiliary loss; 1/32 in the paper.
     """
 
+    only_learns = ("auxiliary",)
+
     def __init__(self, width: int, k: int = 32, auxiliary: float = 1 / 32):
         super().__init__()
         if k > width:

@@ -15,7 +15,7 @@ import torch
 from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural
-from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.files import clear_leftovers, explained, is_empty, replacing
 from workbench.core.forms import read_json
 from workbench.core.locks import clear_lock
 from workbench.core.provenance import command_line
@@ -158,7 +158,7 @@ class IndexBuild:
 def _check_ours(path: Path) -> None:
     """Raise `FeatureIndexError` where `data` or `building`, which are replaced, hold files of something else."""
     data, building = path / DATA, path / BUILDING
-    if data.exists() and not (data / NOTE).is_file():
+    if data.exists() and not (data / NOTE).is_file() and not is_empty(data):
         raise FeatureIndexError(f"{data} is there already and is no index; choose another folder for the index.")
     if building.exists() and not (building.is_dir() and all(_written_here(one) for one in building.iterdir())):
         raise FeatureIndexError(f"{building} is there already and is no unfinished index; choose another folder.")

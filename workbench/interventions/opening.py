@@ -16,9 +16,8 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from workbench.core.checks import checked
-from workbench.core.files import replacing
+from workbench.core.files import is_empty, replacing
 from workbench.core.forms import read_json
-from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
@@ -26,7 +25,7 @@ from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, ModelError, parameters_of, read_huggingface
+from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface
 
 FORMAT = 1
 NOTE = "spliced.json"
@@ -83,7 +82,8 @@ def load_model(
                 "This module is not a Hugging Face causal language model; load one with transformers first."
             )
         name = getattr(source.config, "_name_or_path", "") or type(source).__name__
-        return LanguageModel(source, tokenizer, name, fingerprint(parameters_of(source)))
+        check_kind(name, source.config)
+        return LanguageModel(source, tokenizer, name, identity(source))
     module, tokenizer, hash = read_huggingface(str(source))
     return LanguageModel(module, tokenizer, str(source), hash)
 
@@ -94,14 +94,14 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
 
     Args:
         model: with or without dictionaries.
-        path: the folder; an older one of this kind is replaced.
+        path: a new or an empty folder; an older one of this kind is replaced.
         half: keep 16 bits of each weight of the dictionaries.
 
     Raises:
         ModelError: the folder holds something else, or can't be written.
     """
     path = Path(path)
-    if path.exists() and not (path / NOTE).exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not (path / NOTE).exists() and not is_empty(path):
         raise ModelError(f"{path} is there already and is no model that was saved with save_model; choose another.")
     if not all(isinstance(one, Dictionary) for one in model.splices.values()):
         raise ModelError(f"{model.name} leaves out neurons; save the model without that, and its thresholds beside it.")

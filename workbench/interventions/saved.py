@@ -104,7 +104,10 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
     used = {one["name"]: one["hash"] for one in content.get("dictionaries", ())}
     loaded = _loaded(used, dictionaries)
     interventions: list[InterventionKind] = []
-    for one in map(from_dict, content["interventions"]):
+    for data in content["interventions"]:
+        one = from_dict(data)
+        for name in one.settings().keys() - data.keys():  # a default would stand for what the file held
+            raise EditError(f"The {type(one).__name__} among these interventions has no {name}; save them again.")
         feature = feature_of(one)
         source = None if feature is None else loaded.get(feature.dictionary)
         if feature is None or source is None:

@@ -93,6 +93,8 @@ class Edit:
     """The intervention that it comes from, for error messages."""
     standing: bool = False
     """Whether it belongs to the model and not to a call; `Run.watch` sees the input of such an edit."""
+    reads_only: bool = False
+    """Whether it returns its input always, so that it may stand where nothing can be changed."""
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -116,6 +118,7 @@ class SharedEdit:
     source: str = ""
     standing: bool = False
     positions: ClassVar[Positions] = "all"
+    reads_only: ClassVar[bool] = False
 
     def act(self, x: Tensor, masks: Masks) -> Tensor:
         """The changed tensor."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from workbench.core.cache import cache_folder, optional
 from workbench.core.files import replacing
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, state_of
 
-TABLE = 2
+TABLE = 3
 """Version of the tables of hook points on disk."""
 
 
@@ -40,13 +40,19 @@ class BridgeTensor:
     value: Tensor
 
 
-def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
+def open_table(
+    module: Any,
+    versions: Mapping[str, str],
+    observe: Callable[[Tensor], list[BridgeTensor]],
+    uneditable: Callable[[list[HookPoint], Tensor], dict[str, str]],
+) -> HookPoints:
     """The hook points of a model: from the table on disk, or built and written there.
 
     Args:
         module: the plain model.
         versions: libraries that decide which hook points there are; each version has a table of its own.
         observe: the tensors at the bridge's hook points for a probe of token ids `[batch, pos]`.
+        uneditable: why some of the hook points can't be edited, by key, for a probe.
 
     Raises:
         ModelError: the model computes values that are not finite.
@@ -54,18 +60,22 @@ def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tens
     file = _table_file(module, versions)
     points = _read(file)
     if points is None:
-        points = _build(module, observe)
+        points = _build(module, observe, uneditable)
         with optional(file), replacing(file, owned=True) as temporary:
             temporary.write_text(json.dumps([asdict(point) for point in points.values()]))
     return points
 
 
-def _build(module: Any, observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
+def _build(
+    module: Any,
+    observe: Callable[[Tensor], list[BridgeTensor]],
+    uneditable: Callable[[list[HookPoint], Tensor], dict[str, str]],
+) -> HookPoints:
     """All hook points, from two short sequences that run through both trees."""
     probe = _probe(module)
     observed, plain, logits = _both(module, probe, observe)
     if not bool(logits.isfinite().all()):
-        raise ModelError("This model computes values that are not finite: its weights are damaged; load it again.")
+        raise ModelError(_not_finite(module, observed))
     points = []
     for tensor in observed:
         path = tensor.path
@@ -74,7 +84,23 @@ def _build(module: Any, observe: Callable[[Tensor], list[BridgeTensor]]) -> Hook
         positional = tuple(tensor.value.shape[:2]) == tuple(probe.shape)
         shape = tuple(tensor.value.shape[2:])
         points.append(HookPoint(tensor.name, shape, path, tensor.side or "out", tensor.key, positional))
-    return HookPoints(points)
+    reasons = uneditable(points, probe)
+    return HookPoints(replace(point, refusal=reasons.get(point.key, "")) for point in points)
+
+
+def _not_finite(module: Any, observed: list[BridgeTensor]) -> str:
+    """Where values that are not finite come from, and what to do, in a sentence."""
+    for name, tensor in state_of(module).items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return f"{name} of this model holds values that are not finite: its weights are damaged; load it again."
+    first = next((one.name for one in observed if bool((one.value.isnan() | (one.value == torch.inf)).any())), "logits")
+    kind = str(module.dtype).removeprefix("torch.")
+    advice = "open it in float32" if module.dtype != torch.float32 else "its weights are too large for this computation"
+    largest = torch.finfo(module.dtype).max
+    return (
+        f"This model computes values that are not finite, first at {first}, though its weights are finite: the largest "
+        f"number of {kind} is {largest:.3g}; {advice}."
+    )
 
 
 def how_far_apart(module: Any, observe: Callable[[Tensor], list[BridgeTensor]], name: str) -> float | None:

@@ -39,6 +39,8 @@ class HookPoint:
     """The name that its edits run under: the same for two names of one place."""
     positional: bool = True
     """Whether the tensor has the form `[batch, pos, *shape]`, so that edits can address positions in it."""
+    refusal: str = ""
+    """Why it can't be edited, such as that no logit depends on it; empty where it can."""
 
     @property
     def width(self) -> int:

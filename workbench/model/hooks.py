@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from workbench.model.edits import Run, current_run
 from workbench.model.hookpoints import HookPoint
 
 
-def attach(module: nn.Module, name: str, point: HookPoint) -> None:
-    """Hook the plain module that carries a hook point, for good; the hook applies the edits that run under `name`."""
+def attach(module: nn.Module, name: str, point: HookPoint) -> RemovableHandle:
+    """Hook the plain module that carries a hook point; the hook applies the edits that run under `name`."""
     if point.side == "in":
-        module.register_forward_pre_hook(_hook_in(name, point.shape), with_kwargs=True)
-    else:
-        module.register_forward_hook(_hook_out(name, point.shape))
+        return module.register_forward_pre_hook(_hook_in(name, point.shape), with_kwargs=True)
+    return module.register_forward_hook(_hook_out(name, point.shape))
 
 
 def input_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:

@@ -66,6 +66,16 @@ def why_unreachable() -> str | None:
     return f"{endpoint} can't be reached (no connection within {patience:g} s; HF_HUB_ETAG_TIMEOUT sets another limit)"
 
 
+def is_gated(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is the hub's refusal of a model that needs a permission."""
+    from huggingface_hub.errors import GatedRepoError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, GatedRepoError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
 def models_here() -> list[str]:
     """Names of the models in Hugging Face's cache folder and in ours, sorted."""
     from huggingface_hub import constants

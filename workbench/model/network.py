@@ -36,6 +36,7 @@ from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.sampling import PromptError
 from workbench.model.stream import StreamPath, norm_parts, stream_path, stream_path_of_passes
 from workbench.model.stream_probe import StreamProbe
+from workbench.model.uneditable import uneditable
 from workbench.model.weights import ModelError
 
 
@@ -59,7 +60,7 @@ class Network:
         self._lock = threading.RLock()
         self._paths: dict[str, StreamPath] = {}  # by the key of the hook point
         versions = {"TransformerLens": version("transformer-lens")}
-        self.hook_points = open_table(self.module, versions, self._observe)
+        self.hook_points = open_table(self.module, versions, self._observe, self._uneditable)
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
         self.n_heads: int = sizes.num_attention_heads
@@ -167,13 +168,15 @@ class Network:
 
         Raises:
             HookPointError: the model has no such hook point.
-            EditError: the hook point has no positions to edit at.
+            EditError: the hook point has no positions to edit at, or the model computes its logits without it.
         """
         ready = []
         for edit in edits:
             point = self.hook_points[edit.hook_point]
             if not point.positional:
                 raise EditError(f"{point.name} can be read but not edited: its tensor has no position axis.")
+            if point.refusal and not edit.reads_only:
+                raise EditError(f"{point.name} can be read but not edited: {point.refusal}.")
             ready.append(replace(edit, hook_point=point.key))
         return ready
 
@@ -242,7 +245,7 @@ class Network:
         """Each neuron's row of the gate or up projection or column of the down projection, `[d_mlp, d_model]`.
 
         Raises:
-            ModelError: no such layer or weights, or weights that are not stored as one matrix.
+            ModelError: no such layer or weights, or weights that no matrix was found to hold alone.
         """
         if weights not in ("gate", "up", "down"):
             raise ModelError(f"A neuron's weights are 'gate', 'up' or 'down', not {weights!r}.")
@@ -398,6 +401,10 @@ class Network:
             side = {"hook_in": "in", "hook_out": "out"}.get(word, "")
             tensors.append(BridgeTensor(name, keys.setdefault(id(hook), name), places.get(owner), side, value))
         return tensors
+
+    def _uneditable(self, points: list[HookPoint], probe: Tensor) -> dict[str, str]:
+        """Why some hook points can't be edited, by their keys, for a probe `[batch, pos]`."""
+        return uneditable(self.module, self.bridge, self._bridge_hooks, points, probe)
 
 
 class _Enough(Exception):

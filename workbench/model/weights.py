@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint
-from workbench.model.hub import in_words, is_repository, models_here, why_unreachable
+from workbench.model.hub import in_words, is_gated, is_repository, models_here, why_unreachable
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 LEFT_OUT += ("generation_config.json",)
@@ -60,7 +61,7 @@ def read_tokenizer(source: Path | str, **where: Any) -> Any:
 
 
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
-    """Plain model in float32, tokenizer and fingerprint of the weights, of a Hugging Face name or a local folder.
+    """Plain model in float32, tokenizer and `identity`, of a Hugging Face name or a local folder.
 
     A model that Hugging Face's cache holds whole is read from there, and the hub is not asked: its weights could change
     from one day to the next. Otherwise the hub is asked if one short request reaches it.
@@ -72,23 +73,42 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
         raise ModelError(f"{source!r} is not a model folder: it has no config.json.")
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
+    with _in_one_sentence(source):
+        return _read(source)
+
+
+def read_module(folder: Path) -> nn.Module:
+    """The plain model in float32 of a local folder, without its tokenizer.
+
+    Raises:
+        ModelError: as `read_huggingface`.
+    """
+    with _in_one_sentence(str(folder)):
+        return _load_module(str(folder))
+
+
+@contextlib.contextmanager
+def _in_one_sentence(source: str) -> Iterator[None]:
+    """What transformers and the hub raise becomes a `ModelError`."""
     try:
-        module, info, tokenizer = _read(source)
-    except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
-        if isinstance(error, ModelError):
-            raise
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError, ImportError) as error:
+        if is_gated(error):
+            raise ModelError(
+                f"{source!r} is a model to which its owners give access one by one: ask for it at "
+                f"https://huggingface.co/{source}, then log in on this machine with `hf auth login` or set HF_TOKEN."
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ModelError(
             f"No model could be loaded from {source!r}: {reason}; give a folder, a Hugging Face name "
             f"(which needs the network the first time), or nothing for the default model."
         ) from error
-    if info["missing_keys"]:  # transformers fills them with random numbers
-        raise ModelError(f"{source!r} has no weights for {min(info['missing_keys'])}; copy or save it again.")
-    return module, tokenizer, fingerprint(parameters_of(module))
 
 
-def _read(source: str) -> tuple[nn.Module, dict[str, Any], Any]:
-    """Model, what loading it reported, and tokenizer: from a folder, the cache, or the hub."""
+def _read(source: str) -> tuple[nn.Module, Any, str]:
+    """Model, tokenizer and hash: from a folder, the cache, or the hub."""
     if Path(source).exists() or not is_repository(source):
         return _load(source)
     if _knows_small_files(source):
@@ -107,15 +127,64 @@ def _read(source: str) -> tuple[nn.Module, dict[str, Any], Any]:
         ) from error
 
 
-def _load(source: str, **where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
-    from transformers import AutoModelForCausalLM
+def _load(source: str, **where: Any) -> tuple[nn.Module, Any, str]:
+    """Model, tokenizer and hash. The tokenizer is read while the weights are hashed, which takes as long."""
+    module = _load_module(source, **where)
+    with ThreadPoolExecutor(1) as pool:
+        hashed = pool.submit(identity, module)
+        tokenizer = read_tokenizer(source, **where)
+        return module, tokenizer, hashed.result()
 
-    tokenizer = read_tokenizer(source, **where)
+
+def _load_module(source: str, **where: Any) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = AutoConfig.from_pretrained(source, **where)
+    check_kind(source, config)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
+        )
     with building():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
         )
-    return *loaded, tokenizer
+    module, info = loaded
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        raise ModelError(f"{source!r} has no weights for {min(info['missing_keys'])}; copy or save it again.")
+    return module
+
+
+def check_kind(name: str, config: Any) -> None:
+    """Refuse a configuration of a model that does not write text from left to right, or whose weights are no floats.
+
+    Args:
+        name: of the model, for the sentence.
+        config: the Hugging Face configuration.
+
+    Raises:
+        ModelError: an encoder, an encoder with a decoder, another kind of model, or a quantised checkpoint.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    kind, settings = config.model_type or type(config).__name__, config.to_dict()
+    if settings.get("is_encoder_decoder"):
+        raise ModelError(
+            f"{name!r} is a {kind}, which encodes a text and writes another; Workbench opens models that continue a "
+            "text."
+        )
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and settings.get("is_decoder") is False:
+        raise ModelError(
+            f"{name!r} is a {kind}, an encoder whose tokens see later ones; Workbench opens models that continue a "
+            "text."
+        )
+    if stored := settings.get("quantization_config"):
+        method = str(stored.get("quant_method") or "bitsandbytes") if isinstance(stored, dict) else str(stored)
+        raise ModelError(
+            f"{name!r} is quantised ({method}), and Workbench reads and edits plain weights: open the checkpoint that "
+            "it was made from, or save a dequantised copy with transformers."
+        )
 
 
 def _knows_small_files(source: str) -> bool:
@@ -132,3 +201,19 @@ def _knows_small_files(source: str) -> bool:
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     """A model's parameters by name, tied ones once."""
     return {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=True)}
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """A model's buffers that its checkpoint holds, by name; most architectures have none."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return {name: tensor.detach() for name, tensor in module.state_dict().items() if name not in parameters}
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """All tensors that a model's checkpoint holds, by name: parameters, tied ones once, and buffers."""
+    return parameters_of(module) | buffers_of(module)
+
+
+def identity(module: nn.Module) -> str:
+    """The hash of a model: the fingerprint of all tensors that its checkpoint holds, tied ones once."""
+    return fingerprint(state_of(module))

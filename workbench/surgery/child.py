@@ -28,24 +28,22 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from workbench.core.checks import checked
-from workbench.core.files import replacing
+from workbench.core.files import is_empty, replacing
 from workbench.core.hashing import fingerprint
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.interventions.saved import save_interventions
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, building, parameters_of
+from workbench.model.weights import CHECKPOINT_FILES, buffers_of, building, identity, state_of
 from workbench.surgery.certificate.certificate import certify
 from workbench.surgery.certificate.record import JSON, MARKDOWN, Certificate
 from workbench.surgery.child_building import (
     SurgeryError,
-    buffers_of,
     build,
     changed_config,
     check_checkpoint,
     complete,
     parameter_shapes,
-    state_of,
 )
 from workbench.surgery.notes import FORMAT, NOTE, edit_hash, with_current_names
 
@@ -101,7 +99,7 @@ class Child:
         Raises:
             SurgeryError: the parent's weights were changed since.
         """
-        if fingerprint(parameters_of(self.parent.network.module)) != self.parent.plain_hash:
+        if identity(self.parent.network.module) != self.parent.plain_hash:
             raise SurgeryError(
                 f"The weights of {self.parent.name} were changed since this child was made, so it can't be undone; "
                 "load the parent again."
@@ -128,7 +126,7 @@ class Child:
             raise SurgeryError("Name a folder to save to.")
         folder = Path(folder)
         try:
-            if folder.exists() and not (folder / NOTE).exists() and not _is_empty(folder):
+            if folder.exists() and not (folder / NOTE).exists() and not is_empty(folder):
                 raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
             if self.certificate is None:
                 self.certify()
@@ -151,10 +149,6 @@ class Child:
         if self.certificate is not None:
             (folder / JSON).write_text(json.dumps(self.certificate.to_dict(), indent=2))
             (folder / MARKDOWN).write_text(self.certificate.to_markdown())
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 @dataclass(frozen=True)
@@ -222,7 +216,7 @@ def make_child(
     earlier = with_current_names(parent.about.get("surgery", []))
     start = earlier[0]["parent"]["name"] if earlier else parent.name
     title = name or f"{start} ({', '.join(str(one['operation']) for one in [*earlier, step])})"
-    model = LanguageModel(module, parent.tokenizer, title, fingerprint(parameters_of(module)))
+    model = LanguageModel(module, parent.tokenizer, title, identity(module))
     record = {
         **step,
         "edit_hash": edit_hash(step),

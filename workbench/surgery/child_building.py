@@ -16,7 +16,7 @@ from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import building, parameters_of
+from workbench.model.weights import building, state_of
 
 PROBE = 16
 """Tokens of a pass that shows whether two models compute the same."""
@@ -104,23 +104,15 @@ def changed_config(model: LanguageModel, changes: Mapping[str, Any]) -> Any:
     return config
 
 
-def buffers_of(module: nn.Module) -> dict[str, Tensor]:
-    """A model's buffers that its checkpoint holds, by name; those of most architectures hold none."""
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    return {name: tensor.detach() for name, tensor in module.state_dict().items() if name not in parameters}
-
-
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """All tensors that a model's checkpoint holds, by name: parameters, tied ones once, and buffers."""
-    return parameters_of(module) | buffers_of(module)
-
-
 def parameter_shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and saved buffers of a model of this configuration; nothing is allocated."""
     with building():
         try:
             with torch.device("meta"):
-                skeleton = kind(copy.deepcopy(config))
+                config = copy.deepcopy(config)
+                if isinstance(config.dtype, str):  # as saving leaves it
+                    config.dtype = getattr(torch, config.dtype)
+                skeleton = kind(config)
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, IndexError) as error:
             raise SurgeryError(f"A {kind.__name__} of this configuration can't be built: {error}.") from error
         return {name: tuple(one.shape) for name, one in state_of(skeleton).items()}

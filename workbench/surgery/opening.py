@@ -10,10 +10,10 @@ from workbench.core.hashing import fingerprint
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.saved import load_interventions
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, read_huggingface
+from workbench.model.weights import ModelError, buffers_of, read_huggingface, state_of
 from workbench.surgery.certificate.record import JSON, read_certificate
 from workbench.surgery.child import BESIDE, Child
-from workbench.surgery.child_building import SurgeryError, among, buffers_of, build, state_of
+from workbench.surgery.child_building import SurgeryError, among, build
 from workbench.surgery.notes import read_note
 
 

@@ -13,13 +13,12 @@ from typing import Annotated, Any, Protocol
 from annotated_types import Ge
 
 from workbench.core.checks import Natural, Number, Positive, PositiveNumber, Share, checked
-from workbench.core.hashing import fingerprint
 from workbench.core.progress import Progress
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.trainable import Trainable
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import parameters_of
+from workbench.model.weights import identity
 from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, ModelSettings, dictionary_in_place
@@ -147,7 +146,7 @@ def fine_tune(
     twin = learner.model
     twin.splices = dict(zip(points, dictionaries, strict=True))
     twin.hash, twin.about = learner.hash, model.about | {"trained": learner.provenance}
-    twin.plain_hash = model.plain_hash if frozen else fingerprint(parameters_of(twin.network.module))
+    twin.plain_hash = model.plain_hash if frozen else identity(twin.network.module)
     return twin
 
 

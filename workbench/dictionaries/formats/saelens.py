@@ -7,6 +7,7 @@ Our folders are SAELens's with more fields under `workbench`. Folders of both ar
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ import torch
 from torch import Tensor
 
 from workbench.core.hashing import fingerprint
+from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, FORMAT, WEIGHTS, DictionaryError, read_folder
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.saelens_fields import RESCALED, declared, refuse_unknown
+
+APART = ("dtype", "device", "metadata", "workbench", "reshape_activations")
+"""Fields of our own folders that don't follow from the dictionary's weights and settings alone."""
 
 
 def matches(folder: Path) -> bool:
@@ -31,8 +37,8 @@ def read(folder: Path) -> Dictionary:
             on something that does not fit a dictionary here. The message does not name the folder.
         KeyError: `cfg.json` lacks a field.
     """
-    config, tensors = read_folder(folder)
-    own = config.get("workbench") or {}
+    content, tensors = read_folder(folder)
+    own = content.get("workbench") or {}
     if own.get("format", FORMAT) != FORMAT:
         raise DictionaryError(
             f"it is in format {own['format']} and this version reads format {FORMAT}; "
@@ -40,9 +46,13 @@ def read(folder: Path) -> Dictionary:
         )
     if "sha256" in own and own["sha256"] != fingerprint(tensors):
         raise DictionaryError("its weights are not those that were saved with its cfg.json; copy both files again")
-    config, tensors = understood(config, tensors)
+    config, tensors = understood(content, tensors)
     kind = Dictionary.kind_called(own.get("kind") or config["architecture"])
+    if not is_ours(content):
+        refuse_unknown(content, known=inspect.signature(kind).parameters)
     dictionary = kind.from_config(config, tensors)
+    if is_ours(content):
+        _check_stated(content, dictionary)
     metadata = config["metadata"]
     dictionary.reads = own.get("reads") or metadata.get("hook_name") or ""
     dictionary.writes = own.get("writes") or metadata.get("hook_name_out") or dictionary.reads
@@ -51,51 +61,79 @@ def read(folder: Path) -> Dictionary:
     return dictionary
 
 
+def is_ours(config: dict[str, Any]) -> bool:
+    """Whether a `cfg.json` was written here; SAELens's has nothing under `workbench`."""
+    return bool((config.get("workbench") or {}).get("kind"))
+
+
 def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors in today's form.
 
-    Decoder norms that the activation function would have to multiply with are folded into the weights, and a learned
-    BatchTopK threshold becomes one threshold per latent.
+    Decoder norms that the activation function would have to multiply with are folded into the weights, as are factors
+    of fine-tuning; a learned BatchTopK threshold becomes one threshold per latent.
 
     Raises:
         DictionaryError: the dictionary depends on something that does not fit a dictionary here.
     """
-    config, tensors = _renamed(config), dict(tensors)
-    rule = config.get("normalize_activations") or "none"
-    if rule != "none":
-        raise DictionaryError(
-            f"it was made for inputs that are normalised first ({rule}), which a dictionary here has in its weights; "
-            "fold the normalisation into the weights with SAELens and save it again"
-        )
-    scaling = tensors.pop("scaling_factor", None)
-    if scaling is not None and not bool((scaling == 1).all()):
-        raise DictionaryError("it has a fine-tuned scaling_factor; fold that into W_dec and save it again")
+    ours = is_ours(config)
+    config, tensors = declared(config, ours=ours), dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensors[name] = tensor.float()
+    if not ours:
+        _fold_finetuning(config, tensors)
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     if "topk_threshold" in tensors and "b_enc" in tensors:
         tensors["threshold"] = tensors.pop("topk_threshold").to(tensors["b_enc"]).expand_as(tensors["b_enc"]).clone()
-    if config.get("rescale_acts_by_decoder_norm") and {"W_enc", "b_enc", "W_dec"} <= tensors.keys():
+    if config.get("rescale_acts_by_decoder_norm"):
+        if config["architecture"] not in RESCALED:
+            raise DictionaryError(
+                f"rescale_acts_by_decoder_norm is known for {' and '.join(RESCALED)}, not for {config['architecture']}"
+            )
         norms = tensors["W_dec"].norm(dim=-1)  # [width]
         tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
-        tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
-    for name, tensor in tensors.items():
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            tensors[name] = tensor.float()
+        tensors["W_dec"] = tensors["W_dec"] / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]
     return config, tensors
 
 
-def _renamed(config: dict[str, Any]) -> dict[str, Any]:
-    """Fields of the format before 6.0 under their present names."""
-    config = dict(config)
-    metadata = dict(config.get("metadata") or {})
-    for old in ("hook_point", "hook_name"):
-        if old in config:
-            metadata.setdefault("hook_name", config[old])
-    config["metadata"] = metadata
-    if "architecture" in config:
-        return config
-    function = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
-    if function == "topk":
-        config["k"] = (config.get("activation_fn_kwargs") or {}).get("k")
-    config["architecture"] = function
-    return config
+def _fold_finetuning(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Factors `[width]` that multiply the latents' values before they are decoded go into the decoder.
+
+    Before SAELens 3 there is no switch for them; later the switch decides.
+    """
+    for name in ("scaling_factor", "finetuning_scaling_factor"):
+        factor = tensors.pop(name, None)
+        if factor is None or bool((factor == 1).all()):
+            continue
+        if config.get("finetuning_scaling_factor") is False:
+            raise DictionaryError(
+                f"its weights have a fine-tuned {name}, and its cfg.json says that there is none; fold it into W_dec "
+                "or set finetuning_scaling_factor"
+            )
+        if factor.shape != tensors["W_dec"].shape[:1]:
+            raise DictionaryError(f"{name} has the shape {tuple(factor.shape)}, which is not one number per latent")
+        tensors["W_dec"] = tensors["W_dec"] * factor[:, None]
+
+
+def _check_stated(content: dict[str, Any], dictionary: Dictionary) -> None:
+    """Refuse a folder of ours in which a setting is missing, or a field says something else than the settings.
+
+    The constructor's default would stand for a missing setting.
+    """
+    expected = dictionary.config()
+    refuse_unknown(content, known=expected)
+    own, settings = content["workbench"], expected.get("workbench", {}).get("settings", {})
+    for name, value in settings.items():
+        if name not in own.get("settings", {}):
+            raise DictionaryError(f"its cfg.json does not say the setting {name}; save the dictionary again")
+        if own["settings"][name] != value:
+            raise DictionaryError(
+                f"its setting {name} is {shown(own['settings'][name])}, which is read as {shown(value)}"
+            )
+    for name in expected.keys() & content.keys() - {*APART}:
+        if content[name] != expected[name]:
+            raise DictionaryError(
+                f"its cfg.json contradicts itself: {name} is {shown(content[name])}, and for what stands under "
+                f"workbench it is {shown(expected[name])}; save the dictionary again"
+            )

@@ -23,10 +23,11 @@ from workbench.interventions.saved import to_dict
 from workbench.model.edits import EditError, Intervention
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+from workbench.model.weights import state_of
 from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.child_building import changed_config, keep_layers, parameter_shapes, state_of
+from workbench.surgery.child_building import changed_config, keep_layers, parameter_shapes
 from workbench.surgery.inputs import as_model
 
 PROBE = 16

@@ -17,7 +17,7 @@ from typing import Any
 from workbench.core.hashing import fingerprint
 from workbench.model.hookpoints import HookPoints
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import parameters_of
+from workbench.model.weights import state_of
 from workbench.surgery.child import CUSTOM, Child, make_child
 from workbench.surgery.child_building import SurgeryError
 
@@ -92,12 +92,12 @@ def _finished(parent: LanguageModel, model: LanguageModel, history: list[dict[st
     points = HookPoints(point for point in model.hook_points.values() if point.module is not None)
     model.network.hook_points = model.hook_points = points  # the bridge's modules would not be the changed ones
     module.save_pretrained = _Refuses(why)
-    own = parameters_of(module)
+    own = state_of(module)
     model.plain_hash = fingerprint(own)
     edits = [step["edit_hash"] for step in history]
     model.hash = hashlib.sha256(json.dumps([model.plain_hash, edits]).encode()).hexdigest()
     history[-1]["hash"] = model.hash
-    shared = {tensor.data_ptr() for tensor in parameters_of(parent.network.module).values()}
+    shared = {tensor.data_ptr() for tensor in state_of(parent.network.module).values()}
     names = tuple(name for name, tensor in own.items() if tensor.data_ptr() not in shared)
     history[-1]["own_tensors"] = len(names)
     model.about = parent.about | {"surgery": history, CUSTOM: why}

@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import torch
 from annotated_types import Ge, Lt
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -26,17 +24,25 @@ from workbench.core.hashing import combined, digest
 from workbench.core.progress import Progress
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import parameters_of
+from workbench.model.weights import buffers_of, parameters_of, state_of
 from workbench.surgery.child import CUSTOM, Child, make_child
-from workbench.surgery.child_building import SurgeryError, buffers_of
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.inputs import as_model, has_beside
 from workbench.surgery.notes import NOTE, Step, read_note
+from workbench.surgery.operations.tuned_folder import (
+    FolderTensors,
+    configuration_of,
+    is_second_name,
+    model_folder,
+    tensors_of_folder,
+)
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 UNIMPORTANT = re.compile("token_id|dtype|version|architectures|use_cache|dropout|initializer|task|gradient|label")
 """In names of values of a configuration that do not change what a model computes."""
 Tuned = LanguageModel | Child | str | Path
-"""A fine-tuned model, or its folder; the tensors of a folder are read one at a time and never all held."""
+"""A fine-tuned model, or its folder; the tensors of a folder are read one at a time and never all held, where its files
+name them as the model does."""
 
 
 @checked(SurgeryError)
@@ -112,21 +118,17 @@ class _Source:
     """
 
     def __init__(self, base: LanguageModel, tuned: Tuned):
-        self._tensors: dict[str, Tensor] | _Folder
+        self._tensors: dict[str, Tensor] | FolderTensors
         self._stated, self._digests = "", dict[str, bytes]()
         if isinstance(tuned, str | Path):
-            self._tensors = _Folder(Path(tuned))
             recorded, hash, self.name = _recorded(Path(tuned))
+            self._tensors = tensors_of_folder(base, Path(tuned))
             self._stated = hash if (Path(tuned) / NOTE).exists() else ""
         else:
             model = tuned.model if isinstance(tuned, Child) else tuned
             if model.splices:
                 raise SurgeryError(f"{model.name} runs through dictionaries and has no plain delta.")
-            self._tensors, self.name, hash = parameters_of(model.network.module), model.name, model.hash
-            buffers = buffers_of(base.network.module)
-            for name, tensor in buffers_of(model.network.module).items():
-                if name not in buffers or not torch.equal(tensor, buffers[name]):
-                    raise SurgeryError(f"{model.name} and {base.name} don't compute alike: they differ in {name}.")
+            self._tensors, self.name, hash = state_of(model.network.module), model.name, model.hash
             recorded = _parents(model.about)
             if has_beside(model):
                 raise SurgeryError(f"{model.name} has edits beside its weights, which are in no delta.")
@@ -138,28 +140,36 @@ class _Source:
                 f"{base.name} ({base.hash[:12]}); only deltas of one parent can be added."
             )
         self._base, self._squares = base, [0.0, 0.0]
+        self._check_tensors(base)
+        self._check_config(base, tuned)
+        self.about = {"name": self.name, "hash": hash}
+
+    def _check_tensors(self, base: LanguageModel) -> None:
+        """Refuse tensors of other names or shapes, and other buffers."""
         old = parameters_of(base.network.module)
         shapes = {name: tuple(tensor.shape) for name, tensor in old.items()}
-        others = self._tensors.shapes() if isinstance(self._tensors, _Folder) else _shapes(self._tensors)
+        others = self._tensors.shapes() if isinstance(self._tensors, FolderTensors) else _shapes(self._tensors)
+        buffers = buffers_of(base.network.module)
         for name in sorted({*shapes} ^ {*others}):
-            if name not in shapes and self._tied(name):
-                continue
-            raise SurgeryError(f"{self.name} and {base.name} are not alike: only one of them has a tensor {name}.")
+            if name in buffers and name in others:
+                if not torch.equal(self._tensors[name].to(buffers[name].dtype), buffers[name]):
+                    raise SurgeryError(f"{self.name} and {base.name} don't compute alike: they differ in {name}.")
+            elif name in shapes or not is_second_name(base, self._tensors, name):
+                raise SurgeryError(f"{self.name} and {base.name} are not alike: only one of them has a tensor {name}.")
         for name, shape in shapes.items():
             if others[name] != shape:
                 raise SurgeryError(
                     f"{name} is {list(shape)} in {base.name} but {list(others[name])} in {self.name}; "
                     "only models of equal shapes have a delta."
                 )
-        self._check_config(base, tuned)
-        self.about = {"name": self.name, "hash": hash}
 
     def _check_config(self, base: LanguageModel, tuned: Tuned) -> None:
         """Refuse a configuration under which the same weights compute something else, such as another activation."""
         if isinstance(tuned, str | Path):
-            if not (Path(tuned) / "config.json").exists():  # weights alone are enough
+            folder = model_folder(Path(tuned))
+            if not (folder / "config.json").exists():  # weights alone are enough
                 return
-            other = read_json(Path(tuned) / "config.json", dict[str, Any], SurgeryError, "a model's configuration")
+            other = configuration_of(folder)
         else:
             other = (tuned.model if isinstance(tuned, Child) else tuned).network.config.to_dict()
         own = base.network.config.to_dict()
@@ -179,63 +189,21 @@ class _Source:
         self._squares[1] += float(tensor.norm()) ** 2
         return delta
 
-    def _tied(self, name: str) -> bool:
-        """Whether a tensor that only the folder has is the base's buffer, or a second name of a parameter."""
-        state = self._base.network.module.state_dict()
-        if name not in state:
-            return False
-        at = state[name].data_ptr()
-        twins = [one for one, tensor in parameters_of(self._base.network.module).items() if tensor.data_ptr() == at]
-        if not twins:
-            return torch.equal(self._tensors[name].to(state[name].dtype), state[name])
-        return torch.equal(self._tensors[name], self._tensors[twins[0]])
-
     def check(self) -> None:
         """Refuse a folder whose weights are not those on record, and a delta as large as the weights, which no
         fine-tuning leaves."""
-        if self._stated and combined(self._digests) != self._stated:
-            raise SurgeryError(
-                f"The weights of {self.name} are not those that were saved in its folder; copy it again."
-            )
+        if self._stated:
+            buffers = {name: digest(name, self._tensors[name]) for name in buffers_of(self._base.network.module)}
+            # records of earlier versions leave buffers out
+            if self._stated not in (combined(self._digests | buffers), combined(self._digests)):
+                raise SurgeryError(
+                    f"The weights of {self.name} are not those that were saved in its folder; copy it again."
+                )
         if self._squares[0] >= self._squares[1]:
             raise SurgeryError(
                 f"{self.name} differs from {self._base.name} by more than the size of its weights, so it is not "
                 "fine-tuned from it; only deltas of one parent can be added."
             )
-
-
-class _Folder:
-    """The tensors of a checkpoint's folder, each read on access.
-
-    Every access opens the file anew, so that the pages of earlier tensors don't stay in memory.
-    """
-
-    def __init__(self, folder: Path):
-        folder = folder / "model" if (folder / SPLICED).exists() else folder
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise SurgeryError(f"{folder} holds no weights in safetensors files; give the folder of a checkpoint.")
-        self._at: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        for file in files:
-            with _opened(file) as inside:
-                for name in inside.keys():  # noqa: SIM118, it is no dictionary
-                    self._at[name], self._shapes[name] = file, tuple(inside.get_slice(name).get_shape())
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every tensor."""
-        return self._shapes
-
-    def __getitem__(self, name: str) -> Tensor:
-        with _opened(self._at[name]) as inside:
-            return inside.get_tensor(name).clone()
-
-
-def _opened(file: Path) -> AbstractContextManager[Any]:
-    try:
-        return safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise SurgeryError(f"{file} can't be read ({error}); copy it again.") from error
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -17,18 +17,20 @@ from torch import Tensor
 from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
+from workbench.model.edits import Edit
 from workbench.model.hookpoints import HookPointError
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError, parameters_of
 from workbench.surgery.child import Child, make_child
-from workbench.surgery.child_building import SurgeryError
+from workbench.surgery.child_building import PROBE, SurgeryError, changed_config, parameter_shapes, tolerance
 from workbench.surgery.inputs import as_model, load_calibration
 from workbench.surgery.operations.matrices import as_stored, out_in
+from workbench.surgery.operations.neuron_rows import neuron_matrices
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
-"""Names of the width of an MLP in configurations."""
+"""Names of the width of an MLP in configurations that may leave it to a multiple of the stream's."""
 
 
 @checked(SurgeryError)
@@ -114,25 +116,63 @@ def keep_neurons(
     left = sorted(set(mask.sum(1).tolist()))
     if len(left) > 1 or left[0] == 0:
         raise SurgeryError(f"Every layer must keep equally many neurons, at least one; these keep {left}.")
-    sizes = model.network.config.get_text_config()
-    names = [name for name in WIDTHS if hasattr(sizes, name)]
-    if not names:
-        raise SurgeryError(f"The configuration of {model.name} has no width of its MLPs that could change.")
+    field = _width_field(model, left[0])
     tensors: dict[str, Tensor] = {}
     known = parameters_of(model.network.module)
     for layer in range(layers):
-        stays = mask[layer].nonzero()[:, 0]
-        for site in model.network.neuron_sites:
-            path = model.network.neuron_hook_point(layer, site).module
-            module: Any = model.network.module.get_submodule(path or "")
-            weight = out_in(module)
-            cut = weight[:, stays] if site == "post" else weight[stays]
-            tensors[f"{path}.weight"] = as_stored(module, cut)
-            if site != "post" and f"{path}.bias" in known:
+        down, feeding = neuron_matrices(model, layer)
+        for path, neurons in feeding.items():
+            module: Any = model.network.module.get_submodule(path)
+            stays = mask[layer][neurons]
+            tensors[f"{path}.weight"] = as_stored(module, out_in(module)[stays])
+            if f"{path}.bias" in known:
                 tensors[f"{path}.bias"] = known[f"{path}.bias"][stays]
+        module = model.network.module.get_submodule(down)
+        tensors[f"{down}.weight"] = as_stored(module, out_in(module)[:, mask[layer]])
     chosen = [mask[layer].nonzero()[:, 0].tolist() for layer in range(layers)]
     step = {"operation": "keep_neurons", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
-    return make_child(model, tensors, step, config={names[0]: left[0]})
+    child = make_child(model, tensors, step, config={field: left[0]})
+    _check_cut(model, child.model, mask)
+    return child
+
+
+def _width_field(model: LanguageModel, narrower: int) -> str:
+    """The value of the configuration with which the MLPs of all layers get another width, by the shapes that follow.
+
+    Raises:
+        SurgeryError: there is none.
+    """
+    points = [model.network.neuron_hook_point(layer, "post") for layer in range(model.network.n_layers)]
+    sizes = model.network.config.get_text_config().to_dict()
+    as_wide = [name for name, value in sizes.items() if value == points[0].width and not isinstance(value, bool)]
+    for name in dict.fromkeys([*as_wide, *(one for one in WIDTHS if one in sizes)]):
+        try:
+            shapes = parameter_shapes(type(model.network.module), changed_config(model, {name: narrower}))
+        except SurgeryError:  # such as a width that heads don't divide
+            continue
+        if all(narrower in shapes[f"{one.module}.weight"] for one in points):
+            return name
+    raise SurgeryError(f"The configuration of {model.name} has no width of its MLPs that could change.")
+
+
+@torch.no_grad()
+def _check_cut(model: LanguageModel, child: LanguageModel, mask: Tensor) -> None:
+    """Refuse a child that does not compute what the model does with its other neurons at 0.
+
+    Raises:
+        SurgeryError: a logit differs.
+    """
+    points = [model.network.neuron_hook_point(layer, "post").name for layer in range(len(mask))]
+    edits = [Edit(name, (one * 1.0).mul) for name, one in zip(points, mask, strict=True)]
+    tokens = torch.arange(PROBE)[None] * 37 % model.network.vocab_size
+    with uninterrupted():
+        wanted, found = model.run(tokens, edits).float(), child.run(tokens).float()
+    moved = float((found - wanted).abs().max())
+    if moved > tolerance(wanted, wanted.dtype):
+        raise SurgeryError(
+            f"The neurons of {model.name} can't be cut: without them a logit differs by {moved:.2g} from what the "
+            "model computes where they are 0."
+        )
 
 
 @checked(SurgeryError)

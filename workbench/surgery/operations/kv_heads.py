@@ -24,6 +24,7 @@ from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+from workbench.model.weights import state_of
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import (
     PROBE,
@@ -33,7 +34,6 @@ from workbench.surgery.child_building import (
     complete,
     layers_path,
     parameter_shapes,
-    state_of,
     tolerance,
 )
 from workbench.surgery.inputs import as_model, calibration, load_calibration
