@@ -115,6 +115,7 @@ class Graph:
         """The node that the graph explains."""
         return self.nodes[0]
 
+    @checked(AttributionError)
     def node(self, id: int) -> Node:
         """The node of this id; raises `KeyError` if the graph has none."""
         return self._by_id[id]
@@ -131,6 +132,7 @@ class Graph:
         """All edges, for each target the strongest first."""
         return list(self.edges_of())
 
+    @checked(AttributionError)
     def edges_of(self, target: int | None = None) -> Iterator[Edge]:
         """Edges into one target, by its id, or into all; for each target the strongest first."""
         for row, id in enumerate(self.rows):

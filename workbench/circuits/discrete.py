@@ -129,6 +129,7 @@ def find_circuit_discrete(
     )
 
 
+@checked(TaskError)
 def head_outputs(
     model: LanguageModel, positives: Sequence[str] | Tensor, negatives: Sequence[str] | Tensor
 ) -> tuple[Tensor, int]:

@@ -6,7 +6,8 @@
 `prune(model, 1.5)` raises `SurgeryError("sparsity is a number from 0 to 1, not 1.5.")`. Of a class, the arguments of
 its constructor are checked. Arguments reach the function unchanged, except numbers of other libraries, which become
 Python's: `numpy.int64(3)` becomes 3, and a container of such numbers is built anew. A truth value is no number. `int`
-and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A `Sequence`
+and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A text holds no halves of
+characters, which no file and no tokenizer takes, and `str | Path` is a path that a file system can hold. A `Sequence`
 may be any ordered iterable with a length, such as a range or an array, but no text and no set. Classes that are not
 Python's own are checked by `isinstance` only.
 """
@@ -22,10 +23,13 @@ import types
 import typing
 from collections.abc import Callable
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+import torch
 from annotated_types import Ge, Gt, Le
 from pydantic import (
+    AfterValidator,
     AllowInfNan,
     BeforeValidator,
     Field,
@@ -33,12 +37,22 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import path_fault
 from workbench.core.type_words import MANY, PLAIN, described, inside, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 """A function or a class; checking leaves its type as it is."""
+
+
+LARGEST_INTEGER = 2**63 - 1
+"""Of 64 bits; the same below 0. No size, seed or number of steps is larger."""
+
+
+class _Unfit(ValueError):
+    """A value of the right type that can't be used; the message goes on after the type's words."""
 
 
 def as_integer(value: Any) -> int | None:
@@ -63,6 +77,8 @@ def _integral(value: Any) -> int:
     whole = as_integer(value)
     if whole is None:
         raise ValueError("a whole number")
+    if abs(whole) > LARGEST_INTEGER:
+        raise _Unfit("of 64 bits")
     return whole
 
 
@@ -70,11 +86,48 @@ def _real(value: Any) -> int | float:
     """A number as Python's, before pydantic's check; infinity passes, nan does not."""
     if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
         raise ValueError("a number")
-    return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, Integral):
+        return _integral(value)
+    return float(value)
+
+
+def _text(value: Any) -> Any:
+    """A text, before pydantic's check."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _Unfit("without halves of characters (lone surrogates)") from error
+    return value
+
+
+def _path(value: Any) -> Any:
+    """A path, before pydantic's check."""
+    if isinstance(value, str | Path) and (fault := path_fault(value)):
+        raise _Unfit(fault)
+    return value
+
+
+def _floating(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        raise _Unfit("of floating-point numbers")
+    return value
+
+
+def _whole(value: Tensor) -> Tensor:
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise _Unfit("of whole numbers")
+    return value
+
+
+def _flags(value: Tensor) -> Tensor:
+    if value.dtype != torch.bool:
+        raise _Unfit("of truth values")
+    return value
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]
-"""A whole number; a range is added as `Annotated[Integer, Ge(2), Le(16)]`."""
+"""A whole number of at most 64 bits; a range is added as `Annotated[Integer, Ge(2), Le(16)]`."""
 Number = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 """A finite number."""
 Natural = Annotated[Integer, Ge(0)]
@@ -85,6 +138,13 @@ Share = Annotated[Number, Ge(0), Le(1)]
 """A number from 0 to 1, both allowed."""
 PositiveNumber = Annotated[Number, Gt(0)]
 """A finite number above 0."""
+
+Floats = Annotated[Tensor, AfterValidator(_floating)]
+"""A tensor of floating-point numbers."""
+Wholes = Annotated[Tensor, AfterValidator(_whole)]
+"""A tensor of whole numbers."""
+Flags = Annotated[Tensor, AfterValidator(_flags)]
+"""A tensor of truth values."""
 
 INFINITE = AllowInfNan(True)
 """Added to `float` where infinity is allowed: `Annotated[float, INFINITE]`."""
@@ -151,7 +211,9 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
     try:
         valid = adapter.validate_python(value, strict=True)
     except ValidationError as wrong:
-        raise error(f"{name} is {described(form)}, not {shown(value)}.") from wrong
+        faults = (one.get("ctx", {}).get("error") for one in wrong.errors(include_url=False, include_input=False))
+        fault = next((f" {one}" for one in faults if isinstance(one, _Unfit)), "")
+        raise error(f"{name} is {described(form)}{fault}, not {shown(value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
     return _arriving(value, valid)
@@ -189,13 +251,15 @@ def _by_instance(form: Any) -> Any:
     if origin is Annotated:
         return _annotated(inside(form))
     if origin in (Union, types.UnionType):
-        return Union[tuple(map(_by_instance, inner))]  # noqa: UP007 - made from a list
+        members = Union[tuple(map(_by_instance, inner))]  # noqa: UP007 - made from a list
+        return Annotated[members, BeforeValidator(_path)] if {str, Path} <= {*inner} else members
     if (origin or form) in MANY:
         return _container(origin or form, inner)
     if origin is Literal:
         return Annotated[form, BeforeValidator(functools.partial(_literal, inner))]
-    if form in (int, float):
-        return Integer if form is int else Number
+    usual = {int: Integer, float: Number, str: Annotated[str, BeforeValidator(_text)]}
+    if form in usual:
+        return usual[form]
     return form if form in PLAIN or form is Any else _class_by_instance(origin or form)
 
 

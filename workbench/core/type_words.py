@@ -118,6 +118,8 @@ def _plural(word: str) -> str:
 
 def shown(value: Any) -> str:
     """A value in a sentence, in one line of at most about 60 characters."""
+    if isinstance(value, str | bytes | list | tuple) and len(value) > 100:
+        value = value[:100]  # what is written would be cut there anyway
     try:
         text = " ".join(line.strip() for line in repr(value).splitlines())
     except Exception:  # noqa: BLE001 - a stranger's object may refuse to be written

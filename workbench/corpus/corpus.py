@@ -51,7 +51,7 @@ class Corpus:
 
     @classmethod
     @checked(CorpusError)
-    def load(cls, source: str | Path, *, column: str = "text", limit: Natural | None = None) -> Corpus:
+    def load(cls, source: str | Path, *, column: str = "text", limit: Positive | None = None) -> Corpus:
         """The corpus of a file, a folder or a dataset.
 
         Args:
@@ -95,7 +95,7 @@ class Corpus:
         return self if n >= len(self) else Corpus(self.texts[:n], f"{self.name}[:{n}]", self.note)
 
     @checked(CorpusError)
-    def split(self, share: Annotated[Number, Gt(0), Lt(1)], seed: Integer = 0) -> tuple[Corpus, Corpus]:
+    def split(self, share: Annotated[Number, Gt(0), Lt(1)], seed: Natural = 0) -> tuple[Corpus, Corpus]:
         """Two corpora without a text in common: the larger part, and a held-out `share` of the texts.
 
         Equal texts stay together, so that no held-out text is in the training part.
@@ -136,6 +136,7 @@ class Corpus:
                 pieces.append(piece)
         return Corpus(pieces, f"{self.name} in passages of {characters}", self.note)
 
+    @checked(CorpusError)
     def save(self, path: str | Path) -> None:
         """Write the texts to a `.parquet` or `.jsonl` file, with the note in a `.json` file beside it.
 
@@ -158,7 +159,8 @@ class Corpus:
             note = {"name": self.name, "source": self.source, "licence": self.licence, **self.note, "hash": self.hash}
             temporary.write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
 
-    def count_tokens(self, model: Any, at_most: int | None = None) -> int:
+    @checked(CorpusError)
+    def count_tokens(self, model: Any, at_most: Natural | None = None) -> int:
         """The number of tokens of the texts without special ones, by the tokenizer of `model`; at most `at_most`."""
         total, specials = 0, special_ids(model)
         for start in range(0, len(self), TEXTS_TOGETHER):

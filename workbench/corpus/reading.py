@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.forms import parse_json, read_json
 
 _BUNDLED = Path(__file__).resolve().parents[2] / "data" / "corpora"
 
@@ -91,12 +92,13 @@ def _read_jsonl(file: Path, column: str) -> list[str]:
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            texts.append(json.loads(line)[column])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CorpusError(f"Line {number:,} of {file} is not a JSON object with the field {column!r}.") from error
-        if not isinstance(texts[-1], str):
+        complaint = f"Line {number:,} of {file} is not a JSON object with the field {column!r}"
+        row = parse_json(line, dict[str, Any], CorpusError, complaint)
+        if column not in row:
+            raise CorpusError(f"{complaint}.")
+        if not isinstance(row[column], str):
             raise CorpusError(f"Line {number:,} of {file} has a field {column!r} that is not a text.")
+        texts.append(row[column])
     return texts
 
 
@@ -129,11 +131,9 @@ def _any_of(words: Iterable[str]) -> str:
 
 
 def _read_note(path: Path) -> dict[str, Any]:
-    try:
-        note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
+    with contextlib.suppress(CorpusError):
+        return read_json(path.with_suffix(".json"), dict[str, Any], CorpusError, "a note on a corpus")
+    return {}
 
 
 def _stream(name: str, column: str) -> Iterator[str]:

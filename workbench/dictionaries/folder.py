@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
+import torch
+from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from workbench.core.checks import Positive, PositiveNumber
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.forms import parse_json
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -28,6 +33,44 @@ SAELENS = "6.54.0"
 
 class DictionaryError(WorkbenchError):
     """A dictionary that can't be built, found, read, written or used as asked."""
+
+
+@with_config(ConfigDict(extra="allow"))
+class Own(TypedDict):
+    """Our own fields of `cfg.json`."""
+
+    format: NotRequired[Any]
+    kind: NotRequired[str]
+    name: NotRequired[str]
+    reads: NotRequired[str]
+    writes: NotRequired[str]
+    sha256: NotRequired[str]
+    provenance: NotRequired[dict[str, Any]]
+    settings: NotRequired[dict[str, Any]]
+    unit_in: NotRequired[PositiveNumber]
+    unit_out: NotRequired[PositiveNumber]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Metadata(TypedDict):
+    """What SAELens says of a dictionary's place."""
+
+    hook_name: NotRequired[str | None]
+    hook_name_out: NotRequired[str | None]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Config(TypedDict):
+    """The fields of `cfg.json` that decide; it holds others too, and which ones depends on its version."""
+
+    architecture: NotRequired[str]
+    d_in: NotRequired[Positive]
+    d_sae: NotRequired[Positive]
+    d_out: NotRequired[Positive]
+    apply_b_dec_to_input: NotRequired[bool]
+    rescale_acts_by_decoder_norm: NotRequired[bool | None]
+    metadata: NotRequired[Metadata | None]
+    workbench: NotRequired[Own | None]
 
 
 def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -56,14 +99,39 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         DictionaryError: a file is damaged or of another form; the message does not name the folder.
     """
     try:
-        config = json.loads((path / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+        text = (path / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
-    if not isinstance(config, dict):
-        raise DictionaryError(f"its {CONFIG} does not hold a configuration; save the dictionary again")
+    config = parse_json(text, Config, DictionaryError, f"its {CONFIG} is damaged")
     try:
-        return config, load_file(path / WEIGHTS)
-    except (OSError, SafetensorError) as error:
+        tensors = load_file(path / WEIGHTS)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DictionaryError(
             f"its {WEIGHTS} is damaged or cut short ({error}); copy or save the dictionary again"
         ) from error
+    check_finite(tensors)
+    return dict(config), tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `DictionaryError` where a weight is no number; a threshold may be infinite, so that its latent is off."""
+    for name, tensor in tensors.items():
+        wrong = ~tensor.isfinite() if tensor.is_floating_point() else torch.zeros(0, dtype=torch.bool)
+        if "threshold" in name and tensor.is_floating_point():
+            wrong = tensor.isnan() | (tensor == -torch.inf)
+        if bool(wrong.any()):
+            raise DictionaryError(
+                f"its {name} holds values that are not finite, so its codes would be none; make it anew"
+            )
+
+
+def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise `DictionaryError` unless tensors have the names, shapes and kinds of numbers that are expected."""
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")
+    for name, tensor in expected.items():
+        there, shape = tensors[name], tuple(tensor.shape)
+        if tuple(there.shape) != shape:
+            raise DictionaryError(f"{name} has the shape {tuple(there.shape)}, and cfg.json says {shape}")
+        if there.is_floating_point() != tensor.is_floating_point():
+            raise DictionaryError(f"{name} holds {there.dtype}, which is no type for it")

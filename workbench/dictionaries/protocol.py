@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import as_integer
+from workbench.core.checks import as_integer, checked
 from workbench.core.hashing import fingerprint
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
-from workbench.dictionaries.folder import FORMAT, DictionaryError, write_folder
+from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
 from workbench.model.edits import Masks
 
 
@@ -220,11 +220,13 @@ class Dictionary(nn.Module, ABC):
         known = ", ".join(sorted(Dictionary.kinds))
         raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
 
+    @checked(DictionaryError)
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the dictionary to a folder, which becomes its `folder`; see `write`."""
         self.write(path, half=half)
         self.folder = str(Path(path))
 
+    @checked(DictionaryError)
     def write(self, path: str | Path, *, half: bool = False) -> None:
         """Write a copy of the dictionary to a folder; other files there are left alone.
 
@@ -242,6 +244,10 @@ class Dictionary(nn.Module, ABC):
             wrong = [name for name, one in tensors.items() if not bool(one.isfinite().all())]
             if wrong:
                 raise DictionaryError(f"A value in {wrong[0]} of {self.name} does not fit into 16 bits; save it whole.")
+        try:
+            check_finite(tensors)
+        except DictionaryError as error:
+            raise DictionaryError(f"{self.name} can't be saved: {error}.") from error
         own = {"format": FORMAT, "kind": self.kind, "name": self._given_name, "reads": self.reads}
         own |= {"writes": self.writes, "sha256": fingerprint(tensors), "provenance": self.provenance}
         config = self.config()

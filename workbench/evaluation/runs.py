@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from workbench.core.checks import checked
+from workbench.evaluation.errors import EvaluationError
 from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
 
+@checked(EvaluationError)
 def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit]) -> Tensor:
     """Logits of a model that runs under edits: `[batch, pos, vocab]`, in the model's type.
 

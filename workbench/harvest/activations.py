@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, checked
 from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, time_left
 from workbench.corpus import Corpus
@@ -70,6 +71,7 @@ class Source(Protocol):
         ...
 
 
+@checked(HarvestError)
 @dataclass(frozen=True, eq=False)
 class Harvest:
     """Which activations to read: those of `model` at `hook_points` on the texts of `corpus`.
@@ -96,12 +98,12 @@ class Harvest:
     model: LanguageModel
     corpus: Corpus
     hook_points: str | Sequence[str]
-    tokens: int | None = None
-    context: int = 256
-    batch: int = 16
-    seed: int = 0
+    tokens: Integer | None = None
+    context: Integer = 256
+    batch: Integer = 16
+    seed: Integer = 0
     repeat: bool = False
-    shard: tuple[int, int] = (0, 1)
+    shard: tuple[Integer, Integer] = (0, 1)
 
     def __post_init__(self) -> None:
         names = (self.hook_points,) if isinstance(self.hook_points, str) else tuple(self.hook_points)
@@ -120,8 +122,9 @@ class Harvest:
         how = {"seed": self.seed, "repeat": self.repeat, "shard": self.shard}
         return self.corpus.batches(self.model, self.context, self.batch, self.tokens, **how)
 
+    @checked(HarvestError)
     def run(
-        self, skip: int = 0, *, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
+        self, skip: Natural = 0, *, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
     ) -> Iterator[Activations]:
         """The activations, batch by batch.
 

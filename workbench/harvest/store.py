@@ -9,18 +9,33 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from workbench.core.checks import Number, checked
+from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.files import replacing
+from workbench.core.forms import read_json
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
 from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError
+
+
+@with_config(ConfigDict(extra="allow"))
+class StoreNote(TypedDict):
+    """`progress.json`; it holds versions and command too."""
+
+    harvest: dict[str, Any]
+    dtype: Literal["float16", "float32"]
+    widths: Annotated[dict[str, Positive], MinLen(1)]
+    committed: Natural
+    complete: bool
 
 
 class Store:
@@ -39,6 +54,7 @@ class Store:
         columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
     """
 
+    @checked(HarvestError)
     def __init__(self, folder: str | Path, hook_points: Sequence[str] | None = None):
         self.folder = Path(folder)
         earlier = _read_progress(self.folder)
@@ -96,7 +112,7 @@ class Store:
         folder: str | Path,
         *,
         dtype: Literal["float16", "float32"] = "float16",
-        commit_every: Number = 2.0,
+        commit_every: Annotated[Number, Ge(0)] = 2.0,
         progress: Progress | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Store:
@@ -175,14 +191,8 @@ def _commit(folder: Path, note: dict[str, Any], files: Iterable[IO[bytes]] = ())
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / "progress.json").read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise HarvestError(
-            f"{folder / 'progress.json'} can't be read ({error}); delete it and harvest anew."
-        ) from error
+    file = folder / "progress.json"
+    return dict(read_json(file, StoreNote, HarvestError, "the note of a store")) if file.exists() else None
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import checked
 from workbench.core.files import replacing
-from workbench.core.forms import parse_json
+from workbench.core.forms import parse_json, read_text
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
@@ -127,10 +127,7 @@ def load_interventions(
     path: str | Path, model: LanguageModel, dictionaries: Sequence[Dictionary] = ()
 ) -> list[InterventionKind]:
     """Read a JSON file of interventions; `dictionaries` and errors as in `from_json`, `EditError` if there is none."""
-    try:
-        return from_json(model, Path(path).read_text(), dictionaries)
-    except (OSError, UnicodeDecodeError) as error:
-        raise EditError(f"{path} can't be read: {error}.") from error
+    return from_json(model, read_text(path, EditError, "a file of interventions"), dictionaries)
 
 
 def _trained(sources: Iterable[object]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
@@ -108,6 +109,7 @@ class Step:
     """New text of each row: plain, edited, control; empty where the row has ended."""
 
 
+@checked(EditError)
 def compare(
     model: LanguageModel,
     prompt: str,
@@ -124,6 +126,7 @@ def compare(
             return ended.value
 
 
+@checked(EditError)
 def compare_steps(
     model: LanguageModel,
     prompt: str,
@@ -133,8 +136,8 @@ def compare_steps(
     sampling: Sampling | None = None,
     stop: bool = True,
     control: bool = False,
-    seed: int = 0,
-    top: int = 20,
+    seed: Natural = 0,
+    top: Positive = 20,
 ) -> Generator[Step, None, Comparison]:
     """A comparison step by step; the generator returns the `Comparison`.
 
@@ -194,6 +197,8 @@ def random_twins(
         if not isinstance(one, FeatureIntervention) or one.feature is None:
             raise EditError(f"{one} names no feature, so there is no random feature to compare it with.")
         dictionary = dictionary_of(model, one.feature)
+        if dictionary.n_features < 2:
+            raise EditError(f"{dictionary.name} has one feature only, so there is no other to compare it with.")
         index = chance.randrange(dictionary.n_features - 1)
         index += index >= one.feature.index  # any feature but this one
         twins.append(replace(one, feature=replace(one.feature, index=index)))

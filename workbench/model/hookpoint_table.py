@@ -5,18 +5,22 @@ A hook point belongs to a plain module only if the plain tree and the bridge com
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from workbench.core.cache import cache_folder
+from workbench.core.checks import Positive
 from workbench.core.files import replacing
+from workbench.core.forms import read_json
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
 from workbench.model.weights import ModelError
@@ -38,6 +42,17 @@ class BridgeTensor:
     side: str
     """`in` or `out` for the component's input or output, empty for a tensor inside it."""
     value: Tensor
+
+
+class SavedPoint(TypedDict):
+    """A hook point in a table on disk."""
+
+    name: str
+    shape: list[Positive]
+    module: str | None
+    side: Literal["in", "out"]
+    key: str
+    positional: bool
 
 
 def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
@@ -132,8 +147,7 @@ def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
 
 def _read(file: Path) -> HookPoints | None:
     """The hook points in a table; None if there is no table, or it is damaged or empty."""
-    try:
-        rows = json.loads(file.read_text())
-        return HookPoints(HookPoint(**(row | {"shape": tuple(row["shape"])})) for row in rows) or None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    with contextlib.suppress(ModelError):
+        rows = read_json(file, list[SavedPoint], ModelError, "a table of hook points")
+        return HookPoints(HookPoint(**{**row, "shape": tuple(row["shape"])}) for row in rows) or None
+    return None

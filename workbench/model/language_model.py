@@ -53,6 +53,7 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
 
+    @checked(PromptError)
     def to_tokens(self, text: str, *, start: bool = True) -> Tensor:
         """Token ids of a text, `[1, pos]`.
 
@@ -65,16 +66,19 @@ class LanguageModel:
         """
         return torch.tensor([prompt_forms.encode(self.tokenizer, text, self.name, start=start)], dtype=torch.long)
 
+    @checked(PromptError)
     def to_text(self, tokens: Tensor | Sequence[int]) -> str:
         """The text of token ids `[pos]`, without special tokens; raises `PromptError` without a tokenizer."""
         tokenizer = prompt_forms.require_tokenizer(self.tokenizer, self.name)
         return tokenizer.decode(torch.as_tensor(tokens).flatten().tolist(), skip_special_tokens=True)
 
+    @checked(PromptError)
     def token_texts(self, tokens: Tensor | Sequence[int]) -> list[str]:
         """The text of each single token; bytes of a broken character show as �. Raises `PromptError` as `to_text`."""
         tokenizer = prompt_forms.require_tokenizer(self.tokenizer, self.name)
         return tokenizer.batch_decode([[token] for token in torch.as_tensor(tokens).flatten().tolist()])
 
+    @checked(PromptError)
     def chat_prompt(self, messages: str | Sequence[dict[str, str]]) -> str:
         """The prompt for an answer, in the model's chat template.
 
@@ -86,6 +90,7 @@ class LanguageModel:
         """
         return prompt_forms.chat_text(self.tokenizer, messages, self.name)
 
+    @checked(PromptError)
     def as_tokens(self, tokens: Tensor | str) -> Tensor:
         """Token ids `[batch, pos]` of a text, of one row `[pos]`, or of a batch.
 
@@ -97,6 +102,7 @@ class LanguageModel:
         sizes = self.network
         return prompt_forms.token_tensor(tokens, n_ctx=sizes.n_ctx, vocab_size=sizes.vocab_size, name=self.name)
 
+    @checked(PromptError)
     def __call__(self, tokens: Tensor | str, *, mask: Tensor | None = None, prompt_length: int | None = None) -> Tensor:
         """Logits of every position, `[batch, pos, vocab]`, under the interventions in force here.
 
@@ -114,6 +120,7 @@ class LanguageModel:
         mask = prompt_forms.mask_tensor(mask, tokens)
         return self._logits(tokens, self._standing(tokens, mask, prompt_length), mask, prompt_length)
 
+    @checked(PromptError)
     def capture(
         self,
         tokens: Tensor | str,
@@ -148,6 +155,7 @@ class LanguageModel:
             self.network.capture(tokens, hook_points, run, mask=mask)
         return {name: captured[key] for name, key in keys.items()}
 
+    @checked(PromptError)
     def run(
         self,
         tokens: Tensor,
@@ -237,6 +245,7 @@ class LanguageModel:
         """The answer to a message, or to a list of `{"role", "content"}`; settings as in `generate_batch`."""
         return self.generate_batch([self.chat_prompt(message)], max_new_tokens, **how)[0]
 
+    @checked(PromptError)
     def generate_batch(
         self,
         prompts: Sequence[str | Tensor],
@@ -272,6 +281,7 @@ class LanguageModel:
         texts = [prompt if isinstance(prompt, str) else self._text(prompt) for prompt in prompts]
         return generations(texts, steps, self._text)
 
+    @checked(PromptError)
     def stream(
         self,
         prompt: str | Tensor,

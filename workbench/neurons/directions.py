@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Positive, checked
 from workbench.dictionaries.features import Feature
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
-from workbench.neurons.table import Scale, Weights
+from workbench.neurons.table import NeuronError, Scale, Weights
 from workbench.neurons.unembedding import TINY, adjustment
 
 
+@checked(NeuronError)
 def token_scores(
     model: LanguageModel, feature: Feature, weights: Weights | None = None, scale: Scale = "raw"
 ) -> Tensor:
@@ -33,8 +35,9 @@ def token_scores(
     return model.network.unembedding() @ adjustment(model, scale)(vector[None])[0]
 
 
+@checked(NeuronError)
 def neurons_writing(
-    model: LanguageModel, text: str, weights: Weights = "down", *, scale: Scale = "raw", top: int = 20
+    model: LanguageModel, text: str, weights: Weights = "down", *, scale: Scale = "raw", top: Positive = 20
 ) -> list[tuple[Feature, float]]:
     """The neurons whose vectors have the highest scores for a token, over all neurons and at any rank.
 
@@ -66,7 +69,8 @@ def neurons_writing(
     ]
 
 
-def nearest_neurons(model: LanguageModel, feature: Feature, top: int = 10) -> list[tuple[Feature, float]]:
+@checked(NeuronError)
+def nearest_neurons(model: LanguageModel, feature: Feature, top: Positive = 10) -> list[tuple[Feature, float]]:
     """The neurons of the same site, in any layer, whose weight vectors have the highest cosine with this neuron's.
 
     Args:

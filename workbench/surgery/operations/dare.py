@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from workbench.core.checks import Integer, Number, checked
+from workbench.core.checks import Number, checked
 from workbench.core.forms import read_json
 from workbench.core.hashing import combined, digest
 from workbench.core.progress import Progress
@@ -47,7 +47,7 @@ def dare(
     *,
     rescale: bool = True,
     weights: Number | Sequence[Number] = 1.0,
-    seed: Integer = 0,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:
