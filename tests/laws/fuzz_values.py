@@ -116,7 +116,7 @@ SUSPECT = {
 """Values that fit many annotations and are seldom meant: where one passes, a table has to say so."""
 
 
-def meant(form: Any, value: Any) -> bool:
+def meant(form: Any, value: Any) -> bool:  # noqa: PLR0911 - one for each kind of annotation
     """Whether a value belongs to an annotation, in plain Python."""
     origin, inner = get_origin(form), get_args(form)
     if origin is Annotated:

@@ -61,7 +61,7 @@ FOR_ROOMS = {
     "loss_and_gradients parameter_groups pass_through prepare resample save splice splice_terms widen write",
     "KeyValueBottleneck": "check direction feature force from_config intervene kind_called reconstruct save splice write",
     "Harvest": "collect",
-    "Steer": "affine_changes bind change fits from_settings settle to_python value_change variants example",
+    "Steer": "affine_changes bind change fits from_settings settle to_python value_change variants",
     "Store": "",
 }
 """Methods that the package's own rooms call with what they have checked, by class."""
@@ -190,7 +190,7 @@ def complaint(key: str, world: World, name: str, form: Any, label: str) -> str:
         return f"{where}: {wrong}: {short(str(error))}" if wrong else ""
     except MemoryError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"{where}: {type(error).__name__}: {short(str(error))}"
     if not meant(form, value):
         return f"{where}: it passed in silence"

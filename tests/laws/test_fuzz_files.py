@@ -54,7 +54,7 @@ def complaint(kept: Kept, world: World, folder: Path, what: str, before: Any) ->
     except wb.WorkbenchError as error:
         wrong = wrong_sentence(error)
         return f"{what}: {wrong}: {short(str(error))}" if wrong else ""
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"{what}: {type(error).__name__}: {short(str(error))}"
     free = kept.free and re.search(kept.free, what)
     return "" if free or equal(before, after) else f"{what}: it opened, and means something else"

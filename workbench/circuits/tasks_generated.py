@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from workbench.circuits.errors import TaskError
 from workbench.circuits.tasks import Task
-from workbench.core.checks import Positive, checked
+from workbench.core.checks import Natural, Positive, checked
 from workbench.model.language_model import LanguageModel
 
 NAMES = (

@@ -24,6 +24,9 @@ from workbench.model.network import Network
 from workbench.model.plan import Plan
 from workbench.model.sampling import PromptError, Sampling
 
+USUAL_TOKEN = 16
+"""Characters of a token; only a text with more for each token of the context is measured before it is tokenized."""
+
 
 class LanguageModel:
     """A model with its tokenizer; `load_model` opens one.
@@ -98,6 +101,7 @@ class LanguageModel:
             PromptError: an empty text, ids outside the vocabulary, another shape, or more tokens than the context.
         """
         if isinstance(tokens, str):
+            self._check_length(tokens)
             tokens = self.to_tokens(tokens)
         sizes = self.network
         return prompt_forms.token_tensor(tokens, n_ctx=sizes.n_ctx, vocab_size=sizes.vocab_size, name=self.name)
@@ -360,6 +364,17 @@ class LanguageModel:
         run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
         return self.network.run(tokens, run, mask=mask, last=last)
 
+    def _check_length(self, text: str) -> None:
+        """Refuse a text with more characters than a full context of the longest tokens, before it is tokenized."""
+        if self.tokenizer is None or len(text) <= self.network.n_ctx * USUAL_TOKEN:
+            return
+        most = self.network.n_ctx * max(map(len, self.tokenizer.get_vocab()))
+        if len(text) > most:
+            raise PromptError(
+                f"The text has {len(text):,} characters, but {self.name} sees only {self.network.n_ctx:,} tokens; "
+                "shorten it."
+            )
+
     def _text(self, tokens: Tensor | Sequence[int]) -> str:
         """The text of token ids; empty for a model without a tokenizer."""
         return "" if self.tokenizer is None else self.to_text(tokens)
@@ -367,6 +382,7 @@ class LanguageModel:
     def _row(self, prompt: str | Tensor) -> list[int]:
         """The token ids of one prompt."""
         if isinstance(prompt, str):
+            self._check_length(prompt)
             return prompt_forms.encode(self.tokenizer, prompt, self.name)
         rows = self.as_tokens(prompt)
         if len(rows) != 1:

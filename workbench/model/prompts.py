@@ -64,8 +64,9 @@ def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name:
         raise PromptError(f"{name} has no chat template; use generate() with the prompt as the model wants it.")
     try:
         return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise PromptError(f"The chat template of {name} refuses this chat: {error}.") from error
+    except (TemplateError, ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise PromptError(f"The chat template of {name} refuses this chat: {reason}.") from error
 
 
 def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, name: str) -> Tensor:

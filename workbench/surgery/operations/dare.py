@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from workbench.core.checks import Number, checked
+from workbench.core.checks import Natural, Number, checked
 from workbench.core.forms import read_json
 from workbench.core.hashing import combined, digest
 from workbench.core.progress import Progress
