@@ -357,9 +357,9 @@ def keep(
         ({"path": ""}, "path is a text or a Path that is not empty"),
         ({"path": 5}, "path is a text or a Path, not 5"),
         ({"path": "a", "texts": ["b", "\ud800"]}, "texts is a list of texts without halves of characters"),
-        ({"path": "a", "logits": torch.ones(2).long()}, "logits is a Tensor, or None of floating-point numbers"),
-        ({"path": "a", "ids": torch.ones(2)}, "ids is a Tensor, or None of whole numbers"),
-        ({"path": "a", "mask": torch.ones(2)}, "mask is a Tensor, or None of truth values"),
+        ({"path": "a", "logits": torch.ones(2).long()}, "logits is a Tensor of floating-point numbers, or None"),
+        ({"path": "a", "ids": torch.ones(2)}, "ids is a Tensor of whole numbers, or None"),
+        ({"path": "a", "mask": torch.ones(2)}, "mask is a Tensor of truth values, or None"),
     ],
 )
 def test_paths_texts_and_tensors_that_can_not_be_used(how: dict[str, Any], words: str) -> None:
@@ -371,5 +371,5 @@ def test_paths_texts_and_tensors_that_can_not_be_used(how: dict[str, Any], words
 def test_numbers_have_64_bits() -> None:
     assert act(torch.ones(1), seed=2**63 - 1)["seed"] == 2**63 - 1
     for how in ({"seed": 2**63}, {"seed": 10**400}, {"lr": 10**400}, {"layers": [10**400]}):
-        with pytest.raises(RoomError, match="of 64 bits"):
+        with pytest.raises(RoomError, match="of at most 64 bits"):
             act(torch.ones(1), **how)

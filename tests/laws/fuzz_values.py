@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
+import inspect
+import itertools
 import math
 import types
 import typing
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from workbench.core.checks import INFINITE
 
+COUNTER = itertools.count()
 NAN, INF = float("nan"), float("inf")
 
 
@@ -78,7 +82,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "an object": object,
     "an unwritable object": Unwritable,
     "a class": lambda: int,
-    "a path": lambda: Path("/no/such/folder/x"),
+    "a path": lambda: Path(f"nothing{next(COUNTER)}/x"),
     "a path with a NUL": lambda: Path("a\0b"),
     "an empty tensor": lambda: torch.zeros(0),
     "a tensor of three": lambda: torch.zeros(3),
@@ -103,7 +107,6 @@ SUSPECT = {
     "0",
     "3e38",
     "1e-320",
-    "2**31",
     "an empty list",
     "an empty mapping",
     "an empty range",
@@ -125,6 +128,8 @@ def meant(form: Any, value: Any) -> bool:  # noqa: PLR0911 - one for each kind o
         return any(meant(one, value) for one in inner)
     if origin is Literal:
         return any(type(one) is type(value) and one == value for one in inner)
+    if form is Any or form is object:
+        return True
     if form is None or form is type(None):
         return value is None
     if form is bool:
@@ -196,10 +201,11 @@ def wrong_sentence(error: BaseException) -> str:
 
 def parameters(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
     """Names and annotations of the arguments of a function, or of a class's constructor."""
-    import inspect
-
-    made = function.__init__ if isinstance(function, type) else function
-    hints = typing.get_type_hints(inspect.unwrap(made), include_extras=True)
+    if dataclasses.is_dataclass(function):
+        hints = typing.get_type_hints(function, include_extras=True)
+    else:
+        made = function.__init__ if isinstance(function, type) else function
+        hints = typing.get_type_hints(inspect.unwrap(made), include_extras=True)
     for name, one in inspect.signature(function).parameters.items():
         if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) and name != "self":
             yield name, hints.get(name, Any)

@@ -55,18 +55,21 @@ RECORDS = {
 }
 """Classes that functions return, and bases: nobody calls their constructors."""
 FOR_ROOMS = {
-    "TopKSAE": "add_module centre config constrain force from_config fields initialise intervene kind_called "
+    "TopKSAE": "centre config constrain force from_config fields initialise intervene kind_called "
     "loss_and_gradients parameter_groups pre_activations resample splice splice_terms tensors widen",
     "Codebook": "check direction drawn_like feature force from_config group_of initialise intervene kind_called "
     "loss_and_gradients parameter_groups pass_through prepare resample save splice splice_terms widen write",
-    "KeyValueBottleneck": "check direction feature force from_config intervene kind_called reconstruct save splice write",
+    "KeyValueBottleneck": "check direction feature force from_config intervene kind_called reconstruct save splice "
+    "write",
     "Harvest": "collect",
-    "Steer": "affine_changes bind change fits from_settings settle to_python value_change variants",
-    "Store": "",
+    "Steer": "affine_changes bind change example fits from_settings settle to_python value_change variants",
+    "Store": "settings",
 }
 """Methods that the package's own rooms call with what they have checked, by class."""
 SLOW = {"surgery.verify_checkpoint", "Child.save_pretrained", "interventions.save_model", "surgery.open_child"}
 """Not in the sample of the suite."""
+REFUSED = {"circuits.docstring", "circuits.greater_than", "circuits.ioi"}
+"""The tiny model's tokenizer has no words for them."""
 
 PASSES: dict[str, set[str]] = {
     "seed": {"0"},
@@ -94,6 +97,10 @@ def public_functions() -> dict[str, Any]:
             error = isinstance(value, type) and issubclass(value, BaseException)
             if parameters_of(value) and not record and not error and not getattr(value, "_is_protocol", False):
                 found[f"{room}.{name}"] = value
+    known = [*found.values(), *(class_called(name) for names in RECORDS.values() for name in names.split())]
+    for name, value in public(wb):
+        if not any(value is one for one in known) and not issubclass(type(value), type):
+            found[f"wb.{name}"] = value
     return found
 
 
@@ -142,7 +149,7 @@ def callable_of(key: str, world: World) -> Callable[..., Any]:
     first, name = key.split(".")
     if key in METHODS:
         return getattr(OBJECTS[first](world), name)
-    return getattr(getattr(wb, first), name)
+    return getattr(wb if first == "wb" else getattr(wb, first), name)
 
 
 def call(function: Callable[..., Any], how: dict[str, Any]) -> None:
@@ -192,7 +199,7 @@ def complaint(key: str, world: World, name: str, form: Any, label: str) -> str:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"{where}: {type(error).__name__}: {short(str(error))}"
-    if not meant(form, value):
+    if form is Any or not meant(form, value):
         return f"{where}: it passed in silence"
     return f"{where}: it passed" if label in SUSPECT and not allowed(key, name, label) else ""
 
@@ -233,7 +240,7 @@ def form_of(key: str, name: str, world: World) -> Any:
 
 def test_every_example_is_valid(world: World) -> None:
     for key, example in {**FUNCTIONS, **METHODS}.items():
-        if key not in SLOW:
+        if key not in SLOW and key not in REFUSED:
             call(callable_of(key, world), example(world))
 
 

@@ -173,7 +173,7 @@ class Graph:
         Raises:
             AttributionError: a share that is not above 0 and up to 1, or an unknown kind.
         """
-        sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in kinds}
+        sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in {*kinds}}
         kept = {self.target.id, *keep} | _heaviest(sizes, share)
         masked = self._only(kept, self.weights)
         influence = {self.target.id: 1.0} | {node.id: node.influence for node in self.nodes[1:]}

@@ -11,6 +11,7 @@ import torch
 
 from workbench.core.checks import as_integer, as_number
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import has_halves
 from workbench.core.type_words import described, shown
 
 Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature", "direction"]
@@ -94,7 +95,7 @@ class Argument:
         if self.kind == "choice":
             return isinstance(value, str) and value in self.choices
         if self.kind == "text":
-            return isinstance(value, str)
+            return isinstance(value, str) and not has_halves(value)
         if self.kind == "feature":
             return (isinstance(value, str) and bool(value)) or isinstance(value, FeatureLike)
         return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
@@ -102,6 +103,9 @@ class Argument:
     def _vector(self, value: Any, error: type[WorkbenchError]) -> tuple[float, ...]:
         """The values, one row after another, rounded to float32."""
         try:
+            flat = torch.as_tensor(value)
+            if flat.ndim == 0 or not flat.numel() or flat.dtype == torch.bool or flat.is_complex():
+                raise ValueError("no values")
             flat = torch.as_tensor(value, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError, OverflowError) as wrong:
             raise error(f"{self.name} is {self._described()}, not {shown(value)}.") from wrong

@@ -40,7 +40,7 @@ from pydantic import (
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.paths import path_fault
+from workbench.core.paths import has_halves, path_fault
 from workbench.core.type_words import MANY, PLAIN, described, inside, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,26 +78,23 @@ def _integral(value: Any) -> int:
     if whole is None:
         raise ValueError("a whole number")
     if abs(whole) > LARGEST_INTEGER:
-        raise _Unfit("of 64 bits")
+        raise _Unfit("of at most 64 bits")
     return whole
 
 
 def _real(value: Any) -> int | float:
     """A number as Python's, before pydantic's check; infinity passes, nan does not."""
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
-        raise ValueError("a number")
     if isinstance(value, Integral):
         return _integral(value)
+    if not isinstance(value, Real) or math.isnan(value):
+        raise ValueError("a number")
     return float(value)
 
 
 def _text(value: Any) -> Any:
     """A text, before pydantic's check."""
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise _Unfit("without halves of characters (lone surrogates)") from error
+    if isinstance(value, str) and has_halves(value):
+        raise _Unfit("without halves of characters (lone surrogates)")
     return value
 
 
@@ -149,6 +146,8 @@ Flags = Annotated[Tensor, AfterValidator(_flags)]
 INFINITE = AllowInfNan(True)
 """Added to `float` where infinity is allowed: `Annotated[float, INFINITE]`."""
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "numel: integer")
+"""What torch says where sizes are too large."""
 UNORDERED = (set, frozenset, collections.abc.Mapping)
 """What is no sequence, though it has a length and can be iterated over."""
 ONE_VALUE = (str, bytes, bytearray, memoryview)
@@ -201,7 +200,12 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
                 bound.arguments[name] = tuple(_checked(error, adapter, form, name, one) for one in value)
             else:
                 bound.arguments[name] = _checked(error, adapter, form, name, value)
-        return function(*bound.args, **bound.kwargs)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except (RuntimeError, MemoryError) as wrong:  # torch has no kind of its own for it on processors
+            if isinstance(wrong, MemoryError) or any(words in str(wrong) for words in NO_MEMORY):
+                raise error("There is not enough memory for this; choose smaller sizes.") from wrong
+            raise
 
     return call
 
@@ -213,7 +217,8 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
     except ValidationError as wrong:
         faults = (one.get("ctx", {}).get("error") for one in wrong.errors(include_url=False, include_input=False))
         fault = next((f" {one}" for one in faults if isinstance(one, _Unfit)), "")
-        raise error(f"{name} is {described(form)}{fault}, not {shown(value)}.") from wrong
+        words, none, _ = described(form).partition(", or None")
+        raise error(f"{name} is {words}{fault}{none}, not {shown(value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
     return _arriving(value, valid)
@@ -326,9 +331,11 @@ def _as_list(kind: Any, value: Any) -> list[Any]:
 
 
 def _class_by_instance(kind: Any) -> Any:
-    """The check of a class: of protocols, iterators and type variables none."""
+    """The check of a class: of iterators, type variables, and protocols that are not `runtime_checkable` none."""
     if kind is collections.abc.Callable or kind is type:
         return kind
-    if not isinstance(kind, type) or kind is collections.abc.Iterator or getattr(kind, "_is_protocol", False):
+    if not isinstance(kind, type) or kind is collections.abc.Iterator:
+        return Any
+    if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
         return Any
     return InstanceOf[kind]

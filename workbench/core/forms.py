@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from workbench.core.checks import LARGEST_INTEGER
 from workbench.core.errors import WorkbenchError
-from workbench.core.paths import path_fault
+from workbench.core.paths import has_halves, path_fault
 from workbench.core.type_words import shown
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def _check_inside(content: Any, error: type[WorkbenchError], complaint: str) -> 
             elif isinstance(one, list):
                 below += one
             elif isinstance(one, str):
-                if not one.isascii() and _has_halves(one):
+                if has_halves(one):
                     raise error(f"{complaint}: {shown(one)} holds halves of characters (lone surrogates).")
             elif isinstance(one, int) and abs(one) > LARGEST_INTEGER:
                 raise error(f"{complaint}: {shown(one)} has more than 64 bits.")
@@ -121,14 +121,6 @@ def _check_inside(content: Any, error: type[WorkbenchError], complaint: str) -> 
             return
         level = below
     raise error(f"{complaint}: it is nested too deeply.")
-
-
-def _has_halves(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _finite(text: str) -> float:

@@ -21,13 +21,22 @@ def path_fault(path: str | Path) -> str:
         return "that is not empty"
     if "\0" in text:
         return "without a NUL character"
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
+    if has_halves(text):
         return "without halves of characters (lone surrogates)"
-    if size > LONGEST_PATH or any(len(name.encode()) > LONGEST_NAME for name in text.split(os.sep)):
+    if len(text.encode()) > LONGEST_PATH or any(len(name.encode()) > LONGEST_NAME for name in text.split(os.sep)):
         return f"with names of at most {LONGEST_NAME} bytes"
     return ""
+
+
+def has_halves(text: str) -> bool:
+    """Whether a text holds halves of characters (lone surrogates), which UTF-8 can't hold."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def as_path(path: str | Path, error: type[WorkbenchError]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import re
 import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -19,6 +20,8 @@ PLAIN = {
     dict: "a mapping",
 }
 """Types that pydantic checks itself, in words."""
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Part of how objects are written that says nothing to a person."""
 MANY = {
     list: "a list",
     tuple: "a tuple",
@@ -124,4 +127,5 @@ def shown(value: Any) -> str:
         text = " ".join(line.strip() for line in repr(value).splitlines())
     except Exception:  # noqa: BLE001 - a stranger's object may refuse to be written
         text = f"a {type(value).__name__}"
+    text = _ADDRESS.sub("", text)
     return text if len(text) <= 60 else text[:57] + "…"

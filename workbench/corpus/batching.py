@@ -11,18 +11,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.checks import checked
 from workbench.corpus.reading import CorpusError
 
 TEXTS_TOGETHER = 64
 """Texts that the tokenizer gets at once."""
 BATCHES_SORTED_TOGETHER = 16
 """Batches whose windows are sorted by length together."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model with a tokenizer, as far as texts need one."""
+
+    tokenizer: Any
+    network: Any
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,8 @@ def _pad(windows: Sequence[Window], prefix: list[int], specials: Tensor) -> Toke
     )
 
 
-def special_ids(model: Any) -> frozenset[int]:
+@checked(CorpusError)
+def special_ids(model: Model) -> frozenset[int]:
     """The ids of special tokens of a model's tokenizer: BOS, padding, marks of turns.
 
     Raises:

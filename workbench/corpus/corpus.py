@@ -16,7 +16,16 @@ from annotated_types import Ge, Gt, Lt
 
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.files import replacing
-from workbench.corpus.batching import TEXTS_TOGETHER, TokenBatch, batched, bos_id, special_ids, tokenize, windows_of
+from workbench.corpus.batching import (
+    TEXTS_TOGETHER,
+    Model,
+    TokenBatch,
+    batched,
+    bos_id,
+    special_ids,
+    tokenize,
+    windows_of,
+)
 from workbench.corpus.reading import CorpusError, read_source
 
 STREAMED_TEXTS = 20_000
@@ -160,7 +169,7 @@ class Corpus:
             temporary.write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
 
     @checked(CorpusError)
-    def count_tokens(self, model: Any, at_most: Natural | None = None) -> int:
+    def count_tokens(self, model: Model, at_most: Natural | None = None) -> int:
         """The number of tokens of the texts without special ones, by the tokenizer of `model`; at most `at_most`."""
         total, specials = 0, special_ids(model)
         for start in range(0, len(self), TEXTS_TOGETHER):
@@ -173,7 +182,7 @@ class Corpus:
     @checked(CorpusError)
     def batches(
         self,
-        model: Any,
+        model: Model,
         context: Annotated[Integer, Ge(2)] = 256,
         batch: Positive = 16,
         tokens: Positive | None = None,

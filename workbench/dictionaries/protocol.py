@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from workbench.core.checks import as_integer, checked
 from workbench.core.hashing import fingerprint
+from workbench.core.type_words import shown
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
@@ -138,7 +139,7 @@ class Dictionary(nn.Module, ABC):
         number = as_integer(index)
         if number is None or not 0 <= number < self.n_features:
             raise FeatureError(
-                f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {index!r}."
+                f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {shown(index)}."
             )
 
     def force(self, codes: Codes, index: int, replaces: str) -> Codes:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class Activations:
 COLUMNS = ("tokens", "texts", "positions")
 
 
+@runtime_checkable
 class Source(Protocol):
     """What a `Buffer` takes from: a `Harvest` or a `Store`."""
 

@@ -95,7 +95,8 @@ class Store:
         values = {name: torch.from_numpy(value[at].astype(np.float32)) for name, value in self.values.items()}
         return Activations(values, *(torch.from_numpy(self.columns[name][at].astype(np.int64)) for name in COLUMNS))
 
-    def run(self, skip: int = 0) -> Iterator[Activations]:
+    @checked(HarvestError)
+    def run(self, skip: Natural = 0) -> Iterator[Activations]:
         """The activations in the order in which they were harvested."""
         for start in range(skip, len(self), 4096):
             yield self[start : start + 4096]

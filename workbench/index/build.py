@@ -35,6 +35,7 @@ _READING = 0.9
 """The pass's share of the time, about."""
 
 
+@checked(FeatureIndexError)
 def build_index(
     model: LanguageModel, dictionary: Dictionary | str, corpus: Corpus, path: str | Path, **how: Any
 ) -> FeatureIndex:

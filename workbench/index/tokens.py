@@ -22,6 +22,7 @@ from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.index.layout import FeatureIndexError, mapped
 from workbench.index.selection import AFTER, BEFORE
+from workbench.model.language_model import LanguageModel
 
 _TEXTS_TOGETHER = 256
 PATIENCE = 10.0
@@ -171,7 +172,7 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
 
 
 @checked(FeatureIndexError)
-def text_ends(model: Any, texts: Sequence[str]) -> list[np.ndarray]:
+def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """The end of each token of each text in characters, never decreasing: `[tokens]` for each text.
 
     Raises:

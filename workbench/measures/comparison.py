@@ -277,6 +277,10 @@ class _Judge:
             for ids, logprobs, over in zip(written, own.tolist(), ended, strict=True)
         ]
         plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
+        if bool(kl.isnan().any()) or bool(kl_own.isnan().any()):
+            raise EditError(
+                "A model computes values here that are not finite: an intervention's value is too large; lower it."
+            )
         before = self.before / max(self.lengths[0], 1)
         sides = []
         for side in range(self.n_sides):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
 from workbench.model.plan import Plan
 
 Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
@@ -44,7 +45,7 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     one = as_integer(positions)
     if isinstance(positions, str) or (one is None and not isinstance(positions, Iterable)):
         raise EditError(
-            f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {positions!r}."
+            f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {shown(positions)}."
         )
     values = [one] if one is not None else list(positions)  # type: ignore[arg-type]
     if not values:
@@ -53,7 +54,7 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     for value in values:
         number = as_integer(value)
         if number is None or number < 0:
-            raise EditError(f"A position is a whole number counted from the first token, from 0, not {value!r}.")
+            raise EditError(f"A position is a whole number counted from the first token, from 0, not {shown(value)}.")
         numbers.add(number)
     return tuple(sorted(numbers))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import Positive, checked
+from workbench.core.checks import Flags, Natural, Positive, Wholes, checked
 from workbench.model import prompts as prompt_forms
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
@@ -22,7 +22,9 @@ from workbench.model.generation import Generation, Token, generations, tokens_of
 from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
 from workbench.model.network import Network
 from workbench.model.plan import Plan
+from workbench.model.prompts import Tokenizer
 from workbench.model.sampling import PromptError, Sampling
+from workbench.model.weights import ModelError
 
 USUAL_TOKEN = 16
 """Characters of a token; only a text with more for each token of the context is measured before it is tokenized."""
@@ -43,7 +45,8 @@ class LanguageModel:
         about: plain data that is recorded with the model, such as how it was trained.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
+    @checked(ModelError)
+    def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
         self.hash = self.plain_hash = hash
         self.tokenizer = tokenizer
@@ -162,12 +165,12 @@ class LanguageModel:
     @checked(PromptError)
     def run(
         self,
-        tokens: Tensor,
+        tokens: Wholes,
         edits: Sequence[BoundEdit] = (),
         *,
-        mask: Tensor | None = None,
-        prompt_length: int | None = None,
-        last: int = 0,
+        mask: Flags | None = None,
+        prompt_length: Positive | None = None,
+        last: Natural = 0,
     ) -> Tensor:
         """Logits of one forward pass under these edits and no others: `[batch, pos, vocab]`, or `[batch, last, vocab]`.
 
@@ -303,7 +306,7 @@ class LanguageModel:
                 yield token
 
     @checked(PromptError)
-    def prompt_batch(self, prompts: Any, max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
+    def prompt_batch(self, prompts: Sequence[str | Tensor], max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
         """Prompts as one left-padded tensor `[batch, pos]` with its mask; None if nothing is padded.
 
         Args:

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
 from workbench.model.sampling import PromptError
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What a model needs of a Hugging Face tokenizer, beside its settings."""
+
+    def __call__(self, text: Any, **how: Any) -> Any:
+        """Token ids of texts."""
+        ...
+
+    def decode(self, token_ids: Any, **how: Any) -> Any:
+        """The text of token ids."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token."""
+        ...
 
 
 def require_tokenizer(tokenizer: Any, name: str) -> Any:

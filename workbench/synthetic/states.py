@@ -125,6 +125,8 @@ def state_column(machine: TokFSM, state: Natural, written: Sequence[Natural]) ->
 def state_codes(model: LanguageModel, counted: StateCounts, state: Natural) -> list[Feature]:
     """For each group of each codebook the code that is active most often on a state (column)."""
     features = []
+    if state >= len(counted.seen):
+        raise CorpusError(f"state is a column from 0 to {len(counted.seen) - 1:,}, not {state:,}.")
     for point, counts in counted.counts.items():
         book = model.splices[point]
         assert isinstance(book, Dictionary)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, Wholes, checked
 from workbench.corpus import Corpus, CorpusError, TokenBatch
+from workbench.corpus.batching import Model
 
 
 @checked(CorpusError)
@@ -123,7 +124,7 @@ class TokFSM:
     @checked(CorpusError)
     def batches(
         self,
-        model: Any,
+        model: Model,
         context: Annotated[Integer, Ge(2)] = 128,
         batch: Positive = 16,
         tokens: Positive | None = None,
@@ -171,7 +172,7 @@ class TokFSM:
 
     @checked(CorpusError)
     def transition_accuracy(
-        self, model: Any, walks: Positive = 512, context: Positive = 128, seed: Natural = 1
+        self, model: Callable[..., Tensor], walks: Positive = 512, context: Positive = 128, seed: Natural = 1
     ) -> float:
         """Share of walks after which the model, decoding greedily behind a whole state, writes an allowed successor.
 
@@ -181,7 +182,9 @@ class TokFSM:
 
     @checked(CorpusError)
     @torch.inference_mode()
-    def transitions(self, model: Any, walks: Positive = 512, context: Positive = 128, seed: Natural = 1) -> Tensor:
+    def transitions(
+        self, model: Callable[..., Tensor], walks: Positive = 512, context: Positive = 128, seed: Natural = 1
+    ) -> Tensor:
         """For each walk, whether the model continues along an edge: bool `[walks]`; see `transition_accuracy`."""
         most = (context - 1) // self.digits - 1  # states before the one to write
         visited = self.walk(walks, most, [self.seed, 13, seed])
