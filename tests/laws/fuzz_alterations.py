@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import copy as copying
+import functools
 import json
 import random
 import sqlite3
@@ -67,7 +68,7 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     """A copy with another value at a path."""
-    content = copy.deepcopy(content)
+    content = copying.deepcopy(content)
     inner = content
     for key in path[:-1]:
         inner = inner[key]
@@ -77,7 +78,7 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 def removed(content: Any, path: tuple[Any, ...]) -> Any:
     """A copy without the value at a path."""
-    content = copy.deepcopy(content)
+    content = copying.deepcopy(content)
     inner = content
     for key in path[:-1]:
         inner = inner[key]
@@ -85,31 +86,36 @@ def removed(content: Any, path: tuple[Any, ...]) -> Any:
     return content
 
 
-Alteration = tuple[str, Callable[[], None]]
-"""What is done, and the doing."""
+Alteration = tuple[str, Callable[[Path], Any]]
+"""What is done, and the doing, to a copy of the file."""
+
+
+def put_text(copy: Path, new: str) -> None:
+    """Write a text, with halves of characters as they are."""
+    copy.write_text(new, encoding="utf-8", errors="surrogatepass")
 
 
 def json_alterations(
-    file: Path, text: str | None = None, put: Callable[[str], Any] | None = None
+    file: Path, text: str | None = None, put: Callable[[Path, str], Any] = put_text
 ) -> Iterator[Alteration]:
     """Every alteration of a JSON file: of each value in it, and of the whole."""
     text = file.read_text(encoding="utf-8") if text is None else text
-    put = put or (lambda new: file.write_text(new, encoding="utf-8", errors="surrogatepass"))
     content = json.loads(text)
 
-    def alter(new: str) -> Callable[[], None]:
-        return lambda: put(new)
+    def alter(make: Callable[..., str], *of: Any) -> Callable[[Path], None]:
+        return lambda copy: put(copy, make(*of))
 
     wholes = {"empty": "", "cut": text[: len(text) // 2], "deep": DEEP, "deep object": '{"a":' * 100_000}
     wholes |= {"a list": "[]", "an object": "{}", "null": "null", "a number": "9" * 5000, "a surrogate": '"\\ud800"'}
     wholes |= {"not JSON": "\0", "trailing": text + "x", "BOM": "\ufeff" + text}
     for name, new in wholes.items():
-        yield f"{file.name}: {name}", alter(new)
+        yield f"{file.name}: {name}", alter(str, new)
     for path in places(content):
         where = ".".join(map(str, path))
-        yield f"{file.name}: without {where}", alter(json.dumps(removed(content, path)))
+        yield f"{file.name}: without {where}", alter(lambda path=path: json.dumps(removed(content, path)))
         for name, value in JUNK.items():
-            yield f"{file.name}: {where} = {name}", alter(written(changed(content, path, value)))
+            change = functools.partial(changed, content, path, value)
+            yield f"{file.name}: {where} = {name}", alter(lambda change=change: written(change()))
 
 
 def lines_alterations(file: Path) -> Iterator[Alteration]:
@@ -117,9 +123,8 @@ def lines_alterations(file: Path) -> Iterator[Alteration]:
     lines = file.read_text(encoding="utf-8").splitlines()
     for number in {0, len(lines) // 2, len(lines) - 1}:
 
-        def put(new: str, number: int = number) -> None:
-            whole = [*lines[:number], new, *lines[number + 1 :]]
-            file.write_text("\n".join(whole) + "\n", encoding="utf-8", errors="surrogatepass")
+        def put(copy: Path, new: str, number: int = number) -> None:
+            put_text(copy, "\n".join([*lines[:number], new, *lines[number + 1 :]]) + "\n")
 
         for name, act in json_alterations(file, lines[number], put):
             yield f"line {number} of {name}", act
@@ -129,8 +134,8 @@ def bytes_alterations(file: Path, seed: int = 0) -> Iterator[Alteration]:
     """A file cut short, emptied, overwritten in places, replaced by a folder, or gone."""
     whole, chance = file.read_bytes(), random.Random(seed)
 
-    def alter(new: bytes) -> Callable[[], None]:
-        return lambda: _put_bytes(file, new)
+    def alter(new: bytes) -> Callable[[Path], None]:
+        return lambda copy: _put_bytes(copy, new)
 
     for share in (0.0, 0.01, 0.3, 0.7, 0.99):
         yield f"{file.name}: cut to {share:.0%}", alter(whole[: int(share * len(whole))])
@@ -142,7 +147,7 @@ def bytes_alterations(file: Path, seed: int = 0) -> Iterator[Alteration]:
                 new[chance.randrange(len(new) if number % 2 else min(len(new), 200))] = chance.randrange(256)
         yield f"{file.name}: bytes altered ({number})", alter(bytes(new))
     yield f"{file.name}: other bytes", alter(chance.randbytes(500))
-    yield f"{file.name}: gone", file.unlink
+    yield f"{file.name}: gone", Path.unlink
 
 
 def _put_bytes(file: Path, new: bytes) -> None:
@@ -156,9 +161,9 @@ def tensor_alterations(file: Path) -> Iterator[Alteration]:
         about = opened.metadata()
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
 
-    def alter(**new: Any) -> Callable[[], None]:
-        kept = {name: one.contiguous() for name, one in {**tensors, **new}.items() if one is not None}
-        return lambda: save_file(kept, file, about)
+    def alter(**new: Any) -> Callable[[Path], None]:
+        kept = {name: one for name, one in {**tensors, **new}.items() if one is not None}
+        return lambda copy: save_file({name: one.contiguous() for name, one in kept.items()}, copy, about)
 
     names = sorted(tensors)
     for name in names:
@@ -184,8 +189,8 @@ def parquet_alterations(file: Path) -> Iterator[Alteration]:
     """Columns that are missing or of another type, and rows that are missing."""
     table = pq.read_table(file)
 
-    def alter(new: pa.Table) -> Callable[[], None]:
-        return lambda: pq.write_table(new, file)
+    def alter(new: pa.Table) -> Callable[[Path], None]:
+        return lambda copy: pq.write_table(new, copy)
 
     for name in table.column_names:
         place = table.column_names.index(name)
@@ -203,9 +208,9 @@ def parquet_alterations(file: Path) -> Iterator[Alteration]:
 def sqlite_alterations(file: Path) -> Iterator[Alteration]:
     """Tables that are missing, and values of other types."""
 
-    def alter(script: str) -> Callable[[], None]:
-        def act() -> None:
-            with closing(sqlite3.connect(file)) as connection, suppress(sqlite3.Error):
+    def alter(script: str) -> Callable[[Path], None]:
+        def act(copy: Path) -> None:
+            with closing(sqlite3.connect(copy)) as connection, suppress(sqlite3.Error):
                 connection.executescript(script)
 
         return act

@@ -234,7 +234,7 @@ KEPT: dict[str, Kept] = {
 
 
 def alterations(folder: Path) -> Iterator[Alteration]:
-    """Every alteration of every file of a folder."""
+    """Every alteration of every file of a folder, to a copy of the folder."""
     for file in sorted(one for one in folder.rglob("*") if one.is_file()):
         kinds: list[Iterator[Alteration]] = [bytes_alterations(file)]
         if file.suffix == ".json":
@@ -247,7 +247,9 @@ def alterations(folder: Path) -> Iterator[Alteration]:
             kinds.append(parquet_alterations(file))
         elif file.suffix == ".sqlite":
             kinds.append(sqlite_alterations(file))
-        yield from chain(*kinds)
+        inside = file.relative_to(folder)
+        for what, act in chain(*kinds):
+            yield what, lambda copy, act=act, inside=inside: act(copy / inside)
 
 
 def equal(one: Any, other: Any) -> bool:
