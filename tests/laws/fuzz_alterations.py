@@ -121,7 +121,7 @@ def json_alterations(
 def lines_alterations(file: Path) -> Iterator[Alteration]:
     """Alterations of a file of JSON lines: of single lines."""
     lines = file.read_text(encoding="utf-8").splitlines()
-    for number in {0, len(lines) // 2, len(lines) - 1}:
+    for number in {0, len(lines) // 2, len(lines) - 1} if lines else ():
 
         def put(copy: Path, new: str, number: int = number) -> None:
             put_text(copy, "\n".join([*lines[:number], new, *lines[number + 1 :]]) + "\n")

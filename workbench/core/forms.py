@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from workbench.core.checks import LARGEST_INTEGER
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import has_halves, path_fault
-from workbench.core.type_words import shown
+from workbench.core.type_words import reason_of, shown
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def read_text(path: str | Path, error: type[WorkbenchError], what: str) -> str:
             raise error(f"{path} is not {what}: it has more than {LARGEST // 2**20} MiB.")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as wrong:
-        raise error(f"{path} can't be read as {what}: {_first_line(wrong)}.") from wrong
+        raise error(f"{path} can't be read as {what}: {reason_of(wrong)}.") from wrong
 
 
 def parse_json(
@@ -77,7 +77,7 @@ def parse_json(
     except RecursionError as wrong:
         raise error(f"{complaint}: it is nested too deeply.") from wrong
     except (ValueError, UnicodeDecodeError) as wrong:
-        raise error(f"{complaint}: it is no JSON ({_first_line(wrong)}).") from wrong
+        raise error(f"{complaint}: it is no JSON ({reason_of(wrong)}).") from wrong
     _check_inside(content, error, complaint)
     return as_form(content, form, error, complaint)
 
@@ -132,7 +132,3 @@ def _finite(text: str) -> float:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -119,6 +119,12 @@ def _plural(word: str) -> str:
     return " ".join([head, *rest])
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of an error without its full stop, in at most 300 characters, to stand in another sentence."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ") or type(error).__name__
+    return line if len(line) <= 300 else f"{line[:297]}…"
+
+
 def shown(value: Any) -> str:
     """A value in a sentence, in one line of at most about 60 characters."""
     if isinstance(value, str | bytes | list | tuple) and len(value) > 100:

@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.forms import parse_json, read_json
+from workbench.core.type_words import reason_of
 
 _BUNDLED = Path(__file__).resolve().parents[2] / "data" / "corpora"
 
@@ -73,7 +74,7 @@ def _read(file: Path, column: str) -> Iterable[str]:
             f"{file} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start:,}); convert it first."
         ) from error
     except OSError as error:
-        raise CorpusError(f"{file} can't be read: {error.strerror or error}.") from error
+        raise CorpusError(f"{file} can't be read: {reason_of(error)}.") from error
 
 
 def _read_txt(file: Path, column: str) -> list[str]:
@@ -149,7 +150,7 @@ def _stream(name: str, column: str) -> Iterator[str]:
     except CorpusError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        reason = reason_of(error)
         near = difflib.get_close_matches(name, bundled(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"bundled are: {', '.join(bundled()) or 'none'}."
         raise CorpusError(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
 import torch
+from annotated_types import MinLen
 from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -39,8 +40,8 @@ class DictionaryError(WorkbenchError):
 class Own(TypedDict):
     """Our own fields of `cfg.json`."""
 
-    format: NotRequired[Any]
-    kind: NotRequired[str]
+    format: Any
+    kind: Annotated[str, MinLen(1)]
     name: NotRequired[str]
     reads: NotRequired[str]
     writes: NotRequired[str]
@@ -114,11 +115,12 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise `DictionaryError` where a weight is no number; a threshold may be infinite, so that its latent is off."""
+    """Raise `DictionaryError` where a weight is no finite number; a threshold may be infinite: its latent is off."""
     for name, tensor in tensors.items():
-        wrong = ~tensor.isfinite() if tensor.is_floating_point() else torch.zeros(0, dtype=torch.bool)
-        if "threshold" in name and tensor.is_floating_point():
-            wrong = tensor.isnan() | (tensor == -torch.inf)
+        if not tensor.is_floating_point():
+            raise DictionaryError(f"its {name} holds {tensor.dtype}, not floating-point numbers")
+        threshold = "threshold" in name
+        wrong = tensor.isnan() | (tensor == -torch.inf) if threshold else ~tensor.isfinite()
         if bool(wrong.any()):
             raise DictionaryError(
                 f"its {name} holds values that are not finite, so its codes would be none; make it anew"

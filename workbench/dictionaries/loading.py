@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from workbench.core.checks import checked
+from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.protocol import Dictionary
@@ -42,10 +43,9 @@ def load_dictionary(path: str | Path) -> Dictionary:
     try:
         dictionary = form.read(folder)
     except KeyError as error:
-        raise DictionaryError(f"{folder} can't be used: it lacks {error}.") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
-        raise DictionaryError(f"{folder} can't be used: {reason}.") from error
+        raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
+        raise DictionaryError(f"{folder} can't be used: {reason_of(error)}.") from error
     dictionary.folder = str(folder)
     return dictionary
 

@@ -219,7 +219,7 @@ class Dictionary(nn.Module, ABC):
             if word == kind.kind or word in kind.also_called:
                 return kind
         known = ", ".join(sorted(Dictionary.kinds))
-        raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
+        raise DictionaryError(f"it is of the kind {shown(word)}, which this version does not know; it knows {known}")
 
     @checked(DictionaryError)
     def save(self, path: str | Path, *, half: bool = False) -> None:

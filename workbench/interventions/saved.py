@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
+from annotated_types import MaxLen
 from typing_extensions import TypedDict
 
 from workbench.core.checks import checked
@@ -25,7 +26,7 @@ FORMAT = 1
 class Named(TypedDict):
     """What a file says of the model or of a dictionary."""
 
-    name: str
+    name: Annotated[str, MaxLen(4096)]
     hash: str
 
 

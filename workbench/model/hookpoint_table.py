@@ -25,7 +25,7 @@ from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
 from workbench.model.weights import ModelError
 
-TABLE = 2
+TABLE = 3
 """Version of the tables of hook points on disk."""
 
 
@@ -55,6 +55,13 @@ class SavedPoint(TypedDict):
     positional: bool
 
 
+class SavedTable(TypedDict):
+    """A table on disk, with the SHA-256 of its rows."""
+
+    sha256: str
+    points: list[SavedPoint]
+
+
 def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tensor], list[BridgeTensor]]) -> HookPoints:
     """The hook points of a model: from the table on disk, or built and written there.
 
@@ -71,7 +78,8 @@ def open_table(module: Any, versions: Mapping[str, str], observe: Callable[[Tens
     if points is None:
         points = _build(module, observe)
         with replacing(file) as temporary:
-            temporary.write_text(json.dumps([asdict(point) for point in points.values()]))
+            rows = json.loads(json.dumps([asdict(point) for point in points.values()]))
+            temporary.write_text(json.dumps({"sha256": _sha256(rows), "points": rows}))
     return points
 
 
@@ -146,8 +154,13 @@ def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
 
 
 def _read(file: Path) -> HookPoints | None:
-    """The hook points in a table; None if there is no table, or it is damaged or empty."""
+    """The hook points in a table; None if there is no table, or it is damaged, altered or empty."""
     with contextlib.suppress(ModelError):
-        rows = read_json(file, list[SavedPoint], ModelError, "a table of hook points")
-        return HookPoints(HookPoint(**{**row, "shape": tuple(row["shape"])}) for row in rows) or None
+        saved = read_json(file, SavedTable, ModelError, "a table of hook points")
+        if saved["points"] and saved["sha256"] == _sha256(saved["points"]):
+            return HookPoints(HookPoint(**{**row, "shape": tuple(row["shape"])}) for row in saved["points"])
     return None
+
+
+def _sha256(rows: Any) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint
+from workbench.core.type_words import reason_of
 from workbench.model.hub import in_words, is_repository, models_here, why_unreachable
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -49,11 +50,23 @@ def building() -> Iterator[None]:
                 messages.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def _refusing(*known: type[Exception]) -> Iterator[None]:
+    """Raise a `ModelError` in place of the errors that damaged files bring out of transformers, but for the known."""
+    try:
+        yield
+    except known:
+        raise
+    except Exception as error:  # what a damaged file raises there has no kind of its own
+        raise ModelError(f"Its files are damaged: {reason_of(error)}; copy them again.") from error
+
+
 def read_tokenizer(source: Path | str, **where: Any) -> Any:
     """The Hugging Face tokenizer of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source, **where)
+    with _refusing(OSError, ValueError, KeyError, ConnectionError, RuntimeError):
+        return AutoTokenizer.from_pretrained(source, **where)
 
 
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
@@ -74,7 +87,7 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     except (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        reason = reason_of(error)
         raise ModelError(
             f"No model could be loaded from {source!r}: {reason}; give a folder, a Hugging Face name "
             f"(which needs the network the first time), or nothing for the default model."
@@ -108,7 +121,7 @@ def _load(source: str, **where: Any) -> tuple[nn.Module, dict[str, Any], Any]:
     from transformers import AutoModelForCausalLM
 
     tokenizer = read_tokenizer(source, **where)
-    with building():
+    with building(), _refusing(OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
         )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workbench.core.hashing import fingerprint
+from workbench.core.type_words import reason_of
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
@@ -227,15 +228,17 @@ class ModelLearner:
         try:
             tensors = load_file(folder / WEIGHTS)
             saved = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
-        except (OSError, SafetensorError, DictionaryError) as error:
-            raise TrainingError(f"The training can't be continued ({error}); delete {folder}.") from error
+            with torch.no_grad():
+                for name, tensor in parameters_of(self.module).items():
+                    tensor.copy_(tensors[name])
+            for one, other in zip(self.dictionaries, saved, strict=True):
+                one.load_state_dict(other.state_dict())
+        except (OSError, SafetensorError, DictionaryError, KeyError, RuntimeError) as error:
+            reason = reason_of(error)
+            raise TrainingError(f"The training can't be continued ({reason}); delete {folder}.") from error
         self.provenance.update(note.get("provenance", {}))
-        with torch.no_grad():
-            for name, tensor in parameters_of(self.module).items():
-                tensor.copy_(tensors[name])
         for one, other in zip(self.dictionaries, saved, strict=True):
             assert isinstance(other, Trainable)
-            one.load_state_dict(other.state_dict())
             one.unit_in, one.unit_out, one.provenance = other.unit_in, other.unit_out, other.provenance
 
     def release(self) -> None:
