@@ -106,7 +106,6 @@ SUSPECT = {
     "-1",
     "0",
     "3e38",
-    "1e-320",
     "an empty list",
     "an empty mapping",
     "an empty range",

@@ -11,6 +11,7 @@ import inspect
 import itertools
 import os
 import random
+import resource
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,8 +28,12 @@ import workbench as wb
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
-CASES = int(os.environ.get("WORKBENCH_FUZZ", "1500"))
+CASES = int(os.environ.get("WORKBENCH_FUZZ", "1000"))
 """Calls to try; 0 for all of them."""
+SEED = int(os.environ.get("WORKBENCH_FUZZ_SEED", "0"))
+"""Of the sample."""
+ROOM = 3 << 30
+"""Bytes of memory that the calls may take."""
 PATIENCE = 20
 """Seconds that a call may take."""
 
@@ -71,13 +76,34 @@ SLOW = {"surgery.verify_checkpoint", "Child.save_pretrained", "interventions.sav
 REFUSED = {"circuits.docstring", "circuits.greater_than", "circuits.ioi"}
 """The tiny model's tokenizer has no words for them."""
 
+TEXTS = {"an empty text", "a NUL", "a long text", "a word"}
+LISTS = {"an empty list", "an empty range", "an empty mapping"}
 PASSES: dict[str, set[str]] = {
-    "seed": {"0"},
-    "skip written start keep max_latents heads epochs distractors last rank n last": {"0"},
-    "name about slug scan of note label text": {"an empty text", "a NUL", "a long text", "a word"},
-    "hook_point reads writes": {"an empty text", "a NUL", "a long text", "a word"},
+    "seed skip written start keep max_latents heads epochs distractors last n index id layer head row rank state": {
+        "0"
+    },
+    "min_precision min_recall max_rank warmup decay sparsity_warmup auxiliary l0 l1 weight smoothing of text_id": {"0"},
+    "examples top factor rest rise fall step steps until sparsity distance loss bits": {"0"},
+    "commit_every checkpoint_every temperature": {"0", "3e38"},
+    "value factor amount mean min_score commit_every checkpoint_every weight lr clip values": {"0", "-1", "3e38"},
+    "rise fall step steps": {"0", "-1", "3e38"},
+    "name about slug scan of note label text source word prompt message messages target": TEXTS,
+    "hook_point reads writes dictionary hash token column pattern only": TEXTS,
+    "texts names words labels": {"a word", "an empty text"},
+    "edits interventions dictionaries keep layers pinned tasks note about config beside": LISTS,
+    "source interventions heads edges per_part sparsities spliced baselines picked kinds direction": LISTS,
+    "keep pinned layers": {"a list of -1", "a long list"},
+    "tokens positions written": {"a long list"},
+    "texts": {"a list of a NUL", "a list of empty texts"},
+    "positions": {"0", "a set", "2**31"},
+    "value factor amount mean thresholds": {"2**63", "10**400"},
+    "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
+    "at_most target source": {"0"},
+    "hook_points counted picked": LISTS,
+    "direction": {"a tensor of three", "a tensor of whole numbers", "a double tensor", "a list of -1", "a long list"},
 }
-"""Suspect values that arguments of these names may have, for a reason: a seed of 0, a name of any letters."""
+"""Values that arguments of these names may have, for a reason: a seed of 0, a name of any letters, a pattern that
+`heal` checks against the model, a direction that `bind` does."""
 
 
 def rooms() -> Iterator[tuple[str, ModuleType]]:
@@ -164,6 +190,18 @@ def call(function: Callable[..., Any], how: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """A limit on what is asked of the memory, so that no size takes the machine down."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextlib.contextmanager
 def patience() -> Iterator[None]:
     def over(*_: Any) -> None:
         raise TimeoutError(f"it took more than {PATIENCE} s")
@@ -195,13 +233,15 @@ def complaint(key: str, world: World, name: str, form: Any, label: str) -> str:
     except wb.WorkbenchError as error:
         wrong = wrong_sentence(error)
         return f"{where}: {wrong}: {short(str(error))}" if wrong else ""
-    except MemoryError:
-        raise
+    except TimeoutError as error:
+        return "" if label == "2**31" else f"{where}: {error}"  # a number of steps may be as large as is asked for
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"{where}: {type(error).__name__}: {short(str(error))}"
+    if allowed(key, name, label):
+        return ""
     if form is Any or not meant(form, value):
         return f"{where}: it passed in silence"
-    return f"{where}: it passed" if label in SUSPECT and not allowed(key, name, label) else ""
+    return f"{where}: it passed" if label in SUSPECT else ""
 
 
 def cases(world: World, *, slow: bool) -> list[tuple[str, str, Any, str]]:
@@ -213,7 +253,9 @@ def cases(world: World, *, slow: bool) -> list[tuple[str, str, Any, str]]:
         function = callable_of(key, world)
         forms = dict(parameters(function))
         for name in sorted({*forms, *example(world)}):
-            found += [(key, name, forms.get(name) or form_of(key, name, world), label) for label in VALUES]
+            form = forms.get(name) or form_of(key, name, world)
+            calls = "Callable" in str(form)  # what a caller's own function raises is the caller's
+            found += [(key, name, form, label) for label in VALUES if not (calls and label == "a class")]
     return found
 
 
@@ -246,9 +288,10 @@ def test_every_example_is_valid(world: World) -> None:
 
 def test_nothing_foreign_is_raised_and_nothing_passes_in_silence(world: World) -> None:
     every = cases(world, slow=CASES == 0)
-    tried = random.Random(0).sample(every, min(CASES, len(every))) if CASES else every
+    tried = random.Random(SEED).sample(every, min(CASES, len(every))) if CASES else every
     before = torch.get_rng_state()
-    wrong = [words for one in tried if (words := complaint(one[0], world, one[1], one[2], one[3]))]
+    with little_memory():
+        wrong = [words for one in tried if (words := complaint(one[0], world, one[1], one[2], one[3]))]
     torch.set_rng_state(before)
     if path := os.environ.get("WORKBENCH_FUZZ_REPORT"):
         Path(path).write_text("\n".join(wrong), encoding="utf-8", errors="replace")

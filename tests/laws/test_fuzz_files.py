@@ -24,9 +24,9 @@ import workbench as wb
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
-CASES = int(os.environ.get("WORKBENCH_FUZZ", "1500")) // 50
+CASES = int(os.environ.get("WORKBENCH_FUZZ", "1000")) // 50
 """Alterations of each kind of thing; 0 for all of them."""
-ROOM = {"child": 6, "model with dictionaries": 8, "fine-tuning": 12, "training": 12, "cached hook points": 10}
+ROOM = {"child": 6, "model with dictionaries": 8, "fine-tuning": 12, "training": 12, "cached hook points": 4}
 """Of those that take long to open, in the sample of the suite."""
 
 

@@ -117,7 +117,9 @@ class Graph:
 
     @checked(AttributionError)
     def node(self, id: int) -> Node:
-        """The node of this id; raises `KeyError` if the graph has none."""
+        """The node of this id; raises `AttributionError` if the graph has none."""
+        if id not in self._by_id:
+            raise AttributionError(f"The graph has no node {id}.")
         return self._by_id[id]
 
     @cached_property

@@ -145,6 +145,10 @@ def log_odds(logits: Floats, encoded: EncodedTask) -> Tensor:
         logits: at the last position, `[n, vocab]`.
         encoded: the same prompts.
     """
+    if logits.ndim != 2 or len(logits) != len(encoded.answers):
+        raise TaskError(
+            f"Logits are [{len(encoded.answers)}, vocab], one row for each prompt, not {list(logits.shape)}."
+        )
     return _log_sum_exp(logits, encoded.answers) - _log_sum_exp(logits, encoded.wrong)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from workbench.core.checks import as_integer, as_number
+from workbench.core.checks import LARGEST_INTEGER, as_integer, as_number
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import has_halves
 from workbench.core.type_words import described, shown
@@ -84,7 +84,8 @@ class Argument:
     def _number(self, value: Any, error: type[WorkbenchError]) -> int | float:
         """The number, of whatever library, as Python's."""
         number = as_integer(value) if self.kind == "whole" else as_number(value)
-        low, high = (-LARGEST if self.low is None else self.low), (LARGEST if self.high is None else self.high)
+        most = LARGEST_INTEGER if self.kind == "whole" else LARGEST
+        low, high = (-most if self.low is None else self.low), (most if self.high is None else self.high)
         if number is None or not low <= number <= high:
             raise error(f"{self.name} is {self._described()}, not {shown(value)}.")
         return number

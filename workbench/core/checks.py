@@ -8,7 +8,7 @@ its constructor are checked. Arguments reach the function unchanged, except numb
 Python's: `numpy.int64(3)` becomes 3, and a container of such numbers is built anew. A truth value is no number. `int`
 and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A text holds no halves of
 characters, which no file and no tokenizer takes, and `str | Path` is a path that a file system can hold. A `Sequence`
-may be any ordered iterable with a length, such as a range or an array, but no text and no set. Classes that are not
+may be any ordered iterable with a length, such as a range or an array, but no text, tensor or set. Classes that are not
 Python's own are checked by `isinstance` only.
 """
 
@@ -150,7 +150,7 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation
 """What torch says where sizes are too large."""
 UNORDERED = (set, frozenset, collections.abc.Mapping)
 """What is no sequence, though it has a length and can be iterated over."""
-ONE_VALUE = (str, bytes, bytearray, memoryview)
+ONE_VALUE = (str, bytes, bytearray, memoryview, Tensor)
 """What counts as one value, though it can be iterated over."""
 
 

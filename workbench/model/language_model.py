@@ -73,13 +73,13 @@ class LanguageModel:
         return torch.tensor([prompt_forms.encode(self.tokenizer, text, self.name, start=start)], dtype=torch.long)
 
     @checked(PromptError)
-    def to_text(self, tokens: Tensor | Sequence[int]) -> str:
+    def to_text(self, tokens: Wholes | Sequence[int]) -> str:
         """The text of token ids `[pos]`, without special tokens; raises `PromptError` without a tokenizer."""
         tokenizer = prompt_forms.require_tokenizer(self.tokenizer, self.name)
         return tokenizer.decode(torch.as_tensor(tokens).flatten().tolist(), skip_special_tokens=True)
 
     @checked(PromptError)
-    def token_texts(self, tokens: Tensor | Sequence[int]) -> list[str]:
+    def token_texts(self, tokens: Wholes | Sequence[int]) -> list[str]:
         """The text of each single token; bytes of a broken character show as �. Raises `PromptError` as `to_text`."""
         tokenizer = prompt_forms.require_tokenizer(self.tokenizer, self.name)
         return tokenizer.batch_decode([[token] for token in torch.as_tensor(tokens).flatten().tolist()])

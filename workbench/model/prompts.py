@@ -101,7 +101,7 @@ def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, name: str) -> Tens
         raise PromptError(f"Tokens are a tensor [batch, pos] with at least one position, not {tuple(tokens.shape)}.")
     if tokens.shape[1] > n_ctx:
         raise PromptError(f"The text has {tokens.shape[1]:,} tokens, but {name} sees only {n_ctx:,}.")
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise PromptError(f"Token ids are whole numbers, not {tokens.dtype}.")
     if int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
         raise PromptError(f"A token id lies outside the vocabulary, 0 to {vocab_size - 1:,}.")

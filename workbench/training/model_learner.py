@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workbench.core.hashing import fingerprint
-from workbench.core.type_words import reason_of
+from workbench.core.type_words import reason_of, shown
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
@@ -268,7 +268,7 @@ def dictionary_in_place(hook_point: str, dictionary: object) -> Trainable:
         TrainingError: it can't be trained, or acts elsewhere.
     """
     if not isinstance(dictionary, Trainable):
-        raise TrainingError(f"{dictionary!r} can't be trained; wb.Codebook(...) makes a dictionary that can.")
+        raise TrainingError(f"{shown(dictionary)} can't be trained; wb.Codebook(...) makes a dictionary that can.")
     dictionary.reads = dictionary.reads or hook_point
     dictionary.writes = dictionary.writes or hook_point
     if dictionary.writes != hook_point:
