@@ -11,7 +11,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from workbench.circuits.errors import TaskError
-from workbench.core.checks import Flags, Floats, Number, checked
+from workbench.core.checks import Floats, Number, checked
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ScoreEvaluation:
 
 
 @checked(TaskError)
-def evaluate_scores(scores: Floats, circuit: Flags) -> ScoreEvaluation:
+def evaluate_scores(scores: Tensor, circuit: Tensor) -> ScoreEvaluation:
     """Agreement of scores with a circuit.
 
     Args:
@@ -62,7 +62,7 @@ def evaluate_scores(scores: Floats, circuit: Flags) -> ScoreEvaluation:
 
 
 @checked(TaskError)
-def roc_auc(scores: Floats, circuit: Flags) -> float:
+def roc_auc(scores: Tensor, circuit: Tensor) -> float:
     """The probability that a member of the circuit scores above a non-member; ties count half.
 
     Errors as in `evaluate_scores`.
@@ -75,7 +75,7 @@ def roc_auc(scores: Floats, circuit: Flags) -> float:
 
 
 @checked(TaskError)
-def roc_curve(scores: Floats, circuit: Flags) -> tuple[list[float], list[float]]:
+def roc_curve(scores: Tensor, circuit: Tensor) -> tuple[list[float], list[float]]:
     """False and true positive rates for every threshold, from (0, 0) to (1, 1); errors as in `evaluate_scores`."""
     scores, circuit = _flat(scores, circuit)
     order = scores.sort(descending=True)

@@ -22,6 +22,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -53,6 +54,13 @@ LARGEST_INTEGER = 2**63 - 1
 
 class _Unfit(ValueError):
     """A value of the right type that can't be used; the message goes on after the type's words."""
+
+
+@dataclass(frozen=True)
+class Raises:
+    """Added to a type where another error than the function's own is raised: `Annotated[str, Raises(PromptError)]`."""
+
+    error: type[WorkbenchError]
 
 
 def as_integer(value: Any) -> int | None:
@@ -193,13 +201,14 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
             if name not in adapters():
                 continue
             adapter, form = adapters()[name]
+            own = next((one.error for one in getattr(form, "__metadata__", ()) if isinstance(one, Raises)), error)
             kind = signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {key: _checked(error, adapter, form, key, one) for key, one in value.items()}
+                bound.arguments[name] = {key: _checked(own, adapter, form, key, one) for key, one in value.items()}
             elif kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(_checked(error, adapter, form, name, one) for one in value)
+                bound.arguments[name] = tuple(_checked(own, adapter, form, name, one) for one in value)
             else:
-                bound.arguments[name] = _checked(error, adapter, form, name, value)
+                bound.arguments[name] = _checked(own, adapter, form, name, value)
         try:
             return function(*bound.args, **bound.kwargs)
         except (RuntimeError, MemoryError) as wrong:  # torch has no kind of its own for it on processors

@@ -134,4 +134,4 @@ def shown(value: Any) -> str:
     except Exception:  # noqa: BLE001 - a stranger's object may refuse to be written
         text = f"a {type(value).__name__}"
     text = _ADDRESS.sub("", text)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return text if len(text) <= 60 else text[:57] + "…" + (text[0] if text[0] in "'\"" else "")

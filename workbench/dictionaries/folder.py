@@ -40,8 +40,8 @@ class DictionaryError(WorkbenchError):
 class Own(TypedDict):
     """Our own fields of `cfg.json`."""
 
-    format: Any
-    kind: Annotated[str, MinLen(1)]
+    format: NotRequired[Any]
+    kind: NotRequired[Annotated[str, MinLen(1)]]
     name: NotRequired[str]
     reads: NotRequired[str]
     writes: NotRequired[str]

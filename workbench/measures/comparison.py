@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from workbench.core.checks import Natural, Positive, checked
+from workbench.core.checks import Natural, Positive, Raises, checked
 from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
@@ -24,7 +24,7 @@ from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
 from workbench.model.language_model import LanguageModel
-from workbench.model.sampling import Sampling
+from workbench.model.sampling import PromptError, Sampling
 
 CHUNK = 64
 """Tokens scored at once: a chunk costs about as much as four decoding steps."""
@@ -112,9 +112,9 @@ class Step:
 @checked(EditError)
 def compare(
     model: LanguageModel,
-    prompt: str,
+    prompt: Annotated[str | Tensor, Raises(PromptError)],
     interventions: Sequence[Intervention],
-    max_new_tokens: int = 64,
+    max_new_tokens: Annotated[Positive, Raises(PromptError)] = 64,
     **how: Any,
 ) -> Comparison:
     """The texts with and without interventions, and how far they are apart; settings as in `compare_steps`."""
@@ -129,9 +129,9 @@ def compare(
 @checked(EditError)
 def compare_steps(
     model: LanguageModel,
-    prompt: str,
+    prompt: Annotated[str | Tensor, Raises(PromptError)],
     interventions: Sequence[Intervention],
-    max_new_tokens: int = 64,
+    max_new_tokens: Annotated[Positive, Raises(PromptError)] = 64,
     *,
     sampling: Sampling | None = None,
     stop: bool = True,

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import Flags, Natural, Positive, Wholes, checked
+from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
 from workbench.model import prompts as prompt_forms
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, tokens_of
+from workbench.model.hookpoints import HookPointError
 from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
 from workbench.model.network import Network
 from workbench.model.plan import Plan
@@ -131,7 +132,7 @@ class LanguageModel:
     def capture(
         self,
         tokens: Tensor | str,
-        hook_points: Sequence[str],
+        hook_points: Annotated[Sequence[str], Raises(HookPointError)],
         *,
         mask: Tensor | None = None,
         prompt_length: int | None = None,
@@ -263,7 +264,7 @@ class LanguageModel:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
-        interventions: Sequence[Intervention] = (),
+        interventions: Annotated[Sequence[Intervention], Raises(EditError)] = (),
         stop: bool = True,
     ) -> list[Generation]:
         """The continuations of several prompts, decoded together.
@@ -295,7 +296,7 @@ class LanguageModel:
         max_new_tokens: int = 64,
         *,
         sampling: Sampling | None = None,
-        interventions: Sequence[Intervention] = (),
+        interventions: Annotated[Sequence[Intervention], Raises(EditError)] = (),
         stop: bool = True,
     ) -> Iterator[Token]:
         """The tokens of a continuation, one by one as they are decoded; settings as in `generate_batch`."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from workbench.core.checks import Positive, checked
+from workbench.core.checks import Positive, Raises, checked
 from workbench.dictionaries.features import Feature
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
+from workbench.model.sampling import PromptError
+from workbench.model.weights import ModelError
 from workbench.neurons.table import NeuronError, Scale, Weights
 from workbench.neurons.unembedding import TINY, adjustment
 
 
 @checked(NeuronError)
 def token_scores(
-    model: LanguageModel, feature: Feature, weights: Weights | None = None, scale: Scale = "raw"
+    model: LanguageModel,
+    feature: Feature,
+    weights: Annotated[Weights | None, Raises(ModelError)] = None,
+    scale: Scale = "raw",
 ) -> Tensor:
     """One neuron's score for every token, `[vocab]`; its softmax is the paper's "probability".
 
@@ -37,7 +44,12 @@ def token_scores(
 
 @checked(NeuronError)
 def neurons_writing(
-    model: LanguageModel, text: str, weights: Weights = "down", *, scale: Scale = "raw", top: Positive = 20
+    model: LanguageModel,
+    text: Annotated[str, Raises(PromptError)],
+    weights: Annotated[Weights, Raises(ModelError)] = "down",
+    *,
+    scale: Scale = "raw",
+    top: Positive = 20,
 ) -> list[tuple[Feature, float]]:
     """The neurons whose vectors have the highest scores for a token, over all neurons and at any rank.
 
