@@ -99,7 +99,8 @@ PASSES: dict[str, set[str]] = {
     "value factor amount mean thresholds": {"2**63", "10**400"},
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
     "at_most target source": {"0"},
-    "hook_points counted picked": LISTS,
+    "hook_points counted picked transcoders": LISTS,
+    "folder path": {"a word"},
     "direction": {"a tensor of three", "a tensor of whole numbers", "a double tensor", "a list of -1", "a long list"},
 }
 """Values that arguments of these names may have, for a reason: a seed of 0, a name of any letters, a pattern that

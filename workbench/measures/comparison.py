@@ -180,7 +180,7 @@ def compare_steps(
         ended = step.ended
         judge.note(step)
         yield Step(step.pieces)
-    return judge.verdict(prompt, ended, top)
+    return judge.verdict(prompt if isinstance(prompt, str) else model.to_text(prompt), ended, top)
 
 
 def random_twins(

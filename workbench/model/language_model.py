@@ -50,7 +50,7 @@ class LanguageModel:
     def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
         self.hash = self.plain_hash = hash
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.network = Network(module, tokenizer)
         self.hook_points = self.network.hook_points
         self.stop_tokens = prompt_forms.stop_tokens(module, tokenizer)
