@@ -32,6 +32,7 @@ class Model(Protocol):
 
     tokenizer: Any
     network: Any
+    name: str
 
 
 @dataclass(frozen=True)
