@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens lint zoo torture bench clean
+.PHONY: setup app test durations test-saelens lint zoo fuzz torture bench clean
 
 setup: $(READY)
 
@@ -50,6 +50,10 @@ torture: $(READY)
 # every architecture of the zoo, and the page that says what each can do
 zoo: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/write_models_page.py docs/models.md
+
+# every malformed argument of every public function, and every alteration of everything that is saved
+fuzz: $(READY)
+	WORKBENCH_FUZZ=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/laws/test_fuzz_arguments.py tests/laws/test_fuzz_files.py
 
 bench: $(READY)
 	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done

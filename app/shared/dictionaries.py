@@ -5,7 +5,6 @@ Listing a folder reads its `cfg.json` only; the weights are loaded when a user c
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from shared.session import DATA
 from shared.tokens import plain
 
 from workbench import Feature
+from workbench.core.forms import parse_json
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.index import FeatureIndexError
@@ -217,7 +217,7 @@ def _described(folder: Path) -> Known:
     """The description in the folder's `cfg.json`."""
     shown = os.path.relpath(folder) if folder.is_absolute() and folder.is_relative_to(Path.cwd()) else str(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = parse_json((folder / CONFIG).read_text(), dict[str, Any], DictionaryError, "it is no configuration")
         own, metadata = config.get("workbench") or {}, config.get("metadata") or {}
         provenance: dict[str, Any] = own.get("provenance") or {}
         reads = own.get("reads") or metadata.get("hook_name") or config.get("hook_name") or ""
@@ -233,7 +233,7 @@ def _described(folder: Path) -> Known:
     except FileNotFoundError:
         return _of_another_tool(folder, shown)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        complaint = f"{folder / CONFIG} is damaged: {error}."
+        complaint = f"{folder / CONFIG} is damaged: {str(error).rstrip('.')}."
     return Known(shown, shown, "", "", "", None, "", complaint)
 
 

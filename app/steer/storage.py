@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,9 @@ import streamlit as st
 from shared import dictionaries, edits
 from shared.tokens import plain
 
+from workbench.core.forms import parse_json
 from workbench.dictionaries import Dictionary
-from workbench.interventions.saved import from_json, to_json
+from workbench.interventions.saved import File, from_json, to_json
 from workbench.model import EditError
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ def read(model: LanguageModel, data: bytes) -> list[InterventionKind]:
 def _needed(model: LanguageModel, text: str) -> list[Dictionary]:
     """The trained dictionaries that a file names; empty for a damaged file, about which `from_json` raises."""
     try:
-        names = [str(one["name"]) for one in json.loads(text).get("dictionaries", ())]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        saved = parse_json(text, File, EditError, "This is not a file of interventions")
+    except EditError:
         return []
+    names = [one["name"] for one in saved.get("dictionaries", ())]
     return [dictionaries.load(model, dictionaries.called(model, name)) for name in names]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,9 @@ from shared.tokens import plain
 import workbench as wb
 from surgery import panel
 from surgery.panel import LOADING, SAVING, Step
-from workbench.surgery.child import NOTE
+from workbench.core.forms import read_json
+from workbench.interventions.saved import File
+from workbench.surgery.notes import NOTE, read_note
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
@@ -97,8 +98,8 @@ def _show_question(model: LanguageModel, typed: str) -> None:
 def _is_saved(child: Child, folder: str) -> bool:
     """Whether this folder holds the child."""
     try:
-        return json.loads((Path(folder) / NOTE).read_text())["hash"] == child.model.hash
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_note(Path(folder))["hash"] == child.model.hash
+    except wb.WorkbenchError:
         return False
 
 
@@ -156,10 +157,10 @@ def _follow_loading() -> None:
 def _needed(model: LanguageModel, folder: str) -> list[Any]:
     """The dictionaries that the interventions beside a checkpoint name."""
     try:
-        saved = json.loads((Path(folder) / "interventions.json").read_text())
-        names = [str(one["name"]) for one in saved["dictionaries"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        saved = read_json(Path(folder) / "interventions.json", File, wb.WorkbenchError, "a file of interventions")
+    except wb.WorkbenchError:
         return []
+    names = [one["name"] for one in saved.get("dictionaries", ())]
     return [dictionaries.load(model, dictionaries.called(model, name)) for name in names]
 
 

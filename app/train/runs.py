@@ -15,6 +15,7 @@ from shared.dictionaries import runs_folder
 
 import workbench as wb
 from workbench.core.files import replacing
+from workbench.core.forms import read_json
 from workbench.dictionaries import Dictionary, Trainable
 from workbench.training import TrainingError, read_history
 
@@ -128,7 +129,7 @@ def _work(model: LanguageModel, request: TrainingRequest, dictionary: Any) -> Ca
 
 def _read(folder: Path) -> Run:
     try:
-        request = TrainingRequest(**json.loads((folder / REQUEST).read_text()))
-    except (OSError, ValueError, TypeError):
+        request = TrainingRequest(**read_json(folder / REQUEST, dict[str, Any], wb.WorkbenchError, "a request"))
+    except (ValueError, TypeError):
         request = None
     return Run(folder, request, (folder / "progress.json").exists())

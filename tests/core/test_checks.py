@@ -7,6 +7,7 @@ from collections import UserDict, UserList, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,12 +20,15 @@ from torch import Tensor
 
 from workbench.core.checks import (
     INFINITE,
+    Flags,
+    Floats,
     Integer,
     Natural,
     Number,
     Positive,
     PositiveNumber,
     Share,
+    Wholes,
     as_integer,
     as_number,
     checked,
@@ -329,3 +333,43 @@ def test_numbers_as_pythons() -> None:
     ]
     assert [as_number(one) for one in (float("nan"), np.float32("inf"), Fraction(10**400))] == [None] * 3
     assert as_number(10**400) == 10**400
+
+
+@checked(RoomError)
+def keep(
+    path: str | Path,
+    texts: Sequence[str] = (),
+    *,
+    logits: Floats | None = None,
+    ids: Wholes | None = None,
+    mask: Flags | None = None,
+) -> None:
+    """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"path": "a\0b"}, r"path is a text or a Path without a NUL character, not 'a\\x00b'\."),
+        ({"path": Path("a\0b")}, "path is a text or a Path without a NUL character"),
+        ({"path": "a\ud800"}, "path is a text or a Path without halves of characters"),
+        ({"path": "a" * 300}, "path is a text or a Path with names of at most 255 bytes"),
+        ({"path": ""}, "path is a text or a Path that is not empty"),
+        ({"path": 5}, "path is a text or a Path, not 5"),
+        ({"path": "a", "texts": ["b", "\ud800"]}, "texts is a list of texts without halves of characters"),
+        ({"path": "a", "logits": torch.ones(2).long()}, "logits is a Tensor of floating-point numbers, or None"),
+        ({"path": "a", "ids": torch.ones(2)}, "ids is a Tensor of whole numbers, or None"),
+        ({"path": "a", "mask": torch.ones(2)}, "mask is a Tensor of truth values, or None"),
+    ],
+)
+def test_paths_texts_and_tensors_that_can_not_be_used(how: dict[str, Any], words: str) -> None:
+    with pytest.raises(RoomError, match=words) as caught:
+        keep(**how)
+    str(caught.value).encode()
+
+
+def test_numbers_have_64_bits() -> None:
+    assert act(torch.ones(1), seed=2**63 - 1)["seed"] == 2**63 - 1
+    for how in ({"seed": 2**63}, {"seed": 10**400}, {"lr": 10**400}, {"layers": [10**400]}):
+        with pytest.raises(RoomError, match="of at most 64 bits"):
+            act(torch.ones(1), **how)

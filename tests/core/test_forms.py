@@ -37,6 +37,10 @@ def test_what_has_the_form_is_read(tmp_path: Path) -> None:
         ("[" * 100_000, "nested too deeply"),
         (GOOD.replace("1", "9" * 5000, 1), "it is no JSON"),
         ("\ufeff" + GOOD, "it is no JSON"),
+        (GOOD.replace("2]", "1e999]"), "1e999 is too large"),
+        (GOOD.replace("2]", str(2**70) + "]"), "more than 64 bits"),
+        (GOOD.replace('"b"', '"\\ud800"'), "halves of characters"),
+        (GOOD.replace('"b"', "[" * 200 + "]" * 200), "nested too deeply"),
     ],
 )
 def test_what_has_not_is_one_sentence(text: str, words: str) -> None:
@@ -47,6 +51,6 @@ def test_what_has_not_is_one_sentence(text: str, words: str) -> None:
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "none", tmp_path / "bytes", tmp_path, Path("a\0b")):
+    for path in (tmp_path / "none", tmp_path / "bytes", tmp_path, Path("a\0b"), "a\ud800b", "a" * 5000, ""):
         with pytest.raises(WorkbenchError, match="can't be read as a note"):
             read_json(path, Note, WorkbenchError, "a note")

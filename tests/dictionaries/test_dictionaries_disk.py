@@ -172,7 +172,7 @@ BAD = {
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "it has no sae_weights.safetensors"),
     "torn configuration": (lambda f: (f / CONFIG).write_text('{"d_in": 8,'), "cfg.json is damaged"),
     "binary configuration": (lambda f: (f / CONFIG).write_bytes(b"\xff\x00\x01"), "cfg.json is damaged"),
-    "a list": (lambda f: (f / CONFIG).write_text("[]"), "does not hold a configuration"),
+    "a list": (lambda f: (f / CONFIG).write_text("[]"), "cfg.json is damaged"),
     "cut weights": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-7]), "damaged or cut short"),
     "empty weights": (lambda f: (f / WEIGHTS).write_bytes(b""), "damaged or cut short"),
     "pickled weights": (lambda f: torch.save({}, f / WEIGHTS), "damaged or cut short"),

@@ -180,7 +180,7 @@ def test_repetition() -> None:
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: cross_entropy(torch.zeros(3), torch.zeros(3)), "shape"),
+        (lambda: cross_entropy(torch.zeros(3), torch.zeros(3).long()), "shape"),
         (lambda: cross_entropy(torch.zeros(2, 3, 5), torch.zeros(2, 4).long()), "same predictions"),
         (lambda: token_losses(torch.zeros(2, 3, 5), torch.zeros(2, 2).long()), "same predictions"),
         (lambda: kl_divergence(torch.zeros(2, 3, 5), torch.zeros(2, 4, 5)), "can't be compared"),

@@ -336,7 +336,7 @@ def test_a_store_of_something_else_or_damaged_is_refused(
     with pytest.raises(HarvestError, match="missing or cut short"):
         Store(folder)
     (folder / "progress.json").write_text("{")
-    with pytest.raises(HarvestError, match="can't be read"):
+    with pytest.raises(HarvestError, match="is not the note of a store"):
         Store(folder)
 
 

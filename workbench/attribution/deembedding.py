@@ -117,6 +117,7 @@ def deembed(
     )
 
 
+@checked(AttributionError)
 def token_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Tensor:
     """Each token's contribution to a latent's pre-activation at its own position, per unit of the norm's scale.
 
@@ -126,6 +127,7 @@ def token_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> T
     return _over_tokens(model, _reader(model, transcoder, index)[1])
 
 
+@checked(AttributionError)
 def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Tensor:
     """The same through each head up to the latent's layer, where the head attends to the token with weight 1.
 

@@ -116,8 +116,11 @@ class Graph:
         """The node that the graph explains."""
         return self.nodes[0]
 
+    @checked(AttributionError)
     def node(self, id: int) -> Node:
-        """The node of this id; raises `KeyError` if the graph has none."""
+        """The node of this id; raises `AttributionError` if the graph has none."""
+        if id not in self._by_id:
+            raise AttributionError(f"The graph has no node {id}.")
         return self._by_id[id]
 
     @cached_property
@@ -132,6 +135,7 @@ class Graph:
         """All edges, for each target the strongest first."""
         return list(self.edges_of())
 
+    @checked(AttributionError)
     def edges_of(self, target: int | None = None) -> Iterator[Edge]:
         """Edges into one target, by its id, or into all; for each target the strongest first."""
         for row, id in enumerate(self.rows):
@@ -172,7 +176,7 @@ class Graph:
         Raises:
             AttributionError: a share that is not above 0 and up to 1, or an unknown kind.
         """
-        sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in kinds}
+        sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in {*kinds}}
         kept = {self.target.id, *keep} | _heaviest(sizes, share)
         masked = self._only(kept, self.weights)
         influence = {self.target.id: 1.0} | {node.id: node.influence for node in self.nodes[1:]}

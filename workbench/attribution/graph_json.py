@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.graph import FORMAT, Graph, Kind, Node
-from workbench.core.checks import Natural, Number
+from workbench.core.checks import Natural, Number, checked
 from workbench.core.files import replacing
 from workbench.core.forms import as_form, parse_json, read_json
 from workbench.dictionaries.features import Feature, FeatureError
@@ -123,11 +123,13 @@ class SavedGraph1(_AnyGraph):
     made: SavedProvenance
 
 
+@checked(AttributionError)
 def to_json(graph: Graph) -> str:
     """A graph as JSON text; a graph that is not pruned has up to a million edges."""
     return json.dumps(graph.to_dict(), indent=1, allow_nan=False)
 
 
+@checked(AttributionError)
 def from_json(text: str) -> Graph:
     """The graph that `to_json` wrote; its features name their dictionaries and don't hold them.
 
@@ -138,6 +140,7 @@ def from_json(text: str) -> Graph:
     return _graph(parse_json(text, dict[str, Any], AttributionError, complaint), complaint)
 
 
+@checked(AttributionError)
 def save_graph(graph: Graph, path: str | Path) -> None:
     """Write a graph to a JSON file, whole or not at all.
 
@@ -148,6 +151,7 @@ def save_graph(graph: Graph, path: str | Path) -> None:
         temporary.write_text(to_json(graph), encoding="utf-8")
 
 
+@checked(AttributionError)
 def load_graph(path: str | Path) -> Graph:
     """The graph in a file that `save_graph` wrote.
 

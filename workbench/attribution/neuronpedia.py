@@ -7,8 +7,10 @@ from typing import Any
 
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.graph import Graph, Node
+from workbench.core.checks import checked
 
 
+@checked(AttributionError)
 def to_neuronpedia(graph: Graph, slug: str, *, scan: str = "", pinned: Sequence[int] = ()) -> dict[str, Any]:
     """A graph as the JSON content of Neuronpedia's graph viewer.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor
 
 from workbench.circuits.discrete_sae import train_coder
@@ -68,7 +68,7 @@ def find_circuit_discrete(
     *,
     examples: Positive = 10,
     features: Positive = 200,
-    l1: Annotated[Number, Ge(0)] = 0.02,
+    l1: Annotated[Number, Ge(0), Le(1e9)] = 0.02,
     lr: PositiveNumber = 1e-3,
     epochs: Positive = 500,
     centred: bool = False,
@@ -129,6 +129,7 @@ def find_circuit_discrete(
     )
 
 
+@checked(TaskError)
 def head_outputs(
     model: LanguageModel, positives: Sequence[str] | Tensor, negatives: Sequence[str] | Tensor
 ) -> tuple[Tensor, int]:

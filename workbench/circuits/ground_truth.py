@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from workbench.circuits.errors import TaskError
 from workbench.circuits.ground_truth_builder import BOS, DIGITS, GroundTruth, ModelBuilder
 from workbench.circuits.tasks import Task
-from workbench.core.checks import Integer, Natural, checked
+from workbench.core.checks import Natural, checked
 
 NAMES = ["Ann", "Bob", "Cat", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon", "Kim", "Lee"]
 FRAMES = ["so", "then", "now", "once", "well", "oh"]
@@ -25,7 +25,7 @@ CENTURIES = ["13", "15", "16", "17"]
 
 
 @checked(TaskError)
-def induction_model(seed: Integer = 0, distractors: Natural = 0) -> GroundTruth:
+def induction_model(seed: Natural = 0, distractors: Natural = 0) -> GroundTruth:
     """A model of induction: `so Ann Bob now Cat Dan oh Ann` → `Bob`.
 
     A head of the first layer copies the previous token; one of the second attends to the position behind the earlier
@@ -46,7 +46,7 @@ def induction_model(seed: Integer = 0, distractors: Natural = 0) -> GroundTruth:
 
 
 @checked(TaskError)
-def greater_than_model(seed: Integer = 0, distractors: Natural = 0) -> GroundTruth:
+def greater_than_model(seed: Natural = 0, distractors: Natural = 0) -> GroundTruth:
     """A model of greater-than on years: `war from 17 3 2 to 17` → a digit above 3.
 
     A head of the first layer copies the previous token, so that the tens are at the last digit; two equal heads of the

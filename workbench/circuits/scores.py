@@ -11,7 +11,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from workbench.circuits.errors import TaskError
-from workbench.core.checks import Number, checked
+from workbench.core.checks import Floats, Number, checked
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ScoreEvaluation:
         return asdict(self)
 
 
+@checked(TaskError)
 def evaluate_scores(scores: Tensor, circuit: Tensor) -> ScoreEvaluation:
     """Agreement of scores with a circuit.
 
@@ -60,6 +61,7 @@ def evaluate_scores(scores: Tensor, circuit: Tensor) -> ScoreEvaluation:
     )
 
 
+@checked(TaskError)
 def roc_auc(scores: Tensor, circuit: Tensor) -> float:
     """The probability that a member of the circuit scores above a non-member; ties count half.
 
@@ -72,6 +74,7 @@ def roc_auc(scores: Tensor, circuit: Tensor) -> float:
     return float((below + up_to).double().mean() / (2 * len(rest)))
 
 
+@checked(TaskError)
 def roc_curve(scores: Tensor, circuit: Tensor) -> tuple[list[float], list[float]]:
     """False and true positive rates for every threshold, from (0, 0) to (1, 1); errors as in `evaluate_scores`."""
     scores, circuit = _flat(scores, circuit)
@@ -83,7 +86,7 @@ def roc_curve(scores: Tensor, circuit: Tensor) -> tuple[list[float], list[float]
 
 
 @checked(TaskError)
-def strongest_components(effects: Tensor, share: Annotated[Number, Gt(0), Lt(1)] = 0.1) -> Tensor:
+def strongest_components(effects: Floats, share: Annotated[Number, Gt(0), Lt(1)] = 0.1) -> Tensor:
     """The components with the largest absolute effects: bool, of the same shape.
 
     Args:

@@ -18,9 +18,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from workbench.circuits.errors import TaskError
-from workbench.core.checks import checked
+from workbench.core.checks import Floats, checked
 from workbench.core.files import replacing
-from workbench.core.forms import as_form, parse_json
+from workbench.core.forms import as_form, parse_json, read_text
 from workbench.model.language_model import LanguageModel
 
 FORMAT = 1
@@ -88,6 +88,7 @@ class EncodedTask:
         return EncodedTask(self.tokens[rows], self.corrupted[rows], self.answers[rows], self.wrong[rows])
 
 
+@checked(TaskError)
 def encode_task(model: LanguageModel, task: Task) -> EncodedTask:
     """A task in the model's tokens, its prompts sorted by their token ids.
 
@@ -137,7 +138,8 @@ def prompt_tokens(model: LanguageModel, prompts: Sequence[str] | Tensor) -> Tens
     return torch.stack(rows)
 
 
-def log_odds(logits: Tensor, encoded: EncodedTask) -> Tensor:
+@checked(TaskError)
+def log_odds(logits: Floats, encoded: EncodedTask) -> Tensor:
     """`log P(right) - log P(wrong)` of each prompt in nats, `[n]`.
 
     For one right and one wrong answer this is their logit difference.
@@ -146,6 +148,10 @@ def log_odds(logits: Tensor, encoded: EncodedTask) -> Tensor:
         logits: at the last position, `[n, vocab]`.
         encoded: the same prompts.
     """
+    if logits.ndim != 2 or len(logits) != len(encoded.answers):
+        raise TaskError(
+            f"Logits are [{len(encoded.answers)}, vocab], one row for each prompt, not {list(logits.shape)}."
+        )
     return _log_sum_exp(logits, encoded.answers) - _log_sum_exp(logits, encoded.wrong)
 
 
@@ -166,6 +172,7 @@ class SavedPair(TypedDict):
     wrong: str | list[str]
 
 
+@checked(TaskError)
 def save_task(task: Task, path: str | Path) -> None:
     """Write a task as JSON lines, whole or not at all: a heading, then one line for each pair of prompts.
 
@@ -176,6 +183,7 @@ def save_task(task: Task, path: str | Path) -> None:
         temporary.write_text(to_jsonl(task), encoding="utf-8")
 
 
+@checked(TaskError)
 def to_jsonl(task: Task) -> str:
     """A task as JSON lines."""
     lines: list[dict[str, Any]] = [{"format": FORMAT, "task": task.name, "about": task.about}]
@@ -192,15 +200,13 @@ def to_jsonl(task: Task) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
+@checked(TaskError)
 def load_task(path: str | Path) -> Task:
     """The task in a file of JSON lines; errors as in `from_jsonl`, and for a file that can't be read."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path} can't be read: {error}.") from error
-    return from_jsonl(text, Path(path).stem)
+    return from_jsonl(read_text(path, TaskError, "a task"), Path(path).stem)
 
 
+@checked(TaskError)
 def from_jsonl(text: str, name: str = "own") -> Task:
     """The task in the text that `to_jsonl` wrote; the heading may be missing, and a single answer needs no list.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from workbench.circuits.errors import TaskError
 from workbench.circuits.tasks import Task
-from workbench.core.checks import Integer, Positive, checked
+from workbench.core.checks import Natural, Positive, checked
 from workbench.model.language_model import LanguageModel
 
 NAMES = (
@@ -44,7 +44,7 @@ OFTEN = 40
 
 
 @checked(TaskError)
-def ioi(model: LanguageModel, examples: Positive = 10, seed: Integer = 0) -> Task:
+def ioi(model: LanguageModel, examples: Positive = 10, seed: Natural = 0) -> Task:
     """Indirect object identification: `When Mary and John went to the store, John gave a drink to` → ` Mary`.
 
     The wrong answer is the name of the subject. Either name comes first. In the corrupted prompt a third name replaces
@@ -68,7 +68,7 @@ def ioi(model: LanguageModel, examples: Positive = 10, seed: Integer = 0) -> Tas
 
 
 @checked(TaskError)
-def greater_than(model: LanguageModel, examples: Positive = 10, seed: Integer = 0) -> Task:
+def greater_than(model: LanguageModel, examples: Positive = 10, seed: Natural = 0) -> Task:
     """Greater-than: `The war lasted from the year 1732 to the year 17` → a digit above 3.
 
     For tokenizers that write numbers digit by digit. The answer is the first digit in which the years differ, the tens:
@@ -99,7 +99,7 @@ def greater_than(model: LanguageModel, examples: Positive = 10, seed: Integer = 
 
 
 @checked(TaskError)
-def docstring(model: LanguageModel, examples: Positive = 10, seed: Integer = 0) -> Task:
+def docstring(model: LanguageModel, examples: Positive = 10, seed: Natural = 0) -> Task:
     """Docstring completion: the third of a function's four arguments follows the docs of the first two.
 
     The other three arguments are wrong answers. In the corrupted prompt all arguments, in the definition and in the

@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from workbench.core.checks import as_integer, as_number
+from workbench.core.checks import LARGEST_INTEGER, as_integer, as_number
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import has_halves
 from workbench.core.type_words import described, shown
 
 Kind = Literal["number", "whole", "yes", "choice", "text", "layers", "heads", "edits", "feature", "direction"]
@@ -83,7 +84,8 @@ class Argument:
     def _number(self, value: Any, error: type[WorkbenchError]) -> int | float:
         """The number, of whatever library, as Python's."""
         number = as_integer(value) if self.kind == "whole" else as_number(value)
-        low, high = (-LARGEST if self.low is None else self.low), (LARGEST if self.high is None else self.high)
+        most = LARGEST_INTEGER if self.kind == "whole" else LARGEST
+        low, high = (-most if self.low is None else self.low), (most if self.high is None else self.high)
         if number is None or not low <= number <= high:
             raise error(f"{self.name} is {self._described()}, not {shown(value)}.")
         return number
@@ -94,7 +96,7 @@ class Argument:
         if self.kind == "choice":
             return isinstance(value, str) and value in self.choices
         if self.kind == "text":
-            return isinstance(value, str)
+            return isinstance(value, str) and not has_halves(value)
         if self.kind == "feature":
             return (isinstance(value, str) and bool(value)) or isinstance(value, FeatureLike)
         return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
@@ -102,6 +104,9 @@ class Argument:
     def _vector(self, value: Any, error: type[WorkbenchError]) -> tuple[float, ...]:
         """The values, one row after another, rounded to float32."""
         try:
+            flat = torch.as_tensor(value)
+            if flat.ndim == 0 or flat.dtype == torch.bool or flat.is_complex():
+                raise ValueError("no values")
             flat = torch.as_tensor(value, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError, OverflowError) as wrong:
             raise error(f"{self.name} is {self._described()}, not {shown(value)}.") from wrong

@@ -6,8 +6,9 @@
 `prune(model, 1.5)` raises `SurgeryError("sparsity is a number from 0 to 1, not 1.5.")`. Of a class, the arguments of
 its constructor are checked. Arguments reach the function unchanged, except numbers of other libraries, which become
 Python's: `numpy.int64(3)` becomes 3, and a container of such numbers is built anew. A truth value is no number. `int`
-and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A `Sequence`
-may be any ordered iterable with a length, such as a range or an array, but no text and no set. Classes that are not
+and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A text holds no halves of
+characters, which no file and no tokenizer takes, and `str | Path` is a path that a file system can hold. A `Sequence`
+may be any ordered iterable with a length, such as a range or an array, but no text, tensor or set. Classes that are not
 Python's own are checked by `isinstance` only.
 """
 
@@ -21,11 +22,15 @@ import math
 import types
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+import torch
 from annotated_types import Ge, Gt, Le
 from pydantic import (
+    AfterValidator,
     AllowInfNan,
     BeforeValidator,
     Field,
@@ -33,12 +38,29 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import has_halves, path_fault
 from workbench.core.type_words import MANY, PLAIN, described, inside, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 """A function or a class; checking leaves its type as it is."""
+
+
+LARGEST_INTEGER = 2**63 - 1
+"""Of 64 bits; the same below 0. No size, seed or number of steps is larger."""
+
+
+class _Unfit(ValueError):
+    """A value of the right type that can't be used; the message goes on after the type's words."""
+
+
+@dataclass(frozen=True)
+class Raises:
+    """Added to a type where another error than the function's own is raised: `Annotated[str, Raises(PromptError)]`."""
+
+    error: type[WorkbenchError]
 
 
 def as_integer(value: Any) -> int | None:
@@ -63,18 +85,54 @@ def _integral(value: Any) -> int:
     whole = as_integer(value)
     if whole is None:
         raise ValueError("a whole number")
+    if abs(whole) > LARGEST_INTEGER:
+        raise _Unfit("of at most 64 bits")
     return whole
 
 
 def _real(value: Any) -> int | float:
     """A number as Python's, before pydantic's check; infinity passes, nan does not."""
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+    if isinstance(value, Integral):
+        return _integral(value)
+    if not isinstance(value, Real) or math.isnan(value):
         raise ValueError("a number")
-    return int(value) if isinstance(value, Integral) else float(value)
+    return float(value)
+
+
+def _text(value: Any) -> Any:
+    """A text, before pydantic's check."""
+    if isinstance(value, str) and has_halves(value):
+        raise _Unfit("without halves of characters (lone surrogates)")
+    return value
+
+
+def _path(value: Any) -> Any:
+    """A path, before pydantic's check."""
+    if isinstance(value, str | Path) and (fault := path_fault(value)):
+        raise _Unfit(fault)
+    return value
+
+
+def _floating(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        raise _Unfit("of floating-point numbers")
+    return value
+
+
+def _whole(value: Tensor) -> Tensor:
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise _Unfit("of whole numbers")
+    return value
+
+
+def _flags(value: Tensor) -> Tensor:
+    if value.dtype != torch.bool:
+        raise _Unfit("of truth values")
+    return value
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]
-"""A whole number; a range is added as `Annotated[Integer, Ge(2), Le(16)]`."""
+"""A whole number of at most 64 bits; a range is added as `Annotated[Integer, Ge(2), Le(16)]`."""
 Number = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 """A finite number."""
 Natural = Annotated[Integer, Ge(0)]
@@ -86,12 +144,21 @@ Share = Annotated[Number, Ge(0), Le(1)]
 PositiveNumber = Annotated[Number, Gt(0)]
 """A finite number above 0."""
 
+Floats = Annotated[Tensor, AfterValidator(_floating)]
+"""A tensor of floating-point numbers."""
+Wholes = Annotated[Tensor, AfterValidator(_whole)]
+"""A tensor of whole numbers."""
+Flags = Annotated[Tensor, AfterValidator(_flags)]
+"""A tensor of truth values."""
+
 INFINITE = AllowInfNan(True)
 """Added to `float` where infinity is allowed: `Annotated[float, INFINITE]`."""
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "numel: integer")
+"""What torch says where sizes are too large."""
 UNORDERED = (set, frozenset, collections.abc.Mapping)
 """What is no sequence, though it has a length and can be iterated over."""
-ONE_VALUE = (str, bytes, bytearray, memoryview)
+ONE_VALUE = (str, bytes, bytearray, memoryview, Tensor)
 """What counts as one value, though it can be iterated over."""
 
 
@@ -134,14 +201,20 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
             if name not in adapters():
                 continue
             adapter, form = adapters()[name]
+            own = next((one.error for one in getattr(form, "__metadata__", ()) if isinstance(one, Raises)), error)
             kind = signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {key: _checked(error, adapter, form, key, one) for key, one in value.items()}
+                bound.arguments[name] = {key: _checked(own, adapter, form, key, one) for key, one in value.items()}
             elif kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(_checked(error, adapter, form, name, one) for one in value)
+                bound.arguments[name] = tuple(_checked(own, adapter, form, name, one) for one in value)
             else:
-                bound.arguments[name] = _checked(error, adapter, form, name, value)
-        return function(*bound.args, **bound.kwargs)
+                bound.arguments[name] = _checked(own, adapter, form, name, value)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except (RuntimeError, MemoryError) as wrong:  # torch has no kind of its own for it on processors
+            if isinstance(wrong, MemoryError) or any(words in str(wrong) for words in NO_MEMORY):
+                raise error("There is not enough memory for this; choose smaller sizes.") from wrong
+            raise
 
     return call
 
@@ -151,7 +224,10 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
     try:
         valid = adapter.validate_python(value, strict=True)
     except ValidationError as wrong:
-        raise error(f"{name} is {described(form)}, not {shown(value)}.") from wrong
+        faults = (one.get("ctx", {}).get("error") for one in wrong.errors(include_url=False, include_input=False))
+        fault = next((f" {one}" for one in faults if isinstance(one, _Unfit)), "")
+        words, none, _ = described(form).partition(", or None")
+        raise error(f"{name} is {words}{fault}{none}, not {shown(value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
     return _arriving(value, valid)
@@ -189,13 +265,15 @@ def _by_instance(form: Any) -> Any:
     if origin is Annotated:
         return _annotated(inside(form))
     if origin in (Union, types.UnionType):
-        return Union[tuple(map(_by_instance, inner))]  # noqa: UP007 - made from a list
+        members = Union[tuple(map(_by_instance, inner))]  # noqa: UP007 - made from a list
+        return Annotated[members, BeforeValidator(_path)] if {str, Path} <= {*inner} else members
     if (origin or form) in MANY:
         return _container(origin or form, inner)
     if origin is Literal:
         return Annotated[form, BeforeValidator(functools.partial(_literal, inner))]
-    if form in (int, float):
-        return Integer if form is int else Number
+    usual = {int: Integer, float: Number, str: Annotated[str, BeforeValidator(_text)]}
+    if form in usual:
+        return usual[form]
     return form if form in PLAIN or form is Any else _class_by_instance(origin or form)
 
 
@@ -262,9 +340,11 @@ def _as_list(kind: Any, value: Any) -> list[Any]:
 
 
 def _class_by_instance(kind: Any) -> Any:
-    """The check of a class: of protocols, iterators and type variables none."""
+    """The check of a class: of iterators, type variables, and protocols that are not `runtime_checkable` none."""
     if kind is collections.abc.Callable or kind is type:
         return kind
-    if not isinstance(kind, type) or kind is collections.abc.Iterator or getattr(kind, "_is_protocol", False):
+    if not isinstance(kind, type) or kind is collections.abc.Iterator:
+        return Any
+    if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
         return Any
     return InstanceOf[kind]

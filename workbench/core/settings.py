@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.core.type_words import shown
+
 
 def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any], of: str = "") -> str:
     """The first setting that differs, in words; empty if none does."""
@@ -13,5 +15,5 @@ def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any], of: str = "")
         if one != other:
             if isinstance(one, dict) and isinstance(other, dict):
                 return difference(one, other, f"{name}.")
-            return f"its {of}{name} is {one!r}, not {other!r}"
+            return f"its {of}{name} is {shown(one)}, not {shown(other)}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import re
 import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -19,6 +20,8 @@ PLAIN = {
     dict: "a mapping",
 }
 """Types that pydantic checks itself, in words."""
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Part of how objects are written that says nothing to a person."""
 MANY = {
     list: "a list",
     tuple: "a tuple",
@@ -116,10 +119,19 @@ def _plural(word: str) -> str:
     return " ".join([head, *rest])
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of an error without its full stop, in at most 300 characters, to stand in another sentence."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ") or type(error).__name__
+    return line if len(line) <= 300 else f"{line[:297]}…"
+
+
 def shown(value: Any) -> str:
     """A value in a sentence, in one line of at most about 60 characters."""
+    if isinstance(value, str | bytes | list | tuple) and len(value) > 100:
+        value = value[:100]  # what is written would be cut there anyway
     try:
         text = " ".join(line.strip() for line in repr(value).splitlines())
     except Exception:  # noqa: BLE001 - a stranger's object may refuse to be written
         text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "…"
+    text = _ADDRESS.sub("", text)
+    return text if len(text) <= 60 else text[:57] + "…" + (text[0] if text[0] in "'\"" else "")

@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.checks import checked
 from workbench.core.vocabulary import beyond_vocabulary, special_tokens
 from workbench.corpus.reading import CorpusError
 
@@ -27,6 +28,15 @@ TEXTS_TOGETHER = 64
 """Texts that the tokenizer gets at once."""
 BATCHES_SORTED_TOGETHER = 16
 """Batches whose windows are sorted by length together."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model with a tokenizer, as far as texts need one."""
+
+    tokenizer: Any
+    network: Any
+    name: str
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,8 @@ def _pad(windows: Sequence[Window], prefix: list[int], specials: Tensor) -> Toke
     )
 
 
-def special_ids(model: Any) -> frozenset[int]:
+@checked(CorpusError)
+def special_ids(model: Model) -> frozenset[int]:
     """The ids of special tokens of a model's tokenizer: BOS, padding, marks of turns.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Lt
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.corpus.batching import (
     TEXTS_TOGETHER,
+    Model,
     TokenBatch,
     batched,
     bos_id,
@@ -44,7 +45,7 @@ class Corpus:
 
     texts: Sequence[str]
     name: str = "texts"
-    note: dict[str, Any] = field(default_factory=dict)
+    note: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "texts", tuple(text for text in self.texts if text.strip()))
@@ -59,7 +60,7 @@ class Corpus:
 
     @classmethod
     @checked(CorpusError)
-    def load(cls, source: str | Path, *, column: str = "text", limit: Natural | None = None) -> Corpus:
+    def load(cls, source: str | Path, *, column: str = "text", limit: Positive | None = None) -> Corpus:
         """The corpus of a file, a folder or a dataset.
 
         Args:
@@ -100,7 +101,7 @@ class Corpus:
         return self if n >= len(self) else Corpus(self.texts[:n], f"{self.name}[:{n}]", self.note)
 
     @checked(CorpusError)
-    def split(self, share: Annotated[Number, Gt(0), Lt(1)], seed: Integer = 0) -> tuple[Corpus, Corpus]:
+    def split(self, share: Annotated[Number, Gt(0), Lt(1)], seed: Natural = 0) -> tuple[Corpus, Corpus]:
         """Two corpora without a text in common: the larger part, and a held-out `share` of the texts.
 
         Equal texts stay together, so that no held-out text is in the training part.
@@ -141,6 +142,7 @@ class Corpus:
                 pieces.append(piece)
         return Corpus(pieces, f"{self.name} in passages of {characters}", self.note)
 
+    @checked(CorpusError)
     def save(self, path: str | Path) -> None:
         """Write the texts and the note to a `.parquet` or `.jsonl` file; a corpus that is there is replaced.
 
@@ -153,7 +155,8 @@ class Corpus:
         note = {"name": self.name, "source": self.source, "licence": self.licence, **self.note, "hash": self.hash}
         write_corpus(Path(path), self.texts, note)
 
-    def count_tokens(self, model: Any, at_most: int | None = None, context: int = 256) -> int:
+    @checked(CorpusError)
+    def count_tokens(self, model: Model, at_most: Natural | None = None, context: Positive = 256) -> int:
         """The number of tokens that count in `batches` of this context; at most `at_most`."""
         total, specials, prefixed = 0, special_ids(model), bos_id(model) is not None
         room = min(context, model.network.n_ctx) - prefixed
@@ -180,7 +183,7 @@ class Corpus:
     @checked(CorpusError)
     def batches(
         self,
-        model: Any,
+        model: Model,
         context: Annotated[Integer, Ge(2)] = 256,
         batch: Positive = 16,
         tokens: Positive | None = None,

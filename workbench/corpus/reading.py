@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from workbench.core.forms import parse_json
+from workbench.core.type_words import reason_of
 from workbench.corpus.saving import CorpusError, read_note
 
 COLUMN = "text"
@@ -70,7 +71,7 @@ def _read(file: Path, column: str) -> Iterable[str]:
             f"{file} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start:,}); convert it first."
         ) from error
     except OSError as error:
-        raise CorpusError(f"{file} can't be read: {error.strerror or error}.") from error
+        raise CorpusError(f"{file} can't be read: {reason_of(error)}.") from error
 
 
 def _read_txt(file: Path, column: str) -> list[str]:
@@ -89,12 +90,13 @@ def _read_jsonl(file: Path, column: str) -> list[str]:
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            texts.append(json.loads(line)[column])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CorpusError(f"Line {number:,} of {file} is not a JSON object with the field {column!r}.") from error
-        if not isinstance(texts[-1], str):
+        complaint = f"Line {number:,} of {file} is not a JSON object with the field {column!r}"
+        row = parse_json(line, dict[str, Any], CorpusError, complaint)
+        if column not in row:
+            raise CorpusError(f"{complaint}.")
+        if not isinstance(row[column], str):
             raise CorpusError(f"Line {number:,} of {file} has a field {column!r} that is not a text.")
+        texts.append(row[column])
     return texts
 
 
@@ -139,7 +141,7 @@ def _stream(name: str, column: str) -> Iterator[str]:
     except CorpusError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        reason = reason_of(error)
         near = difflib.get_close_matches(name, bundled(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"bundled are: {', '.join(bundled()) or 'none'}."
         raise CorpusError(

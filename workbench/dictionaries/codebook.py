@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, layer_norm, normalize
 
 from workbench.core.checks import Natural, Positive, checked
-from workbench.dictionaries.codes import Codes
+from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.features import Feature
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.folder import DictionaryError, check_fit
 from workbench.dictionaries.learning import unit_of
 from workbench.dictionaries.settings import Setting
 from workbench.dictionaries.sparse import top_k
@@ -123,15 +123,14 @@ class Codebook(Trainable):
 
     def prepare(self, x: Tensor) -> Tensor:
         """Activations `[..., d_in]` as codes see them: `[..., groups, d_in / groups]`."""
-        if x.shape[-1] != self.d_in:
-            raise DictionaryError(f"{self.name} reads activations of width {self.d_in:,}, not {x.shape[-1]:,}.")
+        check_activations(x, self.d_in, self.name)
         parts = x.to(self.codes.dtype).unflatten(-1, (self.groups, -1))
         return layer_norm(parts, parts.shape[-1:]) if self.normalize_input else parts
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Codes:
         """Activations as codes `[..., groups * k]`, group by group, in each the most similar code first."""
-        parts = self.prepare(x.detach()).reshape(-1, self.groups, self.d_in // self.groups)  # [rows, groups, d]
+        parts = self.prepare(x).reshape(-1, self.groups, self.d_in // self.groups)  # [rows, groups, d]
         indices = torch.empty(len(parts), self.groups, self.chosen, dtype=torch.long, device=parts.device)
         room = parts.new_empty(min(ROWS, len(parts)), self.n_codes)  # fresh memory costs more than the product
         for group in range(self.groups):
@@ -155,10 +154,7 @@ class Codebook(Trainable):
 
     def decode(self, codes: Codes) -> Tensor:
         """Codes as activations: `[..., d_out]`."""
-        if codes.n_features != self.n_features:
-            raise DictionaryError(
-                f"{self.name} has {self.n_features:,} codes, and these belong to a dictionary of {codes.n_features:,}."
-            )
+        check_codes(codes, self.n_features, self.name)
         columns = codes.indices.shape[-1]
         indices = codes.indices.reshape(-1, columns)  # [rows, columns]
         values = codes.values.reshape(-1, columns).to(self.codes.dtype)
@@ -340,11 +336,10 @@ class Codebook(Trainable):
         """See `Dictionary`."""
         own = config["workbench"]
         settings = own["settings"]
-        book = cls(config["d_in"], config["d_sae"] // settings["groups"], **settings, seed=None)
+        with torch.device("meta"):  # as in SparseCoder
+            book = cls(config["d_in"], config["d_sae"] // settings["groups"], **settings, seed=None)
         book.take_origin(own)
-        if set(tensors) != {"codes"} or tensors["codes"].shape != book.codes.shape:
-            shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-            raise DictionaryError(f"its weights are {shapes}, and cfg.json says codes {list(book.codes.shape)}")
+        check_fit(book.state_dict(), tensors)
         book.load_state_dict(dict(tensors), assign=True)
         return book
 

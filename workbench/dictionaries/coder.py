@@ -22,8 +22,8 @@ from workbench.core.checks import Natural, Positive, checked
 from workbench.core.type_words import shown
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
-from workbench.dictionaries.codes import Codes
-from workbench.dictionaries.folder import SAELENS, DictionaryError
+from workbench.dictionaries.codes import Codes, check_activations, check_codes
+from workbench.dictionaries.folder import SAELENS, DictionaryError, check_fit
 from workbench.dictionaries.settings import Width
 from workbench.dictionaries.trainable import Step, Trainable
 
@@ -110,8 +110,7 @@ class SparseCoder(Trainable):
 
     def centre(self, x: Tensor) -> Tensor:
         """What the encoder's product sees: `[..., d_in]`."""
-        if x.shape[-1] != self.d_in:
-            raise DictionaryError(f"{self.name} reads activations of width {self.d_in:,}, not {x.shape[-1]:,}.")
+        check_activations(x, self.d_in, self.name)
         x = x.to(self.W_enc.dtype)
         return x - self.b_dec if self.centred else x
 
@@ -133,10 +132,7 @@ class SparseCoder(Trainable):
 
     def decode(self, codes: Codes) -> Tensor:
         """Codes as activations: `[..., d_out]`."""
-        if codes.n_features != self.n_features:
-            raise DictionaryError(
-                f"{self.name} has {self.n_features:,} latents, and these codes belong to one with {codes.n_features:,}."
-            )
+        check_codes(codes, self.n_features, self.name)
         values = codes.values.reshape(-1, codes.values.shape[-1]).to(self.W_dec.dtype)
         latents = codes.indices.reshape(values.shape)
         out = embedding_bag(latents, self.W_dec, mode="sum", per_sample_weights=values) + self.b_dec
@@ -254,7 +250,8 @@ class SparseCoder(Trainable):
         known = {name: config[name] for name in config if name not in PLACES} | own.get("settings", {})
         accepted = {name: known[name] for name in inspect.signature(cls).parameters if name in known}
         accepted |= {"seed": None, "d_in": config["d_in"], "width": config["d_sae"]}
-        coder = cls(**accepted)
+        with torch.device("meta"):  # the weights take their places below; what cfg.json says takes no memory
+            coder = cls(**accepted)
         for name in coder.activation.settings():
             if name not in known and name not in coder.activation.only_learns:
                 raise DictionaryError(
@@ -262,13 +259,7 @@ class SparseCoder(Trainable):
                 )
         coder.centred = _is_centred(config, cls)
         coder.take_origin(own)
-        expected = coder.tensors()
-        for name in sorted(expected.keys() ^ tensors.keys()):
-            raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")
-        for name, tensor in expected.items():
-            shape = tuple(tensor.shape)
-            if tuple(tensors[name].shape) != shape:
-                raise DictionaryError(f"{name} has the shape {tuple(tensors[name].shape)}, and cfg.json says {shape}")
+        check_fit(coder.tensors(), tensors)
         by_name = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
         coder.load_state_dict({name: by_name[_short(name)] for name in coder.state_dict()}, assign=True)
         return coder

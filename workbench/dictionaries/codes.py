@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workbench.dictionaries.folder import DictionaryError
 from workbench.model.edits import Masks, Positions
 
 
@@ -39,6 +40,22 @@ class Codes:
         return Codes(
             torch.cat([others, value.unsqueeze(-1)], -1), torch.cat([self.indices, column], -1), self.n_features
         )
+
+
+def check_activations(x: Tensor, width: int, name: str) -> None:
+    """Raise `DictionaryError` unless `x` is a tensor of floating-point numbers `[..., width]`."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-1:] != (width,):
+        found = f"a {type(x).__name__}"
+        if isinstance(x, Tensor):
+            found = f"{x.shape[-1]:,}" if x.is_floating_point() and x.ndim else f"{x.dtype} {list(x.shape)}"
+        raise DictionaryError(f"{name} reads activations of width {width:,}, not {found}.")
+
+
+def check_codes(codes: Codes, n_features: int, name: str) -> None:
+    """Raise `DictionaryError` unless codes belong to a dictionary of this size."""
+    if not isinstance(codes, Codes) or codes.n_features != n_features:
+        owner = f"codes of one with {codes.n_features:,}" if isinstance(codes, Codes) else f"a {type(codes).__name__}"
+        raise DictionaryError(f"{name} has {n_features:,} features and takes its own codes, not {owner}.")
 
 
 def everywhere(rule: Positions) -> None:

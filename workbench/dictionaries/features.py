@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from workbench.core.checks import as_integer
+from workbench.core.checks import Natural, checked
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
 
-_FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>\d+)")
+_FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>[0-9]{1,18})")
 
 
 class FeatureError(WorkbenchError):
     """A feature id that can't be read, or that the model or the dictionary does not have."""
 
 
+@checked(FeatureError)
 @dataclass(frozen=True, order=True)
 class Feature:
     """One coordinate of a dictionary.
@@ -28,17 +30,13 @@ class Feature:
 
     dictionary: str
     """Name of the dictionary, e.g. `neurons.29.gate`."""
-    index: int
+    index: Natural
     """Coordinate in the dictionary, from 0."""
     source: object = field(default=None, compare=False, repr=False)
     """The dictionary itself, where the feature came from one that is loaded (a trained one, say)."""
 
     def __post_init__(self) -> None:
-        index = as_integer(self.index)
-        if index is None or index < 0:
-            raise FeatureError(f"A feature's index is a whole number from 0, not {self.index!r}.")
-        object.__setattr__(self, "index", index)
-        if not isinstance(self.dictionary, str) or not self.dictionary:
+        if not self.dictionary:
             raise FeatureError("A feature needs the name of its dictionary, such as neurons.29.gate.")
 
     def __str__(self) -> str:
@@ -52,5 +50,5 @@ class Feature:
         """
         match = _FEATURE.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
-            raise FeatureError(f"{text!r} is not a feature: write dictionary:index, such as neurons.29.gate:808.")
+            raise FeatureError(f"{shown(text)} is not a feature: write dictionary:index, such as neurons.29.gate:808.")
         return cls(match["dictionary"], int(match["index"]))

@@ -12,14 +12,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+import torch
+from annotated_types import MinLen
+from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from workbench.core.checks import Positive, PositiveNumber
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.forms import parse_json
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -35,6 +41,44 @@ SAELENS = "6.54.0"
 
 class DictionaryError(WorkbenchError):
     """A dictionary that can't be built, found, read, written or used as asked."""
+
+
+@with_config(ConfigDict(extra="allow"))
+class Own(TypedDict):
+    """Our own fields of `cfg.json`."""
+
+    format: NotRequired[Any]
+    kind: NotRequired[Annotated[str, MinLen(1)]]
+    name: NotRequired[str]
+    reads: NotRequired[str]
+    writes: NotRequired[str]
+    sha256: NotRequired[str]
+    provenance: NotRequired[dict[str, Any]]
+    settings: NotRequired[dict[str, Any]]
+    unit_in: NotRequired[PositiveNumber]
+    unit_out: NotRequired[PositiveNumber]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Metadata(TypedDict):
+    """What SAELens says of a dictionary's place."""
+
+    hook_name: NotRequired[str | None]
+    hook_name_out: NotRequired[str | None]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Config(TypedDict):
+    """The fields of `cfg.json` that decide; it holds others too, and which ones depends on its version."""
+
+    architecture: NotRequired[str]
+    d_in: NotRequired[Positive]
+    d_sae: NotRequired[Positive]
+    d_out: NotRequired[Positive]
+    apply_b_dec_to_input: NotRequired[bool]
+    rescale_acts_by_decoder_norm: NotRequired[bool | None]
+    metadata: NotRequired[Metadata | None]
+    workbench: NotRequired[Own | None]
 
 
 def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -84,13 +128,13 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             break  # no other process replaced a file between the two
     text, tensors, metadata = content
     try:
-        own = json.loads(metadata.get(OWN, "{}"))
-        config = json.loads(own[CONFIG] if own.get(REPLACES) == _sha256(text) else text)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        own = parse_json(metadata.get(OWN, "{}"), dict[str, str], DictionaryError, f"its {WEIGHTS} is damaged")
+        chosen = own.get(CONFIG, "") if own.get(REPLACES) == _sha256(text) else text.decode()
+    except UnicodeDecodeError as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
-    if not isinstance(config, dict):
-        raise DictionaryError(f"its {CONFIG} does not hold a configuration; save the dictionary again")
-    return config, tensors
+    config = parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged")
+    check_finite(tensors)
+    return dict(config), tensors
 
 
 def _holds_more(path: Path) -> bool:
@@ -107,7 +151,7 @@ def _read_files(path: Path) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path / WEIGHTS, "pt") as file:
             return text, {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DictionaryError(
             f"its {WEIGHTS} is damaged or cut short ({error}); copy or save the dictionary again"
         ) from error
@@ -129,3 +173,28 @@ def _metadata(text: str, replaced: str = "") -> dict[str, str]:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `DictionaryError` where a weight is no finite number; a threshold may be infinite: its latent is off."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise DictionaryError(f"its {name} holds {tensor.dtype}, not floating-point numbers")
+        threshold = "threshold" in name
+        wrong = tensor.isnan() | (tensor == -torch.inf) if threshold else ~tensor.isfinite()
+        if bool(wrong.any()):
+            raise DictionaryError(
+                f"its {name} holds values that are not finite, so its codes would be none; make it anew"
+            )
+
+
+def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise `DictionaryError` unless tensors have the names, shapes and kinds of numbers that are expected."""
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise DictionaryError(f"its weights {'lack' if name in expected else 'have an unknown'} {name}")
+    for name, tensor in expected.items():
+        there, shape = tensors[name], tuple(tensor.shape)
+        if tuple(there.shape) != shape:
+            raise DictionaryError(f"{name} has the shape {tuple(there.shape)}, and cfg.json says {shape}")
+        if there.is_floating_point() != tensor.is_floating_point():
+            raise DictionaryError(f"{name} holds {there.dtype}, which is no type for it")

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import Natural, Positive, PositiveNumber, checked
+from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries.activations import Activation, codes_above
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.settings import Coefficient, Setting, Width
+from workbench.dictionaries.settings import Band, Coefficient, Setting, Width
 from workbench.dictionaries.sparse import PIECE, DenseEntries, Entries, entries_where, is_sparse
 
 START = 0.01
@@ -124,7 +124,7 @@ class JumpReLUSAE(SparseCoder):
         width: Width,
         l0: L0 = 1.0,
         *,
-        bandwidth: PositiveNumber = 0.05,
+        bandwidth: Band = 0.05,
         hook_point: str = "",
         name: str = "",
         seed: Natural | None = 0,
@@ -159,7 +159,7 @@ class JumpReLUTranscoder(SparseCoder):
         width: Width,
         l0: L0 = 1.0,
         *,
-        bandwidth: PositiveNumber = 0.05,
+        bandwidth: Band = 0.05,
         d_out: Positive | None = None,
         reads: str = "",
         writes: str = "",

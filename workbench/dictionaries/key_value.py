@@ -14,9 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
-from workbench.dictionaries.codes import Codes
-from workbench.dictionaries.folder import DictionaryError
+from workbench.core.checks import Floats, Natural, Positive, PositiveNumber, Share, Wholes, checked
+from workbench.dictionaries.codes import Codes, check_activations, check_codes
+from workbench.dictionaries.folder import DictionaryError, check_fit
 from workbench.dictionaries.protocol import Dictionary
 
 ROWS = 1024
@@ -85,8 +85,7 @@ class KeyValueBottleneck(Dictionary):
 
     def encode(self, x: Tensor) -> Codes:
         """Activations `[..., d_in]` as pairs `[..., codebooks]`, each with the weight 1 / codebooks."""
-        if x.shape[-1:] != (self.d_in,):
-            raise DictionaryError(f"{self.name} reads activations of width {self.d_in:,}, not {list(x.shape)}.")
+        check_activations(x, self.d_in, self.name)
         indices = self._nearest(self._projected(x.reshape(-1, self.d_in)))
         indices = indices + self.n_keys * torch.arange(self.codebooks, device=indices.device)
         indices = indices.view(*x.shape[:-1], self.codebooks)
@@ -106,10 +105,7 @@ class KeyValueBottleneck(Dictionary):
 
     def decode(self, codes: Codes) -> Tensor:
         """The weighted sum of the fetched values: `[..., d_value]`."""
-        if codes.n_features != self.n_features:
-            raise DictionaryError(
-                f"{self.name} has {self.n_features:,} pairs, and these codes belong to one with {codes.n_features:,}."
-            )
+        check_codes(codes, self.n_features, self.name)
         fetched = self.values.flatten(0, 1)[codes.indices]  # [..., columns, d_value]
         return (codes.values.unsqueeze(-1).to(fetched) * fetched).sum(-2)
 
@@ -121,7 +117,7 @@ class KeyValueBottleneck(Dictionary):
     @checked(DictionaryError)
     @torch.no_grad()
     def learn_keys(
-        self, x: Tensor, *, epochs: Natural = 10, batch: Positive = 256, decay: Share = 0.95, seed: Natural = 0
+        self, x: Floats, *, epochs: Natural = 10, batch: Positive = 256, decay: Share = 0.95, seed: Natural = 0
     ) -> list[float]:
         """Set the keys to centres of activations, by k-means with moving averages; the values start anew.
 
@@ -179,7 +175,7 @@ class KeyValueBottleneck(Dictionary):
 
     @checked(DictionaryError)
     @torch.no_grad()
-    def learn(self, x: Tensor | Codes, labels: Tensor, lr: PositiveNumber = 0.3, smoothing: Share = 0.1) -> float:
+    def learn(self, x: Floats | Codes, labels: Wholes, lr: PositiveNumber = 0.3, smoothing: Share = 0.1) -> float:
         """One step of gradient descent on the fetched values, with the mean of the values as logits.
 
         Args:
@@ -222,14 +218,8 @@ class KeyValueBottleneck(Dictionary):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Dictionary`."""
-        bottleneck = cls(config["d_in"], config["d_out"], **config["workbench"]["settings"], seed=None)
-        state = bottleneck.state_dict()
-        for name in sorted(state.keys() ^ tensors.keys()):
-            raise DictionaryError(f"its weights {'lack' if name in state else 'have an unknown'} {name}")
-        for name, tensor in tensors.items():
-            if tensor.shape != state[name].shape:
-                raise DictionaryError(
-                    f"{name} has the shape {tuple(tensor.shape)}, and cfg.json says {tuple(state[name].shape)}"
-                )
+        with torch.device("meta"):  # as in SparseCoder
+            bottleneck = cls(config["d_in"], config["d_out"], **config["workbench"]["settings"], seed=None)
+        check_fit(bottleneck.state_dict(), tensors)
         bottleneck.load_state_dict(dict(tensors), assign=True)
         return bottleneck

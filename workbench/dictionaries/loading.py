@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from workbench.core.checks import checked
+from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.protocol import Dictionary
@@ -16,6 +18,7 @@ BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
 """Folder of the dictionaries that come with Workbench."""
 
 
+@checked(DictionaryError)
 def load_dictionary(path: str | Path) -> Dictionary:
     """Read a dictionary from a folder.
 
@@ -40,10 +43,9 @@ def load_dictionary(path: str | Path) -> Dictionary:
     try:
         dictionary = form.read(folder)
     except KeyError as error:
-        raise DictionaryError(f"{folder} can't be used: it lacks {error}.") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DictionaryError(f"{folder} can't be used: {reason}.") from error
+        raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
+        raise DictionaryError(f"{folder} can't be used: {reason_of(error)}.") from error
     dictionary.folder = str(folder)
     return dictionary
 

@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import as_integer
+from workbench.core.checks import as_integer, checked
 from workbench.core.hashing import fingerprint
+from workbench.core.type_words import shown
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
-from workbench.dictionaries.folder import FORMAT, DictionaryError, write_folder
+from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
 from workbench.model.edits import Masks
 
 
@@ -138,7 +139,7 @@ class Dictionary(nn.Module, ABC):
         number = as_integer(index)
         if number is None or not 0 <= number < self.n_features:
             raise FeatureError(
-                f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {index!r}."
+                f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {shown(index)}."
             )
 
     def force(self, codes: Codes, index: int, replaces: str) -> Codes:
@@ -218,13 +219,15 @@ class Dictionary(nn.Module, ABC):
             if word == kind.kind or word in kind.also_called:
                 return kind
         known = ", ".join(sorted(Dictionary.kinds))
-        raise DictionaryError(f"it is of the kind {word!r}, which this version does not know; it knows {known}")
+        raise DictionaryError(f"it is of the kind {shown(word)}, which this version does not know; it knows {known}")
 
+    @checked(DictionaryError)
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the dictionary to a folder, which becomes its `folder`; see `write`."""
         self.write(path, half=half)
         self.folder = str(Path(path))
 
+    @checked(DictionaryError)
     def write(self, path: str | Path, *, half: bool = False) -> None:
         """Write a copy of the dictionary to a folder; other files there are left alone.
 
@@ -242,6 +245,10 @@ class Dictionary(nn.Module, ABC):
             wrong = [name for name, one in tensors.items() if not bool(one.isfinite().all())]
             if wrong:
                 raise DictionaryError(f"A value in {wrong[0]} of {self.name} does not fit into 16 bits; save it whole.")
+        try:
+            check_finite(tensors)
+        except DictionaryError as error:
+            raise DictionaryError(f"{self.name} can't be saved: {error}.") from error
         own = {"format": FORMAT, "kind": self.kind, "name": self._given_name, "reads": self.reads}
         own |= {"writes": self.writes, "sha256": fingerprint(tensors), "provenance": self.provenance}
         config = self.config()

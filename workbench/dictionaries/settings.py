@@ -55,8 +55,10 @@ Width = Annotated[
 """Number of latents."""
 Active = Annotated[Positive, Setting("Active per token", "How many latents may be active at once.")]
 """Number of latents that may be active at once."""
-Coefficient = Annotated[Number, Ge(0)]
-"""A finite number from 0."""
+Coefficient = Annotated[Number, Ge(0), Le(1e9)]
+"""A number from 0; a larger one leaves no loss finite."""
+Band = Annotated[Number, Ge(1e-9), Le(1e9)]
+"""Width of a band in units of the activations' size."""
 
 
 def fields_of(constructor: Callable[..., Any]) -> list[Field]:

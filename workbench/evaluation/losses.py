@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from workbench.core.checks import checked
+from workbench.core.checks import Flags, Floats, Wholes, checked
 from workbench.evaluation.errors import EvaluationError
 
 POSITIONS = 64
@@ -24,7 +24,7 @@ VALUES = 1 << 22
 
 
 @checked(EvaluationError)
-def cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+def cross_entropy(logits: Floats, targets: Wholes, counted: Flags | None = None) -> Tensor:
     """`-log p(target)` under the softmax of the logits at each position: `[..., pos]`, float32.
 
     Args:
@@ -36,6 +36,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor | None = None
         EvaluationError: the shapes do not fit.
     """
     _check_shapes(logits, targets=targets, counted=counted)
+    vocab = logits.shape[-1]
+    at = targets if counted is None else targets[counted.to(targets.device)]
+    if at.numel() and not 0 <= int(at.min()) <= int(at.max()) < vocab:
+        raise EvaluationError(f"A target is a token from 0 to {vocab - 1:,}.")
 
     def loss(of: Tensor, target: Tensor) -> Tensor:
         return -of.float().log_softmax(-1).gather(-1, target[:, None])[:, 0]  # [chunk, vocab] to [chunk]
@@ -44,7 +48,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor | None = None
 
 
 @checked(EvaluationError)
-def token_losses(logits: Tensor, tokens: Tensor, counted: Tensor | None = None) -> Tensor:
+def token_losses(logits: Floats, tokens: Wholes, counted: Flags | None = None) -> Tensor:
     """Cross-entropy of each token given those before it: `[..., pos - 1]`, float32; the first token has none.
 
     Args:
@@ -60,7 +64,7 @@ def token_losses(logits: Tensor, tokens: Tensor, counted: Tensor | None = None) 
 
 
 @checked(EvaluationError)
-def kl_divergence(p_logits: Tensor, q_logits: Tensor, counted: Tensor | None = None) -> Tensor:
+def kl_divergence(p_logits: Floats, q_logits: Floats, counted: Flags | None = None) -> Tensor:
     """KL(p ‖ q) = Σ p (log p - log q) at each position: `[..., pos]`, float32; gradients flow to both.
 
     A token with p = 0 adds nothing; one with p > 0 and q = 0 makes the divergence infinite. Rounding can leave a value
@@ -89,22 +93,25 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor, counted: Tensor | None = N
 
 
 @checked(EvaluationError)
-def perplexity(losses: Tensor) -> float:
+def perplexity(losses: Floats) -> float:
     """The exponential of the mean of cross-entropies of any shape; NaN of none, infinite beyond float64's range."""
     return float(losses.double().mean().exp())
 
 
-def predictions(content: Tensor) -> Tensor:
+@checked(EvaluationError)
+def predictions(content: Flags) -> Tensor:
     """The predictions from a counted token of a counted next token: bool `[batch, pos - 1]`.
 
     Args:
         content: the tokens that count, bool `[batch, pos]`.
     """
+    if content.ndim != 2:
+        raise EvaluationError(f"content has the shape [batch, pos], not {list(content.shape)}.")
     return content[:, :-1] & content[:, 1:]
 
 
 def _check_shapes(logits: Tensor, **positions: Tensor | None) -> None:
-    if logits.ndim < 2:
+    if logits.ndim < 2 or not logits.shape[-1]:
         raise EvaluationError(f"Logits have the shape [..., pos, vocab], not {list(logits.shape)}.")
     for name, one in positions.items():
         if one is not None and one.shape != logits.shape[:-1]:

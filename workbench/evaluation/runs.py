@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from workbench.core.checks import checked
+from workbench.evaluation.errors import EvaluationError
 from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
@@ -26,6 +28,7 @@ def windows_at_once(model: LanguageModel, context: int, batch: int) -> int:
     return max(1, min(batch, LOGITS // (min(context, model.network.n_ctx) * model.network.vocab_size)))
 
 
+@checked(EvaluationError)
 def logits_under(model: LanguageModel, tokens: Tensor, edits: Sequence[BoundEdit]) -> Tensor:
     """Logits of a model that runs under edits: `[batch, pos, vocab]`, in the model's type.
 

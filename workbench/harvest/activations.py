@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, checked
 from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, time_left
 from workbench.corpus import Corpus
@@ -59,6 +60,7 @@ class Activations:
 COLUMNS = ("tokens", "texts", "positions")
 
 
+@runtime_checkable
 class Source(Protocol):
     """What a `Buffer` takes from: a `Harvest` or a `Store`."""
 
@@ -71,6 +73,7 @@ class Source(Protocol):
         ...
 
 
+@checked(HarvestError)
 @dataclass(frozen=True, eq=False)
 class Harvest:
     """Which activations to read: those of `model` at `hook_points` on the texts of `corpus`.
@@ -97,12 +100,12 @@ class Harvest:
     model: LanguageModel
     corpus: Corpus
     hook_points: str | Sequence[str]
-    tokens: int | None = None
-    context: int = 256
-    batch: int = 16
-    seed: int = 0
+    tokens: Integer | None = None
+    context: Integer = 256
+    batch: Integer = 16
+    seed: Integer = 0
     repeat: bool = False
-    shard: tuple[int, int] = (0, 1)
+    shard: tuple[Integer, Integer] = (0, 1)
 
     def __post_init__(self) -> None:
         names = (self.hook_points,) if isinstance(self.hook_points, str) else tuple(self.hook_points)
@@ -121,8 +124,9 @@ class Harvest:
         how = {"seed": self.seed, "repeat": self.repeat, "shard": self.shard}
         return self.corpus.batches(self.model, self.context, self.batch, self.tokens, **how)
 
+    @checked(HarvestError)
     def run(
-        self, skip: int = 0, *, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
+        self, skip: Natural = 0, *, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
     ) -> Iterator[Activations]:
         """The activations, batch by batch.
 

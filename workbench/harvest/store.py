@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from workbench.core.checks import Number, checked
+from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
 from workbench.core.progress import Progress, remembering
 from workbench.core.provenance import command_line
@@ -28,6 +32,17 @@ MOST_LOST = 0.01
 """The share of an activation's length that storing it may lose; rounding to float16 loses at most a 2,000th."""
 
 PROGRESS = "progress.json"
+
+
+@with_config(ConfigDict(extra="allow"))
+class StoreNote(TypedDict):
+    """`progress.json`; it holds versions and command too."""
+
+    harvest: dict[str, Any]
+    dtype: Literal["float16", "float32"]
+    widths: Annotated[dict[str, Positive], MinLen(1)]
+    committed: Natural
+    complete: bool
 
 
 class Store:
@@ -47,6 +62,7 @@ class Store:
         columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
     """
 
+    @checked(HarvestError)
     def __init__(self, folder: str | Path, hook_points: Sequence[str] | None = None):
         self.folder = Path(folder)
         earlier = _read_progress(self.folder)
@@ -87,7 +103,8 @@ class Store:
         values = {name: torch.from_numpy(value[at].astype(np.float32)) for name, value in self.values.items()}
         return Activations(values, *(torch.from_numpy(self.columns[name][at].astype(np.int64)) for name in COLUMNS))
 
-    def run(self, skip: int = 0) -> Iterator[Activations]:
+    @checked(HarvestError)
+    def run(self, skip: Natural = 0) -> Iterator[Activations]:
         """The activations in the order in which they were harvested."""
         for start in range(skip, len(self), 4096):
             yield self[start : start + 4096]
@@ -104,7 +121,7 @@ class Store:
         folder: str | Path,
         *,
         dtype: Literal["float16", "float32"] = "float16",
-        commit_every: Number = 2.0,
+        commit_every: Annotated[Number, Ge(0)] = 2.0,
         progress: Progress | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Store:
@@ -240,15 +257,8 @@ def _commit(folder: Path, note: dict[str, Any], files: Iterable[IO[bytes]] = ())
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
-    try:
-        note = json.loads((folder / PROGRESS).read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise HarvestError(f"{folder / PROGRESS} can't be read ({error}); delete it and harvest anew.") from error
-    if not isinstance(note, dict) or not {"harvest", "dtype", "widths", "committed", "complete"} <= note.keys():
-        raise HarvestError(f"{folder / PROGRESS} is not of a harvest; choose another folder.")
-    return note
+    file = folder / PROGRESS
+    return dict(read_json(file, StoreNote, HarvestError, "the note of a store")) if file.exists() else None
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -37,6 +37,7 @@ _READING = 0.9
 """The pass's share of the time, about."""
 
 
+@checked(FeatureIndexError)
 def build_index(
     model: LanguageModel, dictionary: Dictionary | str, corpus: Corpus, path: str | Path, **how: Any
 ) -> FeatureIndex:
@@ -47,7 +48,7 @@ def build_index(
 @checked(FeatureIndexError)
 def build_indexes(
     model: LanguageModel,
-    dictionaries: Mapping[Any, Dictionary | str],
+    dictionaries: Mapping[str | Path, Dictionary | str],
     corpus: Corpus,
     *,
     tokens: Integer | None = None,
@@ -55,7 +56,7 @@ def build_indexes(
     batch: Integer = 16,
     seed: Integer = 0,
     keep: Annotated[Integer, Ge(LEAST_KEPT)] | None = None,
-    commit_every: Number = 5.0,
+    commit_every: Annotated[Number, Ge(0)] = 5.0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> list[FeatureIndex]:
@@ -89,6 +90,8 @@ def build_indexes(
     if not dictionaries:
         raise FeatureIndexError("There is no dictionary to build an index for.")
     named = {Path(path): _named(model, dictionary) for path, dictionary in dictionaries.items()}
+    if len(named) < len(dictionaries):
+        raise FeatureIndexError("Two of the dictionaries have the same folder; give each its own.")
     points = sorted({dictionary.reads for dictionary in named.values()})
     harvest = Harvest(model, corpus, points, tokens, context, batch, seed)
     jobs = [IndexBuild(path, model, dictionary, harvest, keep) for path, dictionary in named.items()]

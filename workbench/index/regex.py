@@ -6,20 +6,40 @@ activations, recall is hits divided by matches.
 
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 import regex
 
+from workbench.core.type_words import shown
 from workbench.index.card import RegexScore
 from workbench.index.entries import Entries
 from workbench.index.layout import FeatureIndexError
 
+LONGEST = 1000
+"""Letters of a pattern."""
+REPETITIONS = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
+"""A part of a pattern that says how often the part before it is repeated."""
+MOST = 10_000
+"""Repetitions that a pattern asks for, all of them multiplied; compiling writes each out."""
+
 
 def compiled(pattern: str) -> regex.Pattern[str]:
-    """The compiled pattern; raises `FeatureIndexError` if it is no regular expression."""
+    """The compiled pattern.
+
+    Raises:
+        FeatureIndexError: it is no regular expression, or one that takes too long to compile.
+    """
+    if len(pattern) > LONGEST:
+        raise FeatureIndexError(f"A regular expression has at most {LONGEST:,} characters, not {len(pattern):,}.")
+    numbers = [max(digits, key=len) or "1" for digits in REPETITIONS.findall(pattern)]
+    if any(len(one) > 9 for one in numbers) or math.prod(max(int(one), 1) for one in numbers) > MOST:
+        raise FeatureIndexError(f"The regular expression {shown(pattern)} repeats too often; write smaller numbers.")
     try:
         return regex.compile(pattern)
-    except (regex.error, TypeError) as error:
-        raise FeatureIndexError(f"The regular expression {pattern!r} can't be read: {error}.") from error
+    except (regex.error, TypeError, RecursionError, OverflowError, ValueError) as error:
+        raise FeatureIndexError(f"The regular expression {shown(pattern)} can't be read: {error}.") from error
 
 
 class RegexScores:

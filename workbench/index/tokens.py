@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import regex
 
+from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.index.layout import FeatureIndexError, mapped
 from workbench.index.selection import AFTER, BEFORE
+from workbench.model.language_model import LanguageModel
 
 _TEXTS_TOGETHER = 256
 PATIENCE = 10.0
@@ -169,7 +171,8 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
     pq.write_table(pieces, folder / "pieces.parquet", compression="zstd")
 
 
-def text_ends(model: Any, texts: Sequence[str]) -> list[np.ndarray]:
+@checked(FeatureIndexError)
+def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """The end of each token of each text in characters, never decreasing: `[tokens]` for each text.
 
     Raises:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.core.arguments import Argument
+from workbench.core.checks import checked
 from workbench.dictionaries.features import Feature
+from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind
 from workbench.model.edits import Positions
@@ -43,6 +45,7 @@ class Choice:
         )
 
 
+@checked(DictionaryError)
 def choices(dictionary: Dictionary) -> list[Choice]:
     """What can be done with the features of a dictionary, the likeliest first."""
     kinds = [kind for kind in INTERVENTIONS.values() if issubclass(kind, FeatureIntervention)]

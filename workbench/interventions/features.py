@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from workbench.core.checks import Natural, checked
 from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import DictionaryError
@@ -26,6 +27,7 @@ REFERENCE_TEXTS = (
 """The texts over which `Ablate(feature, "mean")` takes its mean where none is stated; fixed, so that the mean is."""
 
 
+@checked(FeatureError)
 def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
     """The dictionary that a feature belongs to, on this model; the feature is checked against it.
 
@@ -55,7 +57,8 @@ def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
     return neurons
 
 
-def mean_value(model: LanguageModel, dictionary: Dictionary, index: int) -> float:
+@checked(FeatureError)
+def mean_value(model: LanguageModel, dictionary: Dictionary, index: Natural) -> float:
     """A feature's mean over the tokens of `REFERENCE_TEXTS`, with no intervention or splice in force.
 
     For a trained dictionary the first token of each text does not count: it is the model's attention sink, with

@@ -35,6 +35,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from workbench.core.arguments import Argument
+from workbench.core.type_words import shown
 from workbench.dictionaries.acting import changing, places
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.features import Feature
@@ -152,7 +153,7 @@ class FeatureIntervention(InterventionKind):
             object.__setattr__(self, "feature", Feature.parse(self.feature))
         if not isinstance(self.feature, Feature):
             raise EditError(
-                f"{type(self).__name__} takes a feature, such as neurons.29.gate:808, not {self.feature!r}."
+                f"{type(self).__name__} takes a feature, such as neurons.29.gate:808, not {shown(self.feature)}."
             )
         object.__setattr__(self, "positions", as_positions(self.positions))
         super().__post_init__()

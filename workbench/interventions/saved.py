@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
+from annotated_types import MaxLen
 from typing_extensions import TypedDict
 
 from workbench.core.checks import checked
 from workbench.core.files import replacing
-from workbench.core.forms import parse_json
+from workbench.core.forms import parse_json, read_text
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
@@ -25,7 +26,7 @@ FORMAT = 1
 class Named(TypedDict):
     """What a file says of the model or of a dictionary."""
 
-    name: str
+    name: Annotated[str, MaxLen(4096)]
     hash: str
 
 
@@ -135,10 +136,7 @@ def load_interventions(
     path: str | Path, model: LanguageModel, dictionaries: Sequence[Dictionary] = ()
 ) -> list[InterventionKind]:
     """Read a JSON file of interventions; `dictionaries` and errors as in `from_json`, `EditError` if there is none."""
-    try:
-        return from_json(model, Path(path).read_text(), dictionaries)
-    except (OSError, UnicodeDecodeError) as error:
-        raise EditError(f"{path} can't be read: {error}.") from error
+    return from_json(model, read_text(path, EditError, "a file of interventions"), dictionaries)
 
 
 def _trained(sources: Iterable[object]) -> dict[str, str]:

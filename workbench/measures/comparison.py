@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Natural, Positive, Raises, checked
 from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
@@ -24,7 +25,7 @@ from workbench.model.edits import EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import require_tokenizer
-from workbench.model.sampling import Sampling
+from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer
 
 CHUNK = 64
@@ -112,11 +113,12 @@ class Step:
     """New text of each row: plain, edited, control; empty behind the end of the row."""
 
 
+@checked(EditError)
 def compare(
     model: LanguageModel,
-    prompt: str,
+    prompt: Annotated[str | Tensor, Raises(PromptError)],
     interventions: Sequence[Intervention],
-    max_new_tokens: int = 64,
+    max_new_tokens: Annotated[Positive, Raises(PromptError)] = 64,
     **how: Any,
 ) -> Comparison:
     """The texts with and without interventions, and how far they are apart; settings as in `compare_steps`."""
@@ -128,17 +130,18 @@ def compare(
             return ended.value
 
 
+@checked(EditError)
 def compare_steps(
     model: LanguageModel,
-    prompt: str,
+    prompt: Annotated[str | Tensor, Raises(PromptError)],
     interventions: Sequence[Intervention],
-    max_new_tokens: int = 64,
+    max_new_tokens: Annotated[Positive, Raises(PromptError)] = 64,
     *,
     sampling: Sampling | None = None,
     stop: bool = True,
     control: bool = False,
-    seed: int = 0,
-    top: int = 20,
+    seed: Natural = 0,
+    top: Positive = 20,
 ) -> Generator[Step, None, Comparison]:
     """A comparison step by step; the generator returns the `Comparison`.
 
@@ -182,7 +185,8 @@ def compare_steps(
         complete = step.complete
         judge.note(step)
         yield Step(step.pieces)
-    return judge.verdict(prompt, tokens[0], complete, top)
+    text = prompt if isinstance(prompt, str) else model.to_text(prompt)
+    return judge.verdict(text, tokens[0], complete, top)
 
 
 def random_twins(
@@ -199,6 +203,8 @@ def random_twins(
         if not isinstance(one, FeatureIntervention) or one.feature is None:
             raise EditError(f"{one} names no feature, so there is no random feature to compare it with.")
         dictionary = dictionary_of(model, one.feature)
+        if dictionary.n_features < 2:
+            raise EditError(f"{dictionary.name} has one feature only, so there is no other to compare it with.")
         index = chance.randrange(dictionary.n_features - 1)
         index += index >= one.feature.index  # any feature but this one
         twins.append(replace(one, feature=replace(one.feature, index=index)))
@@ -284,6 +290,10 @@ class _Judge:
             for ids, logprobs, over in zip(written, own.tolist(), complete, strict=True)
         ]
         plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
+        if bool(kl.isnan().any()) or bool(kl_own.isnan().any()):
+            raise EditError(
+                "A model computes values here that are not finite: an intervention's value is too large; lower it."
+            )
         before = self.before / max(self.lengths[0], 1)
         sides = []
         for side in range(self.n_sides):

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from workbench.core.checks import Number, checked
 from workbench.core.progress import Progress
 from workbench.evaluation.losses import cross_entropy
 from workbench.model.decoding import check_causal
 from workbench.model.edits import Group, Intervention, Run, check_edits
 from workbench.model.language_model import LanguageModel
+from workbench.model.sampling import PromptError
 
 ROWS = 8
 """Strengths in one forward pass."""
@@ -34,11 +36,12 @@ class DoseResponse:
         return asdict(self)
 
 
+@checked(PromptError)
 def dose_response(
     model: LanguageModel,
     prompt: str,
     word: str,
-    values: Sequence[float],
+    values: Sequence[Number],
     make: Callable[[float], Sequence[Intervention]],
     *,
     progress: Progress | None = None,

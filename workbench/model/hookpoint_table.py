@@ -5,23 +5,27 @@ A hook point belongs to a plain module only if the plain tree and the bridge com
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from workbench.core.cache import cache_folder, optional
+from workbench.core.checks import Positive
 from workbench.core.files import replacing
+from workbench.core.forms import read_json
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
 from workbench.model.weights import ModelError, state_of
 
-TABLE = 3
+TABLE = 4
 """Version of the tables of hook points on disk."""
 
 
@@ -38,6 +42,25 @@ class BridgeTensor:
     side: str
     """`in` or `out` for the component's input or output, empty for a tensor inside it."""
     value: Tensor
+
+
+class SavedPoint(TypedDict):
+    """A hook point in a table on disk."""
+
+    name: str
+    shape: list[Positive]
+    module: str | None
+    side: Literal["in", "out"]
+    key: str
+    positional: bool
+    refusal: str
+
+
+class SavedTable(TypedDict):
+    """A table on disk, with the SHA-256 of its rows."""
+
+    sha256: str
+    points: list[SavedPoint]
 
 
 def open_table(
@@ -62,7 +85,8 @@ def open_table(
     if points is None:
         points = _build(module, observe, uneditable)
         with optional(file), replacing(file, owned=True) as temporary:
-            temporary.write_text(json.dumps([asdict(point) for point in points.values()]))
+            rows = json.loads(json.dumps([asdict(point) for point in points.values()]))
+            temporary.write_text(json.dumps({"sha256": _sha256(rows), "points": rows}))
     return points
 
 
@@ -178,9 +202,13 @@ def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
 
 
 def _read(file: Path) -> HookPoints | None:
-    """The hook points in a table; None if there is no table, or it is damaged or empty."""
-    try:
-        rows = json.loads(file.read_text())
-        return HookPoints(HookPoint(**(row | {"shape": tuple(row["shape"])})) for row in rows) or None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    """The hook points in a table; None if there is no table, or it is damaged, altered or empty."""
+    with contextlib.suppress(ModelError):
+        saved = read_json(file, SavedTable, ModelError, "a table of hook points")
+        if saved["points"] and saved["sha256"] == _sha256(saved["points"]):
+            return HookPoints(HookPoint(**{**row, "shape": tuple(row["shape"])}) for row in saved["points"])
+    return None
+
+
+def _sha256(rows: Any) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

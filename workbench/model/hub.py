@@ -6,11 +6,14 @@ request beforehand tells whether it is worth asking.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import threading
 from pathlib import Path
+from typing import Any
 
 from workbench.core.cache import cache_folder
+from workbench.core.errors import WorkbenchError
+from workbench.core.forms import read_json
 
 PATIENCE = 3.0
 """Seconds to wait for a connection to the hub; `HF_HUB_ETAG_TIMEOUT` replaces it where it is set."""
@@ -83,11 +86,9 @@ def models_here() -> list[str]:
     theirs = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json")
     names = {path.parents[2].name.removeprefix("models--").replace("--", "/") for path in theirs}
     for note in (cache_folder() / "models").glob("*/workbench.json"):
-        try:
-            names.add(str(json.loads(note.read_text(encoding="utf-8"))["model"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged note names nothing
-    return sorted(names)
+        with contextlib.suppress(WorkbenchError):  # a damaged note names nothing
+            names.add(str(read_json(note, dict[str, Any], WorkbenchError, "a note on a model").get("model", "")))
+    return sorted(names - {""})
 
 
 def in_words(names: list[str]) -> str:

@@ -9,22 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import Positive, checked
+from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
 from workbench.model import prompts as prompt_forms
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, streamed
+from workbench.model.hookpoints import HookPointError
 from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
 from workbench.model.network import Network
 from workbench.model.plan import Plan
-from workbench.model.prompts import ChatPrompt
+from workbench.model.prompts import ChatPrompt, Tokenizer
 from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer, added_text, token_texts
+from workbench.model.weights import ModelError
+
+USUAL_TOKEN = 16
+"""Characters of a token; only a text with more for each token of the context is measured before it is tokenized."""
 
 
 class LanguageModel:
@@ -42,10 +47,11 @@ class LanguageModel:
         about: plain data that is recorded with the model, such as how it was trained.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Any, name: str, hash: str):
+    @checked(ModelError)
+    def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
         self.hash = self.plain_hash = hash
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.network = Network(module, tokenizer)
         self.hook_points = self.network.hook_points
         self.stop_tokens = prompt_forms.stop_tokens(module, tokenizer)
@@ -55,6 +61,7 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
 
+    @checked(PromptError)
     def to_tokens(self, text: str, *, start: bool = True) -> Tensor:
         """Token ids of a text, `[1, pos]`; without tokens that the tokenizer adds behind a text, such as EOS.
 
@@ -69,7 +76,8 @@ class LanguageModel:
         ids = prompt_forms.encode(self.tokenizer, text, self.network.vocab_size, self.name, start=start)
         return torch.tensor([ids], dtype=torch.long)
 
-    def to_text(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> str:
+    @checked(PromptError)
+    def to_text(self, tokens: Wholes | Sequence[int], after: Wholes | Sequence[int] = ()) -> str:
         """The text of token ids `[pos]`, without special tokens; behind the tokens `after`, what they add to the text.
 
         Raises:
@@ -88,7 +96,8 @@ class LanguageModel:
         ids = _ids(tokens)
         return [streamer.add(token, place == len(ids)) for place, token in enumerate(ids, 1)]
 
-    def token_texts(self, tokens: Tensor | Sequence[int]) -> list[str]:
+    @checked(PromptError)
+    def token_texts(self, tokens: Wholes | Sequence[int]) -> list[str]:
         """The text of each single token inside a text, such as " dog"; bytes of a broken character show as �.
 
         Special tokens show as they are written; ids that the tokenizer lacks have no text.
@@ -98,6 +107,7 @@ class LanguageModel:
         """
         return token_texts(prompt_forms.require_tokenizer(self.tokenizer, self.name), _ids(tokens))
 
+    @checked(PromptError)
     def chat_prompt(self, messages: str | Sequence[dict[str, str]]) -> ChatPrompt:
         """The prompt for an answer, in the model's chat template; its tokens are those of the template.
 
@@ -109,6 +119,7 @@ class LanguageModel:
         """
         return prompt_forms.chat_text(self.tokenizer, messages, self.name)
 
+    @checked(PromptError)
     def as_tokens(self, tokens: Tensor | str) -> Tensor:
         """Token ids `[batch, pos]` of a text, of one row `[pos]`, or of a batch.
 
@@ -116,10 +127,12 @@ class LanguageModel:
             PromptError: an empty text, ids outside the vocabulary, another shape, or more tokens than the context.
         """
         if isinstance(tokens, str):
+            self._check_length(tokens)
             tokens = self.to_tokens(tokens)
         sizes = {"n_ctx": self.network.n_ctx, "vocab_size": self.network.vocab_size}
         return prompt_forms.token_tensor(tokens, **sizes, tokenizer=self.tokenizer, name=self.name)
 
+    @checked(PromptError)
     def __call__(self, tokens: Tensor | str, *, mask: Tensor | None = None, prompt_length: int | None = None) -> Tensor:
         """Logits of every position, `[batch, pos, vocab]`, under the interventions in force here.
 
@@ -137,10 +150,11 @@ class LanguageModel:
         mask = prompt_forms.mask_tensor(mask, tokens)
         return self._logits(tokens, self._standing(tokens, mask, prompt_length), mask, prompt_length)
 
+    @checked(PromptError)
     def capture(
         self,
         tokens: Tensor | str,
-        hook_points: Sequence[str],
+        hook_points: Annotated[Sequence[str], Raises(HookPointError)],
         *,
         mask: Tensor | None = None,
         prompt_length: int | None = None,
@@ -171,14 +185,15 @@ class LanguageModel:
             self.network.capture(tokens, hook_points, run, mask=mask)
         return {name: captured[key] for name, key in keys.items()}
 
+    @checked(PromptError)
     def run(
         self,
-        tokens: Tensor,
+        tokens: Wholes,
         edits: Sequence[BoundEdit] = (),
         *,
-        mask: Tensor | None = None,
-        prompt_length: int | None = None,
-        last: int = 0,
+        mask: Flags | None = None,
+        prompt_length: Positive | None = None,
+        last: Natural = 0,
     ) -> Tensor:
         """Logits of one forward pass under these edits and no others: `[batch, pos, vocab]`, or `[batch, last, vocab]`.
 
@@ -260,6 +275,7 @@ class LanguageModel:
         """The answer to a message, or to a list of `{"role", "content"}`; settings as in `generate_batch`."""
         return self.generate_batch([self.chat_prompt(message)], max_new_tokens, **how)[0]
 
+    @checked(PromptError)
     def generate_batch(
         self,
         prompts: Sequence[str | Tensor],
@@ -270,7 +286,7 @@ class LanguageModel:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
-        interventions: Sequence[Intervention] = (),
+        interventions: Annotated[Sequence[Intervention], Raises(EditError)] = (),
         stop: bool = True,
     ) -> list[Generation]:
         """The continuations of several prompts, decoded together.
@@ -295,13 +311,14 @@ class LanguageModel:
         texts = [prompt if isinstance(prompt, str) else self._text(prompt) for prompt in prompts]
         return generations(texts, rows, steps, self._text)
 
+    @checked(PromptError)
     def stream(
         self,
         prompt: str | Tensor,
         max_new_tokens: int = 64,
         *,
         sampling: Sampling | None = None,
-        interventions: Sequence[Intervention] = (),
+        interventions: Annotated[Sequence[Intervention], Raises(EditError)] = (),
         stop: bool = True,
     ) -> Iterator[Token]:
         """The tokens of a continuation, one by one as they are decoded; settings as in `generate_batch`.
@@ -313,7 +330,7 @@ class LanguageModel:
         )
 
     @checked(PromptError)
-    def prompt_batch(self, prompts: Any, max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
+    def prompt_batch(self, prompts: Sequence[str | Tensor], max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
         """Prompts as one left-padded tensor `[batch, pos]` with its mask; None if nothing is padded.
 
         Args:
@@ -381,12 +398,25 @@ class LanguageModel:
         run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
         return self.network.run(tokens, run, mask=mask, last=last)
 
+    def _check_length(self, text: str) -> None:
+        """Refuse a text with more characters than a full context of the longest tokens, before it is tokenized."""
+        if self.tokenizer is None or len(text) <= self.network.n_ctx * USUAL_TOKEN:
+            return
+        most = self.network.n_ctx * max(map(len, self.tokenizer.get_vocab()))
+        if len(text) > most:
+            raise PromptError(
+                f"The text has {len(text):,} characters, but {self.name} sees only {self.network.n_ctx:,} tokens; "
+                "shorten it."
+            )
+
     def _text(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> str:
         """The text of token ids behind others; empty for a model without a tokenizer."""
         return "" if self.tokenizer is None else self.to_text(tokens, after)
 
     def _row(self, prompt: str | Tensor) -> list[int]:
         """The token ids of one prompt."""
+        if isinstance(prompt, str):
+            self._check_length(prompt)
         rows = self.to_tokens(prompt) if isinstance(prompt, str) else self.as_tokens(prompt)
         if len(rows) != 1:
             raise PromptError(f"A prompt is one row of tokens, not {len(rows)}; give generate_batch a list of rows.")

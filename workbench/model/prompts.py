@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from workbench.core.type_words import shown
+from workbench.core.type_words import reason_of, shown
 from workbench.core.vocabulary import beyond_vocabulary
 from workbench.model.sampling import PromptError
 from workbench.model.token_texts import part_tokens
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What a model needs of a Hugging Face tokenizer, beside its settings."""
+
+    def __call__(self, text: Any, **how: Any) -> Any:
+        """Token ids of texts."""
+        ...
+
+    def decode(self, token_ids: Any, **how: Any) -> Any:
+        """The text of token ids."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token."""
+        ...
 
 
 def require_tokenizer(tokenizer: Any, name: str) -> Any:
@@ -89,8 +106,8 @@ def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name:
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-    except TemplateError as error:
-        raise PromptError(f"The chat template of {name} refuses this chat: {error}.") from error
+    except (TemplateError, ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
+        raise PromptError(f"The chat template of {name} refuses this chat: {reason_of(error)}.") from error
     if ids != tokenizer(text, add_special_tokens=False).input_ids:
         raise PromptError(
             f"The chat template of {name} gives other tokens than its text; give generate() the ids of "
@@ -114,7 +131,7 @@ def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, tokenizer: Any, na
         raise PromptError(f"Tokens are a tensor [batch, pos] with at least one position, not {tuple(tokens.shape)}.")
     if tokens.shape[1] > n_ctx:
         raise PromptError(f"The text has {tokens.shape[1]:,} tokens, but {name} sees only {n_ctx:,}.")
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise PromptError(f"Token ids are whole numbers, not {tokens.dtype}.")
     complaint = beyond_vocabulary([int(tokens.min()), int(tokens.max())], vocab_size, tokenizer, name)
     if complaint:

@@ -16,6 +16,9 @@ from workbench.core.errors import WorkbenchError
 FIRST_LOOK = 512
 """Likeliest tokens that `top_p` considers first, which spares sorting the whole vocabulary."""
 
+COLDEST = torch.finfo(torch.float32).tiny
+"""Least temperature above 0; logits are in float32, in which smaller numbers are 0."""
+
 
 class PromptError(WorkbenchError):
     """An unusable prompt or setting of generation."""
@@ -78,7 +81,7 @@ class Sampling:
         """
         if self.temperature == 0:
             return logits.argmax(-1)
-        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # no overflow, however cold
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, COLDEST)
         if self.top_k is None and self.top_p is None:
             return _draw(logits.softmax(-1), generators)
         count = min(self.top_k or FIRST_LOOK, logits.shape[-1])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint
+from workbench.core.type_words import reason_of
 from workbench.model.hub import in_words, is_gated, is_repository, models_here, why_unreachable
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -53,11 +54,23 @@ def building() -> Iterator[None]:
                 messages.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def _refusing(*known: type[Exception]) -> Iterator[None]:
+    """Raise a `ModelError` in place of the errors that damaged files bring out of transformers, but for the known."""
+    try:
+        yield
+    except known:
+        raise
+    except Exception as error:  # what a damaged file raises there has no kind of its own
+        raise ModelError(f"Its files are damaged: {reason_of(error)}; copy them again.") from error
+
+
 def read_tokenizer(source: Path | str, **where: Any) -> Any:
     """The Hugging Face tokenizer of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source, **where)
+    with _refusing(OSError, ValueError, KeyError, ConnectionError, RuntimeError):
+        return AutoTokenizer.from_pretrained(source, **where)
 
 
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
@@ -100,7 +113,7 @@ def _in_one_sentence(source: str) -> Iterator[None]:
                 f"{source!r} is a model to which its owners give access one by one: ask for it at "
                 f"https://huggingface.co/{source}, then log in on this machine with `hf auth login` or set HF_TOKEN."
             ) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        reason = reason_of(error)
         raise ModelError(
             f"No model could be loaded from {source!r}: {reason}; give a folder, a Hugging Face name "
             f"(which needs the network the first time), or nothing for the default model."
@@ -146,7 +159,7 @@ def _load_module(source: str, **where: Any) -> nn.Module:
         raise ModelError(
             f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
         )
-    with building():
+    with building(), _refusing(OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from workbench.core.checks import checked
 from workbench.neurons.table import NeuronError, NeuronTable
 
 
@@ -24,6 +25,7 @@ class Agreement:
         return asdict(self)
 
 
+@checked(NeuronError)
 def compare_decodings(one: NeuronTable, other: NeuronTable) -> Agreement:
     """The agreement of two models' neurons; Davies (2025) finds the same top token in 75.4% of base and instruct.
 

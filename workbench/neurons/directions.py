@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Positive, Raises, checked
 from workbench.dictionaries.features import Feature
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
-from workbench.neurons.table import Scale, Weights
+from workbench.model.sampling import PromptError
+from workbench.model.weights import ModelError
+from workbench.neurons.table import NeuronError, Scale, Weights
 from workbench.neurons.unembedding import TINY, adjustment
 
 
+@checked(NeuronError)
 def token_scores(
-    model: LanguageModel, feature: Feature, weights: Weights | None = None, scale: Scale = "raw"
+    model: LanguageModel,
+    feature: Feature,
+    weights: Annotated[Weights | None, Raises(ModelError)] = None,
+    scale: Scale = "raw",
 ) -> Tensor:
     """One neuron's score for every token, `[vocab]`; its softmax is the paper's "probability".
 
@@ -33,8 +42,14 @@ def token_scores(
     return model.network.unembedding() @ adjustment(model, scale)(vector[None])[0]
 
 
+@checked(NeuronError)
 def neurons_writing(
-    model: LanguageModel, text: str, weights: Weights = "down", *, scale: Scale = "raw", top: int = 20
+    model: LanguageModel,
+    text: Annotated[str, Raises(PromptError)],
+    weights: Annotated[Weights, Raises(ModelError)] = "down",
+    *,
+    scale: Scale = "raw",
+    top: Positive = 20,
 ) -> list[tuple[Feature, float]]:
     """The neurons whose vectors have the highest scores for a token, over all neurons and at any rank.
 
@@ -66,7 +81,8 @@ def neurons_writing(
     ]
 
 
-def nearest_neurons(model: LanguageModel, feature: Feature, top: int = 10) -> list[tuple[Feature, float]]:
+@checked(NeuronError)
+def nearest_neurons(model: LanguageModel, feature: Feature, top: Positive = 10) -> list[tuple[Feature, float]]:
     """The neurons of the same site, in any layer, whose weight vectors have the highest cosine with this neuron's.
 
     Args:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from workbench.core.checks import Natural, Number, checked
+from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.errors import WorkbenchError
 from workbench.dictionaries.features import Feature, FeatureError
 
@@ -74,11 +74,13 @@ class NeuronTable:
     def __len__(self) -> int:
         return self.tokens.shape[1]
 
-    def feature(self, row: int) -> Feature:
+    @checked(NeuronError)
+    def feature(self, row: Natural) -> Feature:
         """The neuron of a row; neurons decoded by their down weights are features of `post`."""
         site = "post" if self.weights == "down" else self.weights
         return Feature(f"neurons.{row // self.d_mlp}.{site}", row % self.d_mlp)
 
+    @checked(NeuronError)
     def row(self, feature: Feature) -> int:
         """The row of a neuron of any site of the MLP; raises `FeatureError` if the table has none."""
         words = feature.dictionary.split(".")
@@ -93,7 +95,7 @@ class NeuronTable:
         return layer * self.d_mlp + feature.index
 
     @checked(NeuronError)
-    def hit(self, row: int, sign: Sign = 1, rank: int = 0) -> Hit:
+    def hit(self, row: Natural, sign: Sign = 1, rank: Natural = 0) -> Hit:
         """A row as a hit of a search; `sign` and `rank` are those of the token that was searched."""
         side = 0 if sign == 1 else 1
         tokens = [self.vocabulary[token] for token in self.tokens[side, row]]
@@ -108,10 +110,10 @@ class NeuronTable:
         *,
         match: Match = "any",
         sign: Sign = 1,
-        layers: Iterable[int] | None = None,
+        layers: Sequence[Natural] | None = None,
         max_rank: Natural | None = None,
         min_score: Number | None = None,
-        limit: Natural | None = 200,
+        limit: Positive | None = 200,
     ) -> list[Hit]:
         """The neurons that have a token among their top ones, best first: by rank, then by score.
 

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.core.cache import cache_folder, optional
+from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.forms import parse_json
 from workbench.core.hashing import fingerprint
 
 FORMAT = 1
@@ -37,7 +39,7 @@ def read_table(file: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
         return None
     try:
         with safe_open(file, "pt") as opened:
-            note = json.loads(opened.metadata()["about"])
+            note = parse_json(opened.metadata()["about"], dict[str, Any], WorkbenchError, "Its note is damaged")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if {**note, **about} == note and note["sha256"] == fingerprint(tensors):
             return tensors

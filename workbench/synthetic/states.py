@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.core.checks import Natural, Positive, checked
+from workbench.core.checks import Natural, Positive, Wholes, checked
 from workbench.corpus import CorpusError
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError
@@ -85,8 +85,15 @@ def count_codes(
     return StateCounts({point: one.view(-1, columns) for point, one in counts.items()}, seen)
 
 
+@checked(CorpusError)
 def capture_at_states(
-    model: LanguageModel, machine: TokFSM, hook_points: Sequence[str], walks: int, *, written: int = 0, seed: int
+    model: LanguageModel,
+    machine: TokFSM,
+    hook_points: Sequence[str],
+    walks: Positive,
+    *,
+    written: Natural = 0,
+    seed: Natural,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Activations at the last digits of states on random walks.
 
@@ -106,16 +113,20 @@ def capture_at_states(
         yield at.flatten(), {name: x[:, places].flatten(2).flatten(0, 1) for name, x in activations.items()}
 
 
-def state_column(machine: TokFSM, state: int, written: Sequence[int]) -> int:
+@checked(CorpusError)
+def state_column(machine: TokFSM, state: Natural, written: Sequence[Natural]) -> int:
     """The column of `count_codes` for a state followed by written digits."""
     for digit in written:
         state = state * machine.base + digit
     return state
 
 
-def state_codes(model: LanguageModel, counted: StateCounts, state: int) -> list[Feature]:
+@checked(CorpusError)
+def state_codes(model: LanguageModel, counted: StateCounts, state: Natural) -> list[Feature]:
     """For each group of each codebook the code that is active most often on a state (column)."""
     features = []
+    if state >= len(counted.seen):
+        raise CorpusError(f"state is a column from 0 to {len(counted.seen) - 1:,}, not {state:,}.")
     for point, counts in counted.counts.items():
         book = model.splices[point]
         assert isinstance(book, Dictionary)
@@ -127,8 +138,9 @@ def state_codes(model: LanguageModel, counted: StateCounts, state: int) -> list[
     return features
 
 
+@checked(CorpusError)
 def force_state(
-    model: LanguageModel, machine: TokFSM, counted: Sequence[StateCounts], state: int, length: int
+    model: LanguageModel, machine: TokFSM, counted: Sequence[StateCounts], state: Natural, length: Positive
 ) -> Callable[[Sequence[int]], list[Force]]:
     """A function from the digits written to the interventions that force a state's codes, for `next_states`.
 
@@ -156,11 +168,12 @@ def force_state(
     return interventions
 
 
+@checked(CorpusError)
 @torch.inference_mode()
 def next_states(
     model: LanguageModel,
     machine: TokFSM,
-    visited: Tensor,
+    visited: Wholes,
     interventions: Sequence[Intervention] | Callable[[Sequence[int]], Sequence[Intervention]] = (),
 ) -> Tensor:
     """Probabilities of the next state after walks `[rows, length]`: `[rows, states]`.

@@ -10,16 +10,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
-from workbench.core.checks import Natural, Positive, checked
+from workbench.core.checks import Integer, Natural, Positive, Wholes, checked
 from workbench.corpus import Corpus, CorpusError, TokenBatch
+from workbench.corpus.batching import Model
 
 
 @checked(CorpusError)
@@ -78,7 +80,8 @@ class TokFSM:
         """SHA-256 over the edges, in hex."""
         return hashlib.sha256(repr((self.digits, self.base)).encode() + self.successors.numpy().tobytes()).hexdigest()
 
-    def walk(self, rows: int, length: int, seed: int | list[int]) -> Tensor:
+    @checked(CorpusError)
+    def walk(self, rows: Positive, length: Positive, seed: Natural | Sequence[Natural]) -> Tensor:
         """Random walks, from states drawn at random: `[rows, length]`."""
         chance = np.random.default_rng(seed)
         chosen = torch.from_numpy(chance.integers(0, self.edges, (rows, length)))
@@ -89,13 +92,15 @@ class TokFSM:
             at = self.successors[at, chosen[:, step]]
         return visited
 
-    def write(self, visited: Tensor) -> Tensor:
+    @checked(CorpusError)
+    def write(self, visited: Wholes) -> Tensor:
         """States `[rows, length]` as tokens, BOS first: `[rows, 1 + length * digits]`."""
         powers = self.base ** torch.arange(self.digits - 1, -1, -1)
         tokens = (visited[..., None] // powers % self.base).flatten(1)  # [rows, length * digits]
         return torch.nn.functional.pad(tokens, (1, 0), value=self.bos)
 
-    def read(self, tokens: Tensor) -> Tensor:
+    @checked(CorpusError)
+    def read(self, tokens: Wholes) -> Tensor:
         """The states of tokens, the inverse of `write`: `[rows, length]`.
 
         Digits that are no state give -1; a state that is not complete at the end is left out.
@@ -106,7 +111,8 @@ class TokFSM:
         numbers = (parts * self.base ** torch.arange(self.digits - 1, -1, -1)).sum(-1)
         return torch.where((parts < self.base).all(-1) & (numbers < self.states), numbers, -1)
 
-    def corpus(self, texts: int = 800, length: int = 63, seed: int = 3) -> Corpus:
+    @checked(CorpusError)
+    def corpus(self, texts: Positive = 800, length: Positive = 63, seed: Natural = 3) -> Corpus:
         """A corpus of walks of `length` states, such as for a feature index."""
         walks = self.write(self.walk(texts, length, [self.seed, 29, seed]))[:, 1:].tolist()
         return Corpus(["".join(map(self._word, walk)) for walk in walks], f"{texts} walks", {"machine": self.hash})
@@ -115,16 +121,17 @@ class TokFSM:
         """A digit as text."""
         return f"{digit:x}" if self.base <= 16 else f"[{digit}]"
 
+    @checked(CorpusError)
     def batches(
         self,
-        model: Any,
-        context: int = 128,
-        batch: int = 16,
-        tokens: int | None = None,
-        seed: int = 0,
+        model: Model,
+        context: Annotated[Integer, Ge(2)] = 128,
+        batch: Positive = 16,
+        tokens: Positive | None = None,
+        seed: Natural = 0,
         *,
         repeat: bool = False,
-        shard: tuple[int, int] = (0, 1),
+        shard: tuple[Natural, Positive] = (0, 1),
     ) -> Iterator[TokenBatch]:
         """Batches of texts of `context` tokens, the same for the same arguments; settings as in `Corpus.batches`.
 
@@ -163,15 +170,21 @@ class TokFSM:
         )
         return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", pad_token="<s>")
 
-    def transition_accuracy(self, model: Any, walks: int = 512, context: int = 128, seed: int = 1) -> float:
+    @checked(CorpusError)
+    def transition_accuracy(
+        self, model: Callable[..., Tensor], walks: Positive = 512, context: Positive = 128, seed: Natural = 1
+    ) -> float:
         """Share of walks after which the model, decoding greedily behind a whole state, writes an allowed successor.
 
         The state is drawn at random for each walk, so that at least one whole state precedes and one fits behind it.
         """
         return float(self.transitions(model, walks, context, seed).double().mean())
 
+    @checked(CorpusError)
     @torch.inference_mode()
-    def transitions(self, model: Any, walks: int = 512, context: int = 128, seed: int = 1) -> Tensor:
+    def transitions(
+        self, model: Callable[..., Tensor], walks: Positive = 512, context: Positive = 128, seed: Natural = 1
+    ) -> Tensor:
         """For each walk, whether the model continues along an edge: bool `[walks]`; see `transition_accuracy`."""
         most = (context - 1) // self.digits - 1  # states before the one to write
         visited = self.walk(walks, most, [self.seed, 13, seed])

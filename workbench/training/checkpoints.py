@@ -19,15 +19,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
+from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from workbench.core.checks import Natural, Number, checked
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.forms import as_form, parse_json, read_json, read_text
 from workbench.core.hashing import fingerprint
 from workbench.core.locks import clear_lock
 from workbench.core.settings import difference
@@ -45,6 +49,32 @@ PROGRESS = "progress.json"
 
 class TrainingError(WorkbenchError):
     """A training that can't be begun, continued or carried on as asked."""
+
+
+@with_config(ConfigDict(extra="allow"))
+class SavedVersion(TypedDict):
+    """What every version of `progress.json` has."""
+
+    format: int
+
+
+@with_config(ConfigDict(extra="allow"))
+class SavedProgress(SavedVersion):
+    """`progress.json`."""
+
+    start: str
+    step: Natural
+    seconds: Number
+    settings: dict[str, Any]
+    provenance: NotRequired[dict[str, Any]]
+    optimiser_sha256: NotRequired[str]
+
+
+@with_config(ConfigDict(extra="allow"))
+class SavedLine(TypedDict):
+    """A line of the history: the measures of a step."""
+
+    step: Natural
 
 
 @dataclass
@@ -135,7 +165,7 @@ class RunFolder:
             tensors = load_file(self._at / OPTIMISER)
         except (OSError, SafetensorError) as error:
             raise TrainingError(f"{self._at / OPTIMISER} can't be read ({error}); delete {self._at}.") from error
-        if fingerprint(tensors) != self.note["optimiser_sha256"]:
+        if fingerprint(tensors) != self.note.get("optimiser_sha256"):
             raise TrainingError(f"{self._at / OPTIMISER} is not what was written; delete {self._at}.")
         if self.note["format"] == OLD:
             tensors["tokens_since_fired"] = tensors.pop("silent")
@@ -192,15 +222,11 @@ class RunFolder:
 
     def _read_note(self) -> dict[str, Any]:
         path = (self._at or self.folder) / PROGRESS
-        try:
-            note = json.loads(path.read_text())
-            readable = {FORMAT, OLD, 1} if self.finished else {FORMAT, OLD}  # 1 has another state of the optimiser
-            known = note["format"] in readable and {"start", "step", "seconds", "settings"} <= note.keys()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TrainingError(f"{path} is not of a training, or damaged; choose another folder.") from error
-        if not known:
+        content = read_json(path, SavedVersion, TrainingError, "the note of a training")
+        readable = {FORMAT, OLD, 1} if self.finished else {FORMAT, OLD}  # 1 has another state of the optimiser
+        if content["format"] not in readable:
             raise TrainingError(f"{path} is of another version of Workbench; choose another folder.")
-        return note
+        return dict(as_form(content, SavedProgress, TrainingError, f"{path} is not the note of a training"))
 
     def _was_trained_here(self) -> bool:
         """Whether the dictionary is what a process that was killed at the end of this training left."""
@@ -225,13 +251,20 @@ class RunFolder:
             clear_leftovers(self.folder / name)
 
 
+@checked(TrainingError)
 def read_history(folder: str | Path) -> list[dict[str, Any]]:
-    """What a training in this folder has measured so far, a line for each logged step; also while it runs."""
-    try:
-        lines = (Path(folder) / HISTORY).read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
+    """What a training in this folder has measured so far, a line for each logged step; also while it runs.
+
+    Raises:
+        TrainingError: a line is damaged.
+    """
+    file = Path(folder) / HISTORY
+    if not file.exists():
         return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last can be half written
+    lines = read_text(file, TrainingError, "the history of a training").split("\n")[:-1]  # the last is half written
+    complaints = (f"Line {number} of {file} is not of a training's history" for number in range(1, len(lines) + 1))
+    pairs = zip(lines, complaints, strict=True)
+    return [dict(parse_json(line, SavedLine, TrainingError, complaint)) for line, complaint in pairs]
 
 
 def _to_disk(path: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workbench.core.hashing import fingerprint
+from workbench.core.type_words import reason_of, shown
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting, places
 from workbench.dictionaries.folder import DictionaryError
@@ -271,15 +272,17 @@ class ModelLearner:
         try:
             tensors = load_file(folder / WEIGHTS)
             saved = [load_dictionary(folder / str(number)) for number in range(len(self.dictionaries))]
-        except (OSError, SafetensorError, DictionaryError) as error:
-            raise TrainingError(f"The training can't be continued ({error}); delete {folder}.") from error
+            with torch.no_grad():
+                for name, tensor in parameters_of(self.module).items():
+                    tensor.copy_(tensors[name])
+            for one, other in zip(self.dictionaries, saved, strict=True):
+                one.load_state_dict(other.state_dict())
+        except (OSError, SafetensorError, DictionaryError, KeyError, RuntimeError) as error:
+            reason = reason_of(error)
+            raise TrainingError(f"The training can't be continued ({reason}); delete {folder}.") from error
         self.provenance.update(note.get("provenance", {}))
-        with torch.no_grad():
-            for name, tensor in parameters_of(self.module).items():
-                tensor.copy_(tensors[name])
         for one, other in zip(self.dictionaries, saved, strict=True):
             assert isinstance(other, Trainable)
-            one.load_state_dict(other.state_dict())
             one.take_origin(other.origin())
             one.provenance = other.provenance
 
@@ -310,7 +313,7 @@ def dictionary_in_place(hook_point: str, dictionary: object) -> Trainable:
         TrainingError: it can't be trained, or acts elsewhere.
     """
     if not isinstance(dictionary, Trainable):
-        raise TrainingError(f"{dictionary!r} can't be trained; wb.Codebook(...) makes a dictionary that can.")
+        raise TrainingError(f"{shown(dictionary)} can't be trained; wb.Codebook(...) makes a dictionary that can.")
     dictionary.reads = dictionary.reads or hook_point
     dictionary.writes = dictionary.writes or hook_point
     if dictionary.writes != hook_point:

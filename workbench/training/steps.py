@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from workbench.core.checks import checked
 from workbench.core.locks import alone
 from workbench.core.provenance import command_line
 from workbench.training.checkpoints import RunFolder, State, TrainingError
@@ -29,6 +30,7 @@ LINES = 1000
 """Lines of history, at most."""
 
 
+@checked(TrainingError)
 def ramp(step: int, steps: int, rise: float, fall: float) -> float:
     """Share of the learning rate in a step: up in a line, level, down in a line.
 

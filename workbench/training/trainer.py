@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.core.progress import Progress
+from workbench.core.type_words import shown
 from workbench.corpus import Corpus
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
@@ -104,7 +105,7 @@ def train(
         CorpusError, HarvestError: texts, or a source, that can't be read.
     """
     if not isinstance(dictionary, Trainable):
-        raise TrainingError(f"{dictionary!r} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
+        raise TrainingError(f"{shown(dictionary)} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
     reads, writes = _hook_points(dictionary, hook_point, target)
     processes = Processes(next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device)
     if batch_size % processes.count:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from annotated_types import Ge
 
@@ -29,6 +29,7 @@ from workbench.training.steps import Training
 from workbench.training.text_batches import TextBatches
 
 
+@runtime_checkable
 class Texts(Protocol):
     """What a model learns from: a `Corpus`, or a language that makes its texts, such as `TokFSM`."""
 

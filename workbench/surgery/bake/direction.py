@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from workbench.core.checks import checked
 from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
+from workbench.surgery.child_building import SurgeryError
 
 
+@checked(SurgeryError)
 def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     """The direction in which a feature writes into the residual stream, `[d_model]`.
 

@@ -11,11 +11,13 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
@@ -47,15 +49,16 @@ class Changed(Protocol):
         ...
 
 
+@checked(ModelError)
 def certify(
     child: Changed,
     corpus: Corpus | None = None,
-    tokens: int = 2048,
+    tokens: Positive = 2048,
     *,
     tasks: Mapping[str, Task] | None = None,
-    context: int = 128,
-    batch: int = 2,
-    seed: int = 0,
+    context: Annotated[Integer, Ge(2)] = 128,
+    batch: Positive = 2,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Certificate:

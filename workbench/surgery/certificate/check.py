@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
+from workbench.core.checks import Wholes, checked
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
@@ -61,8 +61,9 @@ print(json.dumps(result | {"loaded": type(model).__name__, "foreign": foreign}))
 """
 
 
+@checked(ModelError)
 def verify_checkpoint(
-    folder: str | Path, model: LanguageModel | Child, interventions: Sequence[Any] = (), *, tokens: Tensor | None = None
+    folder: str | Path, model: LanguageModel | Child, interventions: Sequence[Any] = (), *, tokens: Wholes | None = None
 ) -> Verification:
     """Compare a saved checkpoint, loaded by plain transformers in a fresh process, with a model that runs here.
 

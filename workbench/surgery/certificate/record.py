@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from annotated_types import Len
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from workbench.core.forms import as_form
+from workbench.core.forms import as_form, read_json
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.notes import ModelName, Step, with_current_names
 
@@ -208,7 +207,7 @@ def read_certificate(path: Path) -> Certificate:
         SurgeryError: the file is missing or damaged.
     """
     try:
-        return Certificate.from_dict(json.loads(path.read_text()))
-    except (OSError, ValueError, RecursionError) as error:
+        return Certificate.from_dict(read_json(path, dict[str, Any], SurgeryError, "a certificate", infinite=True))
+    except SurgeryError as error:
         reason = str(error).rstrip(".")
         raise SurgeryError(f"The certificate {path} can't be read ({reason}); copy the folder again.") from error

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from workbench.core.checks import Positive, checked
 from workbench.evaluation.losses import kl_divergence
 from workbench.model.generation import Generation
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child import Child
+from workbench.surgery.child_building import SurgeryError
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ class Texts:
     """The same at each token of the text after."""
 
 
+@checked(SurgeryError)
 def compare_texts(
     start: LanguageModel,
     changed: LanguageModel | Child,
     prompt: str | torch.Tensor,
-    max_new_tokens: int = 48,
+    max_new_tokens: Positive = 48,
     *,
     beside: Sequence[Any] = (),
 ) -> Texts:

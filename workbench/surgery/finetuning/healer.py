@@ -6,17 +6,20 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Lt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from workbench.core.checks import Number, Share, checked
 from workbench.core.hashing import fingerprint
 from workbench.corpus import TokenBatch
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
+from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.finetuning.batches import predictions, rows
 from workbench.surgery.finetuning.learned_weights import AdaptedWeight
 from workbench.surgery.operations.masks import kept
@@ -28,6 +31,7 @@ WEIGHTS = "model.safetensors"
 """File of the trained parameters in a checkpoint."""
 
 
+@checked(SurgeryError)
 @dataclass(frozen=True)
 class Decay:
     """A mask that comes slowly.
@@ -36,11 +40,11 @@ class Decay:
     to 0.
     """
 
-    sparsity: float = 0.5
+    sparsity: Annotated[Number, Ge(0), Lt(1)] = 0.5
     """Share of each matrix that goes, from 0 to below 1; an N:M pattern has its own."""
     pattern: str = "2:4"
     """See `masks.kept`."""
-    until: float = 0.5
+    until: Share = 0.5
     """Share of the steps after which the factor is 0, from 0 to 1."""
 
 

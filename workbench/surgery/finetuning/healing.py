@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
 from workbench.core.progress import Progress
+from workbench.core.type_words import shown
 from workbench.corpus import Corpus, as_corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
@@ -107,6 +108,7 @@ def heal(
         as_corpus(texts)  # raises CorpusError
     if start.splices:
         raise SurgeryError(f"{start.name} runs through dictionaries; fine_tune trains such models.")
+    _check_rank(start, rank)
     pattern = _trained_names(rank, only)
     if sparsify is not None:
         _check_decay(start, **asdict(sparsify))
@@ -163,14 +165,24 @@ def _adapt(
     return slow
 
 
+def _check_rank(model: LanguageModel, rank: int | None) -> None:
+    """Refuse a rank above that of the largest matrix, which no addition can have."""
+    if rank is None:
+        return
+    parameters = parameters_of(model.network.module)
+    most = max(min(parameters[f"{path}.weight"].shape) for path in matrices(model))
+    if rank > most:
+        raise SurgeryError(f"rank is a whole number from 1 to {most:,}, that of the largest matrix, not {rank:,}.")
+
+
 def _trained_names(rank: int | None, only: str | None) -> re.Pattern[str]:
     """What is found in the names of the parameters to train."""
     if rank is not None and only is not None:
         raise SurgeryError("With a rank the low-rank additions are trained and nothing else; leave out `only`.")
     try:
         return re.compile(r"\.adapted_weight\.(up|down)$" if rank else only or "")
-    except re.error as error:
-        raise SurgeryError(f"{only!r} is no regular expression ({error}).") from error
+    except (re.error, RecursionError, OverflowError) as error:
+        raise SurgeryError(f"{shown(only)} is no regular expression ({error}).") from error
 
 
 @checked(SurgeryError)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.checks import Natural, Positive, checked
 from workbench.corpus import Corpus
 from workbench.evaluation.runs import windows_at_once
 from workbench.model.in_force import uninterrupted
@@ -27,6 +28,7 @@ from workbench.surgery.finetuning.batches import UNLABELLED, LabelBatch
 MARKS = {",": "comma", ".": "stop", "?": "question", "!": "cry"}
 
 
+@checked(SurgeryError)
 @dataclass(frozen=True)
 class Labelled:
     """Texts as words with labels, for `heal` and `label_scores`.
@@ -38,8 +40,16 @@ class Labelled:
     """
 
     words: Sequence[Sequence[str]]
-    labels: Sequence[Sequence[int]]
-    names: tuple[str, ...]
+    labels: Sequence[Sequence[Natural]]
+    names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        if len(self.words) != len(self.labels) or any(map(lambda a, b: len(a) != len(b), self.words, self.labels)):
+            raise SurgeryError("Each word of each text needs one label.")
+        most = max((label for row in self.labels for label in row), default=-1)
+        if most < 0 or most >= len(self.names):
+            raise SurgeryError(f"Labels are at least one index into the {len(self.names)} names, from 0.")
 
     @property
     def hash(self) -> str:
@@ -47,6 +57,7 @@ class Labelled:
         content = json.dumps([list(map(list, self.words)), list(map(list, self.labels)), self.names])
         return hashlib.sha256(content.encode()).hexdigest()
 
+    @checked(SurgeryError)
     def ids(self, model: LanguageModel) -> Tensor:
         """The token that stands for each label, `[labels]`: the first one of its name.
 
@@ -58,16 +69,17 @@ class Labelled:
             raise SurgeryError(f"The labels {', '.join(self.names)} end in the same token; call them otherwise.")
         return torch.tensor(ids)
 
+    @checked(SurgeryError)
     def batches(
         self,
         model: LanguageModel,
-        context: int = 128,
-        batch: int = 16,
-        seed: int = 0,
+        context: Positive = 128,
+        batch: Positive = 16,
+        seed: Natural = 0,
         *,
         repeat: bool = False,
         shuffle: bool = True,
-        shard: tuple[int, int] = (0, 1),
+        shard: tuple[Natural, Positive] = (0, 1),
     ) -> Iterator[LabelBatch]:
         """Rows of whole words, each of one text, padded on the right; see `Corpus.batches`."""
         return label_batches(self._rows(model, context, seed, repeat, shuffle), batch, shard)
@@ -95,7 +107,8 @@ class Labelled:
                 return
 
 
-def punctuation(corpus: Corpus, words: int = 60, marks: Sequence[str] = (",", ".")) -> Labelled:
+@checked(SurgeryError)
+def punctuation(corpus: Corpus, words: Positive = 60, marks: Sequence[str] = (",", ".")) -> Labelled:
     """Texts in lower case without their marks; each word's label is the mark that stood behind it.
 
     Args:
@@ -130,7 +143,8 @@ class LabelScores:
         return {"words": self.words, "accuracy": self.accuracy, "f1": self.f1}
 
 
-def label_scores(model: LanguageModel, texts: Labelled, *, context: int = 128, batch: int = 8) -> LabelScores:
+@checked(SurgeryError)
+def label_scores(model: LanguageModel, texts: Labelled, *, context: Positive = 128, batch: Positive = 8) -> LabelScores:
     """The scores of a model on texts; its label of a word is the likeliest of the labels' tokens.
 
     Raises:

@@ -18,7 +18,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from workbench.core.checks import Integer, Number, checked
+from workbench.core.checks import Natural, Number, checked
 from workbench.core.forms import read_json
 from workbench.core.hashing import combined, digest
 from workbench.core.progress import Progress
@@ -53,7 +53,7 @@ def dare(
     *,
     rescale: bool = True,
     weights: Number | Sequence[Number] = 1.0,
-    seed: Integer = 0,
+    seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Child:

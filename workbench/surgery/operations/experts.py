@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.core.checks import Natural, Number, Positive, checked
+from workbench.core.checks import Flags, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.edits import Edit
@@ -96,7 +96,7 @@ def masks_by_domain(uses: Mapping[str, Tensor], keep: Number) -> dict[str, Tenso
 
 @checked(SurgeryError)
 def keep_neurons(
-    model: LanguageModel | Child, mask: Tensor, *, of: str = "", about: Mapping[str, Any] | None = None
+    model: LanguageModel | Child, mask: Flags, *, of: str = "", about: Mapping[str, Any] | None = None
 ) -> Child:
     """A child with some of the neurons.
 

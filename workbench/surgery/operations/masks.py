@@ -10,6 +10,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from workbench.core.checks import Number
+from workbench.core.type_words import shown
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.child_building import SurgeryError
@@ -53,7 +54,7 @@ def n_of_m(pattern: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+):(\d+)", pattern)
     if not match or not 0 < int(match[1]) < int(match[2]):
         raise SurgeryError(
-            f"An N:M pattern keeps N of every M weights, such as 2:4, with N from 1 and below M; not {pattern!r}."
+            f"An N:M pattern keeps N of every M weights, such as 2:4, with N from 1 and below M; not {shown(pattern)}."
         )
     return int(match[1]), int(match[2])
 
@@ -67,7 +68,7 @@ def check_pattern(model: LanguageModel, pattern: str) -> None:
     if pattern in ("row", "matrix"):
         return
     if not isinstance(pattern, str) or ":" not in pattern:
-        raise SurgeryError(f"The pattern is 'row', 'matrix', or N:M such as '2:4', not {pattern!r}.")
+        raise SurgeryError(f"The pattern is 'row', 'matrix', or N:M such as '2:4', not {shown(pattern)}.")
     m = n_of_m(pattern)[1]
     parameters = parameters_of(model.network.module)
     for path, one in all_matrices(model).items():
