@@ -36,6 +36,24 @@ class Kind:
     chat: str = ""
     """The chat template: none, `plain`, or `bos` if it writes the first token itself."""
     size: int = tiny.VOCAB
+    first: bool = True
+    """Whether it has a BOS token at all."""
+
+    @property
+    def words(self) -> str:
+        """The kind in words."""
+        form = {
+            "bytes": "byte-level",
+            "metaspace": "Metaspace",
+            "fallback": "Metaspace, byte fallback",
+            "unigram": "unigram, Metaspace",
+            "words": "WordPiece",
+        }[self.cuts]
+        form += "" if self.first else " without BOS"
+        added = " and ".join(name for name, has in (("BOS", self.bos), ("EOS", self.eos)) if has)
+        template = {"": "", "plain": ", chat template", "bos": ", chat template that writes BOS"}[self.chat]
+        size = "" if self.size == tiny.VOCAB else f", {self.size} tokens"
+        return f"{form}{', adds ' + added if added else ''}{template}{size}"
 
 
 KINDS: dict[str, Kind] = {
@@ -53,6 +71,7 @@ KINDS: dict[str, Kind] = {
     "unigram-eos": Kind("unigram", eos=True),
     "words": Kind("words", bos=True, eos=True),
     "bytes-smaller": Kind("bytes", bos=True, size=300),
+    "bytes-without": Kind("bytes", chat="plain", first=False),
     "bytes-larger": Kind("bytes", bos=True, size=345),
 }
 """By name; models of the zoo have 331 tokens."""
@@ -71,7 +90,7 @@ def build(name: str) -> PreTrainedTokenizerFast:
     template = {"": None, "plain": PLAIN, "bos": "{{ bos_token }}" + PLAIN}[kind.chat]
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token=BOS,
+        bos_token=BOS if kind.first else None,
         eos_token=EOS,
         pad_token=PAD,
         unk_token=UNK,

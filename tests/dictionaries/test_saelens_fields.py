@@ -160,8 +160,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "noise": (OLD | RELU | {"noise_scale": 0.1}, "adds noise"),
     "rescaled ReLU": (NEW | {"architecture": "standard", "rescale_acts_by_decoder_norm": True}, "rescale_acts"),
     "a field not known": (OLD | RELU | {"input_temperature": 2.0}, "input_temperature = 2.0, which is not known"),
-    "centred by a word": (OLD | RELU | {"apply_b_dec_to_input": "false"}, "is true or false"),
-    "half centred": (OLD | RELU | {"apply_b_dec_to_input": 0.5}, "is true or false"),
+    "centred by a word": (OLD | RELU | {"apply_b_dec_to_input": "false"}, "(is|should be) true or false"),
+    "half centred": (OLD | RELU | {"apply_b_dec_to_input": 0.5}, "(is|should be) true or false"),
     "a centred transcoder": (NEW | {"architecture": "transcoder", "d_out": D}, "which a transcoder does not"),
     "signed": (NEW | {"architecture": "abstopk", "k": 3}, "of the kind 'abstopk'"),
 }

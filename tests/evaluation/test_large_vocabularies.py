@@ -86,7 +86,7 @@ def test_chunks_are_short_where_the_vocabulary_is_large(monkeypatch: pytest.Monk
 def test_log_probabilities_are_in_float32(dtype: torch.dtype) -> None:
     logits = (4 * torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))).to(dtype)
     chosen = torch.tensor([4, 70, 900])
-    found = tokens_of(DecodingStep(logits, chosen, (False,) * 3, [""] * 3))
+    found = tokens_of(DecodingStep(logits, chosen, *[(False,) * 3] * 2, [""] * 3, (False,) * 3))
     wanted = logits.double().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
     assert [token.logprob for token in found if token] == pytest.approx(wanted.tolist(), abs=1e-5)
 

@@ -289,6 +289,7 @@ FUNCTIONS: Calls = {
     "evaluation.perplexity": lambda w: {"losses": torch.ones(3)},
     "evaluation.predictions": lambda w: {"content": torch.ones(2, 5, dtype=torch.bool)},
     "evaluation.repetition": lambda w: {"tokens": [1, 2, 3, 1, 2, 3], "n": 2},
+    "evaluation.windows_at_once": lambda w: {"model": w.model, "context": 16, "batch": 4},
     "evaluation.token_losses": lambda w: {
         "logits": w.logits,
         "tokens": torch.ones(2, 5, dtype=torch.long),
@@ -583,6 +584,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
 METHODS: Calls = {
     "LanguageModel.to_tokens": lambda w: {"text": "The dog", "start": True},
     "LanguageModel.to_text": lambda w: {"tokens": [3, 4]},
+    "LanguageModel.text_pieces": lambda w: {"tokens": [3, 4], "after": [5]},
     "LanguageModel.token_texts": lambda w: {"tokens": [3, 4]},
     "LanguageModel.chat_prompt": lambda w: {"messages": [{"role": "user", "content": "hi"}]},
     "LanguageModel.as_tokens": lambda w: {"tokens": TOKENS},
@@ -612,6 +614,7 @@ METHODS: Calls = {
     "Corpus.split": lambda w: {"share": 0.5},
     "Corpus.passages": lambda w: {"characters": 20},
     "Corpus.save": lambda w: {"path": w.new(".jsonl")},
+    "Corpus.check_tokens": lambda w: {"model": w.model, "context": 16},
     "Corpus.count_tokens": lambda w: {"model": w.model, "at_most": 10},
     "Corpus.batches": lambda w: {"model": w.model, "bos": True, "repeat": False, "shard": (0, 1), **READS},
     "FeatureIndex.top": lambda w: {"index": 1, "n": 2},

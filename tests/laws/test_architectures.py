@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import random
-import re
 from pathlib import Path
 
+import models_page
 import pytest
 import zoo
 from capabilities import CAPABILITIES, Subject, outcome
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 WHOLE = os.environ.get("WORKBENCH_LAWS") == "all"
 SAMPLE = 8
 """Architectures that the suite runs; which, the day of the year says, so that all have their turn."""
@@ -30,15 +29,8 @@ def chosen() -> list[str]:
     return [*ALWAYS, *random.Random(seed).sample(others, SAMPLE - len(ALWAYS))]
 
 
-def table() -> dict[str, dict[str, str]]:
-    """The page's cells: for each architecture what each capability is, `✓` or the number of a refusal."""
-    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0].strip("`"): dict(zip(head[2:], row[2:], strict=True)) for row in rows}
-
-
 def test_the_page_has_every_architecture_and_capability() -> None:
-    cells = table()
+    cells = models_page.tables()["model"]
     assert list(cells) == list(zoo.ZOO)
     assert len(cells) >= 30
     assert all(list(row) == list(CAPABILITIES) for row in cells.values())
@@ -46,11 +38,8 @@ def test_the_page_has_every_architecture_and_capability() -> None:
 
 @pytest.mark.parametrize("name", chosen())
 def test_an_architecture_does_what_the_page_says(name: str, tiny_cache: Path) -> None:
-    subject, row = Subject(name), table()[name]
-    sentences = dict(re.findall(r"^(\d+)\. (.*)$", PAGE.read_text(), re.M))
-    for capability, cell in row.items():
+    subject = Subject(name)
+    for capability, cell in models_page.tables()["model"][name].items():
         result, sentence = outcome(subject, capability)
         assert result != "wrong", f"{capability}: {sentence}"
-        assert (cell == "✓") == (result == "right"), f"{capability} is {result} now: {sentence}"
-        if result == "refused":
-            assert sentences[cell] == sentence
+        models_page.check(cell, result, sentence)

@@ -312,7 +312,7 @@ def test_wrong_widths_are_one_sentence() -> None:
     sae = TopKSAE(8, 16, 2)
     with pytest.raises(DictionaryError, match="reads activations of width 8, not 9"):
         sae.encode(torch.zeros(3, 9))
-    with pytest.raises(DictionaryError, match="16 latents"):
+    with pytest.raises(DictionaryError, match="16 features and takes its own codes"):
         sae.decode(TopKSAE(8, 32, 2).encode(torch.zeros(1, 8)))
     with pytest.raises(DictionaryError, match="learns from"):
         sae.loss_and_gradients(torch.zeros(3, 8), torch.zeros(2, 8))

@@ -1,109 +1,41 @@
-"""Every kind of tokenizer: a text goes on where its prompt ends; ids are those of the tokenizer and its template."""
+"""Every kind of tokenizer: a text goes on where its prompt ends, ids are those of the tokenizer and its template, and
+docs/models.md says what is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 
+import models_page
 import pytest
 import tiny
 import tokenizers_zoo
-import torch
-from tokenizers_zoo import KINDS
+from tokenizer_capabilities import CAPABILITIES, Reader, outcome
 
 import workbench as wb
 
-PROMPTS = ["The dog", "The dog ran to the", "What is your", "a cat"]
-CHAT = [{"role": "user", "content": "What is your favourite animal?"}]
+reader = functools.cache(Reader)
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], wb.model.LanguageModel]:
-    models: dict[str, wb.model.LanguageModel] = {}
-
-    def opening(name: str) -> wb.model.LanguageModel:
-        if name not in models:
-            models[name] = wb.load_model(tiny.build("llama"), tokenizer=tokenizers_zoo.build(name))
-        return models[name]
-
-    return opening
+def test_the_page_has_every_kind_of_tokenizer() -> None:
+    cells = models_page.tables()["tokenizer"]
+    assert list(cells) == list(tokenizers_zoo.KINDS)
+    assert len(cells) >= 8
+    assert all(list(row) == list(CAPABILITIES) for row in cells.values())
 
 
-USABLE = [name for name in KINDS if name != "bytes-larger"]
-
-
-@pytest.mark.parametrize("name", USABLE)
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_prompt_and_text_are_the_text_of_all_tokens(
-    name: str, prompt: str, opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path
-) -> None:
-    model, tokenizer = opened(name), tokenizers_zoo.build(name)
-    ids = model.to_tokens(prompt)
-    written = model.generate(ids[0], max_new_tokens=9, stop=False)
-    whole = tokenizer.decode([*ids[0].tolist(), *written.tokens], skip_special_tokens=True)
-    alone = tokenizer.decode(ids[0].tolist(), skip_special_tokens=True)
-    assert whole.startswith(alone)
-    assert alone + written.text == whole
-    assert model.generate(prompt, max_new_tokens=9, stop=False).text == written.text
-
-
-@pytest.mark.parametrize("name", USABLE)
-def test_a_stream_joins_to_the_text(
-    name: str, opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path
-) -> None:
-    model = opened(name)
-    for prompt in PROMPTS:
-        for stop in (True, False):
-            pieces = list(model.stream(prompt, 12, stop=stop))
-            written = model.generate(prompt, 12, stop=stop)
-            assert [piece.id for piece in pieces] == list(written.tokens)
-            assert "".join(piece.text for piece in pieces) == written.text
-
-
-@pytest.mark.parametrize("name", USABLE)
-def test_a_prompt_has_no_token_of_the_end(
-    name: str, opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path
-) -> None:
-    tokenizer = tokenizers_zoo.build(name)
-    for prompt in PROMPTS:
-        ids = opened(name).to_tokens(prompt)[0].tolist()
-        assert tokenizer.eos_token_id not in ids, "a text that goes on has not ended"
-        assert (ids[0] == tokenizer.bos_token_id) == KINDS[name].bos
-        assert ids.count(tokenizer.bos_token_id) == KINDS[name].bos
-
-
-@pytest.mark.parametrize("name", [name for name in USABLE if KINDS[name].chat])
-def test_a_chat_has_the_ids_of_its_template(
-    name: str, opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path
-) -> None:
-    model, tokenizer = opened(name), tokenizers_zoo.build(name)
-    wanted = tokenizer.apply_chat_template(CHAT, tokenize=True, add_generation_prompt=True, return_dict=False)
-    plain = model.generate(torch.tensor(wanted), max_new_tokens=3, stop=False)
-    assert model.chat(CHAT, max_new_tokens=3, stop=False).tokens == plain.tokens
-    assert model.chat(CHAT, max_new_tokens=3, stop=False).logprobs == pytest.approx(plain.logprobs, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", USABLE)
-def test_a_word_is_found_among_decoded_neurons(
-    name: str, opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path
-) -> None:
-    """The token that a word inside a text becomes is found by the word with its space."""
-    model = opened(name)
-    inside = model.to_tokens("a dog", start=False)[0].tolist()
-    before = model.to_tokens("a", start=False)[0].tolist()
-    added = list(inside[len(before) :])
-    if len(added) != 1 or inside[: len(before)] != before:
-        pytest.skip("the word is no single token of this tokenizer")
-    texts = model.token_texts(added)
-    assert texts == [" dog"]
-    table = wb.decode_neurons(model, weights="down", top_k=tiny.VOCAB // 2)
-    assert table.search(" dog", match="exact", limit=1)
+@pytest.mark.parametrize("capability", list(CAPABILITIES))
+@pytest.mark.parametrize("name", list(tokenizers_zoo.KINDS))
+def test_a_tokenizer_does_what_the_page_says(name: str, capability: str, tiny_cache: Path) -> None:
+    result, sentence = outcome(reader(name), capability)
+    assert result != "wrong", sentence
+    models_page.check(models_page.tables()["tokenizer"][name][capability], result, sentence)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_where_they_occur(
-    opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path
+    tiny_cache: Path,
 ) -> None:
-    model = opened("bytes-larger")
+    model = Reader("bytes-larger").model
     tokenizer = tokenizers_zoo.build("bytes-larger")
     beyond = list(range(tiny.VOCAB, len(tokenizer)))
     text = tokenizer.decode(beyond[:1])

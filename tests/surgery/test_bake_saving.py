@@ -18,7 +18,6 @@ from reference import kl
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
-from workbench.corpus import CorpusError
 from workbench.model.weights import ModelError, parameters_of
 from workbench.surgery.child import make_child
 from workbench.surgery.child_building import keep_layers
@@ -186,7 +185,7 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
 
 
 def test_only_a_corpus_is_measured_on() -> None:
-    with pytest.raises(CorpusError, match="given as a Corpus"):
+    with pytest.raises(wb.WorkbenchError, match="corpus is a Corpus"):
         wb.bake(fresh(), EDITS).certify("stories", 64)  # type: ignore[arg-type]
 
 

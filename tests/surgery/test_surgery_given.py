@@ -15,7 +15,6 @@ import torch
 from transformers import CohereConfig, CohereForCausalLM, OPTConfig, OPTForCausalLM
 
 import workbench as wb
-from workbench.corpus import CorpusError
 from workbench.index.layout import FeatureIndexError
 from workbench.surgery.certificate.certificate import held_out
 from workbench.surgery.child import SurgeryError
@@ -88,7 +87,7 @@ def test_calibration_leaves_out_what_certificates_measure_on(llama: wb.model.Lan
     ],
 )
 def test_texts_are_a_corpus(wrong: Callable[[Any], Any], llama: wb.model.LanguageModel) -> None:
-    with pytest.raises(CorpusError, match=r"given as a Corpus|Name a corpus|corpus is a Corpus"):
+    with pytest.raises(wb.WorkbenchError, match=r"is a Texts or a Corpus|that is not empty|corpus is a Corpus"):
         wrong(llama)
 
 
@@ -166,7 +165,7 @@ def test_an_index_is_of_a_corpus(llama: wb.model.LanguageModel) -> None:
         (lambda model: wb.surgery.search_sparsity(model, CORPUS, 0.9), "at most the highest of levels; not 0.9"),
         (lambda model: wb.surgery.search_sparsity(model, CORPUS, levels=()), "with levels \\[\\]"),
         (lambda model: wb.bake(model, [EDIT]).save_pretrained(None), "folder is a text or a Path, not None"),
-        (lambda model: wb.bake(model, [EDIT]).save_pretrained(""), "Name a folder"),
+        (lambda model: wb.bake(model, [EDIT]).save_pretrained(""), "folder is a text or a Path that is not empty"),
         (lambda model: wb.surgery.open_child("nowhere", None), "parent is a LanguageModel or a Child, not None"),
     ],
 )

@@ -139,17 +139,17 @@ def test_some_parameters_alone_learn(llama: wb.model.LanguageModel) -> None:
 
 def test_what_cannot_be_healed(llama: wb.model.LanguageModel) -> None:
     cases = {
-        "whole number from 1, or None": {"rank": 0},
-        "nothing to train": {"only": "nowhere"},
-        "no regular expression": {"only": "("},
-        "leave out": {"only": "mlp", "rank": 2},
-        "tokens is a whole": {"tokens": 0},
-        "lr is a number": {"lr": math.inf},
-        "warmup is a number from 0 to 1": {"warmup": 2},
-        "groups of 5": {"sparsify": Decay(pattern="2:5")},
-        "from 0 below 1": {"sparsify": Decay(1.0, "row")},
-        "until is a number from 0 to 1": {"sparsify": Decay(until=-1)},
+        "whole number from 1, or None": lambda: {"rank": 0},
+        "nothing to train": lambda: {"only": "nowhere"},
+        "no regular expression": lambda: {"only": "("},
+        "leave out": lambda: {"only": "mlp", "rank": 2},
+        "tokens is a whole": lambda: {"tokens": 0},
+        "lr is a number": lambda: {"lr": math.inf},
+        "warmup is a number from 0 to 1": lambda: {"warmup": 2},
+        "groups of 5": lambda: {"sparsify": Decay(pattern="2:5")},
+        "from 0 below 1": lambda: {"sparsify": Decay(1.0, "row")},
+        "until is a number from 0 to 1": lambda: {"sparsify": Decay(until=-1)},
     }
     for said, change in cases.items():
         with pytest.raises(SurgeryError, match=said):
-            heal(llama, CORPUS, **(HOW | change))
+            heal(llama, CORPUS, **(HOW | change()))

@@ -119,7 +119,7 @@ def test_the_dictionaries_loss_moves_the_dictionaries_alone(speaker: wb.model.La
     ):
         assert torch.equal(one, two), name
     lines: list[Any] = []
-    how = HOW | {"tokens": 8 * 32 * 50, "frozen": True, "fresh": False, "weight": 100.0}
+    how = HOW | {"tokens": 8 * 32 * 50, "frozen": True, "fresh": False, "weight": 100.0, "lr": 0.1}
     wb.training.fine_tune(speaker, MACHINE, books(), log=lines.append, **how)
     assert lines[-1]["error"] < 0.9 * lines[0]["error"]
 

@@ -425,7 +425,7 @@ def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(wb.training.TrainingError, match="can't be read"):
         trained(folder=folder)
     (file.parent / "progress.json").write_text(json.dumps({"committed": 3}))
-    with pytest.raises(wb.training.TrainingError, match="not of a training"):
+    with pytest.raises(wb.training.TrainingError, match="not the note of a training"):
         trained(folder=folder)
     shutil.rmtree(folder)
     trained().save(folder)

@@ -150,8 +150,11 @@ def _token(model: LanguageModel, token: Any) -> int:
     if isinstance(token, str):
         ids = model.to_tokens(token, start=False)[0].tolist() if token else []
         if len(ids) != 1:
-            parts = ", ".join(repr(text) for text in model.token_texts(ids)) if ids else "none"
-            raise AttributionError(f"{token!r} is {len(ids)} tokens for this model ({parts}); a target is one token.")
+            parts = ", ".join(repr(text) for text in model.token_texts(ids[:6])) if ids else "none"
+            raise AttributionError(
+                f"{shown(token)} is {len(ids)} tokens for this model ({parts}{', …' * (len(ids) > 6)}); a target is "
+                "one token."
+            )
         return ids[0]
     number = as_integer(token)
     if number is None or not 0 <= number < model.network.vocab_size:

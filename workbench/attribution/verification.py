@@ -92,6 +92,8 @@ def verify_graph(
         raise AttributionError("The graph was computed with another model or other transcoders; give those.")
     if factor == 1:
         raise AttributionError("factor is a number other than 1, which changes nothing.")
+    if not regimes:
+        raise AttributionError(f"regimes is empty; name at least one of {', '.join(REGIMES)}.")
     chosen = _chosen(graph, nodes, coders)
     tokens = torch.tensor([graph.tokens])
     with uninterrupted(), torch.no_grad():

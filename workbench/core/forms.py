@@ -92,6 +92,7 @@ def as_form(content: Any, form: type[T], error: type[WorkbenchError], complaint:
         if first["type"] == "missing":
             raise error(f"{complaint}: it has no {place}.") from wrong
         reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        reason = reason.replace("a valid boolean", "true or false")
         raise error(f"{complaint}: {place} should be {reason}, not {shown(first['input'])}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{complaint}: it is nested too deeply, or a number in it is too large.") from wrong

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workbench.core.checks import checked
+from workbench.core.checks import Positive, checked
 from workbench.evaluation.errors import EvaluationError
 from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
@@ -15,7 +15,8 @@ LOGITS = 1 << 26
 """Logits that one run computes, at most, where windows can be run apart: 256 MiB in float32."""
 
 
-def windows_at_once(model: LanguageModel, context: int, batch: int) -> int:
+@checked(EvaluationError)
+def windows_at_once(model: LanguageModel, context: Positive, batch: Positive) -> int:
     """The windows to run at once so that their logits are at most `LOGITS`: from 1 to `batch`.
 
     At the default model's vocabulary these are 5 windows of 256 tokens.

@@ -24,7 +24,7 @@ from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
 from workbench.model.language_model import LanguageModel
-from workbench.model.prompts import require_tokenizer
+from workbench.model.prompts import Prompt, require_tokenizer
 from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer
 
@@ -116,7 +116,7 @@ class Step:
 @checked(EditError)
 def compare(
     model: LanguageModel,
-    prompt: Annotated[str | Tensor, Raises(PromptError)],
+    prompt: Annotated[Prompt, Raises(PromptError)],
     interventions: Sequence[Intervention],
     max_new_tokens: Annotated[Positive, Raises(PromptError)] = 64,
     **how: Any,
@@ -133,7 +133,7 @@ def compare(
 @checked(EditError)
 def compare_steps(
     model: LanguageModel,
-    prompt: Annotated[str | Tensor, Raises(PromptError)],
+    prompt: Annotated[Prompt, Raises(PromptError)],
     interventions: Sequence[Intervention],
     max_new_tokens: Annotated[Positive, Raises(PromptError)] = 64,
     *,

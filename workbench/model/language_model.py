@@ -23,7 +23,7 @@ from workbench.model.hookpoints import HookPointError
 from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
 from workbench.model.network import Network
 from workbench.model.plan import Plan
-from workbench.model.prompts import ChatPrompt, Tokenizer
+from workbench.model.prompts import ChatPrompt, Prompt, Tokenizer, Tokens
 from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer, added_text, token_texts
 from workbench.model.weights import ModelError
@@ -86,7 +86,8 @@ class LanguageModel:
         tokenizer = prompt_forms.require_tokenizer(self.tokenizer, self.name)
         return added_text(tokenizer, _ids(tokens), _ids(after))
 
-    def text_pieces(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> list[str]:
+    @checked(PromptError)
+    def text_pieces(self, tokens: Wholes | Sequence[int], after: Wholes | Sequence[int] = ()) -> list[str]:
         """The text that each token completes; joined they are `to_text`, and a token inside a character has none.
 
         Raises:
@@ -120,7 +121,7 @@ class LanguageModel:
         return prompt_forms.chat_text(self.tokenizer, messages, self.name)
 
     @checked(PromptError)
-    def as_tokens(self, tokens: Tensor | str) -> Tensor:
+    def as_tokens(self, tokens: Tokens) -> Tensor:
         """Token ids `[batch, pos]` of a text, of one row `[pos]`, or of a batch.
 
         Raises:
@@ -133,7 +134,7 @@ class LanguageModel:
         return prompt_forms.token_tensor(tokens, **sizes, tokenizer=self.tokenizer, name=self.name)
 
     @checked(PromptError)
-    def __call__(self, tokens: Tensor | str, *, mask: Tensor | None = None, prompt_length: int | None = None) -> Tensor:
+    def __call__(self, tokens: Tokens, *, mask: Tensor | None = None, prompt_length: int | None = None) -> Tensor:
         """Logits of every position, `[batch, pos, vocab]`, under the interventions in force here.
 
         Args:
@@ -153,7 +154,7 @@ class LanguageModel:
     @checked(PromptError)
     def capture(
         self,
-        tokens: Tensor | str,
+        tokens: Tokens,
         hook_points: Annotated[Sequence[str], Raises(HookPointError)],
         *,
         mask: Tensor | None = None,
@@ -267,7 +268,7 @@ class LanguageModel:
         called = [edit for one in [*acting_on(self), *interventions] for edit in one.bind(self, plan)]
         return self.network.prepare([*standing, *called])
 
-    def generate(self, prompt: str | Tensor, max_new_tokens: int = 64, **how: Any) -> Generation:
+    def generate(self, prompt: Prompt, max_new_tokens: int = 64, **how: Any) -> Generation:
         """The continuation of a prompt; settings as in `generate_batch`."""
         return self.generate_batch([prompt], max_new_tokens, **how)[0]
 
@@ -278,7 +279,7 @@ class LanguageModel:
     @checked(PromptError)
     def generate_batch(
         self,
-        prompts: Sequence[str | Tensor],
+        prompts: Sequence[Prompt],
         max_new_tokens: int = 64,
         *,
         sampling: Sampling | None = None,
@@ -314,7 +315,7 @@ class LanguageModel:
     @checked(PromptError)
     def stream(
         self,
-        prompt: str | Tensor,
+        prompt: Prompt,
         max_new_tokens: int = 64,
         *,
         sampling: Sampling | None = None,
@@ -330,7 +331,7 @@ class LanguageModel:
         )
 
     @checked(PromptError)
-    def prompt_batch(self, prompts: Sequence[str | Tensor], max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
+    def prompt_batch(self, prompts: Sequence[Prompt], max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
         """Prompts as one left-padded tensor `[batch, pos]` with its mask; None if nothing is padded.
 
         Args:
@@ -353,7 +354,7 @@ class LanguageModel:
 
     def _decode(
         self,
-        prompts: Sequence[str | Tensor],
+        prompts: Sequence[Prompt],
         max_new_tokens: int,
         sampling: Sampling,
         interventions: Sequence[Intervention],
@@ -413,7 +414,7 @@ class LanguageModel:
         """The text of token ids behind others; empty for a model without a tokenizer."""
         return "" if self.tokenizer is None else self.to_text(tokens, after)
 
-    def _row(self, prompt: str | Tensor) -> list[int]:
+    def _row(self, prompt: Prompt) -> list[int]:
         """The token ids of one prompt."""
         if isinstance(prompt, str):
             self._check_length(prompt)

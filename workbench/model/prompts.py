@@ -14,6 +14,11 @@ from workbench.core.vocabulary import beyond_vocabulary
 from workbench.model.sampling import PromptError
 from workbench.model.token_texts import part_tokens
 
+Prompt = str | Tensor | Sequence[int]
+"""A text, or token ids `[pos]`."""
+Tokens = str | Tensor | Sequence[int] | Sequence[Sequence[int]]
+"""A text, token ids `[pos]`, or a batch of them `[batch, pos]`."""
+
 
 @runtime_checkable
 class Tokenizer(Protocol):

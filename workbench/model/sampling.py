@@ -100,7 +100,9 @@ class Sampling:
 
 def _likeliest(shares: Tensor, top_p: float) -> Tensor:
     """Shares `[..., n]`, likeliest first, with 0 behind those that together have `top_p`."""
-    return shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0.0)
+    left_out = shares.cumsum(-1) - shares >= top_p
+    left_out[..., 0] = False  # the likeliest stays where top_p is below the smallest number
+    return shares.masked_fill(left_out, 0.0)
 
 
 def _draw(rows: Tensor | Sequence[Tensor], generators: Sequence[torch.Generator]) -> Tensor:

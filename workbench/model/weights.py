@@ -73,6 +73,14 @@ def read_tokenizer(source: Path | str, **where: Any) -> Any:
         return AutoTokenizer.from_pretrained(source, **where)
 
 
+def read_config(source: Path | str, **where: Any) -> Any:
+    """The Hugging Face configuration of a folder or a name; `where` as for `from_pretrained`."""
+    from transformers import AutoConfig
+
+    with _refusing(OSError, ValueError, KeyError, ConnectionError, RuntimeError):
+        return AutoConfig.from_pretrained(source, **where)
+
+
 def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     """Plain model in float32, tokenizer and `identity`, of a Hugging Face name or a local folder.
 
@@ -150,10 +158,10 @@ def _load(source: str, **where: Any) -> tuple[nn.Module, Any, str]:
 
 
 def _load_module(source: str, **where: Any) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    config = AutoConfig.from_pretrained(source, **where)
+    config = read_config(source, **where)
     check_kind(source, config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(

@@ -97,11 +97,12 @@ class NeuronTable:
     @checked(NeuronError)
     def hit(self, row: Natural, sign: Sign = 1, rank: Natural = 0) -> Hit:
         """A row as a hit of a search; `sign` and `rank` are those of the token that was searched."""
+        feature = self.feature(row)
         side = 0 if sign == 1 else 1
         tokens = [self.vocabulary[token] for token in self.tokens[side, row]]
         scores = self.scores[side, row].tolist()
         excess = float(self.excess[side, row])
-        return Hit(self.feature(row), row // self.d_mlp, row % self.d_mlp, tokens, scores, rank, sign, excess)
+        return Hit(feature, row // self.d_mlp, row % self.d_mlp, tokens, scores, rank, sign, excess)
 
     @checked(NeuronError)
     def search(

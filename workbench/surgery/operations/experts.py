@@ -21,7 +21,7 @@ from workbench.model.edits import Edit
 from workbench.model.hookpoints import HookPointError
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, parameters_of
+from workbench.model.weights import ModelError, parameters_of, state_of
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import PROBE, SurgeryError, changed_config, parameter_shapes, tolerance
 from workbench.surgery.inputs import as_model, load_calibration
@@ -116,7 +116,6 @@ def keep_neurons(
     left = sorted(set(mask.sum(1).tolist()))
     if len(left) > 1 or left[0] == 0:
         raise SurgeryError(f"Every layer must keep equally many neurons, at least one; these keep {left}.")
-    field = _width_field(model, left[0])
     tensors: dict[str, Tensor] = {}
     known = parameters_of(model.network.module)
     for layer in range(layers):
@@ -131,18 +130,25 @@ def keep_neurons(
         tensors[f"{down}.weight"] = as_stored(module, out_in(module)[:, mask[layer]])
     chosen = [mask[layer].nonzero()[:, 0].tolist() for layer in range(layers)]
     step = {"operation": "keep_neurons", "of": of, **(about or {}), "neurons": left[0], "chosen": chosen}
+    field = _width_field(model, left[0], {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     child = make_child(model, tensors, step, config={field: left[0]})
     _check_cut(model, child.model, mask)
     return child
 
 
-def _width_field(model: LanguageModel, narrower: int) -> str:
+def _width_field(model: LanguageModel, narrower: int, wanted: Mapping[str, tuple[int, ...]]) -> str:
     """The value of the configuration with which the MLPs of all layers get another width, by the shapes that follow.
+
+    Args:
+        model: a model.
+        narrower: the new width.
+        wanted: the shapes of the tensors that change; all others keep theirs.
 
     Raises:
         SurgeryError: there is none.
     """
     points = [model.network.neuron_hook_point(layer, "post") for layer in range(model.network.n_layers)]
+    before = {name: tuple(tensor.shape) for name, tensor in state_of(model.network.module).items()}
     sizes = model.network.config.get_text_config().to_dict()
     as_wide = [name for name, value in sizes.items() if value == points[0].width and not isinstance(value, bool)]
     for name in dict.fromkeys([*as_wide, *(one for one in WIDTHS if one in sizes)]):
@@ -150,7 +156,7 @@ def _width_field(model: LanguageModel, narrower: int) -> str:
             shapes = parameter_shapes(type(model.network.module), changed_config(model, {name: narrower}))
         except SurgeryError:  # such as a width that heads don't divide
             continue
-        if all(narrower in shapes[f"{one.module}.weight"] for one in points):
+        if shapes == {**before, **wanted}:
             return name
     raise SurgeryError(f"The configuration of {model.name} has no width of its MLPs that could change.")
 

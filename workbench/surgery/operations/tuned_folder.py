@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from workbench.core.forms import read_json
+from workbench.core.type_words import reason_of
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, parameters_of, read_module, state_of
+from workbench.model.weights import ModelError, parameters_of, read_config, read_module, state_of
 from workbench.surgery.child_building import SurgeryError
 
 
@@ -61,14 +62,11 @@ def configuration_of(folder: Path) -> dict[str, Any]:
     Raises:
         SurgeryError: it is no configuration that transformers knows.
     """
-    from transformers import AutoConfig
-
     read_json(folder / "config.json", dict[str, Any], SurgeryError, "a model's configuration")
     try:
-        return AutoConfig.from_pretrained(folder).to_dict()
+        return read_config(folder).to_dict()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
-        raise SurgeryError(f"The configuration in {folder} can't be understood: {reason}.") from error
+        raise SurgeryError(f"The configuration in {folder} can't be understood: {reason_of(error)}.") from error
 
 
 class FolderTensors:
