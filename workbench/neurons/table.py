@@ -76,7 +76,13 @@ class NeuronTable:
 
     @checked(NeuronError)
     def feature(self, row: Natural) -> Feature:
-        """The neuron of a row; neurons decoded by their down weights are features of `post`."""
+        """The neuron of a row; neurons decoded by their down weights are features of `post`.
+
+        Raises:
+            NeuronError: the table has no such row.
+        """
+        if row >= self.tokens.shape[1]:
+            raise NeuronError(f"This table has rows 0 to {self.tokens.shape[1] - 1:,}; there is no row {row:,}.")
         site = "post" if self.weights == "down" else self.weights
         return Feature(f"neurons.{row // self.d_mlp}.{site}", row % self.d_mlp)
 
