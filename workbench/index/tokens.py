@@ -1,8 +1,9 @@
 """The tokens of an index: contexts of examples, and tokens that regular expressions match.
 
-A token's *row* is its place in the order in which the corpus was read. Rows form *runs*: neighbouring tokens of one
-text. The tokenizer gives the end of each token in its text, so that characters that span tokens, and spaces that belong
-to the token behind them, are placed right.
+A token's *row* is its place in the order in which the corpus was read. Rows form *runs*: tokens of one text that follow
+each other in it. The windows of a text are read in any order, and special tokens are not read, so that the next row can
+be of any part of the text: a context never leaves its run. The tokenizer gives the end of each token in its text, so
+that characters that span tokens, and spaces that belong to the token behind them, are placed right.
 """
 
 from __future__ import annotations
@@ -48,10 +49,7 @@ class TokenTable:
         self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
         self._texts_file = folder / "texts.parquet"
         self._pieces_file = folder / "pieces.parquet"
-        # a run continues the one before it if both are of one text and its positions are higher
-        first, text, position, _ = self.runs.T
-        goes_on = (text[1:] == text[:-1]) & (position[1:] > position[:-1])
-        self._stretches = np.append(first[np.flatnonzero(~np.append(False, goes_on))], n_tokens)
+        self._bounds = np.append(self.runs[:, 0], n_tokens)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,16 +64,25 @@ class TokenTable:
         """The text of each token id; empty for -1."""
         return [self.pieces.get(int(token), "") for token in ids]
 
+    def strings_in_text(self, rows: np.ndarray) -> list[str]:
+        """The text of the token in each row `[n]`, without spaces that its text does not have there.
+
+        A tokenizer of words with their spaces puts a space in front of a text's first word, others in front of every
+        mark.
+        """
+        pieces = self.strings(self.ids[rows])
+        return [_fitted(piece, width) for piece, width in zip(pieces, self._widths[rows].tolist(), strict=True)]
+
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each row `[n]` its text in the corpus and its position in that text."""
         run = np.searchsorted(self.runs[:, 0], rows, "right") - 1
         return self.runs[run, 1], self.runs[run, 2] + rows - self.runs[run, 0]
 
     def windows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each row `[n]` the first row of its window and the row behind the last; a window is of one text."""
-        stretch = np.searchsorted(self._stretches, rows, "right")
-        begins = np.maximum(self._stretches[stretch - 1], rows - BEFORE)
-        return begins, np.minimum(self._stretches[stretch], rows + AFTER + 1)
+        """For each row `[n]` the first row of its context and the row behind the last; a context lies in one run."""
+        behind = np.searchsorted(self._bounds, rows, "right")
+        begins = np.maximum(self._bounds[behind - 1], rows - BEFORE)
+        return begins, np.minimum(self._bounds[behind], rows + AFTER + 1)
 
     def matches(self, pattern: regex.Pattern[str]) -> np.ndarray:
         """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
@@ -133,6 +140,16 @@ class TokenTable:
         return ends[order], begins[order], order.astype(np.int32)
 
 
+def _fitted(piece: str, width: int) -> str:
+    """A token's text without the spaces in front that its width in the text leaves no place for.
+
+    The width of a token that ends in a space may lack that space, so that it says nothing about the spaces in front.
+    """
+    extra = len(piece) - width
+    trailing = piece.rstrip() not in (piece, "")
+    return piece[extra:] if extra > 0 and not trailing and piece[:extra].isspace() else piece
+
+
 def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpus: Corpus, *extra: np.ndarray) -> None:
     """Write the token files.
 
@@ -175,13 +192,21 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
 def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """The end of each token of each text in characters, never decreasing: `[tokens]` for each text.
 
+    A space that the tokenizer puts in front of a text, as a token of its own, ends where the text begins; the offsets of
+    tokenizers say that it is the first character.
+
     Raises:
         FeatureIndexError: the model's tokenizer is not a fast one.
     """
     if not getattr(model.tokenizer, "is_fast", False):
         raise FeatureIndexError(f"The tokenizer of {model.name} does not give offsets of tokens; load a fast one.")
     encoded = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [
-        np.maximum.accumulate(np.array([end for _, end in pairs], np.int32).reshape(-1)) if pairs else np.zeros(0, int)
-        for pairs in encoded["offset_mapping"]
-    ]
+    firsts = sorted({ids[0] for ids in encoded["input_ids"] if ids})
+    blank = {token for token, piece in zip(firsts, model.token_texts(firsts), strict=True) if piece.isspace()}
+    ends = []
+    for text, ids, pairs in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        of_text = np.array([end for _, end in pairs], np.int32).reshape(-1)
+        if ids and ids[0] in blank and not text[: of_text[0]].isspace():
+            of_text[0] = 0
+        ends.append(np.maximum.accumulate(of_text))
+    return ends
