@@ -51,15 +51,16 @@ def check_contexts(index: FeatureIndex, corpus: wb.Corpus, features: list[int], 
             wanted = ids[example.text][begin : begin + len(example.tokens)]
             assert index.tokens.ids[rows].tolist() == wanted
             piece = "".join(example.tokens)
-            if begin == 0 and re.fullmatch(" .* ", example.tokens[0]):  # a token of several words; no family has one
-                piece = piece.removeprefix(" ")
+            if any(re.fullmatch(" .* ", token) for token in example.tokens[:2]):  # of several words; no family has one
+                piece = piece.lstrip(" ")
             parts = re.split(f"{BROKEN}+", piece)
             assert re.search(".{0,9}".join(map(re.escape, parts)), text, re.DOTALL), (example.tokens, text)
             seen += 1
     return seen
 
 
-USABLE = [name for name in tokenizers_zoo.KINDS if name != "bytes-larger"]
+USABLE = [name for name in tokenizers_zoo.KINDS if name != "bytes-larger" and "chat" not in name]
+"""A chat template has no part in a corpus."""
 
 
 @pytest.mark.parametrize("name", USABLE)

@@ -8,9 +8,9 @@ that characters that span tokens, and spaces that belong to the token behind the
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @cached_property
+    @functools.cached_property
     def pieces(self) -> dict[int, str]:
         """The text of every token id that occurs here or is promoted by a feature."""
         table = pq.read_table(self._pieces_file)
@@ -116,17 +116,17 @@ class TokenTable:
         place, at = place[inside], at[inside]
         return rows[place[begins[place] <= at]]
 
-    @cached_property
+    @functools.cached_property
     def _texts(self) -> pa.Table:
         return pq.read_table(self._texts_file)
 
-    @cached_property
+    @functools.cached_property
     def _bases(self) -> np.ndarray:
         """The first character of each text if all are joined with a gap between them, `[texts]`."""
         lengths = [len(text) + 1 for text in self._texts["text"].to_pylist()]
         return np.cumsum([0, *lengths[:-1]], dtype=np.int64)
 
-    @cached_property
+    @functools.cached_property
     def _characters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens in the order of the joined texts: the end and the beginning of each in characters, and its row."""
         lengths = np.diff(np.append(self.runs[:, 0], len(self)))
@@ -192,8 +192,8 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
 def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """The end of each token of each text in characters, never decreasing: `[tokens]` for each text.
 
-    A space that the tokenizer puts in front of a text, as a token of its own, ends where the text begins; the offsets of
-    tokenizers say that it is the first character.
+    A space that the tokenizer puts in front of a text, as a token of its own, ends where the text begins; by the
+    tokenizer's offsets it would be the first character, which belongs to the token behind it.
 
     Raises:
         FeatureIndexError: the model's tokenizer is not a fast one.
@@ -201,12 +201,12 @@ def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     if not getattr(model.tokenizer, "is_fast", False):
         raise FeatureIndexError(f"The tokenizer of {model.name} does not give offsets of tokens; load a fast one.")
     encoded = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    firsts = sorted({ids[0] for ids in encoded["input_ids"] if ids})
-    blank = {token for token, piece in zip(firsts, model.token_texts(firsts), strict=True) if piece.isspace()}
+    blank = functools.cache(lambda token: model.token_texts([token])[0].isspace())
     ends = []
     for text, ids, pairs in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        of_text = np.array([end for _, end in pairs], np.int32).reshape(-1)
-        if ids and ids[0] in blank and not text[: of_text[0]].isspace():
-            of_text[0] = 0
-        ends.append(np.maximum.accumulate(of_text))
+        begin, end = np.array(pairs, np.int32).reshape(-1, 2).T
+        for at in np.flatnonzero(begin[1:] == begin[:-1]).tolist():  # or the tokens of one character
+            if not text[begin[at] : end[at]].isspace() and blank(ids[at]):
+                end[at] = begin[at]
+        ends.append(np.maximum.accumulate(end))
     return ends
