@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.core.checks import Integer, Natural, Number, Positive, checked
+from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.loading import BUNDLED, bundled
 from workbench.dictionaries.protocol import Dictionary
@@ -112,7 +112,7 @@ class FeatureIndex:
         *,
         regex: str | None = None,
         label: str | None = None,
-        token: str | Integer | None = None,
+        token: str | Natural | None = None,
         starred: bool = False,
         density: tuple[Number, Number] = (0.0, 1.0),
         order: Order = "f1",

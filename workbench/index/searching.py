@@ -49,7 +49,6 @@ class Searcher:
             raise FeatureIndexError("There is nothing to search for; type a token.")
         pieces = self._tokens.pieces
         ids = [token] if isinstance(token, int) else [one for one, text in pieces.items() if text == token]
-        ids = [one for one in ids if one >= 0]  # -1 stands for no token
         return np.logical_or.reduce([np.isin(self._statistics[name], ids).any(1) for name in _TOKEN_COLUMNS])
 
     def with_text(self, text: str, remarks: Mapping[int, Remark]) -> dict[int, str]:
