@@ -205,11 +205,22 @@ def neighbours(model: LanguageModel, feature: str, top: int) -> list[tuple[Featu
 
 
 @st.cache_resource(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
-def strongest(model: LanguageModel, text: str, weights: str, scale: str, top: int) -> list[tuple[Feature, float]]:
-    """The neurons that give a token the highest scores, at any rank."""
+def strongest(
+    model: LanguageModel,
+    text: str,
+    weights: str,
+    scale: str,
+    top: int,
+    *,
+    sign: int = 1,
+    layers: tuple[int, ...] | None = None,
+    min_score: float | None = None,
+) -> list[tuple[Feature, float]]:
+    """The neurons that give a token the highest scores, at any rank; see `neurons_writing`."""
     import workbench as wb
 
-    return wb.neurons.neurons_writing(model, text, weights, scale=scale, top=top)  # type: ignore[arg-type]
+    how = {"scale": scale, "sign": sign, "layers": layers, "min_score": min_score, "top": top}
+    return wb.neurons.neurons_writing(model, text, weights, **how)  # type: ignore[arg-type]
 
 
 @st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=_BY_WEIGHTS)

@@ -9,7 +9,11 @@ import streamlit as st
 
 WORDS, TOKEN, REGEX = "words", "one token", "regular expression"
 HINTS = {
-    WORDS: ("dog", "In labels and notes, among the tokens a latent is most active on, and those it promotes."),
+    WORDS: (
+        "dog",
+        "In labels and notes, among the tokens a latent is most active on, and those it promotes. Every sign counts "
+        "but case; the end of a word may be left out.",
+    ),
     TOKEN: (" dog", "One token, exactly, with its space; among the most active or promoted ones."),
     REGEX: (
         "New (York)",
@@ -38,12 +42,17 @@ class LatentQuery:
     @property
     def regex(self) -> bool:
         """Whether the hits have scores of a regular expression."""
-        return self.mode == REGEX and bool(self.text)
+        return self.mode == REGEX and self.asks
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to look for; a space is a token, and an expression, but no word."""
+        return bool(self.text.strip() if self.mode == WORDS else self.text)
 
     def how(self) -> dict[str, Any]:
         """The keyword arguments of `FeatureIndex.search`, without those at their usual value."""
         arguments: dict[str, Any] = {}
-        if self.text.strip():
+        if self.asks:
             arguments[{WORDS: "text", TOKEN: "token", REGEX: "regex"}[self.mode]] = self.text
         if self.starred:
             arguments["starred"] = True
@@ -103,4 +112,7 @@ def ask(noun: str) -> LatentQuery:
 
 
 def _share(label: str, key: str, value: float, used: bool) -> float:
-    return st.number_input(label, 0.0, 1.0, value, 0.05, key=key, persist_state="session", disabled=not used)
+    about = "For a regular expression: latents with less are left out."
+    return st.number_input(
+        label, 0.0, 1.0, value, 0.05, key=key, persist_state="session", disabled=not used, help=about
+    )

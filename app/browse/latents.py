@@ -52,7 +52,7 @@ def _panel(model: LanguageModel, one: Known) -> None:
 
 def _summary(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int, noun: str) -> str:
     count = f"The first {LIMIT} {noun}s" if len(hits) == LIMIT else f"{len(hits)} {noun}{'s' if len(hits) != 1 else ''}"
-    if not query.text.strip():
+    if not query.asks:
         which = "with a star, the most often active first" if query.starred else "the most often active first"
         return f"**{count}, {which}.** The index covers {n_tokens:,} tokens."
     if not hits:

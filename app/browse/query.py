@@ -43,6 +43,10 @@ class Query:
             "min_score": self.min_score,
         }
 
+    def at_any_rank(self) -> dict[str, Any]:
+        """Those of `neurons_writing` that the query chooses."""
+        return {"sign": self.sign, "layers": self.layers, "min_score": self.min_score}
+
 
 def chosen_table(model: LanguageModel) -> tuple[str, str]:
     """The weights and the scale that are chosen now."""
@@ -83,15 +87,15 @@ def ask(model: LanguageModel) -> Query:
             "**gate** and **up** read the residual stream; **down** writes into it.",
             options=_weights_of(model),
         )
-        sign = _choice(
-            "Direction", SIGNS, "sign", "A neuron can point towards a word, or away from it.", disabled=place == HIGHEST
-        )
+        ranked = place == AMONG
+        sign = _choice("Direction", SIGNS, "sign", "A neuron can point towards a word, or away from it.")
         match = _choice(
             "Match",
             MATCHES,
             "match",
-            "**any form** ignores case and the leading space; **exactly** takes one token, ␣dog with its space.",
-            disabled=place == HIGHEST,
+            "**any form** ignores case and the leading space; **exactly** takes one token, ␣dog with its space."
+            + ("" if ranked else f" Not “{HIGHEST}”: there one token is scored, the one that the page names."),
+            disabled=not ranked,
         )
         with st.popover("Filters", icon=":material/filter_list:"):
             scale = _choice(
@@ -104,10 +108,17 @@ def ask(model: LanguageModel) -> Query:
             low, high = st.slider("Layers", 0, last, (0, last), key="layers", persist_state="session")
             least = st.number_input("Lowest score", value=None, key="min_score", persist_state="session")
             rank = st.number_input(
-                "Worst rank", 0, TOP_K - 1, None, key="max_rank", persist_state="session", help="0 is the top token."
+                "Worst rank",
+                0,
+                TOP_K - 1,
+                None,
+                key="max_rank",
+                persist_state="session",
+                help="0 is the top token." + ("" if ranked else f" Not “{HIGHEST}”: there ranks do not count."),
+                disabled=not ranked,
             )
     layers = None if (low, high) == (0, last) else tuple(range(low, high + 1))
-    return Query(text or "", place, weights, sign, match, scale, layers, least, rank)
+    return Query(text or "", place, weights, sign, match, scale, layers, least, rank if ranked else None)
 
 
 def _choice(

@@ -30,11 +30,12 @@ def search(source: str, query: str, table: dict[str, Any], how: dict[str, Any]) 
     )
 
 
-def strongest(source: str, weights: str, scale: str, text: str, top: int) -> str:
-    """The neurons that score a token highest."""
-    how = "" if scale == "raw" else f", scale={scale!r}"
+def strongest(source: str, weights: str, text: str, how: dict[str, Any]) -> str:
+    """The neurons that score a token highest; keyword arguments at their usual value are left out."""
+    usual = {"scale": "raw", "sign": 1, "layers": None, "min_score": None}
+    words = "".join(f", {key}={value!r}" for key, value in how.items() if key not in usual or value != usual[key])
     return snippets.opening(source) + (
-        f"for feature, score in wb.neurons.neurons_writing(model, {text!r}, {weights!r}{how}, top={top}):\n"
+        f"for feature, score in wb.neurons.neurons_writing(model, {text!r}, {weights!r}{words}):\n"
         "    print(feature, round(score, 3))\n"
     )
 

@@ -73,8 +73,13 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
     if not word:
         _show_examples(model)
         hits = most_specialised(table, query)
-        st.markdown(f"**The most specialised neurons**: their best token stands out most from chance.{_shown(hits)}")
-        _show_table(hits, query)
+        if hits:
+            st.markdown(
+                f"**The most specialised neurons**: their best token stands out most from chance.{_shown(hits)}"
+            )
+            _show_table(hits, query)
+        else:
+            st.markdown("No neuron has a token with such a score under these settings.")
         snippets.show(_code(query))
         return
     hits = [] if query.where == HIGHEST else table.search(query.text, limit=LIMIT, **query.how())
@@ -85,16 +90,32 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
         snippets.show(_code(query))
         return
     if query.where == AMONG:
+        st.markdown(f"No neuron has “{plain(word)}” among its {TOP_K} tokens of highest score under these settings.")
+        if query.max_rank is not None:  # a list at any rank would not keep to it
+            snippets.show(_code(query))
+            return
+    _show_strongest(model, table, query)
+
+
+def _show_strongest(model: LanguageModel, table: NeuronTable, query: Query) -> None:
+    """Draw the neurons that score one token highest, at any rank; every other setting holds."""
+    word = query.text.strip()
+    exact = query.where == AMONG and query.match == "exact"
+    token = query.text if query.text.startswith(" ") or exact else f" {word}"
+    best = caching.strongest(model, token, query.weights, query.scale, STRONGEST, **query.at_any_rank())
+    first = plain(visible(model.token_texts(model.to_tokens(token, start=False)[0, :1])[0]))
+    side = "highest" if query.sign == 1 else "lowest"
+    if best:
+        many = f" The first {STRONGEST}." if len(best) == STRONGEST else ""
         st.markdown(
-            f"No neuron has “{plain(word)}” among its {TOP_K} tokens of highest score "
-            "under these settings. These neurons score it highest, at any rank:"
+            f"**The neurons whose {query.weights} weights score the token “{first}” {side}, at any rank.**{many}"
         )
-    token = query.text if query.text.startswith(" ") or query.match == "exact" else f" {word}"
-    best = caching.strongest(model, token, query.weights, query.scale, STRONGEST)
-    first = visible(model.token_texts(model.to_tokens(token, start=False)[0, :1])[0])
-    st.markdown(f"**The neurons whose {query.weights} weights score the token “{plain(first)}” highest.**")
-    _show_table([table.hit(table.row(feature)) for feature, _ in best], query, [score for _, score in best])
-    snippets.show(script.strongest(st.session_state["source"], query.weights, query.scale, token, STRONGEST))
+        hits = [table.hit(table.row(feature), query.sign) for feature, _ in best]
+        _show_table(hits, query, [score for _, score in best])
+    else:
+        st.markdown(f"At any rank, no neuron scores the token “{first}” as these settings ask.")
+    how = {"scale": query.scale} | query.at_any_rank() | {"top": STRONGEST}
+    snippets.show(script.strongest(st.session_state["source"], query.weights, token, how))
 
 
 def most_specialised(table: NeuronTable, query: Query) -> list[Hit]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 import zoo
 from pages import button, complaint, quiet, run_code, start, switch, texts, visit, words
 from streamlit.testing.v1 import AppTest
@@ -56,8 +57,58 @@ def test_a_word_at_any_rank(model: wb.model.LanguageModel) -> None:
     page = start()
     page.text_input(key="query").set_value("California").run()
     assert "No neuron has" in words(quiet(page))
+    assert "highest, at any rank" in words(page)
     best = [str(feature) for feature, _ in wb.neurons.neurons_writing(model, " California", "gate", top=50)]
     assert neurons(page) == best
+
+
+def scores(table: wb.neurons.NeuronTable, model: wb.model.LanguageModel, word: str) -> torch.Tensor:
+    """Every neuron's score for a token, `[layers, neurons]`, without `neurons_writing`."""
+    row = model.network.unembedding()[model.to_tokens(word, start=False)[0, 0]]
+    layers = range(model.network.n_layers)
+    return torch.stack([model.network.neuron_directions(layer, table.weights) @ row for layer in layers])
+
+
+@pytest.mark.parametrize("where", ["among a neuron's top tokens", "at any rank"])
+def test_every_neuron_at_any_rank_passes_the_settings(model: wb.model.LanguageModel, where: str) -> None:
+    of_dog = scores(wb.decode_neurons(model), model, " dog")[:4]
+    least = round(float(torch.cat([of_dog.flatten().topk(30).values, (-of_dog).flatten().topk(30).values]).min()), 2)
+    page = start()
+    page.text_input(key="query").set_value("dog")
+    page.segmented_control(key="where").set_value(where)
+    page.slider(key="layers").set_value((0, 3))
+    page.number_input(key="min_score").set_value(least).run()
+    for sign, shown in ((1, "highest"), (-1, "lowest")):
+        page.segmented_control(key="sign").set_value(sign).run()
+        wanted = {
+            f"neurons.{layer}.gate:{index}": sign * float(of_dog[layer, index])
+            for layer, index in (sign * of_dog >= least).nonzero().tolist()
+        }
+        assert len(wanted) > 0
+        assert len(neurons(quiet(page))) == min(len(wanted), 50)
+        assert set(neurons(page)) <= set(wanted)
+        table = dict(zip(neurons(page), page.dataframe[0].value["score"], strict=True))
+        assert table == pytest.approx({name: wanted[name] for name in table}, abs=1e-3)
+        assert f"“␣dog” {shown}" in words(page).replace("\\", "")
+        printed = run_code(next(code.value for code in page.code if "neurons_writing" in code.value))
+        assert [line.split(" ")[0] for line in printed.splitlines()] == neurons(page)
+    page.number_input(key="min_score").set_value(50.0).run()
+    assert not quiet(page).dataframe
+    assert "no neuron scores the token" in words(page)
+
+
+def test_what_can_not_be_combined_is_disabled_with_the_reason() -> None:
+    page = start()
+    page.text_input(key="query").set_value("California")
+    page.number_input(key="max_rank").set_value(0).run()
+    assert "No neuron has" in words(quiet(page))
+    assert not page.dataframe, "neurons at any rank do not keep to a worst rank"
+    page.segmented_control(key="where").set_value("at any rank").run()
+    for widget in (page.segmented_control(key="match"), page.number_input(key="max_rank")):
+        assert widget.disabled
+        assert "Not “at any rank”" in widget.help
+    assert not page.segmented_control(key="sign").disabled
+    assert len(neurons(quiet(page))) == 50
 
 
 def test_the_card_says_what_the_functions_say(model: wb.model.LanguageModel) -> None:

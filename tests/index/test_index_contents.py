@@ -55,13 +55,13 @@ def test_statistics(which: str, request) -> None:
 
 
 def context(world: World, row: int) -> list[int]:
-    """Rows shown around a row: its text's, as far as they were read one after another."""
+    """Rows shown around a row: as far as each is the next token of the text."""
     texts, positions = world.seen.texts.tolist(), world.seen.positions.tolist()
     begin = end = row
-    while begin > max(row - BEFORE, 0) and texts[begin - 1] == texts[row] and positions[begin - 1] < positions[begin]:
+    first, last = max(row - BEFORE, 0), min(row + AFTER, len(texts) - 1)
+    while begin > first and (texts[begin - 1], positions[begin - 1] + 1) == (texts[begin], positions[begin]):
         begin -= 1
-    last = min(row + AFTER, len(texts) - 1)
-    while end < last and texts[end + 1] == texts[row] and positions[end + 1] > positions[end]:
+    while end < last and (texts[end + 1], positions[end + 1] - 1) == (texts[end], positions[end]):
         end += 1
     return list(range(begin, end + 1))
 

@@ -396,7 +396,15 @@ FUNCTIONS: Calls = {
     "model.Sampling": lambda w: {"temperature": 1.0, "top_k": 3, "top_p": 0.5, "seed": 0},
     "neurons.compare_decodings": lambda w: {"one": w.table, "other": w.table},
     "neurons.nearest_neurons": lambda w: {"model": w.model, "feature": wb.Feature.parse(NEURON), "top": 3},
-    "neurons.neurons_writing": lambda w: {"model": w.model, "text": " dog", "weights": "down", "top": 3},
+    "neurons.neurons_writing": lambda w: {
+        "model": w.model,
+        "text": " dog",
+        "weights": "down",
+        "sign": -1,
+        "layers": [0, 1],
+        "min_score": 0.0,
+        "top": 3,
+    },
     "neurons.token_scores": lambda w: {"model": w.model, "feature": wb.Feature.parse(NEURON), "scale": "raw"},
     "neurons.decode_neurons": lambda w: {"model": w.model, "weights": "gate", "top_k": 5, "scale": "raw"},
     "sparsity.group_neurons": lambda w: {

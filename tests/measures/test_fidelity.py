@@ -260,6 +260,25 @@ def test_refused_in_one_sentence(model) -> None:
         wb.measure_fidelity(model, DICTIONARIES["sae"](), Corpus(["<|end|> <|end|>", "a"]))
 
 
+@pytest.mark.parametrize("word", ["dog", "the"])
+def test_one_activation_repeated_is_refused(model, word: str) -> None:
+    """Every token's embedding is the same, so that no variance is there to explain."""
+    dictionary = filled(StandardSAE(32, 40, hook_point="blocks.0.hook_resid_pre"), 4)
+    same = Corpus([f" {word}" * 9, f" {word}" * 5])
+    with pytest.raises(CorpusError, match=r"blocks\.0\.hook_resid_pre.*one and the same") as caught:
+        wb.measure_fidelity(model, dictionary, same, resamples=5)
+    assert "\n" not in str(caught.value)
+    later = filled(StandardSAE(32, 40, hook_point=RESID), 4)
+    assert wb.measure_fidelity(model, later, same, resamples=5).fvu > 0, "positions differ there"
+
+
+def test_a_draw_without_variance_counts_for_no_interval(model) -> None:
+    """Two texts of one token each: a draw of the same text twice has nothing to explain."""
+    dictionary = filled(StandardSAE(32, 40, hook_point="blocks.0.hook_resid_pre"), 4)
+    found = wb.measure_fidelity(model, dictionary, Corpus([" dog" * 4, " cat" * 4]), resamples=40)
+    assert found.intervals["fvu"] == pytest.approx((found.fvu, found.fvu), rel=0.5)
+
+
 @pytest.mark.real
 def test_a_perfect_dictionary_on_the_default_model(model) -> None:
     real = wb.load_model()

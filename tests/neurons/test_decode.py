@@ -205,6 +205,20 @@ def test_neurons_writing_equals_a_loop(zoo, name: str, weights: Any, scale: Any)
         assert [str(f) for f, _ in found] == [f"neurons.{row // width}.{site}:{row % width}" for row in rows]
         assert [score for _, score in found] == pytest.approx(best.values.tolist(), abs=1e-4)
     assert len(wb.neurons.neurons_writing(zoo[name], "a", weights, top=10**6)) == len(expected)
+    column = expected[:, tiny.tokenizer()(" dog").input_ids[0]]
+    for sign, layers in ((1, (1,)), (-1, None), (-1, (1, 0)), (1, ())):
+        least = float(column.std()) / 2
+        wanted = {
+            f"neurons.{row // width}.{site}:{row % width}": sign * score
+            for row, score in enumerate(column.tolist())
+            if (layers is None or row // width in layers) and sign * score >= least
+        }
+        how: dict[str, Any] = {"scale": scale, "sign": sign, "layers": layers, "min_score": least}
+        found = wb.neurons.neurons_writing(zoo[name], " dog", weights, **how, top=10**6)
+        assert {str(f): score for f, score in found} == pytest.approx(wanted, abs=1e-4)
+        assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+    with pytest.raises(wb.neurons.NeuronError, match="no layer 99"):
+        wb.neurons.neurons_writing(zoo[name], " dog", weights, layers=[99])
 
 
 @pytest.mark.parametrize(("name", "weights"), PLACES)

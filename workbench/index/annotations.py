@@ -18,23 +18,13 @@ from typing_extensions import TypedDict
 
 from workbench.core.forms import read_json
 from workbench.index.layout import FeatureIndexError, save_json
-from workbench.index.words import query_of
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS remarks (
-    feature INTEGER PRIMARY KEY, label TEXT NOT NULL DEFAULT '', note TEXT NOT NULL DEFAULT '',
-    starred INTEGER NOT NULL DEFAULT 0
-);
-CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(label, note, content='remarks', content_rowid='feature');
-CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON remarks BEGIN
-    INSERT INTO words (rowid, label, note) VALUES (new.feature, new.label, new.note);
-END;
-CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE ON remarks BEGIN
-    INSERT INTO words (words, rowid, label, note) VALUES ('delete', old.feature, old.label, old.note);
-    INSERT INTO words (rowid, label, note) VALUES (new.feature, new.label, new.note);
-END;
-"""
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS remarks (feature INTEGER PRIMARY KEY, label TEXT NOT NULL DEFAULT '', "
+    "note TEXT NOT NULL DEFAULT '', starred INTEGER NOT NULL DEFAULT 0)",
+)
+"""Older files hold a table `words` besides, which triggers keep up to date and nothing reads."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +95,6 @@ class Annotations:
                 for field, value in fields.items():
                     connection.execute(f"UPDATE remarks SET {field} = ? WHERE feature = ?", (value, feature))
 
-    def search(self, text: str) -> list[tuple[int, str]]:
-        """Features with the words of a text in their label, then those with them in their note."""
-        query = query_of(text, prefix=True)
-        matches: dict[int, str] = {}
-        with self._reading() as connection:
-            for column in ("label", "note") if connection and query else ():
-                hits = connection.execute(  # type: ignore[union-attr]
-                    "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank", (f"{column} : ({query})",)
-                )
-                for (feature,) in hits:
-                    matches.setdefault(feature, column)
-        return list(matches.items())
-
     def save(self, path: Path, name: str) -> None:
         """Write all to a JSON file."""
         features = {str(feature): asdict(remark) for feature, remark in self.all().items()}
@@ -170,7 +147,7 @@ class Annotations:
             connection.execute("PRAGMA synchronous = EXTRA")
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
-                for statement in _statements(_SCHEMA):
+                for statement in _SCHEMA:
                     connection.execute(statement)
                 connection.execute("INSERT OR IGNORE INTO about VALUES ('dictionary', ?)", (self.dictionary,))
                 self._compare(connection)
@@ -182,13 +159,3 @@ class Annotations:
             yield
         except sqlite3.Error as error:
             raise FeatureIndexError(f"{self.file} can't be used: {error}.") from error
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, one by one; `executescript` would end the transaction."""
-    statement = ""
-    for line in script.strip().splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

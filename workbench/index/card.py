@@ -10,10 +10,14 @@ from workbench.dictionaries.features import Feature
 
 @dataclass(frozen=True)
 class Example:
-    """A token on which a feature is active, in its context."""
+    """A token on which a feature is active, in its context: a piece of its text.
+
+    Up to 20 tokens in front and 10 behind, as far as they were read one after another: windows of a text are read in
+    any order, and special tokens not at all.
+    """
 
     tokens: list[str]
-    """The text of each token in the window."""
+    """The text of each token in the context."""
     activations: list[float | None]
     """The feature's value on each of them; None where the index does not keep it."""
     peak: int

@@ -1,4 +1,4 @@
-"""Examples of a feature with the tokens around them."""
+"""Examples of a feature with the tokens around them, as far as these follow each other in the text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def examples(entries: Entries, tokens: TokenTable, feature: int, places: np.ndar
     lengths = ends - begins
     bounds = np.append(0, lengths.cumsum())
     near = np.arange(bounds[-1]) + np.repeat(begins - bounds[:-1], lengths)  # rows of all windows
-    strings = tokens.strings(tokens.ids[near])
+    strings = tokens.strings_in_text(near)
     active = entries.at(feature, near)
     texts, positions = tokens.places(rows)
     numbers = (bounds[:-1], bounds[1:], known, rows - begins, values, texts, positions, rows)

@@ -69,7 +69,7 @@ class FeatureIndex:
         counts = self.statistics["active"]
         self.entries = Entries(folder, self.n_tokens, counts, note["keep"], note["signed"])
         self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"])
-        self._searcher = Searcher(folder / "words.sqlite", self._annotations, self.tokens, self.statistics)
+        self._searcher = Searcher(self.tokens, self.statistics)
         self._cards = CardTables(about["name"], dictionary, self.statistics, self.entries, self.tokens)
 
     def __len__(self) -> int:
@@ -123,11 +123,12 @@ class FeatureIndex:
         """Features that meet all conditions, best first; without `text` and `regex`, densest first.
 
         Args:
-            text: words in the label, the note, the tokens the feature is most active on, or those it promotes; hits
-                are ranked in this order.
+            text: words, between white space, all of them in the label, in the note, in the tokens that the feature is
+                most active on, or in those that it promotes; hits are ranked in this order. Case does not count, every
+                other sign does: "C++" is not "C". The end of a word may be left out, not its beginning.
             regex: a regular expression over the texts of the corpus. The start of its first group, or of the match,
                 marks a token; features are scored by how well they tell marked tokens from others.
-            label: words in the label.
+            label: words in the label, as in `text`.
             token: one token, exactly (" dog" with its space) or as its id, among the most active or promoted ones.
             starred: only features with a star.
             density: bounds of the share of tokens on which the feature is active.
@@ -146,8 +147,8 @@ class FeatureIndex:
         if token is not None:
             fits &= searcher.with_token(token)
         if label is not None:
-            fits &= searcher.labelled(label)
-        matches = {} if text is None else searcher.with_text(text)
+            fits &= searcher.labelled(label, remarks)
+        matches = {} if text is None else searcher.with_text(text, remarks)
         if text is not None:
             fits &= searcher.among(matches)
         scores = None

@@ -46,7 +46,7 @@ NEURONS_KEPT = 512
 COLUMNS = ("tokens", "texts", "positions")
 PROGRESS = "progress.json"
 PATTERNS = ("*.bin", "*.parquet", "*.sqlite")
-"""Names of the files of `data`, besides its note."""
+"""Names of the files of `data`, besides its note; older indexes have a file `words.sqlite`."""
 
 
 class SavedProgress(TypedDict):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import numpy as np
 
-from workbench.index.annotations import Annotations
+from workbench.index.annotations import Remark
 from workbench.index.layout import FeatureIndexError
 from workbench.index.tokens import TokenTable
-from workbench.index.words import search_words
+from workbench.index.words import ABSENT, BEGINNING, WHOLE, folded, match, match_all, words_of
 
 _TOKEN_COLUMNS = {"peaks": "activating", "promoted": "promoted"}
 
@@ -19,14 +19,12 @@ class Searcher:
     """Conditions of a search; the result of each is a mask `[n_features]`, or features with the fields that match.
 
     Args:
-        words: the search file.
-        annotations: labels and notes.
         tokens: the token table.
         statistics: columns of the index; `density`, `peaks` and `promoted` are used.
     """
 
-    def __init__(self, words: Path, annotations: Annotations, tokens: TokenTable, statistics: dict[str, np.ndarray]):
-        self._words, self._annotations, self._tokens, self._statistics = words, annotations, tokens, statistics
+    def __init__(self, tokens: TokenTable, statistics: Mapping[str, np.ndarray]):
+        self._tokens, self._statistics = tokens, statistics
 
     def among(self, features: Iterable[int]) -> np.ndarray:
         """A mask of these features."""
@@ -40,26 +38,70 @@ class Searcher:
         density = self._statistics["density"]
         return (density >= low) & (density <= high)
 
-    def labelled(self, text: str) -> np.ndarray:
+    def labelled(self, text: str, remarks: Mapping[int, Remark]) -> np.ndarray:
         """A mask of the features with these words in their label."""
-        return self.among(feature for feature, where in self._annotations.search(text) if where == "label")
+        words = _words(text)
+        return self.among(one for one, remark in remarks.items() if match_all(words, remark.label))
 
     def with_token(self, token: str | int) -> np.ndarray:
         """A mask of the features that are most active on a token or promote it."""
+        if token == "":
+            raise FeatureIndexError("There is nothing to search for; type a token.")
         pieces = self._tokens.pieces
         ids = [token] if isinstance(token, int) else [one for one, text in pieces.items() if text == token]
         return np.logical_or.reduce([np.isin(self._statistics[name], ids).any(1) for name in _TOKEN_COLUMNS])
 
-    def with_text(self, text: str) -> dict[int, str]:
-        """Features with the words, best first, each with the field: label, note, activating or promoted."""
-        if not text.strip():
-            raise FeatureIndexError("There is nothing to search for; type a word.")
-        matches = dict(self._annotations.search(text))
-        for feature, where in search_words(self._words, text):
-            matches.setdefault(feature, where)
-        if not any(letter.isalnum() for letter in text):  # punctuation is no word, but can be a token
-            alike = [one for one, piece in self._tokens.pieces.items() if piece.strip() == text.strip()]
-            for name, where in _TOKEN_COLUMNS.items():
-                for feature in np.flatnonzero(np.isin(self._statistics[name], alike).any(1)).tolist():
-                    matches.setdefault(feature, where)
+    def with_text(self, text: str, remarks: Mapping[int, Remark]) -> dict[int, str]:
+        """Features with all words of a text in one field, best first, and the field: label, note, activating, promoted.
+
+        Labels rank before notes, these before tokens that a feature is active on, these before tokens that it promotes.
+        Whole words rank before beginnings of words: within labels and within notes, and in all tokens.
+        """
+        words = _words(text)
+        matches: dict[int, str] = {}
+        for field in ("label", "note"):
+            found = [(one, match_all(words, getattr(remark, field))) for one, remark in remarks.items()]
+            for one, _ in sorted((pair for pair in found if pair[1]), key=lambda pair: -pair[1]):
+                matches.setdefault(one, field)
+        grades = [self._grades(word) for word in words]
+        for least in (WHOLE, BEGINNING):
+            for name, field in _TOKEN_COLUMNS.items():
+                for feature in _ranked(self._statistics[name], [grade >= least for grade in grades]):
+                    matches.setdefault(feature, field)
         return matches
+
+    def _grades(self, word: str) -> np.ndarray:
+        """How each token holds a word, by its id; the last place, for -1, is of no token."""
+        ids, texts = self._folded
+        grades = np.full(max(ids, default=0) + 2, ABSENT, np.int8)
+        for token, text in zip(ids, texts, strict=True):
+            if word in text:
+                grades[token] = match(word, text)
+        return grades
+
+    @cached_property
+    def _folded(self) -> tuple[list[int], list[str]]:
+        """The ids of all tokens, and their texts, folded."""
+        pieces = self._tokens.pieces
+        return list(pieces), [folded(text) for text in pieces.values()]
+
+
+def _words(text: str) -> list[str]:
+    words = words_of(text)
+    if not words:
+        raise FeatureIndexError("There is nothing to search for; type a word.")
+    return words
+
+
+def _ranked(ids: np.ndarray, wanted: list[np.ndarray]) -> list[int]:
+    """The features with a token of each set in their row, those with most first, then those with the first one.
+
+    Args:
+        ids: tokens of each feature, best first, `[n_features, n]`; -1 for none.
+        wanted: sets of tokens, as masks over ids, with False for -1.
+    """
+    found = [mask[ids] for mask in wanted]  # [n_features, n] each
+    features = np.flatnonzero(np.logical_and.reduce([one.any(1) for one in found]))
+    count = sum((one[features].sum(1) for one in found), np.zeros(len(features), int))
+    first = np.min([one[features].argmax(1) for one in found], axis=0)
+    return features[np.lexsort((first, -count))].tolist()

@@ -1,15 +1,16 @@
 """The tokens of an index: contexts of examples, and tokens that regular expressions match.
 
-A token's *row* is its place in the order in which the corpus was read. Rows form *runs*: neighbouring tokens of one
-text. The tokenizer gives the end of each token in its text, so that characters that span tokens, and spaces that belong
-to the token behind them, are placed right.
+A token's *row* is its place in the order in which the corpus was read. Rows form *runs*: tokens of one text that follow
+each other in it. The windows of a text are read in any order, and special tokens are not read, so that the next row can
+be of any part of the text: a context never leaves its run. The tokenizer gives the end of each token in its text, so
+that characters that span tokens, and spaces that belong to the token behind them, are placed right.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,12 @@ class TokenTable:
         self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
         self._texts_file = folder / "texts.parquet"
         self._pieces_file = folder / "pieces.parquet"
-        # a run continues the one before it if both are of one text and its positions are higher
-        first, text, position, _ = self.runs.T
-        goes_on = (text[1:] == text[:-1]) & (position[1:] > position[:-1])
-        self._stretches = np.append(first[np.flatnonzero(~np.append(False, goes_on))], n_tokens)
+        self._bounds = np.append(self.runs[:, 0], n_tokens)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    @cached_property
+    @functools.cached_property
     def pieces(self) -> dict[int, str]:
         """The text of every token id that occurs here or is promoted by a feature."""
         table = pq.read_table(self._pieces_file)
@@ -66,16 +64,25 @@ class TokenTable:
         """The text of each token id; empty for -1."""
         return [self.pieces.get(int(token), "") for token in ids]
 
+    def strings_in_text(self, rows: np.ndarray) -> list[str]:
+        """The text of the token in each row `[n]`, without spaces that its text does not have there.
+
+        A tokenizer of words with their spaces puts a space in front of a text's first word, others in front of every
+        mark.
+        """
+        pieces = self.strings(self.ids[rows])
+        return [_fitted(piece, width) for piece, width in zip(pieces, self._widths[rows].tolist(), strict=True)]
+
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each row `[n]` its text in the corpus and its position in that text."""
         run = np.searchsorted(self.runs[:, 0], rows, "right") - 1
         return self.runs[run, 1], self.runs[run, 2] + rows - self.runs[run, 0]
 
     def windows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each row `[n]` the first row of its window and the row behind the last; a window is of one text."""
-        stretch = np.searchsorted(self._stretches, rows, "right")
-        begins = np.maximum(self._stretches[stretch - 1], rows - BEFORE)
-        return begins, np.minimum(self._stretches[stretch], rows + AFTER + 1)
+        """For each row `[n]` the first row of its context and the row behind the last; a context lies in one run."""
+        behind = np.searchsorted(self._bounds, rows, "right")
+        begins = np.maximum(self._bounds[behind - 1], rows - BEFORE)
+        return begins, np.minimum(self._bounds[behind], rows + AFTER + 1)
 
     def matches(self, pattern: regex.Pattern[str]) -> np.ndarray:
         """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
@@ -109,17 +116,17 @@ class TokenTable:
         place, at = place[inside], at[inside]
         return rows[place[begins[place] <= at]]
 
-    @cached_property
+    @functools.cached_property
     def _texts(self) -> pa.Table:
         return pq.read_table(self._texts_file)
 
-    @cached_property
+    @functools.cached_property
     def _bases(self) -> np.ndarray:
         """The first character of each text if all are joined with a gap between them, `[texts]`."""
         lengths = [len(text) + 1 for text in self._texts["text"].to_pylist()]
         return np.cumsum([0, *lengths[:-1]], dtype=np.int64)
 
-    @cached_property
+    @functools.cached_property
     def _characters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens in the order of the joined texts: the end and the beginning of each in characters, and its row."""
         lengths = np.diff(np.append(self.runs[:, 0], len(self)))
@@ -131,6 +138,16 @@ class TokenTable:
         ends, begins = behind + shift, before + shift
         order = np.lexsort((begins, ends))  # a character's first token has the width, its others have none
         return ends[order], begins[order], order.astype(np.int32)
+
+
+def _fitted(piece: str, width: int) -> str:
+    """A token's text without the spaces in front that its width in the text leaves no place for.
+
+    The width of a token that ends in a space may lack that space, so that it says nothing about the spaces in front.
+    """
+    extra = len(piece) - width
+    trailing = piece.rstrip() not in (piece, "")
+    return piece[extra:] if extra > 0 and not trailing and piece[:extra].isspace() else piece
 
 
 def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpus: Corpus, *extra: np.ndarray) -> None:
@@ -175,13 +192,21 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
 def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """The end of each token of each text in characters, never decreasing: `[tokens]` for each text.
 
+    A space that the tokenizer puts in front of a text, as a token of its own, ends where the text begins; by the
+    tokenizer's offsets it would be the first character, which belongs to the token behind it.
+
     Raises:
         FeatureIndexError: the model's tokenizer is not a fast one.
     """
     if not getattr(model.tokenizer, "is_fast", False):
         raise FeatureIndexError(f"The tokenizer of {model.name} does not give offsets of tokens; load a fast one.")
     encoded = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [
-        np.maximum.accumulate(np.array([end for _, end in pairs], np.int32).reshape(-1)) if pairs else np.zeros(0, int)
-        for pairs in encoded["offset_mapping"]
-    ]
+    blank = functools.cache(lambda token: model.token_texts([token])[0].isspace())
+    ends = []
+    for text, ids, pairs in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        begin, end = np.array(pairs, np.int32).reshape(-1, 2).T
+        for at in np.flatnonzero(begin[1:] == begin[:-1]).tolist():  # or the tokens of one character
+            if not text[begin[at] : end[at]].isspace() and blank(ids[at]):
+                end[at] = begin[at]
+        ends.append(np.maximum.accumulate(end))
+    return ends

@@ -1,51 +1,46 @@
-"""Search by word in the tokens that features promote and those that they are most active on: SQLite with FTS5."""
+"""Search by word, literally: every letter and sign of a query counts, only case does not."""
 
 from __future__ import annotations
 
-import re
-import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
-from pathlib import Path
+import unicodedata
 
-_COLUMNS = ("activating", "promoted")
+WHOLE, BEGINNING, ABSENT = 2, 1, 0
+"""How a text holds a word: as a whole word, as the beginning of one, or not at all."""
 
 
-def write_words(file: Path, documents: Iterable[tuple[int, str, str]]) -> None:
-    """Write the search file.
+def folded(text: str) -> str:
+    """The text in the form in which texts are compared: without case, each character composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
-    Args:
-        file: the file to write.
-        documents: for each feature its number, the tokens that it is most active on, and those that it promotes, as
-            texts.
+
+def words_of(text: str) -> list[str]:
+    """The words of a query, folded: its parts between white space, with their punctuation."""
+    return folded(text).split()
+
+
+def match(word: str, text: str) -> int:
+    """How a folded text holds a folded word: `WHOLE`, `BEGINNING` or `ABSENT`.
+
+    A word that begins with a letter or a digit stands where no other one precedes it: "c" is in "C++", not in "doc". A
+    word that begins with another sign, or in a script without cases and spaces, stands anywhere.
     """
-    with closing(sqlite3.connect(file)) as connection, connection:
-        # the words only: the tokens themselves are in the other files
-        connection.execute("CREATE VIRTUAL TABLE words USING fts5(activating, promoted, content='', detail=column)")
-        connection.executemany("INSERT INTO words (rowid, activating, promoted) VALUES (?, ?, ?)", documents)
-        connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+    best, at = ABSENT, text.find(word)
+    while at >= 0:
+        end = at + len(word)
+        if not (_bound(word[0]) and _bound(text[at - 1 : at])):
+            if not (_bound(word[-1]) and _bound(text[end : end + 1])):
+                return WHOLE
+            best = BEGINNING
+        at = text.find(word, at + 1)
+    return best
 
 
-def query_of(text: str, *, prefix: bool) -> str:
-    """An FTS5 query for all words of a text; empty if there are none."""
-    words = re.findall(r"\w+", text.replace("_", " "))
-    return " AND ".join(f'"{word}"' + ("*" if prefix else "") for word in words)
+def match_all(words: list[str], text: str) -> int:
+    """How a text, not yet folded, holds all of some folded words: as the least of them."""
+    whole = folded(text)
+    return min((match(word, whole) for word in words), default=ABSENT)
 
 
-def search_words(file: Path, text: str) -> list[tuple[int, str]]:
-    """Features with all words of `text` among their tokens, best first, each with the column that contains them.
-
-    Whole words rank before beginnings of words, and within these, tokens that a feature is active on before tokens that
-    it promotes; within that, the order is by BM25.
-    """
-    matches: dict[int, str] = {}
-    with closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as connection:
-        for prefix in (False, True):
-            query = query_of(text, prefix=prefix)
-            for column in _COLUMNS if query else ():
-                hits = connection.execute(
-                    "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank", (f"{column} : ({query})",)
-                )
-                for (feature,) in hits:
-                    matches.setdefault(feature, column)
-    return list(matches.items())
+def _bound(letter: str) -> bool:
+    """Whether a character is a digit or a letter that has a case; False for none at all."""
+    return letter.isdigit() or letter.upper() != letter.lower()

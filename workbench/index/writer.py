@@ -1,4 +1,4 @@
-"""Entries, statistics and words of an index, from the codes of a whole corpus."""
+"""Entries and statistics of an index, from the codes of a whole corpus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from workbench.index.sorting import Block, SortedChunks, dense_blocks
 from workbench.index.spool import DenseSpool, SparseSpool, Spool
 from workbench.index.statistics import ValueStatistics, write_statistics
 from workbench.index.tokens import TokenTable
-from workbench.index.words import write_words
 
 
 def write_entries(
@@ -25,13 +24,13 @@ def write_entries(
     relations: Mapping[str, np.ndarray],
     check: Callable[[float], None],
 ) -> None:
-    """Sort the codes and write entries, statistics and the search file.
+    """Sort the codes and write entries and statistics.
 
     Args:
         folder: the folder of the files, with the token files in it.
         spool: the codes of all tokens.
         note: `n_tokens`, `keep` and `signed` of the index.
-        relations: further columns of statistics; `promoted` becomes searchable by word.
+        relations: further columns of statistics.
         check: called often with the share done, from 0.3 to 1; it may raise an error to stop.
     """
     tokens = TokenTable(folder, note["n_tokens"])
@@ -50,7 +49,6 @@ def write_entries(
     check(0.9)
     columns = statistics.columns | (cofiring.columns if cofiring else {}) | {"peaks": peaks}
     write_statistics(folder / "features.parquet", columns | dict(relations))
-    write_words(folder / "words.sqlite", _documents(tokens.pieces, peaks, relations["promoted"]))
     check(1.0)
 
 
@@ -60,13 +58,3 @@ def _sorted(spool: Spool, n_tokens: int) -> tuple[Cofiring | None, Iterator[Bloc
         return Cofiring(spool, chunks.counts.sum(0)), chunks.blocks()
     assert isinstance(spool, DenseSpool)
     return None, dense_blocks(spool, n_tokens)
-
-
-def _documents(pieces: Mapping[int, str], peaks: np.ndarray, promoted: np.ndarray) -> Iterator[tuple[int, str, str]]:
-    """For each feature its number, and the texts of the tokens it is most active on and of those it promotes."""
-
-    def text(ids: np.ndarray) -> str:
-        return " ".join(pieces[token].strip() for token in ids.tolist() if token >= 0)
-
-    for feature, (peak, best) in enumerate(zip(peaks, promoted, strict=True)):
-        yield feature, text(peak), text(best)

@@ -19,11 +19,13 @@ from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.dictionaries.acting import acting, places
+from workbench.dictionaries.learning import SAME
 from workbench.dictionaries.protocol import Dictionary
 from workbench.evaluation.bootstrap import TextSums, bootstrap
 from workbench.evaluation.losses import kl_divergence, predictions, token_losses
 from workbench.evaluation.runs import logits_under, windows_at_once
 from workbench.model.edits import Edit
+from workbench.model.hookpoints import HookPoint
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.massive import massive
@@ -122,7 +124,8 @@ def measure_fidelities(
 
     Raises:
         DictionaryError: a dictionary without hook points, or one that does not fit the model.
-        CorpusError: a setting that can't be used, a model without a tokenizer, or texts without two tokens in a row.
+        CorpusError: a setting that can't be used, a model without a tokenizer, texts without two tokens in a row, or
+            activations that are all the same within rounding, which leave no variance to explain, or not finite.
     """
     tallies = [_Tally(model, dictionary) for dictionary in dictionaries]
     batches = corpus.batches(model, context, windows_at_once(model, context, batch), tokens, seed)
@@ -210,6 +213,7 @@ class _Tally:
     def result(self, resamples: int, seed: int) -> Fidelity:
         """The measures, with intervals over texts."""
         sums = self.sums.tensors()
+        _check_varied({name: sums[name].sum(0, keepdim=True) for name in ("tokens", "square", "written")}, self.writes)
         tokens, n_predictions = sums["tokens"], sums["predictions"]
         estimates = bootstrap(sums, _measures, resamples, seed)
         return Fidelity(
@@ -227,11 +231,10 @@ class _Tally:
 def _measures(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each measure from the sums of several draws of texts, `[draws]` or `[draws, d_out]` each: `[draws]`."""
     tokens, count = sums["tokens"], sums["predictions"]
-    variance = sums["square"] - sums["written"].square().sum(1) / tokens
     ce, spliced, zero = (sums[name] / count for name in ("ce", "ce_spliced", "ce_zero"))
     return {
         "l0": sums["active"] / tokens,
-        "fvu": sums["error"] / variance,
+        "fvu": torch.where(_varied(sums), sums["error"] / _variance(sums), torch.nan),
         "cosine": sums["cosine"] / tokens,
         "ce": ce,
         "ce_spliced": spliced,
@@ -239,6 +242,26 @@ def _measures(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "loss_recovered": (zero - spliced) / (zero - ce),
         "kl": sums["kl"] / count,
     }
+
+
+def _variance(sums: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the squared distances of the written activations from their mean, `[draws]`."""
+    return sums["square"] - sums["written"].square().sum(1) / sums["tokens"]
+
+
+def _varied(sums: Mapping[str, Tensor]) -> Tensor:
+    """Whether the written activations differ by more than rounding, as `learning.unit_of` asks: bool `[draws]`."""
+    return _variance(sums) > SAME**2 * sums["square"]
+
+
+def _check_varied(sums: Mapping[str, Tensor], at: HookPoint) -> None:
+    if not bool(sums["square"].isfinite()):
+        raise CorpusError(f"The activations at {at.name} hold values that are not finite numbers.")
+    if not bool(_varied(sums)):
+        raise CorpusError(
+            f"All measured activations at {at.name} are one and the same within rounding, so that there is no variance "
+            "to explain; measure on texts with other tokens, or at another hook point."
+        )
 
 
 def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from workbench.core.checks import Positive, Raises, checked
+from workbench.core.checks import Natural, Number, Positive, Raises, checked
 from workbench.dictionaries.features import Feature
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import PromptError
 from workbench.model.weights import ModelError
-from workbench.neurons.table import NeuronError, Scale, Weights
+from workbench.neurons.table import NeuronError, Scale, Sign, Weights, check_layers
 from workbench.neurons.unembedding import TINY, adjustment
 
 
@@ -49,15 +52,21 @@ def neurons_writing(
     weights: Annotated[Weights, Raises(ModelError)] = "down",
     *,
     scale: Scale = "raw",
+    sign: Sign = 1,
+    layers: Sequence[Natural] | None = None,
+    min_score: Number | None = None,
     top: Positive = 20,
 ) -> list[tuple[Feature, float]]:
-    """The neurons whose vectors have the highest scores for a token, over all neurons and at any rank.
+    """The neurons whose vectors have the highest scores for a token, at any rank among their tokens.
 
     Args:
         model: any model with MLPs.
         text: one token, " dog" with its space, or a text whose first token is taken.
         weights: `down` gives the neurons that write the token; `gate` and `up` those that read it.
         scale: as in `decode_neurons`.
+        sign: 1 for the neurons' own directions, -1 for the opposite ones, whose scores are the negatives.
+        layers: only neurons of these.
+        min_score: only neurons that score the token so high.
         top: number of neurons.
 
     Returns:
@@ -66,19 +75,22 @@ def neurons_writing(
     Raises:
         PromptError: an empty text, or a model without a tokenizer.
         ModelError: the model lacks these weights.
-        NeuronError: an unknown scale.
+        NeuronError: an unknown scale or sign, a layer that the model lacks.
     """
     token = int(model.to_tokens(text, start=False)[0, 0])
     adjust, row = adjustment(model, scale), model.network.unembedding()[token]
-    scores = torch.cat(
-        [adjust(model.network.neuron_directions(n, weights)) @ row for n in range(model.network.n_layers)]
-    )
-    site, d_mlp = "post" if weights == "down" else weights, len(scores) // model.network.n_layers
+    chosen = list(range(model.network.n_layers)) if layers is None else sorted(set(layers))
+    check_layers(chosen, model.network.n_layers)
+    of_each = [sign * (adjust(model.network.neuron_directions(n, weights)) @ row) for n in chosen]
+    scores, starts = torch.cat([row.new_zeros(0), *of_each]), [0, *accumulate(len(one) for one in of_each)]
+    site = "post" if weights == "down" else weights
     best = scores.topk(min(top, len(scores)))
-    return [
-        (Feature(f"neurons.{place // d_mlp}.{site}", place % d_mlp), value)
-        for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    found = []
+    for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        which = bisect(starts, place) - 1
+        if min_score is None or value >= min_score:
+            found.append((Feature(f"neurons.{chosen[which]}.{site}", place - starts[which]), value))
+    return found
 
 
 @checked(NeuronError)

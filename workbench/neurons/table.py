@@ -26,6 +26,13 @@ class NeuronError(WorkbenchError):
     """A decoding or a search of neurons that can't be carried out."""
 
 
+def check_layers(layers: Sequence[int], n_layers: int) -> None:
+    """Raise `NeuronError` for a layer that a model with `n_layers` lacks."""
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise NeuronError(f"There is no layer {layer}: this model has layers 0 to {n_layers - 1}.")
+
+
 @dataclass(frozen=True)
 class Hit:
     """A neuron that a search returns."""
@@ -144,11 +151,8 @@ class NeuronTable:
         scores = self.scores[side].reshape(-1)[flat]
         keep = np.ones(len(flat), dtype=bool)
         if layers is not None:
-            wanted = list(layers)
-            for layer in wanted:
-                if not 0 <= layer < self.n_layers:
-                    raise NeuronError(f"There is no layer {layer}: this model has layers 0 to {self.n_layers - 1}.")
-            keep &= np.isin(rows // self.d_mlp, wanted)
+            check_layers(layers, self.n_layers)
+            keep &= np.isin(rows // self.d_mlp, list(layers))
         if max_rank is not None:
             keep &= ranks <= max_rank
         if min_score is not None:
