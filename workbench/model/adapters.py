@@ -124,10 +124,9 @@ def _config(folder: Path) -> LoraConfig:
             f"{folder} is an adapter to weights that its training changed at the start (init_lora_weights = "
             f"{shown(start)}); merge it with PEFT and open the merged model."
         )
-    config = as_form(content, LoraConfig, ModelError, f"{path} is not the configuration of an adapter")
-    if not config["base_model_name_or_path"].strip():
+    if not str(content.get("base_model_name_or_path") or "").strip():
         raise ModelError(f"{path} names no base model; write its name or folder as base_model_name_or_path.")
-    return config
+    return as_form(content, LoraConfig, ModelError, f"{path} is not the configuration of an adapter")
 
 
 def _sorted_out(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterTensors:
