@@ -97,7 +97,11 @@ def test_an_adapter_is_merged_into_its_base(base: Path, tmp_path: Path) -> None:
     tensors = lora(Q, q) | lora(V, v) | lora("model.layers.1.mlp.down_proj", down)
     how = {"target_modules": [Q, V, "layers.1.mlp.down_proj"], "rank_pattern": {r"layers\.2\..*v_proj": 2}}
     folder = write(
-        tmp_path / "a", base, {name: one.bfloat16() for name, one in tensors.items()}, alpha_pattern={"q_proj": 7}, **how
+        tmp_path / "a",
+        base,
+        {name: one.bfloat16() for name, one in tensors.items()},
+        alpha_pattern={"q_proj": 7},
+        **how,
     )
     with torch.no_grad():
         for path, (a, b), scale in ((Q, q, 7 / 3), (V, v, 5 / 2), ("model.layers.1.mlp.down_proj", down, 5 / 3)):

@@ -258,7 +258,7 @@ def _merge(folder: Path, module: nn.Module, config: LoraConfig, tensors: Adapter
         if path in tensors.biases:
             if f"{path}.bias" not in state:
                 raise ModelError(f"The adapter {folder} adds a bias to {path}, which has none; open it with PEFT.")
-            _check_shape(folder, f"{path}.bias", tensors.biases[path], inner.bias)
+            _check_shape(folder, f"{path}.bias", tensors.biases[path], state[f"{path}.bias"])
             inner.bias += tensors.biases[path] * scale
 
 
