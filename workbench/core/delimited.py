@@ -36,21 +36,27 @@ class Table:
     """The line on which each row ends, from 1."""
 
 
+def check_delimiter(delimiter: str | None, error: type[WorkbenchError]) -> None:
+    """Refuse what can't part fields: more than one character, a quote, a character that does not print, but for tab."""
+    if delimiter is None or delimiter == "\t":
+        return
+    if len(delimiter) != 1 or delimiter == '"' or not delimiter.isprintable():
+        raise error(f"delimiter is one character such as ';' or a tab, and no quote, not {shown(delimiter)}.")
+
+
 def read_table(file: Path, error: type[WorkbenchError], delimiter: str | None = None) -> Table:
     """The table in a file.
 
     Args:
         file: UTF-8, with or without a byte order mark.
         error: the room's own error.
-        delimiter: one character; None takes tabs in a `.tsv` file, what a first line `sep=;` names, or the one of
+        delimiter: as `check_delimiter` allows; None takes tabs in a `.tsv` file, what a first line `sep=;` names, or the one of
             `DELIMITERS` that the line of names holds and with which every row has as many fields.
 
     Raises:
         WorkbenchError: of the given kind: the file can't be read, is not UTF-8, has rows of unequal length or open
             quotes, or its delimiter can't be told.
     """
-    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        raise error(f"delimiter is one character such as ';', no quote and no line break, not {shown(delimiter)}.")
     text = read_utf8(file, error)
     if named := re.match(r"sep=(.)\r?\n", text):
         text = text[named.end() - 1 :]  # its line break stays, so that lines are counted from the first

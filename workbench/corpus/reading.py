@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
 from workbench.core.text_files import read_utf8
 from workbench.core.type_words import reason_of
@@ -36,6 +37,7 @@ def read_source(source: str | Path, wanted: Wanted) -> tuple[Iterator[str], Path
     Raises:
         CorpusError: nothing is there, or it can't be read; for a stream, at its first use.
     """
+    check_delimiter(wanted.delimiter, CorpusError)
     name = str(source)
     if not name.strip():
         raise CorpusError("Name a corpus: a bundled name such as stories, a file, a folder, or a data set.")

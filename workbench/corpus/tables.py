@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.delimited import Table, read_table
+from workbench.core.type_words import shown
 from workbench.corpus.saving import CorpusError
 
 COLUMN = "text"
 """The column of the texts in the corpora that Workbench writes."""
+
+NAMED, LONGEST_NAME = 8, 40
+"""Columns that a sentence names, and characters of a name in it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def _place(file: Path, table: Table, wanted: Wanted) -> int:
     if len(found) == 1:
         return found[0]
     if found:
-        raise CorpusError(f"{file} has {len(found)} columns {table.names[found[0]]!r}; name each another way.")
+        raise CorpusError(f"{file} has {len(found)} columns {shown(table.names[found[0]])}; name each another way.")
     raise CorpusError(f"{no_column(file, wanted.name, table.names)}; name it in the first line, or with column=.")
 
 
@@ -88,4 +92,7 @@ def _is_text(kind: Any) -> bool:
 
 def no_column(file: Path, column: str, names: Sequence[str]) -> str:
     """The beginning of a sentence on a column that is not there."""
-    return f"{file} has no column {column!r}; it has {', '.join(names)}"
+    names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names]
+    if len(names) > NAMED:
+        names = [*names[:NAMED], f"{len(names) - NAMED:,} more"]
+    return f"{file} has no column {shown(column)}; it has {', '.join(names)}"
