@@ -50,8 +50,8 @@ def read_table(file: Path, error: type[WorkbenchError], delimiter: str | None = 
     Args:
         file: UTF-8, with or without a byte order mark.
         error: the room's own error.
-        delimiter: as `check_delimiter` allows; None takes tabs in a `.tsv` file, what a first line `sep=;` names, or the
-            one of `DELIMITERS` that the line of names holds and with which every row has as many fields.
+        delimiter: as `check_delimiter` allows; None takes tabs in a `.tsv` file, what a first line `sep=;` names, or
+            the one of `DELIMITERS` that the line of names holds and with which every row has as many fields.
 
     Raises:
         WorkbenchError: of the given kind: the file can't be read, is not UTF-8, has rows of unequal length or open
