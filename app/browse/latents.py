@@ -12,7 +12,7 @@ from shared.dictionaries import Known
 from shared.tokens import plain
 from shared.waiting import one_sentence
 
-from browse import latent_query, script
+from browse import labels, latent_query, script
 from browse.latent_query import LIMIT, LatentQuery
 from workbench.core.text import visible
 
@@ -47,6 +47,7 @@ def _panel(model: LanguageModel, one: Known) -> None:
         st.markdown(_summary(query, hits, index.n_tokens, one.noun))
         if hits:
             _show_table(one, hits, query)
+        labels.show(index)
         snippets.show(script.latent_search(one.folder, query.how()))
 
 

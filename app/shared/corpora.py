@@ -38,7 +38,8 @@ def choose(
         accept_new_options=True,
         persist_state="session",
         disabled=disabled,
-        help="Texts that come with Workbench, or type the path of a .txt, .jsonl or .parquet file, or of a folder.",
+        help="Texts that come with Workbench, or type the path of a .txt, .jsonl, .csv, .tsv or .parquet file, or of a "
+        "folder. The texts are the column “text”, or the only column with sentences.",
     )
     return (chosen or FIRST).strip()
 

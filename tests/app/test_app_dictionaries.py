@@ -147,6 +147,22 @@ def test_what_people_write_is_on_disk_at_once(shelf: Shelf) -> None:
     shelf.index.star(3, False)
 
 
+def test_labels_leave_and_arrive_as_a_file(shelf: Shelf) -> None:
+    from browse import labels
+
+    shelf.index.label(3, "dogs <b>")
+    for ending in labels.ENDINGS:
+        data = labels.written(shelf.index, ending)
+        shelf.index.label(3, "")
+        page = browse(shelf, "small:3")
+        page.file_uploader(key="labels-0").set_value((f"mine.{ending}", data, "")).run()
+        assert quiet(page).file_uploader(key="labels-1").value is None
+        assert shelf.index.feature(3).label == "dogs <b>"
+    page.file_uploader(key="labels-1").set_value(("mine.csv", b"feature,lable\n3,cats\n", "")).run()
+    assert complaint(page).startswith("mine.csv is not a file of labels: it has a column 'lable'")
+    shelf.index.label(3, "")
+
+
 @pytest.mark.parametrize(
     ("feature", "word"),
     [("small:24", "24 features"), ("misfit:1", "blocks.99"), ("nothing:1", "not loaded"), ("broken:0", "damaged")],
@@ -333,6 +349,21 @@ def test_settings_that_cannot_be_leave_no_training_behind(shelf: Shelf) -> None:
     button(page, "Train").click().run()
     assert "k is a whole number from 1 to the width" in complaint(page)
     assert not (shelf.runs / "wide").exists()
+
+
+def test_texts_of_a_table(shelf: Shelf, tmp_path: Path) -> None:
+    from train import runs
+
+    table = tmp_path / "reviews.CSV"
+    table.write_text("id;review\n" + '1;"The dog ran;\nthe cat sat."\n' * 20)
+    page = visit(shelf, "train")
+    read_from(page, "training corpus", table)
+    page.number_input(key="training tokens").set_value(1000)
+    page.text_input(key="training name").set_value("from-a-table").run()
+    button(page, "Train").click().run()
+    quiet(ended(page, runs.KEY))
+    note = json.loads((shelf.runs / "from-a-table" / "cfg.json").read_text())
+    assert wb.Corpus.load(table).hash in json.dumps(note)
 
 
 def test_texts_that_are_not_there(shelf: Shelf) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from index_models import HOW, make_sae
 
@@ -85,3 +87,59 @@ def test_labels_are_read_while_the_first_is_written(llama, corpus: Corpus, tmp_p
     assert wb.open_index(tmp_path / "i").feature(1).label == ""
     index.label(1, "again")
     assert wb.open_index(tmp_path / "i").feature(1).label == "again"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".TSV"])
+def test_labels_travel_as_a_table(ending: str, llama, corpus: Corpus, tmp_path: Path) -> None:
+    sae, file = make_sae(), tmp_path / f"labels{ending}"
+    index = wb.build_index(llama, sae, corpus, tmp_path / "i", tokens=100, **HOW)
+    index.label(3, 'größe, "big";\tor')
+    index.note(3, "first\nsecond\r\n,third")
+    index.label(5, "=1+1")
+    index.star(5)
+    index.export_labels(file)
+    index.export_labels(file)  # replaces its own
+    with file.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened, delimiter="," if ending == ".csv" else "\t"))
+    assert [(row["feature"], row["label"], row["starred"]) for row in rows] == [
+        ("3", 'größe, "big";\tor', "false"),
+        ("5", "=1+1", "true"),
+    ]
+    other = wb.build_index(llama, sae, corpus, tmp_path / "j", tokens=100, **HOW)
+    assert other.import_labels(file) == 2
+    assert other.remarks() == index.remarks()
+    foreign = wb.build_index(llama, make_sae(1), corpus, tmp_path / "k", tokens=100, **HOW)
+    with pytest.raises(wb.index.FeatureIndexError, match="another dictionary"):
+        foreign.import_labels(file)
+    file.write_text("id,text\n1,mine\n")
+    with pytest.raises(wb.index.FeatureIndexError, match="holds something else"):
+        index.export_labels(file)
+
+
+def test_tables_of_labels_from_other_programs(llama, corpus: Corpus, tmp_path: Path) -> None:
+    index = wb.build_index(llama, make_sae(), corpus, tmp_path / "i", tokens=100, **HOW)
+    index.note(1, "stays")
+    index.star(2)
+    file = tmp_path / "labels.csv"
+    file.write_text("\ufeffFeature;Label;Starred\r\n1;a;b\r\n2;dogs;FALSE\r\n".replace("a;b", '"a;b";TRUE'), newline="")
+    assert index.import_labels(file) == 2
+    found = {number: (one.label, one.note, one.starred) for number, one in index.remarks().items()}
+    assert found == {1: ("a;b", "stays", True), 2: ("dogs", "", False)}
+    pd.DataFrame({"feature": [2], "label": ["cats"]}).to_csv(file)  # with the numbers of its rows
+    assert index.import_labels(file) == 1
+    assert index.feature(2).label == "cats"
+    for text, sentence in {
+        "label\ndogs\n": "its columns are feature and any of",
+        "feature,lable\n1,dogs\n": "it has a column 'lable'",
+        "feature,label\n1,a\n1,b\n": "line 3 has feature 1 again",
+        "feature,label\nsae:1,a\n": "'sae:1' where the number",
+        "feature,starred\n1,maybe\n": "'maybe' where true or false",
+        "feature,label\n1,a\n99,b\n": "has no feature 99",
+        "feature,label\n1,a,b\n": "line 2 has 3 fields",
+        "feature,label,dictionary\n1,a,0123\n": r"another dictionary \(0123",
+        "": "it has the columns none",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(wb.index.FeatureIndexError, match=sentence):
+            index.import_labels(file)
+    assert index.feature(1).label == "a;b"

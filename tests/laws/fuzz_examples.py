@@ -617,7 +617,7 @@ METHODS: Calls = {
     "LanguageModel.generate_batch": lambda w: {"prompts": ["The dog", TOKENS[0]], "max_new_tokens": 2},
     "LanguageModel.stream": lambda w: {"prompt": "The dog", "max_new_tokens": 2},
     "LanguageModel.prompt_batch": lambda w: {"prompts": ["The dog"], "max_new_tokens": 2},
-    "Corpus.load": lambda w: {"source": "stories", "column": "text", "limit": 3},
+    "Corpus.load": lambda w: {"source": "stories", "column": "text", "limit": 3, "delimiter": ","},
     "Corpus.take": lambda w: {"n": 2},
     "Corpus.split": lambda w: {"share": 0.5},
     "Corpus.passages": lambda w: {"characters": 20},

@@ -85,19 +85,21 @@ def _write_index(w: World, folder: Path) -> None:
     wb.open_index(folder / "index").label(1, "a word")
 
 
-def _write_labels(w: World, folder: Path) -> None:
-    w.index.label(1, "a word")
-    w.index.export_labels(folder / "labels.json")
+def _labels(name: str) -> Kept:
+    def write(w: World, folder: Path) -> None:
+        w.index.label(1, "a word")
+        w.index.export_labels(folder / name)
 
+    def content(w: World, folder: Path) -> Any:
+        shutil.copytree(w.index.path, folder / "index")
+        try:
+            index = wb.open_index(folder / "index")
+            index.import_labels(folder / name)
+            return [index.feature(1).label, sorted(index.remarks())]
+        finally:
+            shutil.rmtree(folder / "index")
 
-def _open_labels(w: World, folder: Path) -> Any:
-    shutil.copytree(w.index.path, folder / "index")
-    try:
-        index = wb.open_index(folder / "index")
-        index.import_labels(folder / "labels.json")
-        return [index.feature(1).label, sorted(index.remarks())]
-    finally:
-        shutil.rmtree(folder / "index")
+    return Kept(write, content, "features|name" if name.endswith("json") else ".")
 
 
 def _store_content(w: World, folder: Path) -> Any:
@@ -192,7 +194,8 @@ KEPT: dict[str, Kept] = {
     "index": Kept(
         _write_index, _index_content, r"people\.sqlite|index.json: .*(name|provenance|licence|source|command)"
     ),
-    "labels": Kept(_write_labels, _open_labels, "features|name"),
+    "labels": _labels("labels.json"),
+    "labels csv": _labels("labels.csv"),
     "store": Kept(
         lambda w, folder: wb.harvest.Store.write(w.harvest, folder / "store") and None,
         _store_content,

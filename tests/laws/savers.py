@@ -238,6 +238,7 @@ SAVERS = [
     Saver("sparsity.json", "s.json", lambda path, n: wb.sparsity.save_sparsities([_sparsity(n)], path), _read_text),
     Saver("sparsity.parquet", "s.parquet", lambda p, n: wb.sparsity.save_sparsities([_sparsity(n)], p), _read_bytes),
     Saver("labels", "l.json", _export_labels, _read_text, _give_indexes),
+    Saver("labels.csv", "l.csv", _export_labels, _read_text, _give_indexes),
     Saver("model", "m", lambda path, n: wb.interventions.save_model(_spliced(n), path), _read_spliced, slow=True),
     Saver("child", "child", lambda path, n: _child(n).save_pretrained(path), _read_child, slow=True),
     Saver("training", "run", _train, _read_training, resumes=True),

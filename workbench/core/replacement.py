@@ -1,8 +1,8 @@
 """What a saver may replace: what it could itself have written.
 
 A file takes the place of a file, a folder that of a folder. A file must have the same form as the new one: JSON, or
-lines of JSON, with the same keys; Parquet with the same columns; another format with the same first bytes. A folder
-must hold only files that the new one has too or that the saver names. What is empty may always be replaced.
+lines of JSON, with the same keys; Parquet and CSV with the same columns; another format with the same first bytes. A
+folder must hold only files that the new one has too or that the saver names. What is empty may always be replaced.
 """
 
 from __future__ import annotations
@@ -101,11 +101,20 @@ def form_of(file: Path) -> FileForm | None:
     for magic, words in MAGIC.items():
         if start.startswith(magic):
             return FileForm(words, _columns(file) if words == "Parquet" else frozenset())
+    if file.suffix.lower() in (".csv", ".tsv"):
+        return FileForm("a table", _first_line(file))
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size:
         return FileForm("safetensors")
     if start.lstrip()[:1] not in (b"{", b"["):
         return FileForm("other bytes" if b"\0" in start else "text")
     return _json_form(file)
+
+
+def _first_line(file: Path) -> frozenset[str]:
+    """The names in the first line of a table whose delimiter its ending names."""
+    with open(file, encoding="utf-8-sig", errors="replace") as opened:
+        line = opened.readline(LARGEST).rstrip("\r\n")
+    return frozenset(line.split("\t" if file.suffix.lower() == ".tsv" else ","))
 
 
 def _json_form(file: Path) -> FileForm:

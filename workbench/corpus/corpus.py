@@ -27,6 +27,7 @@ from workbench.corpus.batching import (
 )
 from workbench.corpus.reading import CorpusError, read_source
 from workbench.corpus.saving import texts_hash, write_corpus
+from workbench.corpus.tables import Wanted
 
 STREAMED_TEXTS = 20_000
 """Texts that are read of a Hugging Face dataset without a limit."""
@@ -60,21 +61,32 @@ class Corpus:
 
     @classmethod
     @checked(CorpusError)
-    def load(cls, source: str | Path, *, column: str = "text", limit: Positive | None = None) -> Corpus:
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        column: str | None = None,
+        limit: Positive | None = None,
+        delimiter: str | None = None,
+    ) -> Corpus:
         """The corpus of a file, a folder or a dataset.
 
         Args:
             source: a bundled name (`stories`); a file; a folder with such files; or a Hugging Face dataset, written
                 `owner/name`, `owner/name:config` or `owner/name:config:split`, which is streamed. Files are
-                `.parquet`, `.jsonl`, and `.txt`. A `.txt` file is split at lines `<|endoftext|>` if it has any, else at
-                WikiText's headings of articles (` = Title = `) if it has any, else at blank lines.
-            column: name of the column or field that holds the text.
+                `.parquet`, `.jsonl`, `.csv`, `.tsv` and `.txt`, in capitals or not. A `.txt` file is split where
+                `<|endoftext|>` stands alone on a line if it does anywhere, else at WikiText's headings of articles
+                (` = Title = `) if it has any, else at blank lines. Of a folder, files in folders inside it are read
+                too, but no hidden ones (`.git`), in the order of their paths: name by name, capitals first.
+            column: name of the column or field that holds the text; None for `text`. In a `.csv` or `.tsv` file that
+                has no such column, None takes the only one with fields of several words; the source then names it.
             limit: read the first so many texts only; None reads all, and 20,000 of a Hugging Face dataset.
+            delimiter: of the fields of `.csv` and `.tsv` files; None finds it.
 
         Raises:
             CorpusError: nothing is there, it can't be read, or its note is of other texts.
         """
-        texts, path, note = read_source(source, column)
+        texts, path, note = read_source(source, Wanted(column, delimiter))
         if path is None and limit is None:
             limit = STREAMED_TEXTS
         name = str(source) if limit is None else f"{source}[:{limit}]"

@@ -1,29 +1,35 @@
-"""Reading the texts of a corpus: bundled files, text files, JSON lines, Parquet, Hugging Face datasets."""
+"""Reading the texts of a corpus: bundled files, text files, JSON lines, CSV, Parquet, Hugging Face datasets."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
+from workbench.core.text_files import read_utf8
 from workbench.core.type_words import reason_of
 from workbench.corpus.saving import CorpusError, read_note
+from workbench.corpus.tables import COLUMN, Wanted, read_delimited, read_parquet
 
-COLUMN = "text"
-"""The column of the texts in the corpora that Workbench writes."""
 _BUNDLED = Path(__file__).resolve().parents[2] / "data" / "corpora"
+_SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^(?= = [^=].* = $)", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n[ \t]*\n")
 
 
-def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | None, dict[str, Any]]:
+def read_source(source: str | Path, wanted: Wanted) -> tuple[Iterator[str], Path | None, dict[str, Any]]:
     """The texts of a source of `Corpus.load`.
 
     Args:
         source: a bundled name, a file, a folder, or a Hugging Face dataset.
-        column: the column or field with the text.
+        wanted: the column or field with the text, and the delimiter.
 
     Returns:
         The texts that are not blank; their file or folder, None if they are streamed; the note on them.
@@ -31,31 +37,61 @@ def read_source(source: str | Path, column: str) -> tuple[Iterator[str], Path | 
     Raises:
         CorpusError: nothing is there, or it can't be read; for a stream, at its first use.
     """
+    check_delimiter(wanted.delimiter, CorpusError)
     name = str(source)
     if not name.strip():
         raise CorpusError("Name a corpus: a bundled name such as stories, a file, a folder, or a data set.")
     path = Path(source).expanduser()
     if name in bundled():
         path = _BUNDLED / f"{name}.parquet"
+    said = name
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in _READERS and file.is_file())
-        if not files:
-            raise CorpusError(f"The folder {path} holds no {_any_of(_READERS)} file.")
-        texts = itertools.chain.from_iterable(_read(file, column) for file in files)
+        inside = replace(wanted, alone=False)
+        texts: Iterable[str] = itertools.chain.from_iterable(_read(file, inside)[0] for file in files_in(path))
     elif path.is_file():
-        if path.suffix not in _READERS:
+        if ending(path) not in _READERS:
             raise CorpusError(f"{path} is not a {_any_of(_READERS)} file.")
-        texts = _read(path, column)
-    elif path.suffix in _READERS or path.is_absolute() or name.startswith((".", "~")):
+        texts, column = _read(path, wanted)
+        if column != wanted.name:
+            said = f"{name}, column {column!r}"
+    elif ending(path) in _READERS or path.is_absolute() or name.startswith((".", "~")):
         raise CorpusError(f"There is no file or folder {path}.")
     elif name == "stories":
         raise CorpusError(f"The bundled corpus 'stories' is missing: there is no {_BUNDLED / 'stories.parquet'}.")
     else:
-        return _stream(name, column), None, {"source": f"Hugging Face: {name}"}
+        return _stream(name, wanted.name), None, {"source": f"Hugging Face: {name}"}
     kept = [text for text in texts if text.strip()]
     if not kept:
         raise CorpusError(f"{path} holds no text at all.")
-    return iter(kept), path, {"source": name, **read_note(path, kept if column == COLUMN else None)}
+    return iter(kept), path, {"source": said, **read_note(path, kept if wanted.name == COLUMN else None)}
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder and of those inside it that a corpus is read from.
+
+    Hidden files and folders, whose names begin with a full stop, are left out, and folders behind links. Paths are
+    sorted name by name, by the code points of their characters: capitals before small letters.
+
+    Raises:
+        CorpusError: a folder can't be read, or there is no such file.
+    """
+
+    def fail(error: OSError) -> None:
+        raise CorpusError(f"{error.filename or folder} can't be read: {reason_of(error)}.") from error
+
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    files = [file for file in found if ending(file) in _READERS and (file.is_file() or file.is_symlink())]
+    if not files:
+        raise CorpusError(f"The folder {folder} holds no {_any_of(_READERS)} file.")
+    return sorted(files, key=lambda file: file.relative_to(folder).parts)
+
+
+def ending(path: Path) -> str:
+    """The ending of a file's name in small letters, with its full stop."""
+    return path.suffix.lower()
 
 
 def bundled() -> list[str]:
@@ -63,63 +99,46 @@ def bundled() -> list[str]:
     return sorted(file.stem for file in _BUNDLED.glob("*.parquet"))
 
 
-def _read(file: Path, column: str) -> Iterable[str]:
+def _read(file: Path, wanted: Wanted) -> tuple[list[str], str]:
+    """The texts of a file, and the column that they stand in."""
     try:
-        return _READERS[file.suffix](file, column)
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{file} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start:,}); convert it first."
-        ) from error
+        return _READERS[ending(file)](file, wanted)
     except OSError as error:
         raise CorpusError(f"{file} can't be read: {reason_of(error)}.") from error
 
 
-def _read_txt(file: Path, column: str) -> list[str]:
-    whole = file.read_text(encoding="utf-8-sig")
-    if "<|endoftext|>" in whole:
-        parts = whole.split("<|endoftext|>")
-    elif re.search(r"^ = [^=].* = $", whole, re.MULTILINE):
-        parts = re.split(r"(?m)^(?= = [^=].* = $)", whole)
-    else:
-        parts = re.split(r"\n[ \t]*\n", whole)
-    return [part.strip() for part in parts]
+def _plain_text(file: Path) -> str:
+    """The text of a file, with line ends as `\\n`."""
+    return read_utf8(file, CorpusError).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read_jsonl(file: Path, column: str) -> list[str]:
-    texts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+def _read_txt(file: Path, wanted: Wanted) -> tuple[list[str], str]:
+    whole = _plain_text(file)
+    parting = next((one for one in (_SEPARATOR, _HEADING) if one.search(whole)), _BLANK_LINES)
+    return [part.strip() for part in parting.split(whole)], wanted.name
+
+
+def _read_jsonl(file: Path, wanted: Wanted) -> tuple[list[str], str]:
+    texts, field = [], wanted.name
+    for number, line in enumerate(_plain_text(file).split("\n"), start=1):
         if not line.strip():
             continue
-        complaint = f"Line {number:,} of {file} is not a JSON object with the field {column!r}"
+        complaint = f"Line {number:,} of {file} is not a JSON object with the field {field!r}"
         row = parse_json(line, dict[str, Any], CorpusError, complaint)
-        if column not in row:
+        if field not in row:
             raise CorpusError(f"{complaint}.")
-        if not isinstance(row[column], str):
-            raise CorpusError(f"Line {number:,} of {file} has a field {column!r} that is not a text.")
-        texts.append(row[column])
-    return texts
+        if not isinstance(row[field], str):
+            raise CorpusError(f"Line {number:,} of {file} has a field {field!r} that is not a text.")
+        texts.append(row[field])
+    return texts, field
 
 
-def _read_parquet(file: Path, column: str) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(file).names
-        if column not in names:
-            raise CorpusError(f"{file} has no column {column!r}; it has {', '.join(names)}.")
-        values = pq.read_table(file, columns=[column])[column]
-    except pa.ArrowException as error:
-        raise CorpusError(f"{file} is not a whole Parquet file ({str(error).splitlines()[0].rstrip('.')}).") from error
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise CorpusError(f"The column {column!r} of {file} holds {values.type}, not text.")
-    return [text or "" for text in values.to_pylist()]
-
-
-_READERS: dict[str, Callable[[Path, str], list[str]]] = {
+_READERS: dict[str, Callable[[Path, Wanted], tuple[list[str], str]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".parquet": read_parquet,
 }
 
 

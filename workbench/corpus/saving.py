@@ -44,9 +44,9 @@ def write_corpus(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> N
     Raises:
         CorpusError: a file of another kind, or one that can't be written or holds something else than a corpus.
     """
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         _write_parquet(path, texts, note)
-    elif path.suffix == ".jsonl":
+    elif path.suffix.lower() == ".jsonl":
         _write_jsonl(path, texts, note)
     else:
         raise CorpusError(f"A corpus is saved as .parquet or .jsonl, not as {path.name}.")
@@ -74,7 +74,7 @@ def read_note(path: Path, texts: Iterable[str] | None = None) -> dict[str, Any]:
         return before
     if found != recorded:
         beside = about if about.exists() else path.with_suffix(".json")
-        where = path if path.suffix == ".parquet" and _parquet_note(path) else beside
+        where = path if path.suffix.lower() == ".parquet" and _parquet_note(path) else beside
         raise CorpusError(
             f"{where} records the hash of other texts ({recorded[:12]}) than {path} holds ({found[:12]}); copy or save "
             "the corpus again, or delete the note."
@@ -124,7 +124,7 @@ def _about(path: Path) -> Path:
 
 
 def _parquet_note(path: Path) -> dict[str, Any]:
-    if path.suffix != ".parquet" or not path.is_file():
+    if path.suffix.lower() != ".parquet" or not path.is_file():
         return {}
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -4,7 +4,6 @@
 neither model nor corpus.
 """
 
-from workbench.index.annotations import Remark as Remark
 from workbench.index.build import build_index as build_index
 from workbench.index.build import build_indexes as build_indexes
 from workbench.index.card import Example as Example
@@ -19,6 +18,7 @@ from workbench.index.card import TokenFeatures as TokenFeatures
 from workbench.index.card import TokenScore as TokenScore
 from workbench.index.feature_index import FeatureIndex as FeatureIndex
 from workbench.index.feature_index import open_index as open_index
+from workbench.index.label_files import Remark as Remark
 from workbench.index.layout import FeatureIndexError as FeatureIndexError
 from workbench.index.tokens import TokenTable as TokenTable
 from workbench.index.tokens import text_ends as text_ends

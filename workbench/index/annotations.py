@@ -9,15 +9,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any
 
-from pydantic import Field
-from typing_extensions import TypedDict
-
-from workbench.core.forms import read_json
-from workbench.index.layout import FeatureIndexError, save_json
+from workbench.index.label_files import Remark, read_labels, write_labels
+from workbench.index.layout import FeatureIndexError
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -25,32 +21,6 @@ _SCHEMA = (
     "note TEXT NOT NULL DEFAULT '', starred INTEGER NOT NULL DEFAULT 0)",
 )
 """Older files hold a table `words` besides, which triggers keep up to date and nothing reads."""
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Label, note and star of a feature."""
-
-    label: str = ""
-    note: str = ""
-    starred: bool = False
-
-
-class SavedRemark(TypedDict):
-    """A remark in a file of labels; what lacks is empty."""
-
-    label: NotRequired[str]
-    note: NotRequired[str]
-    starred: NotRequired[bool]
-
-
-class SavedLabels(TypedDict):
-    """A file of labels."""
-
-    format: NotRequired[Literal[1]]
-    name: NotRequired[str]
-    dictionary: str
-    features: dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], SavedRemark]
 
 
 class Annotations:
@@ -96,9 +66,8 @@ class Annotations:
                     connection.execute(f"UPDATE remarks SET {field} = ? WHERE feature = ?", (value, feature))
 
     def save(self, path: Path, name: str) -> None:
-        """Write all to a JSON file."""
-        features = {str(feature): asdict(remark) for feature, remark in self.all().items()}
-        save_json(path, {"format": 1, "name": name, "dictionary": self.dictionary, "features": features})
+        """Write all to a JSON or CSV file."""
+        write_labels(path, name, self.dictionary, self.all())
 
     def load(self, path: Path, n_features: int) -> int:
         """Add what `save` wrote, replacing the remarks on its features; returns their number.
@@ -107,12 +76,7 @@ class Annotations:
             FeatureIndexError: a file that can't be read, of another form or dictionary, or with a feature that the
                 index does not have.
         """
-        saved = read_json(path, SavedLabels, FeatureIndexError, "a file of labels")
-        if saved["dictionary"] != self.dictionary:
-            raise FeatureIndexError(
-                f"{path} holds labels for another dictionary ({saved['dictionary'][:12]}, not {self.dictionary[:12]})."
-            )
-        new = {int(feature): asdict(Remark(**fields)) for feature, fields in saved["features"].items()}
+        new = read_labels(path, self.dictionary)
         if new and max(new) >= n_features:
             raise FeatureIndexError(f"{path} is not a file of labels for this index: it has no feature {max(new):,}.")
         self.change(new)

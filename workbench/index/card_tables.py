@@ -9,7 +9,6 @@ import numpy as np
 
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.protocol import Dictionary
-from workbench.index.annotations import Remark
 from workbench.index.card import (
     FeatureCard,
     FeatureHit,
@@ -22,6 +21,7 @@ from workbench.index.card import (
 )
 from workbench.index.entries import Entries
 from workbench.index.examples import examples
+from workbench.index.label_files import Remark
 from workbench.index.selection import BANDS, shown
 from workbench.index.statistics import histogram_edges
 from workbench.index.tokens import TokenTable

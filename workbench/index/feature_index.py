@@ -12,13 +12,14 @@ from workbench.core.checks import Natural, Number, Positive, Share, checked
 from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.loading import BUNDLED, bundled
 from workbench.dictionaries.protocol import Dictionary
-from workbench.index.annotations import Annotations, Remark
+from workbench.index.annotations import Annotations
 from workbench.index.card import Example, FeatureCard, FeatureHit, TokenFeatures
 from workbench.index.card_tables import NO_REMARK, CardTables
 from workbench.index.entries import Entries
 from workbench.index.examples import examples
 from workbench.index.firing import active_features
 from workbench.index.identity import check_same
+from workbench.index.label_files import Remark
 from workbench.index.layout import ANNOTATIONS, DATA, FeatureIndexError, read_note
 from workbench.index.regex import RegexScores, compiled
 from workbench.index.searching import Searcher
@@ -205,7 +206,9 @@ class FeatureIndex:
 
     @checked(FeatureIndexError)
     def export_labels(self, path: str | Path) -> None:
-        """Write labels, notes and stars to a JSON file.
+        """Write labels, notes and stars to a JSON file, or to a table where the name ends in `.csv` or `.tsv`.
+
+        A table has the columns `feature`, `label`, `note`, `starred` and `dictionary`, the hash of the dictionary.
 
         Raises:
             FeatureIndexError: the file can't be written, or something else than labels is there.
@@ -214,15 +217,18 @@ class FeatureIndex:
 
     @checked(FeatureIndexError)
     def import_labels(self, path: str | Path) -> int:
-        """Add the labels, notes and stars that `export_labels` wrote.
+        """Add the labels, notes and stars that `export_labels` wrote, or that a table of one's own holds.
 
-        What the file holds for a feature replaces what is there; other features keep theirs.
+        What the file holds for a feature replaces what is there; other features keep theirs. A `.csv` or `.tsv` file
+        needs the column `feature`, with numbers; what it has no column for stays. Without a column `dictionary` it is
+        taken for this one.
 
         Returns:
             The number of features in the file.
 
         Raises:
-            FeatureIndexError: no such file, or one for another dictionary.
+            FeatureIndexError: no such file, one for another dictionary, or a table with columns or values that mean
+                nothing here.
         """
         return self._annotations.load(Path(path), self.n_features)
 

@@ -23,6 +23,7 @@ from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
+from workbench.model.adapters import is_adapter, read_adapted
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface
@@ -60,8 +61,9 @@ def load_model(
 
     Args:
         source: None for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs through
-            dictionaries, or the name of one that comes with Workbench; or a loaded Hugging Face model, which is left as
-            it is and shares its weights.
+            dictionaries, or the name of one that comes with Workbench; the folder of a LoRA adapter of PEFT, which is
+            merged into the base model that it names (`about["adapter"]` says so; `save_model` saves the merged model);
+            or a loaded Hugging Face model, which is left as it is and shares its weights.
         tokenizer: of a loaded model.
         progress: gets the progress of fetching and converting the default model.
 
@@ -84,8 +86,14 @@ def load_model(
         name = getattr(source.config, "_name_or_path", "") or type(source).__name__
         check_kind(name, source.config)
         return LanguageModel(source, tokenizer, name, identity(source))
-    module, tokenizer, hash = read_huggingface(str(source))
-    return LanguageModel(module, tokenizer, str(source), hash)
+    about: dict[str, Any] = {}
+    if is_adapter(source):
+        module, tokenizer, hash, about["adapter"] = read_adapted(Path(source))
+    else:
+        module, tokenizer, hash = read_huggingface(str(source))
+    model = LanguageModel(module, tokenizer, str(source), hash)
+    model.about = about
+    return model
 
 
 @checked(ModelError)

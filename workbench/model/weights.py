@@ -26,6 +26,9 @@ CHECKPOINT_FILES = ("config.json", "model*.safetensors", "*.safetensors.index.js
 CHECKPOINT_FILES += ("tokenizer*.json", "*.model", "*.jinja", *LEFT_OUT)
 """Patterns of the names of a checkpoint's files, as `save_pretrained` of transformers writes them."""
 
+ADAPTER = "adapter_config.json"
+"""The file that marks a folder of an adapter."""
+
 _log = logging.getLogger("workbench")
 _building = threading.RLock()
 
@@ -167,6 +170,8 @@ def _load_module(source: str, **where: Any) -> nn.Module:
         raise ModelError(
             f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
         )
+    if (Path(source) / ADAPTER).is_file():  # transformers applies it only where PEFT is installed
+        raise ModelError(f"{source!r} holds an adapter beside a model; move one of them to a folder of its own.")
     with building(), _refusing(OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where

@@ -1,0 +1,98 @@
+"""The texts in a column of a table: CSV, TSV, Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.core.delimited import Table, read_table
+from workbench.core.type_words import shown
+from workbench.corpus.saving import CorpusError
+
+COLUMN = "text"
+"""The column of the texts in the corpora that Workbench writes."""
+
+NAMED, LONGEST_NAME = 8, 40
+"""Columns that a sentence names, and characters of a name in it."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which texts of a file are read."""
+
+    column: str | None = None
+    """Their column or field; None for `text`, and for one that a table alone can have."""
+    delimiter: str | None = None
+    """Of CSV; None finds it."""
+    alone: bool = True
+    """Whether the file itself was named, and not a folder with others."""
+
+    @property
+    def name(self) -> str:
+        """The column, where none is looked for."""
+        return COLUMN if self.column is None else self.column
+
+
+def read_delimited(file: Path, wanted: Wanted) -> tuple[list[str], str]:
+    """The texts of a CSV or TSV file, and their column."""
+    table = read_table(file, CorpusError, wanted.delimiter)
+    if not table.names:
+        return [], wanted.name
+    at = _place(file, table, wanted)
+    return [row[at] for row in table.rows], table.names[at]
+
+
+def _place(file: Path, table: Table, wanted: Wanted) -> int:
+    """The number of the column with the texts."""
+    found = [at for at, name in enumerate(table.names) if name == wanted.name]
+    if not found and wanted.column is None:
+        found = [at for at, name in enumerate(table.names) if name.lower() == COLUMN]
+    if not found and wanted.column is None and wanted.alone:
+        wordy = [at for at in range(len(table.names)) if any(_is_wordy(row[at]) for row in table.rows)]
+        found = wordy if len(wordy) == 1 and not _is_wordy(table.names[wordy[0]]) else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CorpusError(f"{file} has {len(found)} columns {shown(table.names[found[0]])}; name each another way.")
+    raise CorpusError(f"{no_column(file, wanted.name, table.names)}; name it in the first line, or with column=.")
+
+
+def _is_wordy(field: str) -> bool:
+    """Whether a field holds several words."""
+    return sum(any(sign.isalpha() for sign in word) for word in field.split()) > 1
+
+
+def read_parquet(file: Path, wanted: Wanted) -> tuple[list[str], str]:
+    """The texts of a Parquet file, and their column; a missing value is an empty text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(file).names
+        if wanted.name not in names:
+            raise CorpusError(f"{no_column(file, wanted.name, names)}.")
+        values = pq.read_table(file, columns=[wanted.name])[wanted.name]
+        if not _is_text(values.type):
+            raise CorpusError(f"The column {wanted.name!r} of {file} holds {values.type}, not text.")
+        return [text or "" for text in values.to_pylist()], wanted.name
+    except pa.ArrowException as error:
+        raise CorpusError(f"{file} is not a whole Parquet file ({str(error).splitlines()[0].rstrip('.')}).") from error
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a column of this Arrow type holds texts, plain or as a dictionary of those that differ."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def no_column(file: Path, column: str, names: Sequence[str]) -> str:
+    """The beginning of a sentence on a column that is not there."""
+    names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names]
+    if len(names) > NAMED:
+        names = [*names[:NAMED], f"{len(names) - NAMED:,} more"]
+    return f"{file} has no column {shown(column)}; it has {', '.join(names)}"
