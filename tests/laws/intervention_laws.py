@@ -84,6 +84,8 @@ def outside_its_positions_nothing_changes(model: Model, kind: type[InterventionK
     for one in cases(model, kind):
         _, writes = places(dictionary_of(model, one.feature), model.hook_points)
         plain = model.capture(TOKENS, [writes.name])[writes.name]
+        with model.intervening([one]):
+            everywhere = model.capture(TOKENS, [writes.name])[writes.name]
         for rule in ("prompt", "generated", (0, 3, 7)):
             with model.intervening([replace(one, positions=rule)]):
                 edited = model.capture(TOKENS, [writes.name], prompt_length=PROMPT)[writes.name]
@@ -92,6 +94,7 @@ def outside_its_positions_nothing_changes(model: Model, kind: type[InterventionK
                 str(rule), torch.isin(numbers, torch.tensor((0, 3, 7)))
             )
             assert torch.equal(edited[:, ~inside], plain[:, ~inside]), (one, rule)
+            torch.testing.assert_close(edited[:, inside], everywhere[:, inside], rtol=1e-5, atol=1e-5)
 
 
 def nothing_remains(model: Model, kind: type[InterventionKind]) -> None:

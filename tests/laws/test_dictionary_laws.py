@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workbench.dictionaries.batchtopk import BatchTopK, BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
-from workbench.dictionaries.codes import Change, Codes
+from workbench.dictionaries.codes import Change, Codes, Rewrite
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLU, JumpReLUSAE
@@ -127,6 +127,38 @@ def test_intervening_adds_the_difference_of_the_decoded_codes(kind: type[Diction
     new = dictionary.intervene(read, written, [Change(1, lambda value: value + 2), Change(1, lambda value: value * 3)])
     wanted = 3 * (dictionary.encode(read).value_of(1) + 2) - dictionary.encode(read).value_of(1)
     torch.testing.assert_close(new, written + wanted[:, None] * dictionary.direction(1))
+
+
+@every_kind
+def test_intervening_writes_into_none_of_its_inputs(kind: type[Dictionary]) -> None:
+    dictionary = small(kind)
+    read = inputs(dictionary, 4)
+    written = read if dictionary.d_in == dictionary.d_out else torch.randn(4, dictionary.d_out)
+    before = read.clone(), written.clone()
+    changes: list[Change | Rewrite] = [Change(1, lambda value: value + 2)]
+    if kind.discrete:
+        changes.append(Rewrite(lambda codes: dictionary.force(codes, 2, "all")))
+    dictionary.intervene(read, written, changes)
+    assert torch.equal(read, before[0])
+    assert torch.equal(written, before[1])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.discrete], ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("replaces", ["least", "all", "none"])
+def test_a_forced_code_takes_the_place_that_it_says(kind: type[Dictionary], replaces: str) -> None:
+    dictionary = small(kind)
+    codes = dictionary.encode(inputs(dictionary, 30))
+    size, k = dictionary.n_features // dictionary.groups, codes.values.shape[-1] // dictionary.groups
+    for index in range(dictionary.n_features):
+        before = codes.dense() != 0
+        after = dictionary.force(codes, index, replaces).dense() != 0
+        group = slice(index // size * size, (index // size + 1) * size)
+        outside = torch.ones(dictionary.n_features, dtype=torch.bool)
+        outside[group] = False
+        assert torch.equal(after[:, outside], before[:, outside])
+        assert bool(after[:, index].all())
+        left = {"least": torch.full((30,), k), "all": torch.ones(30), "none": k + (~before[:, index]).long()}[replaces]
+        assert after[:, group].sum(1).tolist() == left.tolist()
 
 
 @every_kind
@@ -312,7 +344,7 @@ def test_wrong_widths_are_one_sentence() -> None:
     sae = TopKSAE(8, 16, 2)
     with pytest.raises(DictionaryError, match="reads activations of width 8, not 9"):
         sae.encode(torch.zeros(3, 9))
-    with pytest.raises(DictionaryError, match="16 latents"):
+    with pytest.raises(DictionaryError, match="16 features and takes its own codes"):
         sae.decode(TopKSAE(8, 32, 2).encode(torch.zeros(1, 8)))
     with pytest.raises(DictionaryError, match="learns from"):
         sae.loss_and_gradients(torch.zeros(3, 8), torch.zeros(2, 8))

@@ -48,10 +48,7 @@ class TokenTable:
         self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
         self._texts_file = folder / "texts.parquet"
         self._pieces_file = folder / "pieces.parquet"
-        # a run continues the one before it if both are of one text and its positions are higher
-        first, text, position, _ = self.runs.T
-        goes_on = (text[1:] == text[:-1]) & (position[1:] > position[:-1])
-        self._stretches = np.append(first[np.flatnonzero(~np.append(False, goes_on))], n_tokens)
+        self._bounds = np.append(self.runs[:, 0], n_tokens)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,10 +69,10 @@ class TokenTable:
         return self.runs[run, 1], self.runs[run, 2] + rows - self.runs[run, 0]
 
     def windows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each row `[n]` the first row of its window and the row behind the last; a window is of one text."""
-        stretch = np.searchsorted(self._stretches, rows, "right")
-        begins = np.maximum(self._stretches[stretch - 1], rows - BEFORE)
-        return begins, np.minimum(self._stretches[stretch], rows + AFTER + 1)
+        """For each row `[n]` the first row of its context and the row behind the last; a context lies in one run."""
+        behind = np.searchsorted(self._bounds, rows, "right")
+        begins = np.maximum(self._bounds[behind - 1], rows - BEFORE)
+        return begins, np.minimum(self._bounds[behind], rows + AFTER + 1)
 
     def matches(self, pattern: regex.Pattern[str]) -> np.ndarray:
         """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
