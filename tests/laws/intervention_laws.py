@@ -26,12 +26,13 @@ Model = wb.model.LanguageModel
 
 
 def shelf(model: Model) -> list[Dictionary]:
-    """A dictionary of each sort: neurons, latents, codes."""
+    """A dictionary of each sort: neurons behind a matrix and in front of one, latents, codes."""
     torch.manual_seed(5)
     book = wb.Codebook(d_in=32, n_codes=6, k=2)
     book.name, book.reads = "book", "blocks.1.hook_resid_post"
     book.writes = book.reads
-    return [dictionary_of(model, "neurons.1.up:0"), latents("on the residual stream"), book]
+    neurons = [dictionary_of(model, f"neurons.1.{site}:0") for site in ("up", "post")]
+    return [*neurons, latents("on the residual stream"), book]
 
 
 def cases(model: Model, kind: type[InterventionKind]) -> list[Any]:

@@ -70,6 +70,7 @@ def test_decode_is_affine_in_the_values(kind: type[Dictionary]) -> None:
         return dictionary.decode(Codes(codes.values * factor, codes.indices, codes.n_features))
 
     torch.testing.assert_close(decoded(3) - decoded(0), 3 * (decoded(1) - decoded(0)), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(decoded(1), decoded(0))
 
 
 @every_kind

@@ -147,12 +147,12 @@ def test_long_work_that_was_stopped_once_goes_on(name: str, tmp_path: Path) -> N
     assert whole == saver.read(tmp_path / "saver") is not None
     last = never.asked
     assert last > 1
-    for number in sorted({1, 2, last // 2, last} - {0}):
+    for number in sorted({1, last // 2}):
         path = tmp_path / str(number)
         with contextlib.suppress(wb.WorkbenchError):
             LONG[name](path, Once(number))
         stump = saver.read(path)
-        assert stump != whole or number == last, f"stopped at the question {number} of {last}, it holds everything"
+        assert stump != whole, f"stopped at the question {number} of {last}, it holds everything"
         LONG[name](path, None)
         assert saver.read(path) == whole, f"stopped at the question {number} of {last}"
 
