@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def test_a_fault_can_be_planted(mutant: Mutant) -> None:
         assert not name or f"def {name.partition('[')[0]}(" in (TESTS / file).read_text()
 
 
-def test_there_are_many_in_every_room() -> None:
+def test_there_are_many_in_every_room_and_for_every_law() -> None:
+    laws = re.findall(r"^## (\d+)\. ", (TESTS / "docs" / "laws.md").read_text(), re.M)
+    assert {mutant.law for mutant in MUTANTS} == set(laws)
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 40
     rooms = {mutant.file.split("/")[0] for mutant in MUTANTS}
     assert rooms >= {"surgery", "dictionaries", "interventions", "training", "model", "corpus", "harvest", "measures"}

@@ -60,6 +60,29 @@ def test_a_stream_joins_to_the_text(
             assert "".join(piece.text for piece in pieces) == written.text
 
 
+def test_a_stream_that_ends_inside_a_character_joins_to_the_text(
+    opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the turn is the token that the model writes where its text so far is half a character."""
+    tried = 0
+    for name in USABLE:
+        model, tokenizer = opened(name), tokenizers_zoo.build(name)
+        for prompt in PROMPTS:
+            ids = model.to_tokens(prompt)[0].tolist()
+            free = list(model.generate(prompt, 12, stop=False).tokens)
+            texts = [tokenizer.decode([*ids, *free[:k]], skip_special_tokens=True) for k in range(12)]
+            inside = [k for k in range(1, 12) if texts[k].endswith("\ufffd") and free[k] not in free[:k]]
+            if not inside:
+                continue
+            with monkeypatch.context() as patch:
+                patch.setattr(model, "stop_tokens", frozenset({free[inside[0]]}))
+                written = model.generate(prompt, 12)
+                assert list(written.tokens) == free[: inside[0]]
+                assert "".join(piece.text for piece in model.stream(prompt, 12)) == written.text
+            tried += 1
+    assert tried > 5
+
+
 @pytest.mark.parametrize("name", USABLE)
 def test_a_prompt_has_no_token_of_the_end(
     name: str, opened: Callable[[str], wb.model.LanguageModel], tiny_cache: Path

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from mutants.table import ALONE, BATCHES, COMPANY, INTERRUPTED, INTERVENTIONS, KL, PAGE, SIDES, TOKENIZERS, Mutant
+from mutants.table import (
+    ALONE,
+    BATCHES,
+    COMPANY,
+    INTERRUPTED,
+    INTERVENTIONS,
+    KILLS,
+    KL,
+    LAWS,
+    PAGE,
+    SIDES,
+    TOKENIZERS,
+    Mutant,
+)
 
 MUTANTS = [
     # ---- interventions and edits
@@ -125,7 +138,7 @@ MUTANTS = [
         "model/decoding.py",
         "streamers[row].rest() if ended[row]",
         '"" if ended[row]',
-        (f"{TOKENIZERS}::test_a_stream_joins_to_the_text",),
+        (f"{TOKENIZERS}::test_a_stream_that_ends_inside_a_character_joins_to_the_text",),
     ),
     Mutant(
         "a prompt keeps the token of the end",
@@ -175,5 +188,30 @@ MUTANTS = [
         "stops = remembering(cancel)",
         "stops = cancel or (lambda: False)",
         (f"{INTERRUPTED}::test_long_work_that_was_stopped_once_goes_on[index]",),
+    ),
+    # ---- savers and what opens what they saved
+    Mutant(
+        "the old file goes before the new one comes",
+        "6",
+        "core/files.py",
+        "os.replace(temporary, real)",
+        "(real.unlink(missing_ok=True), os.replace(temporary, real))",
+        (f"{KILLS}::test_killed_at_any_contact_the_old_or_the_new_is_whole[over an old one-corpus.jsonl]",),
+    ),
+    Mutant(
+        "a file of somebody else's is replaced",
+        "10",
+        "core/files.py",
+        "check_place(target, temporary, error, own=own, note=note, owned=owned)",
+        "pass",
+        (f"{KILLS}::test_nothing_else_is_replaced[graph]",),
+    ),
+    Mutant(
+        "a store that is cut short is opened",
+        "10",
+        "harvest/store.py",
+        "if needed and (not file.exists() or file.stat().st_size < needed):",
+        "if False:",
+        (f"{LAWS}/test_fuzz_files.py::test_altered_files_are_refused_or_mean_the_same[store]",),
     ),
 ]
