@@ -137,6 +137,11 @@ def test_fidelity_is_what_a_recount_finds(kind: Any, narrow: wb.model.LanguageMo
     for name, value in wanted.items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-4, abs=1e-5), name
     torch.testing.assert_close(found.density.double(), active.double().mean(0), rtol=1e-5, atol=1e-7)
+    few = torch.cat([some for some, window in zip(codes, windows(), strict=True) if window.text == 0]) != 0
+    found = wb.measure_fidelity(narrow, dictionary, wb.Corpus(CORPUS.texts[:1], "one"), context=WINDOW, resamples=9)
+    assert found.tokens == len(few)
+    assert found.dead == pytest.approx(float((few.sum(0) == 0).double().mean()))  # of few tokens many fire once
+    torch.testing.assert_close(found.density.double(), few.double().mean(0), rtol=1e-5, atol=1e-7)
 
 
 @every_kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutants.table import CIRCUITS, FIDELITY, FILTERS, INDEX, PAGE, SLOPES, Mutant
+from mutants.table import CIRCUITS, FIDELITY, FILTERS, INDEX, PAGE, RECOUNTS, SLOPES, Mutant
 
 MUTANTS = [
     # ---- measures
@@ -12,7 +12,7 @@ MUTANTS = [
         "measures/fidelity.py",
         "(self.fired == 0)",
         "(self.fired <= 1)",
-        (FIDELITY,),
+        (f"{RECOUNTS}::test_fidelity_is_what_a_recount_finds",),
     ),
     Mutant(
         "variance around zero",
