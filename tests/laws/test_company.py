@@ -57,7 +57,7 @@ def alone(model: wb.model.LanguageModel, row: int, sampling: Any, **how: Any) ->
 def same(one: Any, other: Any, what: str) -> None:
     """Equal tokens up to a tie, and log-probabilities."""
     assert one.tokens == other.tokens, what
-    assert one.logprobs == pytest.approx(other.logprobs, abs=2e-4), what
+    assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4), what
 
 
 @pytest.mark.parametrize("name", chosen())
