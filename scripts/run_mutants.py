@@ -95,7 +95,13 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)  # a fork has no other threads
-    os.environ |= {"OMP_NUM_THREADS": "1", "WORKBENCH_LAWS": "all", "WORKBENCH_TORTURE": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "WORKBENCH_LAWS": "all",
+        "WORKBENCH_TORTURE": "1",
+        "WORKBENCH_FUZZ": "10000",
+        "HF_HUB_OFFLINE": "1",
+    }
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain"
