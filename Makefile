@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens lint zoo fuzz torture bench clean
+.PHONY: setup app test durations test-saelens lint zoo fuzz torture laws mutants bench clean
 
 setup: $(READY)
 
@@ -54,6 +54,14 @@ zoo: $(READY)
 # every malformed argument of every public function, and every alteration of everything that is saved
 fuzz: $(READY)
 	WORKBENCH_FUZZ=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/laws/test_fuzz_arguments.py tests/laws/test_fuzz_files.py
+
+# every law over everything that it covers, where `make test` runs a seeded sample; it takes hours
+laws: $(READY)
+	WORKBENCH_LAWS=all WORKBENCH_FUZZ=0 WORKBENCH_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/laws
+
+# faults planted by hand, one by one, each of which the laws have to find; it takes a quarter of an hour
+mutants: $(READY)
+	$(BIN)/python scripts/run_mutants.py
 
 bench: $(READY)
 	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done

@@ -26,12 +26,13 @@ Model = wb.model.LanguageModel
 
 
 def shelf(model: Model) -> list[Dictionary]:
-    """A dictionary of each sort: neurons, latents, codes."""
+    """A dictionary of each sort: neurons behind a matrix and in front of one, latents, codes."""
     torch.manual_seed(5)
     book = wb.Codebook(d_in=32, n_codes=6, k=2)
     book.name, book.reads = "book", "blocks.1.hook_resid_post"
     book.writes = book.reads
-    return [dictionary_of(model, "neurons.1.up:0"), latents("on the residual stream"), book]
+    neurons = [dictionary_of(model, f"neurons.1.{site}:0") for site in ("up", "post")]
+    return [*neurons, latents("on the residual stream"), book]
 
 
 def cases(model: Model, kind: type[InterventionKind]) -> list[Any]:
@@ -84,6 +85,8 @@ def outside_its_positions_nothing_changes(model: Model, kind: type[InterventionK
     for one in cases(model, kind):
         _, writes = places(dictionary_of(model, one.feature), model.hook_points)
         plain = model.capture(TOKENS, [writes.name])[writes.name]
+        with model.intervening([one]):
+            everywhere = model.capture(TOKENS, [writes.name])[writes.name]
         for rule in ("prompt", "generated", (0, 3, 7)):
             with model.intervening([replace(one, positions=rule)]):
                 edited = model.capture(TOKENS, [writes.name], prompt_length=PROMPT)[writes.name]
@@ -92,6 +95,7 @@ def outside_its_positions_nothing_changes(model: Model, kind: type[InterventionK
                 str(rule), torch.isin(numbers, torch.tensor((0, 3, 7)))
             )
             assert torch.equal(edited[:, ~inside], plain[:, ~inside]), (one, rule)
+            torch.testing.assert_close(edited[:, inside], everywhere[:, inside], rtol=1e-5, atol=1e-5)
 
 
 def nothing_remains(model: Model, kind: type[InterventionKind]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workbench.dictionaries.batchtopk import BatchTopK, BatchTopKSAE
 from workbench.dictionaries.coder import ROWS, SparseCoder
-from workbench.dictionaries.codes import Change, Codes
+from workbench.dictionaries.codes import Change, Codes, Rewrite
 from workbench.dictionaries.features import FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.jumprelu import JumpReLU, JumpReLUSAE
@@ -70,6 +70,7 @@ def test_decode_is_affine_in_the_values(kind: type[Dictionary]) -> None:
         return dictionary.decode(Codes(codes.values * factor, codes.indices, codes.n_features))
 
     torch.testing.assert_close(decoded(3) - decoded(0), 3 * (decoded(1) - decoded(0)), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(decoded(1), decoded(0))
 
 
 @every_kind
@@ -127,6 +128,38 @@ def test_intervening_adds_the_difference_of_the_decoded_codes(kind: type[Diction
     new = dictionary.intervene(read, written, [Change(1, lambda value: value + 2), Change(1, lambda value: value * 3)])
     wanted = 3 * (dictionary.encode(read).value_of(1) + 2) - dictionary.encode(read).value_of(1)
     torch.testing.assert_close(new, written + wanted[:, None] * dictionary.direction(1))
+
+
+@every_kind
+def test_intervening_writes_into_none_of_its_inputs(kind: type[Dictionary]) -> None:
+    dictionary = small(kind)
+    read = inputs(dictionary, 4)
+    written = read if dictionary.d_in == dictionary.d_out else torch.randn(4, dictionary.d_out)
+    before = read.clone(), written.clone()
+    changes: list[Change | Rewrite] = [Change(1, lambda value: value + 2)]
+    if kind.discrete:
+        changes.append(Rewrite(lambda codes: dictionary.force(codes, 2, "all")))
+    dictionary.intervene(read, written, changes)
+    assert torch.equal(read, before[0])
+    assert torch.equal(written, before[1])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.discrete], ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("replaces", ["least", "all", "none"])
+def test_a_forced_code_takes_the_place_that_it_says(kind: type[Dictionary], replaces: str) -> None:
+    dictionary = small(kind)
+    codes = dictionary.encode(inputs(dictionary, 30))
+    size, k = dictionary.n_features // dictionary.groups, codes.values.shape[-1] // dictionary.groups
+    for index in range(dictionary.n_features):
+        before = codes.dense() != 0
+        after = dictionary.force(codes, index, replaces).dense() != 0
+        group = slice(index // size * size, (index // size + 1) * size)
+        outside = torch.ones(dictionary.n_features, dtype=torch.bool)
+        outside[group] = False
+        assert torch.equal(after[:, outside], before[:, outside])
+        assert bool(after[:, index].all())
+        left = {"least": torch.full((30,), k), "all": torch.ones(30), "none": k + (~before[:, index]).long()}[replaces]
+        assert after[:, group].sum(1).tolist() == left.tolist()
 
 
 @every_kind

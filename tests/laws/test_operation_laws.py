@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ import pytest
 import reference
 import tiny
 import torch
+import zoo as architectures
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
-from workbench.model.weights import parameters_of
+from workbench.model.weights import buffers_of, parameters_of, state_of
 from workbench.surgery.child import SurgeryError
 from workbench.surgery.operations.custom import CustomChild
 from workbench.surgery.registry import OPERATIONS, Argument, Operation, apply_operation
@@ -51,13 +54,24 @@ def settings(operation: Operation, checkpoint: Path) -> Iterator[dict[str, Any]]
         yield dict(zip(names, chosen, strict=True))
 
 
+def tuned(model: wb.model.LanguageModel, folder: Path) -> dict[str, Tensor]:
+    """Save a model whose weights are a little off; its tensors."""
+    twin = copy.deepcopy(model.network.module)
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in twin.parameters():
+            tensor.add_(0.02 * torch.randn(tensor.shape, generator=chance))
+    twin.save_pretrained(folder)
+    return state_of(twin)
+
+
 def check_child(operation: str, model: wb.model.LanguageModel, folder: Path) -> None:
     """The law: the model stays as it is, and the child's checkpoint opens in plain transformers with equal logits.
 
     A child that plain transformers can't hold refuses to be saved in one sentence.
     """
     checkpoint = folder / "checkpoint"
-    model.network.module.save_pretrained(checkpoint)
+    tuned(model, checkpoint)
     before = model(TOKENS)
     for number, chosen in enumerate(settings(OPERATIONS[operation], checkpoint)):
         child = apply_operation(model, operation, **chosen)
@@ -92,3 +106,127 @@ def test_names_are_snake_case_and_arguments_take_their_defaults(operation: str) 
         assert one.title
         if one.kind not in ("layers", "heads", "edits"):
             one.check(one.default, SurgeryError)
+
+
+NOTHING = "no setting at which it changes nothing"
+NEUTRAL: dict[str, list[dict[str, Any]] | str] = {
+    "prune": [
+        {"sparsity": 0.0, "score": "magnitude"},
+        {"sparsity": 0.0, "score": "magnitude", "pattern": "matrix"},
+        {"sparsity": 0.0, "tokens": 64},
+    ],
+    "dare": [{"p": 0.0}, {"p": 0.9}, {"p": 0.9, "weight": -2.0}],
+    "heal": [{"lr": 1e-12, "tokens": 40, "rank": 0}, {"lr": 1e-12, "tokens": 40, "rank": 2}],
+    "bake": [{"edits": [wb.Scale("neurons.0.post:0", 1.0), wb.Steer("neurons.1.post:2", 0.0)]}],
+    "quantise": "16 bits round; the law below allows for that",
+    "merge_kv_heads": f"{NOTHING}: heads have to get fewer; equal heads are joined in capabilities.py",
+    "extract_expert": f"{NOTHING}: some neurons have to go; the child is held against the model without them",
+    "drop_sublayers": f"{NOTHING}: a sublayer has to go",
+    "swap_activation": "ReLU in place of ReLU; the law below",
+    "remove_causal_mask": NOTHING,
+    "remove_layers": NOTHING,
+    "remove_sublayers": NOTHING,
+    "remove_heads": NOTHING,
+    "ablate_direction": NOTHING,
+}
+"""By operation: settings at which nothing is done (a tuned model of DARE is the base itself), or why there are none."""
+WITH_BUFFERS = ("llama", "apertus")
+"""The second has buffers that a checkpoint holds."""
+
+
+def neutral(operation: str) -> list[dict[str, Any]] | str:
+    """Settings at which nothing is done: of the table, or the neutral values that the operation's arguments declare."""
+    declared = {one.name: one.neutral for one in OPERATIONS[operation].arguments if one.neutral is not None}
+    return NEUTRAL.get(operation, [declared] if declared else "")
+
+
+def test_every_operation_says_at_which_settings_it_changes_nothing() -> None:
+    missing = sorted(name for name in OPERATIONS if not neutral(name))
+    assert not missing, f"Name the settings at which each changes nothing, or why there are none: {missing}"
+
+
+def with_buffers(name: str) -> wb.model.LanguageModel:
+    """A model whose buffers, if it has any, hold other numbers than a fresh one's."""
+    plain = architectures.build(name)
+    for number, tensor in enumerate(buffers_of(plain).values()):
+        tensor.copy_(tensor + 0.37 + number)
+    return wb.load_model(plain, tokenizer=tiny.tokenizer())
+
+
+@pytest.mark.parametrize("name", WITH_BUFFERS)
+@pytest.mark.parametrize("operation", [name for name in sorted(OPERATIONS) if isinstance(neutral(name), list)])
+def test_nothing_done_changes_nothing(operation: str, name: str, tmp_path: Path) -> None:
+    model = with_buffers(name)
+    assert bool(buffers_of(model.network.module)) is (name == "apertus")
+    how = {"tuned": str(tmp_path / "itself")} if operation == "dare" else {}
+    if operation == "dare":
+        model.network.module.save_pretrained(tmp_path / "itself")
+    old, logits = state_of(model.network.module), model(TOKENS)
+    for chosen in neutral(operation):
+        assert isinstance(chosen, dict)
+        child = apply_operation(model, operation, **how, **chosen)
+        new = state_of(child.model.network.module)
+        assert new.keys() == old.keys()
+        for path, tensor in old.items():
+            if operation == "heal":  # Adam's first steps are as long as its learning rate
+                assert float((new[path] - tensor).abs().max()) < 1e-9, path
+            else:
+                assert torch.equal(new[path], tensor), path
+        assert operation == "heal" or child.model.plain_hash == model.plain_hash
+        assert torch.allclose(child.model(TOKENS), logits, atol=1e-6)
+        assert not child.own or operation == "heal"
+
+
+@pytest.mark.parametrize("name", WITH_BUFFERS)
+def test_rounding_to_16_bits_changes_no_more_than_it_rounds(name: str) -> None:
+    model = with_buffers(name)
+    child = apply_operation(model, "quantise", bits=16)
+    old, new = state_of(model.network.module), state_of(child.model.network.module)
+    assert new.keys() == old.keys()
+    for path, tensor in old.items():
+        half = tensor.abs().max() / (2**15 - 1) / 2 if path in child.own else 0.0
+        assert bool(((new[path] - tensor).abs() <= half + 1e-9).all()), path
+    assert all(torch.equal(new[path], old[path]) for path in buffers_of(model.network.module))
+    assert any(path.endswith("proj.weight") for path in child.own)
+
+
+@pytest.mark.parametrize("name", WITH_BUFFERS)
+def test_the_whole_delta_makes_the_tuned_model(name: str, tmp_path: Path) -> None:
+    model = with_buffers(name)
+    wanted = tuned(model, tmp_path / "tuned")
+    child = apply_operation(model, "dare", tuned=str(tmp_path / "tuned"), p=0.0)
+    for path, tensor in state_of(child.model.network.module).items():
+        torch.testing.assert_close(tensor, wanted[path], rtol=0, atol=1e-6)
+
+
+def test_a_models_hash_is_that_of_all_its_tensors() -> None:
+    fresh = wb.load_model(architectures.build("apertus"), tokenizer=tiny.tokenizer())
+    other = with_buffers("apertus")
+    assert state_of(other.network.module).keys() == state_of(fresh.network.module).keys()
+    assert other.hash == with_buffers("apertus").hash != fresh.hash
+
+
+def test_relu_in_place_of_relu_changes_nothing() -> None:
+    model = wb.load_model(tiny.build("llama", hidden_act="relu"), tokenizer=tiny.tokenizer())
+    same = apply_operation(model, "swap_activation", kind="relu")
+    assert same.model.plain_hash == model.plain_hash
+    assert torch.equal(same.model(TOKENS), model(TOKENS))
+    fitted = apply_operation(model, "swap_activation", kind="polyrelu", order=2, tokens=200)
+    assert torch.allclose(fitted.model(TOKENS), model(TOKENS), atol=2e-2)
+
+
+@pytest.mark.parametrize("operation", [name for name in sorted(OPERATIONS) if isinstance(neutral(name), str)])
+def test_the_parents_buffers_are_the_childs(operation: str, tmp_path: Path) -> None:
+    model = with_buffers("apertus")
+    model.network.module.save_pretrained(tmp_path / "checkpoint")
+    old = buffers_of(model.network.module)
+    try:
+        child = apply_operation(model, operation, **next(settings(OPERATIONS[operation], tmp_path / "checkpoint")))
+    except SurgeryError:
+        return
+    new = buffers_of(child.model.network.module)
+    for path, tensor in new.items():
+        if path in old:  # layers that moved up have the buffers of another number
+            assert any(torch.equal(tensor, one) for one in old.values()), path
+    if len(new) == len(old):
+        assert all(torch.equal(new[path], old[path]) for path in old)

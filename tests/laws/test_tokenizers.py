@@ -10,7 +10,7 @@ import models_page
 import pytest
 import tiny
 import tokenizers_zoo
-from tokenizer_capabilities import CAPABILITIES, Reader, outcome
+from tokenizer_capabilities import CAPABILITIES, PROMPTS, Reader, outcome
 
 import workbench as wb
 
@@ -30,6 +30,31 @@ def test_a_tokenizer_does_what_the_page_says(name: str, capability: str, tiny_ca
     result, sentence = outcome(reader(name), capability)
     assert result != "wrong", sentence
     models_page.check(models_page.tables()["tokenizer"][name][capability], result, sentence)
+
+
+def test_a_stream_that_ends_inside_a_character_joins_to_the_text(
+    tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the turn is the token that the model writes where its text so far is half a character."""
+    tried = 0
+    for name in tokenizers_zoo.KINDS:
+        if name == "bytes-larger":
+            continue
+        model, tokenizer = reader(name).model, reader(name).tokenizer
+        for prompt in PROMPTS:
+            ids = model.to_tokens(prompt)[0].tolist()
+            free = list(model.generate(prompt, 12, stop=False).tokens)
+            texts = [tokenizer.decode([*ids, *free[:k]], skip_special_tokens=True) for k in range(12)]
+            inside = [k for k in range(1, 12) if texts[k].endswith("\ufffd") and free[k] not in free[:k]]
+            if not inside:
+                continue
+            with monkeypatch.context() as patch:
+                patch.setattr(model, "stop_tokens", frozenset({free[inside[0]]}))
+                written = model.generate(prompt, 12)
+                assert list(written.tokens) == free[: inside[0]]
+                assert "".join(piece.text for piece in model.stream(prompt, 12)) == written.text
+            tried += 1
+    assert tried > 5
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_where_they_occur(

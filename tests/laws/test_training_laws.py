@@ -136,15 +136,19 @@ def test_no_latent_is_revived_too_late_and_the_log_counts_the_dead(decay: float)
 
         def resample(self, x: Tensor, dead: Tensor, *arguments: Any, **how: Any) -> int:
             self.when.append(int(dead.sum()))
-            return super().resample(x, dead, *arguments, **how)
+            revived = super().resample(x, dead, *arguments, **how)
+            self.b_enc[:6] = -100.0  # some die again, so that there are dead ones in the last step
+            return revived
 
     sae = Watched(8, 24)
     sae.when = []
     with torch.no_grad():
         sae.b_enc[:6] = -100.0
     lines: list[Any] = []
-    trained(sae, 64 * 40, fresh=False, decay=decay, dead_after=8 * 64, lr=NOTHING, log=lines.append)
-    revived = [line for line in lines if line["step"] % 8 == 0 and line["step"] <= 32 and line["dead"] > 0]
+    trained(sae, 64 * 42, fresh=False, decay=decay, dead_after=7 * 64, lr=NOTHING, log=lines.append)
+    assert lines[-1]["step"] == 42
+    assert lines[-1]["dead"] > 0
+    revived = [line for line in lines if line["step"] % 7 == 0 and line["step"] <= 33 and line["dead"] > 0]
     assert [math.ceil(24 * line["dead"] - 1e-9) for line in revived] == sae.when
     assert 0 < len(sae.when) < 5
 

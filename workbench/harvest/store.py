@@ -79,8 +79,10 @@ class Store:
 
         def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
             needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            if needed and (not file.exists() or file.stat().st_size < needed):
-                raise HarvestError(f"{file} is missing or cut short; harvest into {self.folder} anew.")
+            size = file.stat().st_size if file.exists() else 0
+            if size < needed or (earlier["complete"] and size > needed):
+                wrong = "is missing or cut short" if size < needed else f"holds more than {PROGRESS} says"
+                raise HarvestError(f"{file} {wrong}; harvest into {self.folder} anew.")
             return np.memmap(file, dtype, "r", shape=shape) if rows else np.zeros(shape, dtype)
 
         self.values = {

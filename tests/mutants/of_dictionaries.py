@@ -1,0 +1,156 @@
+"""Faults in kinds of dictionaries and in training."""
+
+from __future__ import annotations
+
+from mutants.table import CODES, DISK, GRADIENTS, RECOUNTS, TRAINING, Mutant
+
+MUTANTS = [
+    # ---- kinds of dictionaries
+    Mutant(
+        "a decoder's bias is left out",
+        "5",
+        "dictionaries/coder.py",
+        "per_sample_weights=values) + self.b_dec",
+        "per_sample_weights=values)",
+        (f"{CODES}::test_encode_against_the_formula",),
+    ),
+    Mutant(
+        "half of the skip path",
+        "5",
+        "dictionaries/coder.py",
+        "out + x.to(self.W_skip.dtype) @ self.W_skip.T",
+        "out + 0.5 * x.to(self.W_skip.dtype) @ self.W_skip.T",
+        (f"{CODES}::test_encode_against_the_formula",),
+    ),
+    Mutant(
+        "thresholds are forgotten",
+        "5",
+        "dictionaries/activations.py",
+        "pre > threshold.clamp(min=0)",
+        "pre > 0",
+        (f"{CODES}::test_encode_against_the_formula",),
+    ),
+    Mutant(
+        "one latent more than k",
+        "5",
+        "dictionaries/topk.py",
+        "latents = top_k(pre, self.k)",
+        "latents = top_k(pre, self.k + 1)",
+        (f"{CODES}::test_encode_against_the_formula",),
+    ),
+    Mutant(
+        "the direction of the next code",
+        "5",
+        "dictionaries/codebook.py",
+        "whole[group] = self.codes[group, index % self.n_codes]",
+        "whole[group] = self.codes[group, (index + 1) % self.n_codes]",
+        (f"{CODES}::test_directions_are_what_one_unit_adds",),
+    ),
+    Mutant(
+        "values of key-value pairs do not count",
+        "5",
+        "dictionaries/key_value.py",
+        "(codes.values.unsqueeze(-1).to(fetched) * fetched).sum(-2)",
+        "fetched.mean(-2)",
+        (f"{CODES}::test_decode_is_affine_in_the_values",),
+    ),
+    Mutant(
+        "an intervention adds the value and not the difference",
+        "5",
+        "dictionaries/protocol.py",
+        "difference = (value - start[index]).unsqueeze(-1)",
+        "difference = value.unsqueeze(-1)",
+        (f"{CODES}::test_intervening_adds_the_difference_of_the_decoded_codes",),
+    ),
+    Mutant(
+        "neurons are set in the tensor that was given",
+        "2",
+        "dictionaries/neurons.py",
+        "written = written.clone()",
+        "written = written[:]",
+        (f"{CODES}::test_intervening_writes_into_none_of_its_inputs",),
+    ),
+    Mutant(
+        "a forced code makes nothing way",
+        "5",
+        "dictionaries/codebook.py",
+        'removed = last & ~present if replaces == "least"',
+        'removed = last & present if replaces == "least"',
+        (f"{CODES}::test_a_forced_code_takes_the_place_that_it_says",),
+    ),
+    Mutant(
+        "a dictionary is read back centred",
+        "7",
+        "dictionaries/coder.py",
+        "coder.centred = _is_centred(config, cls)",
+        "coder.centred = True",
+        (DISK,),
+    ),
+    # ---- training
+    Mutant(
+        "norms do not move into the encoder's bias",
+        "4",
+        "dictionaries/learning.py",
+        "coder.b_enc.mul_(norms)",
+        "coder.b_enc.mul_(1.0)",
+        (f"{TRAINING}::test_a_decoder_of_other_norms_stays_the_same_function_or_is_refused",),
+    ),
+    Mutant(
+        "a threshold for one latent more",
+        "3",
+        "dictionaries/batchtopk.py",
+        "wanted = max(1, int(self.k * rows))",
+        "wanted = max(1, int((self.k + 1) * rows))",
+        (f"{TRAINING}::test_the_threshold_of_batchtopk_is_exact_on_what_it_is_measured_on",),
+    ),
+    Mutant(
+        "continuing sets the biases anew",
+        "1",
+        "dictionaries/learning.py",
+        "coder.activation.scale(norms)\n",
+        "coder.activation.scale(norms)\n    coder.b_dec.copy_(middle)\n",
+        (f"{TRAINING}::test_continuing_changes_nothing_by_itself",),
+    ),
+    Mutant(
+        "dead latents are counted after some are revived",
+        "3",
+        "training/steps.py",
+        "        dead_share = float(dead.double().mean()) if learner.n_features else 0.0\n"
+        "        self._resample(batch, state)\n",
+        "        self._resample(batch, state)\n        dead = state.tokens_since_fired > settings.dead_after\n"
+        "        dead_share = float(dead.double().mean()) if learner.n_features else 0.0\n",
+        (f"{TRAINING}::test_no_latent_is_revived_too_late_and_the_log_counts_the_dead",),
+    ),
+    Mutant(
+        "latents are revived in the very last step",
+        "1",
+        "training/steps.py",
+        "late = state.step > min(self.steps * (1 - self.settings.decay), self.steps - every)",
+        "late = False",
+        (f"{TRAINING}::test_no_latent_is_revived_too_late_and_the_log_counts_the_dead",),
+    ),
+    Mutant(
+        "a gradient with the wrong sign",
+        "5",
+        "dictionaries/learning.py",
+        "_grad(coder.b_dec).sub_(coder.W_enc @ _grad(coder.b_enc))",
+        "_grad(coder.b_dec).add_(coder.W_enc @ _grad(coder.b_enc))",
+        (GRADIENTS,),
+    ),
+    Mutant(
+        "one repeated activation is learned from",
+        "3",
+        "dictionaries/learning.py",
+        "<= SAME * size:",
+        "< 0:",
+        (f"{TRAINING}::test_one_repeated_activation_is_refused",),
+    ),
+    Mutant(
+        "padding and first positions are counted as learned from",
+        "3",
+        "training/text_batches.py",
+        "return int(batch.content[predicting].sum())",
+        "return int(batch.mask[predicting].sum())",
+        (f"{RECOUNTS}::test_the_tokens_of_a_fine_tune_are_those_it_learned_from",),
+    ),
+]
