@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 import workbench as wb
 from workbench.model.edits import Edit
+from workbench.model.prompts import ChatPrompt
 from workbench.model.sampling import FIRST_LOOK
 
 PROMPTS = [
@@ -445,6 +446,21 @@ def test_a_word_to_follow_gets_no_start_token(llama) -> None:
     assert measured.plain == pytest.approx(expected, abs=1e-4)
     written = wb.neurons.neurons_writing(model, " dog", top=1)[0][1]
     assert written == pytest.approx(wb.neurons.neurons_writing(llama, " dog", top=1)[0][1])
+
+
+def test_a_chat_prompt_with_the_beginning_of_an_answer_is_still_one() -> None:
+    prompt = ChatPrompt("[user]hi[assistant]")
+    assert isinstance(prompt + "Sure", ChatPrompt)
+    assert isinstance("\n" + prompt, ChatPrompt)
+    assert prompt + "Sure" == "[user]hi[assistant]Sure"
+
+
+def test_prompts_of_one_length_may_be_one_tensor_of_any_whole_type(llama: wb.model.LanguageModel) -> None:
+    rows = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    listed = [one.tokens for one in llama.generate_batch(list(rows), 3)]
+    assert [one.tokens for one in llama.generate_batch(rows, 3)] == listed
+    assert [one.tokens for one in llama.generate_batch(rows.to(torch.uint8), 3)] == listed
+    assert torch.equal(llama(rows.to(torch.int16)), llama(rows))
 
 
 def test_prompts_as_tokens_or_text_are_the_same(llama) -> None:

@@ -146,7 +146,7 @@ MUTANTS = [
         "model/prompts.py",
         "while ids and added[-1]:",
         "while False:",
-        (f"{TOKENIZERS}::test_a_prompt_has_no_token_of_the_end",),
+        (f"{TOKENIZERS}::test_a_tokenizer_does_what_the_page_says[bytes-eos-chat-prompt]",),
     ),
     # ---- readers: corpus, harvest, stores
     Mutant(

@@ -6,7 +6,7 @@ refused unless its value says that there is nothing. Versions: https://pypi.org/
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from workbench.core.type_words import shown
@@ -143,7 +143,7 @@ def _architecture(config: dict[str, Any]) -> str:
     function = functions.pop() if functions else None
     word = "standard" if stated is None else str(stated)
     version = str(config["metadata"].get("sae_lens_version") or "0")
-    if function == "topk" and word == "standard" and int(version.partition(".")[0]) < 6:
+    if function == "topk" and word == "standard" and _major(version) < 6:
         word = "topk"
     if function not in (None, "relu", "topk") or (function is not None and (function == "topk") != (word == "topk")):
         raise DictionaryError(
@@ -154,9 +154,24 @@ def _architecture(config: dict[str, Any]) -> str:
     return word
 
 
+def _major(version: str) -> int:
+    """The first number of a version of SAELens.
+
+    Raises:
+        DictionaryError: it has none, so that it does not say which fields decide.
+    """
+    first = version.partition(".")[0]
+    if not first.isdigit():
+        raise DictionaryError(f"its sae_lens_version, {shown(version)}, is no version")
+    return int(first)
+
+
 def _settle_k(config: dict[str, Any], word: str) -> None:
     """The one `k` that a file states, in its place."""
-    arguments = dict(config.get("activation_fn_kwargs") or {})
+    stated = config.get("activation_fn_kwargs") or {}
+    if not isinstance(stated, Mapping):
+        raise DictionaryError(f"its activation_fn_kwargs are arguments by name, not {shown(stated)}")
+    arguments = dict(stated)
     numbers = [one for one in (config.get("k"), arguments.pop("k", None)) if one is not None]
     strange = next((name for name, value in arguments.items() if value is not None), None)
     if strange is not None:

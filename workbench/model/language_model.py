@@ -279,7 +279,7 @@ class LanguageModel:
     @checked(PromptError)
     def generate_batch(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt] | Wholes,
         max_new_tokens: int = 64,
         *,
         sampling: Sampling | None = None,
@@ -293,7 +293,7 @@ class LanguageModel:
         """The continuations of several prompts, decoded together.
 
         Args:
-            prompts: texts, or token ids `[pos]`.
+            prompts: texts, or token ids `[pos]` each; token ids of equally long prompts may be one tensor `[batch, pos]`.
             max_new_tokens: tokens of each continuation at most.
             sampling: all settings of how tokens are chosen; None stands for the four after it.
             temperature: 0 takes the likeliest token.
@@ -331,7 +331,9 @@ class LanguageModel:
         )
 
     @checked(PromptError)
-    def prompt_batch(self, prompts: Sequence[Prompt], max_new_tokens: Positive) -> tuple[Tensor, Tensor | None]:
+    def prompt_batch(
+        self, prompts: Sequence[Prompt] | Wholes, max_new_tokens: Positive
+    ) -> tuple[Tensor, Tensor | None]:
         """Prompts as one left-padded tensor `[batch, pos]` with its mask; None if nothing is padded.
 
         Args:
@@ -341,7 +343,7 @@ class LanguageModel:
         Raises:
             PromptError: no prompt, an unusable one, or one that does not fit into the context with the new tokens.
         """
-        if not prompts:
+        if not len(prompts):
             raise PromptError("There is no prompt; give at least one.")
         rows = [self._row(prompt) for prompt in prompts]
         longest = max(map(len, rows))
@@ -354,7 +356,7 @@ class LanguageModel:
 
     def _decode(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt] | Wholes,
         max_new_tokens: int,
         sampling: Sampling,
         interventions: Sequence[Intervention],

@@ -45,7 +45,17 @@ def require_tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 class ChatPrompt(str):
-    """A chat as its template writes it: the template writes all special tokens, and encoding adds none."""
+    """A chat as its template writes it: the template writes all special tokens, and encoding adds none.
+
+    A text added in front or behind, such as the beginning of an answer, keeps the kind; other methods of `str` give
+    plain texts, to which encoding adds BOS where the tokenizer does.
+    """
+
+    def __add__(self, text: str) -> ChatPrompt:
+        return ChatPrompt(super().__add__(text))
+
+    def __radd__(self, text: str) -> ChatPrompt:
+        return ChatPrompt(text + str(self))
 
 
 def encode(tokenizer: Any, text: str, vocab_size: int, name: str, *, start: bool = True) -> list[int]:
@@ -141,7 +151,7 @@ def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, tokenizer: Any, na
     complaint = beyond_vocabulary([int(tokens.min()), int(tokens.max())], vocab_size, tokenizer, name)
     if complaint:
         raise PromptError(complaint)
-    return tokens
+    return tokens.long()
 
 
 def mask_tensor(mask: Tensor | None, tokens: Tensor) -> Tensor | None:

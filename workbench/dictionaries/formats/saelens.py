@@ -102,7 +102,10 @@ def _fold_finetuning(config: dict[str, Any], tensors: dict[str, Tensor]) -> None
 
     Before SAELens 3 there is no switch for them; later the switch decides.
     """
-    for name in ("scaling_factor", "finetuning_scaling_factor"):
+    names = ("scaling_factor", "finetuning_scaling_factor")
+    if config.get("finetuning_scaling_factor") is True and not any(name in tensors for name in names):
+        raise DictionaryError("its cfg.json says that it has a fine-tuned scaling factor, and its weights have none")
+    for name in names:
         factor = tensors.pop(name, None)
         if factor is None or bool((factor == 1).all()):
             continue
