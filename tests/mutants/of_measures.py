@@ -18,8 +18,8 @@ MUTANTS = [
         "variance around zero",
         "3",
         "measures/fidelity.py",
-        'variance = sums["square"] - sums["written"].square().sum(1) / tokens',
-        'variance = sums["square"]',
+        'return sums["square"] - sums["written"].square().sum(1) / sums["tokens"]',
+        'return sums["square"]',
         (FIDELITY,),
     ),
     Mutant(

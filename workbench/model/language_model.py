@@ -293,7 +293,7 @@ class LanguageModel:
         """The continuations of several prompts, decoded together.
 
         Args:
-            prompts: texts, or token ids `[pos]` each; token ids of equally long prompts may be one tensor `[batch, pos]`.
+            prompts: texts, or token ids `[pos]` each; equally long ones may be one tensor `[batch, pos]`.
             max_new_tokens: tokens of each continuation at most.
             sampling: all settings of how tokens are chosen; None stands for the four after it.
             temperature: 0 takes the likeliest token.
