@@ -111,3 +111,17 @@ def test_float16_refuses_what_it_would_lose(tmp_path: Path) -> None:
     store = Store.write(harvest, tmp_path / "whole", dtype="float32")
     assert torch.equal(store[:].values["hook_embed"], harvest.collect().values["hook_embed"])
     assert json.loads((tmp_path / "whole" / "progress.json").read_text())["complete"]
+
+
+def test_float16_keeps_a_row_that_is_small_beside_the_others(tmp_path: Path) -> None:
+    """The error of such a row is below a thousandth of the others' length."""
+    module: Any = tiny.build("gpt2")
+    model = wb.load_model(module, tokenizer=tiny.tokenizer())
+    river = model.to_tokens(" river")[0, -1]
+    with torch.no_grad():
+        module.transformer.wte.weight[river] *= 1e-6
+    harvest = Harvest(model, CORPUS, "hook_embed")
+    store = Store.write(harvest, tmp_path / "half")
+    stored, exact = (one.values["hook_embed"] for one in (store[:], harvest.collect()))
+    assert (exact.norm(dim=-1) < 1e-4 * exact.norm(dim=-1).median()).any()
+    assert (stored - exact).norm(dim=-1).max() < 1e-3 * exact.norm(dim=-1).median()

@@ -14,6 +14,8 @@ from index_models import HOW, POINT, World, make_sae
 import workbench as wb
 from workbench.corpus import Corpus
 from workbench.dictionaries.topk import TopKSAE
+from workbench.index.layout import FeatureIndexError
+from workbench.index.regex import MOST, compiled
 from workbench.interventions.features import dictionary_of
 
 
@@ -121,3 +123,28 @@ def test_bad_input(llama, sae_world: World, corpus: Corpus, tmp_path: Path) -> N
         wb.build_index(llama, huge, corpus, tmp_path / "i")
     with pytest.raises(wb.index.FeatureIndexError, match="not special"):
         wb.build_index(llama, make_sae(), Corpus(["<|end|>"]), tmp_path / "i")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "repetitions"),
+    [
+        (r"\d{1,100}[a-z]{1,101}", 201),
+        (r"(?:a{100}b{50}){3}", 450),
+        (r"(?:(?:ab){2,10}c){10}|d{7}", 107),
+        (r"[(]{9}(?:[)\]]{5}\){5}){6}", 69),
+        (r"(a(b)){8}\{3}", 8),
+    ],
+)
+def test_repetitions_inside_one_another_multiply_and_those_side_by_side_add(pattern: str, repetitions: int) -> None:
+    times = MOST // repetitions
+    assert compiled(f"(?:{pattern}){{{times}}}")
+    with pytest.raises(FeatureIndexError, match="repeats too often"):
+        compiled(f"(?:{pattern}){{{times + 1}}}")
+
+
+def test_repetitions_whose_nesting_is_unsure_multiply() -> None:
+    assert compiled("a|b+")
+    assert compiled("(?x)a{100}b{100} # (")
+    for pattern in ("(?x)a{100}b{101}", "(?V1)(?:a{100}[[a])]){101}", "(?:a{100}(?#)){101}", "a{9999999999}"):
+        with pytest.raises(FeatureIndexError, match="repeats too often"):
+            compiled(pattern)

@@ -306,3 +306,25 @@ def test_scales_of_logits_are_measured(tiny_cache: object, name: str, factor: fl
     assert (found.factor, found.cap) == (factor, cap)
     products = kept(plain, TOKENS, plain.lm_head, "out")
     assert near(found.logits(products), plain(input_ids=TOKENS).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "factor", "cap"), [("llama", 1.0, None), ("granite", 0.25, None), ("gemma2", 1.0, 30.0)]
+)
+def test_scales_of_logits_are_measured_in_16_bits(
+    tiny_cache: object, dtype: torch.dtype, name: str, factor: float, cap: float | None
+) -> None:
+    module = zoo.build(name, max_position_embeddings=100).to(dtype)
+    found = wb.load_model(module, tokenizer=tiny.tokenizer()).network.logit_map
+    assert found.factor == pytest.approx(factor, rel=2e-3)
+    assert found.cap == cap
+
+
+def test_logits_that_are_not_finite_say_nothing_about_causality(tiny_cache: object) -> None:
+    module = zoo.build("llama", tie_word_embeddings=False)
+    model = wb.load_model(module, tokenizer=tiny.tokenizer())
+    with torch.no_grad():
+        module.lm_head.weight[3, 4] = float("nan")
+    with pytest.raises(wb.model.ModelError, match="logits that are not finite"):
+        model.generate("The dog", max_new_tokens=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +102,28 @@ def test_a_limited_buffer_gives_each_token_once(batches: int, llama: wb.model.La
 def test_texts_of_one_token_are_refused_where_no_bos_stands_before_them(llama: wb.model.LanguageModel) -> None:
     with pytest.raises(TrainingError, match="no token to learn from"):
         wb.train(wb.TopKSAE(32, 64, 4), llama, POINT, wb.Corpus(list("abc")), tokens=100)
+
+
+@pytest.mark.parametrize("learn", [fine_tune, heal])
+def test_a_training_that_counted_positions_ends_as_it_is_and_does_not_go_on(
+    learn: Any, llama: wb.model.LanguageModel, tmp_path: Path
+) -> None:
+    def older(file: Path) -> None:
+        """Say no more than notes once did; a model without dictionaries had `fresh`."""
+        note = json.loads(file.read_text())
+        assert note["settings"].pop("counts") == "tokens of texts"
+        assert note["settings"]["fresh"] is (learn is fine_tune)
+        file.write_text(json.dumps(note))
+
+    asked = itertools.count()
+    learn(llama, MIXED, tokens=90, folder=tmp_path / "part", cancel=lambda: next(asked) > 3, **HOW)
+    older(next((tmp_path / "part").glob("step-*")) / "progress.json")
+    with pytest.raises(TrainingError, match="its counts is 'positions', not 'tokens of texts'"):
+        learn(llama, MIXED, tokens=90, folder=tmp_path / "part", **HOW)
+    whole = learn(llama, MIXED, tokens=90, folder=tmp_path / "whole", **HOW)
+    older(tmp_path / "whole" / "progress.json")
+    lines: list[Any] = []
+    again = learn(llama, MIXED, tokens=90, folder=tmp_path / "whole", log=lines.append, **HOW)
+    assert not lines
+    models = [one.model if learn is heal else one for one in (whole, again)]
+    assert models[0].hash == models[1].hash

@@ -81,7 +81,7 @@ def attribute(
         first: before this position MLP outputs are nodes themselves: a first token is an attention sink, which
             transcoders are not trained on.
         batch: latents traced at once.
-        progress: called with the share done.
+        progress: called with the share done and a word on what is being done.
         cancel: called after each batch; once it returns True, the graph of the latents traced so far is returned.
 
     Raises:

@@ -94,7 +94,7 @@ def find_circuit_discrete(
         centred: whether each head's mean over all prompts is subtracted first, so that codes describe what varies
             between prompts; the paper does not subtract it.
         seed: of the choice of the prompts and of the initial weights.
-        progress: called with the share done.
+        progress: called with the share done and a word on what is being done.
         cancel: called after each epoch; once it returns True, the work stops with a `TaskError`.
 
     Raises:

@@ -77,7 +77,7 @@ def patch_components(
         method: the replacement of a component's output, one of `METHODS`.
         mlps: whether MLPs are changed too.
         seed: of the choice of the other prompt for "resample".
-        progress: called with the share done.
+        progress: called with the share done and a word on what is being done.
         cancel: called after each batch; once it returns True, the work stops with a `TaskError`.
 
     Raises:

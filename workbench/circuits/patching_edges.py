@@ -50,7 +50,7 @@ def patch_edges(
         model: the model.
         task: the prompts.
         edges: `(layer, head, later layer, head)`.
-        progress: called with the share done.
+        progress: called with the share done and a word on what is being done.
         cancel: called after each layer; once it returns True, the work stops with a `TaskError`.
 
     Raises:

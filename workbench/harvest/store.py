@@ -30,6 +30,8 @@ from workbench.model.massive import massive
 
 MOST_LOST = 0.01
 """The share of an activation's length that storing it may lose; rounding to float16 loses at most a 2,000th."""
+SMALL = 0.1
+"""An activation below this share of its batch's median length may lose more: it is small beside what is kept."""
 
 PROGRESS = "progress.json"
 
@@ -139,8 +141,8 @@ class Store:
 
         Raises:
             HarvestError: the folder holds another harvest or files of these names that are none, can't be written, or
-                float16 can't hold an activation: a value is too large, or all are so small that it would lose more than
-                1% of their length.
+                float16 can't hold an activation: a value is too large, or one that is not small beside the others of
+                its batch (a tenth of their median length) would lose more than 1% of its length.
         """
         folder, stops = Path(folder), remembering(cancel)
         if harvest.repeat and harvest.tokens is None:
@@ -242,9 +244,10 @@ def _stored(name: str, value: Tensor, dtype: str) -> np.ndarray:
         stored = value.numpy().astype(dtype)
     if not np.isfinite(stored).all():
         raise HarvestError(f"A value at {name} does not fit into {dtype}; use dtype='float32'.")
-    if dtype == "float16":
+    if dtype == "float16" and len(value):
         lost = (torch.from_numpy(stored.astype(np.float32)) - value).norm(dim=-1)  # [n]
-        if bool((lost > MOST_LOST * value.norm(dim=-1)).any()):
+        norms = value.norm(dim=-1)
+        if bool(((lost > MOST_LOST * norms) & (norms >= SMALL * norms.median())).any()):
             raise HarvestError(f"The values at {name} are too small for float16; use dtype='float32'.")
     return stored
 

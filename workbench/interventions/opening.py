@@ -65,7 +65,8 @@ def load_model(
             merged into the base model that it names (`about["adapter"]` says so; `save_model` saves the merged model);
             or a loaded Hugging Face model, which is left as it is and shares its weights.
         tokenizer: of a loaded model.
-        progress: gets the progress of fetching and converting the default model.
+        progress: called with the share done and a word on what is being done while the default model is fetched and
+            converted.
 
     Raises:
         ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.

@@ -55,7 +55,7 @@ def dose_response(
             counts.
         values: the strengths.
         make: the interventions of one strength, such as `lambda value: [Clamp(feature, value)]`.
-        progress: called with the share that is done.
+        progress: called with the share done and a word on what is being done.
 
     Raises:
         PromptError: an empty prompt or word, or a word of several tokens and a model that sees later ones.

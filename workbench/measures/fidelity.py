@@ -116,7 +116,7 @@ def measure_fidelities(
             `evaluation.windows_at_once`). The logits of two runs are in memory together.
         seed: of the choice of the texts, and of the bootstrap.
         resamples: draws of the bootstrap.
-        progress: called with the share done.
+        progress: called with the share done and a word on what is being done.
         cancel: called after each batch; once it returns True, the results are those of the tokens until then.
 
     Returns:

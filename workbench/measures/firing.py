@@ -53,7 +53,7 @@ def active_features(
         dictionaries: each reads at its own hook point.
         text: any text.
         top: at most so many features of each dictionary for a token.
-        progress: called with the share done.
+        progress: called with the share done and a word on what is being done.
 
     Returns:
         One entry for each token but BOS, in the order of the text.

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from workbench.model.weights import ModelError
+
 LENGTH = 8
 """Tokens of the probe; those of its second half are nudged."""
 
@@ -22,6 +24,9 @@ def is_causal(run: Callable[[Tensor], Tensor], vocab_size: int, n_ctx: int) -> b
         run: from token ids `[1, pos]` to logits `[1, pos, vocab]`.
         vocab_size: ids are below it.
         n_ctx: the largest number of tokens that the model sees.
+
+    Raises:
+        ModelError: logits are not finite, so no comparison says anything.
     """
     length = min(LENGTH, n_ctx)
     tokens = torch.arange(1, length + 1)[None] % vocab_size
@@ -29,5 +34,10 @@ def is_causal(run: Callable[[Tensor], Tensor], vocab_size: int, n_ctx: int) -> b
     nudged = tokens.clone()
     nudged[:, half:] = (nudged[:, half:] + 1) % vocab_size
     before, after = (run(one)[:, :half] for one in (tokens, nudged))
+    if not bool((before.isfinite() & after.isfinite()).all()):
+        raise ModelError(
+            "This model computes logits that are not finite: its weights are damaged or too large for their type; "
+            "load it again, in float32."
+        )
     rounding = max(4 * torch.finfo(before.dtype).eps, 1e-4)
     return float((before - after).abs().max()) <= rounding * float(before.abs().max())

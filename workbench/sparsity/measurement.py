@@ -44,7 +44,7 @@ class Measurement:
         wanted: relative rises in perplexity.
         baselines: some of `BASELINES`.
         resamples: draws of the bootstrap.
-        progress: called after each batch.
+        progress: called after each batch with the share done and a word on what is being done.
         cancel: called after each batch.
         on_update: called with each new list of results.
 

@@ -116,7 +116,7 @@ def neuron_activity(
         tokens: at most so many.
         context, batch, seed: as in `measure_sparsities`.
         kind: from a token's text to its kind; `kind_of` knows `KINDS`.
-        progress: called with the share done.
+        progress: called with the share done and a word on what is being done.
         cancel: called after each batch; once it returns True, the counts so far are the result.
 
     Raises:

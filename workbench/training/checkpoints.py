@@ -37,6 +37,7 @@ from workbench.core.locks import clear_lock
 from workbench.core.settings import difference
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.training.learner import Learner
+from workbench.training.settings import POSITIONS
 
 FORMAT = 3
 """Version of `progress.json` and of the optimiser's state."""
@@ -137,13 +138,20 @@ class RunFolder:
         self.note: dict[str, Any] = self._read_note() if self._at else {}
         if not self._at and (self.folder / CONFIG).exists() and not self._was_trained_here():
             raise TrainingError(f"{folder} holds a dictionary that was not trained there; choose another folder.")
-        wrong = difference(self.note["settings"], self.settings) if self.note else ""
+        wrong = difference(self._kept(), self.settings) if self.note else ""
         if wrong:
             raise TrainingError(f"{folder} holds another training: {wrong}. Choose another folder, or delete this one.")
         if self.finished:  # a killed process may not have come to it
             with contextlib.suppress(OSError):
                 self._clear()
                 clear_lock(self.folder)
+
+    def _kept(self) -> dict[str, Any]:
+        """The settings of the note. Older notes do not say what tokens count; a result stays what it is, whichever."""
+        kept = self.note["settings"]
+        if "counts" not in self.settings:
+            return kept
+        return {"counts": self.settings["counts"] if self.finished else POSITIONS} | kept
 
     def restore(self, learner: Learner) -> None:
         """Give a learner the weights of the checkpoint.

@@ -31,7 +31,7 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
-from workbench.training.settings import TrainingSettings
+from workbench.training.settings import TEXT_TOKENS, TrainingSettings
 from workbench.training.text_batches import TextBatches
 
 WEIGHTS = "model.safetensors"
@@ -61,6 +61,8 @@ class ModelSettings(TrainingSettings):
     """Processes that learn together."""
     dictionaries: Sequence[Mapping[str, Any]]
     """Kind, sizes and settings of each dictionary, as plain data."""
+    counts: str = TEXT_TOKENS
+    """What `tokens` counts."""
 
 
 class ModelLearner:

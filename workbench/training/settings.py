@@ -16,6 +16,12 @@ Seconds = Annotated[Number, Ge(0)]
 """A time, from 0."""
 
 
+TEXT_TOKENS = "tokens of texts"
+"""What `tokens` counts where a model learns from texts: those that teach something."""
+POSITIONS = "positions"
+"""What it counted in trainings of models that do not say."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """What decides about the result of any training; each kind of training adds its own.

@@ -118,6 +118,7 @@ def fine_tune(
     processes = Processes(model.network.unembedding().device)
     if batch % processes.count:
         raise TrainingError(f"batch {batch:,} can't be divided among {processes.count} processes.")
+    untrained = not any("tokens" in one.provenance for one in dictionaries)
     settings = ModelSettings(
         tokens=tokens,
         batch_size=batch * context,
@@ -127,7 +128,7 @@ def fine_tune(
         clip=clip,
         dead_after=dead_after,
         seed=seed,
-        fresh=not all(one.initialised for one in dictionaries) if fresh is None else fresh,
+        fresh=untrained if fresh is None else fresh,  # for the record; the learner looks at each dictionary
         source={"model": model.name, "model_hash": model.hash, "corpus_hash": texts.hash},
         batch=batch,
         context=context,

@@ -37,7 +37,7 @@ from workbench.surgery.operations.matrices import matrices
 from workbench.surgery.operations.weights import all_matrices
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
-from workbench.training.settings import RunOptions, TrainingSettings
+from workbench.training.settings import TEXT_TOKENS, RunOptions, TrainingSettings
 from workbench.training.steps import Training
 from workbench.training.text_batches import TextBatches
 from workbench.training.tuning import Texts
@@ -56,6 +56,7 @@ class HealingSettings(TrainingSettings):
     only: str | None
     keep_zeros: bool
     sparsify: Mapping[str, Any] | None
+    counts: str = TEXT_TOKENS
 
 
 @checked(SurgeryError)
