@@ -163,7 +163,7 @@ def test_a_folder_has_one_writer_who_is_named(saver: Saver, tmp_path: Path) -> N
     assert saver.read(path) is not None
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=os.strerror)
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP], ids=os.strerror)
 def test_where_the_file_system_has_no_locks_folders_are_written(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """A dictionary on disk: a folder with `cfg.json` and `sae_weights.safetensors`, as SAELens names them.
 
-A folder changes places whole. Where it holds other files too (an index, a training state), those are left alone, and
-the two files are renamed, the weights first. The weights hold their configuration in their metadata, and the SHA-256 of
+A folder changes places whole. Where it holds other files too (an index, a training state), or the process runs in
+it, the rest is left alone, and the two files are renamed, the weights first. The weights hold their configuration in their metadata, and the SHA-256 of
 the `cfg.json` that they found there, so that a reader knows the `cfg.json` that a killed process did not replace any
 more. Everything that is read is checked.
 """
@@ -143,9 +143,8 @@ def _stays(path: Path) -> bool:
     """Whether a folder is there that can't change places: it holds other files too, or the process runs in it."""
     if not path.is_dir():
         return False
-    return Path.cwd().is_relative_to(path.resolve()) or any(
-        file.name not in (CONFIG, WEIGHTS) for file in path.iterdir()
-    )
+    more = any(file.name not in (CONFIG, WEIGHTS) for file in path.iterdir())
+    return more or Path.cwd().is_relative_to(path.resolve())
 
 
 def _check_replaceable(path: Path) -> None:
