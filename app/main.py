@@ -22,8 +22,8 @@ async def opening(_: st.App) -> AsyncIterator[None]:
 
 def show() -> None:
     """Draw the page at the requested address."""
-    st.set_page_config("Workbench", "app/icon.svg", layout="wide", initial_sidebar_state=270)
-    st.logo("app/logo.svg", size="large", icon_image="app/icon.svg")
+    st.set_page_config("Workbench", str(pages.APP / "icon.svg"), layout="wide", initial_sidebar_state=270)
+    st.logo(str(pages.APP / "logo.svg"), size="large", icon_image=str(pages.APP / "icon.svg"))
     entries = {}
     for entry in pages.discover():
         if entry.available():

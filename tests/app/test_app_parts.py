@@ -12,7 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pages import APP
+from pages import APP, quiet, start
+
+
+def test_it_starts_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings are those beside its script, and its images are there."""
+    code = f"""
+from streamlit import config
+config._main_script_path = {str(APP / "main.py")!r}
+print(*map(config.get_option, ("server.address", "browser.gatherUsageStats", "theme.primaryColor")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["localhost", "False", "#1f7a6d"]
+    monkeypatch.chdir(tmp_path)
+    quiet(start())
 
 
 def test_only_one_file_writes_html() -> None:

@@ -229,6 +229,57 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         Neurons.example().save(tmp_path / "n")
 
 
+STRANGERS: list[dict[str, bytes]] = [
+    {CONFIG: b'{"lr": 1, "project": "mine"}'},
+    {CONFIG: b'{"architecture": "mine"}'},
+    {CONFIG: b"lr: 1"},
+    {WEIGHTS: b"mine"},
+    {CONFIG: b'{"lr": 1}', WEIGHTS: b"mine"},
+    {CONFIG: b"lr: 1", WEIGHTS: b"mine"},
+    {CONFIG: b'["d_in"]', WEIGHTS: b"mine"},
+]
+
+
+@pytest.mark.parametrize("readme", [True, False])
+@pytest.mark.parametrize("files", STRANGERS)
+def test_files_of_the_same_name_that_are_no_dictionary_stay(
+    files: dict[str, bytes], readme: bool, tmp_path: Path
+) -> None:
+    files = files | {"README.md": b"mine"} if readme else files
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DictionaryError, match="is not of a dictionary"):
+        TopKSAE(8, 16, 2).save(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
+
+
+def test_weights_of_another_program_stay(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / WEIGHTS)
+    with pytest.raises(DictionaryError, match="is not of a dictionary"):
+        TopKSAE(8, 16, 2).save(tmp_path)
+    assert load_file(tmp_path / WEIGHTS)["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("damage", [CONFIG, WEIGHTS])
+def test_a_damaged_dictionary_is_saved_again(damage: str, tmp_path: Path) -> None:
+    sae = TopKSAE(8, 16, 2)
+    sae.save(tmp_path)
+    (tmp_path / damage).write_bytes((tmp_path / damage).read_bytes()[:20])
+    sae.save(tmp_path)
+    assert load_dictionary(tmp_path).hash == sae.hash
+
+
+def test_the_folder_that_the_process_runs_in_takes_a_dictionary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        sae = TopKSAE(8, 16, 2, seed=seed)
+        sae.save(".")
+        assert load_dictionary(tmp_path).hash == sae.hash
+    assert sorted(file.name for file in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
+
+
 def test_hook_points_in_saelens_fields(tmp_path: Path) -> None:
     heads = TopKSAE(8, 16, 2, hook_point="blocks.2.attn.hook_z")
     assert heads.config()["reshape_activations"] == "hook_z"

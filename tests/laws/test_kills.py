@@ -163,6 +163,33 @@ def test_a_folder_has_one_writer_who_is_named(saver: Saver, tmp_path: Path) -> N
     assert saver.read(path) is not None
 
 
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP], ids=os.strerror)
+def test_where_the_file_system_has_no_locks_folders_are_written(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for _ in range(2):
+        with alone(tmp_path, FileError), replacing(tmp_path / "file") as temporary:
+            temporary.write_text("mine")
+    assert names(tmp_path) == ["file"]
+
+
+def test_only_the_leftovers_of_the_same_name_are_cleared(tmp_path: Path) -> None:
+    long = "a" * 40
+    for name, other in (("my-sae", "my-sae.v2"), (f"{long}1", f"{long}2"), (long, f"{long}1")):
+        with replacing(tmp_path / name) as temporary, replacing(tmp_path / other) as beside:
+            temporary.touch()
+            beside.touch()
+        temporary.parent.mkdir()
+        beside.parent.mkdir()
+        clear_leftovers(tmp_path / name)
+        assert not temporary.parent.exists()
+        assert beside.parent.exists()
+
+
 # ---- what a saver replaces
 
 

@@ -305,6 +305,18 @@ def test_a_finished_training_returns_at_once(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+def test_only_checkpoints_are_cleared(tmp_path: Path) -> None:
+    mine = [tmp_path / name / "mine" for name in ("step-notes", "step-1-notes", "step-00000001-copy")]
+    for note in mine:
+        note.parent.mkdir(parents=True)
+        note.touch()
+    trained(folder=tmp_path)
+    (tmp_path / "step-00000001").mkdir()  # as a process that is killed at the end leaves it
+    trained(folder=tmp_path)
+    assert all(note.exists() for note in mine)
+    assert not (tmp_path / "step-00000001").exists()
+
+
 # Several processes
 
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import glob
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -33,6 +34,10 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2(2): paths from where the process runs; the two names change places."""
 OLD = "old"
 """Name of a replaced folder in the temporary one, where the file system can't exchange two folders at one moment."""
+LONGEST = 40
+"""Characters of a target's name in the name of its temporary folder."""
+CHANCE, SUFFIX = "[a-z0-9_]" * 8, ".part"
+"""What `tempfile.mkdtemp` puts after a prefix, as a pattern, and how the name ends."""
 ABANDONED = 24 * 3600
 """Seconds after which a temporary folder has no writer any more, where the file system has no locks."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -102,7 +107,7 @@ def clear_leftovers(target: Path) -> None:
 
     A folder that was moved aside and not replaced any more goes back to its place.
     """
-    for left in target.parent.glob(f"{glob.escape(_prefix(target))}*.part"):
+    for left in target.parent.glob(f"{glob.escape(_prefix(target))}{CHANCE}{SUFFIX}"):
         with contextlib.suppress(OSError):  # of a writer that lives, or of another user
             lock = _lock(left)
             try:
@@ -127,14 +132,18 @@ def _real(target: Path, error: type[WorkbenchError]) -> Path:
 
 
 def _prefix(target: Path) -> str:
-    return f".{target.name[:40]}."
+    """How the names of a target's temporary folders begin; a long name is cut, and its hash tells it from others."""
+    name = target.name
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    return f".{name}."
 
 
 @contextlib.contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target`, locked while the block runs and removed after it."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".part", dir=target.parent))
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=SUFFIX, dir=target.parent))
         try:
             lock = _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another writer clears it away as a leftover

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -18,13 +19,15 @@ NAME = ".writing.lock"
 """The file of the lock, in the folder while it is written."""
 PATIENCE = 0.5
 """Seconds that a lock is waited for: one that has just been opened goes within that."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""How a file system says that it has no locks, as some mounts of NFS and FUSE do."""
 
 
 @contextlib.contextmanager
 def alone(folder: Path, error: type[WorkbenchError]) -> Iterator[None]:
     """A block during which no other process or thread that asks for it writes the folder, which is made if need be.
 
-    The lock of a process that was killed is taken over.
+    The lock of a process that was killed is taken over. Where the file system has no locks, nobody is kept out.
 
     Raises:
         WorkbenchError: of the given kind: another writer holds the folder, who is named; or it can't be written.
@@ -39,6 +42,9 @@ def alone(folder: Path, error: type[WorkbenchError]) -> Iterator[None]:
             raise error(
                 f"{folder} is being written by {_holder(file)}; wait until that has ended, or choose another folder."
             ) from wrong
+        except OSError as wrong:
+            if wrong.errno not in NO_LOCKS:
+                raise
     try:
         with explained(folder, error):
             file.write_text(f"process {os.getpid()} on {socket.gethostname()} ({command_line()})", encoding="utf-8")

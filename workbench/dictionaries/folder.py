@@ -1,9 +1,9 @@
 """A dictionary on disk: a folder with `cfg.json` and `sae_weights.safetensors`, as SAELens names them.
 
-A folder changes places whole. Where it holds other files too (an index, a training state), those are left alone, and
-the two files are renamed, the weights first. The weights hold their configuration in their metadata, and the SHA-256 of
-the `cfg.json` that they found there, so that a reader knows the `cfg.json` that a killed process did not replace any
-more. Everything that is read is checked.
+A folder changes places whole. Where it holds other files too (an index, a training state), or the process runs in it,
+the rest is left alone, and the two files are renamed, the weights first. The weights hold their configuration in their
+metadata, and the SHA-256 of the `cfg.json` that they found there, so that a reader knows the `cfg.json` that a killed
+process did not replace any more. Everything that is read is checked.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Positive, PositiveNumber
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import replacing
+from workbench.core.files import explained, replacing
 from workbench.core.forms import parse_json
+from workbench.core.replacement import form_of
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 OWN, REPLACES = "workbench", "replaces"
 """Key of the weights' metadata, which is JSON, and the key in it of the SHA-256 of the `cfg.json` before this one."""
+MARKS = frozenset({"architecture", "d_in", OWN})
+"""Keys one of which every `cfg.json` of a dictionary has."""
+DAMAGED = ("text", "other bytes")
+"""What the form of a JSON file is called that can't be read as JSON."""
 ATTEMPTS = 20
 """How often a folder is read at most while another process replaces it."""
 FORMAT = 1
@@ -85,27 +90,24 @@ def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     """Write a dictionary's two files, both or none of them.
 
     Raises:
-        DictionaryError: the folder can't be written or holds a `cfg.json` of something else, or the configuration is
-            not plain data.
+        DictionaryError: the folder can't be written, or holds one of the two files alone or of something else, or the
+            configuration is not plain data.
     """
     try:
         text = json.dumps(config, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DictionaryError(f"What goes into {CONFIG} must be plain data that JSON can hold: {error}.") from error
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    if not _holds_more(path):
+    with explained(path, DictionaryError):
+        _check_replaceable(path)
+        stays = _stays(path)
+    if not stays:
         with replacing(path, DictionaryError, own=(CONFIG, WEIGHTS)) as folder:
             folder.mkdir()
             save_file(contiguous, folder / WEIGHTS, metadata=_metadata(text))
             (folder / CONFIG).write_text(text, encoding="utf-8")
         return
-    replaced = ""
-    if (path / CONFIG).exists():
-        if not (path / WEIGHTS).exists():
-            raise DictionaryError(
-                f"{path / CONFIG} is not of a dictionary: there is no {WEIGHTS}; choose another folder."
-            )
-        replaced = _sha256((path / CONFIG).read_bytes())
+    replaced = _sha256((path / CONFIG).read_bytes()) if (path / CONFIG).exists() else ""
     # the weights, which are entered last, take their place first
     with (
         replacing(path / CONFIG, DictionaryError, owned=True) as new_config,
@@ -137,9 +139,41 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return dict(config), tensors
 
 
-def _holds_more(path: Path) -> bool:
-    """Whether a folder is there that holds other files than a dictionary's two."""
-    return path.is_dir() and any(file.name not in (CONFIG, WEIGHTS) for file in path.iterdir())
+def _stays(path: Path) -> bool:
+    """Whether a folder is there that can't change places: it holds other files too, or the process runs in it."""
+    if not path.is_dir():
+        return False
+    more = any(file.name not in (CONFIG, WEIGHTS) for file in path.iterdir())
+    return more or Path.cwd().is_relative_to(path.resolve())
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise `DictionaryError` where one of the two files is there and a dictionary did not leave it.
+
+    A killed process leaves its weights without a `cfg.json`; their metadata tell whose they are. An empty file is none.
+    """
+    config, weights = path / CONFIG, path / WEIGHTS
+    form = form_of(config) if config.is_file() else None
+    if form is None:
+        if weights.is_file() and weights.stat().st_size and not _are_ours(weights):
+            raise DictionaryError(f"{weights} is not of a dictionary: there is no {CONFIG}; choose another folder.")
+        return
+    if not weights.exists():
+        raise DictionaryError(f"{config} is not of a dictionary: there is no {WEIGHTS}; choose another folder.")
+    damaged = form.words in DAMAGED and _are_ours(weights)
+    if not damaged and not form.parts & MARKS:
+        raise DictionaryError(
+            f"{config} is not of a dictionary: it has none of {', '.join(sorted(MARKS))}; choose another folder."
+        )
+
+
+def _are_ours(weights: Path) -> bool:
+    """Whether the metadata of weights say that this module wrote them."""
+    try:
+        with safe_open(weights, "pt") as file:
+            return OWN in (file.metadata() or {})
+    except (OSError, SafetensorError, ValueError):
+        return False
 
 
 def _read_files(path: Path) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:

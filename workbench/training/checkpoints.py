@@ -15,6 +15,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -245,14 +246,20 @@ class RunFolder:
         return (self.folder / HISTORY).exists() and own == self.settings
 
     def _newest(self) -> Path | None:
-        return max(self.folder.glob("step-*"), default=None)
+        checkpoints = self._checkpoints()
+        return checkpoints[-1] if checkpoints else None
+
+    def _checkpoints(self) -> list[Path]:
+        """Oldest first; another name that begins like theirs is somebody else's."""
+        found = (path for path in self.folder.glob("step-[0-9]*") if re.fullmatch("step-[0-9]{8,}", path.name))
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
     def _clear(self, besides: Path | None = None) -> None:
         """Remove checkpoints, oldest first, so that the last one to go is whole, and what killed processes left."""
-        for path in sorted(self.folder.glob("step-*")):
+        for path in self._checkpoints():
             if path != besides:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.glob(".step-*.part"):
+        for path in self.folder.glob(".step-[0-9]*.part"):
             clear_leftovers(self.folder / path.name.split(".")[1])
         shutil.rmtree(self.folder / ".checkpoint.part", ignore_errors=True)  # of versions before
         for name in (HISTORY, PROGRESS, CONFIG, WEIGHTS):
