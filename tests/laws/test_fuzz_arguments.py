@@ -28,7 +28,7 @@ import workbench as wb
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
-CASES = int(os.environ.get("WORKBENCH_FUZZ", "1000"))
+CASES = int(os.environ.get("WORKBENCH_FUZZ", "600"))
 """Calls to try; 0 for all of them."""
 SEED = int(os.environ.get("WORKBENCH_FUZZ_SEED", "0"))
 """Of the sample."""
@@ -97,6 +97,7 @@ PASSES: dict[str, set[str]] = {
     "tokens positions written": {"a long list"},
     "texts": {"a list of a NUL", "a list of empty texts"},
     "TokFSM.walk.seed after": {"a long list"},
+    "LanguageModel.prompt_batch.prompts LanguageModel.generate_batch.prompts": {"a list of a NUL"},
     "positions": {"0", "a set", "2**31"},
     "value factor amount mean thresholds": {"2**63", "10**400"},
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},

@@ -89,7 +89,7 @@ def test_replacing_is_whole_or_not_at_all(exchange: bool, tmp_path: Path, monkey
 
 
 def test_what_killed_writers_left_is_cleared_away_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
-    dead, others = (tmp_path / f".{name}.part" for name in ("file.txt.abc", "other.abc"))
+    dead, others = (tmp_path / f".{name}.part" for name in ("file.txt.abcd_123", "other.abcd_123"))
     for left in (dead, others):
         left.mkdir()
         (left / "half").write_text("x")

@@ -167,10 +167,11 @@ PARTS = {
 def _base(folder: Path, config: LoraConfig) -> tuple[nn.Module, Any, str, str]:
     """The base model, its tokenizer, hash and name.
 
-    A path is taken from the folder that the process runs in, as PEFT does, and else from the adapter's.
+    A path is taken from the folder that the process runs in, as PEFT does, if a model is there, and else from the
+    adapter's.
     """
     name = config["base_model_name_or_path"]
-    here = Path(name).exists()
+    here = (Path(name) / "config.json").is_file()
     beside = not here and not Path(name).is_absolute() and (folder / name / "config.json").is_file()
     if not here and not beside and config.get("revision") not in (None, "main"):
         raise ModelError(

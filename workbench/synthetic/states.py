@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Wholes, checked
+from workbench.core.type_words import shown
 from workbench.corpus import CorpusError
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError
@@ -68,9 +69,12 @@ def count_codes(
         seed: of the walks.
 
     Raises:
-        CorpusError: a number out of range.
+        CorpusError: a number out of range, or a hook point where the model runs through no dictionary.
     """
     points = list(hook_points) or list(model.splices)
+    for point in points:
+        if point not in model.splices:
+            raise CorpusError(f"{model.name} runs through no dictionary at {shown(point)}.")
     books = {point: model.splices[point] for point in points}
     columns = machine.states * machine.base**written
     counts = {p: torch.zeros(b.n_features * columns, dtype=torch.long) for p, b in books.items()}  # type: ignore[attr-defined]

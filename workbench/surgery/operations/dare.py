@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -45,6 +45,10 @@ Tuned = LanguageModel | Child | str | Path
 name them as the model does."""
 
 
+Weight = Annotated[Number, Ge(-1e6), Le(1e6)]
+"""The factor of a delta."""
+
+
 @checked(SurgeryError)
 def dare(
     base: LanguageModel | Child,
@@ -52,7 +56,7 @@ def dare(
     p: Annotated[Number, Ge(0), Lt(1)] = 0.9,
     *,
     rescale: bool = True,
-    weights: Number | Sequence[Number] = 1.0,
+    weights: Weight | Sequence[Weight] = 1.0,
     seed: Natural = 0,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
