@@ -108,6 +108,17 @@ class Trainable(Dictionary):
             DictionaryError: a sample of one repeated activation, or a decoder that can't be scaled.
         """
 
+    def begin(self, x: Tensor, target: Tensor | None = None, *, fresh: bool | None = None) -> None:
+        """`initialise` or `adopt`, before the first step.
+
+        Args:
+            x: as in `initialise`.
+            target: as in `initialise`.
+            fresh: whether to initialise; None where the weights are not initialised yet.
+        """
+        initialises = not self.initialised if fresh is None else fresh
+        (self.initialise if initialises else self.adopt)(x, target)
+
     @abstractmethod
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """The parameters as an optimiser takes them, with learning rates such that `lr` means the same at any size of

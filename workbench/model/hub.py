@@ -14,6 +14,7 @@ from typing import Any
 from workbench.core.cache import cache_folder
 from workbench.core.errors import WorkbenchError
 from workbench.core.forms import read_json
+from workbench.core.type_words import reason_of
 
 PATIENCE = 3.0
 """Seconds to wait for a connection to the hub; `HF_HUB_ETAG_TIMEOUT` replaces it where it is set."""
@@ -101,4 +102,4 @@ def in_words(names: list[str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+    return reason_of(error)

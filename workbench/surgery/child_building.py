@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from workbench.core.checks import as_integer
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import reason_of
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import building, state_of
@@ -196,7 +197,7 @@ def check_checkpoint(model: LanguageModel, folder: Path) -> None:
         with building():
             opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=weight.dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        reason = reason_of(error)
         raise SurgeryError(f"transformers can't open the checkpoint of {model.name}: {reason}.") from error
     tokens = torch.arange(PROBE, device=weight.device)[None] * 37 % weight.shape[0]
     with uninterrupted():

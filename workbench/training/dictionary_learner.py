@@ -121,7 +121,7 @@ class DictionaryLearner:
 
     def batches(self, done: int, begins: bool) -> Iterator[Activations] | None:
         """See `Learner`; the first ones initialise a dictionary, or prepare one that is initialised already."""
-        buffer, dictionary = self.buffer, self.dictionary
+        buffer = self.buffer
         if done:
             buffer.restore(buffer.state() | {"handed": done})
         sample: list[Activations] = []
@@ -130,10 +130,8 @@ class DictionaryLearner:
             if self.processes.any(self.watch.stops()):
                 return None
             if sample:
-                asked = self.settings.fresh
-                fresh = not dictionary.initialised if asked is None else asked
-                prepare = dictionary.initialise if fresh else dictionary.adopt
-                prepare(*self._joined(*self._pair(Activations.cat(sample))))
+                x, target = self._joined(*self._pair(Activations.cat(sample)))
+                self.dictionary.begin(x, target, fresh=self.settings.fresh)
                 self.processes.copy_first(self.dictionary.state_dict().values())
         whole = itertools.chain(sample, buffer)
         return itertools.takewhile(lambda batch: len(batch) == buffer.batch_size, whole)

@@ -154,9 +154,8 @@ class ModelLearner:
                 break
         for one in self.dictionaries:
             x = torch.cat(captured[one.reads])
-            fresh = not one.initialised if self.fresh is None else self.fresh
-            prepare = one.initialise if fresh else one.adopt
-            prepare(x, None if one.reads == one.writes else torch.cat(captured[one.writes]))
+            target = None if one.reads == one.writes else torch.cat(captured[one.writes])
+            one.begin(x, target, fresh=self.fresh)
             units = torch.tensor([one.unit_in, one.unit_out], dtype=torch.float64, device=self.device)
             self.processes.copy_first([*one.state_dict().values(), units])
             one.unit_in, one.unit_out = units.tolist()
