@@ -7,6 +7,9 @@ configuration.
 
 from __future__ import annotations
 
+import os
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,6 +165,18 @@ def settings(name: str) -> dict[str, Any]:
     """All settings of a configuration."""
     entry = ZOO[name]
     return {key: value for key, value in SIZES.items() if key not in entry.without} | entry.settings
+
+
+UNOPENED = ("opt-350m", "falcon")
+"""Architectures that TransformerLens can't open; docs/models.md quotes why."""
+
+
+def sample(number: int, always: Sequence[str] = (), without: Sequence[str] = ()) -> list[str]:
+    """Some architectures for a law: `always`, and a seeded sample of `number` others; all others in `make laws`."""
+    others = sorted(set(ZOO) - {*always, *without})
+    if os.environ.get("WORKBENCH_LAWS") == "all":
+        return [*always, *others]
+    return [*always, *random.Random(int(os.environ.get("WORKBENCH_SEED", "0"))).sample(others, number)]
 
 
 def build(name: str, seed: int = 0, **changes: Any) -> nn.Module:

@@ -6,8 +6,6 @@ The suite runs a seeded sample of the table; `make zoo` runs it whole and writes
 from __future__ import annotations
 
 import functools
-import os
-import random
 from pathlib import Path
 
 import models_page
@@ -15,19 +13,9 @@ import pytest
 import zoo
 from capabilities import CAPABILITIES, Subject, outcome
 
-WHOLE = os.environ.get("WORKBENCH_LAWS") == "all"
 SAMPLE = 8
-"""Architectures that the suite runs; which, the day of the year says, so that all have their turn."""
+"""Architectures that the suite runs; `WORKBENCH_SEED` chooses them."""
 ALWAYS = ("llama", "gemma3", "mixtral")
-
-
-def chosen() -> list[str]:
-    """The architectures of this run."""
-    if WHOLE:
-        return list(zoo.ZOO)
-    seed = int(os.environ.get("WORKBENCH_SEED", "0"))
-    others = sorted(set(zoo.ZOO) - set(ALWAYS))
-    return [*ALWAYS, *random.Random(seed).sample(others, SAMPLE - len(ALWAYS))]
 
 
 @functools.lru_cache(1)
@@ -47,7 +35,7 @@ def test_the_page_has_every_architecture_and_capability() -> None:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE - len(ALWAYS), ALWAYS))
 def test_an_architecture_does_what_the_page_says(name: str, capability: str, tiny_cache: Path) -> None:
     result, sentence = outcome(subject(name), capability)
     assert result != "wrong", sentence

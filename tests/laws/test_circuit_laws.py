@@ -6,8 +6,6 @@ The suite runs a seeded sample of the architectures; `make laws` runs them all.
 from __future__ import annotations
 
 import functools
-import os
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +23,6 @@ pytestmark = pytest.mark.usefixtures("tiny_cache")
 
 ALWAYS = ("llama", "granite")
 SAMPLE = 1
-UNOPENED = ("opt-350m", "falcon")
 TASK = wb.circuits.Task(
     "animals",
     ["The dog ran to the", "The cat ran to the", "The dog and the cat"],
@@ -33,13 +30,6 @@ TASK = wb.circuits.Task(
     [["a", "b"], ["c"], ["d", "d"]],
     [["f"], ["g", "h", "i"], ["j"]],
 )
-
-
-def chosen() -> list[str]:
-    names = sorted(set(zoo.ZOO) - {*UNOPENED, *ALWAYS})
-    if os.environ.get("WORKBENCH_LAWS") == "all":
-        return [*ALWAYS, *names]
-    return [*ALWAYS, *random.Random(int(os.environ.get("WORKBENCH_SEED", "0"))).sample(names, SAMPLE)]
 
 
 @functools.lru_cache(1)
@@ -66,7 +56,7 @@ def refused(act: Any) -> Any:
         return None
 
 
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE, ALWAYS, zoo.UNOPENED))
 def test_what_equals_the_clean_prompt_costs_nothing(name: str, tiny_cache: Path) -> None:
     model = opened(name)
     same = replace(TASK, corrupted=TASK.positives)
@@ -78,7 +68,7 @@ def test_what_equals_the_clean_prompt_costs_nothing(name: str, tiny_cache: Path)
             assert found.plain == pytest.approx(odds(model), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE, ALWAYS, zoo.UNOPENED))
 def test_a_head_at_zero_is_a_head_removed(name: str, tiny_cache: Path) -> None:
     model = opened(name)
     found = refused(lambda: wb.circuits.patch_components(model, TASK, "zero", mlps=False))
@@ -99,7 +89,7 @@ def test_effects_do_not_depend_on_the_order_of_the_prompts(method: Any, tiny_cac
     assert torch.allclose(one.mlps, two.mlps, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE, ALWAYS, zoo.UNOPENED))
 def test_slopes_are_small_steps(name: str, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attribution patching, of heads and of edges, is patching where the corrupted prompt is nearly the clean one."""
     from workbench.circuits import patching, patching_edges, patching_gradients, patching_runs

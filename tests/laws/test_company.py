@@ -6,8 +6,6 @@ The suite runs a seeded sample of the architectures; `make laws` runs them all.
 from __future__ import annotations
 
 import functools
-import os
-import random
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,6 @@ pytestmark = pytest.mark.usefixtures("tiny_cache")
 
 ALWAYS = ("llama",)
 SAMPLE = 2
-UNOPENED = ("opt-350m", "falcon")
-"""Architectures that TransformerLens can't open; docs/models.md quotes why."""
 PROMPTS = ["The dog", "What is your favourite animal? My favourite", "a cat and a"]
 SETTINGS = {
     "greedy": wb.model.Sampling(),
@@ -33,13 +29,6 @@ SETTINGS = {
     "all tokens": wb.model.Sampling(1.0, seed=4),
     "penalty": wb.model.Sampling(1.0, seed=4, repetition_penalty=1.3),
 }
-
-
-def chosen() -> list[str]:
-    names = sorted(set(zoo.ZOO) - {*UNOPENED, *ALWAYS})
-    if os.environ.get("WORKBENCH_LAWS") == "all":
-        return [*ALWAYS, *names]
-    return [*ALWAYS, *random.Random(int(os.environ.get("WORKBENCH_SEED", "0"))).sample(names, SAMPLE)]
 
 
 @functools.lru_cache(1)
@@ -60,7 +49,7 @@ def same(one: Any, other: Any, what: str) -> None:
     assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4), what
 
 
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE, ALWAYS, zoo.UNOPENED))
 def test_a_text_is_the_same_alone_and_in_company(name: str, tiny_cache: Path) -> None:
     model = opened(name)
     for words, sampling in SETTINGS.items():
@@ -69,7 +58,7 @@ def test_a_text_is_the_same_alone_and_in_company(name: str, tiny_cache: Path) ->
             same(one, alone(model, row, sampling), f"{words}, row {row}")
 
 
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE, ALWAYS, zoo.UNOPENED))
 @pytest.mark.parametrize("positions", ["prompt", "generated", (1,)])
 def test_an_edit_acts_at_its_positions_in_every_company(name: str, positions: Any, tiny_cache: Path) -> None:
     model = opened(name)

@@ -5,8 +5,6 @@ The suite runs a seeded sample of the architectures; `make laws` runs them all.
 
 from __future__ import annotations
 
-import os
-import random
 from pathlib import Path
 
 import pytest
@@ -20,15 +18,6 @@ from workbench.model.edits import Edit, EditError
 
 SAMPLE = 5
 TOKENS = torch.arange(9)[None] * 37 % tiny.VOCAB
-UNOPENED = ("opt-350m", "falcon")
-"""Architectures that TransformerLens can't open; docs/models.md quotes why."""
-
-
-def chosen() -> list[str]:
-    names = sorted(set(zoo.ZOO) - set(UNOPENED))
-    if os.environ.get("WORKBENCH_LAWS") == "all":
-        return names
-    return random.Random(int(os.environ.get("WORKBENCH_SEED", "0"))).sample(names, SAMPLE)
 
 
 def shaken(value: Tensor) -> Tensor:
@@ -36,7 +25,7 @@ def shaken(value: Tensor) -> Tensor:
     return value + (0.1 + value.abs().mean()) * noise
 
 
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE, without=zoo.UNOPENED))
 def test_every_edit_acts_or_is_refused(name: str, tiny_cache: Path) -> None:
     model = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer())
     base, acting = model.run(TOKENS), []
@@ -54,7 +43,7 @@ def test_every_edit_acts_or_is_refused(name: str, tiny_cache: Path) -> None:
     assert len(acting) > 10 * model.network.n_layers
 
 
-@pytest.mark.parametrize("name", chosen()[:2])
+@pytest.mark.parametrize("name", zoo.sample(SAMPLE, without=zoo.UNOPENED)[:2])
 def test_edits_act_beside_one_that_only_the_bridge_has(name: str, tiny_cache: Path) -> None:
     """A run with one such hook point goes through the bridge, where every other edit acts as well."""
     model = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer())
