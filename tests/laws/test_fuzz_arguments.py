@@ -165,17 +165,6 @@ def test_every_public_function_has_an_example() -> None:
     assert not missing, f"Give each a small valid call in tests/laws/fuzz_examples.py: {', '.join(missing)}"
 
 
-@pytest.fixture(scope="module")
-def world(_tiny_cache: Path, zoo: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    patch = pytest.MonkeyPatch()
-    folder = tmp_path_factory.mktemp("fuzz")
-    patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
-    patch.setenv("HF_HUB_OFFLINE", "1")
-    patch.chdir(folder)
-    yield World(zoo["llama"], folder)
-    patch.undo()
-
-
 def callable_of(key: str, world: World) -> Callable[..., Any]:
     first, name = key.split(".")
     if key in METHODS:

@@ -11,7 +11,6 @@ import random
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,6 @@ CASES = int(os.environ.get("WORKBENCH_FUZZ", "1000")) // 50
 """Alterations of each kind of thing; 0 for all of them."""
 ROOM = {"child": 6, "model with dictionaries": 8, "fine-tuning": 12, "training": 12, "cached hook points": 4}
 """Of those that take long to open, in the sample of the suite."""
-
-
-@pytest.fixture(scope="module")
-def world(_tiny_cache: Path, zoo: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    patch = pytest.MonkeyPatch()
-    folder = tmp_path_factory.mktemp("fuzz")
-    patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
-    patch.setenv("HF_HUB_OFFLINE", "1")
-    patch.chdir(folder)
-    yield World(zoo["llama"], folder)
-    patch.undo()
 
 
 def opened(kept: Kept, world: World, folder: Path) -> Any:
