@@ -83,3 +83,15 @@ def test_default_model_clamped_writes_the_same_with_and_without_cache(model, pla
     uncached = logits_under(plain_default, whole, plain, prompt)[0, prompt - 1 : -1].log_softmax(-1)
     assert uncached.argmax(-1).tolist() == written.tokens
     assert written.logprobs == pytest.approx(uncached.amax(-1).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "hook"), BRIDGE_ONLY[-2:])
+def test_a_model_first_used_for_writing_runs_under_gradients_later(zoo, name: str, hook: str) -> None:
+    """Law: a result does not depend on the order of calls, of which the first runs in inference mode here."""
+    fresh = wb.load_model(tiny.build(name), tokenizer=tiny.tokenizer())
+    edits = [wb.Steer.along(hook, torch.ones(fresh.hook_points[hook].width), 0.7)]
+    fresh.generate(TOKENS[0, :PROMPT], 2, interventions=edits, stop=False)
+    with torch.enable_grad(), fresh.intervening(edits):
+        late = fresh(TOKENS[:1])
+    with zoo[name].intervening(edits):
+        assert torch.equal(late, zoo[name](TOKENS[:1]))

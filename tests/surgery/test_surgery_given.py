@@ -117,12 +117,12 @@ def test_an_index_is_of_a_corpus(llama: wb.model.LanguageModel) -> None:
         (lambda model: wb.surgery.prune(model, corpus=CORPUS, tokens="a"), "is a whole number"),
         (lambda model: wb.surgery.heal(model, CORPUS, tokens=40, lr="a"), "lr is a number above 0"),
         (lambda model: wb.surgery.remove_causal_mask(model, 3), "layers is a list of whole numbers, or None, not 3"),
-        (lambda model: wb.surgery.dare(model, model, weights="a"), "weights is a number or .*, not 'a'"),
+        (lambda model: wb.surgery.dare(model, model, weights="a"), "weights is a number from .* or .*, not 'a'"),
         (lambda model: wb.measures.measure_fidelities(model, [], CORPUS, tokens=float("nan")), "is a whole number"),
         (lambda model: wb.Feature.parse("neurons.0.post:a"), "neurons"),
         (
             lambda model: wb.surgery.dare(model, model, weights=None),
-            "weights is a number or a list of numbers, not None",
+            "weights is a number from .* or a list of numbers from .*, not None",
         ),
         (lambda model: wb.surgery.dare(model, model, rescale="no"), "True or False"),
         (lambda model: wb.surgery.drop_sublayers(model, CORPUS, seed="a"), "seed is a whole number"),
@@ -147,7 +147,7 @@ def test_an_index_is_of_a_corpus(llama: wb.model.LanguageModel) -> None:
         ),
         (
             lambda model: wb.surgery.dare(model, model, weights=float("inf")),
-            "weights is a number or .*, not inf",
+            "weights is a number from .* or .*, not inf",
         ),
         (lambda model: wb.bake(model, EDIT), "edits is a list of Interventions"),
         (lambda model: wb.bake(model, []), "give at least one edit"),

@@ -76,7 +76,7 @@ class Network:
     @functools.cached_property
     def _bridged(self) -> tuple[Any, dict[int, str]]:
         """The bridge, and the path in the plain tree of each module that it took over, by the module's id."""
-        with self._lock:
+        with self._lock, torch.inference_mode(False):  # for it splits joint weights, which gradients are taken on later
             module = sharing_copy(self.module)
             twins = {id(inner): path for path, inner in module.named_modules() if path}
             return _build_bridge(module, self._tokenizer), twins
