@@ -9,16 +9,16 @@ PYTEST ?=
 
 setup: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	$(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
-	$(BIN)/python scripts/fetch_model.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[dev]"
+	$(BIN)/workbench fetch
 	touch $(READY)
 
 app: $(READY)
-	$(BIN)/python -m streamlit run app/main.py
+	$(BIN)/workbench app
 
 # two processes of one thread each take half as long as one process of two
 test: $(READY)

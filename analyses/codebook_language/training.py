@@ -9,8 +9,8 @@ from typing import Any
 import workbench as wb
 from analyses.codebook_language.plan import NAME, Plan
 from analyses.shared.report import say
+from workbench.core.shipped import HOME
 from workbench.harvest import Harvest, Store
-from workbench.interventions.opening import BUNDLED
 
 
 def train(model: wb.model.LanguageModel, plan: Plan, corpus: wb.Corpus, work: Path) -> None:
@@ -46,4 +46,4 @@ def train(model: wb.model.LanguageModel, plan: Plan, corpus: wb.Corpus, work: Pa
         **how,
     )
     tuned.about |= {"plan": asdict(plan)}
-    wb.interventions.save_model(tuned, BUNDLED / NAME, half=True)
+    wb.interventions.save_model(tuned, HOME / "data" / "models" / NAME, half=True)

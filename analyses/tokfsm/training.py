@@ -13,7 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 import workbench as wb
 from analyses.shared.report import say
 from analyses.tokfsm.plan import CONTEXT, D_MODEL, HEADS, LAYERS, Plan
-from workbench.interventions.opening import BUNDLED
+from workbench.core.shipped import HOME
 
 
 def untrained(machine: wb.synthetic.TokFSM, seed: int) -> wb.model.LanguageModel:
@@ -71,7 +71,7 @@ def train(machine: wb.synthetic.TokFSM, plan: Plan, work: Path, names: Sequence[
                 **how,
             )
         trained[name].about |= {"machine": asdict(machine)}
-        wb.interventions.save_model(trained[name], BUNDLED / f"tokfsm-{name}", half=True)
+        wb.interventions.save_model(trained[name], HOME / "data" / "models" / f"tokfsm-{name}", half=True)
 
 
 def _log_of(name: str) -> Callable[[Mapping[str, Any]], None]:
@@ -88,6 +88,6 @@ def _log_of(name: str) -> Callable[[Mapping[str, Any]], None]:
 def build_indexes(model: wb.model.LanguageModel, machine: wb.synthetic.TokFSM) -> None:
     """Build a feature index of each codebook of `tokfsm-attention`, beside the codebook on disk."""
     books: Any = model.splices.values()
-    folder = BUNDLED / "tokfsm-attention" / "dictionaries"
+    folder = HOME / "data" / "models" / "tokfsm-attention" / "dictionaries"
     folders = {folder / str(number) / "index": book for number, book in enumerate(books)}
     wb.index.build_indexes(model, folders, machine.corpus(texts=200), context=128)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
-from shared.session import DATA
 from shared.tokens import plain
 
 from workbench import Feature
+from workbench.core import shipped
 from workbench.core.forms import parse_json
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
@@ -24,8 +24,6 @@ from workbench.interventions.features import dictionary_of
 if TYPE_CHECKING:
     from workbench.index import FeatureIndex
     from workbench.model import LanguageModel
-
-SHIPPED = DATA / "dictionaries"
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def known() -> list[Known]:
     """All dictionaries, those that come with Workbench first."""
     more = [Path(one) for one in os.environ.get("WORKBENCH_DICTIONARIES", "").split(os.pathsep) if one]
     folders = []
-    for place in (SHIPPED, *more, runs_folder()):
+    for place in (*shipped.folders("dictionaries"), *more, runs_folder()):
         folders += sorted((file.parent for file in place.glob(f"*/{CONFIG}")), key=lambda folder: folder.name)
     folders += map(Path, caching.typed_folders())
     by_name: dict[str, Known] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import caching
@@ -12,13 +11,13 @@ from shared import pages
 from shared.tokens import plain
 from shared.waiting import one_sentence, wait_for
 
+from workbench.core.shipped import shipped
+
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
     from workbench.synthetic import TokFSM
 
 DEFAULT = "SmolLM2-135M-Instruct"
-DATA = Path(__file__).resolve().parents[2] / "data"
-"""What comes with Workbench; stated here too, since the package's own constants are behind the import of torch."""
 FEATURE, MODEL = "feature", "model"
 """In the address: the open feature, and the model that it belongs to, as `name@hash`."""
 CHANGES = "changes"
@@ -46,7 +45,7 @@ def choose_model() -> None:
 
 def shipped_models() -> list[str]:
     """The names of the models that come with Workbench and run through dictionaries."""
-    return sorted(note.parent.name for note in (DATA / "models").glob("*/spliced.json"))
+    return list(shipped("models", "*/spliced.json"))
 
 
 def shipped_machines() -> list[str]:

@@ -8,13 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from shared.session import DATA, DEFAULT
+from shared.session import DEFAULT
 
 import workbench as wb
+from workbench.core.shipped import folders
 from workbench.dictionaries import Dictionary
 from workbench.interventions.protocol import feature_of
-
-SHIPPED = DATA / "dictionaries"
 
 if TYPE_CHECKING:
     from workbench.interventions import InterventionKind
@@ -54,7 +53,7 @@ def _opened(dictionary: Any) -> str:
 def place(folder: str) -> str:
     """A dictionary's folder for a script: the name of one that comes with Workbench, or the absolute path."""
     path = Path(folder).absolute()
-    return path.name if path.parent == SHIPPED else str(path)
+    return path.name if path.parent in folders("dictionaries") else str(path)
 
 
 def intervention(one: InterventionKind, names: Mapping[str, str] = MappingProxyType({})) -> str:

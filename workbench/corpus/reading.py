@@ -13,12 +13,12 @@ from typing import Any
 
 from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
+from workbench.core.shipped import VARIABLE, shipped
 from workbench.core.text_files import read_utf8
 from workbench.core.type_words import reason_of
 from workbench.corpus.saving import CorpusError, read_note
 from workbench.corpus.tables import COLUMN, Wanted, read_delimited, read_parquet
 
-_BUNDLED = Path(__file__).resolve().parents[2] / "data" / "corpora"
 _SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
 _HEADING = re.compile(r"^(?= = [^=].* = $)", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
@@ -42,8 +42,7 @@ def read_source(source: str | Path, wanted: Wanted) -> tuple[Iterator[str], Path
     if not name.strip():
         raise CorpusError("Name a corpus: a bundled name such as stories, a file, a folder, or a data set.")
     path = Path(source).expanduser()
-    if name in bundled():
-        path = _BUNDLED / f"{name}.parquet"
+    path = _shipped().get(name, path)
     said = name
     if path.is_dir():
         inside = replace(wanted, alone=False)
@@ -57,7 +56,9 @@ def read_source(source: str | Path, wanted: Wanted) -> tuple[Iterator[str], Path
     elif ending(path) in _READERS or path.is_absolute() or name.startswith((".", "~")):
         raise CorpusError(f"There is no file or folder {path}.")
     elif name == "stories":
-        raise CorpusError(f"The bundled corpus 'stories' is missing: there is no {_BUNDLED / 'stories.parquet'}.")
+        raise CorpusError(
+            f"The bundled corpus 'stories' is missing; name a folder that holds corpora/stories.parquet in {VARIABLE}."
+        )
     else:
         return _stream(name, wanted.name), None, {"source": f"Hugging Face: {name}"}
     kept = [text for text in texts if text.strip()]
@@ -96,7 +97,11 @@ def ending(path: Path) -> str:
 
 def bundled() -> list[str]:
     """The names of the corpora that come with Workbench."""
-    return sorted(file.stem for file in _BUNDLED.glob("*.parquet"))
+    return list(_shipped())
+
+
+def _shipped() -> dict[str, Path]:
+    return shipped("corpora", "*.parquet")
 
 
 def _read(file: Path, wanted: Wanted) -> tuple[list[str], str]:

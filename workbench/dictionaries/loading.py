@@ -9,13 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 from workbench.core.checks import checked
+from workbench.core.shipped import missing, shipped
 from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.protocol import Dictionary
-
-BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
-"""Folder of the dictionaries that come with Workbench."""
 
 
 @checked(DictionaryError)
@@ -30,10 +28,8 @@ def load_dictionary(path: str | Path) -> Dictionary:
         DictionaryError: there is none, it is damaged, or of a kind that this version does not know.
     """
     folder = Path(path)
-    if not folder.exists() and str(path) in bundled():
-        folder = BUNDLED / folder
-    elif not folder.exists() and bundled():
-        raise DictionaryError(f"There is no folder {path}; {', '.join(bundled())} come with Workbench.")
+    if not folder.exists():
+        folder = bundled_folder(path)
     form = next((one for one in known_formats() if one.matches(folder)), None)
     if form is None:
         missing = next(name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file())
@@ -52,7 +48,24 @@ def load_dictionary(path: str | Path) -> Dictionary:
 
 def bundled() -> list[str]:
     """The names of the dictionaries that come with Workbench."""
-    return sorted(file.parent.name for file in BUNDLED.glob(f"*/{CONFIG}"))
+    return list(_shipped())
+
+
+def bundled_folder(name: str | Path) -> Path:
+    """The folder of a dictionary that comes with Workbench, by its name.
+
+    Raises:
+        DictionaryError: none has this name, or none is installed.
+    """
+    found = _shipped()
+    if str(name) not in found:
+        others = f"{', '.join(found)} come with Workbench" if found else missing("dictionaries")
+        raise DictionaryError(f"There is no folder {name}; {others}.")
+    return found[str(name)]
+
+
+def _shipped() -> dict[str, Path]:
+    return shipped("dictionaries", f"*/{CONFIG}")
 
 
 def known_formats() -> Iterator[ModuleType]:

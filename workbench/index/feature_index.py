@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.core.checks import Natural, Number, Positive, Share, checked
 from workbench.dictionaries.folder import CONFIG
-from workbench.dictionaries.loading import BUNDLED, bundled
+from workbench.dictionaries.loading import bundled, bundled_folder
 from workbench.dictionaries.protocol import Dictionary
 from workbench.index.annotations import Annotations
 from workbench.index.card import Example, FeatureCard, FeatureHit, TokenFeatures
@@ -261,5 +261,5 @@ def open_index(
     """
     folder = Path(path)
     if not folder.exists() and str(path) in bundled():
-        folder = BUNDLED / folder
+        folder = bundled_folder(path)
     return FeatureIndex(folder / INSIDE if (folder / CONFIG).exists() else folder, model, dictionary)

@@ -19,6 +19,7 @@ from workbench.core.checks import checked
 from workbench.core.files import is_empty, replacing
 from workbench.core.forms import read_json
 from workbench.core.progress import Progress
+from workbench.core.shipped import shipped
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.dictionaries.loading import load_dictionary
@@ -30,8 +31,6 @@ from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, id
 
 FORMAT = 1
 NOTE = "spliced.json"
-BUNDLED = Path(__file__).resolve().parents[2] / "data" / "models"
-"""The folder of the models that come with Workbench."""
 
 
 class Note(TypedDict):
@@ -50,7 +49,11 @@ class Note(TypedDict):
 
 def bundled_models() -> list[str]:
     """The names of the codebook models that come with Workbench."""
-    return sorted(file.parent.name for file in BUNDLED.glob(f"*/{NOTE}"))
+    return list(_shipped())
+
+
+def _shipped() -> dict[str, Path]:
+    return shipped("models", f"*/{NOTE}")
 
 
 @checked(ModelError)
@@ -72,8 +75,8 @@ def load_model(
         ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.
         DictionaryError: a damaged dictionary of a model that runs through some.
     """
-    if isinstance(source, str) and source in bundled_models() and not os.path.exists(source):
-        return _open(BUNDLED / source, source)
+    if isinstance(source, str) and not os.path.exists(source) and (folder := _shipped().get(source)):
+        return _open(folder, source)
     if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
         return _open(Path(source), str(source))
     if source is None or source == DEFAULT_MODEL:
