@@ -61,7 +61,7 @@ def shelf(_made: Shelf, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
     monkeypatch.setenv("WORKBENCH_RUNS", str(_made.dictionaries / "none"))
     from shared import dictionaries
 
-    monkeypatch.setattr(dictionaries, "SHIPPED", _made.dictionaries / "none")
+    monkeypatch.setattr(dictionaries.shipped, "HOME", _made.dictionaries / "none")
     return _made
 
 
