@@ -155,16 +155,8 @@ def test_figures_take_any_token() -> None:
 
 def test_the_frame_is_drawn_without_the_heavy_libraries() -> None:
     """The frame of a page is drawn before torch is loaded."""
-    tree = ast.parse((APP / "main.py").read_text())
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "workbench"]
-    packages = [f"{script.parent.name}/__init__" for script in APP.glob("*/page.py")]
-    assert len(packages) >= 10
-    for name in ("caching", "shared/session", "shared/waiting", "shared/tokens", "shared/pages", *packages):
-        body = ast.parse((APP / f"{name}.py").read_text()).body
-        for node in body:
-            assert not (isinstance(node, ast.Import) and any(one.name.startswith("workbench") for one in node.names))
-            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench")), name
+    assert len(list(APP.glob("*/page.py"))) >= 10
     code = "import sys, main\nfrom shared import pages\npages.discover()\n"
-    code += "print(*{'torch', 'workbench'} & set(sys.modules))"
+    code += "print(*{'torch', 'transformers', 'pyarrow'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=APP, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
