@@ -27,9 +27,11 @@ def show() -> None:
     entries = {}
     for entry in pages.discover():
         if entry.available():
-            script = pages.script(entry.folder)
-            page = st.Page(script, title=entry.title, icon=entry.icon, url_path=entry.url_path, default=not entries)
-            entries[page] = entry
+            script, shown = pages.script(entry.folder), {"title": entry.title, "icon": entry.icon}
+            if not entries:  # it stands at the address `/`, and is found by its name too
+                entries[st.Page(script, **shown, url_path="home", default=True)] = entry
+                shown["visibility"] = "hidden"
+            entries[st.Page(script, **shown, url_path=entry.url_path)] = entry
     page = st.navigation(list(entries))
     tokens.use_style()
     session.choose_model()
