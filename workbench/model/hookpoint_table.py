@@ -163,7 +163,8 @@ def _probe(module: Any) -> Tensor:
     sizes = module.config.get_text_config()
     heads = {sizes.num_attention_heads, getattr(sizes, "num_key_value_heads", None)}
     length = next(length for length in (3, 5, 7) if length not in heads)
-    return torch.arange(2 * length).view(2, length) % sizes.vocab_size
+    device = module.get_input_embeddings().weight.device
+    return torch.arange(2 * length, device=device).view(2, length) % sizes.vocab_size
 
 
 def _keep(into: dict[tuple[str, str], Tensor], path: str) -> Callable:

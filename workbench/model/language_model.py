@@ -61,6 +61,16 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tokens and results are: the device of its embeddings."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its activations."""
+        return self.network.module.dtype
+
     @checked(PromptError)
     def to_tokens(self, text: str, *, start: bool = True) -> Tensor:
         """Token ids of a text, `[1, pos]`; without tokens that the tokenizer adds behind a text, such as EOS.
@@ -74,7 +84,7 @@ class LanguageModel:
             PromptError: an empty text, a token that the model lacks, or a model without a tokenizer.
         """
         ids = prompt_forms.encode(self.tokenizer, text, self.network.vocab_size, self.name, start=start)
-        return torch.tensor([ids], dtype=torch.long)
+        return torch.tensor([ids], dtype=torch.long, device=self.device)
 
     @checked(PromptError)
     def to_text(self, tokens: Wholes | Sequence[int], after: Wholes | Sequence[int] = ()) -> str:
@@ -130,7 +140,11 @@ class LanguageModel:
         if isinstance(tokens, str):
             self._check_length(tokens)
             tokens = self.to_tokens(tokens)
-        sizes = {"n_ctx": self.network.n_ctx, "vocab_size": self.network.vocab_size}
+        sizes: dict[str, Any] = {
+            "n_ctx": self.network.n_ctx,
+            "vocab_size": self.network.vocab_size,
+            "device": self.device,
+        }
         return prompt_forms.token_tensor(tokens, **sizes, tokenizer=self.tokenizer, name=self.name)
 
     @checked(PromptError)
@@ -352,7 +366,7 @@ class LanguageModel:
                 f"The prompt has {longest:,} tokens and {max_new_tokens:,} are to follow, but {self.name} sees only "
                 f"{self.network.n_ctx:,}; shorten the prompt or lower max_new_tokens."
             )
-        return prompt_forms.pad_left(rows)
+        return prompt_forms.pad_left(rows, self.device)
 
     def _decode(
         self,
@@ -431,7 +445,7 @@ def _ids(tokens: Tensor | Sequence[int]) -> list[int]:
 
 
 def _lengths(tokens: Tensor, prompt_length: int | None) -> Tensor | None:
-    return None if prompt_length is None else torch.full((len(tokens),), prompt_length)
+    return None if prompt_length is None else tokens.new_full((len(tokens),), prompt_length)
 
 
 def _store(captured: dict[str, Tensor], key: str) -> Callable[[Tensor], None]:

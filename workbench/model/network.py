@@ -69,6 +69,11 @@ class Network:
         self.vocab_size: int = self.module.get_output_embeddings().weight.shape[0]
 
     @property
+    def device(self) -> torch.device:
+        """Where the tokens go: the device of the embeddings; a run moves its tokens and mask there."""
+        return self.module.get_input_embeddings().weight.device
+
+    @property
     def bridge(self) -> Any:
         """The `TransformerBridge`, built at its first use; it shares the weights."""
         return self._bridged[0]
@@ -117,11 +122,12 @@ class Network:
         Returns:
             Logits `[batch, pos, vocab]`, or `[batch, last, vocab]`.
         """
+        tokens, mask = tokens.to(self.device), mask if mask is None else mask.to(self.device)
         batch, new = tokens.shape
         extra: dict[str, Any] = {}
         past = 0 if cache is None else cache.get_seq_length()
         if mask is None:
-            positions = torch.arange(past, past + new).expand(batch, -1)
+            positions = torch.arange(past, past + new, device=tokens.device).expand(batch, -1)
             if _touches(run, "pos_embed."):  # else the model embeds the positions of one row for all
                 extra = {"position_ids": positions}
         else:
@@ -342,7 +348,7 @@ class Network:
             raise ModelError(f"The attention weights of this model can't be read per head: {error}.") from error
         shapes = (value.shape[0], value.shape[2]), (out.shape[2],)
         value_bias, out_bias = (
-            torch.zeros(shape) if bias is None else bias.detach().float().reshape(shape)
+            out.new_zeros(shape) if bias is None else bias.detach().float().reshape(shape)
             for bias, shape in zip(biases, shapes, strict=True)
         )
         return value, value_bias, out, out_bias
