@@ -28,6 +28,8 @@ INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_p
 COMPOSITE = "CompositeImplicitAutograd"
 FROM_PYTHON = (torch.tensor, torch.as_tensor, torch.asarray)
 """What makes tensors below the dispatcher."""
+INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+"""What makes tensors of lists there."""
 
 
 class OnDevice(torch.Tensor):
@@ -58,6 +60,9 @@ class OnDevice(torch.Tensor):
 
     def tolist(self) -> Any:
         return self.values.tolist()
+
+    def data_ptr(self) -> int:
+        return self.values.data_ptr()
 
     def numpy(self, *, force: bool = False) -> Any:
         if not force:
@@ -113,6 +118,13 @@ def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
     return tree_map(placed, made)
 
 
+def _as_tensors(index: Any) -> Any:
+    """An index whose lists are tensors of the processor."""
+    if isinstance(index, tuple):
+        return tuple(_as_tensors(one) for one in index)
+    return torch.tensor(index) if isinstance(index, list) else index
+
+
 class _FromPython(TorchFunctionMode):
     """Tensors that are made from lists straight on the device."""
 
@@ -120,6 +132,8 @@ class _FromPython(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in FROM_PYTHON and _is_emulated(kwargs.get("device")) and not isinstance(args[0], OnDevice):
             return func(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
+        if func in INDEXING and isinstance(args[0], OnDevice):
+            args = (args[0], _as_tensors(args[1]), *args[2:])
         return func(*args, **kwargs)
 
 

@@ -78,9 +78,9 @@ def read_target(
         chosen = (_token(model, target),)
     table = model.network.unembedding()
     bias = getattr(model.network.module.get_output_embeddings(), "bias", None)
-    bias = torch.zeros(len(table)) if bias is None else bias.detach().float()
+    bias = table.new_zeros(len(table)) if bias is None else bias.detach().float()
     factors = _factors(model, table @ normed + bias, logits)
-    shares = torch.zeros(len(table))  # each token's share in the value
+    shares = table.new_zeros(len(table))  # each token's share in the value
     shares[chosen[0]] = 1.0
     if len(chosen) == 1:
         shares -= 1 / len(table)

@@ -59,8 +59,8 @@ class Actor(Protocol):
         ...
 
 
-def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
-    """The hook points at which a dictionary reads and writes, on a model with these hook points.
+def places(dictionary: Actor, model: Any) -> tuple[HookPoint, HookPoint]:
+    """The hook points of a model at which a dictionary reads and writes; the dictionary moves to the model's device.
 
     Raises:
         DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
@@ -70,6 +70,7 @@ def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookP
         raise DictionaryError(
             f"{dictionary.name} does not say where it reads and writes; set its .reads and .writes to hook points."
         )
+    hook_points: HookPoints = model.hook_points
     reads, writes = hook_points[dictionary.reads], hook_points[dictionary.writes]
     _check_width(dictionary, "reads", dictionary.d_in, reads)
     _check_width(dictionary, "writes", dictionary.d_out, writes)
@@ -80,7 +81,14 @@ def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookP
                 f"{dictionary.name} can't act: the model computes {writes.name}, where it writes, before "
                 f"{reads.name}, where it reads."
             )
+    follow(dictionary, model)
     return reads, writes
+
+
+def follow(dictionary: Any, model: Any) -> None:
+    """Move a dictionary to the device of the model with which it is used, in place, unless it is there."""
+    if any(tensor.device != model.device for tensor in dictionary.state_dict().values()):
+        dictionary.to(model.device)
 
 
 def acting(
@@ -161,7 +169,7 @@ class Splice:
         """Fresh edits for one run, on all positions; interventions on the dictionary's features find them in `plan`."""
         dictionary, hook_points = self.dictionary, model.hook_points
         if dictionary.reads or dictionary.writes:
-            reads, writes = places(dictionary, hook_points)
+            reads, writes = places(dictionary, model)
             if writes.key != hook_points[self.hook_point].key:
                 raise DictionaryError(
                     f"{dictionary.name} writes at {dictionary.writes} and can't be spliced in at {self.hook_point}."
@@ -170,6 +178,7 @@ class Splice:
             reads = writes = hook_points[self.hook_point]
             _check_width(dictionary, "reads", dictionary.d_in, reads)
             _check_width(dictionary, "writes", dictionary.d_out, writes)
+            follow(dictionary, model)
         changes: list[Change | Rewrite] = []
         plan.splice(dictionary, changes)
 

@@ -258,7 +258,7 @@ class _Seen:
         """The weights of a ridge regression of each group's contributions on the input: `[d_model + 1, groups]`."""
         wanted = _group_sums(self.products[layer].double(), member, groups)
         squares = self.squares[layer]
-        held = RIDGE * squares.diagonal().mean() * torch.eye(len(squares)).double()
+        held = RIDGE * squares.diagonal().mean() * torch.eye(len(squares), device=squares.device).double()
         return torch.linalg.solve(squares + held, wanted).float()
 
 

@@ -174,7 +174,7 @@ def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     with building():
         module = kind.from_pretrained(
             None, config=config, state_dict=dict(tensors), dtype=like.dtype, attn_implementation=attention
-        )
+        ).to(like.device)
     held = state_of(module)
     strange = [name for name in tensors if name not in held or not equal(held[name], tensors[name])]
     if strange:

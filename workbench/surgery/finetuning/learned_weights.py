@@ -33,8 +33,9 @@ class AdaptedWeight(nn.Module):
         rows, columns = module.weight.shape
         self.up = self.down = None
         if rank:
-            self.up = nn.Parameter(torch.zeros(rows, rank))
-            self.down = nn.Parameter(torch.randn(rank, columns, generator=chance) / columns**0.5)
+            drawn = torch.randn(rank, columns, generator=chance) / columns**0.5
+            self.up = nn.Parameter(torch.zeros(rows, rank, device=module.weight.device))
+            self.down = nn.Parameter(drawn.to(module.weight.device))
         self.zeros, self.share = zeros, 1.0
         self.kept: Tensor | None = None
         self.turned = is_conv1d(module)

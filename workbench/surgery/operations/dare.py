@@ -94,7 +94,7 @@ def dare(
         for number, (source, share) in enumerate(zip(sources, shares, strict=True)):
             delta = source.delta(name, tensor)
             if p:
-                delta.mul_(_kept(tensor.shape, p, f"{seed} {number} {name}").to(delta.dtype))
+                delta.mul_(_kept(tensor.shape, p, f"{seed} {number} {name}").to(delta))
             total.add_(delta, alpha=share / (1 - p) if rescale else share)
         if bool(total.any()):
             tensors[name] = total.add_(tensor)

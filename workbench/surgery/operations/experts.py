@@ -56,7 +56,7 @@ def neuron_use(
     except (ModelError, HookPointError) as error:
         raise SurgeryError(f"The neurons of {model.name} can't be cut: {error}") from error
     corpus.check_tokens(model)
-    total, count = torch.zeros(lengths.shape, dtype=torch.float64), 0
+    total, count = torch.zeros_like(lengths, dtype=torch.float64), 0
     with uninterrupted(), torch.inference_mode():
         for batch in corpus.batches(model, 256, 4, tokens, seed):
             if cancel is not None and cancel():
