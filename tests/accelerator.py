@@ -1,8 +1,8 @@
 """An accelerator that every machine has, for tests of devices.
 
-Its tensors say that they are on a device of their own, `emulated:0`, are computed on the processor, and raise, as those of
-a graphics card do, where they meet a tensor of the processor. As there, a number in a tensor without dimensions and
-the index of an indexing may be on the processor.
+Its tensors say that they are on a device of their own, `emulated:0`, are computed on the processor, and raise, as those
+of a graphics card do, where they meet a tensor of the processor. As there, a number in a tensor without dimensions and
+the index of an indexing may be on the processor. What changes the shape of a tensor in place is not emulated.
 """
 
 from __future__ import annotations
@@ -21,6 +21,26 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 NAME = "emulated"
 _setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
+
+
+class _Module:
+    """What torch asks of the module of a device, for automatic mixed precision."""
+
+    @staticmethod
+    def get_amp_supported_dtype() -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def current_device() -> int:
+        return 0
+
+
+if not hasattr(torch, NAME):
+    torch._register_device_module(NAME, _Module)  # type: ignore[attr-defined]
 MOVES = {"aten::_to_copy", "aten::copy_", "aten::to"}
 """Operations that carry values from one device to another."""
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
@@ -64,10 +84,22 @@ class OnDevice(torch.Tensor):
     def data_ptr(self) -> int:
         return self.values.data_ptr()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.values.untyped_storage()
+
     def numpy(self, *, force: bool = False) -> Any:
         if not force:
             raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first.")
         return self.values.numpy(force=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = OnDevice(self.values.detach().clone())
+        if self.requires_grad:
+            twin.requires_grad_()
+        if isinstance(self, torch.nn.Parameter):
+            twin = torch.nn.Parameter(twin, self.requires_grad)
+        memo[id(self)] = twin
+        return twin
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -97,7 +129,7 @@ def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
         raise RuntimeError(f"indices should be on cpu, but found {DEVICE} in {name}.")
     target = kwargs.get("device")
     plain_args, plain_kwargs = tree_map(_values, (args, kwargs))
-    if target is not None:
+    if _is_emulated(target):
         plain_kwargs["device"] = torch.device("cpu")
     made = func(*plain_args, **plain_kwargs)
     if name == "aten::copy_" or (func._schema.is_mutable and made is plain_args[0]):
@@ -132,6 +164,8 @@ class _FromPython(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in FROM_PYTHON and _is_emulated(kwargs.get("device")) and not isinstance(args[0], OnDevice):
             return func(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
+        if func is torch.Tensor.new_tensor and isinstance(args[0], OnDevice):
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(DEVICE)
         if func in INDEXING and isinstance(args[0], OnDevice):
             args = (args[0], _as_tensors(args[1]), *args[2:])
         return func(*args, **kwargs)

@@ -230,7 +230,7 @@ FUNCTIONS: Calls = {
     "circuits.keep_heads": lambda w: {"model": w.model, "task": w.task, "heads": [(0, 1)]},
     "circuits.load_task": lambda w: {"path": w.saved_task},
     "circuits.log_odds": lambda w: {
-        "logits": torch.zeros(2, tiny.VOCAB),
+        "logits": torch.zeros(2, tiny.VOCAB, device=w.model.device),
         "encoded": wb.circuits.encode_task(w.model, w.task),
     },
     "circuits.patch_components": lambda w: {"model": w.model, "task": w.task},

@@ -102,7 +102,7 @@ def attribute(
         value = reader.value if reader.tokens else float(_read(frozen, reader))
         node = Node(0, "target", reader.layer, reader.position, value, reader.feature, reader.label)
         sources = Sources(model, frozen, coders, target=node, first=first, texts=texts)
-        gradient_effects = torch.zeros(1, len(sources.nodes))
+        gradient_effects = torch.zeros(1, len(sources.nodes), device=model.device)
         writes = [one.writes for one in frozen.layers]
         full_gradient(model, tokens, reader, writes, sources.visitor(gradient_effects))
         traced = _Traced(len(sources.nodes))
@@ -124,7 +124,7 @@ def attribute(
         "rest": rest,
     }
     about = {"prompt": texts, "tokens": tokens[0].tolist(), "provenance": provenance}
-    return _graph(frozen, sources, traced, gradient_effects[0], **about)
+    return _graph(frozen, sources, traced, gradient_effects[0].cpu(), **about)
 
 
 class _Traced:
@@ -137,14 +137,14 @@ class _Traced:
 
     def add(self, frozen: FrozenModel, sources: Sources, ids: list[int], readers: list[Reader]) -> None:
         """Trace the sources of these readers, all in one pass through the layers."""
-        out = torch.zeros(len(readers), len(sources.nodes))
         vectors = torch.stack([one.vector for one in readers])
+        out = vectors.new_zeros(len(readers), len(sources.nodes))
         layers, positions = [one.layer for one in readers], [one.position for one in readers]
         bias = frozen.pull_back(vectors, layers, positions, sources.visitor(out))
-        out[:, sources.BIAS] += bias + torch.tensor([one.constant for one in readers])
+        out[:, sources.BIAS] += bias + bias.new_tensor([one.constant for one in readers])
         self.ids += ids
         self.readers += readers
-        self.weights = torch.cat([self.weights, out])
+        self.weights = torch.cat([self.weights, out.cpu()])
 
     def waiting(self, sources: Sources) -> Tensor:
         """The influence of latents that are not traced: `[columns]`."""
@@ -186,7 +186,7 @@ def _graph(frozen: FrozenModel, sources: Sources, traced: _Traced, gradient_effe
         nodes=nodes,
         rows=ids,
         weights=weights,
-        invariants=sources.invariants(torch.stack(streams)),
+        invariants=sources.invariants(torch.stack(streams)).cpu(),
         scales=[float(frozen.norm(one.layer).scale[one.position]) for one in readers],
         totals=[nodes[0].value, *(float(_read(frozen, one)) for one in readers[1:])],
         shares=shares,

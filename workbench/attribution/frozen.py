@@ -73,7 +73,7 @@ class FrozenModel:
             The share of all biases `[n]`, without the readers' own constants.
         """
         order = sorted(range(len(layers)), key=lambda row: -layers[row])
-        rows = torch.tensor(order)
+        rows = torch.tensor(order, device=readers.device)
         readers = readers[rows]
         heights, places = [layers[row] for row in order], [positions[row] for row in order]
         length = max(places) + 1
@@ -82,7 +82,7 @@ class FrozenModel:
         for layer in range(max(heights), -1, -1):
             here = slice(sum(one > layer for one in heights), sum(one >= layer for one in heights))
             norm, above = self.norm(layer), slice(0, here.start)
-            at = torch.arange(here.start, here.stop), torch.tensor(places[here], dtype=torch.long)
+            at = rows.new_tensor(range(here.start, here.stop)), rows.new_tensor(places[here])
             new = norm.reader(readers[here]) * norm.scale[at[1], None]
             bias[here] += readers[here] @ norm.bias
             if layer == len(self.layers):

@@ -88,7 +88,7 @@ def read_target(
         shares[chosen[1]] = -1.0
     shares *= factors
     name = " − ".join(_texts(model, chosen))
-    reader = Reader(name, model.network.n_layers, place, shares @ table, float(shares @ bias), None, chosen)
+    reader = Reader(name, model.network.n_layers, place, table.T @ shares, float(shares @ bias), None, chosen)
     probabilities = logits.softmax(-1)[list(chosen)].tolist()
     return replace(reader, value=float(reader.of_logits(logits)), probabilities=tuple(probabilities))
 

@@ -95,7 +95,7 @@ def verify_graph(
     if not regimes:
         raise AttributionError(f"regimes is empty; name at least one of {', '.join(REGIMES)}.")
     chosen = _chosen(graph, nodes, coders)
-    tokens = torch.tensor([graph.tokens])
+    tokens = torch.tensor([graph.tokens], device=model.device)
     with uninterrupted(), torch.no_grad():
         reader = _reader(model, coders, graph)
         column = {node.id: place for place, node in enumerate(graph.nodes)}
@@ -170,7 +170,7 @@ def _reader(model: LanguageModel, coders: Mapping[int, SparseCoder], graph: Grap
         _check_layer(target, coders)
         return latent_reader(coders, target.layer, target.feature, target.position)
     chosen = tuple(graph.provenance["target_tokens"])
-    tokens = torch.tensor([graph.tokens])
+    tokens = torch.tensor([graph.tokens], device=model.device)
     return read_target(model, coders, tokens, chosen if len(chosen) != 1 else chosen[0], target.position)
 
 

@@ -62,9 +62,9 @@ def attribution_patching(
         for place, (name, gradient) in enumerate(zip((*points, *others), gradients, strict=True)):
             lost = (run.activations[name].detach() - corrupted[name][rows]) * gradient  # [rows, pos, *shape]
             if place < len(points):
-                heads[place] += lost.double().sum((0, 1, 3))
+                heads[place] += lost.double().sum((0, 1, 3)).cpu()
             else:
-                of_mlps[place - len(points)] += lost.double().sum()
+                of_mlps[place - len(points)] += lost.double().sum().cpu()
     count = len(task)
     return PatchingResult(
         method="attribution",
@@ -111,7 +111,7 @@ def edge_attribution_patching(
                 wanted = torch.stack([_pulled_back(run, points[layer], inputs[layer], gradients[layer], head)
                                       for head in range(n_heads)])  # [head, rows * pos * d_model]  # fmt: skip
                 for source in range(layer):
-                    edges[source, :, layer] += written[source] @ wanted.T
+                    edges[source, :, layer] += (written[source] @ wanted.T).cpu()
     return edges / len(task)
 
 
@@ -132,7 +132,8 @@ def _run_with_leaves(model: LanguageModel, encoded: EncodedTask, points: list[st
     leaves: dict[str, Tensor] = {}
     activations: dict[str, Tensor] = {}
     for name in points:
-        leaves[name] = torch.zeros(batch, length, *model.hook_points[name].shape, requires_grad=True)
+        shape = batch, length, *model.hook_points[name].shape
+        leaves[name] = torch.zeros(shape, device=model.device, requires_grad=True)
 
     def add_leaf(name: str) -> Callable[[Tensor], Tensor]:
         def change(x: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.nda
     features, cosines = [], []
     for start in range(0, len(vectors), _CHUNK):
         scores = vectors[start : start + _CHUNK] @ vectors.T
-        own = torch.arange(len(scores))
+        own = torch.arange(len(scores), device=scores.device)
         scores[own, start + own] = -2
         best = scores.topk(count)
         features.append(best.indices)

@@ -241,7 +241,8 @@ class _Judge:
         self.own_again: list[Tensor] = []  # [chunk]: of each token of the plain text under the plain model, as others
         vocab = model.network.vocab_size
         self.chunk = max(1, min(CHUNK, VALUES // vocab))
-        self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
+        self.before = torch.zeros(vocab, device=model.device)
+        self.after = torch.zeros(self.n_sides, vocab, device=model.device)
 
     def note(self, step: DecodingStep) -> None:
         """Take in one step of the writer; after a chunk of them, score them."""
@@ -264,7 +265,7 @@ class _Judge:
             followed = self.decoder.feed(tokens[self.texts])
             judged = torch.cat([first[:, None], followed[:, :-1]], 1).float()  # [judge's rows, chunk, vocab]
 
-            steps = torch.arange(self.scored, self.scored + chunk)
+            steps = torch.arange(self.scored, self.scored + chunk, device=tokens.device)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
             self.own_logprob.append(-cross_entropy(own, tokens))
             edited_on_plain, plain_on_edited = (judged[start : 2 * self.n_sides : 2] for start in (0, 1))

@@ -135,7 +135,9 @@ def top_both(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     values, columns = [], []
     for extreme, sign in ((high, 1), (-low, -1)):
         chosen = extreme.topk(top_k).indices  # [rows, top_k]
-        places = (chosen[..., None] * BLOCK + torch.arange(BLOCK)).flatten(1)  # [rows, top_k * BLOCK]
+        places = (chosen[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(
+            1
+        )  # [rows, top_k * BLOCK]
         places = torch.cat([places, rest], dim=1)
         best = (scores.gather(1, places) * sign).topk(top_k)
         values.append(best.values)

@@ -219,7 +219,7 @@ def _folded(model: LanguageModel, plans: Sequence[_Plan]) -> tuple[dict[str, Ten
         for name in fresh:
             if not name.endswith(".bias"):
                 raise SurgeryError(f"With {config} the model would have a new {name}; this can't be baked.")
-            tensors[name] = torch.zeros(shapes[name], dtype=next(iter(old.values())).dtype)
+            tensors[name] = next(iter(old.values())).new_zeros(shapes[name])
     return tensors, config
 
 
@@ -252,7 +252,7 @@ def _verify(model: LanguageModel, child: Child) -> None:
     named = [max(rule) for rule in rules if isinstance(rule, tuple)]
     length = min(max([PROBE, *(position + 2 for position in named)]), model.network.n_ctx)
     chance = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.network.vocab_size, (2, length), generator=chance)
+    tokens = torch.randint(model.network.vocab_size, (2, length), generator=chance).to(model.device)
     with uninterrupted(), torch.inference_mode():
         with model.intervening(child.reference):
             wanted = model(tokens, prompt_length=length // 2).float()

@@ -96,7 +96,7 @@ def certify(
             batches = _random_windows(start, tokens, (batch, context), seed)
         for ids, mask, content in batches:
             after = logits_with(end, ids, child.beside)
-            sums += _cost(logits_with(start, ids, ()), after, ids, content)
+            sums += _cost(logits_with(start, ids, ()), after, ids, content).cpu()
             for number, one in enumerate(chain):
                 largest = differences[number]
                 if largest is not None:
@@ -156,8 +156,9 @@ def _random_windows(
     """Random tokens `[batch, pos]`, with a mask and a content mask that are True everywhere."""
     chance, shape = torch.Generator().manual_seed(seed), (shape[0], min(shape[1], model.network.n_ctx))
     for _ in range(math.ceil(tokens / (shape[0] * shape[1]))):
-        everywhere = torch.ones(shape, dtype=torch.bool)
-        yield torch.randint(model.network.vocab_size, shape, generator=chance), everywhere, everywhere
+        everywhere = torch.ones(shape, dtype=torch.bool, device=model.device)
+        drawn = torch.randint(model.network.vocab_size, shape, generator=chance)
+        yield drawn.to(model.device), everywhere, everywhere
 
 
 def logits_with(model: LanguageModel, tokens: Tensor, interventions: Sequence[Any]) -> Tensor:

@@ -85,7 +85,8 @@ def verify_checkpoint(
     with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
         held = Path(scratch) / "wanted.safetensors"
         with uninterrupted(), torch.inference_mode():
-            save_file({"tokens": tokens, "logits": logits_with(model, tokens, interventions).contiguous()}, held)
+            logits = logits_with(model, tokens, interventions).cpu().contiguous()
+            save_file({"tokens": tokens.cpu(), "logits": logits}, held)
         command = [sys.executable, "-I", "-c", SCRIPT, str(Path(folder).absolute()), str(held)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
     if ended.returncode != 0:

@@ -117,6 +117,7 @@ def keep_neurons(
     if len(left) > 1 or left[0] == 0:
         raise SurgeryError(f"Every layer must keep equally many neurons, at least one; these keep {left}.")
     tensors: dict[str, Tensor] = {}
+    mask = mask.to(model.device)
     known = parameters_of(model.network.module)
     for layer in range(layers):
         down, feeding = neuron_matrices(model, layer)
@@ -170,7 +171,7 @@ def _check_cut(model: LanguageModel, child: LanguageModel, mask: Tensor) -> None
     """
     points = [model.network.neuron_hook_point(layer, "post").name for layer in range(len(mask))]
     edits = [Edit(name, (one * 1.0).mul) for name, one in zip(points, mask, strict=True)]
-    tokens = torch.arange(PROBE)[None] * 37 % model.network.vocab_size
+    tokens = torch.arange(PROBE, device=model.device)[None] * 37 % model.network.vocab_size
     with uninterrupted():
         wanted, found = model.run(tokens, edits).float(), child.run(tokens).float()
     moved = float((found - wanted).abs().max())

@@ -31,7 +31,7 @@ def neuron_matrices(model: LanguageModel, layer: int) -> tuple[str, dict[str, Te
     points = {site: network.neuron_hook_point(layer, site) for site in network.neuron_sites}
     post = points.pop("post")
     down = post.module or ""
-    each = torch.arange(post.width)
+    each = torch.arange(post.width, device=model.device)
     if all(point.module for point in points.values()):
         return down, {point.module or "": each for point in points.values()}
     block = down.partition(f".{layer}.")
