@@ -110,7 +110,7 @@ def build_indexes(
                     progress(done + share * (1 - _READING) / len(todo), f"Sorting {job.path.name}")
 
             job.finish(check)
-    return [FeatureIndex(job.path, model, job.dictionary) for job in jobs]
+        return [FeatureIndex(job.path, model, job.dictionary) for job in jobs]
 
 
 def _read(

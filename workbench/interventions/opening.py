@@ -16,9 +16,11 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from workbench.core.checks import checked
+from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
 from workbench.core.forms import read_json
 from workbench.core.progress import Progress
+from workbench.core.steady import read_steadily
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.dictionaries.loading import load_dictionary
@@ -75,7 +77,8 @@ def load_model(
     if isinstance(source, str) and source in bundled_models() and not os.path.exists(source):
         return _open(BUNDLED / source, source)
     if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
-        return _open(Path(source), str(source))
+        folder = Path(source)
+        return read_steadily(lambda: _open(folder, str(source)), (folder, folder / NOTE), ModelError)
     if source is None or source == DEFAULT_MODEL:
         module, tokenizer, hash = read_default(progress)
         return LanguageModel(module, tokenizer, DEFAULT_MODEL, hash)
@@ -110,7 +113,9 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
         ModelError: the folder holds something else, or can't be written.
     """
     path = Path(path)
-    if path.exists() and not (path / NOTE).exists() and not is_empty(path):
+    with explained(path, ModelError):
+        other = path.exists() and not (path / NOTE).exists() and not is_empty(path)
+    if other:
         raise ModelError(f"{path} is there already and is no model that was saved with save_model; choose another.")
     if not all(isinstance(one, Dictionary) for one in model.splices.values()):
         raise ModelError(f"{model.name} leaves out neurons; save the model without that, and its thresholds beside it.")
