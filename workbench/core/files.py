@@ -139,8 +139,8 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether there is a folder with nothing in it, which a saver may take as if there were none."""
-    return folder.is_dir() and not any(folder.iterdir())
+    """Whether there is a folder with nothing in it but a lock, which a saver may take as if there were none."""
+    return folder.is_dir() and all(file.name == NAME for file in folder.iterdir())
 
 
 def _share(path: Path, usual: int) -> None:

@@ -1,7 +1,7 @@
 """One writer of a folder at a time.
 
 `alone` is for long work: a lock in the folder, which names its holder. `in_turn` is for the moment at which something
-changes places: a lock on the folder itself, without a file. Both end with their holder's process, and readers need none.
+changes places: a lock on the folder itself, without a file. Both end with their holder's process. Readers need none.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _busy(folder: Path, holder: str = "") -> str:
 
 def _holder(file: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
-        return file.read_text(encoding="utf-8").strip() or "another process"
+        return " ".join(file.read_text(encoding="utf-8").split())[:300] or "another process"
     return "another process"
 
 

@@ -1,9 +1,9 @@
 """A dictionary on disk: a folder with `cfg.json` and `sae_weights.safetensors`, as SAELens names them.
 
 A folder changes places whole. Where it holds other files too (an index, a training state), or the process runs in it,
-the rest is left alone, and the two files are renamed, the weights first, by one process at a time. The weights hold their configuration in their
-metadata, and the SHA-256 of the `cfg.json` that they found there, so that a reader knows the `cfg.json` that a killed
-process did not replace any more. Everything that is read is checked.
+the rest is left alone, and the two files are renamed by one process at a time, the weights first. The weights hold
+their configuration in their metadata, and the SHA-256 of the `cfg.json` that they found there, so that a reader knows
+the `cfg.json` that a killed process did not replace any more. Everything that is read is checked.
 """
 
 from __future__ import annotations

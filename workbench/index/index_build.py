@@ -25,6 +25,7 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations, Harvest
 from workbench.index.annotations import Annotations
 from workbench.index.append_files import AppendFiles
+from workbench.index.feature_index import FeatureIndex
 from workbench.index.identity import identity
 from workbench.index.layout import (
     ANNOTATIONS,
@@ -32,7 +33,6 @@ from workbench.index.layout import (
     DATA,
     NOTE,
     FeatureIndexError,
-    read_note,
     save_json,
     write_note,
 )
@@ -78,22 +78,22 @@ class IndexBuild:
         self.spool: Spool = (DenseSpool if dense else SparseSpool)(self.building, dictionary.n_features)
         self._files: list[AppendFiles] = []
 
-    def finished(self) -> bool:
-        """Whether an index of the same note is there already."""
+    def finished(self) -> FeatureIndex | None:
+        """The index of the same note that is there already."""
         if not (self.path / DATA / NOTE).exists():
-            return False
+            return None
         try:
-            there = read_note(self.path)
+            index = FeatureIndex(self.path, self.model, self.dictionary)
         except FeatureIndexError:
-            return False
-        if any(there.get(name) != value for name, value in _plain(self.note).items()):
-            return False
+            return None
+        if any(index.about.get(name) != value for name, value in _plain(self.note).items()):
+            return None
         if self.building.exists():
-            with contextlib.suppress(FeatureIndexError), alone(self.path, FeatureIndexError):  # or it is another build's
+            with contextlib.suppress(FeatureIndexError), alone(self.path, FeatureIndexError):  # or another one builds
                 shutil.rmtree(self.building, ignore_errors=True)
         clear_leftovers(self.path / DATA)
         clear_lock(self.path)
-        return True
+        return index
 
     def committed(self) -> int:
         """Tokens that an earlier call committed; the files of a build with another note are removed."""

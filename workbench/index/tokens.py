@@ -47,7 +47,7 @@ class TokenTable:
         self.ids = mapped(folder / "tokens.bin", np.int32 if wide else np.uint16, n_tokens)
         self.runs = np.asarray(mapped(folder / "runs.bin", np.int32, -1, 4))
         self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
-        self._texts_file = mapped(folder / "texts.parquet", np.uint8, -1)  # not opened later, when it is another index's
+        self._texts_file = mapped(folder / "texts.parquet", np.uint8, -1)  # later it may be another index's
         self._pieces_file = mapped(folder / "pieces.parquet", np.uint8, -1)
         self._bounds = np.append(self.runs[:, 0], n_tokens)
 

@@ -28,7 +28,7 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.model.adapters import is_adapter, read_adapted
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface
+from workbench.model.weights import CHECKPOINT_FILES, ModelError, building, check_kind, identity, read_huggingface
 
 FORMAT = 1
 NOTE = "spliced.json"
@@ -122,7 +122,8 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
     with replacing(path, ModelError, own=(*CHECKPOINT_FILES, CONFIG, WEIGHTS), note=NOTE) as temporary:
         temporary.mkdir()
         if model.plain_hash != default_hash():
-            model.network.module.save_pretrained(temporary / "model")
+            with building():
+                model.network.module.save_pretrained(temporary / "model")
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary / "model")
         hook_points: dict[str, str] = {}
