@@ -273,7 +273,7 @@ SAVERS = [
     Saver("fine-tune", "run", _fine_tune, _read_fine_tuned, resumes=True),
     Saver("heal", "run", _heal, _read_healed, slow=True, resumes=True),
     Saver("index", "index", _index, _read_index, resumes=True),
-    Saver("index over another", "index", _index, _read_index, lambda path: _index(path, 7), slow=True),
+    Saver("index over another", "index", _index, _read_index, lambda path: _index(path, 7), slow=True, resumes=True),
     Saver("store", "store", _store, _read_store, resumes=True),
 ]
 

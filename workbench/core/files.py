@@ -64,6 +64,7 @@ def replacing(
         WorkbenchError: of the given kind: `target` can't be written, or holds something that the caller does not
             write. What is there stays.
     """
+    own = (*own, NAME)
     with explained(target, error):
         real = _real(target, error)
         real.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def replacing(
             with in_turn(real.parent, error):
                 if real.is_dir():
                     check_free(real, error)
-                check_place(target, temporary, error, own=(*own, NAME), note=note, owned=owned)
+                check_place(target, temporary, error, own=own, note=note, owned=owned)
                 _put(temporary, real)
 
 
