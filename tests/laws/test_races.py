@@ -161,10 +161,19 @@ def test_whoever_waits_finds_what_the_other_one_finished(
 ) -> None:
     monkeypatch.setattr("workbench.core.locks.PATIENCE", 60.0)
     saver = next(one for one in SAVERS if one.name == name)
-    path = tmp_path / saver.place
+    path, (heard, told), pause = tmp_path / saver.place, os.pipe(), time.sleep
+
+    def wait(seconds: float) -> None:
+        os.write(told, b".")
+        pause(seconds)
+
+    def work() -> None:
+        time.sleep = wait  # of this fork: it tells that it waits
+        saver.save(path, 1)
+
     with alone(path, FileError):
-        waiting = forked(lambda: saver.save(path, 1), tmp_path)
-        time.sleep(0.05)
+        waiting = forked(work, tmp_path)
+        assert select.select([heard], [], [], 60.0)[0]
         saver.save(path, 0)
     first, ending = saver.read(path), waiting.ending()
     if ending.status == 0:  # an index replaces another one
