@@ -43,9 +43,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# every saver killed at every contact with the disk, and on a disk that is full, read-only or closed
+# every saver killed at every contact with the disk and at any time, on real disks that are full, read-only or closed, and
+# beside a process that does the same; disks need the right to mount; it takes half an hour
 torture: $(READY)
-	WORKBENCH_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_kills.py
+	WORKBENCH_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		tests/laws/test_kills.py tests/laws/test_disks.py tests/laws/test_races.py
 
 # every architecture of the zoo, and the page that says what each can do
 zoo: $(READY)

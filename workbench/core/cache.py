@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from workbench.core.files import FileError
+from workbench.core.failures import FileError
 
 _TOLD: set[str] = set()
 """Reasons that were logged."""

@@ -215,6 +215,10 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
             if isinstance(wrong, MemoryError) or any(words in str(wrong) for words in NO_MEMORY):
                 raise error("There is not enough memory for this; choose smaller sizes.") from wrong
             raise
+        except PermissionError as wrong:  # of a place that may not even be looked at
+            if wrong.filename:
+                raise error(f"{wrong.filename} can't be used: {wrong.strerror}.") from wrong
+            raise
 
     return call
 

@@ -14,9 +14,10 @@ from typing import Any
 from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
 from workbench.core.shipped import VARIABLE, shipped
+from workbench.core.steady import read_steadily
 from workbench.core.text_files import read_utf8
 from workbench.core.type_words import reason_of
-from workbench.corpus.saving import CorpusError, read_note
+from workbench.corpus.saving import CorpusError, note_files, read_note
 from workbench.corpus.tables import COLUMN, Wanted, read_delimited, read_parquet
 
 _SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
@@ -43,28 +44,33 @@ def read_source(source: str | Path, wanted: Wanted) -> tuple[Iterator[str], Path
         raise CorpusError("Name a corpus: a bundled name such as stories, a file, a folder, or a data set.")
     path = Path(source).expanduser()
     path = _shipped().get(name, path)
-    said = name
+    if path.exists():
+        kept, note = read_steadily(lambda: _of_path(path, name, wanted), (path, *note_files(path)), CorpusError)
+        return iter(kept), path, note
+    if ending(path) in _READERS or path.is_absolute() or name.startswith((".", "~")):
+        raise CorpusError(f"There is no file or folder {path}.")
+    if name == "stories":
+        raise CorpusError(
+            f"The bundled corpus 'stories' is missing; name a folder that holds corpora/stories.parquet in {VARIABLE}."
+        )
+    return _stream(name, wanted.name), None, {"source": f"Hugging Face: {name}"}
+
+
+def _of_path(path: Path, name: str, wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
+    """The texts of a file or folder that are not blank, and the note on them, whose source is called `name`."""
     if path.is_dir():
         inside = replace(wanted, alone=False)
         texts: Iterable[str] = itertools.chain.from_iterable(_read(file, inside)[0] for file in files_in(path))
-    elif path.is_file():
+    else:
         if ending(path) not in _READERS:
             raise CorpusError(f"{path} is not a {_any_of(_READERS)} file.")
         texts, column = _read(path, wanted)
         if column != wanted.name:
-            said = f"{name}, column {column!r}"
-    elif ending(path) in _READERS or path.is_absolute() or name.startswith((".", "~")):
-        raise CorpusError(f"There is no file or folder {path}.")
-    elif name == "stories":
-        raise CorpusError(
-            f"The bundled corpus 'stories' is missing; name a folder that holds corpora/stories.parquet in {VARIABLE}."
-        )
-    else:
-        return _stream(name, wanted.name), None, {"source": f"Hugging Face: {name}"}
+            name = f"{name}, column {column!r}"
     kept = [text for text in texts if text.strip()]
     if not kept:
         raise CorpusError(f"{path} holds no text at all.")
-    return iter(kept), path, {"source": said, **read_note(path, kept if wanted.name == COLUMN else None)}
+    return kept, {"source": name, **read_note(path, kept if wanted.name == COLUMN else None)}
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -11,11 +11,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.locks import in_turn
 from workbench.core.replacement import check_place
 
 NOTE = "workbench"
@@ -93,12 +95,14 @@ def _write_parquet(path: Path, texts: Sequence[str], note: Mapping[str, Any]) ->
 
 def _write_jsonl(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> None:
     own = {FORMAT: 1, **note}
-    with replacing(path, CorpusError) as temporary:
-        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-        temporary.write_text("".join(lines), encoding="utf-8")
-        check_place(path, temporary, CorpusError)
-        _write_about(_about(path), own | {BEFORE: _earlier(path)})
-    _write_about(_about(path), own)
+    with ExitStack() as turn:
+        with replacing(path, CorpusError) as temporary:
+            lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+            temporary.write_text("".join(lines), encoding="utf-8")
+            turn.enter_context(in_turn(path.absolute().parent, CorpusError))  # until both files have their places
+            check_place(path, temporary, CorpusError)
+            _write_about(_about(path), own | {BEFORE: _earlier(path)})
+        _write_about(_about(path), own)
 
 
 def _write_about(path: Path, content: Mapping[str, Any]) -> None:
@@ -117,6 +121,11 @@ def _earlier(path: Path) -> dict[str, Any]:
         return read_note(path, kept) | {"hash": texts_hash(kept)} if kept else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+def note_files(path: Path) -> tuple[Path, Path]:
+    """Where the note of texts can be beside them, the older place last."""
+    return _about(path), path.with_suffix(".json")
 
 
 def _about(path: Path) -> Path:

@@ -32,7 +32,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
         folder = bundled_folder(path)
     form = next((one for one in known_formats() if one.matches(folder)), None)
     if form is None:
-        missing = next(name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file())
+        missing = next((name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()), WEIGHTS)
         raise DictionaryError(
             f"{folder} is not a dictionary: it has no {missing}; give the folder that save() or SAELens wrote."
         )

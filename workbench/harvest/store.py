@@ -19,7 +19,8 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, Positive, checked
-from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.failures import explained
+from workbench.core.files import clear_leftovers, replacing
 from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
 from workbench.core.progress import Progress, remembering
@@ -157,11 +158,12 @@ class Store:
         }
         if not _is_complete(folder, note):
             with alone(folder, HarvestError):
-                earlier = _begun(folder, note)
-                parts = harvest.run(earlier["committed"], progress=progress, cancel=stops)
-                _append(folder, earlier, parts, commit_every)
-                if not stops():
-                    _commit(folder, earlier | {"complete": True})
+                if not _is_complete(folder, note):  # by whoever had the lock
+                    earlier = _begun(folder, note)
+                    parts = harvest.run(earlier["committed"], progress=progress, cancel=stops)
+                    _append(folder, earlier, parts, commit_every)
+                    if not stops():
+                        _commit(folder, earlier | {"complete": True})
         return cls(folder)
 
 

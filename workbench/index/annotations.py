@@ -12,6 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from workbench.core.failures import explained
+from workbench.core.type_words import reason_of
 from workbench.index.label_files import Remark, read_labels, write_labels
 from workbench.index.layout import FeatureIndexError
 
@@ -97,29 +99,26 @@ class Annotations:
 
         While the first change is written, and after a process was killed there, the file has no tables.
         """
-        if not self.file.exists():
-            yield None
-            return
-        with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
-            (version,) = connection.execute("PRAGMA schema_version").fetchone()
-            yield connection if version else None
+        try:
+            if not self.file.exists():
+                yield None
+                return
+            with closing(sqlite3.connect(self.file, timeout=30)) as connection:
+                (version,) = connection.execute("PRAGMA schema_version").fetchone()
+                yield connection if version else None
+        except (sqlite3.Error, OSError) as error:
+            raise FeatureIndexError(f"{self.file} can't be used: {reason_of(error)}.") from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
-            connection.execute("PRAGMA synchronous = EXTRA")
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute("INSERT OR IGNORE INTO about VALUES ('dictionary', ?)", (self.dictionary,))
-                self._compare(connection)
-                yield connection
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise FeatureIndexError(f"{self.file} can't be used: {error}.") from error
+        with explained(self.file, FeatureIndexError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.file, timeout=30)) as connection:
+                connection.execute("PRAGMA synchronous = EXTRA")
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for statement in _SCHEMA:
+                        connection.execute(statement)
+                    connection.execute("INSERT OR IGNORE INTO about VALUES ('dictionary', ?)", (self.dictionary,))
+                    self._compare(connection)
+                    yield connection

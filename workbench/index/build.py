@@ -97,9 +97,11 @@ def build_indexes(
     jobs = [IndexBuild(path, model, dictionary, harvest, keep) for path, dictionary in named.items()]
     stops = remembering(cancel)
     with ExitStack() as locks:
-        for job in sorted((job for job in jobs if not job.finished()), key=lambda job: str(job.path)):
+        there = {job: job.finished() for job in jobs}
+        for job in sorted((job for job in jobs if there[job] is None), key=lambda job: str(job.path)):
             locks.enter_context(alone(job.path, FeatureIndexError))
-        todo = [job for job in jobs if not job.finished()]
+            there[job] = job.finished()  # by whoever had the lock
+        todo = [job for job in jobs if there[job] is None]
         _read(harvest, todo, commit_every, progress, stops)
         for number, job in enumerate(todo):
             done = _READING + (1 - _READING) * number / len(todo)
@@ -110,7 +112,8 @@ def build_indexes(
                     progress(done + share * (1 - _READING) / len(todo), f"Sorting {job.path.name}")
 
             job.finish(check)
-    return [FeatureIndex(job.path, model, job.dictionary) for job in jobs]
+        made = {job: FeatureIndex(job.path, model, job.dictionary) for job in todo}
+        return [index for job in jobs if (index := made.get(job, there[job])) is not None]
 
 
 def _read(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.core.checks import Natural, Number, Positive, Share, checked
+from workbench.core.steady import read_steadily
 from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.loading import bundled, bundled_folder
 from workbench.dictionaries.protocol import Dictionary
@@ -20,7 +21,7 @@ from workbench.index.examples import examples
 from workbench.index.firing import active_features
 from workbench.index.identity import check_same
 from workbench.index.label_files import Remark
-from workbench.index.layout import ANNOTATIONS, DATA, FeatureIndexError, read_note
+from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
 from workbench.index.regex import RegexScores, compiled
 from workbench.index.searching import Searcher
 from workbench.index.selection import TOP
@@ -58,20 +59,23 @@ class FeatureIndex:
     @checked(FeatureIndexError)
     def __init__(self, path: str | Path, model: LanguageModel | None = None, dictionary: Dictionary | None = None):
         self.path = Path(path)
-        note = read_note(self.path)
-        check_same(self.path, note, model, dictionary)
-        self.about: dict[str, Any] = {**note}
-        about = note["dictionary"]
-        self.n_features, self.n_tokens = about["n_features"], note["n_tokens"]
         self.model, self.dictionary = model, dictionary
         folder = self.path / DATA
-        self.tokens = TokenTable(folder, self.n_tokens)
-        self.statistics = read_statistics(folder / "features.parquet")
-        counts = self.statistics["active"]
-        self.entries = Entries(folder, self.n_tokens, counts, note["keep"], note["signed"])
+        read_steadily(self._open, (folder, folder / NOTE), FeatureIndexError)
+        about = self.about["dictionary"]
         self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"])
         self._searcher = Searcher(self.tokens, self.statistics)
         self._cards = CardTables(about["name"], dictionary, self.statistics, self.entries, self.tokens)
+
+    def _open(self) -> None:
+        """Open the files of `data`, all of them: another process may replace them later."""
+        folder, note = self.path / DATA, read_note(self.path)
+        check_same(self.path, note, self.model, self.dictionary)
+        self.about: dict[str, Any] = {**note}
+        self.n_features, self.n_tokens = note["dictionary"]["n_features"], note["n_tokens"]
+        self.tokens = TokenTable(folder, self.n_tokens)
+        self.statistics = read_statistics(folder / "features.parquet")
+        self.entries = Entries(folder, self.n_tokens, self.statistics["active"], note["keep"], note["signed"])
 
     def __len__(self) -> int:
         return self.n_features

@@ -135,6 +135,12 @@ def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
     return np.memmap(file, dtype, "r", shape=shape) if np.prod(shape) else np.zeros(shape, dtype)
 
 
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Write a raw file of an array's numbers; NumPy's own writing does not say that a disk is full."""
+    with open(file, "wb") as opened:
+        opened.write(np.ascontiguousarray(array).data)
+
+
 def save_json(file: Path, content: Any, *, owned: bool = False) -> None:
     """Write JSON, whole or not at all; `owned` as in `replacing`.
 

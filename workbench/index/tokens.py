@@ -21,7 +21,7 @@ import regex
 
 from workbench.core.checks import checked
 from workbench.corpus import Corpus
-from workbench.index.layout import FeatureIndexError, mapped
+from workbench.index.layout import FeatureIndexError, mapped, write_array
 from workbench.index.selection import AFTER, BEFORE
 from workbench.model.language_model import LanguageModel
 
@@ -47,8 +47,8 @@ class TokenTable:
         self.ids = mapped(folder / "tokens.bin", np.int32 if wide else np.uint16, n_tokens)
         self.runs = np.asarray(mapped(folder / "runs.bin", np.int32, -1, 4))
         self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
-        self._texts_file = folder / "texts.parquet"
-        self._pieces_file = folder / "pieces.parquet"
+        self._texts_file = mapped(folder / "texts.parquet", np.uint8, -1)  # later it may be another index's
+        self._pieces_file = mapped(folder / "pieces.parquet", np.uint8, -1)
         self._bounds = np.append(self.runs[:, 0], n_tokens)
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class TokenTable:
     @functools.cached_property
     def pieces(self) -> dict[int, str]:
         """The text of every token id that occurs here or is promoted by a feature."""
-        table = pq.read_table(self._pieces_file)
+        table = _table(self._pieces_file)
         return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
     def strings(self, ids: Sequence[int] | np.ndarray) -> list[str]:
@@ -118,7 +118,7 @@ class TokenTable:
 
     @functools.cached_property
     def _texts(self) -> pa.Table:
-        return pq.read_table(self._texts_file)
+        return _table(self._texts_file)
 
     @functools.cached_property
     def _bases(self) -> np.ndarray:
@@ -138,6 +138,11 @@ class TokenTable:
         ends, begins = behind + shift, before + shift
         order = np.lexsort((begins, ends))  # a character's first token has the width, its others have none
         return ends[order], begins[order], order.astype(np.int32)
+
+
+def _table(content: np.ndarray) -> pa.Table:
+    """The table in the bytes of a Parquet file `[bytes]`."""
+    return pq.read_table(pa.BufferReader(pa.py_buffer(content)))
 
 
 def _fitted(piece: str, width: int) -> str:
@@ -161,7 +166,7 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
         extra: ids of further tokens whose texts are stored; -1 stands for none.
     """
     ids, texts, positions = columns["tokens"], columns["texts"], columns["positions"]
-    ids.astype(np.uint16 if model.network.vocab_size <= 1 << 16 else np.int32).tofile(folder / "tokens.bin")
+    write_array(folder / "tokens.bin", ids.astype(np.uint16 if model.network.vocab_size <= 1 << 16 else np.int32))
     starts = np.flatnonzero(
         np.append(True, (texts[1:] != texts[:-1]) | (positions[1:] != positions[:-1] + 1))[: len(ids)]
     )
@@ -177,10 +182,9 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
             here = positions[rows]
             before = np.append(0, of_text)[here]
             widths[rows], characters[rows] = of_text[here] - before, before
-    widths.tofile(folder / "widths.bin")
-    np.stack([starts, texts[starts], positions[starts], characters[starts]], 1).astype(np.int32).tofile(
-        folder / "runs.bin"
-    )
+    write_array(folder / "widths.bin", widths)
+    runs = np.stack([starts, texts[starts], positions[starts], characters[starts]], 1)
+    write_array(folder / "runs.bin", runs.astype(np.int32))
     known = pa.table({"id": pa.array(used, pa.int32()), "text": [corpus.texts[text] for text in used.tolist()]})
     pq.write_table(known, folder / "texts.parquet", compression="zstd")
     needed = np.unique(np.concatenate([ids, *(more[more >= 0] for more in extra)]))

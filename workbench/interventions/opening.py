@@ -16,10 +16,12 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from workbench.core.checks import checked
+from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
 from workbench.core.forms import read_json
 from workbench.core.progress import Progress
 from workbench.core.shipped import shipped
+from workbench.core.steady import read_steadily
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.dictionaries.loading import load_dictionary
@@ -27,7 +29,7 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.model.adapters import is_adapter, read_adapted
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface
+from workbench.model.weights import CHECKPOINT_FILES, ModelError, building, check_kind, identity, read_huggingface
 
 FORMAT = 1
 NOTE = "spliced.json"
@@ -78,7 +80,8 @@ def load_model(
     if isinstance(source, str) and not os.path.exists(source) and (folder := _shipped().get(source)):
         return _open(folder, source)
     if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
-        return _open(Path(source), str(source))
+        folder = Path(source)
+        return read_steadily(lambda: _open(folder, str(source)), (folder, folder / NOTE), ModelError)
     if source is None or source == DEFAULT_MODEL:
         module, tokenizer, hash = read_default(progress)
         return LanguageModel(module, tokenizer, DEFAULT_MODEL, hash)
@@ -113,14 +116,17 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
         ModelError: the folder holds something else, or can't be written.
     """
     path = Path(path)
-    if path.exists() and not (path / NOTE).exists() and not is_empty(path):
+    with explained(path, ModelError):
+        other = path.exists() and not (path / NOTE).exists() and not is_empty(path)
+    if other:
         raise ModelError(f"{path} is there already and is no model that was saved with save_model; choose another.")
     if not all(isinstance(one, Dictionary) for one in model.splices.values()):
         raise ModelError(f"{model.name} leaves out neurons; save the model without that, and its thresholds beside it.")
     with replacing(path, ModelError, own=(*CHECKPOINT_FILES, CONFIG, WEIGHTS), note=NOTE) as temporary:
         temporary.mkdir()
         if model.plain_hash != default_hash():
-            model.network.module.save_pretrained(temporary / "model")
+            with building():
+                model.network.module.save_pretrained(temporary / "model")
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary / "model")
         hook_points: dict[str, str] = {}

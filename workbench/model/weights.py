@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint
+from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of
 from workbench.model.hub import in_words, is_gated, is_repository, models_here, why_unreachable
 
@@ -97,7 +98,10 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
         raise ModelError(f"{source!r} is not a model folder: it has no config.json.")
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
+    folder = Path(source)
     with _in_one_sentence(source):
+        if folder.exists():
+            return read_steadily(lambda: _load(source), (folder, folder / "config.json"), ModelError)
         return _read(source)
 
 
@@ -132,8 +136,8 @@ def _in_one_sentence(source: str) -> Iterator[None]:
 
 
 def _read(source: str) -> tuple[nn.Module, Any, str]:
-    """Model, tokenizer and hash: from a folder, the cache, or the hub."""
-    if Path(source).exists() or not is_repository(source):
+    """Model, tokenizer and hash: from the cache, or the hub."""
+    if not is_repository(source):
         return _load(source)
     if _knows_small_files(source):
         with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not in the cache

@@ -35,9 +35,9 @@ def write_table(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
 
 def read_table(file: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
     """The tensors of a table; None if there is none, or its note or its content is another one."""
-    if not file.exists():
-        return None
     try:
+        if not file.exists():
+            return None
         with safe_open(file, "pt") as opened:
             note = parse_json(opened.metadata()["about"], dict[str, Any], WorkbenchError, "Its note is damaged")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118

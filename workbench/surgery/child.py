@@ -24,10 +24,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
 from workbench.core.hashing import fingerprint
 from workbench.core.provenance import command_line
@@ -125,7 +125,7 @@ class Child:
         if not str(folder):
             raise SurgeryError("Name a folder to save to.")
         folder = Path(folder)
-        try:
+        with explained(folder, SurgeryError):
             if folder.exists() and not (folder / NOTE).exists() and not is_empty(folder):
                 raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
             if self.certificate is None:
@@ -133,8 +133,6 @@ class Child:
             with replacing(folder, SurgeryError, own=PATTERNS, note=NOTE) as temporary:
                 temporary.mkdir()
                 self._write(temporary)
-        except (OSError, SafetensorError) as error:
-            raise SurgeryError(f"{folder} can't be written: {error}.") from error
 
     def _write(self, folder: Path) -> None:
         with building():

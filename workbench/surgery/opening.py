@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench.core.checks import checked
 from workbench.core.hashing import fingerprint
+from workbench.core.steady import read_steadily
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.saved import load_interventions
 from workbench.model.language_model import LanguageModel
@@ -14,7 +15,7 @@ from workbench.model.weights import ModelError, buffers_of, read_huggingface, st
 from workbench.surgery.certificate.record import JSON, read_certificate
 from workbench.surgery.child import BESIDE, Child
 from workbench.surgery.child_building import SurgeryError, among, build
-from workbench.surgery.notes import read_note
+from workbench.surgery.notes import NOTE, read_note
 
 
 @checked(SurgeryError)
@@ -32,8 +33,11 @@ def open_child(folder: str | Path, parent: LanguageModel | Child, dictionaries: 
         SurgeryError: the folder is no such folder, is damaged, or was made from another parent.
         DictionaryError, EditError: the interventions beside it can't be read.
     """
-    folder = Path(folder)
-    parent = parent.model if isinstance(parent, Child) else parent
+    place, above = Path(folder), parent.model if isinstance(parent, Child) else parent
+    return read_steadily(lambda: _open(place, above, dictionaries), (place, place / NOTE), SurgeryError)
+
+
+def _open(folder: Path, parent: LanguageModel, dictionaries: Sequence[Dictionary]) -> Child:
     note = read_note(folder)
     ancestors = [step["parent"] for step in note["history"]]
     if parent.hash not in [one["hash"] for one in ancestors]:

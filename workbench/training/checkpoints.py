@@ -31,7 +31,8 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, checked
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.failures import explained
+from workbench.core.files import clear_leftovers, replacing
 from workbench.core.forms import as_form, parse_json, read_json, read_text
 from workbench.core.hashing import fingerprint
 from workbench.core.locks import clear_lock
@@ -116,6 +117,11 @@ class State:
                     }
 
 
+def has_ended(folder: str | Path) -> bool:
+    """Whether a folder holds a training that has come to its end."""
+    return (Path(folder) / PROGRESS).exists()
+
+
 class RunFolder:
     """The folder of one training.
 
@@ -134,7 +140,7 @@ class RunFolder:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
         self.folder = Path(folder)
         self.settings = json.loads(json.dumps(settings))
-        self.finished = (self.folder / PROGRESS).exists()
+        self.finished = has_ended(self.folder)
         self._at = self.folder if self.finished else self._newest()
         self.note: dict[str, Any] = self._read_note() if self._at else {}
         if not self._at and (self.folder / CONFIG).exists() and not self._was_trained_here():

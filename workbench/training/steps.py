@@ -13,6 +13,7 @@ import platform
 import time
 from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ import torch
 from workbench.core.checks import checked
 from workbench.core.locks import alone
 from workbench.core.provenance import command_line
-from workbench.training.checkpoints import RunFolder, State, TrainingError
+from workbench.training.checkpoints import RunFolder, State, TrainingError, has_ended
 from workbench.training.learner import Learner
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
@@ -63,13 +64,13 @@ class Training:
         self.learner, self.settings, self.processes, self.options = learner, settings, processes, options
         self.batch_size, self.steps = settings.batch_size, learner.steps
         self.start = learner.hash
-        self.run = RunFolder(options.folder, settings.plain()) if options.folder is not None else None
+        self.run: RunFolder | None = None
         self._lock = ExitStack()
-        if self.run and not self.run.finished and processes.rank == 0:
-            self._lock.enter_context(alone(self.run.folder, TrainingError))
+        if options.folder is not None and processes.rank == 0 and not has_ended(options.folder):
+            self._lock.enter_context(alone(Path(options.folder), TrainingError))
         try:
-            if self.run:  # as whoever had the lock left it
-                self.run = RunFolder(self.run.folder, settings.plain())
+            if options.folder is not None:  # as whoever had the lock left it
+                self.run = RunFolder(options.folder, settings.plain())
             if self.run and self.run.note:
                 self.run.restore(learner)
         except BaseException:
