@@ -26,6 +26,7 @@ from workbench.core.checks import Positive, PositiveNumber
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import explained, replacing
 from workbench.core.forms import parse_json
+from workbench.core.hashing import not_finite
 from workbench.core.replacement import form_of
 
 CONFIG = "cfg.json"
@@ -135,7 +136,6 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except UnicodeDecodeError as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
     config = parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged")
-    check_finite(tensors)
     return dict(config), tensors
 
 
@@ -214,12 +214,11 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise DictionaryError(f"its {name} holds {tensor.dtype}, not floating-point numbers")
-        threshold = "threshold" in name
-        wrong = tensor.isnan() | (tensor == -torch.inf) if threshold else ~tensor.isfinite()
-        if bool(wrong.any()):
-            raise DictionaryError(
-                f"its {name} holds values that are not finite, so its codes would be none; make it anew"
-            )
+    thresholds = [name for name in tensors if "threshold" in name]
+    wrong = not_finite(tensors, infinite=thresholds)
+    wrong = wrong or next((name for name in thresholds if bool((tensors[name] == -torch.inf).any())), "")
+    if wrong:
+        raise DictionaryError(f"its {wrong} holds values that are not finite, so its codes would be none; make it anew")
 
 
 def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

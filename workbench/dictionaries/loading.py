@@ -11,7 +11,7 @@ from types import ModuleType
 from workbench.core.checks import checked
 from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
-from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
+from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_finite
 from workbench.dictionaries.protocol import Dictionary
 
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
@@ -42,6 +42,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
         )
     try:
         dictionary = form.read(folder)
+        check_finite(dictionary.tensors())
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:

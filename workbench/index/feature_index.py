@@ -69,7 +69,7 @@ class FeatureIndex:
         self.statistics = read_statistics(folder / "features.parquet")
         counts = self.statistics["active"]
         self.entries = Entries(folder, self.n_tokens, counts, note["keep"], note["signed"])
-        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"])
+        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"], about.get("former_hash", ""))
         self._searcher = Searcher(self.tokens, self.statistics)
         self._cards = CardTables(about["name"], dictionary, self.statistics, self.entries, self.tokens)
 

@@ -1,7 +1,8 @@
 """`surgery.json`: the note in the folder of a child that states its hash and the steps that made it.
 
-Format 2 names operations by their functions. Format 1 used the names of `FORMER_NAMES`; a certificate and a model's
-own record of its steps may still hold them.
+Format 3 holds the hashes of the folder's files beside the weights, and hashes of models that cover their settings and
+tokenizer. Format 2 names operations by their functions. Format 1 used the names of `FORMER_NAMES`; a certificate and a
+model's own record of its steps may still hold them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from annotated_types import MinLen
 from pydantic import ConfigDict
@@ -20,7 +21,7 @@ from workbench.core.forms import read_json
 from workbench.surgery.child_building import SurgeryError
 
 NOTE = "surgery.json"
-FORMAT = 2
+FORMAT = 3
 FORMER_NAMES = {
     "remove layers": "remove_layers",
     "remove sublayers": "remove_sublayers",
@@ -60,6 +61,9 @@ class Note(TypedDict):
     name: str
     hash: str
     history: Annotated[list[Step], MinLen(1)]
+    weights_hash: NotRequired[str]
+    files: NotRequired[dict[str, str]]
+    """SHA-256 of the files that decide beside the weights, by name."""
 
 
 def read_note(folder: Path) -> Note:
@@ -71,8 +75,10 @@ def read_note(folder: Path) -> Note:
     if not (folder / NOTE).exists():
         raise SurgeryError(f"{folder} holds no model that was saved by surgery: it has no {NOTE}.")
     note = read_json(folder / NOTE, Note, SurgeryError, "a note of surgery")
-    if note["format"] not in (1, FORMAT):
+    if note["format"] not in (1, 2, FORMAT):
         raise SurgeryError(f"{folder} is in format {note['format']}, and this version reads formats 1 to {FORMAT}.")
+    if note["format"] == FORMAT and ("files" not in note or "weights_hash" not in note):
+        raise SurgeryError(f"{folder / NOTE} lacks the hashes of the folder's files; copy the folder again.")
     return note | {"history": with_current_names(note["history"])}  # type: ignore[return-value]
 
 
