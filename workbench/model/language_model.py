@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
 from workbench.model import prompts as prompt_forms
+from workbench.model.blame import blaming
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, streamed
@@ -345,7 +346,8 @@ class LanguageModel:
         sampling = sampling or Sampling(temperature, top_k, top_p, seed)
         rows, steps = self._decode(prompts, max_new_tokens, sampling, interventions, stop, stream=False)
         texts = [prompt if isinstance(prompt, str) else self._text(prompt) for prompt in prompts]
-        return generations(texts, rows, steps, self._text)
+        with blaming(self, rows, [interventions] * len(rows)):
+            return generations(texts, rows, steps, self._text)
 
     @checked(PromptError)
     def stream(
@@ -361,9 +363,9 @@ class LanguageModel:
 
         A token that ends inside a character comes with the one behind it.
         """
-        yield from streamed(
-            self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)[1]
-        )
+        rows, steps = self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)
+        with blaming(self, rows, [interventions] * len(rows)):
+            yield from streamed(steps)
 
     @checked(PromptError)
     def prompt_batch(
