@@ -11,7 +11,7 @@ import torch
 from workbench.core.checks import Number, checked
 from workbench.core.progress import Progress
 from workbench.evaluation.losses import cross_entropy
-from workbench.model.blame import blamed, first_not_finite
+from workbench.model.blame import blamed, check_extreme, first_not_finite
 from workbench.model.decoding import check_causal
 from workbench.model.edits import Group, Intervention, Run, check_edits
 from workbench.model.language_model import LanguageModel
@@ -71,6 +71,8 @@ def dose_response(
     bound = [model.bind([]), *(model.bind(make(value)) for value in values)]
     for edits in bound:
         check_edits(edits, tokens.shape[1], length)
+    for value in values:
+        check_extreme(model, start[0].tolist(), make(value))
     measured: list[float] = []
     for first in range(0, len(bound), ROWS):
         if progress:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from workbench.model.edits import EditError, Intervention
-from workbench.model.in_force import acting_on, uninterrupted
+from workbench.model.in_force import acting_on, holding, interventions_in_force, uninterrupted
+
+EXTREME = 1e15
+"""Numbers of interventions beyond which the square of the stream may be infinite in float32, at usual weights."""
 
 
 class NotFiniteError(EditError):
@@ -49,8 +52,11 @@ def blaming(
         interventions: those of each row.
 
     Raises:
-        EditError: as `blamed`.
+        EditError: as `blamed` and `check_extreme`.
     """
+    first = {id(edits): row for row, edits in reversed(list(enumerate(interventions)))}
+    for row in first.values():
+        check_extreme(model, prompts[row], interventions[row])
     try:
         yield
     except NotFiniteError as error:
@@ -59,7 +65,19 @@ def blaming(
         raise blamed(model, tokens, len(start), interventions[error.row]) from error
 
 
-@torch.inference_mode()
+def check_extreme(model: Any, prompt: Sequence[int], interventions: Sequence[Intervention]) -> None:
+    """Raise `EditError` where an intervention with a number beyond `EXTREME` makes the residual stream too large.
+
+    A norm squares the stream; where the square is infinite it writes zeros or its bias, whatever the text, and logits
+    are finite all the same. Without such a number nothing is run.
+    """
+    every = [*acting_on(model), *interventions]
+    if any(map(_is_extreme, every)):
+        tokens = torch.tensor([[*prompt, prompt[-1]]])
+        if cause := _cause(model, tokens, len(prompt), every):
+            raise cause
+
+
 def blamed(model: Any, tokens: Tensor, prompt_length: int, interventions: Sequence[Intervention]) -> EditError:
     """An error that names the first intervention with which a model computes values that are not finite.
 
@@ -72,19 +90,44 @@ def blamed(model: Any, tokens: Tensor, prompt_length: int, interventions: Sequen
         interventions: of the call.
     """
     every = [*acting_on(model), *interventions]
+    named = ", ".join(map(str, every)) or model.name
+    return _cause(model, tokens, prompt_length, every) or EditError(
+        f"Values are not finite numbers here under {named}; lower what is too large."
+    )
+
+
+@torch.inference_mode()
+def _cause(model: Any, tokens: Tensor, prompt_length: int, every: Sequence[Intervention]) -> EditError | None:
+    """What makes values too large; None where nothing does."""
     with uninterrupted():
         for count in range(len(every) + 1):
-            logits = model.run(tokens, model.bind(every[:count]), prompt_length=prompt_length)
-            if first_not_finite(logits) is not None:
+            if _fails(model, tokens, prompt_length, every[:count]):
                 if count:
                     return EditError(
                         f"{every[count - 1]} makes the model compute values that are not finite numbers; lower its "
                         "value."
                     )
-                kind = str(logits.dtype).removeprefix("torch.")
+                kind = str(model.network.module.dtype).removeprefix("torch.")
                 return EditError(
                     f"{model.name} computes values here that are not finite numbers, without any intervention: its "
                     f"weights are too large for {kind}."
                 )
-    named = ", ".join(map(str, every)) or "the model"
-    return EditError(f"Values are not finite numbers here under {named}; lower what is too large.")
+    return None
+
+
+def _fails(model: Any, tokens: Tensor, prompt_length: int, interventions: Sequence[Intervention]) -> bool:
+    """Whether logits are not finite, or the residual stream behind the last layer has no finite square."""
+    if first_not_finite(model.run(tokens, model.bind(interventions), prompt_length=prompt_length)) is not None:
+        return True
+    last = f"blocks.{model.network.n_layers - 1}.hook_resid_post"
+    if last not in model.hook_points:
+        return False
+    with holding(interventions_in_force, model, interventions):
+        stream = model.capture(tokens, [last], prompt_length=prompt_length)[last]
+    return not bool(stream.float().square().sum(-1).isfinite().all())
+
+
+def _is_extreme(intervention: object) -> bool:
+    """Whether a number of an intervention is beyond `EXTREME`."""
+    values = vars(intervention).values() if hasattr(intervention, "__dict__") else ()
+    return any(isinstance(value, int | float) and abs(value) > EXTREME for value in values)
