@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -108,7 +109,7 @@ def test_a_models_identity_covers_what_decides() -> None:
         other = fresh(**changes)
         assert other.weights_hash == model.weights_hash, changes
         assert other.hash != model.hash, changes
-    tokenizer = tiny.tokenizer()
+    tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.chat_template = "{{ messages }}"
     others = [tokenizer, tokenizers_zoo.build("bytes"), None]
     hashes = {wb.load_model(tiny.build("llama"), tokenizer=one).hash for one in others}
@@ -182,6 +183,9 @@ def test_what_older_versions_recorded_is_known(tmp_path: Path) -> None:
     text = to_json(model, [wb.Clamp(one.feature(3), 2.0)])
     store = Store.write(Harvest(model, CORPUS, POINT, context=16, batch=4), tmp_path / "store")
 
+    with pytest.raises(HarvestError, match="its model_hash is"):
+        Store.write(Harvest(fresh(rms_norm_eps=0.1), CORPUS, POINT, context=16, batch=4), store.folder)
+
     def older(note: Any) -> Any:
         note["harvest"]["model_hash"] = note["harvest"].pop("former_hash")
         if "dictionary" in note:
@@ -201,8 +205,6 @@ def test_what_older_versions_recorded_is_known(tmp_path: Path) -> None:
     assert len(stored) == len(store)
     text = text.replace(model.hash, model.weights_hash).replace(one.hash, one.tensors_hash)
     assert from_json(model, text, [one])
-    with pytest.raises(HarvestError, match="its model_hash is"):
-        Store.write(Harvest(fresh(rms_norm_eps=0.1), CORPUS, POINT, context=16, batch=4), stored.folder)
 
 
 def test_shipped_indexes_open_with_their_dictionaries() -> None:
@@ -359,8 +361,8 @@ def test_values_that_nobody_meant_are_refused(tmp_path: Path) -> None:
     model = fresh()
     calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: wb.neurons.token_scores(model, Feature("neurons.0.gate", 3), scale="raww"), "scale is"),  # type: ignore[arg-type]
-        (lambda: wb.StandardSAE(8, 16, l1=-5), "l1 is"),
-        (lambda: wb.JumpReLUSAE(8, 16, bandwidth=float("nan")), "bandwidth is"),
+        (lambda: wb.dictionaries.StandardSAE(8, 16, l1=-5), "l1 is"),
+        (lambda: wb.dictionaries.JumpReLUSAE(8, 16, bandwidth=float("nan")), "bandwidth is"),
     ]
     for same in (tmp_path / "a", str(tmp_path / "b" / ".." / "a")):
         dictionaries = {str(tmp_path / "a"): trained(), Path(same) if same == tmp_path / "a" else same: trained(5)}
