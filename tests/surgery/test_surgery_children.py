@@ -14,7 +14,7 @@ import tiny
 
 import workbench as wb
 from workbench.surgery.child import SurgeryError, files_of
-from workbench.surgery.notes import FORMER_NAMES, edit_hash
+from workbench.surgery.notes import FORMER_NAMES, edit_hash, sealed
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -71,7 +71,7 @@ def saved(folder: Path) -> tuple[wb.model.LanguageModel, wb.surgery.Child]:
 def record(folder: Path) -> None:
     """Enter the files of a child's folder into its note, as they are now."""
     path = folder / "surgery.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files_of(folder)}))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"files": files_of(folder)})))
 
 
 def test_what_format_1_saved_opens_under_the_present_names(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_what_format_1_saved_opens_under_the_present_names(tmp_path: Path) -> No
     note = json.loads((tmp_path / "child" / "surgery.json").read_text())
     certificate = json.loads((tmp_path / "child" / "certificate.json").read_text())
     assert note["format"] == 3
-    note = {name: value for name, value in note.items() if name not in ("files", "weights_hash")}
+    note = {name: value for name, value in note.items() if name not in ("files", "weights_hash", "sha256")}
     note["hash"] = child.model.weights_hash
     for steps in (note["history"], certificate["steps"]):
         steps[1]["operation"] = "fewer_kv_heads"

@@ -27,6 +27,17 @@ CHECKPOINT_FILES = ("config.json", "model*.safetensors", "*.safetensors.index.js
 CHECKPOINT_FILES += ("tokenizer*.json", "*.model", "*.jinja", *LEFT_OUT)
 """Patterns of the names of a checkpoint's files, as `save_pretrained` of transformers writes them."""
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "special_tokens_map.json",
+)
+"""Patterns of the names of a tokenizer's files."""
+
 ADAPTER = "adapter_config.json"
 """The file that marks a folder of an adapter."""
 
@@ -160,8 +171,15 @@ def _load(source: str, **where: Any) -> tuple[nn.Module, Any, str]:
     module = _load_module(source, **where)
     with ThreadPoolExecutor(1) as pool:
         hashed = pool.submit(identity, module)
-        tokenizer = read_tokenizer(source, **where)
+        tokenizer = read_tokenizer(source, **where) if _has_tokenizer(source) else None
         return module, tokenizer, hashed.result()
+
+
+def _has_tokenizer(source: str) -> bool:
+    """Whether a folder has a file of a tokenizer, where transformers would make an empty one of the model's kind; a
+    name of the hub is asked for one."""
+    folder = Path(source)
+    return not folder.exists() or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
 
 
 def _load_module(source: str, **where: Any) -> nn.Module:

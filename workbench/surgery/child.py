@@ -45,7 +45,7 @@ from workbench.surgery.child_building import (
     complete,
     parameter_shapes,
 )
-from workbench.surgery.notes import FORMAT, NOTE, edit_hash, with_current_names
+from workbench.surgery.notes import FORMAT, NOTE, edit_hash, sealed, with_current_names
 
 BESIDE = "interventions.json"
 """File of the edits that weights can't hold and that run with the model."""
@@ -150,7 +150,7 @@ class Child:
         model = self.model
         note = {"format": FORMAT, "name": model.name, "hash": model.hash, "weights_hash": model.weights_hash}
         note |= {"files": files_of(folder), "history": self.history}
-        (folder / NOTE).write_text(json.dumps(note, indent=2))
+        (folder / NOTE).write_text(json.dumps(sealed(note), indent=2))
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from workbench.core.forms import read_json
+from workbench.core.hashing import hash_of
 from workbench.surgery.child_building import SurgeryError
 
 NOTE = "surgery.json"
@@ -64,6 +65,8 @@ class Note(TypedDict):
     weights_hash: NotRequired[str]
     files: NotRequired[dict[str, str]]
     """SHA-256 of the files that decide beside the weights, by name."""
+    sha256: NotRequired[str]
+    """Of all other entries."""
 
 
 def read_note(folder: Path) -> Note:
@@ -79,7 +82,15 @@ def read_note(folder: Path) -> Note:
         raise SurgeryError(f"{folder} is in format {note['format']}, and this version reads formats 1 to {FORMAT}.")
     if note["format"] == FORMAT and ("files" not in note or "weights_hash" not in note):
         raise SurgeryError(f"{folder / NOTE} lacks the hashes of the folder's files; copy the folder again.")
+    if note["format"] == FORMAT and sealed(note) != note:
+        raise SurgeryError(f"The entries of {folder / NOTE} are not those that were saved there; copy it again.")
     return note | {"history": with_current_names(note["history"])}  # type: ignore[return-value]
+
+
+def sealed(note: Mapping[str, Any]) -> dict[str, Any]:
+    """A note with the hash of all its entries among them."""
+    rest = {name: value for name, value in note.items() if name != "sha256"}
+    return rest | {"sha256": hash_of(rest)}
 
 
 def with_current_names(history: Iterable[Mapping[str, Any]]) -> list[Any]:
