@@ -28,14 +28,6 @@ CHECKPOINT_FILES += ("tokenizer*.json", "*.model", "*.jinja", *LEFT_OUT)
 """Patterns of the names of a checkpoint's files, as `save_pretrained` of transformers writes them."""
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-    "special_tokens_map.json",
-)
 """Patterns of the names of a tokenizer's files."""
 
 ADAPTER = "adapter_config.json"

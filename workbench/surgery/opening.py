@@ -64,8 +64,12 @@ def open_child(folder: str | Path, parent: LanguageModel | Child, dictionaries: 
     shared = build(type(module), module.config, {place: tensor for place, (tensor, _) in tensors.items()})
     shared.generation_config = module.generation_config
     model = LanguageModel(shared, tokenizer, note["name"], hash)
-    if "files" in note:  # the same files: whatever the libraries of today make of them, the record stands
-        model.hash = note["hash"]
+    if "files" in note and model.hash != note["hash"]:
+        _log.warning(
+            "The files in %s are those that were saved, but transformers makes another configuration or tokenizer of "
+            "them than the child had.",
+            folder,
+        )
     history = [dict(step) for step in note["history"]]
     model.about = parent.about | {"surgery": history}
     beside = load_interventions(folder / BESIDE, model, dictionaries) if (folder / BESIDE).exists() else ()
