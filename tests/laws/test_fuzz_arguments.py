@@ -65,8 +65,8 @@ FOR_ROOMS = {
     "kind_called loss_and_gradients origin parameter_groups pre_activations resample splice splice_terms take_origin "
     "tensors widen",
     "Codebook": "adopt begin calibrate check direction drawn_like feature force from_config group_of initialise "
-    "intervene is_named kind_called loss_and_gradients origin parameter_groups pass_through prepare resample save splice "
-    "splice_terms take_origin widen write",
+    "intervene is_named kind_called loss_and_gradients origin parameter_groups pass_through prepare resample save "
+    "splice splice_terms take_origin widen write",
     "KeyValueBottleneck": "check direction feature force from_config intervene is_named kind_called reconstruct save "
     "splice write",
     "Harvest": "collect",
