@@ -112,7 +112,7 @@ def trouble(model: LanguageModel, one: Known) -> str:
     """Why a dictionary does not fit the model, in a sentence; empty if it does."""
     if one.complaint:
         return one.complaint
-    if one.model_hash and one.model_hash != model.hash:
+    if one.model_hash and not model.is_named(one.model_hash):
         return f"{one.name} was trained on another model than {model.name}."
     missing = [point for point in (one.reads, one.writes) if point not in model.hook_points]
     if missing:

@@ -105,13 +105,14 @@ def foreign_link() -> str:
     linked, (name, hash) = st.query_params.get(FEATURE), _linked_model()
     if not linked or not name:
         return ""
-    own = current_model().hash[:12]
+    model = current_model()
+    own = model.hash[:12]
     if name != source():
         return (
             f"This link is to {plain(linked)} of the model {plain(name)}, and {plain(source())} is open; choose that "
             "model in the sidebar."
         )
-    if hash != own:
+    if hash not in (own, model.former_hash[:12]):
         return (
             f"This link is to {plain(linked)} of {plain(name)} with the weights {plain(hash)}, and the one that is "
             f"open has the weights {own}; open the model that the link was made on."

@@ -199,7 +199,7 @@ KEPT: dict[str, Kept] = {
     "store": Kept(
         lambda w, folder: wb.harvest.Store.write(w.harvest, folder / "store") and None,
         _store_content,
-        r"\.bin: bytes|progress.json: .*(command|versions)",
+        r"progress.json: .*(command|versions|checksums)",
     ),
     "corpus jsonl": _corpus("texts.jsonl"),
     "corpus parquet": _corpus("texts.parquet"),
@@ -222,11 +222,11 @@ KEPT: dict[str, Kept] = {
         ],
         r"interventions\.\d|model.name|dictionaries",
     ),
-    "child": Kept(_write_child, _child, "certificate|surgery.json: |config.json|tokenizer|interventions"),
+    "child": Kept(_write_child, _child, "certificate.md"),
     "model with dictionaries": Kept(
         lambda w, folder: wb.interventions.save_model(w.speaker, folder / "model"),
         _spliced,
-        "about|name|/config|^config|tokenizer",
+        "about|name",
     ),
     "training": Kept(lambda w, folder: _training(w, folder) and None, _training, TIMES),
     "fine-tuning": Kept(lambda w, folder: _fine_tuning(w, folder) and None, _fine_tuning, f"{TIMES}|model.safetensors"),

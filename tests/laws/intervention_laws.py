@@ -41,7 +41,7 @@ def cases(model: Model, kind: type[InterventionKind]) -> list[Any]:
         return [kind.example(model)]
     found = []
     for dictionary in shelf(model):
-        reads, _ = places(dictionary, model.hook_points)
+        reads, _ = places(dictionary, model)
         x = model.capture(TOKENS, [reads.name])[reads.name].flatten(2)
         index = int(dictionary.encode(x).dense().abs().sum((0, 1)).argmax())
         found += [one.make(dictionary.feature(index)) for one in choices(dictionary) if one.kind is kind]
@@ -83,7 +83,7 @@ def outside_its_positions_nothing_changes(model: Model, kind: type[InterventionK
     if not issubclass(kind, FeatureIntervention):
         return
     for one in cases(model, kind):
-        _, writes = places(dictionary_of(model, one.feature), model.hook_points)
+        _, writes = places(dictionary_of(model, one.feature), model)
         plain = model.capture(TOKENS, [writes.name])[writes.name]
         with model.intervening([one]):
             everywhere = model.capture(TOKENS, [writes.name])[writes.name]

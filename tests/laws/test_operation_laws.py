@@ -75,7 +75,7 @@ def check_child(operation: str, model: wb.model.LanguageModel, folder: Path) -> 
     before = model(TOKENS)
     for number, chosen in enumerate(settings(OPERATIONS[operation], checkpoint)):
         child = apply_operation(model, operation, **chosen)
-        assert fingerprint(parameters_of(model.network.module)) == model.hash
+        assert fingerprint(parameters_of(model.network.module)) == model.weights_hash
         assert torch.equal(model(TOKENS), before)
         assert child.history[-1]["parent"] == {"name": model.name, "hash": model.hash}
         assert child.history[-1]["hash"] == child.model.hash

@@ -85,7 +85,7 @@ def test_values_that_are_not_finite_are_told_from_damaged_weights() -> None:
 def test_a_hash_is_of_all_that_a_checkpoint_holds() -> None:
     plain = zoo.build("llama")
     assert not buffers_of(plain)
-    assert wb.load_model(plain).hash == fingerprint(parameters_of(plain))
+    assert wb.load_model(plain).weights_hash == fingerprint(parameters_of(plain))
     one, other = zoo.build("apertus"), zoo.build("apertus")
     name, buffer = next((name, one) for name, one in other.named_buffers() if name.endswith("beta"))
     assert name in buffers_of(one)

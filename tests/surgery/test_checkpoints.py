@@ -81,7 +81,10 @@ def test_checkpoints_load_in_plain_transformers_alone(tmp_path: Path, transforme
         wanted = logits_under(plain, tokens(), hooks).contiguous()
         save_file({"tokens": tokens(), "logits": wanted}, tmp_path / name / "wanted.safetensors")
         folders.append(str(tmp_path / name / "child"))
-        assert wb.load_model(folders[-1]).hash == child.model.hash
+        again = wb.load_model(folders[-1])
+        assert again.weights_hash == child.model.weights_hash
+        # transformers makes a tokenizer of Qwen's kind of any tokenizer in a folder of a Qwen model
+        assert name == "qwen2" or again.hash == child.model.hash
         assert fingerprint(parameters_of(child.undo().network.module)) == fingerprint(parameters_of(plain))
     ended = transformers_alone.run(FRESH, folders, tmp_path)
     assert ended.returncode == 0, ended.stderr

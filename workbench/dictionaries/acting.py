@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.origin import tell_origin
 from workbench.model.edits import BoundEdit, Edit, Masks, Part, SharedEdit
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.plan import Plan
@@ -59,8 +60,9 @@ class Actor(Protocol):
         ...
 
 
-def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookPoint]:
-    """The hook points at which a dictionary reads and writes, on a model with these hook points.
+def places(dictionary: Actor, model: Any) -> tuple[HookPoint, HookPoint]:
+    """The hook points at which a dictionary reads and writes on a `LanguageModel`; see `tell_origin` on another one
+    than it was made for.
 
     Raises:
         DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
@@ -70,6 +72,7 @@ def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookP
         raise DictionaryError(
             f"{dictionary.name} does not say where it reads and writes; set its .reads and .writes to hook points."
         )
+    hook_points: HookPoints = model.hook_points
     reads, writes = hook_points[dictionary.reads], hook_points[dictionary.writes]
     _check_width(dictionary, "reads", dictionary.d_in, reads)
     _check_width(dictionary, "writes", dictionary.d_out, writes)
@@ -80,6 +83,7 @@ def places(dictionary: Actor, hook_points: HookPoints) -> tuple[HookPoint, HookP
                 f"{dictionary.name} can't act: the model computes {writes.name}, where it writes, before "
                 f"{reads.name}, where it reads."
             )
+    tell_origin(dictionary, model)
     return reads, writes
 
 
@@ -161,7 +165,7 @@ class Splice:
         """Fresh edits for one run, on all positions; interventions on the dictionary's features find them in `plan`."""
         dictionary, hook_points = self.dictionary, model.hook_points
         if dictionary.reads or dictionary.writes:
-            reads, writes = places(dictionary, hook_points)
+            reads, writes = places(dictionary, model)
             if writes.key != hook_points[self.hook_point].key:
                 raise DictionaryError(
                     f"{dictionary.name} writes at {dictionary.writes} and can't be spliced in at {self.hook_point}."

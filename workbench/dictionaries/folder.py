@@ -27,6 +27,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.failures import explained
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json
+from workbench.core.hashing import not_finite
 from workbench.core.locks import alone
 from workbench.core.replacement import form_of
 from workbench.core.steady import read_steadily
@@ -133,7 +134,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except UnicodeDecodeError as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
     config = parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged")
-    check_finite(tensors)
+    _check_types(tensors)
     return dict(config), tensors
 
 
@@ -200,15 +201,19 @@ def _sha256(content: bytes) -> str:
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise `DictionaryError` where a weight is no finite number; a threshold may be infinite: its latent is off."""
+    _check_types(tensors)
+    thresholds = [name for name in tensors if "threshold" in name]
+    wrong = not_finite(tensors, infinite=thresholds)
+    wrong = wrong or next((name for name in thresholds if bool((tensors[name] == -torch.inf).any())), "")
+    if wrong:
+        raise DictionaryError(f"its {wrong} holds values that are not finite, so its codes would be none; make it anew")
+
+
+def _check_types(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `DictionaryError` where a tensor holds no floating-point numbers."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise DictionaryError(f"its {name} holds {tensor.dtype}, not floating-point numbers")
-        threshold = "threshold" in name
-        wrong = tensor.isnan() | (tensor == -torch.inf) if threshold else ~tensor.isfinite()
-        if bool(wrong.any()):
-            raise DictionaryError(
-                f"its {name} holds values that are not finite, so its codes would be none; make it anew"
-            )
 
 
 def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

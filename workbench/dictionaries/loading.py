@@ -12,7 +12,7 @@ from workbench.core.checks import checked
 from workbench.core.shipped import missing, shipped
 from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
-from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
+from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_finite
 from workbench.dictionaries.protocol import Dictionary
 
 
@@ -38,6 +38,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
         )
     try:
         dictionary = form.read(folder)
+        check_finite(dictionary.tensors())
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:

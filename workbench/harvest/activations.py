@@ -168,7 +168,8 @@ class Harvest:
         """What decides about the activations and their order: model, corpus, hook points, windows, seed, shard."""
         plain = {name: getattr(self, name) for name in ("tokens", "context", "batch", "seed", "repeat")}
         names = {"model": self.model.name, "corpus": self.corpus.name, "hook_points": list(self.hook_points)}
-        hashes = {"model_hash": self.model.hash, "corpus_hash": self.corpus.hash}
+        hashes = {"model_hash": self.model.hash, "former_hash": self.model.former_hash}
+        hashes["corpus_hash"] = self.corpus.hash
         # harvests of older versions, and theirs alone, hold the first token of a window that begins with no BOS
         windows = {} if bos_id(self.model) is not None else {"first_position": "left out"}
         return names | hashes | plain | windows | {"shard": list(self.shard)}

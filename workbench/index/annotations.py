@@ -31,14 +31,16 @@ class Annotations:
     Args:
         file: the SQLite file; the first change creates it.
         dictionary: SHA-256 of the dictionary (of the model, for neurons).
+        former: what older versions recorded in its place; empty where that is not known.
 
     Raises:
         FeatureIndexError: the file is damaged, or about another dictionary.
     """
 
-    def __init__(self, file: Path, dictionary: str):
+    def __init__(self, file: Path, dictionary: str, former: str = ""):
         self.file = file
         self.dictionary = dictionary
+        self.known = [hash for hash in (dictionary, former) if hash]
         with self._reading() as connection:
             if connection is not None:
                 self._compare(connection)
@@ -78,7 +80,7 @@ class Annotations:
             FeatureIndexError: a file that can't be read, of another form or dictionary, or with a feature that the
                 index does not have.
         """
-        new = read_labels(path, self.dictionary)
+        new = read_labels(path, self.known)
         if new and max(new) >= n_features:
             raise FeatureIndexError(f"{path} is not a file of labels for this index: it has no feature {max(new):,}.")
         self.change(new)
@@ -87,7 +89,7 @@ class Annotations:
     def _compare(self, connection: sqlite3.Connection) -> None:
         """Raise `FeatureIndexError` where the file belongs to another dictionary."""
         about = dict(connection.execute("SELECT key, value FROM about"))
-        if about.get("dictionary", self.dictionary) != self.dictionary:
+        if about.get("dictionary", self.dictionary) not in self.known:
             raise FeatureIndexError(
                 f"{self.file} holds labels for another dictionary ({about['dictionary'][:12]}, not "
                 f"{self.dictionary[:12]}); move it away, or build the index in another folder."

@@ -20,7 +20,9 @@ from workbench.core.checks import Integer, Number, checked
 from workbench.core.locks import alone
 from workbench.core.progress import Progress, remembering
 from workbench.corpus import Corpus
+from workbench.dictionaries.folder import DictionaryError, check_finite
 from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.origin import tell_origin
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Harvest
 from workbench.index.feature_index import FeatureIndex
@@ -90,7 +92,7 @@ def build_indexes(
     if not dictionaries:
         raise FeatureIndexError("There is no dictionary to build an index for.")
     named = {Path(path): _named(model, dictionary) for path, dictionary in dictionaries.items()}
-    if len(named) < len(dictionaries):
+    if len({path.resolve() for path in named}) < len(dictionaries):
         raise FeatureIndexError("Two of the dictionaries have the same folder; give each its own.")
     points = sorted({dictionary.reads for dictionary in named.values()})
     harvest = Harvest(model, corpus, points, tokens, context, batch, seed)
@@ -169,4 +171,9 @@ def _named(model: LanguageModel, dictionary: Dictionary | str) -> Dictionary:
             f"{dictionary.name} reads activations of width {dictionary.d_in:,}, "
             f"but {dictionary.reads} of {model.name} is {width:,} wide."
         )
+    try:
+        check_finite(dictionary.tensors())
+    except DictionaryError as error:
+        raise FeatureIndexError(f"{dictionary.name} can't be indexed: {error}.") from error
+    tell_origin(dictionary, model)
     return dictionary

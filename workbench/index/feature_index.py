@@ -63,7 +63,7 @@ class FeatureIndex:
         folder = self.path / DATA
         read_steadily(self._open, (folder, folder / NOTE), FeatureIndexError)
         about = self.about["dictionary"]
-        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"])
+        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"], about.get("former_hash", ""))
         self._searcher = Searcher(self.tokens, self.statistics)
         self._cards = CardTables(about["name"], dictionary, self.statistics, self.entries, self.tokens)
 

@@ -20,13 +20,14 @@ from workbench.core.files import clear_leftovers, is_empty, replacing
 from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
 from workbench.core.provenance import command_line
+from workbench.core.settings import difference
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations, Harvest
 from workbench.index.annotations import Annotations
 from workbench.index.append_files import AppendFiles
 from workbench.index.feature_index import FeatureIndex
-from workbench.index.identity import identity
+from workbench.index.identity import former_identity, identity
 from workbench.index.layout import (
     ANNOTATIONS,
     BUILDING,
@@ -64,17 +65,18 @@ class IndexBuild:
         self.path, self.model, self.dictionary, self.corpus = path, model, dictionary, harvest.corpus
         dense = dictionary.dense
         own = {name: getattr(dictionary, name) for name in ("name", "kind", "reads", "writes", "n_features")}
+        hashes = {"hash": identity(model, dictionary), "former_hash": former_identity(model, dictionary)}
         settings = harvest.settings()
         del settings["hook_points"], settings["shard"], settings["repeat"]
         self.note: dict[str, Any] = {
-            "dictionary": own | {"hash": identity(model, dictionary), "provenance": dictionary.provenance},
+            "dictionary": own | hashes | {"provenance": dictionary.provenance},
             "harvest": settings,
             "keep": NEURONS_KEPT if dense and keep is None else keep,
             "signed": dense,
         }
         self.building = path / BUILDING
         _check_ours(path)
-        Annotations(path / ANNOTATIONS, self.note["dictionary"]["hash"])  # raises for labels of another dictionary
+        Annotations(path / ANNOTATIONS, *hashes.values())  # raises for labels of another dictionary
         self.spool: Spool = (DenseSpool if dense else SparseSpool)(self.building, dictionary.n_features)
         self._files: list[AppendFiles] = []
 
@@ -86,7 +88,7 @@ class IndexBuild:
             index = FeatureIndex(self.path, self.model, self.dictionary)
         except FeatureIndexError:
             return None
-        if any(index.about.get(name) != value for name, value in _plain(self.note).items()):
+        if difference({name: index.about.get(name) for name in self.note}, _plain(self.note)):
             return None
         if self.building.exists():
             with contextlib.suppress(FeatureIndexError), alone(self.path, FeatureIndexError):  # or another one builds
@@ -99,7 +101,7 @@ class IndexBuild:
         """Tokens that an earlier call committed; the files of a build with another note are removed."""
         with contextlib.suppress(FeatureIndexError):
             saved = read_json(self.building / PROGRESS, SavedProgress, FeatureIndexError, "the progress of a build")
-            if saved["note"] == _plain(self.note):
+            if not difference(saved["note"], _plain(self.note)):
                 return saved["committed"]
         shutil.rmtree(self.building, ignore_errors=True)
         return 0

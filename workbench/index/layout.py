@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from pydantic import ConfigDict, with_config
@@ -48,6 +48,7 @@ class DictionaryNote(TypedDict):
     writes: str
     n_features: Natural
     hash: str
+    former_hash: NotRequired[str]
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -56,6 +57,7 @@ class HarvestNote(TypedDict):
 
     model: str
     model_hash: str
+    former_hash: NotRequired[str]
 
 
 class FileNote(TypedDict):

@@ -64,7 +64,7 @@ def mean_value(model: LanguageModel, dictionary: Dictionary, index: Natural) -> 
     For a trained dictionary the first token of each text does not count: it is the model's attention sink, with
     activations a hundred times larger than elsewhere, on which dictionaries are not trained.
     """
-    reads, _ = places(dictionary, model.hook_points)
+    reads, _ = places(dictionary, model)
     first = 0 if dictionary.of_model else 1
     total, count = 0.0, 0
     with uninterrupted(), torch.inference_mode():

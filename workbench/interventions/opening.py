@@ -2,13 +2,14 @@
 
 model/            an ordinary Hugging Face folder of the model without its dictionaries; left out for the default model
 dictionaries/0/   one folder for each dictionary
-spliced.json      the hook point of each dictionary, and the hash of the whole
+spliced.json      the hook point and hash of each dictionary, and the hashes of the whole
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -28,10 +29,12 @@ from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.adapters import is_adapter, read_adapted
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
+from workbench.model.identity import spliced_identity
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import CHECKPOINT_FILES, ModelError, building, check_kind, identity, read_huggingface
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 has no hashes of the dictionaries, and hashes of models that leave out settings and tokenizer."""
 NOTE = "spliced.json"
 
 
@@ -46,6 +49,9 @@ class Note(TypedDict):
     """Of the model with its dictionaries."""
     plain_hash: str
     """Of the model without them."""
+    former_hash: NotRequired[str]
+    dictionaries: NotRequired[dict[str, str]]
+    """Hashes by the name of the folder."""
     about: NotRequired[dict[str, Any] | None]
 
 
@@ -124,23 +130,28 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
         raise ModelError(f"{model.name} leaves out neurons; save the model without that, and its thresholds beside it.")
     with replacing(path, ModelError, own=(*CHECKPOINT_FILES, CONFIG, WEIGHTS), note=NOTE) as temporary:
         temporary.mkdir()
-        if model.plain_hash != default_hash():
+        if not _is_default(model):
             with building():
                 model.network.module.save_pretrained(temporary / "model")
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary / "model")
         hook_points: dict[str, str] = {}
+        hashes: dict[str, str] = {}
         for number, (name, dictionary) in enumerate(model.splices.items()):
             assert isinstance(dictionary, Dictionary)
-            dictionary.write(temporary / "dictionaries" / str(number), half=half)
+            place = temporary / "dictionaries" / str(number)
+            dictionary.write(place, half=half)
             hook_points[name] = str(number)
+            hashes[name] = (load_dictionary(place) if half else dictionary).hash  # 16 bits make it another
         note: Note = {
             "format": FORMAT,
             "hook_points": hook_points,
             "name": model.name,
-            "hash": model.hash,
+            "hash": spliced_identity(model.plain_hash, hashes),
             "about": model.about,
             "plain_hash": model.plain_hash,
+            "former_hash": model.former_hash,
+            "dictionaries": {hook_points[name]: hash for name, hash in hashes.items()},
         }
         (temporary / NOTE).write_text(json.dumps(note, indent=2))
 
@@ -148,22 +159,46 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
 def _open(folder: Path, name: str) -> LanguageModel:
     """The model in a folder that `save_model` wrote."""
     note = read_json(folder / NOTE, Note, ModelError, "the note of a model that runs through dictionaries")
-    if note["format"] != FORMAT:
-        raise ModelError(f"{folder} is in format {note['format']}, and this version reads format {FORMAT}.")
+    if note["format"] not in (1, FORMAT):
+        raise ModelError(f"{folder} is in format {note['format']}, and this version reads formats 1 to {FORMAT}.")
     for inside in note["hook_points"].values():
         if Path(inside).parts != (inside,) or inside in ("..", "/") or "\\" in inside:
             raise ModelError(
                 f"{folder / NOTE} names a dictionary outside its own folder, {shown(inside)}; copy it again."
             )
     model = load_model(folder / "model" if (folder / "model").exists() else None)
-    if model.hash != note["plain_hash"]:
+    if not model.is_named(note["plain_hash"]):
         raise ModelError(
             f"{folder} was made for a model of the hash {note['plain_hash'][:12]}, not {model.hash[:12]}; copy it "
             "again."
         )
-    model.name, model.hash, model.about = name, note["hash"], note.get("about") or {}
-    model.splices = {
+    model.name, model.about = name, note.get("about") or {}
+    dictionaries = {
         point: load_dictionary(folder / "dictionaries" / inside) for point, inside in note["hook_points"].items()
     }
+    model.splices = dictionaries
+    _check_hashes(folder, note, model, dictionaries)
     model.bind([])  # raises here
     return model
+
+
+def _check_hashes(folder: Path, note: Note, model: LanguageModel, dictionaries: Mapping[str, Dictionary]) -> None:
+    """Refuse a model whose dictionaries are not those on record; the hash of an old record becomes its former one."""
+    if note["format"] == 1:
+        model.former_hash = note["hash"]
+        return
+    recorded = note.get("dictionaries", {})
+    for point, inside in note["hook_points"].items():
+        if dictionaries[point].hash != recorded.get(inside):
+            raise ModelError(
+                f"{folder / 'dictionaries' / inside} is not the dictionary that was saved with the model; copy the "
+                "whole folder again."
+            )
+    if model.hash != note["hash"]:
+        raise ModelError(f"{folder} is not the model that was saved there: its parts are others; copy it again.")
+    model.former_hash = note.get("former_hash", "")
+
+
+def _is_default(model: LanguageModel) -> bool:
+    """Whether opening the default model gives this one, without its dictionaries."""
+    return model.weights_hash == default_hash() and model.plain_hash == load_model().plain_hash

@@ -202,7 +202,7 @@ class FeatureIntervention(InterventionKind):
             changes.append(change)
         if splices:
             return []
-        reads, writes = places(dictionary, model.hook_points)
+        reads, writes = places(dictionary, model)
         owner = dictionary.name, id(self.feature.source)
         joined = plan.join(owner, writes.key)
         if joined is not None:
@@ -226,7 +226,7 @@ class FeatureIntervention(InterventionKind):
         if affine == Affine(1.0, 0.0):
             return []
         dictionary = dictionary_of(model, self.feature)
-        _, writes = places(dictionary, model.hook_points)
+        _, writes = places(dictionary, model)
         index = self.feature.index
         if dictionary.dense:
             return [(writes.name, Coordinate(index, affine.factor, affine.value))]

@@ -20,7 +20,8 @@ from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
 from workbench.interventions.protocol import FeatureIntervention
-from workbench.model.decoding import Decoder, DecodingStep, decode
+from workbench.model.blame import NotFiniteError, blaming, first_not_finite
+from workbench.model.decoding import NOT_FINITE, Decoder, DecodingStep, decode
 from workbench.model.edits import EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
 from workbench.model.language_model import LanguageModel
@@ -181,12 +182,13 @@ def compare_steps(
     streamers = [TextStreamer(tokenizer, tokens[0].tolist()) for _ in range(rows)]
     steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, streamers=streamers)
     complete: Sequence[bool] = [False] * rows
-    for step in steps:
-        complete = step.complete
-        judge.note(step)
-        yield Step(step.pieces)
-    text = prompt if isinstance(prompt, str) else model.to_text(prompt)
-    return judge.verdict(text, tokens[0], complete, top)
+    with blaming(model, [tokens[0].tolist()] * rows, [(), *sides]):
+        for step in steps:
+            complete = step.complete
+            judge.note(step)
+            yield Step(step.pieces)
+        text = prompt if isinstance(prompt, str) else model.to_text(prompt)
+        return judge.verdict(text, tokens[0], complete, top)
 
 
 def random_twins(
@@ -226,6 +228,7 @@ class _Judge:
         self.twice = torch.finfo(writer.logits.dtype).bits < 32
         pairs += [(row, row) for row in range(n + 1)] if self.twice else []
         self.texts = [text for _, text in pairs]
+        self.judges = [side for side, _ in pairs]
         edits = [model.bind(sides[side - 1] if side else ()) for side, _ in pairs]
         groups = [Group(bound, slice(row, row + 1)) for row, bound in enumerate(edits)]
         self.decoder = writer.fork([side for side, _ in pairs], groups)
@@ -263,6 +266,9 @@ class _Judge:
             first = self.decoder.logits
             followed = self.decoder.feed(tokens[self.texts])
             judged = torch.cat([first[:, None], followed[:, :-1]], 1).float()  # [judge's rows, chunk, vocab]
+            if (wrong := first_not_finite(judged)) is not None:
+                written = torch.stack([*self.chosen, *self.tokens], 1)[self.texts[wrong]]
+                raise NotFiniteError(NOT_FINITE, self.judges[wrong], written.expand(len(own), -1))
 
             steps = torch.arange(self.scored, self.scored + chunk)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
@@ -290,10 +296,6 @@ class _Judge:
             for ids, logprobs, over in zip(written, own.tolist(), complete, strict=True)
         ]
         plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
-        if bool(kl.isnan().any()) or bool(kl_own.isnan().any()):
-            raise EditError(
-                "A model computes values here that are not finite: an intervention's value is too large; lower it."
-            )
         before = self.before / max(self.lengths[0], 1)
         sides = []
         for side in range(self.n_sides):

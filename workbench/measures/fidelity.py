@@ -24,6 +24,7 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.evaluation.bootstrap import TextSums, bootstrap
 from workbench.evaluation.losses import kl_divergence, predictions, token_losses
 from workbench.evaluation.runs import logits_under, windows_at_once
+from workbench.model.blame import first_not_finite
 from workbench.model.edits import Edit
 from workbench.model.hookpoints import HookPoint
 from workbench.model.in_force import uninterrupted
@@ -162,6 +163,11 @@ def _add_batch(model: LanguageModel, tallies: Sequence[_Tally], windows: TokenBa
     ce = losses(plain)
     for tally in tallies:
         spliced = logits_under(model, windows.tokens, _through(tally, content, texts[content]))
+        if first_not_finite(spliced) is not None:
+            raise CorpusError(
+                f"{model.name} computes values that are not finite numbers with {tally.dictionary.name}: its weights "
+                "are too large, or made for other activations."
+            )
         tally.sums.add(
             texts[:, :-1][pairs],
             predictions=torch.ones_like(ce),
@@ -178,7 +184,7 @@ class _Tally:
 
     def __init__(self, model: LanguageModel, dictionary: Dictionary):
         self.dictionary = dictionary
-        self.reads, self.writes = places(dictionary, model.hook_points)
+        self.reads, self.writes = places(dictionary, model)
         self.sums = TextSums()
         self.fired = torch.zeros(dictionary.n_features, dtype=torch.long)
         self.norms: list[Tensor] = []  # of the written activations, [n] each

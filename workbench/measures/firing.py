@@ -64,7 +64,7 @@ def active_features(
     """
     if not text.strip():
         raise CorpusError("There is no text; write something for the model to read.")
-    reads = {id(one): places(one, model.hook_points)[0].name for one in dictionaries}
+    reads = {id(one): places(one, model)[0].name for one in dictionaries}
     corpus = Corpus([text])
     by_position: dict[int, Fired] = {}
     total = max(corpus.count_tokens(model, None, model.network.n_ctx), 1)

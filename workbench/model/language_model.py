@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
 from workbench.model import prompts as prompt_forms
+from workbench.model.blame import blaming
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, streamed
 from workbench.model.hookpoints import HookPointError
+from workbench.model.identity import plain_identity, spliced_identity
 from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
 from workbench.model.network import Network
 from workbench.model.plan import Plan
@@ -37,8 +39,8 @@ class LanguageModel:
 
     Attributes:
         name: the name or folder that it was loaded from.
-        hash: SHA-256 over its weights; artifacts of the model record it.
-        plain_hash: the same without the dictionaries that it runs through; equal to `hash` where there are none.
+        weights_hash: SHA-256 over its tensors alone.
+        former_hash: what `hash` was in records of older versions; empty for a model that they could not make.
         network: the modules and hook points.
         tokenizer: Hugging Face tokenizer, or None for a model that reads token ids alone.
         hook_points: every hook point by name.
@@ -50,13 +52,47 @@ class LanguageModel:
     @checked(ModelError)
     def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
-        self.hash = self.plain_hash = hash
+        self.weights_hash = self.former_hash = hash
+        self._own_hash = ""
+        self._identity: tuple[Any, str] | None = None
+        self._spliced: tuple[Any, str] | None = None
         self.tokenizer: Any = tokenizer
         self.network = Network(module, tokenizer)
         self.hook_points = self.network.hook_points
         self.stop_tokens = prompt_forms.stop_tokens(module, tokenizer)
         self.splices: Mapping[str, Spliceable] = {}
         self.about: dict[str, Any] = {}
+
+    @property
+    def plain_hash(self) -> str:
+        """`hash` without the dictionaries that it runs through; equal to it where there are none."""
+        at = (self.weights_hash, id(self.tokenizer), self.stop_tokens)
+        if self._identity is None or self._identity[0] != at:
+            self._identity = (
+                at,
+                plain_identity(self.weights_hash, self.network.config, self.stop_tokens, self.tokenizer),
+            )
+        return self._identity[1]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all that decides what it reads, computes and writes; artifacts of the model record it.
+
+        These are its tensors, the settings of its configuration, the tokens that end a turn, its tokenizer, and the
+        dictionaries that it runs through.
+        """
+        at = (self.plain_hash, *((point, id(one)) for point, one in self.splices.items()))
+        if self._spliced is None or self._spliced[0] != at:
+            self._spliced = at, spliced_identity(self.plain_hash, self.splices)
+        return self._own_hash or self._spliced[1]
+
+    @hash.setter
+    def hash(self, hash: str) -> None:
+        self._own_hash = hash
+
+    def is_named(self, recorded: str | None) -> bool:
+        """Whether a record means this model: by its `hash`, or as versions did that recorded its tensors alone."""
+        return bool(recorded) and recorded in (self.hash, self.former_hash)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
@@ -310,7 +346,8 @@ class LanguageModel:
         sampling = sampling or Sampling(temperature, top_k, top_p, seed)
         rows, steps = self._decode(prompts, max_new_tokens, sampling, interventions, stop, stream=False)
         texts = [prompt if isinstance(prompt, str) else self._text(prompt) for prompt in prompts]
-        return generations(texts, rows, steps, self._text)
+        with blaming(self, rows, [interventions] * len(rows)):
+            return generations(texts, rows, steps, self._text)
 
     @checked(PromptError)
     def stream(
@@ -326,9 +363,9 @@ class LanguageModel:
 
         A token that ends inside a character comes with the one behind it.
         """
-        yield from streamed(
-            self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)[1]
-        )
+        rows, steps = self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)
+        with blaming(self, rows, [interventions] * len(rows)):
+            yield from streamed(steps)
 
     @checked(PromptError)
     def prompt_batch(

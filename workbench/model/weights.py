@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.hashing import fingerprint
+from workbench.core.hashing import fingerprint, not_finite
 from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of
 from workbench.model.hub import in_words, is_gated, is_repository, models_here, why_unreachable
@@ -27,8 +28,14 @@ CHECKPOINT_FILES = ("config.json", "model*.safetensors", "*.safetensors.index.js
 CHECKPOINT_FILES += ("tokenizer*.json", "*.model", "*.jinja", *LEFT_OUT)
 """Patterns of the names of a checkpoint's files, as `save_pretrained` of transformers writes them."""
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+"""Patterns of the names of a tokenizer's files."""
+
 ADAPTER = "adapter_config.json"
 """The file that marks a folder of an adapter."""
+
+_NUMBER = re.compile(r"\.[0-9]+(?=\.|$)")
+"""Numbers of layers and experts in a path."""
 
 _log = logging.getLogger("workbench")
 _building = threading.RLock()
@@ -160,8 +167,15 @@ def _load(source: str, **where: Any) -> tuple[nn.Module, Any, str]:
     module = _load_module(source, **where)
     with ThreadPoolExecutor(1) as pool:
         hashed = pool.submit(identity, module)
-        tokenizer = read_tokenizer(source, **where)
+        tokenizer = read_tokenizer(source, **where) if _has_tokenizer(source) else None
         return module, tokenizer, hashed.result()
+
+
+def _has_tokenizer(source: str) -> bool:
+    """Whether a folder has a file of a tokenizer, where transformers would make an empty one of the model's kind; a
+    name of the hub is asked for one."""
+    folder = Path(source)
+    return not folder.exists() or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
 
 
 def _load_module(source: str, **where: Any) -> nn.Module:
@@ -183,7 +197,35 @@ def _load_module(source: str, **where: Any) -> nn.Module:
     module, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers
         raise ModelError(f"{source!r} has no weights for {min(info['missing_keys'])}; copy or save it again.")
+    _check_left_over(source, module, info["unexpected_keys"])
     return module
+
+
+def _check_left_over(source: str, module: nn.Module, names: Collection[str]) -> None:
+    """Refuse weights of a file that the configuration leaves out of parts which the model has; say which others it
+    leaves out.
+
+    A part is a module of the model, whatever the numbers in its path: another layer, or a bias beside a weight, decides
+    what the model computes. A head of another task does not.
+
+    Args:
+        source: name or folder of the model.
+        module: the model.
+        names: of the weights that it did not take.
+
+    Raises:
+        ModelError: a weight of a part that the model has.
+    """
+    parts = {_NUMBER.sub(".*", f".{path}") for path, _ in module.named_modules() if path}
+    for name in sorted(names):
+        if _NUMBER.sub(".*", f".{name.rpartition('.')[0]}") in parts:
+            raise ModelError(
+                f"{source!r} holds the weights {name}, which its configuration does not ask for, so the model would be "
+                "another than the one that was saved; copy its config.json again."
+            )
+    if names:
+        more = f" and {len(names) - 1:,} more" * (len(names) > 1)
+        _log.warning("%s holds weights that are no part of the model: %s%s.", source, min(names), more)
 
 
 def check_kind(name: str, config: Any) -> None:
@@ -245,5 +287,21 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def identity(module: nn.Module) -> str:
-    """The hash of a model: the fingerprint of all tensors that its checkpoint holds, tied ones once."""
+    """The hash of a model's weights: the fingerprint of all tensors that its checkpoint holds, tied ones once.
+
+    Raises:
+        ModelError: a weight that is no finite number.
+    """
+    check_weights(module)
     return fingerprint(state_of(module))
+
+
+def check_weights(module: nn.Module) -> None:
+    """Raise `ModelError` where a parameter is no finite number, or a saved buffer is NaN.
+
+    A buffer may be infinite, as that of a mask is.
+    """
+    if wrong := not_finite(state_of(module), infinite=list(buffers_of(module))):
+        raise ModelError(
+            f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
+        )

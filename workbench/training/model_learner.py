@@ -90,7 +90,7 @@ class ModelLearner:
         self.model, self.dictionaries, self._batches = model, list(dictionaries), batches
         self.settings, self.processes = settings, processes
         self.module: nn.Module = model.network.module
-        self.places = [places(one, model.hook_points) for one in self.dictionaries]
+        self.places = [places(one, model) for one in self.dictionaries]
         self.device, self.n_features = processes.device, sum(one.n_features for one in self.dictionaries)
         self.resamples = any(one.resamples for one in self.dictionaries)
         self.provenance: dict[str, Any] = {}

@@ -8,6 +8,7 @@ https://transformer-circuits.pub/2024/april-update).
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from workbench.core.checks import checked
+from workbench.core.hashing import not_finite
 from workbench.core.locks import alone
 from workbench.core.provenance import command_line
 from workbench.training.checkpoints import RunFolder, State, TrainingError, has_ended
@@ -128,6 +130,7 @@ class Training:
                 saved = state.seconds
         if batch is not None and state.step == self.steps:
             self.learner.settle(batch)
+        self._check_weights()
         if self.run and first and state.step < self.steps:
             self.run.save(self.learner, state)
         elif self.run and first:
@@ -181,6 +184,15 @@ class Training:
         self._resample(batch, state)
         where = {"step": state.step, "tokens": learner.tokens_after(state.step)}
         return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings.lr}
+
+    def _check_weights(self) -> None:
+        """Refuse to end with weights that are no finite numbers: the last step may have made them so."""
+        tensors = itertools.chain(self.learner.parameters(), self.learner.shared())
+        if not_finite({str(number): tensor for number, tensor in enumerate(tensors)}):
+            raise TrainingError(
+                "The training made weights that are not finite numbers; build it anew and train it with a lower lr "
+                f"than {self.settings.lr:g}, on activations that are finite numbers."
+            )
 
     def _averaged(self, measured: dict[str, float]) -> dict[str, float]:
         """The numbers of a step, averaged over the processes."""

@@ -29,7 +29,7 @@ def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     if dictionary.mlp_site is not None:
         layer, _ = dictionary.mlp_site
         return model.network.neuron_directions(layer, "down")[feature.index]
-    _, writes = places(dictionary, model.hook_points)
+    _, writes = places(dictionary, model)
     streams = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_embed")
     if not writes.name.endswith(streams):
         raise FeatureError(f"{feature} writes at {writes.name}, which is not the residual stream; name another.")

@@ -113,7 +113,7 @@ def heal(
     pattern = _trained_names(rank, only)
     if sparsify is not None:
         _check_decay(start, **asdict(sparsify))
-    twin = LanguageModel(start.network.module, start.tokenizer, f"{start.name} (healed)", start.hash)
+    twin = LanguageModel(start.network.module, start.tokenizer, f"{start.name} (healed)", start.weights_hash)
     slow = _adapt(twin, rank, keep_zeros, sparsify, seed)
     trained = [one for name, one in twin.network.module.named_parameters() if pattern.search(name)]
     if not trained:
@@ -129,7 +129,8 @@ def heal(
     settings: dict[str, Any] = {"tokens": tokens, "batch": batch, "context": context, "lr": lr, "warmup": warmup}
     settings |= {"decay": decay, "clip": clip, "seed": seed, "rank": rank, "only": only, "keep_zeros": keep_zeros}
     settings |= {"sparsify": asdict(sparsify) if sparsify else None}
-    source = {"model": start.name, "model_hash": start.hash, "corpus_hash": texts.hash}
+    source = {"model": start.name, "model_hash": start.hash, "former_hash": start.former_hash}
+    source["corpus_hash"] = texts.hash
     recipe = HealingSettings(**settings, batch_size=batch * context, fresh=False, source=source)
     training = Training(learner, recipe, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
     training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
