@@ -50,6 +50,8 @@ class Dictionary(nn.Module, ABC):
     dense: ClassVar[bool] = False
     """Whether a feature is a coordinate of the hook point itself: each has a value of either sign at every token, and a
     change of one sets that coordinate."""
+    opened_by: ClassVar[str] = "wb.load_dictionary"
+    """The function that makes one of a text; sentences name it where a text stands in a dictionary's place."""
     reads: str = ""
     """Hook point of the activations it encodes; empty until it is known."""
     writes: str = ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -63,6 +63,8 @@ class Store:
         values: by hook point, `[n_tokens, width]`.
         columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
     """
+
+    opened_by: ClassVar[str] = "wb.harvest.Store"
 
     @checked(HarvestError)
     def __init__(self, folder: str | Path, hook_points: Sequence[str] | None = None):
