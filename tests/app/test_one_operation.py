@@ -71,7 +71,7 @@ def test_scripts_and_laws_find_it(llama: wb.model.LanguageModel, tmp_path: Path)
 def test_an_operation_says_where_it_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     silent = replace(OPERATIONS[NAME], arguments=(Argument("factor", "Factor", 1.0, low=0.0),))
     monkeypatch.setitem(OPERATIONS, NAME, silent)
-    with pytest.raises(wb.surgery.SurgeryError, match="scale_norms does not say where .* neutral=VALUE, or"):
+    with pytest.raises(wb.surgery.SurgeryError, match=r"scale_norms does not say where .* neutral=VALUE, or"):
         check_neutral(NAME, "llama", tmp_path)
     monkeypatch.setitem(OPERATIONS, NAME, replace(silent, neutral=({"factor": 2.0},)))
     with pytest.raises(AssertionError, match="norm"):

@@ -51,7 +51,7 @@ def reads_neurons(one: Subject) -> None:
 
 
 def plain_neurons(one: Subject) -> dict[str, Tensor]:
-    """The weights of all neurons, `[layers * d_mlp, d_model]`: rows of gate and up, and what down adds to the stream."""
+    """The weights of all neurons, `[layers * d_mlp, d_model]`: what gate and up read and down adds to the stream."""
     found: dict[str, list[Tensor]] = {}
     for layer, block in enumerate(one.layers):
         down = one.down(layer)
@@ -186,10 +186,13 @@ def promoted(one: Subject, coder: Any, index: int) -> Tensor:
     vector = (moved - one.seen(one.layers[-1], "out"))[0, -1]
     head = one.plain.get_output_embeddings()
     small = 1e-2 * torch.randn(vector.shape, generator=torch.Generator().manual_seed(0))
-    with replaced(head, small.expand(*TOKENS.shape, -1), "in"):
-        logits = one.logits()[0, -1]
-    products = head.weight.detach() @ small
-    logits = float(logits @ products / (products @ products)) * head.weight.detach() @ through(final_norm(one), vector[None])[0]
+    both = []
+    for entering in (small, 0 * small):
+        with replaced(head, entering.expand(*TOKENS.shape, -1), "in"):
+            both.append(one.logits()[0, -1])
+    logits, products = both[0] - both[1], head.weight.detach() @ small
+    factor = float(logits @ products / (products @ products))
+    logits = factor * head.weight.detach() @ through(final_norm(one), vector[None])[0]
     return logits - logits.mean()
 
 
@@ -200,18 +203,19 @@ def matrix(module: nn.Module) -> Tensor:
 
 
 def norms(one: Subject, within: nn.Module) -> list[tuple[nn.Module, Tensor, Tensor]]:
-    """Modules that have gains alone, with what enters and leaves each in a pass over `TOKENS`, in that order."""
+    """Modules that have gains or nothing, with what enters and leaves each in a pass over `TOKENS`, in that order."""
     found: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def keep(module: nn.Module, args: tuple, out: Any) -> None:
-        if isinstance(out, Tensor) and out.numel() == TOKENS.numel() * one.model.network.d_model:
+        wide = isinstance(out, Tensor) and out.shape[-1] == one.model.network.d_model
+        if wide and args and args[0].shape == out.shape and not close(args[0], out):
             shape = (*TOKENS.shape, -1)
             found.append((module, args[0].reshape(shape), out.reshape(shape)))
 
     handles = []
     for module in within.modules():
         own = list(module.parameters())
-        if own and not list(module.children()) and all(gain.ndim == 1 for gain in own):
+        if not list(module.children()) and all(gain.ndim == 1 for gain in own):
             handles.append(module.register_forward_hook(keep))
     try:
         one.logits()

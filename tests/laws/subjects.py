@@ -96,6 +96,7 @@ def sizes(module: nn.Module) -> tuple[int, int] | None:
 
 
 def same(one: Tensor, other: Tensor, what: str, within: float = CLOSE) -> None:
+    one, other = one.detach(), other.detach()
     scale = max(1.0, float(other.abs().max()))
     assert one.shape == other.shape, f"{what}: {tuple(one.shape)} and {tuple(other.shape)}"
     assert float((one - other).abs().max()) <= within * scale, f"{what}: off by {float((one - other).abs().max()):.3g}"

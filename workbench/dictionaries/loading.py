@@ -13,12 +13,14 @@ from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.protocol import Dictionary
+from workbench.model.grad_mode import lasting
 
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "dictionaries"
 """Folder of the dictionaries that come with Workbench."""
 
 
 @checked(DictionaryError)
+@lasting
 def load_dictionary(path: str | Path) -> Dictionary:
     """Read a dictionary from a folder.
 

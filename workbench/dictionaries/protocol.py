@@ -22,6 +22,7 @@ from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
 from workbench.model.edits import Masks
+from workbench.model.grad_mode import lasting
 
 
 class Dictionary(nn.Module, ABC):
@@ -68,6 +69,8 @@ class Dictionary(nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = lasting(cls.__init__)
         kind = cls.__dict__.get("kind")
         if kind is None:
             return

@@ -25,8 +25,9 @@ from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.adapters import is_adapter, read_adapted
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface
+from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface, write_module
 
 FORMAT = 1
 NOTE = "spliced.json"
@@ -54,6 +55,7 @@ def bundled_models() -> list[str]:
 
 
 @checked(ModelError)
+@lasting
 def load_model(
     source: str | Path | nn.Module | None = None, *, tokenizer: Any = None, progress: Progress | None = None
 ) -> LanguageModel:
@@ -117,7 +119,7 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
     with replacing(path, ModelError, own=(*CHECKPOINT_FILES, CONFIG, WEIGHTS), note=NOTE) as temporary:
         temporary.mkdir()
         if model.plain_hash != default_hash():
-            model.network.module.save_pretrained(temporary / "model")
+            write_module(model.network.module, temporary / "model", ModelError)
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary / "model")
         hook_points: dict[str, str] = {}

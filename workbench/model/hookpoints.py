@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from workbench.core.errors import WorkbenchError
 
-
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 """The number of the layer in a name; that of `ln2` is none."""
 ON_DEMAND: dict[str, tuple[str, ...]] = {

@@ -322,7 +322,8 @@ class Network:
 
     @functools.cached_property
     def _probe(self) -> StreamProbe:
-        return StreamProbe(self.module, self.d_model)
+        with torch.inference_mode(False):
+            return StreamProbe(self.module, self.d_model)
 
     def attention_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The value and output weights of the heads of a layer.

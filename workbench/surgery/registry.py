@@ -78,7 +78,7 @@ class Operation:
         if not found:
             raise SurgeryError(
                 f"{self.name} does not say where it changes nothing: give the Argument that decides it neutral=VALUE, "
-                f"or the Operation neutral=({{\"argument\": value}},), or neutral=\"why there is no such setting\"."
+                f'or the Operation neutral=({{"argument": value}},), or neutral="why there is no such setting".'
             )
         return found
 
