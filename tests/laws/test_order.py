@@ -1,7 +1,7 @@
 """The order of calls does not matter: what a model is used for first, and whether that was in inference mode.
 
 What is built at the first use (the bridge, the ways into the stream, probes) is used by everything later, under
-gradients too. The suite runs a seeded sample of the architectures; `make laws` runs them all.
+gradients too. The suite runs one architecture; `make laws` runs them all.
 """
 
 from __future__ import annotations
@@ -93,15 +93,14 @@ def check_same(found: dict[str, Tensor | str], wanted: dict[str, Tensor | str]) 
         if isinstance(value, str):
             assert found[name] == value, name
         else:
-            assert isinstance(found[name], Tensor), f"{name}: {found[name]}"
-            torch.testing.assert_close(
-                found[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
-            )
+            other = found[name]
+            assert isinstance(other, Tensor), f"{name}: {other}"
+            assert torch.allclose(other, value, rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize("name", zoo.sample(1, ("falcon-parallel",), zoo.UNOPENED))
+@pytest.mark.parametrize("name", zoo.sample(0, ("falcon-parallel",), zoo.UNOPENED))
 def test_the_first_use_does_not_matter(name: str) -> None:
-    """Plain; backwards behind a generation with an edit; behind all uses in inference mode, with a model opened there."""
+    """Plain uses, against backwards ones behind a generation, and those behind the same in inference mode."""
     wanted = use(opened(name), list(USES))
     first = opened(name)
     first.generate(TOKENS[0, :5], 2, interventions=[wb.interventions.RemoveLayer(1)], stop=False)
