@@ -97,7 +97,7 @@ def behind_attention(one: Subject, block: nn.Module) -> tuple[nn.Module, str]:
     """Where the stream is read that an attention has written into: in front of the MLP's norm, or behind the block."""
     entering = one.seen(block, "in")
     later = [norm for norm, before, _ in norms(one, block) if not close(before, entering)]
-    return (later[0], "in") if later else (block, "out")
+    return (later[-1], "in") if later else (block, "out")
 
 
 def deembeds(one: Subject) -> None:
