@@ -6,7 +6,10 @@ gradients too. The suite runs one architecture; `make laws` runs them all.
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +17,13 @@ import tiny
 import torch
 import zoo
 from test_circuit_laws import TASK
+from test_operation_laws import settings
 from torch import Tensor
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
 from workbench.model.weights import parameters_of
+from workbench.surgery.registry import OPERATIONS
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -111,3 +116,47 @@ def test_the_first_use_does_not_matter(name: str) -> None:
         check_same(use(inside, list(USES)), wanted)
     check_same(use(inside, list(USES)), wanted)
     assert fingerprint(parameters_of(inside.network.module)) == inside.hash == first.hash
+
+
+def test_what_is_made_in_inference_mode_learns_outside(tmp_path: Path) -> None:
+    zoo.build("llama").save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    with torch.inference_mode():
+        model = wb.load_model(str(tmp_path / "model"))
+        coder = transcoder(model)
+        coder.save(tmp_path / "coder")
+        again = wb.load_dictionary(tmp_path / "coder")
+        child = wb.surgery.prune(model, 0.5, score="magnitude")
+    for made in (model.network.module, coder, again, child.model.network.module):
+        assert not any(one.is_inference() for one in (*made.parameters(), *made.buffers()))
+    for one in (coder, again):
+        wb.train(one, model, corpus=CORPUS, tokens=64, batch_size=32, context=16, block=32, seed=0)
+    assert torch.equal(coder.W_dec, again.W_dec)
+    assert isinstance(tuned(child.model), Tensor)
+
+
+def some_operations() -> list[str]:
+    """Two operations by the seed; all in `make laws`."""
+    every = sorted(OPERATIONS)
+    if os.environ.get("WORKBENCH_LAWS") == "all":
+        return every
+    return random.Random(int(os.environ.get("WORKBENCH_SEED", "0"))).sample(every, 2)
+
+
+@pytest.mark.parametrize("operation", some_operations())
+def test_a_child_made_in_inference_mode_is_the_same(operation: str, tmp_path: Path) -> None:
+    model = opened("llama")
+    model.network.module.save_pretrained(tmp_path / "checkpoint")
+    chosen = next(settings(OPERATIONS[operation], tmp_path / "checkpoint"))
+    wanted = wb.surgery.apply_operation(model, operation, **chosen)
+    with torch.inference_mode():
+        child = wb.surgery.apply_operation(model, operation, **chosen)
+    assert child.model.hash == wanted.model.hash
+    assert not any(one.is_inference() for one in child.model.network.module.parameters())
+
+
+def test_weights_of_inference_mode_are_a_sentence() -> None:
+    with torch.inference_mode():
+        plain = zoo.build("llama")
+    with pytest.raises(wb.model.ModelError, match=r"made inside torch\.inference_mode\(\), so no gradients"):
+        wb.circuits.attribution_patching(wb.load_model(plain, tokenizer=tiny.tokenizer()), TASK)
