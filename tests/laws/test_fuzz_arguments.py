@@ -166,6 +166,19 @@ def test_every_public_function_has_an_example() -> None:
     assert not missing, f"Give each a small valid call in tests/laws/fuzz_examples.py: {', '.join(missing)}"
 
 
+def test_a_new_function_is_asked_for_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted measure: every law over public functions knows it, and says what to add."""
+
+    def count(model: Any, cancel: Any = None) -> int:
+        return model.network.n_layers
+
+    count.__module__ = "workbench.measures.count"
+    monkeypatch.setattr(wb.measures, "count", count, raising=False)
+    assert "measures.count" in public_functions()
+    with pytest.raises(AssertionError, match=r"a small valid call in tests/laws/fuzz_examples\.py: measures\.count"):
+        test_every_public_function_has_an_example()
+
+
 def callable_of(key: str, world: World) -> Callable[..., Any]:
     first, name = key.split(".")
     if key in METHODS:

@@ -294,7 +294,7 @@ def test_stop_strings_equal_hugging_face(llama) -> None:
     assert seen >= 4
 
 
-@pytest.mark.parametrize("temperature", [1e-38, 1e-6, 1e-3])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-38, 1e-6, 1e-3])
 def test_a_cold_temperature_is_greedy(temperature: float) -> None:
     assert draw(wb.model.Sampling(temperature), count=50)[0] == 1
     assert draw(wb.model.Sampling(temperature, top_k=3, top_p=0.9), count=50)[0] == 1

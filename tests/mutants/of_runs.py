@@ -11,6 +11,7 @@ from mutants.table import (
     KILLS,
     KL,
     LAWS,
+    ORDER,
     PAGE,
     RACES,
     SIDES,
@@ -238,5 +239,22 @@ MUTANTS = [
         'if size < needed or (earlier["complete"] and size > needed):',
         "if False:",
         (f"{LAWS}/test_fuzz_files.py::test_altered_files_are_refused_or_mean_the_same[store]",),
+    ),
+    # ---- order of calls
+    Mutant(
+        "the bridge is built in the caller's mode",
+        "2",
+        "model/network.py",
+        "with self._lock, torch.inference_mode(False):  # for it splits",
+        "with self._lock:  # for it splits",
+        (ORDER,),
+    ),
+    Mutant(
+        "gradients are asked for in inference mode",
+        "2",
+        "model/grad_mode.py",
+        "with torch.inference_mode(False), torch.enable_grad():",
+        "with torch.enable_grad():",
+        (ORDER,),
     ),
 ]

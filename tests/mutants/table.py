@@ -28,6 +28,9 @@ RACES = f"{LAWS}/test_races.py"
 CIRCUITS = f"{LAWS}/test_circuit_laws.py"
 NEUTRAL = f"{OPERATIONS}::test_nothing_done_changes_nothing"
 CHILDREN = f"{OPERATIONS}::test_children_are_plain_checkpoints"
+CACHED = "tests/neurons/test_decode.py::test_a_table_in_the_cache_is_of_one_configuration"
+CLIPPING = "tests/surgery/test_surgery_architectures.py::test_clipping_shows_where_no_text_reaches_it"
+ORDER = f"{LAWS}/test_order.py::test_the_first_use_does_not_matter[falcon-parallel]"
 SLOPES = f"{CIRCUITS}::test_slopes_are_small_steps"
 
 

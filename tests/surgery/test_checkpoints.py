@@ -124,6 +124,24 @@ def test_a_saved_child_opens_again_and_shares_what_is_equal(
     assert (seen.loaded, seen.foreign) == ("LlamaForCausalLM", [])
 
 
+def test_settings_of_generation_that_transformers_refuses_are_a_sentence(tmp_path: Path) -> None:
+    """Altered before the model was opened, or on the child; a sampled one is written as it is."""
+    plain = tiny.build("llama")
+    plain.generation_config.temperature = 0.5
+    model = wb.load_model(plain, tokenizer=tiny.tokenizer())
+    child = certified(wb.bake(model, EDITS))
+    for save in (child.save_pretrained, lambda folder: wb.interventions.save_model(model, folder)):
+        with pytest.raises(
+            wb.WorkbenchError, match=r"does not write .* \(`temperature`: .*generation_config"
+        ) as caught:
+            save(tmp_path / "saved")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "saved").exists()
+    child.model.network.module.generation_config.do_sample = True
+    child.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "generation_config.json").read_text())["temperature"] == 0.5
+
+
 def save_and_be_killed(folder: Path, when: str) -> None:
     """Save another child, and be killed when all is written, before or after it is in its place; in a fork."""
     try:

@@ -122,7 +122,7 @@ def prompt_tokens(model: LanguageModel, prompts: Sequence[str] | Tensor) -> Tens
         TaskError: no prompts, or prompts of unequal lengths.
         PromptError: a prompt that is empty or longer than the context.
     """
-    if isinstance(prompts, str) or len(prompts) == 0:
+    if isinstance(prompts, str) or (isinstance(prompts, Tensor) and not prompts.ndim) or len(prompts) == 0:
         raise TaskError("Give a list with at least one prompt.")
     if isinstance(prompts, Tensor):
         rows = list(model.as_tokens(prompts))

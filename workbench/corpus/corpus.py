@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
@@ -43,6 +43,8 @@ class Corpus:
         name: the name that it was loaded under, with the part that was taken of it.
         note: source, licence and more, as `save` wrote it or as a `.json` file of the same name beside it says.
     """
+
+    opened_by: ClassVar[str] = "wb.Corpus.load"
 
     texts: Sequence[str]
     name: str = "texts"

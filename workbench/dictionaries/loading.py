@@ -14,9 +14,11 @@ from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_finite
 from workbench.dictionaries.protocol import Dictionary
+from workbench.model.grad_mode import lasting
 
 
 @checked(DictionaryError)
+@lasting
 def load_dictionary(path: str | Path) -> Dictionary:
     """Read a dictionary from a folder.
 

@@ -22,6 +22,7 @@ from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
 from workbench.model.edits import Masks
+from workbench.model.grad_mode import lasting
 
 IDENTITY = 2
 """Version of the identity; version 1 was the hash of the tensors alone."""
@@ -53,6 +54,8 @@ class Dictionary(nn.Module, ABC):
     dense: ClassVar[bool] = False
     """Whether a feature is a coordinate of the hook point itself: each has a value of either sign at every token, and a
     change of one sets that coordinate."""
+    opened_by: ClassVar[str] = "wb.load_dictionary"
+    """The function that makes one of a text; sentences name it where a text stands in a dictionary's place."""
     reads: str = ""
     """Hook point of the activations it encodes; empty until it is known."""
     writes: str = ""
@@ -69,6 +72,8 @@ class Dictionary(nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = lasting(cls.__init__)
         kind = cls.__dict__.get("kind")
         if kind is None:
             return

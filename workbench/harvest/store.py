@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ class Store:
         values: by hook point, `[n_tokens, width]`.
         columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
     """
+
+    opened_by: ClassVar[str] = "wb.harvest.Store"
 
     @checked(HarvestError)
     def __init__(self, folder: str | Path, hook_points: Sequence[str] | None = None):

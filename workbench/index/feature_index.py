@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -55,6 +55,8 @@ class FeatureIndex:
     Raises:
         FeatureIndexError: there is no index, or it is damaged, or of another version, model or dictionary.
     """
+
+    opened_by: ClassVar[str] = "wb.open_index"
 
     @checked(FeatureIndexError)
     def __init__(self, path: str | Path, model: LanguageModel | None = None, dictionary: Dictionary | None = None):

@@ -29,9 +29,10 @@ from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.adapters import is_adapter, read_adapted
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
+from workbench.model.grad_mode import lasting
 from workbench.model.identity import spliced_identity
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, ModelError, building, check_kind, identity, read_huggingface
+from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface, write_module
 
 FORMAT = 2
 """Format 1 has no hashes of the dictionaries, and hashes of models that leave out settings and tokenizer."""
@@ -65,6 +66,7 @@ def _shipped() -> dict[str, Path]:
 
 
 @checked(ModelError)
+@lasting
 def load_model(
     source: str | Path | nn.Module | None = None, *, tokenizer: Any = None, progress: Progress | None = None
 ) -> LanguageModel:
@@ -131,8 +133,7 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
     with replacing(path, ModelError, own=(*CHECKPOINT_FILES, CONFIG, WEIGHTS), note=NOTE) as temporary:
         temporary.mkdir()
         if not _is_default(model):
-            with building():
-                model.network.module.save_pretrained(temporary / "model")
+            write_module(model.network.module, temporary / "model", ModelError)
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary / "model")
         hook_points: dict[str, str] = {}

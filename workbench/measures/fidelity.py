@@ -19,8 +19,8 @@ from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.dictionaries.acting import acting, places
-from workbench.dictionaries.learning import SAME
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.variance import SAME
 from workbench.evaluation.bootstrap import TextSums, bootstrap
 from workbench.evaluation.losses import kl_divergence, predictions, token_losses
 from workbench.evaluation.runs import logits_under, windows_at_once
@@ -256,7 +256,7 @@ def _variance(sums: Mapping[str, Tensor]) -> Tensor:
 
 
 def _varied(sums: Mapping[str, Tensor]) -> Tensor:
-    """Whether the written activations differ by more than rounding, as `learning.unit_of` asks: bool `[draws]`."""
+    """Whether the written activations differ by more than rounding, as `variance.SAME` says: bool `[draws]`."""
     return _variance(sums) > SAME**2 * sums["square"]
 
 

@@ -23,7 +23,7 @@ from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
-from workbench.model.weights import ModelError, state_of
+from workbench.model.weights import ModelError, settings_hash, state_of
 
 TABLE = 4
 """Version of the tables of hook points on disk."""
@@ -195,9 +195,7 @@ def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
 
     The dtype counts because which tensors are equal but for rounding differs from one to another.
     """
-    content = module.config.to_dict() | {"_name_or_path": None, "type": str(module.dtype), "table": TABLE}
-    content |= versions
-    key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    key = settings_hash(module.config, {"type": str(module.dtype), "table": TABLE, **versions})
     return cache_folder() / "hook_points" / f"{key}.json"
 
 

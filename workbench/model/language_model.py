@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class LanguageModel:
         splices: dictionaries that the model always runs through, by hook point; part of the model, not of a call.
         about: plain data that is recorded with the model, such as how it was trained.
     """
+
+    opened_by: ClassVar[str] = "wb.load_model"
 
     @checked(ModelError)
     def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):

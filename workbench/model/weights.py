@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -305,3 +307,25 @@ def check_weights(module: nn.Module) -> None:
         raise ModelError(
             f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
         )
+
+
+def settings_hash(config: Any, more: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration without its name, and of more settings: what equal weights compute hangs on it."""
+    content = config.to_dict() | {"_name_or_path": None} | more
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_module(module: Any, folder: Path, error: type[WorkbenchError]) -> None:
+    """Write a checkpoint with plain transformers; `error` is raised where that refuses a setting of the model."""
+    try:
+        with building():
+            module.save_pretrained(folder)
+    except WorkbenchError:  # of a model that no checkpoint holds
+        raise
+    except (ValueError, TypeError) as wrong:
+        reasons = [line.strip("- ") for line in str(wrong).splitlines() if line.startswith("- ")]
+        reason = reason_of(ValueError(reasons[0])) if reasons else reason_of(wrong)
+        raise error(
+            f"transformers does not write this model as it is ({reason}); correct network.module.generation_config or "
+            "network.module.config of the model."
+        ) from wrong

@@ -33,8 +33,9 @@ from workbench.core.hashing import file_hashes, fingerprint
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.interventions.saved import save_interventions
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, buffers_of, building, identity, state_of
+from workbench.model.weights import CHECKPOINT_FILES, buffers_of, identity, state_of, write_module
 from workbench.surgery.certificate.certificate import certify
 from workbench.surgery.certificate.record import JSON, MARKDOWN, Certificate
 from workbench.surgery.child_building import (
@@ -135,8 +136,7 @@ class Child:
                 self._write(temporary)
 
     def _write(self, folder: Path) -> None:
-        with building():
-            self.model.network.module.save_pretrained(folder)
+        write_module(self.model.network.module, folder, SurgeryError)
         check_checkpoint(self.model, folder)
         if self.model.tokenizer is not None:
             self.model.tokenizer.save_pretrained(folder)
@@ -180,6 +180,7 @@ def child_of(model: LanguageModel) -> Child | None:
     return origin.child() or origin.kind(model, **origin.rest)
 
 
+@lasting
 def make_child(
     parent: LanguageModel | Child,
     tensors: Mapping[str, Tensor],

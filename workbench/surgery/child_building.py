@@ -142,6 +142,7 @@ def complete(
             own.append(name)
             like = next(iter(old.values()))
             tensor = tensor.detach().to(like.dtype).contiguous()
+            tensor = tensor.clone() if tensor.is_inference() else tensor  # a parameter is learned from later
             if not bool(tensor.isfinite().all()):
                 raise SurgeryError(f"{name} would hold a value that is not a finite number.")
         chosen[name] = tensor

@@ -11,6 +11,7 @@ from workbench.core.hashing import fingerprint, first_difference
 from workbench.core.steady import read_steadily
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.saved import load_interventions
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError, buffers_of, read_huggingface, state_of
 from workbench.surgery.certificate.record import JSON, read_certificate
@@ -22,6 +23,7 @@ _log = logging.getLogger("workbench")
 
 
 @checked(SurgeryError)
+@lasting
 def open_child(folder: str | Path, parent: LanguageModel | Child, dictionaries: Sequence[Dictionary] = ()) -> Child:
     """A child from the folder that `save_pretrained` wrote; it shares with its parent the tensors that are equal.
 

@@ -17,6 +17,7 @@ from workbench.corpus import Corpus
 from workbench.dictionaries.origin import tell_origin
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, DictionarySettings, described
@@ -29,6 +30,7 @@ D = TypeVar("D", bound=Trainable)
 
 
 @checked(TrainingError)
+@lasting
 def train(
     dictionary: D,
     model: LanguageModel | None = None,

@@ -17,6 +17,7 @@ from workbench.core.progress import Progress
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.trainable import Trainable
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import identity
 from workbench.training.checkpoints import TrainingError
@@ -44,6 +45,7 @@ class Texts(Protocol):
 
 
 @checked(TrainingError)
+@lasting
 def fine_tune(
     model: LanguageModel,
     texts: Texts,

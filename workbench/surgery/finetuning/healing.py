@@ -23,6 +23,7 @@ from workbench.core.checks import Natural, Positive, PositiveNumber, Share, chec
 from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.corpus import Corpus, as_corpus
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, Child, make_child
@@ -60,6 +61,7 @@ class HealingSettings(TrainingSettings):
 
 
 @checked(SurgeryError)
+@lasting
 def heal(
     model: LanguageModel | Child,
     texts: Texts | Corpus,

@@ -272,5 +272,6 @@ register(
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,
+        neutral="where nothing is dropped it makes the tuned model, which is another one",
     )
 )

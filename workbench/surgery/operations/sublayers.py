@@ -230,5 +230,6 @@ register(
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,
+        neutral="a sublayer has to go",
     )
 )
