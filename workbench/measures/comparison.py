@@ -8,7 +8,7 @@ perplexity of the edited text under the plain model.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -145,6 +145,8 @@ def compare_steps(
 ) -> Generator[Step, None, Comparison]:
     """A comparison step by step; the generator returns the `Comparison`.
 
+    The call itself reads the prompt; each step is computed when it is asked for.
+
     Args:
         model: the model; interventions in force around the call apply to both sides.
         prompt: a text; for a chat, `model.chat_prompt(message)`.
@@ -180,13 +182,20 @@ def compare_steps(
     tokenizer = require_tokenizer(model.tokenizer, model.name)
     streamers = [TextStreamer(tokenizer, tokens[0].tolist()) for _ in range(rows)]
     steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, streamers=streamers)
-    complete: Sequence[bool] = [False] * rows
+    text = prompt if isinstance(prompt, str) else model.to_text(prompt)
+    return _judged(steps, judge, text, tokens[0], top)
+
+
+def _judged(
+    steps: Iterator[DecodingStep], judge: _Judge, prompt: str, tokens: Tensor, top: int
+) -> Generator[Step, None, Comparison]:
+    """The steps of a comparison as they are decoded; the generator returns the comparison."""
+    complete: Sequence[bool] = ()
     for step in steps:
         complete = step.complete
         judge.note(step)
         yield Step(step.pieces)
-    text = prompt if isinstance(prompt, str) else model.to_text(prompt)
-    return judge.verdict(text, tokens[0], complete, top)
+    return judge.verdict(prompt, tokens, complete, top)
 
 
 def random_twins(

@@ -20,7 +20,7 @@ from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, streamed
 from workbench.model.hookpoints import HookPointError
-from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
+from workbench.model.in_force import acting_on, holding
 from workbench.model.network import Network
 from workbench.model.plan import Plan
 from workbench.model.prompts import ChatPrompt, Prompt, Tokenizer, Tokens
@@ -217,13 +217,16 @@ class LanguageModel:
     def intervening(self, interventions: Sequence[Intervention]) -> Iterator[None]:
         """Apply interventions to every call of this model inside the block, in this thread or task only.
 
-        Blocks nest: inner interventions come after outer ones.
+        Blocks nest: inner interventions come after outer ones. They may be left in any order and in any thread. A block
+        inside a generator acts while the generator runs, and never on its caller's calls. What the model hands out as
+        an iterator (`stream`, a harvest's `run`, `compare_steps`) runs to its end under what is in force where it is
+        made.
 
         Raises:
             EditError: something that is no list of interventions, or one that does not fit the model.
         """
         self.bind(interventions)  # raises here, not at the first use
-        with holding(interventions_in_force, self, interventions):
+        with holding(self, interventions=interventions):
             yield
 
     @contextmanager
@@ -248,7 +251,7 @@ class LanguageModel:
         splices = [dictionary.splice(hook_point) for hook_point, dictionary in dictionaries.items()]
         plan = Plan()
         self.network.prepare([edit for one in splices for edit in one.bind(self, plan)])  # raises here
-        with holding(splices_in_force, self, splices):
+        with holding(self, splices=splices):
             yield
 
     def bind(self, interventions: Sequence[Intervention]) -> list[BoundEdit]:
@@ -324,11 +327,14 @@ class LanguageModel:
     ) -> Iterator[Token]:
         """The tokens of a continuation, one by one as they are decoded; settings as in `generate_batch`.
 
-        A token that ends inside a character comes with the one behind it.
+        The call itself reads the prompt and takes what is in force there; each token is decoded when it is asked for. A
+        token that ends inside a character comes with the one behind it.
+
+        Raises:
+            PromptError, EditError: as `generate_batch`, at the call.
         """
-        yield from streamed(
-            self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)[1]
-        )
+        sampling = sampling or Sampling()
+        return streamed(self._decode([prompt], max_new_tokens, sampling, interventions, stop, stream=True)[1])
 
     @checked(PromptError)
     def prompt_batch(
