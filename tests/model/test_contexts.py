@@ -79,11 +79,14 @@ def test_a_comparison_keeps_the_edits_of_where_it_was_made(
 ) -> None:
     with llama.intervening(ONE):
         steps = wb.measures.compare_steps(llama, TOKENS, OTHER, 6, stop=False)
-    with pytest.raises(StopIteration) as ended:
-        while True:
-            next(steps)
-    assert ended.value.value.baseline.tokens == expected["one"]
-    assert ended.value.value.edited.tokens == expected["both"]
+    found = []
+
+    def read() -> Iterator[Any]:
+        found.append((yield from steps))
+
+    assert len(list(read())) == 6
+    assert found[0].baseline.tokens == expected["one"]
+    assert found[0].edited.tokens == expected["both"]
 
 
 def test_a_harvest_and_a_buffer_read_under_the_edits_of_where_they_were_made(llama: LanguageModel) -> None:
