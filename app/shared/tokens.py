@@ -6,6 +6,7 @@ Spaces stay spaces, so that text wraps and can be copied; a small dot behind eac
 from __future__ import annotations
 
 import html
+import importlib.util
 import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ STYLE = """<style>
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
 
-plain: Callable[[object], str] = runpy.run_path(str(Path(__file__).parents[2] / "workbench/core/text.py"))["plain"]
+_PACKAGE = Path(str(importlib.util.find_spec("workbench").origin)).parent  # pyright: ignore[reportOptionalMemberAccess]
+plain: Callable[[object], str] = runpy.run_path(str(_PACKAGE / "core" / "text.py"))["plain"]
 """A text as Markdown that shows it letter by letter.
 
 All text of models, files and addresses goes through this function, `html.escape` or Plotly's own before it is shown. It

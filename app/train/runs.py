@@ -74,8 +74,8 @@ class RequestForm(TypedDict):
     writes: str
     corpus: str
     tokens: int
-    settings: dict[str, float]
-    lr: NotRequired[float]
+    settings: dict[str, int | float]
+    lr: NotRequired[int | float]
     batch_size: NotRequired[int]
 
 

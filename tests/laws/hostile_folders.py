@@ -160,6 +160,14 @@ def _named_vocabulary(place: Place) -> Callable[[], Any]:
     return lambda: wb.load_model(to)
 
 
+def _named_files(place: Place) -> Callable[[], Any]:
+    """As old versions of transformers left them beside a whole tokenizer."""
+    to = place.model()
+    paths = {f"{name}_file": str(place.secret / "secret.txt") for name in ("tokenizer", "special_tokens_map", "vocab")}
+    change(to / "tokenizer_config.json", **paths)
+    return lambda: opens_as_base(place, to)
+
+
 def _template(text: str) -> Callable[[Place], Callable[[], Any]]:
     def plant(place: Place) -> Callable[[], Any]:
         to = place.model()
@@ -321,6 +329,7 @@ HOSTILE = [
     Hostile("a configuration by a link", _linked("config.json"), LINK),
     Hostile("weights by a path in the configuration", _weights_by_path, "by a path"),
     Hostile("a vocabulary by a path", _named_vocabulary),
+    Hostile("a tokenizer that names other files", _named_files),
     Hostile(
         "attention from the hub",
         lambda p: _opening(p, p.model(attn_implementation="stranger/kernel")),

@@ -113,7 +113,7 @@ def no_code(source: object, error: type[WorkbenchError]) -> Iterator[None]:
 
 def _index_of_name(name: str, where: dict[str, Any]) -> Path | None:
     """The index of a model on the hub, fetched if need be; None for a model without one."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     with contextlib.suppress(OSError, ValueError):  # what is wrong with the name is said when its weights are opened
