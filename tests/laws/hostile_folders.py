@@ -73,7 +73,10 @@ class Place:
         """A module that creates the marker and defines classes of every name that `auto_map` may ask for."""
         (folder / f"{name}.py").write_text(
             f"open({str(self.marker)!r}, 'w').close()\n"
-            "from transformers import LlamaConfig as C, LlamaForCausalLM as M, PreTrainedTokenizerFast as T\n"
+            "from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
+            "class C(LlamaConfig): pass\n"
+            "class M(LlamaForCausalLM): config_class = C\n"
+            "class T(PreTrainedTokenizerFast): pass\n"
         )
 
 

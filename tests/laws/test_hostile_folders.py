@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers.dynamic_module_utils
 from fuzz_examples import World
 from fuzz_files import KEPT
 from fuzz_values import parameters
@@ -106,13 +107,21 @@ def test_what_is_watched_is_seen(secret: Path, tmp_path: Path) -> None:
         assert (word in report.wrong) if word else not report.wrong, report
 
 
-def test_a_person_may_allow_code(base: Path, tmp_path: Path) -> None:
+def test_a_person_may_allow_code(place: Place) -> None:
     """In Python, by an argument; the code of the folder then makes the model."""
-    place = Place(None, tmp_path, tmp_path, tmp_path / "marker", base)  # type: ignore[arg-type]
     folder = place.model(auto_map={"AutoConfig": "own_code.C", "AutoModelForCausalLM": "own_code.M"})
     place.code(folder, "own_code")
-    assert wb.load_model(folder, trust_remote_code=True).hash == wb.load_model(base).hash
-    assert place.marker.exists()
+
+    def allow() -> None:
+        transformers.dynamic_module_utils.HF_MODULES_CACHE = str(
+            place.folder / "modules"
+        )  # it keeps a copy of the code
+        opened = wb.load_model(folder, trust_remote_code=True)
+        assert type(opened.network.module).__name__ == "M"
+        assert opened.hash == wb.load_model(place.base).hash
+
+    (report,) = watched([("allowed", allow)], place.secret, place.marker)
+    assert (report.ending, report.events) == ("opened", ["code of the file ran"])
 
 
 # ---- nothing is left out
