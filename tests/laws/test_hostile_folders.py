@@ -113,9 +113,7 @@ def test_a_person_may_allow_code(place: Place) -> None:
     place.code(folder, "own_code")
 
     def allow() -> None:
-        transformers.dynamic_module_utils.HF_MODULES_CACHE = str(
-            place.folder / "modules"
-        )  # it keeps a copy of the code
+        transformers.dynamic_module_utils.HF_MODULES_CACHE = str(place.folder / "modules")
         opened = wb.load_model(folder, trust_remote_code=True)
         assert type(opened.network.module).__name__ == "M"
         assert opened.hash == wb.load_model(place.base).hash
