@@ -46,10 +46,12 @@ def opening(source: str) -> Job[LanguageModel]:
     """The job that opens the model of this name, started if need be."""
 
     def work(tell: Callable[[float, str], None]) -> LanguageModel:
+        from shared import places
+
         import workbench as wb
         import workbench.figures
 
-        return wb.load_model(source, progress=tell)
+        return wb.load_model(places.allowed(source), progress=tell)
 
     return _job(("model", source), work)
 

@@ -103,8 +103,8 @@ def _nothing_left_behind() -> Iterator[None]:
     """No test may leave interventions or gradients' settings in force."""
     yield
     from workbench.model.edits import current_run
-    from workbench.model.in_force import interventions_in_force
+    from workbench.model.in_force import InForce, in_force
 
     assert current_run() is None
-    assert interventions_in_force.get() == ()
+    assert in_force() == InForce()
     assert torch.is_grad_enabled()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
+from shared import places
 from shared.tokens import plain
 
 from workbench import Feature
@@ -179,8 +180,8 @@ def is_neuron(one: Feature) -> bool:
 
 
 def add_folder(model: LanguageModel, typed: str) -> Known:
-    """Add the dictionary in a folder that a user typed; raises `DictionaryError` if it can't be used."""
-    folder = str(Path(typed.strip()).expanduser())
+    """Add the dictionary in a folder that a user typed; raises an error if it can't be used."""
+    folder = str(Path(places.allowed(typed.strip())).expanduser())
     one = next((one for one in known() if place(one) == Path(folder).absolute()), None)
     if one is None:
         one = _described(Path(folder))

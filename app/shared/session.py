@@ -81,7 +81,7 @@ def open_model() -> LanguageModel:
     """The chosen model; waits until it is open, and ends the page with one sentence if it can't be opened."""
     name = source()
     with one_sentence():
-        model = wait_for(lambda: caching.opening(name), f"Opening {plain(name)}")
+        model = wait_for(lambda: caching.opening(name), f"Opening {name}")
         _show_facts(model)
         return model
     st.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from browsing import ROOT, Server, chromium, find_chromium, serve
+from pages import listening
 from playwright.sync_api import Browser, Page, expect
 
 import workbench as wb
@@ -17,6 +18,11 @@ TESTS = Path(__file__).parents[1]
 APP = TESTS.parent / "app"
 
 sys.path[:0] = [str(TESTS / room) for room in ("attribution", "circuits", "sparsity", "synthetic")]
+
+
+@pytest.fixture(autouse=True)
+def _for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening(monkeypatch, "localhost")
 
 
 @pytest.fixture(autouse=True)

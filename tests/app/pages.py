@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+import streamlit
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
@@ -102,3 +104,9 @@ def ended(page: AppTest, key: tuple[str, ...]) -> AppTest:
         assert time.monotonic() < until
         task.wait(0.2)
     return page.run()
+
+
+def listening(patch: pytest.MonkeyPatch, address: str) -> None:
+    """Let the app listen on this address; only `streamlit run` reads the one in `app/.streamlit/config.toml`."""
+    real = streamlit.config.get_option
+    patch.setattr("streamlit.get_option", lambda name: address if name == "server.address" else real(name))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from browsing import PATIENCE, ROOT, Server, serve
-from in_browser import DOG, Visit, complaint, shorten, written
+from in_browser import DOG, Visit, complaint, settled, shorten, written
 from playwright.sync_api import Browser, expect
 
 import workbench as wb
@@ -94,6 +95,40 @@ def test_markup_typed_into_the_app_is_shown_and_not_run(visit: Visit) -> None:
     page.get_by_placeholder("dog").fill(text)
     expect(page.get_by_text(f"No neuron has “{text}”")).to_be_visible(timeout=PATIENCE)
     assert page.evaluate("typeof window.hacked") == "undefined"
+
+
+def test_names_of_strangers_fetch_nothing(
+    browser: Browser, app: Server, shelf: Path, model: wb.model.LanguageModel
+) -> None:
+    """A browser asks no address that stands in the name of a dictionary, a label or a run."""
+    name, run = "![x](http://127.0.0.1:9/x.png)<img src=http://127.0.0.1:9/y>", "[a](javascript:alert(1))<img src=x>"
+    sae = wb.load_dictionary(shelf / "dictionaries" / "random-15")
+    sae.name = name
+    sae.save(shelf / "dictionaries" / "strange")
+    corpus = wb.Corpus(["The dog ran.", "New York."], name)
+    index = wb.build_index(model, sae, corpus, shelf / "dictionaries" / "strange" / "index")
+    for latent in range(sae.n_features):
+        index.label(latent, name)
+    (shelf / "runs" / run).mkdir(parents=True)
+    (shelf / "runs" / run / "history.jsonl").touch()
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    feature = quote(f"{name}:3")
+    page.goto(f"{app.url}/?feature={feature}")
+    expect(page.get_by_role("heading", name="y>, latent 3")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("link", name=name).first).to_be_visible()  # the labels of the nearest latents
+    page.goto(f"{app.url}/steer?feature={feature}")
+    expect(page.get_by_role("link", name=f"y>, latent 3: {name}")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    page.goto(f"{app.url}/train")
+    page.get_by_role("combobox", name="Show").click(timeout=PATIENCE)
+    page.get_by_role("option", name=run).click()
+    expect(page.get_by_role("heading", name=run)).to_be_visible()
+    settled(page)
+    assert page.locator(".stMain img, .stMain a[href^=javascript]").count() == 0
+    assert [url for url in asked if "127.0.0.1:9/" in url or not url.startswith((app.url, "data:", "blob:"))] == []
+    page.close()
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ PASSES: dict[str, set[str]] = {
     },
     "min_precision min_recall max_rank warmup decay sparsity_warmup auxiliary l0 l1 weight smoothing of text_id": {"0"},
     "examples top factor rest rise fall step steps until sparsity distance loss bits": {"0"},
+    "min_new_tokens": {"0"},
     "commit_every checkpoint_every temperature": {"0", "3e38"},
     "value factor amount mean min_score commit_every checkpoint_every weight lr clip values": {"0", "-1", "3e38"},
     "rise fall step steps": {"0", "-1", "3e38"},

@@ -13,6 +13,7 @@ from typing import Any
 
 from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
+from workbench.core.paths import leads_out
 from workbench.core.shipped import VARIABLE, shipped
 from workbench.core.steady import read_steadily
 from workbench.core.text_files import read_utf8
@@ -80,7 +81,7 @@ def files_in(folder: Path) -> list[Path]:
     sorted name by name, by the code points of their characters: capitals before small letters.
 
     Raises:
-        CorpusError: a folder can't be read, or there is no such file.
+        CorpusError: a folder can't be read, there is no such file, or one is a link out of the folder.
     """
 
     def fail(error: OSError) -> None:
@@ -93,6 +94,9 @@ def files_in(folder: Path) -> list[Path]:
     files = [file for file in found if ending(file) in _READERS and (file.is_file() or file.is_symlink())]
     if not files:
         raise CorpusError(f"The folder {folder} holds no {_any_of(_READERS)} file.")
+    for file in sorted(files):
+        if file.is_symlink() and leads_out(file, folder):
+            raise CorpusError(f"{file} is a link out of its folder, and is not followed; put a copy in its place.")
     return sorted(files, key=lambda file: file.relative_to(folder).parts)
 
 
@@ -166,7 +170,8 @@ def _stream(name: str, column: str) -> Iterator[str]:
     repository, config, split = [*name.split(":"), "", ""][:3]
     try:
         HfApi().dataset_info(repository, timeout=10)  # fails at once without a network; load_dataset takes minutes
-        rows = load_dataset(repository, config or None, split=split or "train", streaming=True)
+        how: dict[str, Any] = {"split": split or "train", "streaming": True, "trust_remote_code": False}
+        rows = load_dataset(repository, config or None, **how)
         yield from texts_of(rows, name, column)
     except CorpusError:
         raise

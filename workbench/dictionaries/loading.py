@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from workbench.core.checks import checked
+from workbench.core.paths import check_links
 from workbench.core.shipped import missing, shipped
 from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
@@ -27,11 +28,13 @@ def load_dictionary(path: str | Path) -> Dictionary:
             that comes with Workbench, such as "resid-15".
 
     Raises:
-        DictionaryError: there is none, it is damaged, or of a kind that this version does not know.
+        DictionaryError: there is none, it is damaged, holds a link out of its folder, or is of a kind that this version
+            does not know.
     """
     folder = Path(path)
     if not folder.exists():
         folder = bundled_folder(path)
+    check_links(folder, DictionaryError)
     form = next((one for one in known_formats() if one.matches(folder)), None)
     if form is None:
         missing = next((name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()), WEIGHTS)

@@ -23,9 +23,11 @@ from workbench.core.failures import explained
 from workbench.core.files import clear_leftovers, replacing
 from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
+from workbench.core.paths import check_links, is_plain_name
 from workbench.core.progress import Progress, remembering
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
+from workbench.core.type_words import shown
 from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError
 from workbench.harvest.checksums import CheckedRows, SummedFile, blocks_of
 from workbench.model.massive import massive
@@ -304,8 +306,15 @@ def _commit(folder: Path, note: dict[str, Any], files: Iterable[SummedFile] = ()
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
+    check_links(folder, HarvestError)
     file = folder / PROGRESS
-    return dict(read_json(file, StoreNote, HarvestError, "the note of a store")) if file.exists() else None
+    if not file.exists():
+        return None
+    note = read_json(file, StoreNote, HarvestError, "the note of a store")
+    for name in note["widths"]:
+        if not is_plain_name(name):
+            raise HarvestError(f"{file} names a file outside of its folder, {shown(name)}; harvest anew.")
+    return dict(note)
 
 
 def _file(folder: Path, name: str) -> Path:

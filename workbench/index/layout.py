@@ -26,6 +26,8 @@ from workbench.core.checks import Natural, Positive
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.core.forms import as_form, read_json
+from workbench.core.paths import check_links, is_plain_name
+from workbench.core.type_words import shown
 
 FORMAT = 1
 """Version of the files."""
@@ -110,6 +112,8 @@ def read_note(folder: Path) -> IndexNote:
     Raises:
         FeatureIndexError: there is no index, it is of another version, or a file is missing, cut short or altered.
     """
+    for place in (folder, folder / DATA):
+        check_links(place, FeatureIndexError)
     file = folder / DATA / NOTE
     if not file.exists():
         begun = (folder / BUILDING).exists()
@@ -123,6 +127,8 @@ def read_note(folder: Path) -> IndexNote:
         )
     note = as_form(content, IndexNote, FeatureIndexError, f"{file} is not the note of an index")
     for name, about in note["files"].items():
+        if not is_plain_name(name):
+            raise FeatureIndexError(f"{file} names a file outside of its folder, {shown(name)}; build the index anew.")
         file = folder / DATA / name
         if not file.exists() or file.stat().st_size != about["bytes"] or checksum(file) != about["sha256"]:
             raise FeatureIndexError(f"{file} is missing, cut short or altered; copy it again or build the index anew.")

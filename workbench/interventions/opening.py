@@ -20,6 +20,7 @@ from workbench.core.checks import checked
 from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
 from workbench.core.forms import read_json
+from workbench.core.paths import check_links, is_plain_name
 from workbench.core.progress import Progress
 from workbench.core.shipped import shipped
 from workbench.core.steady import read_steadily
@@ -68,9 +69,16 @@ def _shipped() -> dict[str, Path]:
 @checked(ModelError)
 @lasting
 def load_model(
-    source: str | Path | nn.Module | None = None, *, tokenizer: Any = None, progress: Progress | None = None
+    source: str | Path | nn.Module | None = None,
+    *,
+    tokenizer: Any = None,
+    base: str | Path | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
 ) -> LanguageModel:
     """A language model.
+
+    Opening a folder runs no code of it, unpickles nothing, fetches nothing and reads nothing outside of it.
 
     Args:
         source: None for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs through
@@ -78,11 +86,15 @@ def load_model(
             merged into the base model that it names (`about["adapter"]` says so; `save_model` saves the merged model);
             or a loaded Hugging Face model, which is left as it is and shares its weights.
         tokenizer: of a loaded model.
+        base: of an adapter, the name or folder of its base model; without it the base that the adapter names is opened
+            if it is on this machine: by name, or inside the folder of the adapter or that of the process.
+        trust_remote_code: run the code that a model brings, as transformers means it.
         progress: called with the share done and a word on what is being done while the default model is fetched and
             converted.
 
     Raises:
-        ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens.
+        ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens; it brings code
+            without which it can't be opened, weights other than safetensors, or links out of its folder.
         DictionaryError: a damaged dictionary of a model that runs through some.
     """
     if isinstance(source, str) and not os.path.exists(source) and (folder := _shipped().get(source)):
@@ -102,10 +114,12 @@ def load_model(
         check_kind(name, source.config)
         return LanguageModel(source, tokenizer, name, identity(source))
     about: dict[str, Any] = {}
+    if base is not None and not is_adapter(source):
+        raise ModelError(f"{source} is no folder of an adapter, so it has no base; leave base out.")
     if is_adapter(source):
-        module, tokenizer, hash, about["adapter"] = read_adapted(Path(source))
+        module, tokenizer, hash, about["adapter"] = read_adapted(Path(source), base)
     else:
-        module, tokenizer, hash = read_huggingface(str(source))
+        module, tokenizer, hash = read_huggingface(str(source), trust_remote_code=trust_remote_code)
     model = LanguageModel(module, tokenizer, str(source), hash)
     model.about = about
     return model
@@ -159,15 +173,23 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
 
 def _open(folder: Path, name: str) -> LanguageModel:
     """The model in a folder that `save_model` wrote."""
+    for place in (folder, folder / "dictionaries"):
+        check_links(place, ModelError)
     note = read_json(folder / NOTE, Note, ModelError, "the note of a model that runs through dictionaries")
     if note["format"] not in (1, FORMAT):
         raise ModelError(f"{folder} is in format {note['format']}, and this version reads formats 1 to {FORMAT}.")
     for inside in note["hook_points"].values():
-        if Path(inside).parts != (inside,) or inside in ("..", "/") or "\\" in inside:
+        if not is_plain_name(inside):
             raise ModelError(
                 f"{folder / NOTE} names a dictionary outside its own folder, {shown(inside)}; copy it again."
             )
-    model = load_model(folder / "model" if (folder / "model").exists() else None)
+    own = folder / "model" if (folder / "model").exists() else None
+    if own is None and not default_hash() and folder not in _shipped().values():
+        raise ModelError(
+            f"{folder} runs on {DEFAULT_MODEL}, which is not on this machine, and nothing is fetched because a folder "
+            "needs it; open that model once with wb.load_model()."
+        )
+    model = load_model(own)
     if not model.is_named(note["plain_hash"]):
         raise ModelError(
             f"{folder} was made for a model of the hash {note['plain_hash'][:12]}, not {model.hash[:12]}; copy it "

@@ -8,7 +8,8 @@ perplexity of the edited text under the plain model.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from workbench.model.blame import NotFiniteError, blaming, first_not_finite
 from workbench.model.decoding import NOT_FINITE, Decoder, DecodingStep, decode
 from workbench.model.edits import EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
+from workbench.model.in_force import acting_on
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt, require_tokenizer
 from workbench.model.sampling import PromptError, Sampling
@@ -146,6 +148,8 @@ def compare_steps(
 ) -> Generator[Step, None, Comparison]:
     """A comparison step by step; the generator returns the `Comparison`.
 
+    The call itself reads the prompt; each step is computed when it is asked for.
+
     Args:
         model: the model; interventions in force around the call apply to both sides.
         prompt: a text; for a chat, `model.chat_prompt(message)`.
@@ -181,14 +185,28 @@ def compare_steps(
     tokenizer = require_tokenizer(model.tokenizer, model.name)
     streamers = [TextStreamer(tokenizer, tokens[0].tolist()) for _ in range(rows)]
     steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, streamers=streamers)
-    complete: Sequence[bool] = [False] * rows
-    with blaming(model, [tokens[0].tolist()] * rows, [(), *sides]):
+    text = prompt if isinstance(prompt, str) else model.to_text(prompt)
+    around = acting_on(model)
+    blame = blaming(model, [tokens[0].tolist()] * rows, [[*around, *one] for one in ((), *sides)])
+    return _judged(steps, judge, blame, text, tokens[0], top)
+
+
+def _judged(
+    steps: Iterator[DecodingStep],
+    judge: _Judge,
+    blame: AbstractContextManager[None],
+    prompt: str,
+    tokens: Tensor,
+    top: int,
+) -> Generator[Step, None, Comparison]:
+    """The steps of a comparison as they are decoded; the generator returns the comparison."""
+    complete: Sequence[bool] = [False] * (judge.n_sides + 1)
+    with blame:
         for step in steps:
             complete = step.complete
             judge.note(step)
             yield Step(step.pieces)
-        text = prompt if isinstance(prompt, str) else model.to_text(prompt)
-        return judge.verdict(text, tokens[0], complete, top)
+        return judge.verdict(prompt, tokens, complete, top)
 
 
 def random_twins(

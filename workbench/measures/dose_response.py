@@ -14,6 +14,7 @@ from workbench.evaluation.losses import cross_entropy
 from workbench.model.blame import blamed, check_extreme, first_not_finite
 from workbench.model.decoding import check_causal
 from workbench.model.edits import Group, Intervention, Run, check_edits
+from workbench.model.in_force import acting_on
 from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import PromptError
 
@@ -72,7 +73,7 @@ def dose_response(
     for edits in bound:
         check_edits(edits, tokens.shape[1], length)
     for value in values:
-        check_extreme(model, start[0].tolist(), make(value))
+        check_extreme(model, start[0].tolist(), [*acting_on(model), *make(value)])
     measured: list[float] = []
     for first in range(0, len(bound), ROWS):
         if progress:
@@ -84,7 +85,8 @@ def dose_response(
             logits = model.network.run(tokens.expand(len(some), -1), run, last=target.shape[1])  # [rows, new, vocab]
             if (row := first_not_finite(logits)) is not None:
                 place = first + row
-                raise blamed(model, tokens, length, make(values[place - 1]) if place else ())
+                made = make(values[place - 1]) if place else ()
+                raise blamed(model, tokens, length, [*acting_on(model), *made])
             losses = cross_entropy(logits, target.expand(len(some), -1))  # [rows, new]
         measured += (-losses.sum(1)).tolist()
     return DoseResponse(word, list(map(float, values)), measured[1:], measured[0])

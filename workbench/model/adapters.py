@@ -23,8 +23,9 @@ from typing_extensions import TypedDict
 
 from workbench.core.forms import as_form, read_json
 from workbench.core.hashing import file_sha256
+from workbench.core.paths import check_links
 from workbench.core.type_words import reason_of, shown
-from workbench.model.default_model import DEFAULT_MODEL, read_default
+from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.modules import is_conv1d
 from workbench.model.weights import ADAPTER, ModelError, identity, read_huggingface, read_tokenizer
 
@@ -76,14 +77,19 @@ def is_adapter(source: object) -> bool:
     return isinstance(source, str | Path) and (Path(source) / ADAPTER).is_file()
 
 
-def read_adapted(folder: Path) -> tuple[nn.Module, Any, str, dict[str, Any]]:
+def read_adapted(folder: Path, base: str | Path | None = None) -> tuple[nn.Module, Any, str, dict[str, Any]]:
     """Plain model in float32 with the adapter in its weights, tokenizer, `identity`, and what was merged.
 
     The tokenizer is the folder's own if it has one, else the base's.
 
+    Args:
+        folder: of the adapter.
+        base: name or folder of the base model, in the place of the one that the adapter names.
+
     Raises:
         ModelError: an adapter of another kind, a base that can't be opened, or tensors that do not fit it.
     """
+    check_links(folder, ModelError)
     config = _config(folder)
     file = folder / WEIGHTS
     if any(folder.glob("model*.safetensors")):
@@ -94,14 +100,14 @@ def read_adapted(folder: Path) -> tuple[nn.Module, Any, str, dict[str, Any]]:
         tensors = _sorted_out(folder, load_file(file))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file} can't be read ({reason_of(error)}); copy it again.") from error
-    module, tokenizer, base_hash, base = _base(folder, config)
+    module, tokenizer, base_hash, opened = _base(folder, config) if base is None else _given(base)
     _check_complete(folder, module, config, tensors)
     _untie(module, config, tensors)
     with torch.no_grad():
         _merge(folder, module, config, tensors)
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         tokenizer = read_tokenizer(folder)
-    about = {"folder": str(folder), "sha256": file_sha256(file), "base": base, "base_hash": base_hash}
+    about = {"folder": str(folder), "sha256": file_sha256(file), "base": opened, "base_hash": base_hash}
     return module, tokenizer, identity(module), about
 
 
@@ -165,26 +171,40 @@ PARTS = {
 
 
 def _base(folder: Path, config: LoraConfig) -> tuple[nn.Module, Any, str, str]:
-    """The base model, its tokenizer, hash and name.
+    """The base model that an adapter names, its tokenizer, hash and name.
 
     A path is taken from the folder that the process runs in, as PEFT does, if a model is there, and else from the
-    adapter's.
+    adapter's; it stays inside one of them. A name is that of a model on this machine: an adapter fetches none.
     """
     name = config["base_model_name_or_path"]
     here = (Path(name) / "config.json").is_file()
     beside = not here and not Path(name).is_absolute() and (folder / name / "config.json").is_file()
+    if here or beside:
+        place = Path(name) if here else folder / name
+        if not any(place.resolve().is_relative_to(home.resolve()) for home in (Path.cwd(), folder)):
+            raise ModelError(
+                f"The adapter {folder} names a base outside its folder, {shown(name)}; if that is the one that you "
+                "want, give it yourself: wb.load_model(..., base=...)."
+            )
     if not here and not beside and config.get("revision") not in (None, "main"):
         raise ModelError(
             f"The adapter {folder} is to the revision {shown(config.get('revision'))} of {name!r}; download that and "
             "write its folder as base_model_name_or_path."
         )
     try:
-        if name == DEFAULT_MODEL and not here and not beside:
+        if name == DEFAULT_MODEL and not here and not beside and default_hash():
             return *read_default(), name
         source = str(folder / name) if beside else name
-        return *read_huggingface(source), source
+        return *read_huggingface(source, fetch=False), source
     except ModelError as error:
         raise ModelError(f"The base of the adapter {folder} can't be opened: {error}") from error
+
+
+def _given(base: str | Path) -> tuple[nn.Module, Any, str, str]:
+    """The base model of this name or folder, its tokenizer, hash and name."""
+    if str(base) == DEFAULT_MODEL and not Path(base).exists():
+        return *read_default(), DEFAULT_MODEL
+    return *read_huggingface(str(base)), str(base)
 
 
 def _check_complete(folder: Path, module: nn.Module, config: LoraConfig, tensors: AdapterTensors) -> None:

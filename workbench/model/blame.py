@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.model.edits import EditError, Intervention
-from workbench.model.in_force import acting_on, holding, interventions_in_force, uninterrupted
+from workbench.model.in_force import holding, uninterrupted
 
 EXTREME = 1e15
 """Numbers of interventions beyond which the square of the stream may be infinite in float32, at usual weights."""
@@ -49,7 +49,7 @@ def blaming(
     Args:
         model: the `LanguageModel`.
         prompts: the token ids of each row's prompt.
-        interventions: those of each row.
+        interventions: those of each row, with those in force around the call.
 
     Raises:
         EditError: as `blamed` and `check_extreme`.
@@ -71,27 +71,25 @@ def check_extreme(model: Any, prompt: Sequence[int], interventions: Sequence[Int
     A norm squares the stream; where the square is infinite it writes zeros or its bias, whatever the text, and logits
     are finite all the same. Without such a number nothing is run.
     """
-    every = [*acting_on(model), *interventions]
-    if any(map(_is_extreme, every)):
+    if any(map(_is_extreme, interventions)):
         tokens = torch.tensor([[*prompt, prompt[-1]]])
-        if cause := _cause(model, tokens, len(prompt), every):
+        if cause := _cause(model, tokens, len(prompt), interventions):
             raise cause
 
 
 def blamed(model: Any, tokens: Tensor, prompt_length: int, interventions: Sequence[Intervention]) -> EditError:
     """An error that names the first intervention with which a model computes values that are not finite.
 
-    Those in force around the call come first. The model runs once for each.
+    The model runs once for each.
 
     Args:
         model: the `LanguageModel`.
         tokens: one row of token ids, `[1, pos]`, without padding.
         prompt_length: tokens before the generated ones.
-        interventions: of the call.
+        interventions: in their order, those in force around the call first.
     """
-    every = [*acting_on(model), *interventions]
-    named = ", ".join(map(str, every)) or model.name
-    return _cause(model, tokens, prompt_length, every) or EditError(
+    named = ", ".join(map(str, interventions)) or model.name
+    return _cause(model, tokens, prompt_length, interventions) or EditError(
         f"Values are not finite numbers here under {named}; lower what is too large."
     )
 
@@ -122,7 +120,7 @@ def _fails(model: Any, tokens: Tensor, prompt_length: int, interventions: Sequen
     last = f"blocks.{model.network.n_layers - 1}.hook_resid_post"
     if last not in model.hook_points:
         return False
-    with holding(interventions_in_force, model, interventions):
+    with holding(model, interventions=interventions):
         stream = model.capture(tokens, [last], prompt_length=prompt_length)[last]
     return not bool(stream.float().square().sum(-1).isfinite().all())
 

@@ -7,7 +7,7 @@ weights once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -22,7 +22,7 @@ from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run
 from workbench.model.generation import Generation, Token, generations, streamed
 from workbench.model.hookpoints import HookPointError
 from workbench.model.identity import plain_identity, spliced_identity
-from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
+from workbench.model.in_force import acting_on, holding
 from workbench.model.network import Network
 from workbench.model.plan import Plan
 from workbench.model.prompts import ChatPrompt, Prompt, Tokenizer, Tokens
@@ -255,13 +255,16 @@ class LanguageModel:
     def intervening(self, interventions: Sequence[Intervention]) -> Iterator[None]:
         """Apply interventions to every call of this model inside the block, in this thread or task only.
 
-        Blocks nest: inner interventions come after outer ones.
+        Blocks nest: inner interventions come after outer ones. They may be left in any order and in any thread. A block
+        inside a generator acts while the generator runs, and never on its caller's calls. What the model hands out as
+        an iterator (`stream`, a harvest's `run`, `compare_steps`) runs to its end under what is in force where it is
+        made.
 
         Raises:
             EditError: something that is no list of interventions, or one that does not fit the model.
         """
         self.bind(interventions)  # raises here, not at the first use
-        with holding(interventions_in_force, self, interventions):
+        with holding(self, interventions=interventions):
             yield
 
     @contextmanager
@@ -286,7 +289,7 @@ class LanguageModel:
         splices = [dictionary.splice(hook_point) for hook_point, dictionary in dictionaries.items()]
         plan = Plan()
         self.network.prepare([edit for one in splices for edit in one.bind(self, plan)])  # raises here
-        with holding(splices_in_force, self, splices):
+        with holding(self, splices=splices):
             yield
 
     def bind(self, interventions: Sequence[Intervention]) -> list[BoundEdit]:
@@ -348,7 +351,7 @@ class LanguageModel:
         sampling = sampling or Sampling(temperature, top_k, top_p, seed)
         rows, steps = self._decode(prompts, max_new_tokens, sampling, interventions, stop, stream=False)
         texts = [prompt if isinstance(prompt, str) else self._text(prompt) for prompt in prompts]
-        with blaming(self, rows, [interventions] * len(rows)):
+        with blaming(self, rows, [[*acting_on(self), *interventions]] * len(rows)):
             return generations(texts, rows, steps, self._text)
 
     @checked(PromptError)
@@ -363,11 +366,14 @@ class LanguageModel:
     ) -> Iterator[Token]:
         """The tokens of a continuation, one by one as they are decoded; settings as in `generate_batch`.
 
-        A token that ends inside a character comes with the one behind it.
+        The call itself reads the prompt and takes what is in force there; each token is decoded when it is asked for. A
+        token that ends inside a character comes with the one behind it.
+
+        Raises:
+            PromptError, EditError: as `generate_batch`, at the call.
         """
         rows, steps = self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)
-        with blaming(self, rows, [interventions] * len(rows)):
-            yield from streamed(steps)
+        return streamed(_blamed(steps, blaming(self, rows, [[*acting_on(self), *interventions]])))
 
     @checked(PromptError)
     def prompt_batch(
@@ -463,6 +469,11 @@ class LanguageModel:
         if len(rows) != 1:
             raise PromptError(f"A prompt is one row of tokens, not {len(rows)}; give generate_batch a list of rows.")
         return rows[0].tolist()
+
+
+def _blamed(steps: Iterator[DecodingStep], blame: AbstractContextManager[None]) -> Iterator[DecodingStep]:
+    with blame:
+        yield from steps
 
 
 def _ids(tokens: Tensor | Sequence[int]) -> list[int]:

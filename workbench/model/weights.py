@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -21,7 +22,15 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint, not_finite
 from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of
-from workbench.model.hub import in_words, is_gated, is_repository, models_here, why_unreachable
+from workbench.model.checkpoint_files import check_checkpoint, check_settings, no_code, plain_files
+from workbench.model.hub import (
+    in_words,
+    is_gated,
+    is_repository,
+    models_here,
+    send_no_telemetry,
+    why_unreachable,
+)
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 LEFT_OUT += ("generation_config.json",)
@@ -68,40 +77,51 @@ def building() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _refusing(*known: type[Exception]) -> Iterator[None]:
-    """Raise a `ModelError` in place of the errors that damaged files bring out of transformers, but for the known."""
+def _refusing(source: object, *known: type[Exception]) -> Iterator[None]:
+    """Raise a `ModelError` in place of the errors that damaged files bring out of transformers, but for the known.
+
+    A checkpoint that brings code of its own is refused too.
+    """
     try:
-        yield
+        with no_code(source, ModelError):
+            yield
     except known:
         raise
     except Exception as error:  # what a damaged file raises there has no kind of its own
         raise ModelError(f"Its files are damaged: {reason_of(error)}; copy them again.") from error
 
 
-def read_tokenizer(source: Path | str, **where: Any) -> Any:
+def read_tokenizer(source: Path | str, *, trust_remote_code: bool = False, **where: Any) -> Any:
     """The Hugging Face tokenizer of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoTokenizer
 
-    with _refusing(OSError, ValueError, KeyError, ConnectionError, RuntimeError):
-        return AutoTokenizer.from_pretrained(source, **where)
+    with _refusing(source, OSError, ValueError, KeyError, ConnectionError, RuntimeError):
+        where = plain_files(source) | where
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
 
 
-def read_config(source: Path | str, **where: Any) -> Any:
+def read_config(source: Path | str, *, trust_remote_code: bool = False, **where: Any) -> Any:
     """The Hugging Face configuration of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoConfig
 
-    with _refusing(OSError, ValueError, KeyError, ConnectionError, RuntimeError):
-        return AutoConfig.from_pretrained(source, **where)
+    with _refusing(source, OSError, ValueError, KeyError, ConnectionError, RuntimeError):
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
 
 
-def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
+def read_huggingface(source: str, *, trust_remote_code: bool = False, fetch: bool = True) -> tuple[nn.Module, Any, str]:
     """Plain model in float32, tokenizer and `identity`, of a Hugging Face name or a local folder.
 
     A model that Hugging Face's cache holds whole is read from there, and the hub is not asked: its weights could change
-    from one day to the next. Otherwise the hub is asked if one short request reaches it.
+    from one day to the next. Otherwise the hub is asked if one short request reaches it. Weights are read from
+    safetensors only.
+
+    Args:
+        source: the name or the folder.
+        trust_remote_code: run the code that the model brings.
+        fetch: ask the hub for a model that is not on this machine.
 
     Raises:
-        ModelError: there is no such model, or no network to fetch it.
+        ModelError: there is no such model, or no network to fetch it; it brings code, or leads out of its folder.
     """
     if Path(source).exists() and not (Path(source) / "config.json").exists():
         raise ModelError(f"{source!r} is not a model folder: it has no config.json.")
@@ -110,8 +130,9 @@ def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
     folder = Path(source)
     with _in_one_sentence(source):
         if folder.exists():
-            return read_steadily(lambda: _load(source), (folder, folder / "config.json"), ModelError)
-        return _read(source)
+            load = functools.partial(_load, source, trust_remote_code=trust_remote_code, local_files_only=True)
+            return read_steadily(load, (folder, folder / "config.json"), ModelError)
+        return _read(source, trust_remote_code=trust_remote_code, fetch=fetch)
 
 
 def read_module(folder: Path) -> nn.Module:
@@ -121,7 +142,7 @@ def read_module(folder: Path) -> nn.Module:
         ModelError: as `read_huggingface`.
     """
     with _in_one_sentence(str(folder)):
-        return _load_module(str(folder))
+        return _load_module(str(folder), local_files_only=True)
 
 
 @contextlib.contextmanager
@@ -144,18 +165,22 @@ def _in_one_sentence(source: str) -> Iterator[None]:
         ) from error
 
 
-def _read(source: str) -> tuple[nn.Module, Any, str]:
+def _read(source: str, *, trust_remote_code: bool, fetch: bool) -> tuple[nn.Module, Any, str]:
     """Model, tokenizer and hash: from the cache, or the hub."""
+    send_no_telemetry()
+    load = functools.partial(_load, source, trust_remote_code=trust_remote_code)
     if not is_repository(source):
-        return _load(source)
+        return load(local_files_only=True)
     if _knows_small_files(source):
         with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not in the cache
-            return _load(source, local_files_only=True)
-    unreachable = why_unreachable()
+            return load(local_files_only=True)
+    unreachable = why_unreachable() if fetch else "nothing is fetched because a folder names it"
     if unreachable is None:
-        return _load(source)
+        return load()
     try:
-        return _load(source, local_files_only=True)
+        return load(local_files_only=True)
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         has = f"{source} only in part" if source in models_here() else in_words(models_here())
         raise ModelError(
@@ -164,12 +189,14 @@ def _read(source: str) -> tuple[nn.Module, Any, str]:
         ) from error
 
 
-def _load(source: str, **where: Any) -> tuple[nn.Module, Any, str]:
+def _load(source: str, *, trust_remote_code: bool = False, **where: Any) -> tuple[nn.Module, Any, str]:
     """Model, tokenizer and hash. The tokenizer is read while the weights are hashed, which takes as long."""
-    module = _load_module(source, **where)
+    module = _load_module(source, trust_remote_code=trust_remote_code, **where)
     with ThreadPoolExecutor(1) as pool:
         hashed = pool.submit(identity, module)
-        tokenizer = read_tokenizer(source, **where) if _has_tokenizer(source) else None
+        tokenizer = (
+            read_tokenizer(source, trust_remote_code=trust_remote_code, **where) if _has_tokenizer(source) else None
+        )
         return module, tokenizer, hashed.result()
 
 
@@ -180,21 +207,31 @@ def _has_tokenizer(source: str) -> bool:
     return not folder.exists() or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
 
 
-def _load_module(source: str, **where: Any) -> nn.Module:
+def _load_module(source: str, *, trust_remote_code: bool = False, **where: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    config = read_config(source, **where)
+    check_checkpoint(source, ModelError, **where)
+    config = read_config(source, trust_remote_code=trust_remote_code, **where)
     check_kind(source, config)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    settings: dict[str, Any] = config.to_dict()
+    asked = [one._attn_implementation for one in (config, config.get_text_config())]
+    check_settings(source, settings | {"attn_implementation": asked}, ModelError)
+    own_code = trust_remote_code and "AutoModelForCausalLM" in (settings.get("auto_map") or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
         raise ModelError(
             f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
         )
     if (Path(source) / ADAPTER).is_file():  # transformers applies it only where PEFT is installed
         raise ModelError(f"{source!r} holds an adapter beside a model; move one of them to a folder of its own.")
-    with building(), _refusing(OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
+    with building(), _refusing(source, OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **where,
         )
     module, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers

@@ -196,7 +196,9 @@ def check_checkpoint(model: LanguageModel, folder: Path) -> None:
     weight = module.get_input_embeddings().weight
     try:
         with building():
-            opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=weight.dtype)
+            opened: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=weight.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = reason_of(error)
         raise SurgeryError(f"transformers can't open the checkpoint of {model.name}: {reason}.") from error

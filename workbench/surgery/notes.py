@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from workbench.core.forms import read_json
 from workbench.core.hashing import hash_of
+from workbench.core.paths import check_links
 from workbench.surgery.child_building import SurgeryError
 
 NOTE = "surgery.json"
@@ -75,6 +76,7 @@ def read_note(folder: Path) -> Note:
     Raises:
         SurgeryError: the folder has no such note, or the note is damaged or of an unknown format.
     """
+    check_links(folder, SurgeryError)
     if not (folder / NOTE).exists():
         raise SurgeryError(f"{folder} holds no model that was saved by surgery: it has no {NOTE}.")
     note = read_json(folder / NOTE, Note, SurgeryError, "a note of surgery")

@@ -36,6 +36,7 @@ from workbench.core.files import clear_leftovers, replacing
 from workbench.core.forms import as_form, parse_json, read_json, read_text
 from workbench.core.hashing import fingerprint
 from workbench.core.locks import clear_lock
+from workbench.core.paths import check_links
 from workbench.core.settings import difference
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.training.learner import Learner
@@ -142,6 +143,8 @@ class RunFolder:
         self.settings = json.loads(json.dumps(settings))
         self.finished = has_ended(self.folder)
         self._at = self.folder if self.finished else self._newest()
+        for place in {self.folder, self._at or self.folder}:
+            check_links(place, TrainingError)
         self.note: dict[str, Any] = self._read_note() if self._at else {}
         if not self._at and (self.folder / CONFIG).exists() and not self._was_trained_here():
             raise TrainingError(f"{folder} holds a dictionary that was not trained there; choose another folder.")
@@ -279,6 +282,7 @@ def read_history(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         TrainingError: a line is damaged.
     """
+    check_links(Path(folder), TrainingError)
     file = Path(folder) / HISTORY
     if not file.exists():
         return []
