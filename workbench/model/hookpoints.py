@@ -12,6 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
+
+LONGEST = 200
+"""Characters of a name that others are compared with."""
 
 
 class HookPointError(WorkbenchError, KeyError):
@@ -74,6 +78,8 @@ class HookPoints(Mapping[str, HookPoint]):
 
     def nearest(self, name: str) -> str | None:
         """The existing name most like `name`: same words before same layer, so `blocks.99.…` finds a real layer."""
+        if len(name) > LONGEST:
+            return None
         layer = re.search(r"\d+", name)
         wanted = re.sub(r"\d+", "#", name)
         shapes = {re.sub(r"\d+", "#", known) for known in self._points}
@@ -87,7 +93,7 @@ class HookPoints(Mapping[str, HookPoint]):
 
     def _complaint(self, name: str) -> str:
         nearest = self.nearest(str(name))
-        return f"The model has no hook point {name!r}" + (f"; did you mean {nearest!r}?" if nearest else ".")
+        return f"The model has no hook point {shown(name)}" + (f"; did you mean {nearest!r}?" if nearest else ".")
 
 
 def _first_number(text: str) -> int:
