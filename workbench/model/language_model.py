@@ -118,6 +118,8 @@ class LanguageModel:
         Raises:
             PromptError: no message, or a model without a chat template.
         """
+        said = [messages] if isinstance(messages, str) else [text for one in messages for text in one.values()]
+        self._check_length(sum(map(len, said)))
         return prompt_forms.chat_text(self.tokenizer, messages, self.name)
 
     @checked(PromptError)
@@ -128,7 +130,7 @@ class LanguageModel:
             PromptError: an empty text, ids outside the vocabulary, another shape, or more tokens than the context.
         """
         if isinstance(tokens, str):
-            self._check_length(tokens)
+            self._check_length(len(tokens))
             tokens = self.to_tokens(tokens)
         sizes = {"n_ctx": self.network.n_ctx, "vocab_size": self.network.vocab_size}
         return prompt_forms.token_tensor(tokens, **sizes, tokenizer=self.tokenizer, name=self.name)
@@ -401,14 +403,14 @@ class LanguageModel:
         run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
         return self.network.run(tokens, run, mask=mask, last=last)
 
-    def _check_length(self, text: str) -> None:
+    def _check_length(self, characters: int) -> None:
         """Refuse a text with more characters than a full context of the longest tokens, before it is tokenized."""
-        if self.tokenizer is None or len(text) <= self.network.n_ctx * USUAL_TOKEN:
+        if self.tokenizer is None or characters <= self.network.n_ctx * USUAL_TOKEN:
             return
         most = self.network.n_ctx * max(map(len, self.tokenizer.get_vocab()))
-        if len(text) > most:
+        if characters > most:
             raise PromptError(
-                f"The text has {len(text):,} characters, but {self.name} sees only {self.network.n_ctx:,} tokens; "
+                f"The text has {characters:,} characters, but {self.name} sees only {self.network.n_ctx:,} tokens; "
                 "shorten it."
             )
 
@@ -419,7 +421,7 @@ class LanguageModel:
     def _row(self, prompt: Prompt) -> list[int]:
         """The token ids of one prompt."""
         if isinstance(prompt, str):
-            self._check_length(prompt)
+            self._check_length(len(prompt))
         rows = self.to_tokens(prompt) if isinstance(prompt, str) else self.as_tokens(prompt)
         if len(rows) != 1:
             raise PromptError(f"A prompt is one row of tokens, not {len(rows)}; give generate_batch a list of rows.")

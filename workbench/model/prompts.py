@@ -8,9 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from workbench.core.type_words import reason_of, shown
 from workbench.core.vocabulary import beyond_vocabulary
+from workbench.model.chat_templates import render
 from workbench.model.sampling import PromptError
 from workbench.model.token_texts import part_tokens
 
@@ -118,7 +120,10 @@ def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name:
         raise PromptError('A chat is a message, or a list of {"role": ..., "content": ...} with at least one.')
     if not getattr(require_tokenizer(tokenizer, name), "chat_template", None):
         raise PromptError(f"{name} has no chat template; use generate() with the prompt as the model wants it.")
+    plain = type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
     try:
+        if plain:
+            return ChatPrompt(render(tokenizer.get_chat_template(), messages, tokenizer.special_tokens_map))
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
     except (TemplateError, ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
