@@ -223,7 +223,7 @@ def tokenize(model: Any, texts: Sequence[str]) -> list[list[int]]:
             f"One of the texts has {longest:,} characters, and at most {LONGEST_TEXT:,} are cut into tokens at once; "
             "cut it into several texts, as passages() does at line breaks."
         )
-    rows = model.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+    rows = model.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
     for ids in rows:
         require_known(model, ids)
     return rows

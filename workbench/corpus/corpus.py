@@ -14,6 +14,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
+from workbench.core.type_words import shown
 from workbench.corpus.batching import (
     Model,
     TokenBatch,
@@ -245,5 +246,5 @@ def as_corpus(texts: object) -> Corpus:
         CorpusError: another object, such as the name of a corpus.
     """
     if not isinstance(texts, Corpus):
-        raise CorpusError(f'Texts are given as a Corpus, such as wb.Corpus.load("stories"), not as {texts!r:.60}.')
+        raise CorpusError(f'Texts are given as a Corpus, such as wb.Corpus.load("stories"), not as {shown(texts)}.')
     return texts

@@ -77,7 +77,9 @@ def read_parquet(file: Path, wanted: Wanted) -> tuple[list[str], str]:
     try:
         names = pq.read_schema(file).names
         if names.count(wanted.name) > 1:
-            raise CorpusError(f"{file} has {names.count(wanted.name)} columns {shown(wanted.name)}; name each another way.")
+            raise CorpusError(
+                f"{file} has {names.count(wanted.name)} columns {shown(wanted.name)}; name each another way."
+            )
         if wanted.name not in names:
             raise CorpusError(f"{no_column(file, wanted.name, names)}.")
         kind = pq.read_schema(file).field(wanted.name).type
@@ -100,7 +102,9 @@ def _texts(file: Path, column: str) -> Iterator[str]:
     with pq.ParquetFile(file, read_dictionary=[column]) as opened:
         about = opened.metadata
         groups = [about.row_group(place) for place in range(about.num_row_groups)]
-        stated = sum(group.column(place).total_uncompressed_size for group in groups for place in _places(group, column))
+        stated = sum(
+            group.column(place).total_uncompressed_size for group in groups for place in _places(group, column)
+        )
         if stated + ROW * about.num_rows <= room:
             for batch in opened.iter_batches(ROWS, columns=[column]):
                 room -= _unfolded(batch.column(0))

@@ -153,6 +153,8 @@ class FeatureIndex:
         matches = {} if text is None else searcher.with_text(text, remarks)
         if text is not None:
             fits &= searcher.among(matches)
+        if regex == "":
+            raise FeatureIndexError("There is nothing to search for; type a regular expression.")
         scores = None
         ranked: Iterable[int] = matches or np.argsort(-self.statistics["density"], kind="stable").tolist()
         if regex is not None:

@@ -186,6 +186,8 @@ def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """
     if not getattr(model.tokenizer, "is_fast", False):
         raise FeatureIndexError(f"The tokenizer of {model.name} does not give offsets of tokens; load a fast one.")
+    if not len(texts):
+        return []
     encoded = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     blank = functools.cache(lambda token: model.token_texts([token])[0].isspace())
     ends = []

@@ -1,4 +1,4 @@
-"""Chat templates: programs that come with a model, run in a process of their own, for a short time and in little memory.
+"""Chat templates: programs that come with a model, run in their own process, with little time and memory.
 
 The process is started with the first chat, runs transformers' own `render_jinja_template`, and ends with this one.
 """

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint
-from workbench.core.type_words import reason_of
+from workbench.core.type_words import reason_of, shown
 from workbench.model.hub import in_words, is_gated, is_repository, models_here, why_unreachable
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -28,6 +28,11 @@ CHECKPOINT_FILES += ("tokenizer*.json", "*.model", "*.jinja", *LEFT_OUT)
 
 ADAPTER = "adapter_config.json"
 """The file that marks a folder of an adapter."""
+
+LAYERS = "num_hidden_layers"
+SIZES = ("hidden_size", "vocab_size", "intermediate_size", "moe_intermediate_size", "head_dim", "num_attention_heads")
+SIZES += ("num_key_value_heads", "num_experts", "num_local_experts", "n_routed_experts")
+"""Names that configurations have for sizes of weights."""
 
 _log = logging.getLogger("workbench")
 _building = threading.RLock()
@@ -170,6 +175,7 @@ def _load_module(source: str, **where: Any) -> nn.Module:
         raise ModelError(
             f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
         )
+    check_claims(source, config)
     if (Path(source) / ADAPTER).is_file():  # transformers applies it only where PEFT is installed
         raise ModelError(f"{source!r} holds an adapter beside a model; move one of them to a folder of its own.")
     with building(), _refusing(OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
@@ -211,6 +217,34 @@ def check_kind(name: str, config: Any) -> None:
             f"{name!r} is quantised ({method}), and Workbench reads and edits plain weights: open the checkpoint that "
             "it was made from, or save a dequantised copy with transformers."
         )
+
+
+def check_claims(source: str, config: Any) -> None:
+    """Refuse a folder whose configuration claims more than its weights can hold, before its modules are built.
+
+    Every layer has a tensor, and every size is that of a tensor's axis. Nothing is checked of a name on the hub, or of
+    a folder without safetensors, which opening refuses.
+
+    Raises:
+        ModelError: more layers than tensors, or a size of more values than the files have bytes.
+    """
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        return
+    tensors, room = 0, sum(file.stat().st_size for file in files)
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            tensors += len(opened.keys())
+    sizes = config.get_text_config()
+    stated = sizes.to_dict()
+    stated |= {name: stated[own] for name, own in sizes.attribute_map.items() if own in stated}
+    for name in (LAYERS, *SIZES):
+        size, most = stated.get(name), tensors if name == LAYERS else room
+        if isinstance(size, int) and size > most:
+            raise ModelError(
+                f"{source!r} has a configuration with {name} = {shown(size)}, more than its {tensors:,} tensors of "
+                f"{room:,} bytes can hold; copy the model again."
+            )
 
 
 def _knows_small_files(source: str) -> bool:
