@@ -104,6 +104,7 @@ PASSES: dict[str, set[str]] = {
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
     "at_most target source": {"0"},
     "sign position": {"-1"},
+    "LanguageModel.to_text.after measures.dose_response.values": LISTS,
     "hook_points counted picked transcoders": LISTS,
     "folder path": {"a word"},
     "direction": {"a tensor of three", "a tensor of whole numbers", "a double tensor", "a list of -1", "a long list"},

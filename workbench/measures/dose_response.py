@@ -58,11 +58,9 @@ def dose_response(
         progress: called with the share done and a word on what is being done.
 
     Raises:
-        PromptError: no strength, an empty prompt or word, or a word of several tokens and a model that sees later ones.
+        PromptError: an empty prompt or word, or a word of several tokens and a model that sees later ones.
         EditError: an intervention that can't act.
     """
-    if not len(values):
-        raise PromptError("There is no strength to measure at; give at least one.")
     target = model.to_tokens(word, start=False)  # [1, new]
     if target.shape[1] > 1:
         check_causal(model.network)
