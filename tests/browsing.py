@@ -87,8 +87,9 @@ def view(url: str, address: str = "", query: str = "") -> int:
         address: of the page; empty for the first one.
         query: of the address, without its question mark.
     """
-    size, ended = 0, False
-    with connect(f"{url.replace('http', 'ws')}/_stcore/stream", subprotocols=[PROTOCOL], max_size=None) as socket:
+    size, ended, stream = 0, False, f"{url.replace('http', 'ws')}/_stcore/stream"
+    how = {"subprotocols": [PROTOCOL], "max_size": None, "open_timeout": PATIENCE / 1000}
+    with connect(stream, **how) as socket:
         asked = BackMsg()
         asked.rerun_script.page_name, asked.rerun_script.query_string = address, query
         socket.send(asked.SerializeToString())

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import signal
 import struct
 import sys
@@ -47,8 +48,14 @@ PASSES = {
     "a label",
 }
 """Doors whose input is unusual and means something."""
-LONG = {"texts: one line of 200 MB", "a text of 30 MB", "labels: a million wrong values"}
-"""Doors that are opened under `WORKBENCH_TORTURE` only."""
+LONG = re.compile(
+    "of a long context|a token a character|texts: one line|a text of 30 MB|without end|table of delim|wrong values"
+    "|template: (loops|a large|long texts|a doubling|no templ)|claims (hidden|vocab|interm)"
+    "|address with (a n|a l|a N|len|long)|large tensors|of objects|in a long note"
+)
+"""Doors that take long, and more of a kind, which `WORKBENCH_TORTURE` opens."""
+HUGE = ("texts: one line of 200 MB", "a text of 30 MB")
+"""Doors of more than a megabyte."""
 
 
 class Hostile(World):
@@ -197,6 +204,7 @@ TEMPLATES = {
     "a doubling": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "nesting": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "no template": "{{" * 10**5,
+    "half a character": r"{{ '\ud800' }}",
 }
 SEARCHES: dict[str, dict[str, Any]] = {
     "words": {"text": WORDS},
@@ -317,7 +325,6 @@ def prepare(folder: str) -> None:
     world = Hostile(Path(folder))
     for name in ("corpus", "sae", "saved_sae", "transcoders", "table", "index", "edits"):
         getattr(world, name)
-    _page(world)
 
 
 world: Hostile

@@ -127,13 +127,14 @@ def _places(group: Any, column: str) -> list[int]:
 def _unfolded(values: Any) -> int:
     """Bytes that texts take, those counted each time that stand in a dictionary once."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    compute: Any = pyarrow.compute  # its functions are made when it is imported
     if isinstance(values, pa.DictionaryArray):
-        lengths = pc.take(pc.binary_length(values.dictionary), values.indices)
+        lengths = compute.take(compute.binary_length(values.dictionary), values.indices)
     else:
-        lengths = pc.binary_length(values)
-    return (pc.sum(lengths).as_py() or 0) + ROW * len(values)
+        lengths = compute.binary_length(values)
+    return (compute.sum(lengths).as_py() or 0) + ROW * len(values)
 
 
 def _is_text(kind: Any) -> bool:

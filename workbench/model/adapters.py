@@ -205,11 +205,15 @@ def _check_complete(folder: Path, module: nn.Module, config: LoraConfig, tensors
     targets = config.get("target_modules") or []
     if any(config.get(name) for name in ("exclude_modules", "layers_to_transform", "layers_pattern")):
         return
-    pattern = _pattern(f"({targets})$", Patience()) if isinstance(targets, str) else None
-    for path, inner in modules.items():
-        chosen = _is_called(path, targets) if pattern is None else pattern.begins(path)
+    if isinstance(targets, str):
+        pattern = _pattern(f"({targets})$", Patience())
+        called = [path for path in modules if pattern.begins(path)]
+    else:
+        called = [path for path in modules if _is_called(path, targets)]
+    for path in called:
+        inner = modules[path]
         linear = isinstance(inner, nn.Linear | nn.Embedding) or is_conv1d(inner)
-        if chosen and linear and path not in tensors.first and not _is_called(path, kept):
+        if linear and path not in tensors.first and not _is_called(path, kept):
             raise ModelError(f"The adapter {folder} has no tensors for {path}, which it was trained on; copy it again.")
 
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.core.paths import has_halves
 from workbench.model.sampling import PromptError
 
 PATIENCE = 5.0
@@ -80,40 +81,48 @@ class _Renderer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: Any = None
+        self._running: subprocess.Popen[str] | None = None
         self._owner = 0
+        """The process that started it: a fork has to start its own."""
 
     def ask(self, question: str) -> dict[str, str]:
         """The answer to a line; raises `TemplateError` where the process had to be ended."""
         with self._lock:
-            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-                self._start()
-            line = self._exchange(question, PATIENCE)
-            if not line:
-                self._process.wait()
-                raise TemplateError(f"it takes more than {PATIENCE:g} s or too much memory")
+            process = self._running
+            if process is None or self._owner != os.getpid() or process.poll() is not None:
+                process = self._running = _started()
+                self._owner = os.getpid()
+            line = _exchange(process, question, PATIENCE)
+        if not line:
+            raise TemplateError(f"it takes more than {PATIENCE:g} s or too much memory")
         return json.loads(line)
 
-    def _start(self) -> None:
-        limits = [f"{PATIENCE:.0f}", str(MEMORY), str(LONGEST), json.dumps([path for path in sys.path if path])]
-        command = [sys.executable, "-P", "-c", PROCESS, *limits]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-        self._process, self._owner = subprocess.Popen(command, env=environment, text=True, **pipes), os.getpid()
-        if self._exchange("", STARTING) != "ready\n":
-            raise TemplateError("the process for it can't be started")
 
-    def _exchange(self, question: str, seconds: float) -> str:
-        """The line that follows a question; empty where the process ended first, or was ended after some seconds."""
-        timer = threading.Timer(seconds, self._process.kill)
-        timer.start()
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(question and question + "\n")
-                self._process.stdin.flush()
-            return self._process.stdout.readline()
-        finally:
-            timer.cancel()
+def _started() -> subprocess.Popen[str]:
+    limits = [f"{PATIENCE:.0f}", str(MEMORY), str(LONGEST), json.dumps([path for path in sys.path if path])]
+    command = [sys.executable, "-P", "-c", PROCESS, *limits]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, text=True, **pipes)
+    if _exchange(process, "", STARTING) != "ready\n":
+        raise TemplateError("the process for it can't be started")
+    return process
+
+
+def _exchange(process: Any, question: str, seconds: float) -> str:
+    """The line that follows a question; empty where the process ended first, or was ended after some seconds."""
+    timer, line = threading.Timer(seconds, process.kill), ""
+    timer.start()
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(question and question + "\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+    finally:
+        timer.cancel()
+        if not line:  # or an interrupted question would have its answer taken for that of the next
+            process.kill()
+            process.wait()
+    return line
 
 
 _renderer = _Renderer()
@@ -137,4 +146,6 @@ def render(template: str, messages: Sequence[Mapping[str, str]], variables: Mapp
         raise TemplateError(f"the process for it can't be started, {error.strerror or error}") from error
     if "error" in answer:
         raise TemplateError(answer["error"])
+    if has_halves(answer["text"]):
+        raise TemplateError("it writes halves of characters (lone surrogates)")
     return answer["text"]

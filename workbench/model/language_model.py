@@ -259,8 +259,10 @@ class LanguageModel:
         Raises:
             EditError: something that is no list of interventions, or one that does not fit the model.
         """
-        bindable = isinstance(interventions, Sequence) and all(
-            hasattr(one, "bind") and not isinstance(one, type) for one in interventions
+        bindable = (
+            isinstance(interventions, Sequence)
+            and not isinstance(interventions, str | bytes)
+            and all(hasattr(one, "bind") and not isinstance(one, type) for one in interventions)
         )
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
