@@ -17,6 +17,7 @@ from shared.tokens import plain
 from workbench import Feature
 from workbench.core import shipped
 from workbench.core.forms import parse_json
+from workbench.core.type_words import shortened
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.index import FeatureIndexError
@@ -162,7 +163,9 @@ def called(model: LanguageModel, name: str) -> Known:
             if complaint := trouble(model, one):
                 raise DictionaryError(complaint)
             return one
-    raise DictionaryError(f"{name} is not loaded: the app knows no dictionary of this name; type its folder on Browse.")
+    raise DictionaryError(
+        f"{shortened(name)} is not loaded: the app knows no dictionary of this name; type its folder on Browse."
+    )
 
 
 def feature(model: LanguageModel, text: str) -> Feature:

@@ -53,7 +53,8 @@ def _dictionary(kind: Any) -> Kept:
 
 
 DICTIONARY = (
-    r"cfg.json: (without )?(workbench( |$)|workbench.kind$|metadata|workbench\.(provenance|name|reads|writes|unit_)"
+    r"inf in threshold|cfg.json: (without )?rescale_acts"
+    r"|cfg.json: (without )?(workbench( |$)|workbench.kind$|metadata|workbench\.(provenance|name|reads|writes|unit_)"
     r"|workbench\.settings\.(l0|l1|auxiliary|bandwidth)|dtype|device|reshape_activations|seed|model_name|hook_|dataset|context_size|prepend|neuronpedia|from_pretrained"
     r"|model_from|sae_lens|finetuning|aux|lp_norm|l0_|init_|noise|decoder|mse|use_|jumprelu_|pre_act|k_aux|l1_|topk_thr)"
 )

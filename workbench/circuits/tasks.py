@@ -152,6 +152,8 @@ def log_odds(logits: Floats, encoded: EncodedTask) -> Tensor:
         raise TaskError(
             f"Logits are [{len(encoded.answers)}, vocab], one row for each prompt, not {list(logits.shape)}."
         )
+    if (last := max(int(encoded.answers.max()), int(encoded.wrong.max()))) >= logits.shape[1]:
+        raise TaskError(f"The logits are of {logits.shape[1]:,} tokens, and an answer is token {last:,}.")
     return _log_sum_exp(logits, encoded.answers) - _log_sum_exp(logits, encoded.wrong)
 
 

@@ -35,14 +35,15 @@ from pydantic import (
     BeforeValidator,
     Field,
     InstanceOf,
-    TypeAdapter,
     ValidationError,
 )
+from pydantic_core import SchemaValidator
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import has_halves, path_fault
 from workbench.core.type_words import MANY, PLAIN, described, how_to_open, inside, shown
+from workbench.core.validation import validator
 
 F = TypeVar("F", bound=Callable[..., Any])
 """A function or a class; checking leaves its type as it is."""
@@ -195,7 +196,7 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
     signature = inspect.signature(function)
 
     @functools.cache
-    def adapters() -> dict[str, tuple[TypeAdapter[Any], Any]]:
+    def adapters() -> dict[str, tuple[SchemaValidator, Any]]:
         hints = typing.get_type_hints(function, include_extras=True)
         hints.pop("return", None)
         forms = {name: form for name, form in hints.items() if form is not Any}
@@ -233,7 +234,7 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
     return call
 
 
-def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, name: str, value: Any) -> Any:
+def _checked(error: type[WorkbenchError], adapter: SchemaValidator, form: Any, name: str, value: Any) -> Any:
     """The value, with Python's own numbers for those of other libraries."""
     try:
         valid = adapter.validate_python(value, strict=True)
@@ -269,8 +270,8 @@ def _same(old: list[Any], new: list[Any]) -> bool:
     return all(one is other for one, other in zip(old, new, strict=True))
 
 
-def _adapter(form: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_by_instance(form))
+def _adapter(form: Any) -> SchemaValidator:
+    return validator(_by_instance(form))
 
 
 def _by_instance(form: Any) -> Any:

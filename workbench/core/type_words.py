@@ -147,6 +147,11 @@ def reason_of(error: BaseException) -> str:
     return line if len(line) <= 300 else f"{line[:297]}…"
 
 
+def shortened(name: str, most: int = 100) -> str:
+    """A name in a sentence, without quotes, in at most so many characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def shown(value: Any) -> str:
     """A value in a sentence, in one line of at most about 60 characters."""
     if isinstance(value, str | bytes | list | tuple) and len(value) > 100:

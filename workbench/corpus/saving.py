@@ -17,6 +17,7 @@ from typing import Any
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.forms import parse_json, read_json
 from workbench.core.locks import in_turn
 from workbench.core.replacement import check_place
 
@@ -119,7 +120,7 @@ def _earlier(path: Path) -> dict[str, Any]:
         texts = [json.loads(line)["text"] for line in lines if line.strip()]
         kept = [text for text in texts if text.strip()]
         return read_note(path, kept) | {"hash": texts_hash(kept)} if kept else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
@@ -138,15 +139,13 @@ def _parquet_note(path: Path) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with contextlib.suppress(OSError, ValueError, pa.ArrowException):
-        note = json.loads((pq.read_schema(path).metadata or {}).get(NOTE.encode(), b"{}"))
-        return note if isinstance(note, dict) else {}
+    with contextlib.suppress(OSError, CorpusError, pa.ArrowException):
+        note = (pq.read_schema(path).metadata or {}).get(NOTE.encode(), b"{}")
+        return parse_json(note, dict[str, Any], CorpusError, f"{path} has no note of a corpus", infinite=True)
     return {}
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        note = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return note if isinstance(note, dict) else {}
+    with contextlib.suppress(CorpusError):
+        return read_json(file, dict[str, Any], CorpusError, "a note of a corpus", infinite=True)
+    return {}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from workbench.core.checks import Natural, Number, Positive, Share, checked
+from workbench.core.patterns import SafePattern
 from workbench.core.steady import read_steadily
 from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.loading import bundled, bundled_folder
@@ -22,7 +23,7 @@ from workbench.index.firing import active_features
 from workbench.index.identity import check_same
 from workbench.index.label_files import Remark
 from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
-from workbench.index.regex import RegexScores, compiled
+from workbench.index.regex_scores import RegexScores
 from workbench.index.searching import Searcher
 from workbench.index.selection import TOP
 from workbench.index.statistics import read_statistics
@@ -158,10 +159,12 @@ class FeatureIndex:
         matches = {} if text is None else searcher.with_text(text, remarks)
         if text is not None:
             fits &= searcher.among(matches)
+        if regex == "":
+            raise FeatureIndexError("There is nothing to search for; type a regular expression.")
         scores = None
         ranked: Iterable[int] = matches or np.argsort(-self.statistics["density"], kind="stable").tolist()
         if regex is not None:
-            scores = RegexScores(self.entries, np.unique(self.tokens.matches(compiled(regex))))
+            scores = RegexScores(self.entries, np.unique(self.tokens.matches(SafePattern(regex, FeatureIndexError))))
             fits &= (scores.hits > 0) & (scores.recall >= min_recall) & (scores.precision >= min_precision)
             ranked = np.lexsort((-scores.f1, -getattr(scores, order))).tolist()
         chosen = [feature for feature in ranked if fits[feature]][:limit]

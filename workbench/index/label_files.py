@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from workbench.core.delimited import ENDINGS, Table, read_table
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
-from workbench.core.type_words import shown
+from workbench.core.type_words import shortened, shown
 from workbench.index.layout import FeatureIndexError, save_json
 
 COLUMNS = ("feature", "label", "note", "starred", "dictionary")
@@ -98,7 +98,7 @@ def _from_table(path: Path, table: Table, known: Sequence[str]) -> dict[int, dic
     names = [name.lower() for name in table.names]
     odd = [name for name, lower in zip(table.names, names, strict=True) if name and lower not in COLUMNS]
     if odd or "feature" not in names or len(set(names)) < len(names):
-        trouble = f"a column {shown(odd[0])}" if odd else f"the columns {', '.join(table.names) or 'none'}"
+        trouble = f"a column {shown(odd[0])}" if odd else f"the columns {shortened(', '.join(table.names)) or 'none'}"
         raise FeatureIndexError(
             f"{path} is not a file of labels: it has {trouble}, and its columns are feature and any of "
             f"{', '.join(COLUMNS[1:])}, each once."

@@ -9,7 +9,6 @@ that characters that span tokens, and spaces that belong to the token behind the
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import regex
 
 from workbench.core.checks import checked
+from workbench.core.patterns import SafePattern
 from workbench.corpus import Corpus
+from workbench.corpus.batching import together
 from workbench.index.layout import FeatureIndexError, mapped, write_array
 from workbench.index.selection import AFTER, BEFORE
 from workbench.model.language_model import LanguageModel
-
-_TEXTS_TOGETHER = 256
-PATIENCE = 10.0
-"""Seconds that a regular expression may take."""
 
 
 class TokenTable:
@@ -84,31 +80,20 @@ class TokenTable:
         begins = np.maximum(self._bounds[behind - 1], rows - BEFORE)
         return begins, np.minimum(self._bounds[behind], rows + AFTER + 1)
 
-    def matches(self, pattern: regex.Pattern[str]) -> np.ndarray:
+    def matches(self, pattern: SafePattern) -> np.ndarray:
         """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
 
         A match that begins outside the tokens read, or whose first group takes no part, does not count.
 
         Raises:
-            FeatureIndexError: matching takes longer than `PATIENCE`.
+            FeatureIndexError: matching takes too long.
         """
         group = 1 if pattern.groups else 0
-        until = time.monotonic() + PATIENCE
-        try:
-            starts = [
-                base + at
-                for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
-                for at in (
-                    match.start(group)  # concurrent: releases the lock of the interpreter
-                    for match in pattern.finditer(text, concurrent=True, timeout=max(until - time.monotonic(), 1e-3))
-                )
-                if at >= 0
-            ]
-        except TimeoutError:
-            raise FeatureIndexError(
-                f"The regular expression {pattern.pattern!r} takes longer than {PATIENCE:g} s; write it with fewer "
-                "repetitions inside repetitions."
-            ) from None
+        starts = [
+            base + at
+            for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
+            for at in pattern.starts(text, group)
+        ]
         ends, begins, rows = self._characters
         at = np.array(starts, np.int64)
         place = np.searchsorted(ends, at, "right")
@@ -174,10 +159,11 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
     widths, characters = np.zeros(len(ids), np.uint16), np.zeros(len(ids), np.int32)
     by_text = np.argsort(texts, kind="stable")
     bounds = np.searchsorted(texts[by_text], np.append(used, np.iinfo(np.int32).max))
-    for begin in range(0, len(used), _TEXTS_TOGETHER):
-        together = [int(text) for text in used[begin : begin + _TEXTS_TOGETHER]]
-        ends = text_ends(model, [corpus.texts[text] for text in together])
-        for place, of_text in enumerate(ends, begin):
+    begin = 0
+    for chunk in together(used.tolist(), corpus.texts):
+        ends = text_ends(model, [corpus.texts[text] for text in chunk])
+        begin += len(chunk)
+        for place, of_text in enumerate(ends, begin - len(chunk)):
             rows = by_text[bounds[place] : bounds[place + 1]]
             here = positions[rows]
             before = np.append(0, of_text)[here]
@@ -204,6 +190,8 @@ def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """
     if not getattr(model.tokenizer, "is_fast", False):
         raise FeatureIndexError(f"The tokenizer of {model.name} does not give offsets of tokens; load a fast one.")
+    if not len(texts):
+        return []
     encoded = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     blank = functools.cache(lambda token: model.token_texts([token])[0].isspace())
     ends = []

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json, read_text
+from workbench.core.type_words import reason_of
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
@@ -57,8 +58,8 @@ def from_dict(data: dict[str, Any]) -> InterventionKind:
     except (KeyError, TypeError, AttributeError) as error:
         kinds = ", ".join(kind.__name__ for kind in INTERVENTIONS.values())
         raise EditError(
-            f"This is not an intervention ({error}); a kind ({kinds}) and its settings are needed, for most also a "
-            "feature."
+            f"This is not an intervention ({reason_of(error)}); a kind ({kinds}) and its settings are needed, for most "
+            "also a feature."
         ) from error
 
 

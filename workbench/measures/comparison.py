@@ -188,13 +188,14 @@ def compare_steps(
     text = prompt if isinstance(prompt, str) else model.to_text(prompt)
     around = acting_on(model)
     blame = blaming(model, [tokens[0].tolist()] * rows, [[*around, *one] for one in ((), *sides)])
-    return _judged(steps, judge, blame, text, tokens[0], top)
+    return _judged(steps, judge, blame, prompt=text, tokens=tokens[0], top=top)
 
 
 def _judged(
     steps: Iterator[DecodingStep],
     judge: _Judge,
     blame: AbstractContextManager[None],
+    *,
     prompt: str,
     tokens: Tensor,
     top: int,

@@ -24,12 +24,15 @@ from typing_extensions import TypedDict
 from workbench.core.forms import as_form, read_json
 from workbench.core.hashing import file_sha256
 from workbench.core.paths import check_links
+from workbench.core.patterns import Patience, SafePattern
 from workbench.core.type_words import reason_of, shown
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.modules import is_conv1d
 from workbench.model.weights import ADAPTER, ModelError, identity, read_huggingface, read_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
+LONGEST = 20_000
+"""Letters of a pattern in a configuration, which may name every module."""
 PREFIX = "base_model.model."
 """Begins the name of each tensor."""
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -222,10 +225,15 @@ def _check_complete(folder: Path, module: nn.Module, config: LoraConfig, tensors
     targets = config.get("target_modules") or []
     if any(config.get(name) for name in ("exclude_modules", "layers_to_transform", "layers_pattern")):
         return
-    for path, inner in modules.items():
-        chosen = _fits(f"({targets})$", path) if isinstance(targets, str) else _is_called(path, targets)
+    if isinstance(targets, str):
+        pattern = _pattern(f"({targets})$", Patience())
+        called = [path for path in modules if pattern.begins(path)]
+    else:
+        called = [path for path in modules if _is_called(path, targets)]
+    for path in called:
+        inner = modules[path]
         linear = isinstance(inner, nn.Linear | nn.Embedding) or is_conv1d(inner)
-        if chosen and linear and path not in tensors.first and not _is_called(path, kept):
+        if linear and path not in tensors.first and not _is_called(path, kept):
             raise ModelError(f"The adapter {folder} has no tensors for {path}, which it was trained on; copy it again.")
 
 
@@ -256,7 +264,9 @@ def _untie(module: Any, config: LoraConfig, tensors: AdapterTensors) -> None:
 def _merge(folder: Path, module: nn.Module, config: LoraConfig, tensors: AdapterTensors) -> None:
     """Write the adapter into the weights."""
     state = module.state_dict()
-    modules = dict(module.named_modules())
+    modules, patience = dict(module.named_modules()), Patience()
+    ranks = _Settings(config.get("rank_pattern"), config["r"], patience)
+    alphas = _Settings(config.get("alpha_pattern"), config["lora_alpha"], patience)
     for name, tensor in tensors.whole.items():
         _check_shape(folder, name, tensor, state[name])
         state[name].copy_(tensor)
@@ -266,11 +276,11 @@ def _merge(folder: Path, module: nn.Module, config: LoraConfig, tensors: Adapter
         turned = isinstance(inner, nn.Embedding) or is_conv1d(inner)
         if not turned and not isinstance(inner, nn.Linear):
             raise ModelError(f"The adapter {folder} changes {path}, a {type(inner).__name__}, which can't be merged.")
-        rank = _of_pattern(config.get("rank_pattern"), path, config["r"])
+        rank = ranks.of(path)
         if first.ndim != 2 or second.ndim != 2 or not 0 < rank == first.shape[0] == second.shape[1]:
             shapes = f"{list(first.shape)} and {list(second.shape)}"
             raise ModelError(f"The adapter {folder} has A and B of {shapes} for {path}, which are not of rank {rank}.")
-        alpha = _of_pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
+        alpha = alphas.of(path)
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
         change = (second @ first) * scale
         change = change.T if turned else change
@@ -283,20 +293,26 @@ def _merge(folder: Path, module: nn.Module, config: LoraConfig, tensors: Adapter
             inner.bias += tensors.biases[path] * scale
 
 
-def _of_pattern(pattern: Mapping[str, Any] | None, path: str, default: Any) -> Any:
-    """The value of the first key of a pattern, a regular expression, that the end of a module's path fits."""
-    for key, value in (pattern or {}).items():
-        if _fits(rf"(.*\.)?({key})$", path):
-            return value
-    return default
+class _Settings:
+    """A setting of modules, some with values of their own.
+
+    Args:
+        values: by regular expressions that the end of a module's path fits; the first that fits counts.
+        default: of the other modules.
+        patience: of all patterns of an adapter.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None, default: Any, patience: Patience):
+        self._values = [(_pattern(rf"(.*\.)?({key})$", patience), value) for key, value in (values or {}).items()]
+        self._default = default
+
+    def of(self, path: str) -> Any:
+        """The value for the module at a path."""
+        return next((value for pattern, value in self._values if pattern.begins(path)), self._default)
 
 
-def _fits(pattern: str, path: str) -> bool:
-    """Whether a module's path begins with what a regular expression of a configuration describes."""
-    try:
-        return re.match(pattern, path) is not None
-    except re.error as error:
-        raise ModelError(f"The adapter names modules by {shown(pattern)}, no regular expression ({error}).") from error
+def _pattern(pattern: str, patience: Patience) -> SafePattern:
+    return SafePattern(pattern, ModelError, LONGEST, patience)
 
 
 def _check_shape(folder: Path, name: str, tensor: Tensor, place: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from workbench.core.cache import cache_folder, optional
+from workbench.core.cache import cache_folder, in_use, optional
 from workbench.core.checks import Positive
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
@@ -204,6 +204,7 @@ def _read(file: Path) -> HookPoints | None:
     with contextlib.suppress(ModelError):
         saved = read_json(file, SavedTable, ModelError, "a table of hook points")
         if saved["points"] and saved["sha256"] == _sha256(saved["points"]):
+            in_use(file)
             return HookPoints(HookPoint(**{**row, "shape": tuple(row["shape"])}) for row in saved["points"])
     return None
 

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
+
+LONGEST = 200
+"""Characters of a name that others are compared with."""
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 """The number of the layer in a name; that of `ln2` is none."""
@@ -97,6 +101,8 @@ class HookPoints(Mapping[str, HookPoint]):
 
         A right name of something that this architecture does not compute gets the name of the same tensor, or None.
         """
+        if len(name) > LONGEST:
+            return None
         layer = _layer_of(name)
         wanted = _without_layer(name)
         known = {_without_layer(point) for point in self._points}
@@ -122,10 +128,10 @@ class HookPoints(Mapping[str, HookPoint]):
     def _complaint(self, name: str) -> str:
         nearest = self.nearest(str(name))
         if nearest:
-            return f"The model has no hook point {name!r}; did you mean {nearest!r}?"
+            return f"The model has no hook point {shown(name)}; did you mean {nearest!r}?"
         if self._is_absent(str(name)):
-            return f"The model has no hook point {name!r}: it does not compute that; see the list model.hook_points."
-        return f"The model has no hook point {name!r}."
+            return f"The model has no hook point {shown(name)}, which it does not compute; see model.hook_points."
+        return f"The model has no hook point {shown(name)}."
 
 
 def _in_block(name: str) -> str:

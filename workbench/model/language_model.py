@@ -30,9 +30,6 @@ from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer, added_text, token_texts
 from workbench.model.weights import ModelError
 
-USUAL_TOKEN = 16
-"""Characters of a token; only a text with more for each token of the context is measured before it is tokenized."""
-
 
 class LanguageModel:
     """A model with its tokenizer; `load_model` opens one.
@@ -109,8 +106,11 @@ class LanguageModel:
                 `chat_prompt`. False gives the ids of the text as a part of a longer one, such as of " dog".
 
         Raises:
-            PromptError: an empty text, a token that the model lacks, or a model without a tokenizer.
+            PromptError: an empty text, a token that the model lacks, a part of a text that is longer than the context,
+                or a model without a tokenizer.
         """
+        if not start:
+            prompt_forms.check_length(self, text)
         ids = prompt_forms.encode(self.tokenizer, text, self.network.vocab_size, self.name, start=start)
         return torch.tensor([ids], dtype=torch.long)
 
@@ -156,6 +156,8 @@ class LanguageModel:
         Raises:
             PromptError: no message, or a model without a chat template.
         """
+        said = [messages] if isinstance(messages, str) else [text for one in messages for text in one.values()]
+        prompt_forms.check_length(self, "".join(said))
         return prompt_forms.chat_text(self.tokenizer, messages, self.name)
 
     @checked(PromptError)
@@ -166,7 +168,7 @@ class LanguageModel:
             PromptError: an empty text, ids outside the vocabulary, another shape, or more tokens than the context.
         """
         if isinstance(tokens, str):
-            self._check_length(tokens)
+            prompt_forms.check_length(self, tokens)
             tokens = self.to_tokens(tokens)
         sizes = {"n_ctx": self.network.n_ctx, "vocab_size": self.network.vocab_size}
         return prompt_forms.token_tensor(tokens, **sizes, tokenizer=self.tokenizer, name=self.name)
@@ -298,8 +300,10 @@ class LanguageModel:
         Raises:
             EditError: something that is no list of interventions, or one that does not fit the model.
         """
-        bindable = isinstance(interventions, Sequence) and all(
-            hasattr(one, "bind") and not isinstance(one, type) for one in interventions
+        bindable = (
+            isinstance(interventions, Sequence)
+            and not isinstance(interventions, str | bytes)
+            and all(hasattr(one, "bind") and not isinstance(one, type) for one in interventions)
         )
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
@@ -446,17 +450,6 @@ class LanguageModel:
         run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
         return self.network.run(tokens, run, mask=mask, last=last)
 
-    def _check_length(self, text: str) -> None:
-        """Refuse a text with more characters than a full context of the longest tokens, before it is tokenized."""
-        if self.tokenizer is None or len(text) <= self.network.n_ctx * USUAL_TOKEN:
-            return
-        most = self.network.n_ctx * max(map(len, self.tokenizer.get_vocab()))
-        if len(text) > most:
-            raise PromptError(
-                f"The text has {len(text):,} characters, but {self.name} sees only {self.network.n_ctx:,} tokens; "
-                "shorten it."
-            )
-
     def _text(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> str:
         """The text of token ids behind others; empty for a model without a tokenizer."""
         return "" if self.tokenizer is None else self.to_text(tokens, after)
@@ -464,7 +457,7 @@ class LanguageModel:
     def _row(self, prompt: Prompt) -> list[int]:
         """The token ids of one prompt."""
         if isinstance(prompt, str):
-            self._check_length(prompt)
+            prompt_forms.check_length(self, prompt)
         rows = self.to_tokens(prompt) if isinstance(prompt, str) else self.as_tokens(prompt)
         if len(rows) != 1:
             raise PromptError(f"A prompt is one row of tokens, not {len(rows)}; give generate_batch a list of rows.")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint, not_finite
 from workbench.core.steady import read_steadily
-from workbench.core.type_words import reason_of
+from workbench.core.type_words import reason_of, shown
 from workbench.model.checkpoint_files import check_checkpoint, check_settings, no_code, plain_files
 from workbench.model.hub import (
     in_words,
@@ -47,6 +47,10 @@ ADAPTER = "adapter_config.json"
 
 _NUMBER = re.compile(r"\.[0-9]+(?=\.|$)")
 """Numbers of layers and experts in a path."""
+LAYERS = "num_hidden_layers"
+SIZES = ("hidden_size", "vocab_size", "intermediate_size", "moe_intermediate_size", "head_dim", "num_attention_heads")
+SIZES += ("num_key_value_heads", "num_experts", "num_local_experts", "n_routed_experts")
+"""Names that configurations have for sizes of weights."""
 
 _log = logging.getLogger("workbench")
 _building = threading.RLock()
@@ -222,6 +226,7 @@ def _load_module(source: str, *, trust_remote_code: bool = False, **where: Any) 
         raise ModelError(
             f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
         )
+    check_claims(source, config)
     if (Path(source) / ADAPTER).is_file():  # transformers applies it only where PEFT is installed
         raise ModelError(f"{source!r} holds an adapter beside a model; move one of them to a folder of its own.")
     with building(), _refusing(source, OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
@@ -296,6 +301,34 @@ def check_kind(name: str, config: Any) -> None:
             f"{name!r} is quantised ({method}), and Workbench reads and edits plain weights: open the checkpoint that "
             "it was made from, or save a dequantised copy with transformers."
         )
+
+
+def check_claims(source: str, config: Any) -> None:
+    """Refuse a folder whose configuration claims more than its weights can hold, before its modules are built.
+
+    Every layer has a tensor, and every size is that of a tensor's axis. Nothing is checked of a name on the hub, or of
+    a folder without safetensors, which opening refuses.
+
+    Raises:
+        ModelError: more layers than tensors, or a size of more values than the files have bytes.
+    """
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        return
+    tensors, room = 0, sum(file.stat().st_size for file in files)
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            tensors += len(opened.keys())
+    sizes = config.get_text_config()
+    stated = sizes.to_dict()
+    stated |= {name: stated[own] for name, own in sizes.attribute_map.items() if own in stated}
+    for name in (LAYERS, *SIZES):
+        size, most = stated.get(name), tensors if name == LAYERS else room
+        if isinstance(size, int) and size > most:
+            raise ModelError(
+                f"{source!r} has a configuration with {name} = {shown(size)}, more than its {tensors:,} tensors of "
+                f"{room:,} bytes can hold; copy the model again."
+            )
 
 
 def _knows_small_files(source: str) -> bool:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.core.cache import cache_folder, optional
+from workbench.core.cache import cache_folder, in_use, optional
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json
@@ -42,6 +42,7 @@ def read_table(file: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
             note = parse_json(opened.metadata()["about"], dict[str, Any], WorkbenchError, "Its note is damaged")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if {**note, **about} == note and note["sha256"] == fingerprint(tensors):
+            in_use(file)
             return tensors
         reason = "it is altered or of another version"
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -9,7 +9,6 @@ Mask" (2022), arXiv 2209.07617, multiply the masked weights by a factor that fal
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
+from workbench.core.patterns import SafePattern
 from workbench.core.progress import Progress
-from workbench.core.type_words import shown
 from workbench.corpus import Corpus, as_corpus
 from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
@@ -117,7 +116,7 @@ def heal(
         _check_decay(start, **asdict(sparsify))
     twin = LanguageModel(start.network.module, start.tokenizer, f"{start.name} (healed)", start.weights_hash)
     slow = _adapt(twin, rank, keep_zeros, sparsify, seed)
-    trained = [one for name, one in twin.network.module.named_parameters() if pattern.search(name)]
+    trained = [one for name, one in twin.network.module.named_parameters() if pattern.is_in(name)]
     if not trained:
         raise SurgeryError(f"There is nothing to train: no parameter's name has {pattern.pattern!r} in it.")
     processes = Processes(twin.network.unembedding().device)
@@ -179,14 +178,11 @@ def _check_rank(model: LanguageModel, rank: int | None) -> None:
         raise SurgeryError(f"rank is a whole number from 1 to {most:,}, that of the largest matrix, not {rank:,}.")
 
 
-def _trained_names(rank: int | None, only: str | None) -> re.Pattern[str]:
+def _trained_names(rank: int | None, only: str | None) -> SafePattern:
     """What is found in the names of the parameters to train."""
     if rank is not None and only is not None:
         raise SurgeryError("With a rank the low-rank additions are trained and nothing else; leave out `only`.")
-    try:
-        return re.compile(r"\.adapted_weight\.(up|down)$" if rank else only or "")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise SurgeryError(f"{shown(only)} is no regular expression ({error}).") from error
+    return SafePattern(r"\.adapted_weight\.(up|down)$" if rank else only or "", SurgeryError)
 
 
 @checked(SurgeryError)
