@@ -20,9 +20,10 @@ $(READY): pyproject.toml constraints.txt
 app: $(READY)
 	$(BIN)/workbench app
 
-# two processes of one thread each take half as long as one process of two
+# two processes of one thread each take half as long as one process of two; compiled files are kept, whatever the shell
+# says, since a third of the time until the first test goes into compiling the tests
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 # the seconds of each test file, by which `make test` orders them
 durations: PYTEST = --write-durations

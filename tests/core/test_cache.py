@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import workbench as wb
-from workbench.__main__ import main
+from workbench.console import main
 from workbench.core.cache import cache_folder, cache_limit, cache_parts, empty_cache, in_use, optional
 from workbench.core.files import FileError
 

@@ -1,13 +1,14 @@
-"""The app in a real browser: several visitors, stopping, and what is typed wrongly or with markup."""
+"""The app in a real browser: from a word or a latent to a changed answer, several visitors, what is typed wrongly."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from browsing import PATIENCE, ROOT, Server, serve
-from in_browser import DOG, Visit, complaint, settled, shorten, written
+from in_browser import DOG, Visit, complaint, generate, settled, shorten, written
 from playwright.sync_api import Browser, expect
 
 import workbench as wb
@@ -16,6 +17,81 @@ QUESTION = "What is your favourite animal?"
 STORY = "Once upon a time, there was a"
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
+
+
+def test_from_a_word_to_a_changed_answer(visit: Visit) -> None:
+    page = visit("/")
+    box = page.get_by_placeholder("dog")
+    expect(box).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("The most specialised neurons")).to_be_visible(timeout=PATIENCE)
+    box.fill("dog")
+    expect(page.get_by_text("“dog” among")).to_be_visible()
+    settled(page)
+    page.locator(".dvn-scroller").click(position={"x": 16, "y": 52})  # the box before the first hit
+    expect(page.get_by_role("heading", name="Layer 29, neuron 808, gate")).to_be_visible()
+    expect(page).to_have_url(re.compile("feature=neurons.29.gate"))
+    expect(page.get_by_text("Most similar neurons")).to_be_visible()
+
+    page.get_by_role("button", name="Steer this neuron").click()
+    expect(page.get_by_role("link", name="Layer 29, neuron 808")).to_be_visible()
+    shorten(page)
+    slider = page.get_by_role("slider", name="Set to")
+    expect(slider).to_have_value("20")
+    slider.press("ArrowRight")
+    expect(slider).to_have_value("20.5")
+    settled(page)
+    plain, edited = generate(page)
+    assert plain
+    assert edited
+    assert plain != edited
+    assert page.locator(".wb-text .t").first.get_attribute("data-value").startswith("KL ")
+
+    page.get_by_role("link", name="Browse").click()  # what was typed is still there
+    expect(page.get_by_placeholder("dog")).to_have_value("dog")
+    expect(page.get_by_role("heading", name="Layer 29, neuron 808, gate")).to_be_visible()
+    page.get_by_role("link", name="Steer").click()
+    expect(page.get_by_role("slider", name="Set to")).to_have_value("20.5")
+    assert written(page) == [plain, edited]
+
+
+def test_from_a_latent_to_its_label_and_its_effect(visit: Visit, shelf: Path) -> None:
+    page = visit("/?feature=random-15:5")
+    expect(page.get_by_role("heading", name="random-15, latent 5")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".wb-examples .p").first).to_be_visible()
+    expect(page.get_by_text("Nearest latents")).to_be_visible()
+    settled(page)
+    page.get_by_role("textbox", name="Label").fill("<i>rivers</i>")  # without Enter
+    settled(page)
+    index = wb.open_index(shelf / "dictionaries" / "random-15" / "index")
+    for _ in range(100):
+        if index.feature(5).label == "<i>rivers</i>":
+            break
+        page.wait_for_timeout(100)
+    assert index.feature(5).label == "<i>rivers</i>"
+
+    page.get_by_role("radio", name="regular expression").click()
+    box = page.get_by_placeholder("New (York)")
+    box.fill("New (York)")
+    box.press("Enter")
+    expect(page.get_by_text("best first")).to_be_visible()
+    settled(page)
+
+    page.get_by_role("button", name="Steer this latent").click()
+    expect(page.get_by_role("link", name="random-15, latent 5")).to_be_visible(timeout=PATIENCE)
+    shorten(page)
+    slider = page.get_by_role("slider", name="Set to")
+    slider.press("End")
+    settled(page)
+    plain, edited = generate(page)
+    assert plain != edited
+
+    page.get_by_role("link", name="Inspect").click()
+    expect(page.get_by_text("Colour by")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    assert page.locator(".wb-text .t").first.get_attribute("data-value").startswith("random-15:")
+    page.locator(".dvn-scroller").first.click(position={"x": 16, "y": 52})  # the box before the first feature
+    expect(page.get_by_role("heading", name=re.compile(r"random-15, latent \d+"))).to_be_visible(timeout=PATIENCE)
+    expect(page).to_have_url(re.compile("feature=random-15"))
 
 
 def test_a_model_typed_in(visit: Visit) -> None:
@@ -41,7 +117,7 @@ def test_two_visitors_at_once_get_what_each_gets_alone(visit: Visit, model: wb.m
         page.get_by_role("button", name=name).click()
     for name, page in pages.items():
         prompt, edit = asked[name]
-        alone = wb.compare(model, prompt, [edit], 32)
+        alone = wb.compare(model, prompt, [edit], 16)
         plain, edited = written(page)
         assert plain.split() == alone.baseline.text.split()
         assert edited.split() == alone.edited.text.split()
@@ -131,27 +207,34 @@ def test_names_of_strangers_fetch_nothing(
     page.close()
 
 
-@pytest.mark.parametrize(
-    ("address", "word"),
-    [
-        ("/?feature=neurons.99.gate:1", "layer 99"),
-        ("/?feature=nonsense", "is not a feature"),
-        ("/steer?feature=neurons.29.gate:99999", "99999"),
-        ("/steer?feature=runs/my-sae:3", "is not loaded"),
-    ],
-)
-def test_a_bad_link_is_one_sentence(visit: Visit, address: str, word: str) -> None:
-    assert word in complaint(visit(address))
+BAD_LINKS = {
+    "/?feature=neurons.99.gate:1": "layer 99",
+    "/?feature=nonsense": "is not a feature",
+    "/steer?feature=neurons.29.gate:99999": "99999",
+    "/steer?feature=runs/my-sae:3": "is not loaded",
+}
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"{", b"[1, 2]", b"\xff\xfe", b'{"format": 1, "model": {"name": "other", "hash": "x"}, "interventions": []}'],
-)
-def test_a_bad_file_is_one_sentence(visit: Visit, data: bytes) -> None:
+def test_a_bad_link_is_one_sentence(visit: Visit, app: Server) -> None:
+    first = next(iter(BAD_LINKS))
+    page = visit(first)
+    for address, word in BAD_LINKS.items():
+        if address != first:
+            page.goto(app.url + address)  # a new session of the app
+        assert word in complaint(page), address
+
+
+OTHERS = b'{"format": 1, "model": {"name": "other", "hash": "x"}, "interventions": []}'
+BAD_FILES = [b"{", b"[1, 2]", b"\xff\xfe", OTHERS]
+
+
+def test_a_bad_file_is_one_sentence(visit: Visit) -> None:
     page = visit("/steer")
     page.get_by_role("button", name="Save or load").click(timeout=PATIENCE)
-    page.locator("input[type=file]").set_input_files(
-        {"name": "edits.json", "mimeType": "application/json", "buffer": data}
-    )
-    assert "interventions" in complaint(page)
+    for number, data in enumerate(BAD_FILES):
+        page.locator(f".st-key-upload-{number} input[type=file]").set_input_files(
+            {"name": "edits.json", "mimeType": "application/json", "buffer": data}
+        )
+        expect(page.locator(f".st-key-upload-{number + 1}")).to_have_count(1, timeout=PATIENCE)  # it was read
+        settled(page)
+        assert "interventions" in complaint(page), data
