@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from workbench.neurons import NeuronTable
     from workbench.synthetic import StateCounts, TokFSM
 
-MODELS_KEPT = 3
+KEPT = {"model": 3, "table": 6}
+"""Number of open models and decoded tables that are kept, those that were used last."""
 TASKS_KEPT = 20
 """Number of ended tasks whose results are kept."""
 CHANGES_KEPT = 4
 """Number of chains of changed models that are kept for the reload of their page."""
+READINGS_KEPT, LISTS_KEPT, DICTIONARIES_KEPT, COUNTS_KEPT = 2000, 500, 24, 8
+"""Number of neurons that were read, of lists of neurons, of dictionaries and their indexes, of counts of states."""
 TOP_K = 10
 """Tokens kept per neuron; the default of `decode_neurons`."""
 
@@ -46,10 +49,12 @@ def opening(source: str) -> Job[LanguageModel]:
     """The job that opens the model of this name, started if need be."""
 
     def work(tell: Callable[[float, str], None]) -> LanguageModel:
+        from shared import places
+
         import workbench as wb
         import workbench.figures
 
-        return wb.load_model(source, progress=tell)
+        return wb.load_model(places.allowed(source), progress=tell)
 
     return _job(("model", source), work)
 
@@ -88,15 +93,48 @@ def _lock() -> threading.Lock:
 
 
 def _job(key: tuple[str, ...], work: Callable[..., Any]) -> Job[Any]:
-    """The job of this key; started if there is none, and again if it failed and no session waits for it."""
+    """The job of this key; started if there is none, and again if it failed and no session waits for it.
+
+    Of the jobs of its kind that have ended, `KEPT` are kept, those that were asked for last.
+    """
     with _lock():
         jobs = _jobs()
-        if key not in jobs or (jobs[key].failed and jobs[key].waiting == 0):
-            models = [known for known in jobs if known[0] == "model" and known != key]
-            if key[0] == "model" and len(models) >= MODELS_KEPT:
-                del jobs[models[0]]
-            jobs[key] = Job(work)
-        return jobs[key]
+        job = jobs.pop(key, None)
+        if job is None or (job.failed and job.waiting == 0):
+            job = Job(work)
+        jobs[key] = job
+        ended = [known for known, one in jobs.items() if known[0] == key[0] and known != key and _idle(one)]
+        for old in ended[: max(len(ended) + 1 - KEPT.get(key[0], TASKS_KEPT), 0)]:
+            del jobs[old]
+        return job
+
+
+def _idle(job: Job[Any]) -> bool:
+    """Whether a job has ended and no session waits for it."""
+    return job.done and job.waiting == 0
+
+
+def held() -> dict[str, tuple[int, int]]:
+    """What this process keeps for all sessions, in words: how many now, and how many at most."""
+    with _lock():
+        kinds = [key[0] for key in _jobs()]
+        return {
+            "open models": (kinds.count("model"), KEPT["model"]),
+            "tables of decoded neurons": (kinds.count("table"), KEPT["table"]),
+            "results of long work": (len(_tasks()), TASKS_KEPT),
+            "chains of changed models": (len(_kept()), CHANGES_KEPT),
+        }
+
+
+def let_go() -> None:
+    """Drop what this process keeps and can make again; what goes on, and changes of models, stay."""
+    with _lock():
+        for key in [key for key, job in _jobs().items() if _idle(job)]:
+            del _jobs()[key]
+        for key in [key for key, one in _tasks().items() if one.done]:
+            del _tasks()[key]
+    for cached in (dictionary, reading, neighbours, strongest, feature_index, state_counts):
+        cached.clear()
 
 
 def task(key: tuple[str, ...]) -> Task[Any] | None:
@@ -165,7 +203,7 @@ def typed_folders() -> list[str]:
     return []
 
 
-@st.cache_resource(show_spinner=False, max_entries=24)
+@st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT)
 def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
     """The dictionary in a folder, with this name; read-only. `stamp` identifies the state of its files."""
     import workbench as wb
@@ -181,7 +219,7 @@ _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {
 }
 
 
-@st.cache_resource(show_spinner=False, max_entries=5000, hash_funcs=_BY_WEIGHTS)
+@st.cache_resource(show_spinner=False, max_entries=READINGS_KEPT, hash_funcs=_BY_WEIGHTS)
 def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 10) -> Reading:
     """A neuron's highest tokens, and those of the opposite direction, from its own weights."""
     import workbench as wb
@@ -196,7 +234,7 @@ def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 1
     return Reading(*sides)
 
 
-@st.cache_resource(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
+@st.cache_resource(show_spinner=False, max_entries=LISTS_KEPT, hash_funcs=_BY_WEIGHTS)
 def neighbours(model: LanguageModel, feature: str, top: int) -> list[tuple[Feature, float]]:
     """The neurons of the same site with the most similar weights, with their cosines."""
     import workbench as wb
@@ -204,7 +242,7 @@ def neighbours(model: LanguageModel, feature: str, top: int) -> list[tuple[Featu
     return wb.neurons.nearest_neurons(model, wb.Feature.parse(feature), top)
 
 
-@st.cache_resource(show_spinner=False, max_entries=1000, hash_funcs=_BY_WEIGHTS)
+@st.cache_resource(show_spinner=False, max_entries=LISTS_KEPT, hash_funcs=_BY_WEIGHTS)
 def strongest(
     model: LanguageModel,
     text: str,
@@ -223,18 +261,20 @@ def strongest(
     return wb.neurons.neurons_writing(model, text, weights, **how)  # type: ignore[arg-type]
 
 
-@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=_BY_WEIGHTS)
+@st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT, hash_funcs=_BY_WEIGHTS)
 def feature_index(
     folder: str, name: str, stamp: tuple[int, ...], of: tuple[int, ...], model: LanguageModel
 ) -> FeatureIndex:
     """The checked index of the dictionary in a folder; the stamps identify the state of both's files."""
     from workbench.index import open_index
 
-    return open_index(f"{folder}/index", model, dictionary(folder, name, of))
+    index = open_index(f"{folder}/index", model, dictionary(folder, name, of))
+    index.model = None  # pages run prompts by `active_features`; an index that is kept would keep the model
+    return index
 
 
 @st.cache_resource(
-    show_spinner="Counting which codes are active on which states …", max_entries=8, hash_funcs=_BY_WEIGHTS
+    show_spinner="Counting which codes are active on which states …", max_entries=COUNTS_KEPT, hash_funcs=_BY_WEIGHTS
 )
 def state_counts(model: LanguageModel, machine: TokFSM) -> list[StateCounts]:
     """How often each code of the model is active on each state of a machine, one `StateCounts` for each digit."""

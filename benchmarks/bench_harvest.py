@@ -42,7 +42,10 @@ def main() -> None:
     model = wb.load_model()
     corpus = Corpus.load(settings.corpus)
     layers = int(settings.hook_point.split(".")[1]) + 1
-    plain: Any = AutoModelForCausalLM.from_pretrained(cache_folder() / "models" / GGUF_SHA256, dtype=torch.float32)
+    how: dict[str, Any] = {"dtype": torch.float32}
+    plain: Any = AutoModelForCausalLM.from_pretrained(
+        cache_folder() / "models" / GGUF_SHA256, trust_remote_code=False, use_safetensors=True, **how
+    )
     bare = plain.eval().model
     bare.layers = bare.layers[:layers]
     bare.config.num_hidden_layers = layers

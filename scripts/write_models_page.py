@@ -21,11 +21,11 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "laws")]
 import tiny  # noqa: E402
 import tokenizers_zoo  # noqa: E402
 import zoo  # noqa: E402
-from capabilities import CAPABILITIES, Subject, outcome  # noqa: E402
+from capabilities import CAPABILITIES, Subject  # noqa: E402
 from models_page import SIGNS  # noqa: E402
+from outcomes import outcome  # noqa: E402
 from tokenizer_capabilities import CAPABILITIES as TOKENIZER_CAPABILITIES  # noqa: E402
 from tokenizer_capabilities import Reader  # noqa: E402
-from tokenizer_capabilities import outcome as tokenizer_outcome  # noqa: E402
 
 HEAD = """# Models
 
@@ -74,12 +74,14 @@ def main() -> None:
     rows = []
     for name, entry in zoo.ZOO.items():
         subject = Subject(name)
-        rows.append(tables.row(name, entry.model_type, ((one, *outcome(subject, one)) for one in CAPABILITIES)))
+        rows.append(
+            tables.row(name, entry.model_type, ((one, *outcome(check, subject)) for one, check in CAPABILITIES.items()))
+        )
     counts = dict(tables.counts)
     readers = []
     for name, kind in tokenizers_zoo.KINDS.items():
         reader = Reader(name)
-        results = ((one, *tokenizer_outcome(reader, one)) for one in TOKENIZER_CAPABILITIES)
+        results = ((one, *outcome(check, reader)) for one, check in TOKENIZER_CAPABILITIES.items())
         readers.append(tables.row(name, kind.words, results))
     head = HEAD.format(
         lens=_version("transformer-lens"),

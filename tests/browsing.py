@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.sync.client import connect
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -26,6 +29,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PROTOCOL, AGAIN = "streamlit", ForwardMsg.FINISHED_EARLY_FOR_RERUN
+"""How browsers speak with the server, and what it says of a script that is about to run again."""
 PATIENCE = 240_000
 """Milliseconds: on a new machine the first page waits for the neurons to be decoded."""
 
@@ -36,6 +41,7 @@ class Server:
 
     url: str
     log: Path
+    pid: int
 
     def said(self) -> str:
         """All that it has written so far."""
@@ -64,13 +70,35 @@ def serve(script: Path, log: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, env=dict(os.environ))
     try:
         _wait_for(process, port, log)
-        yield Server(f"http://127.0.0.1:{port}", log)
+        yield Server(f"http://127.0.0.1:{port}", log, process.pid)
     finally:
         process.terminate()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def view(url: str, address: str = "", query: str = "") -> int:
+    """Draw a page of a server in a session of its own, as a browser asks for it; returns the bytes that were sent.
+
+    Args:
+        url: of the server.
+        address: of the page; empty for the first one.
+        query: of the address, without its question mark.
+    """
+    size, ended, stream = 0, False, f"{url.replace('http', 'ws')}/_stcore/stream"
+    how = {"subprotocols": [PROTOCOL], "max_size": None, "open_timeout": PATIENCE / 1000}
+    with connect(stream, **how) as socket:
+        asked = BackMsg()
+        asked.rerun_script.page_name, asked.rerun_script.query_string = address, query
+        socket.send(asked.SerializeToString())
+        while not ended:
+            data = socket.recv(timeout=PATIENCE / 1000)
+            message = ForwardMsg.FromString(data)
+            ended = message.WhichOneof("type") == "script_finished" and message.script_finished != AGAIN
+            size += len(data)
+    return size
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Tiny models keep what they write in a folder of their own; the default model's c
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), *ROOMS, os.e
 """Tests share helpers over rooms, and so do the processes that they start."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _passed_over_by_the_garbage_collector() -> None:
+    """What is alive before a file's tests is imported or shared: it stays, and need not be looked through again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def model() -> wb.model.LanguageModel:
     """The default model, from the user's cache."""
@@ -48,7 +56,11 @@ def plain_default(default_folder: Path) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def _tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    """One for all processes of this test run: what one has probed, the others read."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
@@ -103,8 +115,8 @@ def _nothing_left_behind() -> Iterator[None]:
     """No test may leave interventions or gradients' settings in force."""
     yield
     from workbench.model.edits import current_run
-    from workbench.model.in_force import interventions_in_force
+    from workbench.model.in_force import InForce, in_force
 
     assert current_run() is None
-    assert interventions_in_force.get() == ()
+    assert in_force() == InForce()
     assert torch.is_grad_enabled()

@@ -50,7 +50,7 @@ def generate(model: Model, *interventions: Any, **how: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "value", [NAN, INF, -INF, 1e39, -1e300, 10**400, "20", None, True, [1.0], torch.tensor(2.0)], ids=repr
+    "value", [NAN, INF, -INF, 1e39, -1e300, 10**400, "20", None, True, [1.0], torch.tensor([2.0])], ids=repr
 )
 def test_values_that_are_no_finite_number(value: Any) -> None:
     for make in (
@@ -79,6 +79,7 @@ def test_numbers_of_other_libraries_become_pythons() -> None:
     clamp = wb.Clamp(F, np.float32(2), positions=[np.int64(3), 1])  # type: ignore[arg-type]
     assert clamp == wb.Clamp(F, 2.0, positions=[1, 3])
     assert wb.Clamp(F, 1, positions=np.array([3, 1])).positions == (1, 3)  # type: ignore[arg-type]
+    assert wb.Clamp(F, torch.tensor(2.0), positions=torch.tensor([3, 1])) == clamp  # type: ignore[arg-type]
     json.dumps(to_dict(clamp))
     for value in (np.bool_(True), True):
         refused(wb.dictionaries.FeatureError, lambda value=value: wb.dictionaries.Feature("neurons.1.gate", value))

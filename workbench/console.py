@@ -1,4 +1,4 @@
-"""The command `workbench`: `workbench app`, `workbench fetch`, `workbench info`; also `python -m workbench`."""
+"""The command `workbench`: `workbench app`, `fetch`, `info`, `cache`; also `python -m workbench`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from workbench.core import shipped
-from workbench.core.cache import cache_folder
+from workbench.core.cache import cache_folder, cache_limit, cache_parts, empty_cache
 from workbench.core.errors import WorkbenchError
 
 PACKAGES = ("workbench-lm", "torch", "transformers", "transformer-lens", "streamlit")
@@ -44,6 +44,24 @@ def info(options: Sequence[str]) -> None:
     print("\n".join(f"{name + ':':<18}{value}" for name, value in rows.items()))
 
 
+def cache(options: Sequence[str]) -> None:
+    """List what is kept on disk and can be made again; --empty removes it, or the parts named behind it."""
+    parser = argparse.ArgumentParser("workbench cache")
+    parser.add_argument("--empty", nargs="*", metavar="PART", help="remove these parts, or all of them")
+    asked = parser.parse_args(options)
+    if asked.empty is not None:
+        print(f"{empty_cache(*asked.empty) / 1e6:,.1f} MB were freed.")
+    print(cache_folder())
+    parts = cache_parts()
+    for part in parts:
+        print(f"{part.size / 1e6:>10,.1f} MB  {part.name:<12} {part.entries:>5,}  {part.about}")
+    limited = [part for part in parts if part.limited]
+    print(
+        f"{' and '.join(part.name for part in limited)} take {sum(part.size for part in limited) / 1e6:,.1f} MB of the "
+        f"{cache_limit() / 1e6:,.0f} MB that they may (WORKBENCH_CACHE_LIMIT, in MB); the longest unused go first."
+    )
+
+
 def _accelerators() -> list[str]:
     import torch
 
@@ -56,7 +74,7 @@ def _none(options: Sequence[str]) -> None:
         raise SystemExit(f"workbench: this command takes no options, not {' '.join(options)}")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"app": app, "fetch": fetch, "info": info}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"app": app, "fetch": fetch, "info": info, "cache": cache}
 
 
 def main(words: Sequence[str] | None = None) -> int:

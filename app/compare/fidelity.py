@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import caching
 import pandas as pd
 import streamlit as st
-from shared import background, dictionaries, snippets
+from shared import background, corpora, dictionaries, snippets
 
 from compare import script
 from workbench import figures
@@ -58,7 +58,7 @@ def begin(model: LanguageModel, request: FidelityRequest) -> None:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> list[Fidelity]:
         import workbench as wb
 
-        corpus = wb.Corpus.load(request.corpus)
+        corpus = corpora.opened(request.corpus)
         return wb.measures.measure_fidelities(model, loaded, corpus, request.tokens, progress=tell, cancel=cancelled)
 
     caching.begin(request.key, "Measuring", work, request)

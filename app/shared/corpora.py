@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from shared import session
+from shared import places, session
 
 if TYPE_CHECKING:
     from workbench import Corpus
@@ -17,16 +17,21 @@ FIRST, WALKS = "stories", "walks of its state machine"
 
 def load(model: LanguageModel, name: str) -> Corpus:
     """The corpus of this name or path; for `WALKS`, walks of the model's state machine."""
+    machine = session.machine_of(model)
+    return machine.corpus() if machine and name == WALKS else opened(name)
+
+
+def opened(name: str) -> Corpus:
+    """The corpus of this name or path; raises an error if there is none, or a visitor may not read there."""
     import workbench as wb
 
-    machine = session.machine_of(model)
-    return machine.corpus() if machine and name == WALKS else wb.Corpus.load(name)
+    return wb.Corpus.load(places.allowed(name))
 
 
 def choose(
     key: str, place: Any = None, disabled: bool = False, *, first: Sequence[str] = (), title: str = "Texts"
 ) -> str:
-    """Draw the chooser, with `first` before all others; returns a name or path for `load` or `Corpus.load`."""
+    """Draw the chooser, with `first` before all others; returns a name or path for `load` or `opened`."""
     known: list[str] = [*first, *st.session_state.setdefault("known corpora", _bundled())]
     if (chosen := st.session_state.get(key)) and chosen not in known:
         st.session_state["known corpora"].append(chosen)

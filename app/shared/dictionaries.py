@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
+from shared import places
 from shared.tokens import plain
 
 from workbench import Feature
 from workbench.core import shipped
 from workbench.core.forms import parse_json
+from workbench.core.type_words import shortened
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.index import FeatureIndexError
@@ -112,7 +114,7 @@ def trouble(model: LanguageModel, one: Known) -> str:
     """Why a dictionary does not fit the model, in a sentence; empty if it does."""
     if one.complaint:
         return one.complaint
-    if one.model_hash and one.model_hash != model.hash:
+    if one.model_hash and not model.is_named(one.model_hash):
         return f"{one.name} was trained on another model than {model.name}."
     missing = [point for point in (one.reads, one.writes) if point not in model.hook_points]
     if missing:
@@ -161,7 +163,9 @@ def called(model: LanguageModel, name: str) -> Known:
             if complaint := trouble(model, one):
                 raise DictionaryError(complaint)
             return one
-    raise DictionaryError(f"{name} is not loaded: the app knows no dictionary of this name; type its folder on Browse.")
+    raise DictionaryError(
+        f"{shortened(name)} is not loaded: the app knows no dictionary of this name; type its folder on Browse."
+    )
 
 
 def feature(model: LanguageModel, text: str) -> Feature:
@@ -179,8 +183,8 @@ def is_neuron(one: Feature) -> bool:
 
 
 def add_folder(model: LanguageModel, typed: str) -> Known:
-    """Add the dictionary in a folder that a user typed; raises `DictionaryError` if it can't be used."""
-    folder = str(Path(typed.strip()).expanduser())
+    """Add the dictionary in a folder that a user typed; raises an error if it can't be used."""
+    folder = str(Path(places.allowed(typed.strip())).expanduser())
     one = next((one for one in known() if place(one) == Path(folder).absolute()), None)
     if one is None:
         one = _described(Path(folder))

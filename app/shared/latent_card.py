@@ -43,7 +43,7 @@ def show(model: LanguageModel, text: str) -> None:
 
 def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
     name, numbers, actions = st.columns([4, 4, 3], vertical_alignment="center")
-    name.subheader(f"{one.title}, {one.noun} {feature.index}", anchor=False)
+    name.subheader(f"{plain(one.title)}, {one.noun} {feature.index}", anchor=False)
     name.caption(dictionaries.about(one))
     if card is not None:
         with numbers.container(horizontal=True, gap="medium"):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DEFAULT = "SmolLM2-135M-Instruct"
 FEATURE, MODEL = "feature", "model"
 """In the address: the open feature, and the model that it belongs to, as `name@hash`."""
+LONGEST = 100
+"""Characters of a part of an address that a sentence shows."""
 CHANGES = "changes"
 """In the address: the session whose changes of models a reloaded page takes over."""
 
@@ -81,7 +83,7 @@ def open_model() -> LanguageModel:
     """The chosen model; waits until it is open, and ends the page with one sentence if it can't be opened."""
     name = source()
     with one_sentence():
-        model = wait_for(lambda: caching.opening(name), f"Opening {plain(name)}")
+        model = wait_for(lambda: caching.opening(name), f"Opening {_short(name)}")
         _show_facts(model)
         return model
     st.stop()
@@ -105,18 +107,24 @@ def foreign_link() -> str:
     linked, (name, hash) = st.query_params.get(FEATURE), _linked_model()
     if not linked or not name:
         return ""
-    own = current_model().hash[:12]
+    model = current_model()
+    own = model.hash[:12]
     if name != source():
         return (
-            f"This link is to {plain(linked)} of the model {plain(name)}, and {plain(source())} is open; choose that "
+            f"This link is to {_short(linked)} of the model {_short(name)}, and {plain(source())} is open; choose that "
             "model in the sidebar."
         )
-    if hash != own:
+    if hash not in (own, model.former_hash[:12]):
         return (
-            f"This link is to {plain(linked)} of {plain(name)} with the weights {plain(hash)}, and the one that is "
+            f"This link is to {_short(linked)} of {_short(name)} with the weights {_short(hash)}, and the one that is "
             f"open has the weights {own}; open the model that the link was made on."
         )
     return ""
+
+
+def _short(text: str) -> str:
+    """A part of an address in a sentence."""
+    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def linked_feature() -> str | None:

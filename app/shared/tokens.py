@@ -6,7 +6,10 @@ Spaces stay spaces, so that text wraps and can be copied; a small dot behind eac
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import importlib.util
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -42,15 +45,13 @@ STYLE = """<style>
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
 
-_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_{}[]()<>#+-.!|~$:&^@="} | {"\n": " "})
+_PACKAGE = Path(str(importlib.util.find_spec("workbench").origin)).parent  # pyright: ignore[reportOptionalMemberAccess]
+plain: Callable[[object], str] = runpy.run_path(str(_PACKAGE / "core" / "text.py"))["plain"]
+"""A text as Markdown that shows it letter by letter.
 
-
-def plain(text: object) -> str:
-    """The text as Markdown that shows every character as it is.
-
-    It repeats `workbench.core.text.plain`: importing a module of `workbench` loads torch, and the frame comes first.
-    """
-    return str(text).translate(_MARKDOWN)
+All text of models, files and addresses goes through this function, `html.escape` or Plotly's own before it is shown. It
+is loaded from its file, since importing a module of `workbench` loads torch, and the frame of a page comes first.
+"""
 
 
 def use_style() -> None:

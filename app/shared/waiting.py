@@ -96,7 +96,7 @@ def _stop(job: Job, name: str) -> None:
 def _bar_state(job: Job, what: str) -> tuple[float, str]:
     """The bar's share and its text."""
     if job.share <= 0:
-        return 0.0, f"{what} …"
+        return 0.0, plain(f"{what} …")
     left = job.seconds_left
     estimate = f", about {time_left(left)} left" if left is not None else ""
-    return min(job.share, 1.0), f"{job.what}{estimate}"
+    return min(job.share, 1.0), plain(f"{job.what}{estimate}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import caching
 import pandas as pd
 import streamlit as st
-from shared import background, snippets
+from shared import background, corpora, snippets
 
 from sparsity.panel import SparsityRequest
 
@@ -76,7 +76,7 @@ def _begin(model: LanguageModel, request: SparsityRequest, result: Sparsity, key
             done[0] += positions
             tell(min(done[0] / total, 0.99), "Reading the neurons")
 
-        corpus = wb.Corpus.load(request.corpus)
+        corpus = corpora.opened(request.corpus)
         first, second = corpus.split(0.5)
         activity = wb.sparsity.neuron_activity(model, result, corpus, request.tokens, progress=lambda *_: on_batch(0))
         done[0] = request.tokens

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import caching
 import pandas as pd
 import streamlit as st
-from shared import background, snippets
+from shared import background, corpora, snippets
 from shared.tokens import plain
 
 from workbench import figures
@@ -60,7 +60,7 @@ def begin(model: LanguageModel, request: SparsityRequest) -> None:
         def on_update(results: list[Sparsity]) -> None:
             answers.latest = results
 
-        corpus = wb.Corpus.load(request.corpus)
+        corpus = corpora.opened(request.corpus)
         return wb.sparsity.measure_sparsities(
             model, corpus, list(INCREASES), request.tokens, progress=tell, cancel=cancelled, on_update=on_update
         )

@@ -2,6 +2,7 @@
 
 import streamlit as st
 from shared import session
+from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from states import panel
@@ -20,7 +21,7 @@ def show() -> None:
     )
     with st.container(horizontal=True):
         for name in session.shipped_machines():
-            st.button(name, key=f"open {name}", on_click=session.take_model, args=(name,))
+            st.button(plain(name), key=f"open {name}", on_click=session.take_model, args=(name,))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from shared import corpora, dictionaries, edits, pages
+from shared import corpora, dictionaries, edits, pages, places
 from shared.tokens import plain
 
 import workbench as wb
@@ -70,7 +71,7 @@ def _argument(model: LanguageModel, now: LanguageModel, operation: Operation, on
     if one.kind in ("number", "whole"):
         return _number(one, key, how)
     if one.kind == "text":
-        value: Any = st.text_input(one.title, one.default or "", key=key, **how).strip()
+        value: Any = _text(st.text_input(one.title, one.default or "", key=key, **how).strip())
     else:
         count = now.network.n_layers if one.kind == "layers" else now.network.n_heads
         if any(number >= count for number in st.session_state.get(key, [])):  # the model has become smaller
@@ -78,6 +79,20 @@ def _argument(model: LanguageModel, now: LanguageModel, operation: Operation, on
         empty = "Choose at least one" if one.default is not None else "Left out"
         value = st.multiselect(one.title, range(count), key=key, placeholder=empty, **how)
     return None if one.default is None and not value else value
+
+
+def _text(typed: str) -> Any:
+    """The text of an argument, which may be paths or names, separated by semicolons or line breaks.
+
+    Draws the error and returns `NOT_READY` where a visitor may not use one of them.
+    """
+    try:
+        for part in re.split(r"[;\n]", typed):
+            places.allowed(part.strip())
+        return typed
+    except places.PlaceError as error:
+        st.error(plain(error), icon=":material/error:")
+        return NOT_READY
 
 
 def _number(one: Argument, key: str, how: dict[str, Any]) -> float | None:

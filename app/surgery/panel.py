@@ -94,7 +94,7 @@ def current_model(model: LanguageModel) -> LanguageModel:
 
 def held_out(corpus: str) -> Any:
     """The corpus to measure on; None for the bundled stories, of which `certify` takes a held-out tenth."""
-    return None if corpus == corpora.FIRST else wb.Corpus.load(corpus)
+    return None if corpus == corpora.FIRST else corpora.opened(corpus)
 
 
 def begin(model: LanguageModel, request: SurgeryRequest) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import background, corpora, dictionaries, session, snippets
+from shared import background, corpora, dictionaries, places, session, snippets
 from shared.tokens import plain
 
 import workbench as wb
@@ -35,7 +35,7 @@ def show(model: LanguageModel) -> None:
         persist_state="session",
         help="An ordinary Hugging Face checkpoint, with a certificate of the operations and their cost.",
     )
-    folder = str(Path(typed.strip()).expanduser()) if typed.strip() else ""
+    folder, wrong = _folder(typed)
     kept = panel.steps()
     saves = save.button("Save", key="surgery save", icon=":material/save:", width="stretch", disabled=not kept)
     loads = load.button("Load", key="surgery load", icon=":material/folder_open:", width="stretch")
@@ -43,7 +43,7 @@ def show(model: LanguageModel) -> None:
         st.caption("Keep a step to save it.")
     if (saves or loads) and not folder:
         panel.clear_messages()
-        st.error("Type a folder first.", icon=":material/error:")
+        st.error(plain(wrong), icon=":material/error:")
     elif saves and (Path(folder) / NOTE).exists():
         _ask(SAVING, folder, f"{folder} already holds a changed model; saving replaces it.", "Replace it")
     elif loads and not (Path(folder) / NOTE).exists():
@@ -70,6 +70,16 @@ def show(model: LanguageModel) -> None:
             icon=":material/download:",
             on_click="ignore",
         )
+
+
+def _folder(typed: str) -> tuple[str, str]:
+    """The folder that was typed, and a sentence where it can't be used; one of them is empty."""
+    if not typed.strip():
+        return "", "Type a folder first."
+    try:
+        return str(Path(places.allowed(typed.strip())).expanduser()), ""
+    except (ValueError, RuntimeError) as error:  # the last: ~ of an unknown user
+        return "", str(error)
 
 
 def _ask(what: str, folder: str, warning: str, button: str) -> None:

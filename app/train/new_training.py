@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import corpora, snippets
+from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from train import runs, script
@@ -69,7 +70,7 @@ def show(model: LanguageModel) -> None:
         key="training name",
         placeholder=suggested,
         persist_state="session",
-        help=f"The dictionary is saved in the folder {runs.runs_folder()}/NAME, which names its features.",
+        help=f"The dictionary is saved in the folder {plain(runs.runs_folder())}/NAME, which names its features.",
     )
     request = TrainingRequest(
         (name or suggested).strip(), word, reads, writes, corpus, int(tokens), settings, rate, int(batch)
@@ -82,7 +83,7 @@ def show(model: LanguageModel) -> None:
         width="stretch",
         key="begin training",
         disabled=busy is not None,
-        help=f"{busy.name} is being trained; one training goes on at a time." if busy else None,
+        help=f"{plain(busy.name)} is being trained; one training goes on at a time." if busy else None,
     ):
         with one_sentence():
             runs.begin(model, request)
@@ -107,14 +108,14 @@ def _where(model: LanguageModel, word: str) -> tuple[str, str]:
     if runs.kinds()[word].transcodes:
         reads, writes = (name.format(layer) for name in MLP)
         left.selectbox("Of", ["the MLP: from its input to its output"], disabled=True, key="training place of MLP")
-        left.caption(f"{reads} → {writes}")
+        left.caption(plain(f"{reads} → {writes}"))
         return reads, writes
     offered = {name: text for name, text in PLACES.items() if text.format(layer) in model.hook_points}
     if st.session_state.get("training place") not in offered:
         st.session_state.pop("training place", None)
     place = left.selectbox("Of", list(offered), key="training place", persist_state="session")
     reads = offered[place].format(layer)
-    left.caption(f"{reads}, {model.hook_points[reads].width:,} wide")
+    left.caption(plain(f"{reads}, {model.hook_points[reads].width:,} wide"))
     return reads, reads
 
 

@@ -23,7 +23,7 @@ EVERY = 2.0
 
 def show(model: LanguageModel, run: Run) -> None:
     """Draw the training in a folder."""
-    st.subheader(run.folder.name, anchor=False)
+    st.subheader(plain(run.folder.name), anchor=False)
     if run.request is not None:
         st.caption(_summary(run))
     going = runs.current()
@@ -72,7 +72,7 @@ def _state(model: LanguageModel, run: Run) -> None:
         icon=":material/play_arrow:",
         key="resume training",
         disabled=busy is not None,
-        help=f"{busy.name} is being trained; one training goes on at a time." if busy else None,
+        help=f"{plain(busy.name)} is being trained; one training goes on at a time." if busy else None,
     ):
         with one_sentence():
             runs.begin(model, run.request)

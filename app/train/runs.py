@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import caching
+from shared import corpora, places
 from shared.dictionaries import runs_folder
+from typing_extensions import TypedDict
 
 import workbench as wb
 from workbench.core.files import replacing
@@ -63,6 +65,20 @@ class TrainingRequest:
         return kind.__name__, built, how
 
 
+class RequestForm(TypedDict):
+    """The content of `request.json`."""
+
+    name: str
+    kind: str
+    reads: str
+    writes: str
+    corpus: str
+    tokens: int
+    settings: dict[str, int | float]
+    lr: NotRequired[int | float]
+    batch_size: NotRequired[int]
+
+
 @dataclass(frozen=True)
 class Run:
     """A folder of `runs`."""
@@ -103,9 +119,11 @@ def begin(model: LanguageModel, request: TrainingRequest) -> None:
     Raises:
         TrainingError: the name can't be a folder, is taken, or another training goes on.
         DictionaryError: the settings don't fit the kind.
+        PlaceError: a visitor may not write there.
     """
     if not re.fullmatch(r"[\w.-]+", request.name) or request.name.startswith("."):
         raise TrainingError(f"{request.name!r} can't be a folder's name; use letters, digits, - and _.")
+    places.allowed(request.folder)
     if going := current():
         raise TrainingError(f"{going.name} is being trained; one training goes on at a time.")
     earlier = _read(request.folder)
@@ -121,15 +139,22 @@ def begin(model: LanguageModel, request: TrainingRequest) -> None:
 def _work(model: LanguageModel, request: TrainingRequest, dictionary: Any) -> Callable[..., None]:
     def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
         how = request.call(model)[2]
-        corpus = wb.Corpus.load(request.corpus)
+        corpus = corpora.opened(request.corpus)
         wb.train(dictionary, model, request.reads, corpus, **how, progress=tell, cancel=cancelled)  # type: ignore[type-var]
 
     return work
 
 
 def _read(folder: Path) -> Run:
+    return Run(folder, _request(folder), (folder / "progress.json").exists())
+
+
+def _request(folder: Path) -> TrainingRequest | None:
+    """The request in a folder; None where there is none, or none that this version can carry out."""
     try:
-        request = TrainingRequest(**read_json(folder / REQUEST, dict[str, Any], wb.WorkbenchError, "a request"))
-    except (ValueError, TypeError):
-        request = None
-    return Run(folder, request, (folder / "progress.json").exists())
+        request = TrainingRequest(**read_json(folder / REQUEST, RequestForm, wb.WorkbenchError, "a request"))
+    except wb.WorkbenchError:
+        return None
+    kind = kinds().get(request.kind)
+    known = kind is not None and request.settings.keys() <= {one.name for one in kind.fields()}
+    return request if known else None

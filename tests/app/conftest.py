@@ -9,14 +9,21 @@ from pathlib import Path
 
 import pytest
 from browsing import ROOT, Server, chromium, find_chromium, serve
+from pages import listening
 from playwright.sync_api import Browser, Page, expect
 
 import workbench as wb
+from workbench.model.default_model import DEFAULT_MODEL
 
 TESTS = Path(__file__).parents[1]
 APP = TESTS.parent / "app"
 
 sys.path[:0] = [str(TESTS / room) for room in ("attribution", "circuits", "sparsity", "synthetic")]
+
+
+@pytest.fixture(autouse=True)
+def _for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening(monkeypatch, "localhost")
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +35,18 @@ def _app_importable(monkeypatch: pytest.MonkeyPatch) -> None:
         places = [*getattr(module, "__path__", []), getattr(module, "__file__", None) or ""]
         if module is not None and not any(place.startswith(str(APP)) for place in places):
             monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.fixture(autouse=True)
+def _opened(request: pytest.FixtureRequest, _app_importable: None) -> None:
+    """The app's default model is the tests' own in this process."""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if "real" in marks and "browser" not in marks:
+        import caching
+
+        model, key = request.getfixturevalue("model"), ("model", DEFAULT_MODEL)
+        if key not in caching._jobs():
+            caching._jobs()[key] = caching.Job(lambda tell: model)
 
 
 # ---- a real browser

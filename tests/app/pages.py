@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+import streamlit
+from streamlit.components.v2.component_manager import BidiComponentManager
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
+
+import workbench as wb
 
 APP = Path(__file__).parents[2] / "app"
 PATIENCE = 400
 """Seconds that a task may take."""
 
 
+@functools.cache
+def installed_components() -> BidiComponentManager:
+    """Components that packages of this environment bring: each session of a test would look for them anew."""
+    found = BidiComponentManager()
+    found.discover_and_register_components(start_file_watching=False)
+    return found
+
+
 def start(source: str | Path | None = None, state: dict[str, Any] | None = None, **query: str) -> AppTest:
     """A new session on the Browse page, on this model or the default one."""
     page = AppTest.from_file(str(APP / "main.py"), default_timeout=240)
+    page._bidi_component_manager = installed_components()
     if source is not None:
         page.session_state["source"] = str(source)
     for key, value in (state or {}).items():
@@ -78,10 +93,19 @@ def texts(page: AppTest) -> list[str]:
     return [both.baseline.text, *(side.generation.text for side in both.sides)]
 
 
+_default = functools.cache(wb.load_model)
+"""The default model, opened once for all scripts, apart from the app's own."""
+
+
 def run_code(code: str) -> str:
     """What a script prints."""
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+    output, load = io.StringIO(), wb.load_model
+
+    def opened(source: str | None = None) -> wb.model.LanguageModel:
+        return _default() if source is None else load(source)
+
+    with contextlib.redirect_stdout(output), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wb, "load_model", opened)
         exec(compile(code, "copied", "exec"), {"__name__": "copied"})
     return output.getvalue()
 
@@ -102,3 +126,9 @@ def ended(page: AppTest, key: tuple[str, ...]) -> AppTest:
         assert time.monotonic() < until
         task.wait(0.2)
     return page.run()
+
+
+def listening(patch: pytest.MonkeyPatch, address: str) -> None:
+    """Let the app listen on this address; only `streamlit run` reads the one in `app/.streamlit/config.toml`."""
+    real = streamlit.config.get_option
+    patch.setattr("streamlit.get_option", lambda name: address if name == "server.address" else real(name))

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.real
 
 def test_a_preset_shows_an_effect_at_one_click(model: wb.model.LanguageModel) -> None:
     page = visit("steer")
-    page.slider(key="length").set_value(24)
+    page.slider(key="length").set_value(16)
     button(page, "Dog neuron").click().run()
     plain, edited = texts(quiet(page))
-    alone = wb.compare(model, model.chat_prompt("What is your favourite animal?"), [wb.Clamp(DOG, 20.0)], 24)
+    alone = wb.compare(model, model.chat_prompt("What is your favourite animal?"), [wb.Clamp(DOG, 20.0)], 16)
     assert [plain, edited] == [alone.baseline.text, alone.edited.text]
     assert plain != edited
 
@@ -54,10 +54,12 @@ def test_settings_changed_since_are_said() -> None:
 
 def test_a_dose_is_measured_and_copied(model: wb.model.LanguageModel) -> None:
     page = visit("steer", feature=DOG)
+    page.session_state["mode"] = "Continue a text"
+    prompt = "My favourite animal is a"
+    page.text_area(key="prompt").set_value(prompt).run()
     button(page, "Measure").click().run()
     curve = page.session_state["curve"].response
     assert len(quiet(page).code) == 1
-    prompt = model.chat_prompt("What is your favourite animal?")
     alone = wb.measures.dose_response(model, prompt, " dog", curve.values, lambda value: [wb.Clamp(DOG, value)])
     assert curve.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     printed = run_code(page.code[0].value).splitlines()

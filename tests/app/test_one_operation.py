@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pages import quiet, run_code, script
 from test_app_surgery import choose, folder, tried, visit  # noqa: F401 (a fixture)
-from test_operation_laws import check_child
+from test_interrupted import check_stops
+from test_operation_laws import check_child, check_neutral, neutral
 
 import workbench as wb
 from workbench.surgery import operations
@@ -36,7 +38,7 @@ register(
         "scale_norms",
         "Scale norms",
         "Multiplies the weights of all norms.",
-        (Argument("factor", "Factor", 1.0, low=0.0),),
+        (Argument("factor", "Factor", 1.0, low=0.0, neutral=1.0),),
         scale_norms,
     )
 )
@@ -60,6 +62,22 @@ def test_scripts_and_laws_find_it(llama: wb.model.LanguageModel, tmp_path: Path)
     assert {name for name in child.own if "norm" not in name} == set()
     assert child.history[-1]["factor"] == 2.0
     check_child(NAME, llama, tmp_path)
+    check_stops(NAME, llama, tmp_path)
+    assert neutral(NAME) == [{"factor": 1.0}]
+    check_neutral(NAME, "apertus", tmp_path)
+
+
+@pytest.mark.usefixtures("one_file")
+def test_an_operation_says_where_it_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    silent = replace(OPERATIONS[NAME], arguments=(Argument("factor", "Factor", 1.0, low=0.0),))
+    monkeypatch.setitem(OPERATIONS, NAME, silent)
+    with pytest.raises(wb.surgery.SurgeryError, match=r"scale_norms does not say where .* neutral=VALUE, or"):
+        check_neutral(NAME, "llama", tmp_path)
+    monkeypatch.setitem(OPERATIONS, NAME, replace(silent, neutral=({"factor": 2.0},)))
+    with pytest.raises(AssertionError, match="norm"):
+        check_neutral(NAME, "llama", tmp_path)
+    monkeypatch.setitem(OPERATIONS, NAME, replace(silent, neutral="norms have to grow"))
+    assert neutral(NAME) == []
 
 
 @pytest.mark.usefixtures("one_file")

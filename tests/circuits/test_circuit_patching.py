@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import zoo as architectures
 from torch import Tensor
 
 import workbench as wb
@@ -269,3 +270,12 @@ def test_refused_in_one_sentence(llama: wb.model.LanguageModel) -> None:
             patch_edges(llama, TASK, [edge])
     with pytest.raises(TaskError, match="same number of tokens"):
         patch_components(llama, replace(TASK, corrupted=["The", *TASK.corrupted[1:]]))
+
+
+@pytest.mark.usefixtures("tiny_cache")
+def test_heads_that_are_not_apart_are_refused() -> None:
+    """As in latent attention, whose values are as many as heads times widths, in another order."""
+    model = wb.load_model(architectures.build("deepseek-v2"), tokenizer=tiny.tokenizer())
+    for act in (patch_components, attribution_patching, edge_attribution_patching):
+        with pytest.raises(TaskError, match="hook_z does not have them apart"):
+            act(model, TASK)

@@ -66,6 +66,12 @@ def act(
 ONE = torch.ones(1)
 
 
+class Opened:
+    """What a function of a text makes."""
+
+    opened_by = "wb.open"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -231,7 +237,7 @@ def test_what_fits_is_passed_on_itself(form: Any, value: Any) -> None:
         (set[int], [1]),
         (Number, np.bool_(True)),
         (Integer, np.bool_(True)),
-        (Number, torch.tensor(2.0)),
+        (Number, torch.tensor([2.0])),
         (Literal[1, -1], True),
         (Literal[1, -1], 1.0),
         (Iterable[str], "ab"),
@@ -315,10 +321,47 @@ def test_plurals_of_classes() -> None:
     assert described(Sequence[Child]) == "a list of Children"
 
 
-@pytest.mark.parametrize("value", [True, np.bool_(True), "1", None, torch.tensor(1), 1j, [1]])
+@pytest.mark.parametrize(
+    "value", [True, np.bool_(True), "1", None, torch.tensor([1]), torch.tensor(True), torch.tensor(1j), 1j, [1]]
+)
 def test_what_is_no_number(value: Any) -> None:
     assert as_integer(value) is None
     assert as_number(value) is None
+
+
+def test_a_tensor_without_axes_is_its_number() -> None:
+    assert [as_integer(torch.tensor(3)), as_number(torch.tensor(3)), as_number(torch.tensor(0.5))] == [3, 3, 0.5]
+    assert as_integer(torch.tensor(3.0)) is as_number(torch.tensor(float("nan"))) is None
+    assert as_number(torch.tensor(3.0, requires_grad=True)) is None, "what is learned would be lost"
+    found = act(ONE, torch.tensor(2), share=torch.tensor(0.25), layers=[torch.tensor(1)], other=torch.tensor(2.0))
+    assert [type(found[name]) for name in ("count", "share", "other")] == [int, float, float]
+    assert (found["count"], found["share"], found["layers"], found["other"]) == (2, 0.25, [1], 2.0)
+
+
+@checked(RoomError)
+def use(model: Opened | None, parts: Sequence[Opened] = (), *, either: Opened | Natural = 0) -> None:
+    """Takes what a function opens."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"model": "gpt2"}, "model is an Opened, or None, not 'gpt2'; write wb.open(\"gpt2\")."),
+        ({"model": Path("a")}, f'model is an Opened, or None, not {Path("a")!r}; write wb.open("a").'),
+        ({"model": 'a"\n'}, "model is an Opened, or None, not 'a\"\\n'; write wb.open(...)."),
+        ({"model": ""}, "model is an Opened, or None, not ''."),
+        ({"model": 3}, "model is an Opened, or None, not 3."),
+        ({"model": None, "parts": ["a"]}, "parts is a list of Openeds, not ['a']; write wb.open(\"a\")."),
+        (
+            {"model": None, "either": "x"},
+            "either is an Opened or a whole number from 0, not 'x'; write wb.open(\"x\").",
+        ),
+    ],
+)
+def test_a_text_in_place_of_what_it_opens_says_how(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RoomError) as caught:
+        use(**arguments)
+    assert str(caught.value) == sentence
 
 
 def test_numbers_as_pythons() -> None:

@@ -132,7 +132,7 @@ def test_folders_from_before_saelens_6(tmp_path: Path) -> None:
     save_file(sae.tensors() | {"scaling_factor": torch.ones(24)}, tmp_path / WEIGHTS)
     loaded = load_dictionary(tmp_path)
     assert (loaded.kind, loaded.reads) == ("topk", "blocks.3.hook_resid_pre")
-    assert loaded.hash == sae.hash
+    assert loaded.tensors_hash == sae.tensors_hash
 
 
 @pytest.mark.skipif(not SAELENS, reason="WORKBENCH_SAELENS_PYTHON does not name a Python with sae-lens 6.54")

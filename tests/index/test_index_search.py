@@ -125,9 +125,7 @@ def test_searching_by_word_token_label_star_density(sae_world: World, tmp_path: 
 
 
 def test_a_regular_expression_without_end_is_given_up(tmp_path: Path, llama, monkeypatch) -> None:
-    from workbench.index import tokens
-
-    monkeypatch.setattr(tokens, "PATIENCE", 0.2)
+    monkeypatch.setattr("workbench.core.patterns.PATIENCE", 0.2)
     corpus = wb.Corpus(["the dog ran to the river and the cat ran to the house " * 8])
     sae = wb.TopKSAE(32, 16, 4, hook_point="blocks.1.hook_resid_post", name="sae")
     index = wb.build_index(llama, sae, corpus, tmp_path / "index")

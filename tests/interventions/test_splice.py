@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import workbench as wb
 from workbench.dictionaries.relu import SkipTranscoder, StandardSAE
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
-from workbench.model.in_force import splices_in_force, uninterrupted
+from workbench.model.in_force import InForce, in_force, uninterrupted
 
 TOKENS = torch.tensor([[61, 258, 12, 300, 77, 5, 190, 33, 261, 88], [9, 270, 15, 42, 42, 101, 6, 330, 27, 3]])
 PROMPT = 6
@@ -31,7 +31,7 @@ Vector = Callable[[Tensor], Tensor]
 @pytest.fixture(autouse=True)
 def _no_splice_left() -> Iterator[None]:
     yield
-    assert splices_in_force.get() == ()
+    assert in_force() == InForce()
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_bridge_edits_agree_with_and_without_cache(zoo, name: str, hook: str, ru
     assert point.module is None
     direction = torch.randn(point.width, generator=torch.Generator().manual_seed(9))
     edits = [wb.Steer.along(hook, direction, 0.7, positions=rule)]
-    written = model.generate(TOKENS[0, :PROMPT], 12, interventions=edits, stop=False).tokens
+    written = model.generate(TOKENS[0, :PROMPT], 8, interventions=edits, stop=False).tokens
     with model.intervening(edits):
         whole = torch.cat([TOKENS[:1, :PROMPT], torch.tensor([written])], 1)
         uncached = model(whole, prompt_length=PROMPT)[0, PROMPT - 1 : -1]

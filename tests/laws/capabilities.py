@@ -7,109 +7,19 @@ tests, or arithmetic; places are found by shape, never by Workbench.
 
 from __future__ import annotations
 
-import functools
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tiny
 import torch
 import zoo
+from neuron_capabilities import deembeds, reads_neurons
+from subjects import CLOSE, TOKENS, Subject, random_transcoders, same, sizes
 from torch import Tensor, nn
 
 import workbench as wb
-
-CLOSE = 1e-4
-"""Of logits, log-probabilities and activations in float32."""
-TOKENS = torch.arange(14)[None] * 37 % tiny.VOCAB
-TEXTS = [
-    "The dog ran to the river and the cat ran to the house.",
-    "What is your favourite animal? My favourite is a cat.",
-]
-
-
-@dataclass
-class Subject:
-    """A configuration of the zoo, twice: plain, and under Workbench."""
-
-    name: str
-
-    @functools.cached_property
-    def plain(self) -> Any:
-        return zoo.build(self.name)
-
-    @functools.cached_property
-    def model(self) -> Any:
-        return wb.load_model(zoo.build(self.name), tokenizer=tiny.tokenizer())
-
-    @functools.cached_property
-    def layers(self) -> list[nn.Module]:
-        """The blocks of the plain model: the longest list of modules of one class."""
-        lists = [
-            one for one in self.plain.modules() if isinstance(one, nn.ModuleList) and len({type(m) for m in one}) == 1
-        ]
-        return list(max(lists, key=lambda one: sum(p.numel() for p in one.parameters())))
-
-    def logits(self, tokens: Tensor = TOKENS) -> Tensor:
-        with torch.no_grad():
-            return self.plain(input_ids=tokens, use_cache=False).logits
-
-    def seen(self, module: nn.Module, side: str, tokens: Tensor = TOKENS) -> Tensor:
-        """What goes into or comes out of a plain module, `[batch, pos, width]`."""
-        found: list[Tensor] = []
-
-        def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            found.append(args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor)))
-
-        def after(_: nn.Module, __: tuple, ___: dict[str, Any], output: Any) -> None:
-            found.append(output[0] if isinstance(output, tuple) else output)
-
-        if side == "in":
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            handle = module.register_forward_hook(after, with_kwargs=True)
-        try:
-            self.logits(tokens)
-        finally:
-            handle.remove()
-        return found[0].reshape(*tokens.shape, -1)
-
-    def changed(self, module: nn.Module, change: Callable[[Tensor], Tensor], tokens: Tensor = TOKENS) -> Tensor:
-        """Logits of a plain pass in which what goes into a module is changed."""
-
-        def before(_: nn.Module, args: tuple) -> tuple:
-            return (change(args[0].clone()), *args[1:])
-
-        handle = module.register_forward_pre_hook(before)
-        try:
-            return self.logits(tokens)
-        finally:
-            handle.remove()
-
-    def down(self, layer: int) -> nn.Module:
-        """The projection of a layer from its neurons into the stream, by shape: from most to the stream's width."""
-        d_model = self.model.network.d_model
-        width = self.model.network.neuron_hook_point(layer, "post").width
-        fits = [m for m in self.layers[layer].modules() if _sizes(m) == (width, d_model)]
-        assert fits, "the plain model has no projection of this width"
-        return fits[-1]
-
-
-def _sizes(module: nn.Module) -> tuple[int, int] | None:
-    """Inputs and outputs of a linear map, however it stores them."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    if type(module).__name__ == "Conv1D":
-        return tuple(module.weight.shape)  # type: ignore[return-value]
-    return None
-
-
-def same(one: Tensor, other: Tensor, what: str, within: float = CLOSE) -> None:
-    scale = max(1.0, float(other.abs().max()))
-    assert one.shape == other.shape, f"{what}: {tuple(one.shape)} and {tuple(other.shape)}"
-    assert float((one - other).abs().max()) <= within * scale, f"{what}: off by {float((one - other).abs().max()):.3g}"
 
 
 def opens(one: Subject) -> None:
@@ -185,8 +95,6 @@ def decodes(one: Subject) -> None:
     if one.model.network.into_stream(one.model.network.neuron_hook_point(layer, "post")).norm is None:
         ratio = float(moved.norm() / step / direction.norm())  # a residual multiplier is contained
         assert abs(ratio - 1) < 0.01, f"a nudge of the neuron writes {ratio:.3f} times its direction"
-    table = wb.decode_neurons(one.model, weights="down", top_k=5, scale="norm")
-    assert table.search(" the", limit=1) is not None
 
 
 def runs_through_sae(one: Subject) -> None:
@@ -227,21 +135,6 @@ def attributes(one: Subject) -> None:
         graph = wb.attribute(one.model, coders[:1] + coders[2:], TOKENS[:, :8], max_latents=20)
         worst = max(graph.completeness())
         assert worst < 1e-3, f"where an MLP has no transcoder, the graph's sums miss by {worst:.2g}"
-
-
-def random_transcoders(one: Subject, word: str, layers: Iterable[int]) -> list[Any]:
-    """A transcoder with random weights for each layer, from the MLP's input to the place of this name."""
-    torch.manual_seed(0)
-    d, coders = one.model.network.d_model, []
-    for layer in layers:
-        coder = wb.dictionaries.TopKTranscoder(
-            d, 24, k=4, reads=f"blocks.{layer}.mlp.hook_in", writes=f"blocks.{layer}.{word}", name=f"t{layer}"
-        )
-        with torch.no_grad():
-            for parameter in coder.parameters():
-                parameter.copy_(0.3 * torch.randn(parameter.shape))
-        coders.append(coder)
-    return coders
 
 
 def check_graph(one: Subject, coders: list[Any], word: str) -> None:
@@ -300,8 +193,8 @@ def patches(one: Subject) -> None:
     """Ablating a head is setting its part of the output projection's input to zero."""
     layer, head = 1, 2
     heads, d_model = one.model.network.n_heads, one.model.network.d_model
-    sizes = {m: _sizes(m) for m in one.layers[layer].modules()}
-    attention = [m for m, size in sizes.items() if size and size[0] % heads == 0 and size[1] == d_model]
+    forms = {m: sizes(m) for m in one.layers[layer].modules()}
+    attention = [m for m, size in forms.items() if size and size[0] % heads == 0 and size[1] == d_model]
     assert attention, "the plain model has no output projection of this width"
 
     def change(x: Tensor) -> Tensor:
@@ -400,7 +293,7 @@ def saves(one: Subject) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         child.save_pretrained(Path(scratch) / "child")
         opened = wb.load_model(str(Path(scratch) / "child"))
-        assert opened.hash == child.model.hash, "another hash"
+        assert opened.weights_hash == child.model.weights_hash, "another hash"
         same(opened(TOKENS), child.model(TOKENS), "logits")
 
 
@@ -410,8 +303,10 @@ CAPABILITIES: dict[str, Callable[[Subject], None]] = {
     "capture": captures,
     "clamp": clamps,
     "decode": decodes,
+    "neurons": reads_neurons,
     "SAE": runs_through_sae,
     "attribution": attributes,
+    "deembed": deembeds,
     "heads": patches,
     "sparsity": sparsifies,
     "bake": bakes,
@@ -420,16 +315,3 @@ CAPABILITIES: dict[str, Callable[[Subject], None]] = {
     "save": saves,
 }
 """By the name of the column."""
-
-
-def outcome(subject: Subject, capability: str) -> tuple[str, str]:
-    """`right`, `refused` or `wrong`, and the sentence."""
-    try:
-        CAPABILITIES[capability](subject)
-    except wb.WorkbenchError as error:
-        return "refused", str(error)
-    except AssertionError as error:
-        return "wrong", str(error).splitlines()[0] if str(error) else "an assertion failed"
-    except Exception as error:  # noqa: BLE001 - whatever a library raises is a fault to be listed
-        return "wrong", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    return "right", ""

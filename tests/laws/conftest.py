@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fuzz_examples import World
 
 
@@ -20,3 +21,12 @@ def world(_tiny_cache: Path, zoo: Any, tmp_path_factory: pytest.TempPathFactory)
     patch.chdir(folder)
     yield World(zoo["llama"], folder)
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Forks have one thread, and sums are added in another order by another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -60,18 +60,35 @@ class Ending:
     """Functions of Workbench that the contacts came from: file and name."""
 
 
+@dataclass
+class Forked:
+    """A process that runs."""
+
+    process: int
+    pipe: int
+
+    def ending(self) -> Ending:
+        """How it ended, when it has."""
+        with os.fdopen(self.pipe) as pipe:
+            told = pipe.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        return Ending(status, **json.loads(told)) if told else Ending(status)
+
+
 def in_fork(work: Callable[[], Any], root: Path, fault: Fault = NONE) -> Ending:
     """Run `work` in a fork; its contacts with what lies below `root` are counted."""
+    return forked(work, root, fault).ending()
+
+
+def forked(work: Callable[[], Any], root: Path, fault: Fault = NONE) -> Forked:
+    """As `in_fork`, which waits for the end."""
     reading, writing = os.pipe()
     process = os.fork()
     if not process:
         os.close(reading)
         _child(work, root, fault, writing)
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        told = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return Ending(status, **json.loads(told)) if told else Ending(status)
+    return Forked(process, reading)
 
 
 def _child(work: Callable[[], Any], root: Path, fault: Fault, writing: int) -> None:

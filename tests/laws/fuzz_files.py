@@ -53,7 +53,8 @@ def _dictionary(kind: Any) -> Kept:
 
 
 DICTIONARY = (
-    r"cfg.json: (without )?(workbench( |$)|workbench.kind$|metadata|workbench\.(provenance|name|reads|writes|unit_)"
+    r"inf in threshold|cfg.json: (without )?rescale_acts"
+    r"|cfg.json: (without )?(workbench( |$)|workbench.kind$|metadata|workbench\.(provenance|name|reads|writes|unit_)"
     r"|workbench\.settings\.(l0|l1|auxiliary|bandwidth)|dtype|device|reshape_activations|seed|model_name|hook_|dataset|context_size|prepend|neuronpedia|from_pretrained"
     r"|model_from|sae_lens|finetuning|aux|lp_norm|l0_|init_|noise|decoder|mse|use_|jumprelu_|pre_act|k_aux|l1_|topk_thr)"
 )
@@ -199,7 +200,7 @@ KEPT: dict[str, Kept] = {
     "store": Kept(
         lambda w, folder: wb.harvest.Store.write(w.harvest, folder / "store") and None,
         _store_content,
-        r"\.bin: bytes|progress.json: .*(command|versions)",
+        r"progress.json: .*(command|versions|checksums)",
     ),
     "corpus jsonl": _corpus("texts.jsonl"),
     "corpus parquet": _corpus("texts.parquet"),
@@ -222,11 +223,11 @@ KEPT: dict[str, Kept] = {
         ],
         r"interventions\.\d|model.name|dictionaries",
     ),
-    "child": Kept(_write_child, _child, "certificate|surgery.json: |config.json|tokenizer|interventions"),
+    "child": Kept(_write_child, _child, "certificate.md"),
     "model with dictionaries": Kept(
         lambda w, folder: wb.interventions.save_model(w.speaker, folder / "model"),
         _spliced,
-        "about|name|/config|^config|tokenizer",
+        "about|name",
     ),
     "training": Kept(lambda w, folder: _training(w, folder) and None, _training, TIMES),
     "fine-tuning": Kept(lambda w, folder: _fine_tuning(w, folder) and None, _fine_tuning, f"{TIMES}|model.safetensors"),

@@ -162,6 +162,8 @@ def _in_range(form: Any, notes: typing.Sequence[Any], value: Any) -> bool:
 
 
 def _is_number(form: Any, value: Any) -> bool:
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad:
+        value = value.item()
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         return False
     if form is int:

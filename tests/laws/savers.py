@@ -1,7 +1,7 @@
 """Everything of Workbench that saves, with two contents that it can write and how they are read.
 
-`test_kills.py` runs each under faults of the disk, and fails where a function that replaces a file or a folder is in
-none of them.
+`test_kills.py` runs each under faults of the disk, `test_disks.py` on real disks that fail, `test_races.py` beside
+another process. `test_kills.py` fails where a function that writes is in none of them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ from workbench.harvest import Harvest, Store
 PACKAGE = Path(wb.__file__).parent
 POINT = "blocks.1.hook_resid_post"
 GRAPH = Path(__file__).parents[1] / "fixtures" / "graph_format_1.json"
-EXEMPT = {("model/default_model.py", "fetch_default")}
-"""It downloads; `tests/model/test_default_model.py` kills it."""
+EXEMPT = {
+    ("model/default_model.py", "fetch_default"),
+    ("model/default_model.py", "_convert"),
+    ("surgery/certificate/check.py", "verify_checkpoint"),
+}
+"""The first two download; `tests/model/test_default_model.py` kills them. The last writes into the system's temporary
+folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Saver:
     slow: bool = False
     resumes: bool = False
     """Whether it is long work, of which a part may be there."""
+
+    @property
+    def folder(self) -> bool:
+        """Whether it writes a folder."""
+        return "." not in self.place
 
 
 @functools.cache
@@ -171,6 +181,14 @@ def _give_indexes(path: Path) -> None:
         _label_index(path.parents[1] / "given" / str(number), number)
 
 
+def _label(path: Path, number: int) -> None:
+    wb.open_index(path.parent).label(0, f"label {number}")
+
+
+def _read_label(path: Path) -> Any:
+    return wb.open_index(path.parent).feature(0).label or None
+
+
 def _train(path: Path, number: int) -> Any:
     how = {"tokens": 96, "batch_size": 32, "context": 16, "block": 64, "checkpoint_every": 0.0, "seed": number}
     return wb.train(sae(0), model(), POINT, corpus(), folder=path, **how)
@@ -189,6 +207,15 @@ def _read_fine_tuned(path: Path) -> Any:
     if not (path / "progress.json").exists():
         return None
     return wb.load_dictionary(path / "0").hash, hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _heal(path: Path, number: int) -> Any:
+    how = {"tokens": 64, "batch": 2, "context": 16, "rank": 1, "checkpoint_every": 0.0, "seed": number}
+    return wb.surgery.heal(model(), corpus(), folder=path, **how)
+
+
+def _read_healed(path: Path) -> Any:
+    return _read_bytes(path / "model.safetensors") if (path / "progress.json").exists() else None
 
 
 def _index(path: Path, number: int) -> Any:
@@ -239,23 +266,30 @@ SAVERS = [
     Saver("sparsity.parquet", "s.parquet", lambda p, n: wb.sparsity.save_sparsities([_sparsity(n)], p), _read_bytes),
     Saver("labels", "l.json", _export_labels, _read_text, _give_indexes),
     Saver("labels.csv", "l.csv", _export_labels, _read_text, _give_indexes),
+    Saver("label", "people.sqlite", _label, _read_label, lambda path: _index(path.parent, 0), slow=True),
     Saver("model", "m", lambda path, n: wb.interventions.save_model(_spliced(n), path), _read_spliced, slow=True),
     Saver("child", "child", lambda path, n: _child(n).save_pretrained(path), _read_child, slow=True),
     Saver("training", "run", _train, _read_training, resumes=True),
     Saver("fine-tune", "run", _fine_tune, _read_fine_tuned, resumes=True),
+    Saver("heal", "run", _heal, _read_healed, slow=True, resumes=True),
     Saver("index", "index", _index, _read_index, resumes=True),
+    Saver("index over another", "index", _index, _read_index, lambda path: _index(path, 7), slow=True, resumes=True),
     Saver("store", "store", _store, _read_store, resumes=True),
 ]
 
 
-def replacers() -> Iterator[tuple[str, str]]:
-    """The functions of the package that replace a file or a folder: file and name."""
+def writers() -> Iterator[tuple[str, str]]:
+    """The functions of the package that write files: file and name."""
     for file in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(file.read_text())
-        for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef) and any(map(_replaces, ast.walk(function))):
+        for function in ast.walk(tree) if file.parent.name != "core" else ():
+            if isinstance(function, ast.FunctionDef) and any(map(_writes, ast.walk(function))):
                 yield str(file.relative_to(PACKAGE)), function.name
 
 
-def _replaces(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "replacing"
+def _writes(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr in ("write_text", "write_bytes", "mkdir", "connect")
+    return isinstance(node.func, ast.Name) and node.func.id in ("replacing", "save_file")

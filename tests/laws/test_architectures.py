@@ -11,7 +11,8 @@ from pathlib import Path
 import models_page
 import pytest
 import zoo
-from capabilities import CAPABILITIES, Subject, outcome
+from capabilities import CAPABILITIES, Subject
+from outcomes import outcome
 
 SAMPLE = 8
 """Architectures that the suite runs; `WORKBENCH_SEED` chooses them."""
@@ -37,6 +38,6 @@ def test_the_page_has_every_architecture_and_capability() -> None:
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("name", zoo.sample(SAMPLE - len(ALWAYS), ALWAYS))
 def test_an_architecture_does_what_the_page_says(name: str, capability: str, tiny_cache: Path) -> None:
-    result, sentence = outcome(subject(name), capability)
+    result, sentence = outcome(CAPABILITIES[capability], subject(name))
     assert result != "wrong", sentence
     models_page.check(cells()["model"][name][capability], result, sentence)

@@ -60,14 +60,15 @@ RECORDS = {
 }
 """Classes that functions return, and bases: nobody calls their constructors."""
 FOR_ROOMS = {
-    "TopKSAE": "adopt begin calibrate centre config constrain force from_config fields initialise intervene "
+    "LanguageModel": "is_named",
+    "TopKSAE": "adopt begin calibrate centre config constrain force from_config fields initialise intervene is_named "
     "kind_called loss_and_gradients origin parameter_groups pre_activations resample splice splice_terms take_origin "
     "tensors widen",
     "Codebook": "adopt begin calibrate check direction drawn_like feature force from_config group_of initialise "
-    "intervene kind_called loss_and_gradients origin parameter_groups pass_through prepare resample save splice "
-    "splice_terms take_origin widen write",
-    "KeyValueBottleneck": "check direction feature force from_config intervene kind_called reconstruct save splice "
-    "write",
+    "intervene is_named kind_called loss_and_gradients origin parameter_groups pass_through prepare resample save "
+    "splice splice_terms take_origin widen write",
+    "KeyValueBottleneck": "check direction feature force from_config intervene is_named kind_called reconstruct save "
+    "splice write",
     "Harvest": "collect",
     "Steer": "affine_changes bind change example fits from_settings settle to_python value_change variants",
     "Store": "settings",
@@ -86,6 +87,7 @@ PASSES: dict[str, set[str]] = {
     },
     "min_precision min_recall max_rank warmup decay sparsity_warmup auxiliary l0 l1 weight smoothing of text_id": {"0"},
     "examples top factor rest rise fall step steps until sparsity distance loss bits": {"0"},
+    "min_new_tokens": {"0"},
     "commit_every checkpoint_every temperature": {"0", "3e38"},
     "value factor amount mean min_score commit_every checkpoint_every weight lr clip values": {"0", "-1", "3e38"},
     "rise fall step steps": {"0", "-1", "3e38"},
@@ -97,12 +99,15 @@ PASSES: dict[str, set[str]] = {
     "keep pinned layers": {"a list of -1", "a long list"},
     "tokens positions written": {"a long list"},
     "texts": {"a list of a NUL", "a list of empty texts"},
-    "TokFSM.walk.seed after": {"a long list"},
+    "TokFSM.walk.seed after": {"a long list", "an empty list", "an empty range"},
     "LanguageModel.prompt_batch.prompts LanguageModel.generate_batch.prompts": {"a list of a NUL"},
     "positions": {"0", "a set", "2**31"},
     "value factor amount mean thresholds": {"2**63", "10**400"},
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
     "at_most target source": {"0"},
+    "sign position": {"-1"},
+    "Graph.prune.keep": {"a set"},
+    "measures.dose_response.values": LISTS,
     "hook_points counted picked transcoders": LISTS,
     "folder path": {"a word"},
     "direction": {"a tensor of three", "a tensor of whole numbers", "a double tensor", "a list of -1", "a long list"},
@@ -163,6 +168,19 @@ def parameters_of(function: Any) -> list[str]:
 def test_every_public_function_has_an_example() -> None:
     missing = sorted({*public_functions(), *public_methods()} - {*FUNCTIONS, *METHODS})
     assert not missing, f"Give each a small valid call in tests/laws/fuzz_examples.py: {', '.join(missing)}"
+
+
+def test_a_new_function_is_asked_for_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted measure: every law over public functions knows it, and says what to add."""
+
+    def count(model: Any, cancel: Any = None) -> int:
+        return model.network.n_layers
+
+    count.__module__ = "workbench.measures.count"
+    monkeypatch.setattr(wb.measures, "count", count, raising=False)
+    assert "measures.count" in public_functions()
+    with pytest.raises(AssertionError, match=r"a small valid call in tests/laws/fuzz_examples\.py: measures\.count"):
+        test_every_public_function_has_an_example()
 
 
 def callable_of(key: str, world: World) -> Callable[..., Any]:

@@ -121,13 +121,13 @@ def test_every_function_that_can_be_cancelled_stops(world: World) -> None:
     assert len(stopped) > 15
 
 
-@pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_every_operation_stops_or_never_asks(operation: str, llama: wb.model.LanguageModel, tmp_path: Path) -> None:
+def check_stops(operation: str, llama: wb.model.LanguageModel, folder: Path) -> None:
+    """The law: an operation stops where it is told to, or never asks."""
     from test_operation_laws import settings
 
-    llama.network.module.save_pretrained(tmp_path / "checkpoint")
+    llama.network.module.save_pretrained(folder / "checkpoint")
     cancel = Once(1)
-    chosen = next(settings(OPERATIONS[operation], tmp_path / "checkpoint"))
+    chosen = next(settings(OPERATIONS[operation], folder / "checkpoint"))
     try:
         child = wb.surgery.apply_operation(llama, operation, cancel=cancel, **chosen)
     except Cancelled:
@@ -135,6 +135,11 @@ def test_every_operation_stops_or_never_asks(operation: str, llama: wb.model.Lan
         return
     assert operation == "heal" or cancel.asked == 0
     assert operation != "heal" or child.history[-1]["done"] == 0
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_every_operation_stops_or_never_asks(operation: str, llama: wb.model.LanguageModel, tmp_path: Path) -> None:
+    check_stops(operation, llama, tmp_path)
 
 
 @pytest.mark.parametrize("name", LONG)

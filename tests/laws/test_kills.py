@@ -11,95 +11,23 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from disk_faults import REFUSED, Ending, Fault, in_fork
-from savers import EXEMPT, SAVERS, Saver, fill_cache, replacers
+from disk_faults import REFUSED, Fault, forked, in_fork
+from savers import EXEMPT, SAVERS, Saver, fill_cache, writers
+from trials import REACHED, WHOLE, Trial, names
 
 import workbench as wb
 from workbench.core.files import FileError, clear_leftovers, replacing
 from workbench.core.locks import alone
 
-WHOLE = bool(os.environ.get("WORKBENCH_TORTURE"))
 CODES = (errno.ENOSPC, errno.EROFS, errno.EACCES)
-REACHED: set[tuple[str, str]] = set()
-"""Functions that the savers went through."""
-
 each = pytest.mark.parametrize("saver", SAVERS, ids=lambda saver: saver.name)
 pytestmark = pytest.mark.usefixtures("tiny_cache", "one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Forks have one thread, and sums are added in another order by another number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Trial:
-    """A saver with what it leaves where nothing disturbs it.
-
-    Args:
-        saver: the saver.
-        folder: where copies are made.
-        old: whether content 0 is there when content 1 is saved.
-    """
-
-    def __init__(self, saver: Saver, folder: Path, old: bool):
-        self.saver, self.folder, self.copies = saver, folder, 0
-        self.start = folder / "start" / saver.place
-        self.start.parent.mkdir(parents=True)
-        saver.prepare(self.start)
-        if old:
-            saver.save(self.start, 0)
-        self.before = saver.read(self.start)
-        undisturbed = self.copy()
-        self.ending = in_fork(lambda: saver.save(undisturbed, 1), undisturbed.parent)
-        assert self.ending.status == 0, self.ending.sentence
-        REACHED.update(map(tuple, self.ending.places))
-        self.after = saver.read(undisturbed)
-        self.names = names(undisturbed.parent)
-        assert self.after is not None
-        assert self.after != self.before
-
-    def copy(self) -> Path:
-        """A folder as it is at the start."""
-        self.copies += 1
-        there = self.folder / str(self.copies)
-        shutil.copytree(self.start.parent, there)
-        return there / self.saver.place
-
-    def contacts(self, count: int) -> list[int]:
-        """Numbers of contacts, some by chance; all of them in the long form."""
-        everything = range(1, self.ending.contacts + 1)
-        return list(everything) if WHOLE else sorted(random.Random(self.saver.name).sample(everything, k=count))
-
-    def disturbed(self, fault: Fault) -> tuple[Path, Ending]:
-        """A copy on which content 1 was saved under a fault."""
-        path = self.copy()
-        ending = in_fork(lambda: self.saver.save(path, 1), path.parent, fault)
-        seen = self.saver.read(path)
-        assert seen in (self.before, self.after), f"at contact {fault.at} of {self.ending.contacts}"
-        return path, ending
-
-    def finishes(self, path: Path) -> None:
-        """The same call again ends as an undisturbed one, and leaves nothing else behind."""
-        again = in_fork(lambda: self.saver.save(path, 1), path.parent)
-        assert again.status == 0, again.sentence
-        assert self.saver.read(path) == self.after
-        assert names(path.parent) == self.names
-        shutil.rmtree(path.parent)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
 
 
 @each
@@ -117,10 +45,29 @@ def test_killed_at_any_contact_the_old_or_the_new_is_whole(saver: Saver, old: bo
 
 
 @each
+def test_killed_at_any_time_the_old_or_the_new_is_whole(saver: Saver, tmp_path: Path) -> None:
+    """Libraries that are not written in Python touch the disk unseen."""
+    if not WHOLE:
+        pytest.skip("in the long form")
+    trial = Trial(saver, tmp_path, not saver.resumes)
+    begun = time.monotonic()
+    in_fork(lambda: saver.save(trial.copy(), 1), tmp_path)
+    lasts, chance = time.monotonic() - begun, random.Random(saver.name)
+    for _ in range(12):
+        path = trial.copy()
+        running = forked(lambda path=path: saver.save(path, 1), path.parent)
+        time.sleep(chance.uniform(0, lasts))
+        os.kill(running.process, signal.SIGKILL)
+        assert running.ending().status in (0, -signal.SIGKILL)
+        assert saver.read(path) in (trial.before, trial.after)
+        trial.finishes(path)
+
+
+@each
 def test_a_failing_disk_is_one_sentence(saver: Saver, tmp_path: Path) -> None:
     trial = Trial(saver, tmp_path, not saver.resumes)
     for code in CODES[: 1 if saver.slow and not WHOLE else None]:
-        for contact in trial.contacts(1):
+        for contact in trial.contacts(1, most=16):
             path, ending = trial.disturbed(Fault(contact, code))
             where = f"{os.strerror(code)} at contact {contact}: {ending.sentence}"
             if ending.status != 0:  # it can fail after all is done, when what is old is cleared away
@@ -131,11 +78,11 @@ def test_a_failing_disk_is_one_sentence(saver: Saver, tmp_path: Path) -> None:
             trial.finishes(path)
 
 
-def test_every_function_that_replaces_is_among_the_savers(tmp_path: Path) -> None:
+def test_every_function_that_writes_is_among_the_savers(tmp_path: Path) -> None:
     for saver in () if REACHED else SAVERS:  # the tests above reached what they reach
         Trial(saver, tmp_path / saver.name, old=not saver.resumes)
     ending = in_fork(lambda: fill_cache(tmp_path / "cache", 5), tmp_path)
-    assert set(replacers()) - REACHED - set(map(tuple, ending.places)) - EXEMPT == set()
+    assert set(writers()) - REACHED - set(map(tuple, ending.places)) - EXEMPT == set()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=os.strerror)
@@ -151,14 +98,16 @@ def test_a_cache_that_cannot_be_written_stops_nothing(code: int, tmp_path: Path)
         assert in_fork(check, tmp_path, Fault(contact, code)).status == 0
 
 
-@pytest.mark.parametrize("saver", [one for one in SAVERS if one.resumes], ids=lambda saver: saver.name)
+@pytest.mark.parametrize("saver", [one for one in SAVERS if one.folder], ids=lambda saver: saver.name)
 def test_a_folder_has_one_writer_who_is_named(saver: Saver, tmp_path: Path) -> None:
     path = tmp_path / saver.place
+    saver.prepare(path)
+    before = names(path)
     with alone(path, FileError):
         ending = in_fork(lambda: saver.save(path, 1), tmp_path)
         assert ending.status == REFUSED
         assert f"{path} is being written by process {os.getpid()} on " in ending.sentence
-    assert names(path) == []
+    assert names(path) == before
     saver.save(path, 1)
     assert saver.read(path) is not None
 
@@ -201,6 +150,7 @@ def test_nothing_else_is_replaced(saver: Saver, tmp_path: Path) -> None:
     place = tmp_path / "start" / saver.place
     place.parent.mkdir()
     saver.prepare(place)
+    beside = names(place.parent)
     (place / "deep").mkdir(parents=True)
     (place / "deep" / "thesis.txt").write_text("mine")
     assert_refused_or_beside(saver, place, place / "deep" / "thesis.txt")
@@ -209,7 +159,7 @@ def test_nothing_else_is_replaced(saver: Saver, tmp_path: Path) -> None:
         place.write_bytes(content)
         assert_refused(saver, place)
         assert place.read_bytes() == content, number
-        assert names(place.parent) == [saver.place]
+        assert names(place.parent) == sorted([*beside, saver.place])
 
 
 OTHERS = [b"mine", b'{"mine": [1, 2]}', b'[{"mine": 1}]', b'{"text": "a", "id": 7}\n{"text": "b", "id": 8}\n', b"\0\1"]

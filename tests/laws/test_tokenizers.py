@@ -10,7 +10,8 @@ import models_page
 import pytest
 import tiny
 import tokenizers_zoo
-from tokenizer_capabilities import CAPABILITIES, PROMPTS, Reader, outcome
+from outcomes import outcome
+from tokenizer_capabilities import CAPABILITIES, PROMPTS, Reader
 
 import workbench as wb
 
@@ -27,7 +28,7 @@ def test_the_page_has_every_kind_of_tokenizer() -> None:
 @pytest.mark.parametrize("capability", list(CAPABILITIES))
 @pytest.mark.parametrize("name", list(tokenizers_zoo.KINDS))
 def test_a_tokenizer_does_what_the_page_says(name: str, capability: str, tiny_cache: Path) -> None:
-    result, sentence = outcome(reader(name), capability)
+    result, sentence = outcome(CAPABILITIES[capability], reader(name))
     assert result != "wrong", sentence
     models_page.check(models_page.tables()["tokenizer"][name][capability], result, sentence)
 

@@ -158,3 +158,28 @@ def test_no_latent_is_revived_too_late_and_the_log_counts_the_dead(decay: float)
 def test_one_repeated_activation_is_refused(kind: Any, fresh: bool) -> None:
     with pytest.raises(DictionaryError, match="one and the same activation"):
         trained(kind.example(), source=Rows(amount=1e-7), fresh=fresh)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_the_share_of_a_batch_that_varies_by_rounding_only_is_no_number(kind: Any) -> None:
+    """Of a batch of other activations it is that of a loop in float64."""
+    dictionary = trained(kind.example(), tokens=640)
+    x, y = Rows().rows(3)
+    once, twice = (dictionary.loss_and_gradients(*rows).fvu for rows in (pair(kind, x, y), pair(kind, x[:1], y[:1])))
+    wanted = (y if kind.transcodes else x).double()
+    error = (dictionary.reconstruct(x).double() - wanted).square().sum()
+    if kind.kind != "batchtopk":  # in training it chooses among the whole batch
+        assert once == pytest.approx(float(error / (wanted - wanted.mean(0)).square().sum()), rel=1e-3)
+    assert math.isnan(twice)
+    noise = 1 + 1e-7 * torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    same = pair(kind, x[:1] * noise, y[:1] * noise)
+    assert math.isnan(dictionary.loss_and_gradients(*same).fvu)
+    with torch.no_grad():
+        if isinstance(dictionary, SparseCoder):  # what remains behind the decoder's bias is rounding alone
+            dictionary.b_dec.copy_(y[0] if kind.transcodes else x[0])
+    assert math.isnan(dictionary.loss_and_gradients(*same).fvu)
+
+
+def pair(kind: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a kind learns from."""
+    return x, y if kind.transcodes else None

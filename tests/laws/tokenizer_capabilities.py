@@ -15,16 +15,13 @@ import pytest
 import tiny
 import tokenizers_zoo
 import torch
+from outcomes import NotHere
 
 import workbench as wb
 
 PROMPTS = ["The dog", "The dog ran to the", "What is your", "a cat"]
 CHAT = [{"role": "user", "content": "What is your favourite animal?"}]
 WORDS = [" dog", " cat", " the", " to", " is"]
-
-
-class NotHere(Exception):
-    """The tokenizer has nothing to check."""
 
 
 @dataclass
@@ -132,16 +129,3 @@ CAPABILITIES: dict[str, Callable[[Reader], None]] = {
     "corpus": corpus,
 }
 """By the name of their column."""
-
-
-def outcome(reader: Reader, capability: str) -> tuple[str, str]:
-    """ "right", "none", "refused" with the sentence, or "wrong" with what happened."""
-    try:
-        CAPABILITIES[capability](reader)
-    except NotHere as reason:
-        return "none", str(reason)
-    except wb.WorkbenchError as refusal:
-        return "refused", str(refusal)
-    except Exception as fault:  # noqa: BLE001 - whatever a library raises is a fault to be listed
-        return "wrong", f"{type(fault).__name__}: {fault}"
-    return "right", ""

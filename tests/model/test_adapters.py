@@ -43,7 +43,8 @@ Q, V = "model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.v_proj"
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # a base that an adapter names lies in the folder of the process, or in its own
     return saved(tmp_path / "base", "llama")
 
 
@@ -108,9 +109,9 @@ def test_an_adapter_is_merged_into_its_base(base: Path, tmp_path: Path) -> None:
             modules[path].weight += b.bfloat16().float() @ a.bfloat16().float() * scale
     model = same(folder, expected)
     original = wb.load_model(base)
-    assert model.hash == identity(expected) != original.hash
+    assert model.weights_hash == identity(expected) != original.weights_hash
     about = model.about["adapter"]
-    assert (about["base"], about["base_hash"]) == (str(base), original.hash)
+    assert (about["base"], about["base_hash"]) == (str(base), original.weights_hash)
     wb.interventions.save_model(model, tmp_path / "merged")
     again = wb.load_model(tmp_path / "merged")
     assert (again.hash, again.about) == (model.hash, model.about)
@@ -124,8 +125,9 @@ def test_an_adapter_is_merged_into_its_base(base: Path, tmp_path: Path) -> None:
     same(folder, expected)
 
 
-def test_layers_that_store_the_weight_turned(tmp_path: Path) -> None:
+def test_layers_that_store_the_weight_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GPT-2's `Conv1D`, with a bias of B and whole biases."""
+    monkeypatch.chdir(tmp_path)
     base = saved(tmp_path / "base", "gpt2")
     expected = plain(base)
     path = "transformer.h.1.attn.c_attn"
@@ -227,3 +229,30 @@ def test_what_is_not_plain_lora_is_refused_by_name(base: Path, tmp_path: Path) -
     write(base, base, good, **how)
     with pytest.raises(wb.model.ModelError, match="whole model beside the adapter"):
         wb.load_model(base)
+
+
+def test_a_base_outside_is_opened_where_a_person_names_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = plain(base)
+    a, b = pair(expected.get_submodule(Q))
+    folder = write(tmp_path / "a", base, lora(Q, (a, b)), target_modules=["0.self_attn.q_proj"])
+    with torch.no_grad():
+        expected.get_submodule(Q).weight += b @ a * (5 / 3)
+    same(folder, expected)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(wb.model.ModelError, match=r"outside its folder.* base=\.\.\."):
+        wb.load_model(folder)
+    given = wb.load_model(folder, base=base)
+    ours = given.network.module.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.state_dict().items())
+    with pytest.raises(wb.model.ModelError, match="is no folder of an adapter"):
+        wb.load_model(base, base=base)
+
+
+def test_an_adapter_fetches_no_base(base: Path, tmp_path: Path) -> None:
+    a, b = pair(plain(base).get_submodule(Q))
+    folder = write(tmp_path / "a", "some/model-nobody-has", lora(Q, (a, b)), target_modules=[Q])
+    with pytest.raises(wb.model.ModelError, match="nothing is fetched because a folder names it"):
+        wb.load_model(folder)

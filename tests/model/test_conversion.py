@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -77,10 +79,13 @@ def theirs(package: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, name = package / Path(GGUF_IN_WHEEL).parent, Path(GGUF_IN_WHEEL).name
-    return (
-        AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32),
-        AutoTokenizer.from_pretrained(folder, gguf_file=name),
-    )
+    with pytest.MonkeyPatch.context() as patch:  # transformers asks gguf for the same file and names again and again
+        patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+        patch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+        return (
+            AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32),
+            AutoTokenizer.from_pretrained(folder, gguf_file=name),
+        )
 
 
 @pytest.mark.real

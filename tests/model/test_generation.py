@@ -42,8 +42,8 @@ def hugging_face(module: torch.nn.Module, rows: list[list[int]], count: int, **h
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_greedy_equals_hugging_face(zoo, name: str) -> None:
     for prompt in PROMPTS:
-        (expected,) = hugging_face(tiny.build(name), [tiny.tokenizer()(prompt).input_ids], 30)
-        found = zoo[name].generate(prompt, 30, stop=False)
+        (expected,) = hugging_face(tiny.build(name), [tiny.tokenizer()(prompt).input_ids], 16)
+        found = zoo[name].generate(prompt, 16, stop=False)
         assert found.tokens == expected
         assert found.text == tiny.tokenizer().decode(expected, skip_special_tokens=True)
         assert (found.prompt, found.stopped) == (prompt, "length")
@@ -51,14 +51,14 @@ def test_greedy_equals_hugging_face(zoo, name: str) -> None:
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_a_padded_batch_writes_what_each_row_writes_alone(zoo, name: str) -> None:
-    batch = zoo[name].generate_batch(PROMPTS, 20, stop=False)
-    alone = [zoo[name].generate(prompt, 20, stop=False) for prompt in PROMPTS]
+    batch = zoo[name].generate_batch(PROMPTS, 12, stop=False)
+    alone = [zoo[name].generate(prompt, 12, stop=False) for prompt in PROMPTS]
     assert [row.tokens for row in batch] == [row.tokens for row in alone]
     assert [row.prompt for row in batch] == PROMPTS
     for one, other in zip(batch, alone, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     rows = [tiny.tokenizer()(prompt).input_ids for prompt in PROMPTS]
-    assert [row.tokens for row in batch] == hugging_face(tiny.build(name), rows, 20)
+    assert [row.tokens for row in batch] == hugging_face(tiny.build(name), rows, 12)
 
 
 @pytest.mark.parametrize("rule", ["all", "prompt", "generated", (1, 4)], ids=str)
@@ -87,8 +87,8 @@ def test_a_padded_batch_is_edited_alike_where_only_the_bridge_can(zoo, name: str
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_cached_tokens_and_logprobs_equal_full_passes(zoo, name: str) -> None:
     tokens = torch.tensor(tiny.tokenizer()([PROMPTS[0]]).input_ids)
-    expected, logprobs = greedy(tiny.build(name), tokens, 16)
-    found = zoo[name].generate(tokens, 16, stop=False)
+    expected, logprobs = greedy(tiny.build(name), tokens, 12)
+    found = zoo[name].generate(tokens, 12, stop=False)
     assert found.tokens == expected
     assert found.logprobs == pytest.approx(logprobs, abs=1e-4)
 
@@ -108,9 +108,9 @@ def test_logprobs_are_of_the_model_as_it_ran_and_before_temperature(llama) -> No
 def test_default_model_writes_what_hugging_face_writes(model, plain_default) -> None:
     prompts = ["The dog ran to", "In 1969 two astronauts walked on the Moon, while"]
     rows = [model.to_tokens(prompt)[0].tolist() for prompt in prompts]
-    together = [row.tokens for row in model.generate_batch(prompts, 16, stop=False)]
-    assert together == hugging_face(plain_default, rows, 16)
-    assert model.generate(prompts[0], 16, stop=False).tokens == together[0]
+    together = [row.tokens for row in model.generate_batch(prompts, 8, stop=False)]
+    assert together == hugging_face(plain_default, rows, 8)
+    assert model.generate(prompts[0], 8, stop=False).tokens == together[0]
 
 
 @pytest.mark.real
@@ -188,7 +188,7 @@ def test_row_i_of_a_batch_draws_with_seed_plus_i(llama) -> None:
 LOGITS = torch.tensor([2.0, 1.0, 1.5, -1.0, 0.0, -3.0, 1.2, 0.3])
 
 
-def draw(sampling: wb.model.Sampling, logits: Tensor = LOGITS, count: int = 4000) -> Tensor:
+def draw(sampling: wb.model.Sampling, logits: Tensor = LOGITS, count: int = 1500) -> Tensor:
     """Shares of the tokens among many draws."""
     drawn = sampling.choose(logits.expand(count, -1), sampling.generators(count))
     return torch.bincount(drawn, minlength=len(logits)) / count
@@ -217,14 +217,14 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int | None, to
     expected = by_hand(temperature, top_k, top_p)
     found = draw(wb.model.Sampling(temperature, top_k, top_p))
     assert (found[expected == 0] == 0).all()
-    allowed = 5 * (expected * (1 - expected) / 4000).sqrt() + 1e-9
+    allowed = 5 * (expected * (1 - expected) / 1500).sqrt() + 1e-9
     assert ((found - expected).abs() <= allowed).all(), (found, expected)
 
 
 def test_top_p_of_a_flat_distribution_looks_beyond_the_likeliest() -> None:
     size = 4 * FIRST_LOOK
     logits = torch.linspace(0, 1e-3, size)
-    found = draw(wb.model.Sampling(1.0, top_p=0.75), logits, 3000)
+    found = draw(wb.model.Sampling(1.0, top_p=0.75), logits, 2000)
     drawn = found.nonzero().flatten()
     assert size // 4 - 3 <= int(drawn.min()) <= size // 4 + 20
     assert len(drawn) > FIRST_LOOK
@@ -253,11 +253,11 @@ def test_repetition_penalty_equals_hugging_face(zoo, name: str, penalty: float) 
     sampling = wb.model.Sampling(repetition_penalty=penalty)
     for prompt in PROMPTS:
         (expected,) = hugging_face(
-            tiny.build(name), [tiny.tokenizer()(prompt).input_ids], 25, repetition_penalty=penalty
+            tiny.build(name), [tiny.tokenizer()(prompt).input_ids], 16, repetition_penalty=penalty
         )
-        assert zoo[name].generate(prompt, 25, sampling=sampling, stop=False).tokens == expected
-    alone = [zoo[name].generate(prompt, 25, sampling=sampling, stop=False).tokens for prompt in PROMPTS]
-    batch = zoo[name].generate_batch(PROMPTS, 25, sampling=sampling, stop=False)
+        assert zoo[name].generate(prompt, 16, sampling=sampling, stop=False).tokens == expected
+    alone = [zoo[name].generate(prompt, 16, sampling=sampling, stop=False).tokens for prompt in PROMPTS]
+    batch = zoo[name].generate_batch(PROMPTS, 16, sampling=sampling, stop=False)
     assert [row.tokens for row in batch] == alone, "padding counts as a token of the prompt"
 
 
@@ -294,7 +294,7 @@ def test_stop_strings_equal_hugging_face(llama) -> None:
     assert seen >= 4
 
 
-@pytest.mark.parametrize("temperature", [1e-38, 1e-6, 1e-3])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-38, 1e-6, 1e-3])
 def test_a_cold_temperature_is_greedy(temperature: float) -> None:
     assert draw(wb.model.Sampling(temperature), count=50)[0] == 1
     assert draw(wb.model.Sampling(temperature, top_k=3, top_p=0.9), count=50)[0] == 1
@@ -318,7 +318,7 @@ def test_generated_tokens_stay_within_top_k(llama) -> None:
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_streamed_pieces_join_to_the_text(zoo, name: str) -> None:
     """Random models write many broken characters, also at the very end."""
-    for seed in range(12):
+    for seed in range(6):
         sampling = wb.model.Sampling(1.5, seed=seed)
         whole = zoo[name].generate(PROMPTS[0], 18, sampling=sampling, stop=False)
         streamed = list(zoo[name].stream(PROMPTS[0], 18, sampling=sampling, stop=False))

@@ -1,5 +1,7 @@
 """Names of hook points: which there are, how wide, and what is suggested for a wrong one."""
 
+import re
+
 import pytest
 
 import workbench as wb
@@ -40,6 +42,27 @@ def test_a_name_like_nothing_gets_no_suggestion() -> None:
     assert POINTS.nearest("zzzzzzzzzz") is None
     with pytest.raises(wb.model.HookPointError, match=r"^The model has no hook point 'zzzzzzzzzz'\.$"):
         POINTS["zzzzzzzzzz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "right"),
+    [
+        ("blocks.1.hook_mlp_in", ["ln2.hook_in", "mlp.hook_in", "hook_in"], "blocks.1.ln2.hook_in"),
+        ("blocks.1.hook_mlp_in", ["mlp.hook_in", "hook_in"], "blocks.1.mlp.hook_in"),
+        ("blocks.1.hook_attn_in", ["ln1.hook_in", "hook_in"], "blocks.1.ln1.hook_in"),
+        ("blocks.1.attn.hook_result", ["attn.hook_z", "attn.hook_out"], None),
+        ("blocks.1.hook_resid_mid", ["hook_resid_pre", "hook_resid_post"], None),
+        ("blocks.1.ln2.hook_out", ["ln1.hook_out"], None),
+        ("blocks.1.ln2.hook_otu", ["ln1.hook_out", "ln2.hook_out"], "blocks.1.ln2.hook_out"),
+        ("blocks.7.ln2.hook_out", ["ln1.hook_out", "ln2.hook_out"], "blocks.1.ln2.hook_out"),
+    ],
+)
+def test_what_a_model_does_not_compute_gets_no_other_thing(name: str, others: list[str], right: str | None) -> None:
+    points = HookPoints(HookPoint(f"blocks.{layer}.{other}", (4,)) for layer in range(2) for other in others)
+    assert points.nearest(name) == right
+    said = f"did you mean '{right}'" if right else "it does not compute that; see the list model.hook_points"
+    with pytest.raises(wb.model.HookPointError, match=re.escape(said)):
+        points[name]
 
 
 def test_mapping() -> None:

@@ -53,7 +53,7 @@ def test_threads_open_folders_at_the_same_time(saved: Path) -> None:
     """transformers alone can't: two at once leave weights on the meta device, or random."""
     with ThreadPoolExecutor(8) as pool:
         models = list(pool.map(wb.load_model, [saved] * 8))
-    assert {model.hash for model in models} == {fingerprint(load_file(saved / "model.safetensors"))}
+    assert {model.weights_hash for model in models} == {fingerprint(load_file(saved / "model.safetensors"))}
 
 
 def test_a_folder_in_half_precision_is_opened_in_float32(tmp_path: Path, tiny_cache: Path) -> None:

@@ -43,7 +43,7 @@ def test_fingerprint_of_tied_weights_counts_them_once(tiny_cache: Path) -> None:
     module = tiny.build("llama")
     names = weights.parameters_of(module)
     assert "lm_head.weight" not in names
-    assert fingerprint(names) == wb.load_model(module).hash
+    assert fingerprint(names) == wb.load_model(module).weights_hash
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutants.table import CIRCUITS, FIDELITY, FILTERS, INDEX, PAGE, RECOUNTS, SLOPES, Mutant
+from mutants.table import CACHED, CIRCUITS, FIDELITY, FILTERS, INDEX, PAGE, RECOUNTS, SLOPES, TRAINING, Mutant
 
 MUTANTS = [
     # ---- measures
@@ -159,5 +159,54 @@ MUTANTS = [
         "present = values != 0",
         "present = values > 0.1",
         (f"{INDEX}[standard]",),
+    ),
+    # ---- neurons and de-embeddings
+    Mutant(
+        "gate and up change places",
+        "5",
+        "model/network.py",
+        'words = {"up": "hook_pre_linear", "gate": "hook_pre"}',
+        'words = {"gate": "hook_pre_linear", "up": "hook_pre"}',
+        (f"{PAGE}[llama-neurons]",),
+    ),
+    Mutant(
+        "the opposite sign has the same scores",
+        "5",
+        "neurons/unembedding.py",
+        "sides = [side.topk(top_k) for side in (scores, -scores)]",
+        "sides = [side.topk(top_k) for side in (scores, scores)]",
+        (f"{PAGE}[llama-neurons]",),
+    ),
+    Mutant(
+        "a table of another configuration is taken",
+        "4",
+        "neurons/unembedding.py",
+        "{model.hash}-{settings[:16]}-{vectors}",
+        "{model.hash}-{vectors}",
+        (CACHED,),
+    ),
+    Mutant(
+        "a de-embedding leaves out the norm behind an attention",
+        "5",
+        "attribution/deembedding.py",
+        "return model.network.into_stream(point).units().reshape(*point.shape, -1)",
+        "return model.network.into_stream(point).matrix().reshape(*point.shape, -1)",
+        (f"{PAGE}[gemma2-deembed]",),
+    ),
+    Mutant(
+        "a token's part holds its position",
+        "5",
+        "model/stream_probe.py",
+        "return (entered - alone)[:, 0]",
+        "return entered[:, 0]",
+        (f"{PAGE}[gpt2-deembed]",),
+    ),
+    Mutant(
+        "the share of a batch that varies by rounding is a number",
+        "3",
+        "dictionaries/variance.py",
+        "if variance > SAME**2 * square else",
+        "if variance > 0 else",
+        (f"{TRAINING}::test_the_share_of_a_batch_that_varies_by_rounding_only_is_no_number",),
     ),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutants.table import BATCHES, CHILDREN, INTERVENTIONS, NEUTRAL, OPERATIONS, PAGE, RECOUNTS, Mutant
+from mutants.table import BATCHES, CHILDREN, CLIPPING, INTERVENTIONS, NEUTRAL, OPERATIONS, PAGE, RECOUNTS, Mutant
 
 SURGERY = "surgery/operations"
 
@@ -120,5 +120,21 @@ MUTANTS = [
         "bias += self.value * weight[:, self.index]",
         "bias += 0.0 * weight[:, self.index]",
         (f"{INTERVENTIONS}[clamp-baked_equals_intervened]",),
+    ),
+    Mutant(
+        "an operation that does not say where it changes nothing",
+        "1",
+        f"{SURGERY}/pruning.py",
+        "low=0.0, high=0.999, neutral=0.0)",
+        "low=0.0, high=0.999)",
+        (f"{NEUTRAL}[prune-llama]",),
+    ),
+    Mutant(
+        "limits that no text reaches are not seen",
+        "4",
+        f"{SURGERY}/kv_heads.py",
+        "for scale in (far, 1 / far))",
+        "for scale in (1.0,))",
+        (CLIPPING,),
     ),
 ]

@@ -24,9 +24,13 @@ INDEX = f"{RECOUNTS}::test_an_index_holds_what_a_recount_finds"
 FILTERS = f"{RECOUNTS}::test_what_is_shown_passes_the_filters_it_was_asked_for"
 INTERRUPTED = f"{LAWS}/test_interrupted.py"
 KILLS = f"{LAWS}/test_kills.py"
+RACES = f"{LAWS}/test_races.py"
 CIRCUITS = f"{LAWS}/test_circuit_laws.py"
 NEUTRAL = f"{OPERATIONS}::test_nothing_done_changes_nothing"
 CHILDREN = f"{OPERATIONS}::test_children_are_plain_checkpoints"
+CACHED = "tests/neurons/test_decode.py::test_a_table_in_the_cache_is_of_one_configuration"
+CLIPPING = "tests/surgery/test_surgery_architectures.py::test_clipping_shows_where_no_text_reaches_it"
+ORDER = f"{LAWS}/test_order.py::test_the_first_use_does_not_matter[falcon-parallel]"
 SLOPES = f"{CIRCUITS}::test_slopes_are_small_steps"
 
 

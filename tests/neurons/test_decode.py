@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import zoo as architectures
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -51,6 +52,18 @@ def test_top_both_when_all_the_best_are_in_one_block_or_in_the_rest() -> None:
     scores[1, 3] = 0.5
     assert top_both(scores, 10)[1][0].tolist() == [list(range(139, 129, -1)), list(range(999, 989, -1))]
     assert top_both(-scores, 10)[1][1].tolist() == [list(range(139, 129, -1)), list(range(999, 989, -1))]
+
+
+def test_a_table_in_the_cache_is_of_one_configuration(tiny_cache: Path) -> None:
+    """Two models of equal weights, of which one halves what an MLP adds to the stream."""
+    half, whole = (
+        wb.load_model(architectures.build("granite", residual_multiplier=factor), tokenizer=tiny.tokenizer())
+        for factor in (0.5, 1.0)
+    )
+    assert half.hash == whole.hash
+    for _ in range(2):
+        one, other = (wb.decode_neurons(model, "down", 3) for model in (half, whole))
+        torch.testing.assert_close(torch.from_numpy(2 * one.scores), torch.from_numpy(other.scores))
 
 
 # --- a model whose neurons' meanings are known
@@ -422,7 +435,8 @@ def damaged_files(file: Path, other: Path) -> dict[str, Any]:
 def test_an_altered_table_is_made_anew_and_not_trusted(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     models = [wb.load_model(tiny.build("llama", seed), tokenizer=tiny.tokenizer()) for seed in (0, 1)]
     right, _ = (wb.decode_neurons(model, "up", 5) for model in models)
-    file, other = (own_cache / "decodings" / f"{model.hash}-up-raw-5.safetensors" for model in models)
+    places = [(own_cache / "decodings").glob(f"{model.hash}-*-up-raw-5.safetensors") for model in models]
+    (file,), (other,) = places
     for what, damage in damaged_files(file, other).items():
         damage()
         caplog.clear()

@@ -37,7 +37,7 @@ def test_a_child_has_only_the_tensors_that_differ() -> None:
     new = parameters_of(child.model.network.module)
     assert child.own == (DOWN,)
     assert [name for name in old if new[name].data_ptr() != old[name].data_ptr()] == [DOWN]
-    assert child.model.hash == fingerprint(new) != parent.hash
+    assert child.model.weights_hash == fingerprint(new) != parent.weights_hash
 
 
 def test_undo_gives_the_exact_weights_or_says_that_it_cant() -> None:

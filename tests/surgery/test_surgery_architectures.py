@@ -105,6 +105,37 @@ def test_norms_of_keys_and_other_planes_show(name: str, method: str) -> None:
         merge_kv_heads(opened(name), 1, method=method, corpus=CORPUS, tokens=32)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("limit", [None, 30.0, 300.0])
+def test_clipping_shows_where_no_text_reaches_it(limit: float | None) -> None:
+    """Keys, values and queries of the plain model stay far below these limits."""
+    model = wb.load_model(zoo.build("olmo", clip_qkv=limit), tokenizer=tiny.tokenizer())
+    points = [f"blocks.{layer}.attn.hook_{part}" for layer in range(3) for part in "qkv"]
+    assert max(float(x.abs().max()) for x in model.capture(TOKENS, points).values()) < 15
+    if limit is None:
+        merge_kv_heads(model, 1, corpus=CORPUS, tokens=32)
+    else:
+        with pytest.raises(SurgeryError, match=r"a logit moves by .*; take the mean"):
+            merge_kv_heads(model, 1, corpus=CORPUS, tokens=32)
+    merge_kv_heads(model, 1, method="mean")
+
+
+@pytest.mark.parametrize("part", ["q_proj", "k_proj", "v_proj"])
+def test_clipping_of_one_kind_shows(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that no configuration names, of queries, keys or values alone."""
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    plain = LlamaAttention.__init__
+
+    def clipping(self: torch.nn.Module, *args: object, **how: object) -> None:
+        plain(self, *args, **how)  # type: ignore[arg-type]
+        getattr(self, part).register_forward_hook(lambda _, __, out: out.clamp(-50, 50))
+
+    monkeypatch.setattr(LlamaAttention, "__init__", clipping)
+    with pytest.raises(SurgeryError, match="a logit moves by"):
+        merge_kv_heads(opened("llama"), 1, corpus=CORPUS, tokens=32)
+    merge_kv_heads(opened("llama"), 1, method="mean")
+
+
 @pytest.mark.parametrize("name", ["gpt-j", "opt", "xglm"])
 def test_models_without_groups_of_heads_are_refused(name: str) -> None:
     with pytest.raises(SurgeryError, match="no key and value heads"):

@@ -13,8 +13,8 @@ import pytest
 import tiny
 
 import workbench as wb
-from workbench.surgery.child import SurgeryError
-from workbench.surgery.notes import FORMER_NAMES, edit_hash
+from workbench.surgery.child import SurgeryError, files_of
+from workbench.surgery.notes import FORMER_NAMES, edit_hash, sealed
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -68,11 +68,19 @@ def saved(folder: Path) -> tuple[wb.model.LanguageModel, wb.surgery.Child]:
     return parent, child
 
 
+def record(folder: Path) -> None:
+    """Enter the files of a child's folder into its note, as they are now."""
+    path = folder / "surgery.json"
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"files": files_of(folder)})))
+
+
 def test_what_format_1_saved_opens_under_the_present_names(tmp_path: Path) -> None:
     parent, child = saved(tmp_path / "child")
     note = json.loads((tmp_path / "child" / "surgery.json").read_text())
     certificate = json.loads((tmp_path / "child" / "certificate.json").read_text())
-    assert note["format"] == 2
+    assert note["format"] == 3
+    note = {name: value for name, value in note.items() if name not in ("files", "weights_hash", "sha256")}
+    note["hash"] = child.model.weights_hash
     for steps in (note["history"], certificate["steps"]):
         steps[1]["operation"] = "fewer_kv_heads"
     (tmp_path / "child" / "surgery.json").write_text(json.dumps(note | {"format": 1}))
@@ -99,7 +107,7 @@ def test_a_step_has_one_hash_under_all_its_names() -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda note: note | {"format": 3}, "is in format 3, and this version reads formats 1 to 2"),
+        (lambda note: note | {"format": 4}, "is in format 4, and this version reads formats 1 to 3"),
         (lambda note: {}, "is not a note of surgery: it has no format"),
         (lambda note: note | {"history": []}, "history should be"),
         (lambda note: note | {"hash": 5}, "hash should be a valid string, not 5"),
@@ -133,9 +141,11 @@ def test_a_damaged_certificate_is_refused(tmp_path: Path) -> None:
             wb.surgery.Certificate.from_dict(whole | change)
     infinite = wb.surgery.Certificate.from_dict(whole | {"perplexity_after": float("inf")})
     (tmp_path / "child" / "certificate.json").write_text(json.dumps(infinite.to_dict()))
+    record(tmp_path / "child")
     assert wb.surgery.open_child(tmp_path / "child", fresh()).certificate == infinite
     for text in ("[", "{}", "[]"):
         (tmp_path / "child" / "certificate.json").write_text(text)
+        record(tmp_path / "child")
         with pytest.raises(SurgeryError, match=r"The certificate .* can't be read"):
             wb.surgery.open_child(tmp_path / "child", fresh())
 

@@ -91,7 +91,7 @@ def test_other_activations_run_and_learn_but_are_not_saved(name: str, kind: str,
         plain.set_submodule(path, child.model.network.module.get_submodule(path))
     assert torch.allclose(child.model(TOKENS), reference.logits_under(plain, TOKENS), atol=1e-5)
     assert not torch.allclose(child.model(TOKENS), model(TOKENS), atol=1e-3)
-    assert fingerprint(parameters_of(model.network.module)) == model.hash
+    assert fingerprint(parameters_of(model.network.module)) == model.weights_hash
     assert child.undo() is model
     for save in (child.save_pretrained, child.model.network.module.save_pretrained, _save_model(child.model)):
         with pytest.raises(SurgeryError, match=f"no {kind} activation"):

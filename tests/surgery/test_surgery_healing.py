@@ -61,7 +61,7 @@ def test_full_training_is_adam_on_the_cross_entropy(name: str, zoo) -> None:
         if place.endswith(("c_attn.bias", "query_key_value.bias")):
             continue  # softmax does not see the keys' bias: its gradient is rounding, which Adam makes large
         assert torch.allclose(weights(child.model)[place], wanted, atol=2e-4), place
-    assert fingerprint(weights(zoo[name])) == zoo[name].hash
+    assert fingerprint(weights(zoo[name])) == zoo[name].weights_hash
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -74,7 +74,7 @@ def test_a_low_rank_addition_is_one_of_that_rank(name: str, zoo) -> None:
         singular = torch.linalg.svdvals(delta)
         assert singular[1] > 1e-5
         assert singular[2] < 1e-5 * singular[0] + 1e-6
-    assert fingerprint(weights(zoo[name])) == zoo[name].hash
+    assert fingerprint(weights(zoo[name])) == zoo[name].weights_hash
 
 
 def test_learning_helps_and_goes_on_after_a_break(llama: wb.model.LanguageModel, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_clipping_bounds_the_gradient_in_units_of_the_activations() -> None:
 def test_without_a_folder_a_cancelled_training_returns_what_there_is() -> None:
     sae = trained(cancel=after(60))
     assert 0 < sae.provenance["tokens"] < 2560
-    assert trained(cancel=lambda: True).hash == wb.TopKSAE.example().hash
+    assert trained(cancel=lambda: True).tensors_hash == wb.TopKSAE.example().tensors_hash
 
 
 # Killed

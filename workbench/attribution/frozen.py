@@ -27,6 +27,7 @@ from workbench.attribution.blocks import FrozenBlock, names_of, read_block
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.norms import FrozenNorm, close
 from workbench.dictionaries.coder import SparseCoder
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 
 
@@ -207,7 +208,7 @@ def along(function: Callable[[Tensor], Tensor], x: Tensor, change: Tensor) -> Te
     try:
         return torch.func.jvp(function, (x,), (change,))[1]
     except RuntimeError:  # products of experts and BLOOM's activation have none; the pull-back's derivative is the same
-        with torch.enable_grad():
+        with taking_gradients():
             moved: Any = torch.autograd.functional.jvp(function, x, change)[1]
             return moved.detach()
 
@@ -235,7 +236,7 @@ def _jacobian(model: LanguageModel, layer: int, entered: Tensor, written: Tensor
         )
 
     def back(gradient: Tensor) -> Tensor:
-        with torch.enable_grad():
+        with taking_gradients():
             x = entered[: gradient.shape[1]].expand_as(gradient).clone().requires_grad_()
             return torch.autograd.grad(mlp(x), x, gradient)[0]
 

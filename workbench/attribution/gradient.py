@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workbench.attribution.target import Reader
 from workbench.model.edits import Edit, Group, Run
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 
 
@@ -61,7 +62,7 @@ def full_gradient(
         return add
 
     edits = [Edit(name, leaf(layer)) for layer, name in places.items()]
-    with torch.enable_grad():
+    with taking_gradients():
         value = read_target_value(model, tokens, reader, [Group(model.network.prepare(edits))])
         gradients = torch.autograd.grad(value[0], [leaves[layer] for layer in places])
     for layer, gradient in zip(places, gradients, strict=True):

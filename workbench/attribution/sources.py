@@ -16,6 +16,7 @@ from workbench.attribution.frozen import FrozenModel, along, mlp_at
 from workbench.attribution.graph import Kind, Node
 from workbench.dictionaries.acting import follow
 from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.origin import tell_origin
 from workbench.model.language_model import LanguageModel
 
 Transcoders = Sequence[SparseCoder] | Mapping[str, SparseCoder] | Mapping[int, SparseCoder]
@@ -40,6 +41,7 @@ def transcoders_by_layer(model: LanguageModel, transcoders: Transcoders) -> dict
                 f"{by_layer[layer].name} and {one.name} are both of layer {layer}; give one of them."
             )
         by_layer[layer] = one
+        tell_origin(one, model)
     return dict(sorted(by_layer.items()))
 
 

@@ -87,8 +87,12 @@ def verify_graph(
     """
     check_type(model)
     coders = transcoders_by_layer(model, transcoders)
-    hashes = [{"name": one.name, "hash": one.hash} for one in coders.values()]
-    if model.hash != graph.provenance.get("model_hash") or hashes != graph.provenance.get("transcoders"):
+    recorded = graph.provenance.get("transcoders", [])
+    same = len(recorded) == len(coders) and all(
+        one.name == about["name"] and one.is_named(about["hash"])
+        for one, about in zip(coders.values(), recorded, strict=True)
+    )
+    if not same or not model.is_named(graph.provenance.get("model_hash")):
         raise AttributionError("The graph was computed with another model or other transcoders; give those.")
     if factor == 1:
         raise AttributionError("factor is a number other than 1, which changes nothing.")

@@ -140,7 +140,7 @@ def head_outputs(
         ids; and the number of positive prompts.
     """
     for name, prompts in (("positive", positives), ("negative", negatives)):
-        if len(prompts) == 0:
+        if (isinstance(prompts, Tensor) and not prompts.ndim) or len(prompts) == 0:
             raise TaskError(f"There are no {name} prompts; heads are found by the difference between both kinds.")
     kinds = [_sorted(prompt_tokens(model, prompts)) for prompts in (positives, negatives)]
     lengths = [kind.shape[1] for kind in kinds]

@@ -28,6 +28,7 @@ from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
 from workbench.core.progress import Progress
 from workbench.model.edits import Edit
+from workbench.model.grad_mode import lasting, taking_gradients
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 
@@ -36,6 +37,7 @@ TOKENS = 384
 
 
 @checked(TaskError)
+@lasting
 def attribution_patching(
     model: LanguageModel,
     task: Task,
@@ -55,7 +57,7 @@ def attribution_patching(
     of_mlps = torch.zeros(len(others), dtype=torch.float64)
     plain = 0.0
     for rows in _batches(encoded, progress, cancel):
-        with uninterrupted(), torch.enable_grad():
+        with uninterrupted(), taking_gradients():
             run = _run_with_leaves(model, encoded.rows(rows), [*points, *others])
             gradients = torch.autograd.grad(run.score.sum(), [run.leaves[name] for name in (*points, *others)])
         plain += float(run.score.detach().double().sum())
@@ -77,6 +79,7 @@ def attribution_patching(
 
 
 @checked(TaskError)
+@lasting
 def edge_attribution_patching(
     model: LanguageModel,
     task: Task,
@@ -100,7 +103,7 @@ def edge_attribution_patching(
     corrupted = capture_all(model, encoded.corrupted, points)
     edges = torch.zeros(layers, n_heads, layers, n_heads)
     for rows in _batches(encoded, progress, cancel):
-        with uninterrupted(), torch.enable_grad():
+        with uninterrupted(), taking_gradients():
             run = _run_with_leaves(model, encoded.rows(rows), [*points, *inputs])
             gradients = torch.autograd.grad(run.score.sum(), [run.leaves[name] for name in points], retain_graph=True)
             written = [

@@ -27,7 +27,7 @@ def head_point(model: LanguageModel, layer: int) -> str:
     """
     name = f"blocks.{layer}.attn.hook_z"
     point = model.hook_points[name]
-    if len(point.shape) != 2 or point.module is None:
+    if len(point.shape) != 2 or point.shape[0] != model.network.n_heads or point.module is None:
         raise TaskError(f"The heads of {model.name} can't be changed one by one: {name} does not have them apart.")
     return name
 

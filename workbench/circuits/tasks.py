@@ -122,7 +122,7 @@ def prompt_tokens(model: LanguageModel, prompts: Sequence[str] | Tensor) -> Tens
         TaskError: no prompts, or prompts of unequal lengths.
         PromptError: a prompt that is empty or longer than the context.
     """
-    if isinstance(prompts, str) or len(prompts) == 0:
+    if isinstance(prompts, str) or (isinstance(prompts, Tensor) and not prompts.ndim) or len(prompts) == 0:
         raise TaskError("Give a list with at least one prompt.")
     if isinstance(prompts, Tensor):
         rows = list(model.as_tokens(prompts))
@@ -152,6 +152,8 @@ def log_odds(logits: Floats, encoded: EncodedTask) -> Tensor:
         raise TaskError(
             f"Logits are [{len(encoded.answers)}, vocab], one row for each prompt, not {list(logits.shape)}."
         )
+    if (last := max(int(encoded.answers.max()), int(encoded.wrong.max()))) >= logits.shape[1]:
+        raise TaskError(f"The logits are of {logits.shape[1]:,} tokens, and an answer is token {last:,}.")
     return _log_sum_exp(logits, encoded.answers) - _log_sum_exp(logits, encoded.wrong)
 
 

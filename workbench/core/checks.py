@@ -5,11 +5,11 @@
 
 `prune(model, 1.5)` raises `SurgeryError("sparsity is a number from 0 to 1, not 1.5.")`. Of a class, the arguments of
 its constructor are checked. Arguments reach the function unchanged, except numbers of other libraries, which become
-Python's: `numpy.int64(3)` becomes 3, and a container of such numbers is built anew. A truth value is no number. `int`
-and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A text holds no halves of
-characters, which no file and no tokenizer takes, and `str | Path` is a path that a file system can hold. A `Sequence`
-may be any ordered iterable with a length, such as a range or an array, but no text, tensor or set. Classes that are not
-Python's own are checked by `isinstance` only.
+Python's: `numpy.int64(3)` and `torch.tensor(3)` become 3, and a container of such numbers is built anew. A truth value
+is no number. `int` and `float` mean `Integer` and `Number`; `Annotated[float, INFINITE]` takes infinity too. A text
+holds no halves of characters, which no file and no tokenizer takes, and `str | Path` is a path that a file system can
+hold. A `Sequence` may be any ordered iterable with a length, such as a range or an array, but no text, tensor or set.
+Classes that are not Python's own are checked by `isinstance` only.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from pydantic import (
     BeforeValidator,
     Field,
     InstanceOf,
-    TypeAdapter,
     ValidationError,
 )
+from pydantic_core import SchemaValidator
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import has_halves, path_fault
-from workbench.core.type_words import MANY, PLAIN, described, inside, shown
+from workbench.core.type_words import MANY, PLAIN, described, how_to_open, inside, shown
+from workbench.core.validation import validator
 
 F = TypeVar("F", bound=Callable[..., Any])
 """A function or a class; checking leaves its type as it is."""
@@ -63,13 +64,22 @@ class Raises:
     error: type[WorkbenchError]
 
 
+def _scalar(value: Any) -> Any:
+    """The number that a tensor without axes holds; every other value, and one that gradients are taken by, as it is."""
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad and not value.is_meta:
+        return value.item()
+    return value
+
+
 def as_integer(value: Any) -> int | None:
     """A whole number of any library as Python's; None for anything else, and for a truth value."""
+    value = _scalar(value)
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 def as_number(value: Any) -> int | float | None:
     """A finite number of any library as Python's; None for anything else, and for a truth value."""
+    value = _scalar(value)
     whole = as_integer(value)
     if whole is not None or isinstance(value, bool) or not isinstance(value, Real):
         return whole
@@ -92,6 +102,7 @@ def _integral(value: Any) -> int:
 
 def _real(value: Any) -> int | float:
     """A number as Python's, before pydantic's check; infinity passes, nan does not."""
+    value = _scalar(value)
     if isinstance(value, Integral):
         return _integral(value)
     if not isinstance(value, Real) or math.isnan(value):
@@ -185,7 +196,7 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
     signature = inspect.signature(function)
 
     @functools.cache
-    def adapters() -> dict[str, tuple[TypeAdapter[Any], Any]]:
+    def adapters() -> dict[str, tuple[SchemaValidator, Any]]:
         hints = typing.get_type_hints(function, include_extras=True)
         hints.pop("return", None)
         forms = {name: form for name, form in hints.items() if form is not Any}
@@ -215,11 +226,15 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
             if isinstance(wrong, MemoryError) or any(words in str(wrong) for words in NO_MEMORY):
                 raise error("There is not enough memory for this; choose smaller sizes.") from wrong
             raise
+        except PermissionError as wrong:  # of a place that may not even be looked at
+            if wrong.filename:
+                raise error(f"{wrong.filename} can't be used: {wrong.strerror}.") from wrong
+            raise
 
     return call
 
 
-def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, name: str, value: Any) -> Any:
+def _checked(error: type[WorkbenchError], adapter: SchemaValidator, form: Any, name: str, value: Any) -> Any:
     """The value, with Python's own numbers for those of other libraries."""
     try:
         valid = adapter.validate_python(value, strict=True)
@@ -227,7 +242,7 @@ def _checked(error: type[WorkbenchError], adapter: TypeAdapter[Any], form: Any, 
         faults = (one.get("ctx", {}).get("error") for one in wrong.errors(include_url=False, include_input=False))
         fault = next((f" {one}" for one in faults if isinstance(one, _Unfit)), "")
         words, none, _ = described(form).partition(", or None")
-        raise error(f"{name} is {words}{fault}{none}, not {shown(value)}.") from wrong
+        raise error(f"{name} is {words}{fault}{none}, not {shown(value)}{how_to_open(form, value)}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{name} is {described(form)}, not a {type(value).__name__} of this size.") from wrong
     return _arriving(value, valid)
@@ -255,8 +270,8 @@ def _same(old: list[Any], new: list[Any]) -> bool:
     return all(one is other for one, other in zip(old, new, strict=True))
 
 
-def _adapter(form: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_by_instance(form))
+def _adapter(form: Any) -> SchemaValidator:
+    return validator(_by_instance(form))
 
 
 def _by_instance(form: Any) -> Any:

@@ -13,22 +13,16 @@ import glob
 import hashlib
 import os
 import shutil
-import sqlite3
 import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from workbench.core.errors import WorkbenchError
+from workbench.core.failures import FileError, explained
+from workbench.core.locks import NAME, check_free, in_turn, lock_folder, turn_held, unlock_folder
 from workbench.core.replacement import check_place
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2(2): paths from where the process runs; the two names change places."""
@@ -40,13 +34,8 @@ CHANCE, SUFFIX = "[a-z0-9_]" * 8, ".part"
 """What `tempfile.mkdtemp` puts after a prefix, as a pattern, and how the name ends."""
 ABANDONED = 24 * 3600
 """Seconds after which a temporary folder has no writer any more, where the file system has no locks."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-FAILURES = (OSError, SafetensorError, sqlite3.Error)
-"""How libraries say that something can't be written."""
-
-
-class FileError(WorkbenchError):
-    """A file or a folder that can't be written."""
+OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
+"""How a file system says that a folder can't take the place of another one."""
 
 
 @contextlib.contextmanager
@@ -75,6 +64,7 @@ def replacing(
         WorkbenchError: of the given kind: `target` can't be written, or holds something that the caller does not
             write. What is there stays.
     """
+    own = (*own, NAME)
     with explained(target, error):
         real = _real(target, error)
         real.parent.mkdir(parents=True, exist_ok=True)
@@ -86,20 +76,11 @@ def replacing(
             temporary.unlink()
             yield temporary
             _share(temporary, usual)
-            check_place(target, temporary, error, own=own, note=note, owned=owned)
-            if not real.is_dir():
-                os.replace(temporary, real)
-            elif not _exchange(temporary, real):
-                _replace_folder(temporary, real)
-
-
-@contextlib.contextmanager
-def explained(target: Path, error: type[WorkbenchError] = FileError) -> Iterator[None]:
-    """A block that writes; what keeps it from that is raised as one sentence of the given kind, with the path."""
-    try:
-        yield
-    except FAILURES as wrong:
-        raise error(f"{target} can't be written: {_reason(wrong, target)}.") from wrong
+            with in_turn(real.parent, error):
+                if real.is_dir():
+                    check_free(real, error)
+                check_place(target, temporary, error, own=own, note=note, owned=owned)
+                _put(temporary, real)
 
 
 def clear_leftovers(target: Path) -> None:
@@ -109,7 +90,7 @@ def clear_leftovers(target: Path) -> None:
     """
     for left in target.parent.glob(f"{glob.escape(_prefix(target))}{CHANCE}{SUFFIX}"):
         with contextlib.suppress(OSError):  # of a writer that lives, or of another user
-            lock = _lock(left)
+            lock = lock_folder(left)
             try:
                 if lock is None and time.time() - left.stat().st_mtime < ABANDONED:
                     continue
@@ -117,7 +98,7 @@ def clear_leftovers(target: Path) -> None:
                     os.rename(left / OLD, target)
                 shutil.rmtree(left)
             finally:
-                _unlock(lock)
+                unlock_folder(lock)
 
 
 def _real(target: Path, error: type[WorkbenchError]) -> Path:
@@ -145,47 +126,22 @@ def _scratch(target: Path) -> Iterator[Path]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=SUFFIX, dir=target.parent))
         try:
-            lock = _lock(folder)
+            lock = lock_folder(folder)
         except (BlockingIOError, FileNotFoundError):  # another writer clears it away as a leftover
             continue
         try:
             if folder.exists():
-                yield folder
+                with turn_held(folder):
+                    yield folder
                 return
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            _unlock(lock)
-
-
-def _lock(folder: Path) -> int | None:
-    """A lock on a folder, which the end of the process opens; None where the system or the file system has none.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        FileNotFoundError: there is no such folder.
-    """
-    if fcntl is None:
-        return None
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(opened)
-        raise
-    except OSError:
-        os.close(opened)
-        return None
-    return opened
-
-
-def _unlock(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
+            unlock_folder(lock)
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether there is a folder with nothing in it, which a saver may take as if there were none."""
-    return folder.is_dir() and not any(folder.iterdir())
+    """Whether there is a folder with nothing in it but a lock, which a saver may take as if there were none."""
+    return folder.is_dir() and all(file.name == NAME for file in folder.iterdir())
 
 
 def _share(path: Path, usual: int) -> None:
@@ -194,6 +150,19 @@ def _share(path: Path, usual: int) -> None:
         for one in path.rglob("*") if path.is_dir() else (path,):
             if one.is_file() and not one.is_symlink() and (mode := stat.S_IMODE(one.stat().st_mode)) | usual != mode:
                 one.chmod(mode | usual)
+
+
+def _put(temporary: Path, real: Path) -> None:
+    """Give what was written its place."""
+    if not real.is_dir():
+        try:
+            os.replace(temporary, real)
+            return
+        except OSError as wrong:  # a folder came there, where the file system has no locks
+            if wrong.errno not in OCCUPIED:
+                raise
+    if not _exchange(temporary, real):
+        _replace_folder(temporary, real)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -211,16 +180,3 @@ def _replace_folder(temporary: Path, target: Path) -> None:
     except OSError:
         os.rename(old, target)
         raise
-
-
-def _reason(wrong: BaseException, target: Path) -> str:
-    """What kept a library from writing; for a full disk, also how much room it has."""
-    words = (getattr(wrong, "strerror", None) or str(wrong) or type(wrong).__name__).strip().splitlines()[0]
-    full = getattr(wrong, "errno", None) in FULL or "No space left" in words or "disk is full" in words
-    if not full:
-        return words.rstrip(". ")
-    for place in Path(target).absolute().parents:
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(place).free
-            return f"the disk is full, {free / 1e6:,.1f} MB are free at {place}"
-    return "the disk is full"

@@ -12,12 +12,14 @@ import math
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
+from pydantic_core import SchemaValidator
 
 from workbench.core.checks import LARGEST_INTEGER
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import has_halves, path_fault
 from workbench.core.type_words import reason_of, shown
+from workbench.core.validation import validator
 
 T = TypeVar("T")
 
@@ -85,7 +87,7 @@ def parse_json(
 def as_form(content: Any, form: type[T], error: type[WorkbenchError], complaint: str) -> T:
     """Plain data, as JSON holds it, in its form."""
     try:
-        return cast("T", _adapter(form).validate_python(content, strict=True))
+        return cast("T", _validator(form).validate_python(content, strict=True))
     except ValidationError as wrong:
         first = wrong.errors(include_url=False)[0]
         place = shown(".".join(map(str, first["loc"]))).strip("'") or "it"
@@ -99,8 +101,8 @@ def as_form(content: Any, form: type[T], error: type[WorkbenchError], complaint:
 
 
 @functools.cache
-def _adapter(form: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(form)
+def _validator(form: Any) -> SchemaValidator:
+    return validator(form)
 
 
 def _check_inside(content: Any, error: type[WorkbenchError], complaint: str) -> None:

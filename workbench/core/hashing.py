@@ -1,11 +1,15 @@
-"""One identity for each thing: SHA-256 over files and over tensors."""
+"""One identity for each thing: SHA-256 over files, tensors and plain data; and whether tensors hold finite numbers."""
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,3 +40,59 @@ def digest(name: str, tensor: Tensor) -> bytes:
 def combined(digests: Mapping[str, bytes]) -> str:
     """The fingerprint of tensors that were looked at one at a time."""
     return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
+
+
+def hash_of(content: Any) -> str:
+    """SHA-256 of plain data as JSON, in hex; the order of keys does not count."""
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode(errors="replace")
+    ).hexdigest()
+
+
+def file_hashes(folder: Path, patterns: Iterable[str], without: Iterable[str] = ()) -> dict[str, str]:
+    """SHA-256 of the files of a folder whose names fit one of these patterns, by name.
+
+    Args:
+        folder: where they are.
+        patterns: as for `fnmatch`.
+        without: patterns of names that are left out.
+    """
+    known, left_out = list(patterns), list(without)
+    return {
+        file.name: file_sha256(file)
+        for file in sorted(folder.iterdir())
+        if file.is_file() and _fits(file.name, known) and not _fits(file.name, left_out)
+    }
+
+
+def first_difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """The first file that differs between two results of `file_hashes`, and how; empty where none does."""
+    for name in sorted(recorded.keys() | found.keys()):
+        if recorded.get(name) != found.get(name):
+            lacks, new = name not in found, name not in recorded
+            return f"{name} is {'missing' if lacks else 'new' if new else 'another'}"
+    return ""
+
+
+def not_finite(tensors: Mapping[str, Tensor], *, infinite: Sequence[str] = ()) -> str:
+    """The name of the first tensor with a value that is not a finite number; empty where there is none.
+
+    A sum reads a tensor once and at the speed of memory. It is finite only if every value is; where it is not, the
+    values are looked at one by one, since a sum of large ones overflows.
+
+    Args:
+        tensors: by name; tensors of whole numbers are finite.
+        infinite: names of tensors that may hold infinity; NaN is not allowed there either.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        if math.isfinite(float(tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):
+            continue
+        if bool((tensor.isnan() if name in infinite else ~tensor.isfinite()).any()):
+            return name
+    return ""
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -45,3 +46,35 @@ def as_path(path: str | Path, error: type[WorkbenchError]) -> Path:
     if fault:
         raise error(f"Give a path {fault}, not {shown(path)}.")
     return Path(path)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a text names a file in a folder itself, and leads neither out of it nor into another."""
+    return Path(name).parts == (name,) and name not in ("..", os.sep) and not {"\\", "\0"} & {*name}
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path inside a folder stands for something outside of it, by a link.
+
+    The cache of huggingface_hub keeps the files of a snapshot in `blobs` beside `snapshots`; these count as inside.
+    """
+    try:
+        real, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        return True
+    if real.is_relative_to(home):
+        return False
+    snapshots = next((one for one in (home, *home.parents) if one.name == "snapshots"), None)
+    return snapshots is None or not real.is_relative_to(snapshots.parent / "blobs")
+
+
+def check_links(folder: Path, error: type[WorkbenchError]) -> None:
+    """Refuse a folder in which a file or folder is a link that leads out of it; hidden ones are not looked at.
+
+    Raises:
+        WorkbenchError: of the given kind, with the first such link.
+    """
+    with contextlib.suppress(OSError):  # a folder that can't be read is refused by whoever reads it
+        for path in sorted(folder.iterdir()):
+            if path.is_symlink() and not path.name.startswith(".") and leads_out(path, folder):
+                raise error(f"{path} is a link out of its folder, and is not followed; put a copy in its place.")

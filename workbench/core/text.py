@@ -1,11 +1,14 @@
-"""Text of models, files and addresses, made safe to show."""
+"""Text of models, files and addresses, made safe to show.
+
+The app loads this file by its path, before the package: it imports nothing of the package.
+"""
 
 from __future__ import annotations
 
 import html
 
 _SHOWN = str.maketrans({" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "\xa0": "⍽"})
-_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_{}[]()<>#+-.!|~$:&^@="} | {"\n": " "})
+_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_{}[]()<>#+-.!|~$:&^@="} | {"\n": " ", "\r": " "})
 
 
 def visible(text: str) -> str:
@@ -18,6 +21,16 @@ def plain(text: object) -> str:
     return str(text).translate(_MARKDOWN)
 
 
+def code_span(text: object) -> str:
+    """A text as Markdown's code in a line, without its grave accents."""
+    return f"`{' '.join(str(text).replace('`', chr(39)).split()) or ' '}`"
+
+
+def figure_text(text: str) -> str:
+    """A text as a name or a title that Plotly can't take for markup or mathematics."""
+    return html.escape(text).replace("$", "&#36;")
+
+
 def figure_label(text: str) -> str:
-    """A text as a label that Plotly can't take for markup or mathematics."""
-    return html.escape(visible(text)).replace("$", "&#36;")
+    """As `figure_text`, with white space made visible."""
+    return figure_text(visible(text))

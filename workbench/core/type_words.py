@@ -6,6 +6,7 @@ import collections.abc
 import re
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -119,10 +120,36 @@ def _plural(word: str) -> str:
     return " ".join([head, *rest])
 
 
+def how_to_open(form: Any, value: Any) -> str:
+    """The call that makes what a type asks for of a text that stands in its place: "; write wb.load_model("gpt2")".
+
+    A class names the function that opens it as its `opened_by`. Empty where there is none, or no such text.
+    """
+    origin, inner = get_origin(form), get_args(form)
+    if origin is Annotated:
+        return how_to_open(inner[0], value)
+    if origin in (Union, types.UnionType):
+        return next(filter(None, (how_to_open(one, value) for one in inner)), "")
+    if origin in MANY and inner and isinstance(value, list | tuple):
+        return next(filter(None, (how_to_open(inner[0], one) for one in value[:100])), "")
+    call = getattr(form, "opened_by", None)
+    if not isinstance(call, str) or not isinstance(value, str | Path) or not str(value):
+        return ""
+    text = str(value)
+    plain = len(text) < 60 and text.isprintable() and not {'"', "\\"} & {*text}
+    argument = f'"{text}"' if plain else "..."
+    return f"; write {call}({argument})"
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of an error without its full stop, in at most 300 characters, to stand in another sentence."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ") or type(error).__name__
     return line if len(line) <= 300 else f"{line[:297]}…"
+
+
+def shortened(name: str, most: int = 100) -> str:
+    """A name in a sentence, without quotes, in at most so many characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def shown(value: Any) -> str:

@@ -24,8 +24,10 @@ from workbench.core.checks import checked
 from workbench.core.vocabulary import beyond_vocabulary, special_tokens
 from workbench.corpus.reading import CorpusError
 
-TEXTS_TOGETHER = 64
-"""Texts that the tokenizer gets at once."""
+TEXTS_TOGETHER, CHARACTERS_TOGETHER = 64, 500_000
+"""Texts that the tokenizer gets at once, and their characters; a longer text goes alone."""
+LONGEST_TEXT = 5_000_000
+"""Characters of a text that is cut into tokens; a tokenizer takes some 200 bytes of memory for each."""
 BATCHES_SORTED_TOGETHER = 16
 """Batches whose windows are sorted by length together."""
 
@@ -115,8 +117,7 @@ def windows_of(
     left = tokens
     for epoch in itertools.count():
         order = np.random.default_rng([seed, 0, epoch]).permutation(len(texts)) if shuffle else np.arange(len(texts))
-        for start in range(0, len(texts), TEXTS_TOGETHER):
-            chunk: list[int] = order[start : start + TEXTS_TOGETHER].tolist()
+        for chunk in together(order.tolist(), texts):
             for text, ids in zip(chunk, tokenize(model, [texts[text] for text in chunk]), strict=True):
                 for window in cut(epoch, text, ids, room):
                     if left is not None:
@@ -126,6 +127,18 @@ def windows_of(
                         return
         if not repeat:
             return
+
+
+def together(order: Sequence[int], texts: Sequence[str], most: int = TEXTS_TOGETHER) -> Iterator[Sequence[int]]:
+    """The numbers of texts in the given order, cut into groups that the tokenizer gets at once."""
+    first, characters = 0, 0
+    for place, text in enumerate(order):
+        characters += len(texts[text])
+        if place > first and (place - first == most or characters > CHARACTERS_TOGETHER):
+            yield order[first:place]
+            first, characters = place, len(texts[text])
+    if first < len(order):
+        yield order[first:]
 
 
 def cut(epoch: int, text: int, ids: list[int], room: int) -> Iterator[Window]:
@@ -200,9 +213,15 @@ def tokenize(model: Any, texts: Sequence[str]) -> list[list[int]]:
     """The token ids of each text, without special tokens.
 
     Raises:
-        CorpusError: a token that the model lacks.
+        CorpusError: a token that the model lacks, or a text that is too long.
     """
-    rows = model.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+    longest = max(map(len, texts), default=0)
+    if longest > LONGEST_TEXT:
+        raise CorpusError(
+            f"One of the texts has {longest:,} characters, and at most {LONGEST_TEXT:,} are cut into tokens at once; "
+            "cut it into several texts, as passages() does at line breaks."
+        )
+    rows = model.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
     for ids in rows:
         require_known(model, ids)
     return rows

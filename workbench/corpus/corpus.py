@@ -8,20 +8,21 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
+from workbench.core.type_words import shown
 from workbench.corpus.batching import (
-    TEXTS_TOGETHER,
     Model,
     TokenBatch,
     batched,
     bos_id,
     cut,
     special_ids,
+    together,
     tokenize,
     windows_of,
 )
@@ -43,6 +44,8 @@ class Corpus:
         name: the name that it was loaded under, with the part that was taken of it.
         note: source, licence and more, as `save` wrote it or as a `.json` file of the same name beside it says.
     """
+
+    opened_by: ClassVar[str] = "wb.Corpus.load"
 
     texts: Sequence[str]
     name: str = "texts"
@@ -172,8 +175,8 @@ class Corpus:
         """The number of tokens that count in `batches` of this context; at most `at_most`."""
         total, specials, prefixed = 0, special_ids(model), bos_id(model) is not None
         room = min(context, model.network.n_ctx) - prefixed
-        for start in range(0, len(self), TEXTS_TOGETHER):
-            for ids in tokenize(model, self.texts[start : start + TEXTS_TOGETHER]):
+        for chunk in together(range(len(self)), self.texts):
+            for ids in tokenize(model, [self.texts[text] for text in chunk]):
                 total += sum(token not in specials for token in ids)
                 if not prefixed:
                     total -= sum(window.ids[0] not in specials for window in cut(0, 0, ids, room))
@@ -245,5 +248,5 @@ def as_corpus(texts: object) -> Corpus:
         CorpusError: another object, such as the name of a corpus.
     """
     if not isinstance(texts, Corpus):
-        raise CorpusError(f'Texts are given as a Corpus, such as wb.Corpus.load("stories"), not as {texts!r:.60}.')
+        raise CorpusError(f'Texts are given as a Corpus, such as wb.Corpus.load("stories"), not as {shown(texts)}.')
     return texts

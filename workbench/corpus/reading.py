@@ -13,10 +13,12 @@ from typing import Any
 
 from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
+from workbench.core.paths import leads_out
 from workbench.core.shipped import VARIABLE, shipped
+from workbench.core.steady import read_steadily
 from workbench.core.text_files import read_utf8
 from workbench.core.type_words import reason_of
-from workbench.corpus.saving import CorpusError, read_note
+from workbench.corpus.saving import CorpusError, note_files, read_note
 from workbench.corpus.tables import COLUMN, Wanted, read_delimited, read_parquet
 
 _SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
@@ -43,28 +45,33 @@ def read_source(source: str | Path, wanted: Wanted) -> tuple[Iterator[str], Path
         raise CorpusError("Name a corpus: a bundled name such as stories, a file, a folder, or a data set.")
     path = Path(source).expanduser()
     path = _shipped().get(name, path)
-    said = name
+    if path.exists():
+        kept, note = read_steadily(lambda: _of_path(path, name, wanted), (path, *note_files(path)), CorpusError)
+        return iter(kept), path, note
+    if ending(path) in _READERS or path.is_absolute() or name.startswith((".", "~")):
+        raise CorpusError(f"There is no file or folder {path}.")
+    if name == "stories":
+        raise CorpusError(
+            f"The bundled corpus 'stories' is missing; name a folder that holds corpora/stories.parquet in {VARIABLE}."
+        )
+    return _stream(name, wanted.name), None, {"source": f"Hugging Face: {name}"}
+
+
+def _of_path(path: Path, name: str, wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
+    """The texts of a file or folder that are not blank, and the note on them, whose source is called `name`."""
     if path.is_dir():
         inside = replace(wanted, alone=False)
         texts: Iterable[str] = itertools.chain.from_iterable(_read(file, inside)[0] for file in files_in(path))
-    elif path.is_file():
+    else:
         if ending(path) not in _READERS:
             raise CorpusError(f"{path} is not a {_any_of(_READERS)} file.")
         texts, column = _read(path, wanted)
         if column != wanted.name:
-            said = f"{name}, column {column!r}"
-    elif ending(path) in _READERS or path.is_absolute() or name.startswith((".", "~")):
-        raise CorpusError(f"There is no file or folder {path}.")
-    elif name == "stories":
-        raise CorpusError(
-            f"The bundled corpus 'stories' is missing; name a folder that holds corpora/stories.parquet in {VARIABLE}."
-        )
-    else:
-        return _stream(name, wanted.name), None, {"source": f"Hugging Face: {name}"}
+            name = f"{name}, column {column!r}"
     kept = [text for text in texts if text.strip()]
     if not kept:
         raise CorpusError(f"{path} holds no text at all.")
-    return iter(kept), path, {"source": said, **read_note(path, kept if wanted.name == COLUMN else None)}
+    return kept, {"source": name, **read_note(path, kept if wanted.name == COLUMN else None)}
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -74,7 +81,7 @@ def files_in(folder: Path) -> list[Path]:
     sorted name by name, by the code points of their characters: capitals before small letters.
 
     Raises:
-        CorpusError: a folder can't be read, or there is no such file.
+        CorpusError: a folder can't be read, there is no such file, or one is a link out of the folder.
     """
 
     def fail(error: OSError) -> None:
@@ -87,6 +94,9 @@ def files_in(folder: Path) -> list[Path]:
     files = [file for file in found if ending(file) in _READERS and (file.is_file() or file.is_symlink())]
     if not files:
         raise CorpusError(f"The folder {folder} holds no {_any_of(_READERS)} file.")
+    for file in sorted(files):
+        if file.is_symlink() and leads_out(file, folder):
+            raise CorpusError(f"{file} is a link out of its folder, and is not followed; put a copy in its place.")
     return sorted(files, key=lambda file: file.relative_to(folder).parts)
 
 
@@ -160,7 +170,8 @@ def _stream(name: str, column: str) -> Iterator[str]:
     repository, config, split = [*name.split(":"), "", ""][:3]
     try:
         HfApi().dataset_info(repository, timeout=10)  # fails at once without a network; load_dataset takes minutes
-        rows = load_dataset(repository, config or None, split=split or "train", streaming=True)
+        how: dict[str, Any] = {"split": split or "train", "streaming": True, "trust_remote_code": False}
+        rows = load_dataset(repository, config or None, **how)
         yield from texts_of(rows, name, column)
     except CorpusError:
         raise

@@ -11,11 +11,14 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
+from workbench.core.forms import parse_json, read_json
+from workbench.core.locks import in_turn
 from workbench.core.replacement import check_place
 
 NOTE = "workbench"
@@ -93,12 +96,14 @@ def _write_parquet(path: Path, texts: Sequence[str], note: Mapping[str, Any]) ->
 
 def _write_jsonl(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> None:
     own = {FORMAT: 1, **note}
-    with replacing(path, CorpusError) as temporary:
-        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-        temporary.write_text("".join(lines), encoding="utf-8")
-        check_place(path, temporary, CorpusError)
-        _write_about(_about(path), own | {BEFORE: _earlier(path)})
-    _write_about(_about(path), own)
+    with ExitStack() as turn:
+        with replacing(path, CorpusError) as temporary:
+            lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+            temporary.write_text("".join(lines), encoding="utf-8")
+            turn.enter_context(in_turn(path.absolute().parent, CorpusError))  # until both files have their places
+            check_place(path, temporary, CorpusError)
+            _write_about(_about(path), own | {BEFORE: _earlier(path)})
+        _write_about(_about(path), own)
 
 
 def _write_about(path: Path, content: Mapping[str, Any]) -> None:
@@ -115,8 +120,13 @@ def _earlier(path: Path) -> dict[str, Any]:
         texts = [json.loads(line)["text"] for line in lines if line.strip()]
         kept = [text for text in texts if text.strip()]
         return read_note(path, kept) | {"hash": texts_hash(kept)} if kept else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
+
+
+def note_files(path: Path) -> tuple[Path, Path]:
+    """Where the note of texts can be beside them, the older place last."""
+    return _about(path), path.with_suffix(".json")
 
 
 def _about(path: Path) -> Path:
@@ -129,15 +139,13 @@ def _parquet_note(path: Path) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with contextlib.suppress(OSError, ValueError, pa.ArrowException):
-        note = json.loads((pq.read_schema(path).metadata or {}).get(NOTE.encode(), b"{}"))
-        return note if isinstance(note, dict) else {}
+    with contextlib.suppress(OSError, CorpusError, pa.ArrowException):
+        note = (pq.read_schema(path).metadata or {}).get(NOTE.encode(), b"{}")
+        return parse_json(note, dict[str, Any], CorpusError, f"{path} has no note of a corpus", infinite=True)
     return {}
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        note = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return note if isinstance(note, dict) else {}
+    with contextlib.suppress(CorpusError):
+        return read_json(file, dict[str, Any], CorpusError, "a note of a corpus", infinite=True)
+    return {}

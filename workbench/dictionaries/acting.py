@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.origin import tell_origin
 from workbench.model.edits import BoundEdit, Edit, Masks, Part, SharedEdit
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.plan import Plan
@@ -60,7 +61,9 @@ class Actor(Protocol):
 
 
 def places(dictionary: Actor, model: Any) -> tuple[HookPoint, HookPoint]:
-    """The hook points of a model at which a dictionary reads and writes; the dictionary moves to the model's device.
+    """The hook points at which a dictionary reads and writes on a `LanguageModel`, to whose device it moves.
+
+    See `tell_origin` on another model than it was made for.
 
     Raises:
         DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
@@ -82,6 +85,7 @@ def places(dictionary: Actor, model: Any) -> tuple[HookPoint, HookPoint]:
                 f"{reads.name}, where it reads."
             )
     follow(dictionary, model)
+    tell_origin(dictionary, model)
     return reads, writes
 
 

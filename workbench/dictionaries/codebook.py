@@ -23,6 +23,7 @@ from workbench.dictionaries.learning import unit_of
 from workbench.dictionaries.settings import Setting
 from workbench.dictionaries.sparse import top_k
 from workbench.dictionaries.trainable import SpliceTerms, Step, Trainable
+from workbench.dictionaries.variance import unexplained
 
 Combination = Literal["sum", "mean"]
 """What the chosen codes of a group become."""
@@ -287,13 +288,12 @@ class Codebook(Trainable):
         self.codes.grad = torch.zeros_like(self.codes)
         g = g.expand(-1, self.chosen, -1).flatten(0, 1)  # [batch * groups * k, d]
         self.codes.grad.view(self.n_features, -1).index_add_(0, codes.indices.flatten(), g)
-        variance = float((source - source.mean(0)).square().sum())
         return Step(
             loss=squared / square,
             error=squared / square,
             penalty=0.0,
             auxiliary=0.0,
-            fvu=squared / variance if variance > 0 else float("nan"),
+            fvu=unexplained(squared, source),
             l0=float(self.groups * self.chosen),
             fired=torch.bincount(codes.indices.flatten(), minlength=self.n_features),
         )

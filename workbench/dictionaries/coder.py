@@ -218,6 +218,12 @@ class SparseCoder(Trainable):
         tensors = {_short(name): tensor for name, tensor in self.state_dict().items()}
         return {"W_enc": tensors.pop("W_enc_T").T.contiguous()} | tensors
 
+    def deciding_settings(self) -> dict[str, Any]:
+        """Without those that only learning uses; see `Dictionary`."""
+        learns = self.activation.only_learns
+        settings = {name: value for name, value in super().deciding_settings().items() if name not in learns}
+        return settings | {"centred": self.centred}
+
     def config(self) -> dict[str, Any]:
         """SAELens's fields, and ours under `workbench`."""
         settings = self.activation.settings()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from workbench.core.checks import Natural, checked
 from workbench.core.errors import WorkbenchError
 from workbench.core.type_words import shown
+from workbench.model.identity import Hashed
 
 _FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>[0-9]{1,18})")
 
@@ -25,7 +26,8 @@ class FeatureError(WorkbenchError):
 class Feature:
     """One coordinate of a dictionary.
 
-    Two features are equal when dictionary name and index are: `source` only spares a second look-up.
+    Two features are equal when dictionary name and index are, unless each brings a dictionary of its own and these
+    differ: two that have not been saved yet may have one name.
     """
 
     dictionary: str
@@ -34,6 +36,20 @@ class Feature:
     """Coordinate in the dictionary, from 0."""
     source: object = field(default=None, compare=False, repr=False)
     """The dictionary itself, where the feature came from one that is loaded (a trained one, say)."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Feature):
+            return NotImplemented
+        return (self.dictionary, self.index) == (other.dictionary, other.index) and self._shares_source(other)
+
+    def __hash__(self) -> int:
+        return hash((self.dictionary, self.index))
+
+    def _shares_source(self, other: Feature) -> bool:
+        one, two = self.source, other.source
+        if one is two or not (isinstance(one, Hashed) and isinstance(two, Hashed)):
+            return True
+        return one.hash == two.hash
 
     def __post_init__(self) -> None:
         if not self.dictionary:

@@ -1,9 +1,9 @@
 """A dictionary on disk: a folder with `cfg.json` and `sae_weights.safetensors`, as SAELens names them.
 
 A folder changes places whole. Where it holds other files too (an index, a training state), or the process runs in it,
-the rest is left alone, and the two files are renamed, the weights first. The weights hold their configuration in their
-metadata, and the SHA-256 of the `cfg.json` that they found there, so that a reader knows the `cfg.json` that a killed
-process did not replace any more. Everything that is read is checked.
+the rest is left alone, and the two files are renamed by one process at a time, the weights first. The weights hold
+their configuration in their metadata, and the SHA-256 of the `cfg.json` that they found there, so that a reader knows
+the `cfg.json` that a killed process did not replace any more. Everything that is read is checked.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Positive, PositiveNumber
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import explained, replacing
+from workbench.core.failures import explained
+from workbench.core.files import replacing
 from workbench.core.forms import parse_json
+from workbench.core.hashing import not_finite
+from workbench.core.locks import alone
 from workbench.core.replacement import form_of
+from workbench.core.steady import read_steadily
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -36,8 +40,6 @@ MARKS = frozenset({"architecture", "d_in", OWN})
 """Keys one of which every `cfg.json` of a dictionary has."""
 DAMAGED = ("text", "other bytes")
 """What the form of a JSON file is called that can't be read as JSON."""
-ATTEMPTS = 20
-"""How often a folder is read at most while another process replaces it."""
 FORMAT = 1
 """Version of our own fields in `cfg.json`."""
 SAELENS = "6.54.0"
@@ -107,14 +109,15 @@ def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
             save_file(contiguous, folder / WEIGHTS, metadata=_metadata(text))
             (folder / CONFIG).write_text(text, encoding="utf-8")
         return
-    replaced = _sha256((path / CONFIG).read_bytes()) if (path / CONFIG).exists() else ""
-    # the weights, which are entered last, take their place first
-    with (
-        replacing(path / CONFIG, DictionaryError, owned=True) as new_config,
-        replacing(path / WEIGHTS, DictionaryError, owned=True) as new_weights,
-    ):
-        save_file(contiguous, new_weights, metadata=_metadata(text, replaced))
-        new_config.write_text(text, encoding="utf-8")
+    with alone(path, DictionaryError):
+        replaced = _sha256((path / CONFIG).read_bytes()) if (path / CONFIG).exists() else ""
+        # the weights, which are entered last, take their place first
+        with (
+            replacing(path / CONFIG, DictionaryError, owned=True) as new_config,
+            replacing(path / WEIGHTS, DictionaryError, owned=True) as new_weights,
+        ):
+            save_file(contiguous, new_weights, metadata=_metadata(text, replaced))
+            new_config.write_text(text, encoding="utf-8")
 
 
 def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -123,19 +126,15 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         DictionaryError: a file is damaged or of another form; the message does not name the folder.
     """
-    for _ in range(ATTEMPTS):
-        before = _state(path)
-        content = _read_files(path)
-        if _state(path) == before:
-            break  # no other process replaced a file between the two
-    text, tensors, metadata = content
+    places = (path, path / CONFIG, path / WEIGHTS)
+    text, tensors, metadata = read_steadily(lambda: _read_files(path), places, DictionaryError)
     try:
         own = parse_json(metadata.get(OWN, "{}"), dict[str, str], DictionaryError, f"its {WEIGHTS} is damaged")
         chosen = own.get(CONFIG, "") if own.get(REPLACES) == _sha256(text) else text.decode()
     except UnicodeDecodeError as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
     config = parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged")
-    check_finite(tensors)
+    _check_types(tensors)
     return dict(config), tensors
 
 
@@ -191,15 +190,6 @@ def _read_files(path: Path) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _state(path: Path) -> list[tuple[int, int, int]]:
-    """What changes when one of the files is replaced."""
-    try:
-        states = [(path / name).stat() for name in (CONFIG, WEIGHTS)]
-    except OSError:
-        return []
-    return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in states]
-
-
 def _metadata(text: str, replaced: str = "") -> dict[str, str]:
     """Of the weights, under one key: the order of several would differ from file to file."""
     return {OWN: json.dumps({CONFIG: text, REPLACES: replaced})}
@@ -211,15 +201,19 @@ def _sha256(content: bytes) -> str:
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise `DictionaryError` where a weight is no finite number; a threshold may be infinite: its latent is off."""
+    _check_types(tensors)
+    thresholds = [name for name in tensors if "threshold" in name]
+    wrong = not_finite(tensors, infinite=thresholds)
+    wrong = wrong or next((name for name in thresholds if bool((tensors[name] == -torch.inf).any())), "")
+    if wrong:
+        raise DictionaryError(f"its {wrong} holds values that are not finite, so its codes would be none; make it anew")
+
+
+def _check_types(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `DictionaryError` where a tensor holds no floating-point numbers."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise DictionaryError(f"its {name} holds {tensor.dtype}, not floating-point numbers")
-        threshold = "threshold" in name
-        wrong = tensor.isnan() | (tensor == -torch.inf) if threshold else ~tensor.isfinite()
-        if bool(wrong.any()):
-            raise DictionaryError(
-                f"its {name} holds values that are not finite, so its codes would be none; make it anew"
-            )
 
 
 def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -20,12 +20,10 @@ from torch.nn.functional import normalize
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.trainable import Step
+from workbench.dictionaries.variance import SAME, squares, unexplained
 
 SAMPLE = 4096
 """Rows of the sample on which the encoder's size is set."""
-
-SAME = 1e-5
-"""Points whose mean distance from their mean is a smaller share of their length differ by rounding only."""
 
 
 class Coder(Protocol):
@@ -83,7 +81,7 @@ def loss_and_gradients(coder: Coder, x: Tensor, target: Tensor | None, dead: Ten
     error = entries.decode(coder.W_dec).sub_(spread)  # [batch, d_out]
     if coder.W_skip is not None:
         error += source @ coder.W_skip.T
-    squared = _squares(error)
+    squared = squares(error)
     g = error.mul_(2 / square)
 
     products = entries.products(g, coder.W_dec)
@@ -102,14 +100,13 @@ def loss_and_gradients(coder: Coder, x: Tensor, target: Tensor | None, dead: Ten
     if coder.W_skip is not None:
         _set(coder.W_skip, g.T @ source)
 
-    variance = _squares(spread) - len(x) * _squares(spread.mean(0))
     fired = entries.fired()
     return Step(
         loss=squared / square + penalty + auxiliary,
         error=squared / square,
         penalty=penalty,
         auxiliary=auxiliary,
-        fvu=squared / variance if variance > 0 else float("nan"),
+        fvu=unexplained(squared, spread, coder.b_dec),
         l0=int(fired.sum()) / len(x),
         fired=fired,
     )
@@ -138,7 +135,7 @@ def _auxiliary(coder: Coder, pre: Tensor, centred: Tensor, g: Tensor, *, dead: T
     _grad(coder.W_dec).index_add_(0, index, gradient)
     _grad(coder.W_enc_T).index_add_(0, index, slopes.T @ centred)
     _grad(coder.b_enc).index_add_(0, index, slopes.sum(0))
-    return weight * _squares(over)
+    return weight * squares(over)
 
 
 def _remove_parallel(gradient: Tensor, weights: Tensor, along: Tensor | None = None) -> None:
@@ -173,9 +170,9 @@ def initialise(coder: Coder, x: Tensor, target: Tensor | None) -> None:
     coder.activation.initialise(coder.unit_out)
     output, wanted = entries.decode(coder.W_dec), target[:SAMPLE] - middle  # [sample, d_out]
     if coder.centred:  # the best factor, by least squares
-        factor = float((output * wanted).sum()) / max(_squares(output), 1e-30)
+        factor = float((output * wanted).sum()) / max(squares(output), 1e-30)
     else:  # the directions are random, so that there is no best one
-        factor = (_squares(wanted) / max(_squares(output), 1e-30)) ** 0.5 / 4
+        factor = (squares(wanted) / max(squares(output), 1e-30)) ** 0.5 / 4
     if factor > 0:
         coder.W_enc.mul_(factor)
         coder.b_enc.mul_(factor)
@@ -287,12 +284,6 @@ def _check(coder: Coder, x: Tensor, target: Tensor) -> None:
             f"{coder.name} learns from activations [batch, {coder.d_in}] and targets [batch, {coder.d_out}], "
             f"not {list(x.shape)} and {list(target.shape)}."
         )
-
-
-def _squares(values: Tensor) -> float:
-    """Sum of squares over all elements; by rows first, which is fast where these are not one behind the other too."""
-    norms = torch.linalg.vector_norm(values, dim=-1) if values.ndim > 1 else values
-    return float(torch.linalg.vector_norm(norms)) ** 2
 
 
 def _set(parameter: Tensor, gradient: Tensor) -> None:

@@ -9,14 +9,17 @@ from pathlib import Path
 from types import ModuleType
 
 from workbench.core.checks import checked
+from workbench.core.paths import check_links
 from workbench.core.shipped import missing, shipped
 from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
-from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
+from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_finite
 from workbench.dictionaries.protocol import Dictionary
+from workbench.model.grad_mode import lasting
 
 
 @checked(DictionaryError)
+@lasting
 def load_dictionary(path: str | Path) -> Dictionary:
     """Read a dictionary from a folder.
 
@@ -25,19 +28,22 @@ def load_dictionary(path: str | Path) -> Dictionary:
             that comes with Workbench, such as "resid-15".
 
     Raises:
-        DictionaryError: there is none, it is damaged, or of a kind that this version does not know.
+        DictionaryError: there is none, it is damaged, holds a link out of its folder, or is of a kind that this version
+            does not know.
     """
     folder = Path(path)
     if not folder.exists():
         folder = bundled_folder(path)
+    check_links(folder, DictionaryError)
     form = next((one for one in known_formats() if one.matches(folder)), None)
     if form is None:
-        missing = next(name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file())
+        missing = next((name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()), WEIGHTS)
         raise DictionaryError(
             f"{folder} is not a dictionary: it has no {missing}; give the folder that save() or SAELens wrote."
         )
     try:
         dictionary = form.read(folder)
+        check_finite(dictionary.tensors())
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Self
 
@@ -11,6 +12,14 @@ from torch import Tensor
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.edits import Masks
+
+_NAME = re.compile(r"neurons\.(0|[1-9][0-9]{0,8})\.([^.]+)")
+
+
+def layer_and_site(name: str) -> tuple[int, str] | None:
+    """What the name of a layer's neurons states, `neurons.29.gate`; None for another name."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (int(match[1]), match[2])
 
 
 class Neurons(Dictionary):
@@ -35,8 +44,9 @@ class Neurons(Dictionary):
     @property
     def mlp_site(self) -> tuple[int, str]:
         """Layer and site, from the name."""
-        _, layer, site = self.name.split(".")
-        return int(layer), site
+        found = layer_and_site(self.name)
+        assert found is not None
+        return found
 
     @classmethod
     def example(cls) -> Self:

@@ -15,13 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import as_integer, checked
-from workbench.core.hashing import fingerprint
+from workbench.core.hashing import fingerprint, hash_of
 from workbench.core.type_words import shown
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
 from workbench.model.edits import Masks
+from workbench.model.grad_mode import lasting
+
+IDENTITY = 2
+"""Version of the identity; version 1 was the hash of the tensors alone."""
 
 
 class Dictionary(nn.Module, ABC):
@@ -50,6 +54,8 @@ class Dictionary(nn.Module, ABC):
     dense: ClassVar[bool] = False
     """Whether a feature is a coordinate of the hook point itself: each has a value of either sign at every token, and a
     change of one sets that coordinate."""
+    opened_by: ClassVar[str] = "wb.load_dictionary"
+    """The function that makes one of a text; sentences name it where a text stands in a dictionary's place."""
     reads: str = ""
     """Hook point of the activations it encodes; empty until it is known."""
     writes: str = ""
@@ -66,6 +72,8 @@ class Dictionary(nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = lasting(cls.__init__)
         kind = cls.__dict__.get("kind")
         if kind is None:
             return
@@ -94,8 +102,28 @@ class Dictionary(nn.Module, ABC):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over its tensors' names, shapes, types and bytes, in hex."""
+        """SHA-256 over all that decides what it does on a model, in hex: tensors, kind, settings, hook points."""
+        return self._whole_hash(self.tensors_hash)
+
+    @property
+    def tensors_hash(self) -> str:
+        """SHA-256 over its tensors' names, shapes, types and bytes, in hex: what `hash` was in older versions."""
         return fingerprint(self.tensors())
+
+    def _whole_hash(self, tensors: str) -> str:
+        return hash_of([IDENTITY, tensors, self.reads, self.writes, self.deciding_settings()])
+
+    def is_named(self, recorded: str | None) -> bool:
+        """Whether a record means this dictionary: by its `hash`, or as older versions did by its tensors alone."""
+        tensors = self.tensors_hash
+        return recorded in (tensors, self._whole_hash(tensors))
+
+    def deciding_settings(self) -> dict[str, Any]:
+        """The settings on which its codes and reconstructions depend, beside its tensors, as plain data."""
+        if self.of_model:
+            return {"kind": self.kind}
+        config = self.config()
+        return {"kind": config.get("architecture", self.kind)} | config.get("workbench", {}).get("settings", {})
 
     @property
     def mlp_site(self) -> tuple[int, str] | None:

@@ -6,6 +6,7 @@ refused unless its value says that there is nothing. Versions: https://pypi.org/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -161,7 +162,7 @@ def _major(version: str) -> int:
         DictionaryError: it has none, so that it does not say which fields decide.
     """
     first = version.partition(".")[0]
-    if not first.isdigit():
+    if not re.fullmatch("[0-9]{1,9}", first):
         raise DictionaryError(f"its sae_lens_version, {shown(version)}, is no version")
     return int(first)
 

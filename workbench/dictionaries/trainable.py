@@ -38,7 +38,7 @@ class Step:
     auxiliary: float
     """The kind's loss on dead latents."""
     fvu: float
-    """Share of the target's variance that is not explained."""
+    """Share of the target's variance that is not explained; nan where the batch's activations are one and the same."""
     l0: float
     """Active latents per activation."""
     fired: Tensor

@@ -33,7 +33,7 @@ def cross_entropy(logits: Floats, targets: Wholes, counted: Flags | None = None)
         counted: bool `[..., pos]`, the positions to compute; elsewhere the result is 0. None computes all.
 
     Raises:
-        EvaluationError: the shapes do not fit.
+        EvaluationError: the shapes do not fit, or a result is NaN.
     """
     _check_shapes(logits, targets=targets, counted=counted)
     vocab = logits.shape[-1]
@@ -57,7 +57,7 @@ def token_losses(logits: Floats, tokens: Wholes, counted: Flags | None = None) -
         counted: bool `[..., pos - 1]`, the predictions to compute (see `predictions`); elsewhere the result is 0.
 
     Raises:
-        EvaluationError: the shapes do not fit.
+        EvaluationError: the shapes do not fit, or a result is NaN.
     """
     _check_shapes(logits, tokens=tokens)
     return cross_entropy(logits[..., :-1, :], tokens[..., 1:], counted)
@@ -76,7 +76,7 @@ def kl_divergence(p_logits: Floats, q_logits: Floats, counted: Flags | None = No
         counted: bool `[..., pos]`, the positions to compute; elsewhere the result is 0. None computes all.
 
     Raises:
-        EvaluationError: the shapes do not fit.
+        EvaluationError: the shapes do not fit, or a result is NaN.
     """
     try:
         p_logits, q_logits = torch.broadcast_tensors(p_logits, q_logits)
@@ -136,6 +136,11 @@ def _at_positions(measure: Callable[..., Tensor], counted: Tensor | None, *of: T
     size = max(1, min(POSITIONS, VALUES // of[0].shape[-1]))
     for row, at in _chunks(result.shape, size, None if counted is None else counted.reshape(result.shape)):
         result[row, at] = measure(*(one[row, at] for one in rows))
+    if bool(result.isnan().any()):
+        raise EvaluationError(
+            "The model computes logits here that are not finite numbers: its weights, an intervention or a dictionary "
+            "that it runs through are too large; lower what was changed last."
+        )
     return result.reshape(lead)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workbench.core.checks import Positive, checked
+from workbench.core.checks import Natural, Positive, checked
 from workbench.evaluation.errors import EvaluationError
 
 
 @checked(EvaluationError)
-def repetition(tokens: Sequence[int], n: Positive = 3) -> float:
+def repetition(tokens: Sequence[Natural], n: Positive = 3) -> float:
     """The share of a text's n-grams that occur earlier in it, from 0 to 1; 0 for a text with fewer than two n-grams.
 
     Args:

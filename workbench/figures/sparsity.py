@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import plotly.graph_objects as go
 
+from workbench.core.text import figure_text
 from workbench.figures.common import AGAINST, FAINT, FOR, axis_title, dress
 
 DASHES = ("solid", "dash", "dot")
@@ -41,7 +42,7 @@ def sparsity_by_layer(names: Sequence[str], outcomes: Sequence[Outcome]) -> go.F
             x=layers,
             y=list(one.by_layer),
             mode="lines+markers",
-            name=name,
+            name=figure_text(name),
             line={"color": (FOR, AGAINST)[number % 2], "width": 2},
             marker={"size": 7},
             error_y={
@@ -77,7 +78,7 @@ def sparsity_price(names: Sequence[str], results: Sequence[Measured]) -> go.Figu
                 x=[share for _, share, _ in shown],
                 y=[rise for _, _, rise in shown],
                 mode="lines+markers",
-                name=label if len(names) == 1 else f"{name}: {label}",
+                name=label if len(names) == 1 else figure_text(f"{name}: {label}"),
                 line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
                 marker={"size": 6},
                 hovertemplate=label + "<br>%{x:.1%} left out, perplexity %{y:+.2%}<extra></extra>",

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import plotly.graph_objects as go
 
+from workbench.core.text import figure_text
 from workbench.figures.common import AGAINST, FAINT, FOR, GRID, axis_title, bar_figure, name_rows, short_label
 
 
@@ -133,7 +134,7 @@ def dose_curve(response: Response, at: float | None = None, title: str = "clamp 
     )
     if at is not None:
         figure.add_vline(x=at, line={"color": GRID, "width": 2}, layer="below")
-    figure.update_xaxes(title=axis_title(title), zeroline=True, zerolinecolor=GRID)
+    figure.update_xaxes(title=axis_title(figure_text(title)), zeroline=True, zerolinecolor=GRID)
     figure.update_yaxes(
         type="log", title=axis_title(f"probability of {short_label(response.word)}"), exponentformat="power"
     )

@@ -20,6 +20,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, time_left
 from workbench.corpus import Corpus
 from workbench.corpus.batching import bos_id
+from workbench.model.in_force import InForce, as_of, in_force
 from workbench.model.language_model import LanguageModel
 
 
@@ -78,7 +79,8 @@ class Source(Protocol):
 class Harvest:
     """Which activations to read: those of `model` at `hook_points` on the texts of `corpus`.
 
-    Iterating runs the model and gives `Activations` batch by batch, under the interventions in force there.
+    Iterating runs the model and gives `Activations` batch by batch, under the interventions in force where the iterator
+    is made.
 
     Args:
         model: the model.
@@ -128,13 +130,19 @@ class Harvest:
     def run(
         self, skip: Natural = 0, *, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
     ) -> Iterator[Activations]:
-        """The activations, batch by batch.
+        """The activations, batch by batch, under the interventions that are in force at the call.
 
         Args:
             skip: leave out so many tokens; the model does not run on batches that are left out whole.
             progress: called with the share done, and in words the speed and an estimate of the time left.
             cancel: called before each batch; once it returns True, the iteration ends.
         """
+        return self._run(skip, progress, cancel, in_force())
+
+    def _run(
+        self, skip: int, progress: Progress | None, cancel: Callable[[], bool] | None, held: InForce
+    ) -> Iterator[Activations]:
+        """The activations of `run`, under what was in force at its call."""
         passed = 0
         clock = _Clock(self._total(), skip, progress) if progress else None
         for batch in self._batches():
@@ -144,7 +152,7 @@ class Harvest:
                 continue
             if cancel is not None and cancel():
                 return
-            with torch.no_grad():
+            with as_of(held), torch.no_grad():
                 # without a mask: the batches of a model that would see the padding have none
                 captured = self.model.capture(batch.tokens, self.hook_points)
             rows = batch.content
@@ -168,7 +176,8 @@ class Harvest:
         """What decides about the activations and their order: model, corpus, hook points, windows, seed, shard."""
         plain = {name: getattr(self, name) for name in ("tokens", "context", "batch", "seed", "repeat")}
         names = {"model": self.model.name, "corpus": self.corpus.name, "hook_points": list(self.hook_points)}
-        hashes = {"model_hash": self.model.hash, "corpus_hash": self.corpus.hash}
+        hashes = {"model_hash": self.model.hash, "former_hash": self.model.former_hash}
+        hashes["corpus_hash"] = self.corpus.hash
         # harvests of older versions, and theirs alone, hold the first token of a window that begins with no BOS
         windows = {} if bos_id(self.model) is not None else {"first_position": "left out"}
         return names | hashes | plain | windows | {"shard": list(self.shard)}

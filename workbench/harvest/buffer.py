@@ -11,6 +11,7 @@ import torch
 from workbench.core.checks import Natural, Positive, checked
 from workbench.core.settings import difference
 from workbench.harvest.activations import Activations, HarvestError, Source
+from workbench.model.in_force import as_of, in_force
 
 
 class Buffer:
@@ -18,7 +19,8 @@ class Buffer:
 
     A block of consecutive tokens is read, its rows are mixed and handed out, then the next block is read. The texts are
     mixed already, so a block holds tokens of a few hundred texts from all over the corpus. The state is only the number
-    of batches handed out: a resumed buffer reads its block once more and continues with equal batches.
+    of batches handed out: a resumed buffer reads its block once more and continues with equal batches. It reads under
+    the interventions that are in force where it is made.
 
     Args:
         source: a `Harvest`, or a `Store`.
@@ -42,6 +44,7 @@ class Buffer:
         self.per_block = max(-(-block // batch_size), 1)
         self.seed = seed
         self.handed = 0
+        self._held = in_force()
         self._parts: Iterator[Activations] | None = None
         self._rest: Activations | None = None
         self._block: Activations | None = None
@@ -90,7 +93,8 @@ class Buffer:
         left = self.per_block if self.batches is None else min(self.per_block, self.batches - begin)
         size = left * self.batch_size
         if self._parts is None:
-            self._parts = self.source.run(skip=begin * self.batch_size)
+            with as_of(self._held):
+                self._parts = self.source.run(skip=begin * self.batch_size)
         parts = [] if self._rest is None else [self._rest]
         self._block = self._rest = None  # free it before the next is read
         while sum(map(len, parts)) < size and (part := next(self._parts, None)) is not None:

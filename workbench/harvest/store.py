@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 import numpy as np
 import torch
@@ -19,13 +19,17 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, Positive, checked
-from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.failures import explained
+from workbench.core.files import clear_leftovers, replacing
 from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
+from workbench.core.paths import check_links, is_plain_name
 from workbench.core.progress import Progress, remembering
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
+from workbench.core.type_words import shown
 from workbench.harvest.activations import COLUMNS, Activations, Harvest, HarvestError
+from workbench.harvest.checksums import CheckedRows, SummedFile, blocks_of
 from workbench.model.massive import massive
 
 MOST_LOST = 0.01
@@ -45,6 +49,8 @@ class StoreNote(TypedDict):
     widths: Annotated[dict[str, Positive], MinLen(1)]
     committed: Natural
     complete: bool
+    checksums: NotRequired[dict[str, list[Natural]]]
+    """Of the blocks of each file; see `checksums.py`. Older stores have none."""
 
 
 class Store:
@@ -52,6 +58,10 @@ class Store:
 
     Files grow at the end; `progress.json` is replaced when what it counts has reached the disk, so that a killed writer
     loses at most the work since then. `store[rows]` reads rows into memory, as float32.
+
+    Opening compares the sizes of the files with the note. What they hold is compared with the note's checksums block by
+    block (4 MiB), each when it is first read through `store[rows]` or `run`, and wholly by `check`. `values` and
+    `columns` themselves are not checked.
 
     Args:
         folder: where it is.
@@ -63,6 +73,8 @@ class Store:
         values: by hook point, `[n_tokens, width]`.
         columns: `tokens`, `texts` and `positions`, `[n_tokens]`.
     """
+
+    opened_by: ClassVar[str] = "wb.harvest.Store"
 
     @checked(HarvestError)
     def __init__(self, folder: str | Path, hook_points: Sequence[str] | None = None):
@@ -93,6 +105,13 @@ class Store:
             if name in self.hook_points
         }
         self.columns = {name: mapped(_file(self.folder, name), np.int32, rows) for name in COLUMNS}
+        sums = self.note.get("checksums")
+        self._checked = {}
+        if sums is not None:
+            arrays = {**self.values, **self.columns}
+            self._checked = {name: CheckedRows(array, sums.get(name, ())) for name, array in arrays.items()}
+        if lacking := next((name for name, one in self._checked.items() if not one.fits), ""):
+            raise HarvestError(f"{self.folder / PROGRESS} lacks checksums of {lacking}; harvest into it anew.")
 
     def __len__(self) -> int:
         return self.note["committed"]
@@ -104,8 +123,23 @@ class Store:
 
     def __getitem__(self, rows: slice | Tensor) -> Activations:
         at: Any = rows if isinstance(rows, slice) else rows.numpy()
+        self._check(at)
         values = {name: torch.from_numpy(value[at].astype(np.float32)) for name, value in self.values.items()}
         return Activations(values, *(torch.from_numpy(self.columns[name][at].astype(np.int64)) for name in COLUMNS))
+
+    def check(self) -> None:
+        """Compare all that the files hold with the checksums of the note; a store without any passes.
+
+        Raises:
+            HarvestError: a file was altered.
+        """
+        self._check(slice(None))
+
+    def _check(self, rows: slice | np.ndarray) -> None:
+        for name, one in self._checked.items():
+            if one.altered(rows):
+                file = _file(self.folder, name)
+                raise HarvestError(f"{file} was altered since it was written; harvest into {self.folder} anew.")
 
     @checked(HarvestError)
     def run(self, skip: Natural = 0) -> Iterator[Activations]:
@@ -157,11 +191,12 @@ class Store:
         }
         if not _is_complete(folder, note):
             with alone(folder, HarvestError):
-                earlier = _begun(folder, note)
-                parts = harvest.run(earlier["committed"], progress=progress, cancel=stops)
-                _append(folder, earlier, parts, commit_every)
-                if not stops():
-                    _commit(folder, earlier | {"complete": True})
+                if not _is_complete(folder, note):  # by whoever had the lock
+                    earlier = _begun(folder, note)
+                    parts = harvest.run(earlier["committed"], progress=progress, cancel=stops)
+                    _append(folder, earlier, parts, commit_every)
+                    if not stops():
+                        _commit(folder, earlier | {"complete": True})
         return cls(folder)
 
 
@@ -203,6 +238,7 @@ def _begun(folder: Path, note: dict[str, Any]) -> dict[str, Any]:
         if file.exists():
             raise HarvestError(f"{file} is there already and is not of a harvest; choose another folder.")
     begun = note | {"committed": 0, "complete": False, "massive": dict.fromkeys(note["widths"], 0)}
+    begun |= {"checksums": {name: [] for name in (*note["widths"], *COLUMNS)}}
     _commit(folder, begun)  # before any other file: a file without this one is not ours
     return begun
 
@@ -217,8 +253,10 @@ def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations], co
             row = note["widths"].get(name, 1) * np.dtype(note["dtype"] if name in note["widths"] else np.int32).itemsize
             if file.tell() < note["committed"] * row:
                 raise HarvestError(f"{file.name} is cut short; delete {folder} and harvest anew.")
-            file.truncate(note["committed"] * row)
-            files[name] = file
+            sums = note["checksums"].get(name, ()) if "checksums" in note else None  # an older version began it
+            if sums is not None and len(sums) != blocks_of(note["committed"] * row):
+                raise HarvestError(f"{folder / PROGRESS} lacks checksums of {name}; delete {folder} and harvest anew.")
+            files[name] = SummedFile(file, note["committed"] * row, sums)
         for part in parts:
             for name, value in part.values.items():
                 files[name].write(_stored(name, value.cpu(), note["dtype"]).tobytes())
@@ -228,10 +266,16 @@ def _append(folder: Path, note: dict[str, Any], parts: Iterator[Activations], co
                 files[name].write(getattr(part, name).cpu().numpy().astype(np.int32).tobytes())
             rows += len(part)
             if time.monotonic() - committed_at >= commit_every:
-                _commit(folder, note | {"committed": rows}, files.values())
+                _commit(folder, _counted(note, rows, files), files.values())
                 committed_at = time.monotonic()
-        _commit(folder, note | {"committed": rows}, files.values())
-        note["committed"] = rows
+        note |= _counted(note, rows, files)
+        _commit(folder, note, files.values())
+
+
+def _counted(note: dict[str, Any], rows: int, files: Mapping[str, SummedFile]) -> dict[str, Any]:
+    """The note of so many rows."""
+    sums = {name: one.sums for name, one in files.items() if one.sums is not None}
+    return note | {"committed": rows} | ({"checksums": sums} if sums else {})
 
 
 def _stored(name: str, value: Tensor, dtype: str) -> np.ndarray:
@@ -253,18 +297,25 @@ def _stored(name: str, value: Tensor, dtype: str) -> np.ndarray:
     return stored
 
 
-def _commit(folder: Path, note: dict[str, Any], files: Iterable[IO[bytes]] = ()) -> None:
+def _commit(folder: Path, note: dict[str, Any], files: Iterable[SummedFile] = ()) -> None:
     """Say how many rows count, once they have reached the disk."""
     for file in files:
-        file.flush()
-        os.fsync(file.fileno())
+        file.file.flush()
+        os.fsync(file.file.fileno())
     with replacing(folder / PROGRESS, HarvestError, owned=True) as temporary:
         temporary.write_text(json.dumps(note, indent=2))
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
+    check_links(folder, HarvestError)
     file = folder / PROGRESS
-    return dict(read_json(file, StoreNote, HarvestError, "the note of a store")) if file.exists() else None
+    if not file.exists():
+        return None
+    note = read_json(file, StoreNote, HarvestError, "the note of a store")
+    for name in note["widths"]:
+        if not is_plain_name(name):
+            raise HarvestError(f"{file} names a file outside of its folder, {shown(name)}; harvest anew.")
+    return dict(note)
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -12,6 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from workbench.core.failures import explained
+from workbench.core.type_words import reason_of
 from workbench.index.label_files import Remark, read_labels, write_labels
 from workbench.index.layout import FeatureIndexError
 
@@ -29,14 +31,16 @@ class Annotations:
     Args:
         file: the SQLite file; the first change creates it.
         dictionary: SHA-256 of the dictionary (of the model, for neurons).
+        former: what older versions recorded in its place; empty where that is not known.
 
     Raises:
         FeatureIndexError: the file is damaged, or about another dictionary.
     """
 
-    def __init__(self, file: Path, dictionary: str):
+    def __init__(self, file: Path, dictionary: str, former: str = ""):
         self.file = file
         self.dictionary = dictionary
+        self.known = [hash for hash in (dictionary, former) if hash]
         with self._reading() as connection:
             if connection is not None:
                 self._compare(connection)
@@ -76,7 +80,7 @@ class Annotations:
             FeatureIndexError: a file that can't be read, of another form or dictionary, or with a feature that the
                 index does not have.
         """
-        new = read_labels(path, self.dictionary)
+        new = read_labels(path, self.known)
         if new and max(new) >= n_features:
             raise FeatureIndexError(f"{path} is not a file of labels for this index: it has no feature {max(new):,}.")
         self.change(new)
@@ -85,7 +89,7 @@ class Annotations:
     def _compare(self, connection: sqlite3.Connection) -> None:
         """Raise `FeatureIndexError` where the file belongs to another dictionary."""
         about = dict(connection.execute("SELECT key, value FROM about"))
-        if about.get("dictionary", self.dictionary) != self.dictionary:
+        if about.get("dictionary", self.dictionary) not in self.known:
             raise FeatureIndexError(
                 f"{self.file} holds labels for another dictionary ({about['dictionary'][:12]}, not "
                 f"{self.dictionary[:12]}); move it away, or build the index in another folder."
@@ -97,29 +101,26 @@ class Annotations:
 
         While the first change is written, and after a process was killed there, the file has no tables.
         """
-        if not self.file.exists():
-            yield None
-            return
-        with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
-            (version,) = connection.execute("PRAGMA schema_version").fetchone()
-            yield connection if version else None
+        try:
+            if not self.file.exists():
+                yield None
+                return
+            with closing(sqlite3.connect(self.file, timeout=30)) as connection:
+                (version,) = connection.execute("PRAGMA schema_version").fetchone()
+                yield connection if version else None
+        except (sqlite3.Error, OSError) as error:
+            raise FeatureIndexError(f"{self.file} can't be used: {reason_of(error)}.") from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self._explained(), closing(sqlite3.connect(self.file, timeout=30)) as connection:
-            connection.execute("PRAGMA synchronous = EXTRA")
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute("INSERT OR IGNORE INTO about VALUES ('dictionary', ?)", (self.dictionary,))
-                self._compare(connection)
-                yield connection
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise FeatureIndexError(f"{self.file} can't be used: {error}.") from error
+        with explained(self.file, FeatureIndexError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.file, timeout=30)) as connection:
+                connection.execute("PRAGMA synchronous = EXTRA")
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for statement in _SCHEMA:
+                        connection.execute(statement)
+                    connection.execute("INSERT OR IGNORE INTO about VALUES ('dictionary', ?)", (self.dictionary,))
+                    self._compare(connection)
+                    yield connection

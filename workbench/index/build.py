@@ -20,7 +20,9 @@ from workbench.core.checks import Integer, Number, checked
 from workbench.core.locks import alone
 from workbench.core.progress import Progress, remembering
 from workbench.corpus import Corpus
+from workbench.dictionaries.folder import DictionaryError, check_finite
 from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.origin import tell_origin
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Harvest
 from workbench.index.feature_index import FeatureIndex
@@ -90,16 +92,18 @@ def build_indexes(
     if not dictionaries:
         raise FeatureIndexError("There is no dictionary to build an index for.")
     named = {Path(path): _named(model, dictionary) for path, dictionary in dictionaries.items()}
-    if len(named) < len(dictionaries):
+    if len({path.resolve() for path in named}) < len(dictionaries):
         raise FeatureIndexError("Two of the dictionaries have the same folder; give each its own.")
     points = sorted({dictionary.reads for dictionary in named.values()})
     harvest = Harvest(model, corpus, points, tokens, context, batch, seed)
     jobs = [IndexBuild(path, model, dictionary, harvest, keep) for path, dictionary in named.items()]
     stops = remembering(cancel)
     with ExitStack() as locks:
-        for job in sorted((job for job in jobs if not job.finished()), key=lambda job: str(job.path)):
+        there = {job: job.finished() for job in jobs}
+        for job in sorted((job for job in jobs if there[job] is None), key=lambda job: str(job.path)):
             locks.enter_context(alone(job.path, FeatureIndexError))
-        todo = [job for job in jobs if not job.finished()]
+            there[job] = job.finished()  # by whoever had the lock
+        todo = [job for job in jobs if there[job] is None]
         _read(harvest, todo, commit_every, progress, stops)
         for number, job in enumerate(todo):
             done = _READING + (1 - _READING) * number / len(todo)
@@ -110,7 +114,8 @@ def build_indexes(
                     progress(done + share * (1 - _READING) / len(todo), f"Sorting {job.path.name}")
 
             job.finish(check)
-    return [FeatureIndex(job.path, model, job.dictionary) for job in jobs]
+        made = {job: FeatureIndex(job.path, model, job.dictionary) for job in todo}
+        return [index for job in jobs if (index := made.get(job, there[job])) is not None]
 
 
 def _read(
@@ -166,4 +171,9 @@ def _named(model: LanguageModel, dictionary: Dictionary | str) -> Dictionary:
             f"{dictionary.name} reads activations of width {dictionary.d_in:,}, "
             f"but {dictionary.reads} of {model.name} is {width:,} wide."
         )
+    try:
+        check_finite(dictionary.tensors())
+    except DictionaryError as error:
+        raise FeatureIndexError(f"{dictionary.name} can't be indexed: {error}.") from error
+    tell_origin(dictionary, model)
     return dictionary

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.index.append_files import AppendFiles
-from workbench.index.layout import mapped
+from workbench.index.layout import mapped, write_array
 from workbench.index.selection import Kept, kept, shown
 from workbench.index.tokens import TokenTable
 
@@ -75,7 +75,7 @@ class _Rows:
 
     def close(self) -> None:
         self._files.close()
-        np.cumsum(self._counts, dtype=np.int64).tofile(self.folder / f"{self.name}.offsets.bin")
+        write_array(self.folder / f"{self.name}.offsets.bin", np.cumsum(self._counts, dtype=np.int64))
 
 
 class Entries:

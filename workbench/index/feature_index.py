@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from workbench.core.checks import Natural, Number, Positive, Share, checked
+from workbench.core.patterns import SafePattern
+from workbench.core.steady import read_steadily
 from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.loading import bundled, bundled_folder
 from workbench.dictionaries.protocol import Dictionary
@@ -20,8 +22,8 @@ from workbench.index.examples import examples
 from workbench.index.firing import active_features
 from workbench.index.identity import check_same
 from workbench.index.label_files import Remark
-from workbench.index.layout import ANNOTATIONS, DATA, FeatureIndexError, read_note
-from workbench.index.regex import RegexScores, compiled
+from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
+from workbench.index.regex_scores import RegexScores
 from workbench.index.searching import Searcher
 from workbench.index.selection import TOP
 from workbench.index.statistics import read_statistics
@@ -55,23 +57,28 @@ class FeatureIndex:
         FeatureIndexError: there is no index, or it is damaged, or of another version, model or dictionary.
     """
 
+    opened_by: ClassVar[str] = "wb.open_index"
+
     @checked(FeatureIndexError)
     def __init__(self, path: str | Path, model: LanguageModel | None = None, dictionary: Dictionary | None = None):
         self.path = Path(path)
-        note = read_note(self.path)
-        check_same(self.path, note, model, dictionary)
-        self.about: dict[str, Any] = {**note}
-        about = note["dictionary"]
-        self.n_features, self.n_tokens = about["n_features"], note["n_tokens"]
         self.model, self.dictionary = model, dictionary
         folder = self.path / DATA
-        self.tokens = TokenTable(folder, self.n_tokens)
-        self.statistics = read_statistics(folder / "features.parquet")
-        counts = self.statistics["active"]
-        self.entries = Entries(folder, self.n_tokens, counts, note["keep"], note["signed"])
-        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"])
+        read_steadily(self._open, (folder, folder / NOTE), FeatureIndexError)
+        about = self.about["dictionary"]
+        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"], about.get("former_hash", ""))
         self._searcher = Searcher(self.tokens, self.statistics)
         self._cards = CardTables(about["name"], dictionary, self.statistics, self.entries, self.tokens)
+
+    def _open(self) -> None:
+        """Open the files of `data`, all of them: another process may replace them later."""
+        folder, note = self.path / DATA, read_note(self.path)
+        check_same(self.path, note, self.model, self.dictionary)
+        self.about: dict[str, Any] = {**note}
+        self.n_features, self.n_tokens = note["dictionary"]["n_features"], note["n_tokens"]
+        self.tokens = TokenTable(folder, self.n_tokens)
+        self.statistics = read_statistics(folder / "features.parquet")
+        self.entries = Entries(folder, self.n_tokens, self.statistics["active"], note["keep"], note["signed"])
 
     def __len__(self) -> int:
         return self.n_features
@@ -152,10 +159,12 @@ class FeatureIndex:
         matches = {} if text is None else searcher.with_text(text, remarks)
         if text is not None:
             fits &= searcher.among(matches)
+        if regex == "":
+            raise FeatureIndexError("There is nothing to search for; type a regular expression.")
         scores = None
         ranked: Iterable[int] = matches or np.argsort(-self.statistics["density"], kind="stable").tolist()
         if regex is not None:
-            scores = RegexScores(self.entries, np.unique(self.tokens.matches(compiled(regex))))
+            scores = RegexScores(self.entries, np.unique(self.tokens.matches(SafePattern(regex, FeatureIndexError))))
             fits &= (scores.hits > 0) & (scores.recall >= min_recall) & (scores.precision >= min_precision)
             ranked = np.lexsort((-scores.f1, -getattr(scores, order))).tolist()
         chosen = [feature for feature in ranked if fits[feature]][:limit]

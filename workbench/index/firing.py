@@ -8,6 +8,7 @@ from workbench.corpus import Corpus, TokenBatch
 from workbench.dictionaries.protocol import Dictionary
 from workbench.index.card import TokenFeatures
 from workbench.model.language_model import LanguageModel
+from workbench.model.prompts import check_length
 from workbench.model.sampling import PromptError
 
 
@@ -44,6 +45,7 @@ def _window(model: LanguageModel, prompt: str) -> TokenBatch:
     """A prompt as the texts of an index are read: behind BOS, where the model has one."""
     if not prompt.strip():
         raise PromptError("The prompt is empty; give the model at least one token to start from.")
+    check_length(model, prompt)
     windows = list(Corpus([prompt]).batches(model, model.network.n_ctx, 1, shuffle=False))
     if len(windows) > 1:
         raise PromptError(f"The prompt is longer than the {model.network.n_ctx:,} tokens that the model sees.")

@@ -15,24 +15,26 @@ import torch
 from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural
-from workbench.core.files import clear_leftovers, explained, is_empty, replacing
+from workbench.core.failures import explained
+from workbench.core.files import clear_leftovers, is_empty, replacing
 from workbench.core.forms import read_json
-from workbench.core.locks import clear_lock
+from workbench.core.locks import alone, clear_lock
 from workbench.core.provenance import command_line
+from workbench.core.settings import difference
 from workbench.dictionaries.acting import follow
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations, Harvest
 from workbench.index.annotations import Annotations
 from workbench.index.append_files import AppendFiles
-from workbench.index.identity import identity
+from workbench.index.feature_index import FeatureIndex
+from workbench.index.identity import former_identity, identity
 from workbench.index.layout import (
     ANNOTATIONS,
     BUILDING,
     DATA,
     NOTE,
     FeatureIndexError,
-    read_note,
     save_json,
     write_note,
 )
@@ -65,40 +67,43 @@ class IndexBuild:
         follow(dictionary, model)
         dense = dictionary.dense
         own = {name: getattr(dictionary, name) for name in ("name", "kind", "reads", "writes", "n_features")}
+        hashes = {"hash": identity(model, dictionary), "former_hash": former_identity(model, dictionary)}
         settings = harvest.settings()
         del settings["hook_points"], settings["shard"], settings["repeat"]
         self.note: dict[str, Any] = {
-            "dictionary": own | {"hash": identity(model, dictionary), "provenance": dictionary.provenance},
+            "dictionary": own | hashes | {"provenance": dictionary.provenance},
             "harvest": settings,
             "keep": NEURONS_KEPT if dense and keep is None else keep,
             "signed": dense,
         }
         self.building = path / BUILDING
         _check_ours(path)
-        Annotations(path / ANNOTATIONS, self.note["dictionary"]["hash"])  # raises for labels of another dictionary
+        Annotations(path / ANNOTATIONS, *hashes.values())  # raises for labels of another dictionary
         self.spool: Spool = (DenseSpool if dense else SparseSpool)(self.building, dictionary.n_features)
         self._files: list[AppendFiles] = []
 
-    def finished(self) -> bool:
-        """Whether an index of the same note is there already."""
+    def finished(self) -> FeatureIndex | None:
+        """The index of the same note that is there already."""
         if not (self.path / DATA / NOTE).exists():
-            return False
+            return None
         try:
-            there = read_note(self.path)
+            index = FeatureIndex(self.path, self.model, self.dictionary)
         except FeatureIndexError:
-            return False
-        if any(there.get(name) != value for name, value in _plain(self.note).items()):
-            return False
-        shutil.rmtree(self.building, ignore_errors=True)
+            return None
+        if difference({name: index.about.get(name) for name in self.note}, _plain(self.note)):
+            return None
+        if self.building.exists():
+            with contextlib.suppress(FeatureIndexError), alone(self.path, FeatureIndexError):  # or another one builds
+                shutil.rmtree(self.building, ignore_errors=True)
         clear_leftovers(self.path / DATA)
         clear_lock(self.path)
-        return True
+        return index
 
     def committed(self) -> int:
         """Tokens that an earlier call committed; the files of a build with another note are removed."""
         with contextlib.suppress(FeatureIndexError):
             saved = read_json(self.building / PROGRESS, SavedProgress, FeatureIndexError, "the progress of a build")
-            if saved["note"] == _plain(self.note):
+            if not difference(saved["note"], _plain(self.note)):
                 return saved["committed"]
         shutil.rmtree(self.building, ignore_errors=True)
         return 0
@@ -130,9 +135,10 @@ class IndexBuild:
         save_json(self.building / PROGRESS, {"note": self.note, "committed": tokens}, owned=True)
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files; what was not committed may be lost."""
         for files in self._files:
-            files.close()
+            with contextlib.suppress(OSError):  # of a full disk, which an error has told
+                files.close()
 
     def finish(self, check: Callable[[float], None]) -> None:
         """Write the index and remove the files of the build."""
@@ -154,7 +160,7 @@ class IndexBuild:
             check(0.3)
             write_entries(folder, self.spool, note, relations, check)
             write_note(folder, note)
-        shutil.rmtree(self.building)
+        shutil.rmtree(self.building, ignore_errors=True)
 
 
 def _check_ours(path: Path) -> None:
@@ -162,13 +168,19 @@ def _check_ours(path: Path) -> None:
     data, building = path / DATA, path / BUILDING
     if data.exists() and not (data / NOTE).is_file() and not is_empty(data):
         raise FeatureIndexError(f"{data} is there already and is no index; choose another folder for the index.")
-    if building.exists() and not (building.is_dir() and all(_written_here(one) for one in building.iterdir())):
+    try:
+        ours = all(_written_here(one) for one in building.iterdir())
+    except FileNotFoundError:  # there is none, or another process has just come to the end of its build
+        return
+    except OSError:  # it is a file, or may not be read
+        ours = False
+    if not ours:
         raise FeatureIndexError(f"{building} is there already and is no unfinished index; choose another folder.")
 
 
 def _written_here(file: Path) -> bool:
-    unfinished = file.name.startswith(f".{PROGRESS}.") and file.suffix == ".part"  # of a killed commit
-    return unfinished or (file.is_file() and (file.suffix == ".bin" or file.name == PROGRESS))
+    unfinished = file.name.startswith(f".{PROGRESS}.") and file.suffix == ".part"  # of a commit
+    return unfinished or (not file.is_dir() and (file.suffix == ".bin" or file.name == PROGRESS))
 
 
 def _plain(note: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from workbench.core.delimited import ENDINGS, Table, read_table
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
-from workbench.core.type_words import shown
+from workbench.core.type_words import shortened, shown
 from workbench.index.layout import FeatureIndexError, save_json
 
 COLUMNS = ("feature", "label", "note", "starred", "dictionary")
@@ -67,16 +67,20 @@ def write_labels(path: Path, name: str, dictionary: str, remarks: Mapping[int, R
     save_json(path, {"format": 1, "name": name, "dictionary": dictionary, "features": features})
 
 
-def read_labels(path: Path, dictionary: str) -> dict[int, dict[str, Any]]:
+def read_labels(path: Path, known: Sequence[str]) -> dict[int, dict[str, Any]]:
     """The fields of `Remark` that a file sets, by feature; a JSON file sets all of them, a table those it has.
+
+    Args:
+        path: the file.
+        known: the hashes that may stand for the dictionary in it, the present one first.
 
     Raises:
         FeatureIndexError: a file that can't be read, of another form or another dictionary.
     """
     if path.suffix.lower() in ENDINGS:
-        return _from_table(path, read_table(path, FeatureIndexError), dictionary)
+        return _from_table(path, read_table(path, FeatureIndexError), known)
     saved = read_json(path, SavedLabels, FeatureIndexError, "a file of labels")
-    _compare(path, saved["dictionary"], dictionary)
+    _compare(path, saved["dictionary"], known)
     return {int(feature): asdict(Remark(**fields)) for feature, fields in saved["features"].items()}
 
 
@@ -90,11 +94,11 @@ def _write_table(path: Path, dictionary: str, remarks: Mapping[int, Remark]) -> 
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
-def _from_table(path: Path, table: Table, dictionary: str) -> dict[int, dict[str, Any]]:
+def _from_table(path: Path, table: Table, known: Sequence[str]) -> dict[int, dict[str, Any]]:
     names = [name.lower() for name in table.names]
     odd = [name for name, lower in zip(table.names, names, strict=True) if name and lower not in COLUMNS]
     if odd or "feature" not in names or len(set(names)) < len(names):
-        trouble = f"a column {shown(odd[0])}" if odd else f"the columns {', '.join(table.names) or 'none'}"
+        trouble = f"a column {shown(odd[0])}" if odd else f"the columns {shortened(', '.join(table.names)) or 'none'}"
         raise FeatureIndexError(
             f"{path} is not a file of labels: it has {trouble}, and its columns are feature and any of "
             f"{', '.join(COLUMNS[1:])}, each once."
@@ -110,7 +114,7 @@ def _from_table(path: Path, table: Table, dictionary: str) -> dict[int, dict[str
         if int(feature) in new:
             raise FeatureIndexError(f"{where} feature {feature} again; leave one line for each.")
         if owner := fields.pop("dictionary", "").strip():
-            _compare(path, owner, dictionary)
+            _compare(path, owner, known)
         new[int(feature)] = fields
         if "starred" in fields:
             if (word := fields["starred"].strip().lower()) not in _STARS:
@@ -119,7 +123,7 @@ def _from_table(path: Path, table: Table, dictionary: str) -> dict[int, dict[str
     return new
 
 
-def _compare(path: Path, recorded: str, dictionary: str) -> None:
+def _compare(path: Path, recorded: str, known: Sequence[str]) -> None:
     """Raise `FeatureIndexError` where a file has the hash of another dictionary."""
-    if recorded != dictionary:
-        raise FeatureIndexError(f"{path} holds labels for another dictionary ({recorded[:12]}, not {dictionary[:12]}).")
+    if recorded not in known:
+        raise FeatureIndexError(f"{path} holds labels for another dictionary ({recorded[:12]}, not {known[0][:12]}).")

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from pydantic import ConfigDict, with_config
@@ -26,6 +26,8 @@ from workbench.core.checks import Natural, Positive
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.core.forms import as_form, read_json
+from workbench.core.paths import check_links, is_plain_name
+from workbench.core.type_words import shown
 
 FORMAT = 1
 """Version of the files."""
@@ -48,6 +50,7 @@ class DictionaryNote(TypedDict):
     writes: str
     n_features: Natural
     hash: str
+    former_hash: NotRequired[str]
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -56,6 +59,7 @@ class HarvestNote(TypedDict):
 
     model: str
     model_hash: str
+    former_hash: NotRequired[str]
 
 
 class FileNote(TypedDict):
@@ -108,6 +112,8 @@ def read_note(folder: Path) -> IndexNote:
     Raises:
         FeatureIndexError: there is no index, it is of another version, or a file is missing, cut short or altered.
     """
+    for place in (folder, folder / DATA):
+        check_links(place, FeatureIndexError)
     file = folder / DATA / NOTE
     if not file.exists():
         begun = (folder / BUILDING).exists()
@@ -121,6 +127,8 @@ def read_note(folder: Path) -> IndexNote:
         )
     note = as_form(content, IndexNote, FeatureIndexError, f"{file} is not the note of an index")
     for name, about in note["files"].items():
+        if not is_plain_name(name):
+            raise FeatureIndexError(f"{file} names a file outside of its folder, {shown(name)}; build the index anew.")
         file = folder / DATA / name
         if not file.exists() or file.stat().st_size != about["bytes"] or checksum(file) != about["sha256"]:
             raise FeatureIndexError(f"{file} is missing, cut short or altered; copy it again or build the index anew.")
@@ -133,6 +141,12 @@ def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
     if shape[0] == -1:
         shape = (file.stat().st_size // (item * int(np.prod(shape[1:]))), *shape[1:])
     return np.memmap(file, dtype, "r", shape=shape) if np.prod(shape) else np.zeros(shape, dtype)
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Write a raw file of an array's numbers; NumPy's own writing does not say that a disk is full."""
+    with open(file, "wb") as opened:
+        opened.write(np.ascontiguousarray(array).data)
 
 
 def save_json(file: Path, content: Any, *, owned: bool = False) -> None:

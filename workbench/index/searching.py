@@ -12,6 +12,8 @@ from workbench.index.layout import FeatureIndexError
 from workbench.index.tokens import TokenTable
 from workbench.index.words import ABSENT, BEGINNING, WHOLE, folded, match, match_all, words_of
 
+LONGEST = 1000
+"""Characters of a search."""
 _TOKEN_COLUMNS = {"peaks": "activating", "promoted": "promoted"}
 
 
@@ -87,7 +89,9 @@ class Searcher:
 
 
 def _words(text: str) -> list[str]:
-    words = words_of(text)
+    if len(text) > LONGEST:
+        raise FeatureIndexError(f"A search has at most {LONGEST:,} characters, not {len(text):,}.")
+    words = list(dict.fromkeys(words_of(text)))
     if not words:
         raise FeatureIndexError("There is nothing to search for; type a word.")
     return words

@@ -9,7 +9,6 @@ that characters that span tokens, and spaces that belong to the token behind the
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import regex
 
 from workbench.core.checks import checked
+from workbench.core.patterns import SafePattern
 from workbench.corpus import Corpus
-from workbench.index.layout import FeatureIndexError, mapped
+from workbench.corpus.batching import together
+from workbench.index.layout import FeatureIndexError, mapped, write_array
 from workbench.index.selection import AFTER, BEFORE
 from workbench.model.language_model import LanguageModel
-
-_TEXTS_TOGETHER = 256
-PATIENCE = 10.0
-"""Seconds that a regular expression may take."""
 
 
 class TokenTable:
@@ -47,8 +43,8 @@ class TokenTable:
         self.ids = mapped(folder / "tokens.bin", np.int32 if wide else np.uint16, n_tokens)
         self.runs = np.asarray(mapped(folder / "runs.bin", np.int32, -1, 4))
         self._widths = mapped(folder / "widths.bin", np.uint16, n_tokens)
-        self._texts_file = folder / "texts.parquet"
-        self._pieces_file = folder / "pieces.parquet"
+        self._texts_file = mapped(folder / "texts.parquet", np.uint8, -1)  # later it may be another index's
+        self._pieces_file = mapped(folder / "pieces.parquet", np.uint8, -1)
         self._bounds = np.append(self.runs[:, 0], n_tokens)
 
     def __len__(self) -> int:
@@ -57,7 +53,7 @@ class TokenTable:
     @functools.cached_property
     def pieces(self) -> dict[int, str]:
         """The text of every token id that occurs here or is promoted by a feature."""
-        table = pq.read_table(self._pieces_file)
+        table = _table(self._pieces_file)
         return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
     def strings(self, ids: Sequence[int] | np.ndarray) -> list[str]:
@@ -84,31 +80,20 @@ class TokenTable:
         begins = np.maximum(self._bounds[behind - 1], rows - BEFORE)
         return begins, np.minimum(self._bounds[behind], rows + AFTER + 1)
 
-    def matches(self, pattern: regex.Pattern[str]) -> np.ndarray:
+    def matches(self, pattern: SafePattern) -> np.ndarray:
         """Rows of the tokens where matches begin, `[matches]`; of the first group where there is one.
 
         A match that begins outside the tokens read, or whose first group takes no part, does not count.
 
         Raises:
-            FeatureIndexError: matching takes longer than `PATIENCE`.
+            FeatureIndexError: matching takes too long.
         """
         group = 1 if pattern.groups else 0
-        until = time.monotonic() + PATIENCE
-        try:
-            starts = [
-                base + at
-                for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
-                for at in (
-                    match.start(group)  # concurrent: releases the lock of the interpreter
-                    for match in pattern.finditer(text, concurrent=True, timeout=max(until - time.monotonic(), 1e-3))
-                )
-                if at >= 0
-            ]
-        except TimeoutError:
-            raise FeatureIndexError(
-                f"The regular expression {pattern.pattern!r} takes longer than {PATIENCE:g} s; write it with fewer "
-                "repetitions inside repetitions."
-            ) from None
+        starts = [
+            base + at
+            for base, text in zip(self._bases.tolist(), self._texts["text"].to_pylist(), strict=True)
+            for at in pattern.starts(text, group)
+        ]
         ends, begins, rows = self._characters
         at = np.array(starts, np.int64)
         place = np.searchsorted(ends, at, "right")
@@ -118,7 +103,7 @@ class TokenTable:
 
     @functools.cached_property
     def _texts(self) -> pa.Table:
-        return pq.read_table(self._texts_file)
+        return _table(self._texts_file)
 
     @functools.cached_property
     def _bases(self) -> np.ndarray:
@@ -138,6 +123,11 @@ class TokenTable:
         ends, begins = behind + shift, before + shift
         order = np.lexsort((begins, ends))  # a character's first token has the width, its others have none
         return ends[order], begins[order], order.astype(np.int32)
+
+
+def _table(content: np.ndarray) -> pa.Table:
+    """The table in the bytes of a Parquet file `[bytes]`."""
+    return pq.read_table(pa.BufferReader(pa.py_buffer(content)))
 
 
 def _fitted(piece: str, width: int) -> str:
@@ -161,7 +151,7 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
         extra: ids of further tokens whose texts are stored; -1 stands for none.
     """
     ids, texts, positions = columns["tokens"], columns["texts"], columns["positions"]
-    ids.astype(np.uint16 if model.network.vocab_size <= 1 << 16 else np.int32).tofile(folder / "tokens.bin")
+    write_array(folder / "tokens.bin", ids.astype(np.uint16 if model.network.vocab_size <= 1 << 16 else np.int32))
     starts = np.flatnonzero(
         np.append(True, (texts[1:] != texts[:-1]) | (positions[1:] != positions[:-1] + 1))[: len(ids)]
     )
@@ -169,18 +159,18 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
     widths, characters = np.zeros(len(ids), np.uint16), np.zeros(len(ids), np.int32)
     by_text = np.argsort(texts, kind="stable")
     bounds = np.searchsorted(texts[by_text], np.append(used, np.iinfo(np.int32).max))
-    for begin in range(0, len(used), _TEXTS_TOGETHER):
-        together = [int(text) for text in used[begin : begin + _TEXTS_TOGETHER]]
-        ends = text_ends(model, [corpus.texts[text] for text in together])
-        for place, of_text in enumerate(ends, begin):
+    begin = 0
+    for chunk in together(used.tolist(), corpus.texts):
+        ends = text_ends(model, [corpus.texts[text] for text in chunk])
+        begin += len(chunk)
+        for place, of_text in enumerate(ends, begin - len(chunk)):
             rows = by_text[bounds[place] : bounds[place + 1]]
             here = positions[rows]
             before = np.append(0, of_text)[here]
             widths[rows], characters[rows] = of_text[here] - before, before
-    widths.tofile(folder / "widths.bin")
-    np.stack([starts, texts[starts], positions[starts], characters[starts]], 1).astype(np.int32).tofile(
-        folder / "runs.bin"
-    )
+    write_array(folder / "widths.bin", widths)
+    runs = np.stack([starts, texts[starts], positions[starts], characters[starts]], 1)
+    write_array(folder / "runs.bin", runs.astype(np.int32))
     known = pa.table({"id": pa.array(used, pa.int32()), "text": [corpus.texts[text] for text in used.tolist()]})
     pq.write_table(known, folder / "texts.parquet", compression="zstd")
     needed = np.unique(np.concatenate([ids, *(more[more >= 0] for more in extra)]))
@@ -200,6 +190,8 @@ def text_ends(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """
     if not getattr(model.tokenizer, "is_fast", False):
         raise FeatureIndexError(f"The tokenizer of {model.name} does not give offsets of tokens; load a fast one.")
+    if not len(texts):
+        return []
     encoded = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     blank = functools.cache(lambda token: model.token_texts([token])[0].isspace())
     ends = []

@@ -37,8 +37,12 @@ def match(word: str, text: str) -> int:
 
 def match_all(words: list[str], text: str) -> int:
     """How a text, not yet folded, holds all of some folded words: as the least of them."""
-    whole = folded(text)
-    return min((match(word, whole) for word in words), default=ABSENT)
+    whole, least = folded(text), WHOLE if words else ABSENT
+    for word in words:
+        least = min(least, match(word, whole))
+        if least == ABSENT:
+            break
+    return least
 
 
 def _bound(letter: str) -> bool:

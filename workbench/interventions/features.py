@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from workbench.core.checks import Natural, checked
+from workbench.core.type_words import shortened, shown
 from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.neurons import Neurons, layer_and_site
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
@@ -39,17 +40,18 @@ def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
     if isinstance(feature.source, Dictionary):
         feature.source.check(feature.index)
         return feature.source
-    words = feature.dictionary.split(".")
-    if words[0] != "neurons":
+    if feature.dictionary.split(".")[0] != "neurons":
         raise DictionaryError(
-            f"{feature.dictionary} is not loaded; load_dictionary() it and use its .feature({feature.index})."
+            f"{shortened(feature.dictionary)} is not loaded; load_dictionary() it and use its "
+            f".feature({feature.index})."
         )
-    if len(words) != 3 or not words[1].isdecimal():
+    stated = layer_and_site(feature.dictionary)
+    if stated is None:
         raise FeatureError(
-            f"{feature.dictionary!r} is not a layer's neurons: write neurons.LAYER.SITE, such as neurons.29.gate."
+            f"{shown(feature.dictionary)} is not a layer's neurons: write neurons.LAYER.SITE, such as neurons.29.gate."
         )
     try:
-        point = model.network.neuron_hook_point(int(words[1]), words[2])
+        point = model.network.neuron_hook_point(*stated)
     except ModelError as error:
         raise FeatureError(f"{feature}: {error}") from error
     neurons = Neurons(feature.dictionary, point.name, point.width)

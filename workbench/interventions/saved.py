@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json, read_text
+from workbench.core.type_words import reason_of
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
@@ -57,8 +58,8 @@ def from_dict(data: dict[str, Any]) -> InterventionKind:
     except (KeyError, TypeError, AttributeError) as error:
         kinds = ", ".join(kind.__name__ for kind in INTERVENTIONS.values())
         raise EditError(
-            f"This is not an intervention ({error}); a kind ({kinds}) and its settings are needed, for most also a "
-            "feature."
+            f"This is not an intervention ({reason_of(error)}); a kind ({kinds}) and its settings are needed, for most "
+            "also a feature."
         ) from error
 
 
@@ -97,7 +98,7 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
     version, name, hash = content["format"], content["model"]["name"], content["model"]["hash"]
     if version != FORMAT:
         raise EditError(f"These interventions are in format {version}, and this version reads format {FORMAT}.")
-    if hash != model.hash:
+    if not model.is_named(hash):
         raise EditError(
             f"These interventions were made for {name} ({hash[:12]}), not for {model.name} ({model.hash[:12]}); "
             "open that model, or make them anew for this one."
@@ -156,16 +157,17 @@ def _loaded(used: Mapping[str, str], dictionaries: Sequence[Dictionary]) -> dict
     """Those of the dictionaries that have these names and hashes, by name."""
     loaded: dict[str, Dictionary] = {}
     for name, hash in used.items():
-        called = {one.hash: one for one in dictionaries if one.name == name}
+        called = [one for one in dictionaries if one.name == name]
         if not called:
             raise DictionaryError(
                 f"These interventions need the dictionary {name} ({hash[:12]}); load_dictionary() it and pass it in "
                 "dictionaries=."
             )
-        if hash not in called:
+        same = [one for one in called if one.is_named(hash)]
+        if not same:
             raise DictionaryError(
                 f"These interventions were made with {name} of the hash {hash[:12]}, but the {name} that is loaded has "
-                f"{next(iter(called))[:12]}; load the one that they were made with."
+                f"{called[0].hash[:12]}; load the one that they were made with."
             )
-        loaded[name] = called[hash]
+        loaded[name] = same[0]
     return loaded

@@ -8,7 +8,8 @@ perplexity of the edited text under the plain model.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -20,9 +21,11 @@ from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
 from workbench.interventions.protocol import FeatureIntervention
-from workbench.model.decoding import Decoder, DecodingStep, decode
+from workbench.model.blame import NotFiniteError, blaming, first_not_finite
+from workbench.model.decoding import NOT_FINITE, Decoder, DecodingStep, decode
 from workbench.model.edits import EditError, Group, Intervention, check_edits
 from workbench.model.generation import Generation
+from workbench.model.in_force import acting_on
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt, require_tokenizer
 from workbench.model.sampling import PromptError, Sampling
@@ -145,6 +148,8 @@ def compare_steps(
 ) -> Generator[Step, None, Comparison]:
     """A comparison step by step; the generator returns the `Comparison`.
 
+    The call itself reads the prompt; each step is computed when it is asked for.
+
     Args:
         model: the model; interventions in force around the call apply to both sides.
         prompt: a text; for a chat, `model.chat_prompt(message)`.
@@ -180,13 +185,29 @@ def compare_steps(
     tokenizer = require_tokenizer(model.tokenizer, model.name)
     streamers = [TextStreamer(tokenizer, tokens[0].tolist()) for _ in range(rows)]
     steps = decode(writer, sampling, generators, max_new_tokens, stop_tokens=stop_tokens, streamers=streamers)
-    complete: Sequence[bool] = [False] * rows
-    for step in steps:
-        complete = step.complete
-        judge.note(step)
-        yield Step(step.pieces)
     text = prompt if isinstance(prompt, str) else model.to_text(prompt)
-    return judge.verdict(text, tokens[0], complete, top)
+    around = acting_on(model)
+    blame = blaming(model, [tokens[0].tolist()] * rows, [[*around, *one] for one in ((), *sides)])
+    return _judged(steps, judge, blame, prompt=text, tokens=tokens[0], top=top)
+
+
+def _judged(
+    steps: Iterator[DecodingStep],
+    judge: _Judge,
+    blame: AbstractContextManager[None],
+    *,
+    prompt: str,
+    tokens: Tensor,
+    top: int,
+) -> Generator[Step, None, Comparison]:
+    """The steps of a comparison as they are decoded; the generator returns the comparison."""
+    complete: Sequence[bool] = [False] * (judge.n_sides + 1)
+    with blame:
+        for step in steps:
+            complete = step.complete
+            judge.note(step)
+            yield Step(step.pieces)
+        return judge.verdict(prompt, tokens, complete, top)
 
 
 def random_twins(
@@ -226,6 +247,7 @@ class _Judge:
         self.twice = torch.finfo(writer.logits.dtype).bits < 32
         pairs += [(row, row) for row in range(n + 1)] if self.twice else []
         self.texts = [text for _, text in pairs]
+        self.judges = [side for side, _ in pairs]
         edits = [model.bind(sides[side - 1] if side else ()) for side, _ in pairs]
         groups = [Group(bound, slice(row, row + 1)) for row, bound in enumerate(edits)]
         self.decoder = writer.fork([side for side, _ in pairs], groups)
@@ -264,6 +286,9 @@ class _Judge:
             first = self.decoder.logits
             followed = self.decoder.feed(tokens[self.texts])
             judged = torch.cat([first[:, None], followed[:, :-1]], 1).float()  # [judge's rows, chunk, vocab]
+            if (wrong := first_not_finite(judged)) is not None:
+                written = torch.stack([*self.chosen, *self.tokens], 1)[self.texts[wrong]]
+                raise NotFiniteError(NOT_FINITE, self.judges[wrong], written.expand(len(own), -1))
 
             steps = torch.arange(self.scored, self.scored + chunk, device=tokens.device)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
@@ -291,10 +316,6 @@ class _Judge:
             for ids, logprobs, over in zip(written, own.tolist(), complete, strict=True)
         ]
         plain_logprob, kl, kl_own = (torch.cat(parts, 1) for parts in (self.plain_logprob, self.kl, self.kl_own))
-        if bool(kl.isnan().any()) or bool(kl_own.isnan().any()):
-            raise EditError(
-                "A model computes values here that are not finite: an intervention's value is too large; lower it."
-            )
         before = self.before / max(self.lengths[0], 1)
         sides = []
         for side in range(self.n_sides):

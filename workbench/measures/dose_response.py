@@ -11,8 +11,10 @@ import torch
 from workbench.core.checks import Number, checked
 from workbench.core.progress import Progress
 from workbench.evaluation.losses import cross_entropy
+from workbench.model.blame import blamed, check_extreme, first_not_finite
 from workbench.model.decoding import check_causal
 from workbench.model.edits import Group, Intervention, Run, check_edits
+from workbench.model.in_force import acting_on
 from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import PromptError
 
@@ -59,7 +61,7 @@ def dose_response(
 
     Raises:
         PromptError: an empty prompt or word, or a word of several tokens and a model that sees later ones.
-        EditError: an intervention that can't act.
+        EditError: an intervention that can't act, or makes values that are not finite.
     """
     target = model.to_tokens(word, start=False)  # [1, new]
     if target.shape[1] > 1:
@@ -70,6 +72,8 @@ def dose_response(
     bound = [model.bind([]), *(model.bind(make(value)) for value in values)]
     for edits in bound:
         check_edits(edits, tokens.shape[1], length)
+    for value in values:
+        check_extreme(model, start[0].tolist(), [*acting_on(model), *make(value)])
     measured: list[float] = []
     for first in range(0, len(bound), ROWS):
         if progress:
@@ -79,6 +83,10 @@ def dose_response(
         run = Run(groups, torch.full((len(some),), length, device=model.device))
         with torch.inference_mode():
             logits = model.network.run(tokens.expand(len(some), -1), run, last=target.shape[1])  # [rows, new, vocab]
+            if (row := first_not_finite(logits)) is not None:
+                place = first + row
+                made = make(values[place - 1]) if place else ()
+                raise blamed(model, tokens, length, [*acting_on(model), *made])
             losses = cross_entropy(logits, target.expand(len(some), -1))  # [rows, new]
         measured += (-losses.sum(1)).tolist()
     return DoseResponse(word, list(map(float, values)), measured[1:], measured[0])

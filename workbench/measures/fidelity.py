@@ -19,11 +19,12 @@ from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.dictionaries.acting import acting, places
-from workbench.dictionaries.learning import SAME
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.variance import SAME
 from workbench.evaluation.bootstrap import TextSums, bootstrap
 from workbench.evaluation.losses import kl_divergence, predictions, token_losses
 from workbench.evaluation.runs import logits_under, windows_at_once
+from workbench.model.blame import first_not_finite
 from workbench.model.edits import Edit
 from workbench.model.hookpoints import HookPoint
 from workbench.model.in_force import uninterrupted
@@ -162,6 +163,11 @@ def _add_batch(model: LanguageModel, tallies: Sequence[_Tally], windows: TokenBa
     ce = losses(plain)
     for tally in tallies:
         spliced = logits_under(model, windows.tokens, _through(tally, content, texts[content]))
+        if first_not_finite(spliced) is not None:
+            raise CorpusError(
+                f"{model.name} computes values that are not finite numbers with {tally.dictionary.name}: its weights "
+                "are too large, or made for other activations."
+            )
         tally.sums.add(
             texts[:, :-1][pairs],
             predictions=torch.ones_like(ce),
@@ -250,7 +256,7 @@ def _variance(sums: Mapping[str, Tensor]) -> Tensor:
 
 
 def _varied(sums: Mapping[str, Tensor]) -> Tensor:
-    """Whether the written activations differ by more than rounding, as `learning.unit_of` asks: bool `[draws]`."""
+    """Whether the written activations differ by more than rounding, as `variance.SAME` says: bool `[draws]`."""
     return _variance(sums) > SAME**2 * sums["square"]
 
 

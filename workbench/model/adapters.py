@@ -23,12 +23,16 @@ from typing_extensions import TypedDict
 
 from workbench.core.forms import as_form, read_json
 from workbench.core.hashing import file_sha256
+from workbench.core.paths import check_links
+from workbench.core.patterns import Patience, SafePattern
 from workbench.core.type_words import reason_of, shown
-from workbench.model.default_model import DEFAULT_MODEL, read_default
+from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.modules import is_conv1d
 from workbench.model.weights import ADAPTER, ModelError, identity, read_huggingface, read_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
+LONGEST = 20_000
+"""Letters of a pattern in a configuration, which may name every module."""
 PREFIX = "base_model.model."
 """Begins the name of each tensor."""
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -76,14 +80,19 @@ def is_adapter(source: object) -> bool:
     return isinstance(source, str | Path) and (Path(source) / ADAPTER).is_file()
 
 
-def read_adapted(folder: Path) -> tuple[nn.Module, Any, str, dict[str, Any]]:
+def read_adapted(folder: Path, base: str | Path | None = None) -> tuple[nn.Module, Any, str, dict[str, Any]]:
     """Plain model in float32 with the adapter in its weights, tokenizer, `identity`, and what was merged.
 
     The tokenizer is the folder's own if it has one, else the base's.
 
+    Args:
+        folder: of the adapter.
+        base: name or folder of the base model, in the place of the one that the adapter names.
+
     Raises:
         ModelError: an adapter of another kind, a base that can't be opened, or tensors that do not fit it.
     """
+    check_links(folder, ModelError)
     config = _config(folder)
     file = folder / WEIGHTS
     if any(folder.glob("model*.safetensors")):
@@ -94,14 +103,14 @@ def read_adapted(folder: Path) -> tuple[nn.Module, Any, str, dict[str, Any]]:
         tensors = _sorted_out(folder, load_file(file))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file} can't be read ({reason_of(error)}); copy it again.") from error
-    module, tokenizer, base_hash, base = _base(folder, config)
+    module, tokenizer, base_hash, opened = _base(folder, config) if base is None else _given(base)
     _check_complete(folder, module, config, tensors)
     _untie(module, config, tensors)
     with torch.no_grad():
         _merge(folder, module, config, tensors)
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         tokenizer = read_tokenizer(folder)
-    about = {"folder": str(folder), "sha256": file_sha256(file), "base": base, "base_hash": base_hash}
+    about = {"folder": str(folder), "sha256": file_sha256(file), "base": opened, "base_hash": base_hash}
     return module, tokenizer, identity(module), about
 
 
@@ -165,26 +174,40 @@ PARTS = {
 
 
 def _base(folder: Path, config: LoraConfig) -> tuple[nn.Module, Any, str, str]:
-    """The base model, its tokenizer, hash and name.
+    """The base model that an adapter names, its tokenizer, hash and name.
 
     A path is taken from the folder that the process runs in, as PEFT does, if a model is there, and else from the
-    adapter's.
+    adapter's; it stays inside one of them. A name is that of a model on this machine: an adapter fetches none.
     """
     name = config["base_model_name_or_path"]
     here = (Path(name) / "config.json").is_file()
     beside = not here and not Path(name).is_absolute() and (folder / name / "config.json").is_file()
+    if here or beside:
+        place = Path(name) if here else folder / name
+        if not any(place.resolve().is_relative_to(home.resolve()) for home in (Path.cwd(), folder)):
+            raise ModelError(
+                f"The adapter {folder} names a base outside its folder, {shown(name)}; if that is the one that you "
+                "want, give it yourself: wb.load_model(..., base=...)."
+            )
     if not here and not beside and config.get("revision") not in (None, "main"):
         raise ModelError(
             f"The adapter {folder} is to the revision {shown(config.get('revision'))} of {name!r}; download that and "
             "write its folder as base_model_name_or_path."
         )
     try:
-        if name == DEFAULT_MODEL and not here and not beside:
+        if name == DEFAULT_MODEL and not here and not beside and default_hash():
             return *read_default(), name
         source = str(folder / name) if beside else name
-        return *read_huggingface(source), source
+        return *read_huggingface(source, fetch=False), source
     except ModelError as error:
         raise ModelError(f"The base of the adapter {folder} can't be opened: {error}") from error
+
+
+def _given(base: str | Path) -> tuple[nn.Module, Any, str, str]:
+    """The base model of this name or folder, its tokenizer, hash and name."""
+    if str(base) == DEFAULT_MODEL and not Path(base).exists():
+        return *read_default(), DEFAULT_MODEL
+    return *read_huggingface(str(base)), str(base)
 
 
 def _check_complete(folder: Path, module: nn.Module, config: LoraConfig, tensors: AdapterTensors) -> None:
@@ -202,10 +225,15 @@ def _check_complete(folder: Path, module: nn.Module, config: LoraConfig, tensors
     targets = config.get("target_modules") or []
     if any(config.get(name) for name in ("exclude_modules", "layers_to_transform", "layers_pattern")):
         return
-    for path, inner in modules.items():
-        chosen = _fits(f"({targets})$", path) if isinstance(targets, str) else _is_called(path, targets)
+    if isinstance(targets, str):
+        pattern = _pattern(f"({targets})$", Patience())
+        called = [path for path in modules if pattern.begins(path)]
+    else:
+        called = [path for path in modules if _is_called(path, targets)]
+    for path in called:
+        inner = modules[path]
         linear = isinstance(inner, nn.Linear | nn.Embedding) or is_conv1d(inner)
-        if chosen and linear and path not in tensors.first and not _is_called(path, kept):
+        if linear and path not in tensors.first and not _is_called(path, kept):
             raise ModelError(f"The adapter {folder} has no tensors for {path}, which it was trained on; copy it again.")
 
 
@@ -236,7 +264,9 @@ def _untie(module: Any, config: LoraConfig, tensors: AdapterTensors) -> None:
 def _merge(folder: Path, module: nn.Module, config: LoraConfig, tensors: AdapterTensors) -> None:
     """Write the adapter into the weights."""
     state = module.state_dict()
-    modules = dict(module.named_modules())
+    modules, patience = dict(module.named_modules()), Patience()
+    ranks = _Settings(config.get("rank_pattern"), config["r"], patience)
+    alphas = _Settings(config.get("alpha_pattern"), config["lora_alpha"], patience)
     for name, tensor in tensors.whole.items():
         _check_shape(folder, name, tensor, state[name])
         state[name].copy_(tensor)
@@ -246,11 +276,11 @@ def _merge(folder: Path, module: nn.Module, config: LoraConfig, tensors: Adapter
         turned = isinstance(inner, nn.Embedding) or is_conv1d(inner)
         if not turned and not isinstance(inner, nn.Linear):
             raise ModelError(f"The adapter {folder} changes {path}, a {type(inner).__name__}, which can't be merged.")
-        rank = _of_pattern(config.get("rank_pattern"), path, config["r"])
+        rank = ranks.of(path)
         if first.ndim != 2 or second.ndim != 2 or not 0 < rank == first.shape[0] == second.shape[1]:
             shapes = f"{list(first.shape)} and {list(second.shape)}"
             raise ModelError(f"The adapter {folder} has A and B of {shapes} for {path}, which are not of rank {rank}.")
-        alpha = _of_pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
+        alpha = alphas.of(path)
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
         change = (second @ first) * scale
         change = change.T if turned else change
@@ -263,20 +293,26 @@ def _merge(folder: Path, module: nn.Module, config: LoraConfig, tensors: Adapter
             inner.bias += tensors.biases[path] * scale
 
 
-def _of_pattern(pattern: Mapping[str, Any] | None, path: str, default: Any) -> Any:
-    """The value of the first key of a pattern, a regular expression, that the end of a module's path fits."""
-    for key, value in (pattern or {}).items():
-        if _fits(rf"(.*\.)?({key})$", path):
-            return value
-    return default
+class _Settings:
+    """A setting of modules, some with values of their own.
+
+    Args:
+        values: by regular expressions that the end of a module's path fits; the first that fits counts.
+        default: of the other modules.
+        patience: of all patterns of an adapter.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None, default: Any, patience: Patience):
+        self._values = [(_pattern(rf"(.*\.)?({key})$", patience), value) for key, value in (values or {}).items()]
+        self._default = default
+
+    def of(self, path: str) -> Any:
+        """The value for the module at a path."""
+        return next((value for pattern, value in self._values if pattern.begins(path)), self._default)
 
 
-def _fits(pattern: str, path: str) -> bool:
-    """Whether a module's path begins with what a regular expression of a configuration describes."""
-    try:
-        return re.match(pattern, path) is not None
-    except re.error as error:
-        raise ModelError(f"The adapter names modules by {shown(pattern)}, no regular expression ({error}).") from error
+def _pattern(pattern: str, patience: Patience) -> SafePattern:
+    return SafePattern(pattern, ModelError, LONGEST, patience)
 
 
 def _check_shape(folder: Path, name: str, tensor: Tensor, place: Tensor) -> None:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workbench.model.blame import NotFiniteError, first_not_finite
 from workbench.model.edits import Group, Run
 from workbench.model.kvcache import copy_rows, new_cache
 from workbench.model.network import Network
 from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import StringFinder, TextStreamer
+
+NOT_FINITE = "The model computes values here that are not finite numbers."
 
 
 def check_causal(network: Network) -> None:
@@ -117,6 +120,9 @@ def decode(
 
     A step is computed when it is asked for; a caller that stops iterating stops the decoding.
 
+    Raises:
+        NotFiniteError: logits that are not finite; the call that knows the interventions says which of them it was.
+
     Args:
         decoder: the state after the prompts; it is advanced.
         sampling: how tokens are chosen.
@@ -126,11 +132,14 @@ def decode(
         streamers: for each row, what splits its text into `pieces`; none leaves them empty, and `sampling.stop` unused.
     """
     complete = [False] * len(generators)
+    fed: list[Tensor] = []
     finders = [StringFinder(sampling.stop, one.shown) for one in streamers] if sampling.stop else []
     seen = decoder.seen() if sampling.repetition_penalty != 1 else None
     for number in range(max_new_tokens):
         last = number == max_new_tokens - 1
         logits = decoder.logits
+        if (row := first_not_finite(logits)) is not None:
+            raise NotFiniteError(NOT_FINITE, row, torch.stack(fed, 1) if fed else None)
         scores = sampling.scores(logits, seen, stop_tokens if number < sampling.min_new_tokens else ())
         chosen = sampling.choose(scores, generators)  # [batch]
         if seen is not None:
@@ -149,6 +158,7 @@ def decode(
         if all(complete):
             return
         if not last:
+            fed.append(chosen)
             decoder.feed(chosen[:, None])
 
 

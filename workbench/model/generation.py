@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from workbench.model.decoding import DecodingStep
-from workbench.model.edits import EditError
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,6 @@ def tokens_of(step: DecodingStep) -> list[Token | None]:
     """The new token of each row; None for a row that has ended."""
     logits = step.logits.float()  # in 16 bits a sum over the vocabulary is off by tenths of a nat
     logprobs = logits.gather(-1, step.chosen[:, None])[:, 0] - logits.logsumexp(-1)  # [batch]
-    if not bool(logprobs.isfinite().all()):
-        raise EditError(
-            "The model computes values here that are not finite: an intervention's value or the model's weights are "
-            "too large for its type; lower the value."
-        )
     rows = zip(step.chosen.tolist(), step.pieces, logprobs.tolist(), step.ended, strict=True)
     return [None if ended else Token(token, piece, logprob) for token, piece, logprob, ended in rows]
 

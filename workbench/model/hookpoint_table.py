@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from workbench.core.cache import cache_folder, optional
+from workbench.core.cache import cache_folder, in_use, optional
 from workbench.core.checks import Positive
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
-from workbench.model.weights import ModelError, state_of
+from workbench.model.weights import ModelError, settings_hash, state_of
 
 TABLE = 4
 """Version of the tables of hook points on disk."""
@@ -196,9 +196,7 @@ def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
 
     The dtype counts because which tensors are equal but for rounding differs from one to another.
     """
-    content = module.config.to_dict() | {"_name_or_path": None, "type": str(module.dtype), "table": TABLE}
-    content |= versions
-    key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    key = settings_hash(module.config, {"type": str(module.dtype), "table": TABLE, **versions})
     return cache_folder() / "hook_points" / f"{key}.json"
 
 
@@ -207,6 +205,7 @@ def _read(file: Path) -> HookPoints | None:
     with contextlib.suppress(ModelError):
         saved = read_json(file, SavedTable, ModelError, "a table of hook points")
         if saved["points"] and saved["sha256"] == _sha256(saved["points"]):
+            in_use(file)
             return HookPoints(HookPoint(**{**row, "shape": tuple(row["shape"])}) for row in saved["points"])
     return None
 

@@ -12,6 +12,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shown
+
+LONGEST = 200
+"""Characters of a name that others are compared with."""
+
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+"""The number of the layer in a name; that of `ln2` is none."""
+ON_DEMAND: dict[str, tuple[str, ...]] = {
+    "hook_mlp_in": ("ln2.hook_in", "mlp.hook_in"),
+    "hook_attn_in": ("ln1.hook_in", "attn.hook_in"),
+    "hook_q_input": ("ln1.hook_in", "attn.hook_in"),
+    "hook_k_input": ("ln1.hook_in", "attn.hook_in"),
+    "hook_v_input": ("ln1.hook_in", "attn.hook_in"),
+    "attn.hook_result": (),
+}
+"""Names in a block under which TransformerLens computes nothing unless a setting asks for it, and names of what they
+would hold, the nearest first."""
+OF_SOME = (
+    *("hook_resid_mid", "hook_attn_out", "hook_mlp_out", "ln1.hook_in", "ln1.hook_out", "ln1.hook_normalized"),
+    *("ln1.hook_scale", "ln2.hook_in", "ln2.hook_out", "ln2.hook_normalized", "ln2.hook_scale", "attn.hook_q"),
+    *("attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_pattern"),
+    *("attn.hook_attn_scores", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post"),
+)
+"""Names in a block that architectures have or lack: without one, a name that is like it holds something else."""
 
 
 class HookPointError(WorkbenchError, KeyError):
@@ -73,23 +97,53 @@ class HookPoints(Mapping[str, HookPoint]):
         return len(self._points)
 
     def nearest(self, name: str) -> str | None:
-        """The existing name most like `name`: same words before same layer, so `blocks.99.…` finds a real layer."""
-        layer = re.search(r"\d+", name)
-        wanted = re.sub(r"\d+", "#", name)
-        shapes = {re.sub(r"\d+", "#", known) for known in self._points}
-        close = difflib.get_close_matches(wanted, sorted(shapes), n=1, cutoff=0.3)
+        """The existing name most like `name`: same words before same layer, so `blocks.99.…` finds a real layer.
+
+        A right name of something that this architecture does not compute gets the name of the same tensor, or None.
+        """
+        if len(name) > LONGEST:
+            return None
+        layer = _layer_of(name)
+        wanted = _without_layer(name)
+        known = {_without_layer(point) for point in self._points}
+        if wanted not in known and _in_block(name) in ON_DEMAND:
+            same = [f"blocks.#.{other}" for other in ON_DEMAND[_in_block(name)]]
+            close = [other for other in same if other in known]
+        elif self._is_absent(name):
+            close = []
+        else:
+            close = difflib.get_close_matches(wanted, sorted(known), n=1, cutoff=0.3)
         if not close:
             return None
-        fitting = [known for known in self._points if re.sub(r"\d+", "#", known) == close[0]]
+        fitting = [point for point in self._points if _without_layer(point) == close[0]]
         if layer is None:
             return fitting[0]
-        return min(fitting, key=lambda known: abs(_first_number(known) - int(layer[0])))
+        return min(fitting, key=lambda point: abs((_layer_of(point) or 0) - layer))
+
+    def _is_absent(self, name: str) -> bool:
+        """Whether a name is right, but of something that no layer of this model computes."""
+        known = {_without_layer(point) for point in self._points}
+        return _in_block(name) in (*ON_DEMAND, *OF_SOME) and _without_layer(name) not in known
 
     def _complaint(self, name: str) -> str:
         nearest = self.nearest(str(name))
-        return f"The model has no hook point {name!r}" + (f"; did you mean {nearest!r}?" if nearest else ".")
+        if nearest:
+            return f"The model has no hook point {shown(name)}; did you mean {nearest!r}?"
+        if self._is_absent(str(name)):
+            return f"The model has no hook point {shown(name)}, which it does not compute; see model.hook_points."
+        return f"The model has no hook point {shown(name)}."
 
 
-def _first_number(text: str) -> int:
-    number = re.search(r"\d+", text)
-    return int(number[0]) if number else 0
+def _in_block(name: str) -> str:
+    """The name inside its block; empty for other names."""
+    match = re.fullmatch(r"blocks\.\d+\.(.+)", name)
+    return match[1] if match else ""
+
+
+def _without_layer(name: str) -> str:
+    return _LAYER.sub("#", name, count=1)
+
+
+def _layer_of(name: str) -> int | None:
+    number = _LAYER.search(name)
+    return int(number[0]) if number else None

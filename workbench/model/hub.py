@@ -22,6 +22,13 @@ NAMED = 8
 """Models on this machine that a sentence names."""
 
 
+def send_no_telemetry() -> None:
+    """Keep huggingface_hub from asking the hub, even for files of its cache, how to describe this process to it."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
 def is_repository(name: str) -> bool:
     """Whether the hub could have a model of this name."""
     from huggingface_hub.errors import HFValidationError

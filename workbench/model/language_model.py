@@ -7,20 +7,22 @@ weights once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
 from workbench.model import prompts as prompt_forms
+from workbench.model.blame import blaming
 from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, streamed
 from workbench.model.hookpoints import HookPointError
-from workbench.model.in_force import acting_on, holding, interventions_in_force, splices_in_force
+from workbench.model.identity import plain_identity, spliced_identity
+from workbench.model.in_force import acting_on, holding
 from workbench.model.network import Network
 from workbench.model.plan import Plan
 from workbench.model.prompts import ChatPrompt, Prompt, Tokenizer, Tokens
@@ -28,17 +30,14 @@ from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer, added_text, token_texts
 from workbench.model.weights import ModelError
 
-USUAL_TOKEN = 16
-"""Characters of a token; only a text with more for each token of the context is measured before it is tokenized."""
-
 
 class LanguageModel:
     """A model with its tokenizer; `load_model` opens one.
 
     Attributes:
         name: the name or folder that it was loaded from.
-        hash: SHA-256 over its weights; artifacts of the model record it.
-        plain_hash: the same without the dictionaries that it runs through; equal to `hash` where there are none.
+        weights_hash: SHA-256 over its tensors alone.
+        former_hash: what `hash` was in records of older versions; empty for a model that they could not make.
         network: the modules and hook points.
         tokenizer: Hugging Face tokenizer, or None for a model that reads token ids alone.
         hook_points: every hook point by name.
@@ -47,16 +46,52 @@ class LanguageModel:
         about: plain data that is recorded with the model, such as how it was trained.
     """
 
+    opened_by: ClassVar[str] = "wb.load_model"
+
     @checked(ModelError)
     def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
-        self.hash = self.plain_hash = hash
+        self.weights_hash = self.former_hash = hash
+        self._own_hash = ""
+        self._identity: tuple[Any, str] | None = None
+        self._spliced: tuple[Any, str] | None = None
         self.tokenizer: Any = tokenizer
         self.network = Network(module, tokenizer)
         self.hook_points = self.network.hook_points
         self.stop_tokens = prompt_forms.stop_tokens(module, tokenizer)
         self.splices: Mapping[str, Spliceable] = {}
         self.about: dict[str, Any] = {}
+
+    @property
+    def plain_hash(self) -> str:
+        """`hash` without the dictionaries that it runs through; equal to it where there are none."""
+        at = (self.weights_hash, id(self.tokenizer), self.stop_tokens)
+        if self._identity is None or self._identity[0] != at:
+            self._identity = (
+                at,
+                plain_identity(self.weights_hash, self.network.config, self.stop_tokens, self.tokenizer),
+            )
+        return self._identity[1]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all that decides what it reads, computes and writes; artifacts of the model record it.
+
+        These are its tensors, the settings of its configuration, the tokens that end a turn, its tokenizer, and the
+        dictionaries that it runs through.
+        """
+        at = (self.plain_hash, *((point, id(one)) for point, one in self.splices.items()))
+        if self._spliced is None or self._spliced[0] != at:
+            self._spliced = at, spliced_identity(self.plain_hash, self.splices)
+        return self._own_hash or self._spliced[1]
+
+    @hash.setter
+    def hash(self, hash: str) -> None:
+        self._own_hash = hash
+
+    def is_named(self, recorded: str | None) -> bool:
+        """Whether a record means this model: by its `hash`, or as versions did that recorded its tensors alone."""
+        return bool(recorded) and recorded in (self.hash, self.former_hash)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
@@ -81,8 +116,11 @@ class LanguageModel:
                 `chat_prompt`. False gives the ids of the text as a part of a longer one, such as of " dog".
 
         Raises:
-            PromptError: an empty text, a token that the model lacks, or a model without a tokenizer.
+            PromptError: an empty text, a token that the model lacks, a part of a text that is longer than the context,
+                or a model without a tokenizer.
         """
+        if not start:
+            prompt_forms.check_length(self, text)
         ids = prompt_forms.encode(self.tokenizer, text, self.network.vocab_size, self.name, start=start)
         return torch.tensor([ids], dtype=torch.long, device=self.device)
 
@@ -128,6 +166,8 @@ class LanguageModel:
         Raises:
             PromptError: no message, or a model without a chat template.
         """
+        said = [messages] if isinstance(messages, str) else [text for one in messages for text in one.values()]
+        prompt_forms.check_length(self, "".join(said))
         return prompt_forms.chat_text(self.tokenizer, messages, self.name)
 
     @checked(PromptError)
@@ -138,7 +178,7 @@ class LanguageModel:
             PromptError: an empty text, ids outside the vocabulary, another shape, or more tokens than the context.
         """
         if isinstance(tokens, str):
-            self._check_length(tokens)
+            prompt_forms.check_length(self, tokens)
             tokens = self.to_tokens(tokens)
         sizes: dict[str, Any] = {
             "n_ctx": self.network.n_ctx,
@@ -231,13 +271,16 @@ class LanguageModel:
     def intervening(self, interventions: Sequence[Intervention]) -> Iterator[None]:
         """Apply interventions to every call of this model inside the block, in this thread or task only.
 
-        Blocks nest: inner interventions come after outer ones.
+        Blocks nest: inner interventions come after outer ones. They may be left in any order and in any thread. A block
+        inside a generator acts while the generator runs, and never on its caller's calls. What the model hands out as
+        an iterator (`stream`, a harvest's `run`, `compare_steps`) runs to its end under what is in force where it is
+        made.
 
         Raises:
             EditError: something that is no list of interventions, or one that does not fit the model.
         """
         self.bind(interventions)  # raises here, not at the first use
-        with holding(interventions_in_force, self, interventions):
+        with holding(self, interventions=interventions):
             yield
 
     @contextmanager
@@ -262,7 +305,7 @@ class LanguageModel:
         splices = [dictionary.splice(hook_point) for hook_point, dictionary in dictionaries.items()]
         plan = Plan()
         self.network.prepare([edit for one in splices for edit in one.bind(self, plan)])  # raises here
-        with holding(splices_in_force, self, splices):
+        with holding(self, splices=splices):
             yield
 
     def bind(self, interventions: Sequence[Intervention]) -> list[BoundEdit]:
@@ -271,8 +314,10 @@ class LanguageModel:
         Raises:
             EditError: something that is no list of interventions, or one that does not fit the model.
         """
-        bindable = isinstance(interventions, Sequence) and all(
-            hasattr(one, "bind") and not isinstance(one, type) for one in interventions
+        bindable = (
+            isinstance(interventions, Sequence)
+            and not isinstance(interventions, str | bytes)
+            and all(hasattr(one, "bind") and not isinstance(one, type) for one in interventions)
         )
         if not bindable:
             raise EditError("Interventions are given as a list, such as [Clamp(feature, 20.0)].")
@@ -324,7 +369,8 @@ class LanguageModel:
         sampling = sampling or Sampling(temperature, top_k, top_p, seed)
         rows, steps = self._decode(prompts, max_new_tokens, sampling, interventions, stop, stream=False)
         texts = [prompt if isinstance(prompt, str) else self._text(prompt) for prompt in prompts]
-        return generations(texts, rows, steps, self._text)
+        with blaming(self, rows, [[*acting_on(self), *interventions]] * len(rows)):
+            return generations(texts, rows, steps, self._text)
 
     @checked(PromptError)
     def stream(
@@ -338,11 +384,14 @@ class LanguageModel:
     ) -> Iterator[Token]:
         """The tokens of a continuation, one by one as they are decoded; settings as in `generate_batch`.
 
-        A token that ends inside a character comes with the one behind it.
+        The call itself reads the prompt and takes what is in force there; each token is decoded when it is asked for. A
+        token that ends inside a character comes with the one behind it.
+
+        Raises:
+            PromptError, EditError: as `generate_batch`, at the call.
         """
-        yield from streamed(
-            self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)[1]
-        )
+        rows, steps = self._decode([prompt], max_new_tokens, sampling or Sampling(), interventions, stop, stream=True)
+        return streamed(_blamed(steps, blaming(self, rows, [[*acting_on(self), *interventions]])))
 
     @checked(PromptError)
     def prompt_batch(
@@ -415,17 +464,6 @@ class LanguageModel:
         run = Run([Group(edits)], _lengths(tokens, prompt_length)) if edits else None
         return self.network.run(tokens, run, mask=mask, last=last)
 
-    def _check_length(self, text: str) -> None:
-        """Refuse a text with more characters than a full context of the longest tokens, before it is tokenized."""
-        if self.tokenizer is None or len(text) <= self.network.n_ctx * USUAL_TOKEN:
-            return
-        most = self.network.n_ctx * max(map(len, self.tokenizer.get_vocab()))
-        if len(text) > most:
-            raise PromptError(
-                f"The text has {len(text):,} characters, but {self.name} sees only {self.network.n_ctx:,} tokens; "
-                "shorten it."
-            )
-
     def _text(self, tokens: Tensor | Sequence[int], after: Tensor | Sequence[int] = ()) -> str:
         """The text of token ids behind others; empty for a model without a tokenizer."""
         return "" if self.tokenizer is None else self.to_text(tokens, after)
@@ -433,11 +471,16 @@ class LanguageModel:
     def _row(self, prompt: Prompt) -> list[int]:
         """The token ids of one prompt."""
         if isinstance(prompt, str):
-            self._check_length(prompt)
+            prompt_forms.check_length(self, prompt)
         rows = self.to_tokens(prompt) if isinstance(prompt, str) else self.as_tokens(prompt)
         if len(rows) != 1:
             raise PromptError(f"A prompt is one row of tokens, not {len(rows)}; give generate_batch a list of rows.")
         return rows[0].tolist()
+
+
+def _blamed(steps: Iterator[DecodingStep], blame: AbstractContextManager[None]) -> Iterator[DecodingStep]:
+    with blame:
+        yield from steps
 
 
 def _ids(tokens: Tensor | Sequence[int]) -> list[int]:

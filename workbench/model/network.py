@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.type_words import reason_of
 from workbench.core.vocabulary import beyond_vocabulary
 from workbench.model.bridge import architecture_of, bridge_hook, component_at, unopened
 from workbench.model.causality import is_causal
@@ -328,7 +329,8 @@ class Network:
 
     @functools.cached_property
     def _probe(self) -> StreamProbe:
-        return StreamProbe(self.module, self.d_model)
+        with torch.inference_mode(False):
+            return StreamProbe(self.module, self.d_model)
 
     def attention_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The value and output weights of the heads of a layer.
@@ -345,7 +347,8 @@ class Network:
             value, out = attention.W_V.detach().float(), attention.W_O.detach().float()
             biases = [getattr(part, "bias", None) for part in (attention.v, attention.o)]
         except (AttributeError, NotImplementedError, RuntimeError) as error:
-            raise ModelError(f"The attention weights of this model can't be read per head: {error}.") from error
+            reason = reason_of(error).partition(". ")[0]
+            raise ModelError(f"The attention weights of this model can't be read per head: {reason}.") from error
         shapes = (value.shape[0], value.shape[2]), (out.shape[2],)
         value_bias, out_bias = (
             out.new_zeros(shape) if bias is None else bias.detach().float().reshape(shape)

@@ -8,12 +8,17 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from workbench.core.type_words import reason_of, shown
 from workbench.core.vocabulary import beyond_vocabulary
+from workbench.model.chat_templates import render
 from workbench.model.sampling import PromptError
 from workbench.model.token_texts import part_tokens
 
+USUAL_TOKEN, PIECE = 16, 100_000
+"""Characters of a token: the longest one counts only for a text with more for each token of the context. Characters of
+a text that are tokenized together where it may be far longer than the context."""
 Prompt = str | Tensor | Sequence[int]
 """A text, or token ids `[pos]`."""
 Tokens = str | Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -58,6 +63,36 @@ class ChatPrompt(str):
         return ChatPrompt(text + str(self))
 
 
+def check_length(model: Any, text: str) -> None:
+    """Refuse a text that is far longer than the context, before it is tokenized whole, which takes much memory.
+
+    Pieces of a long text are counted: where it is cut, a few tokens more arise, far fewer than a tenth.
+
+    Args:
+        model: a language model; one without a tokenizer is not asked.
+        text: a prompt or a part of one.
+
+    Raises:
+        PromptError: it has more characters than a full context of the longest tokens, or more tokens by a tenth.
+    """
+    n_ctx = model.network.n_ctx
+    if model.tokenizer is not None and len(text) > n_ctx and _is_far_longer(model.tokenizer, text, n_ctx):
+        raise PromptError(
+            f"The text has {len(text):,} characters, but {model.name} sees only {n_ctx:,} tokens; shorten it."
+        )
+
+
+def _is_far_longer(tokenizer: Any, text: str, n_ctx: int) -> bool:
+    if len(text) > n_ctx * USUAL_TOKEN and len(text) > n_ctx * max(map(len, tokenizer.get_vocab())):
+        return True
+    left = 1.1 * n_ctx
+    for start in range(0, len(text) if len(text) > PIECE else 0, PIECE):
+        left -= len(tokenizer(text[start : start + PIECE], add_special_tokens=False).input_ids)
+        if left < 0:
+            return True
+    return False
+
+
 def encode(tokenizer: Any, text: str, vocab_size: int, name: str, *, start: bool = True) -> list[int]:
     """The token ids of a text that goes on.
 
@@ -90,7 +125,7 @@ def encode(tokenizer: Any, text: str, vocab_size: int, name: str, *, start: bool
 
 def _begun(tokenizer: Any, text: str) -> list[int]:
     """The ids of a text behind the tokens that the tokenizer puts in front."""
-    encoded = tokenizer(text, return_special_tokens_mask=True)
+    encoded = tokenizer(text, return_special_tokens_mask=True, return_attention_mask=False)
     ids, added = encoded.input_ids, encoded.special_tokens_mask
     while ids and added[-1]:
         ids, added = ids[:-1], added[:-1]
@@ -118,7 +153,10 @@ def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name:
         raise PromptError('A chat is a message, or a list of {"role": ..., "content": ...} with at least one.')
     if not getattr(require_tokenizer(tokenizer, name), "chat_template", None):
         raise PromptError(f"{name} has no chat template; use generate() with the prompt as the model wants it.")
+    plain = type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
     try:
+        if plain:
+            return ChatPrompt(render(tokenizer.get_chat_template(), messages, tokenizer.special_tokens_map))
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
     except (TemplateError, ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workbench.model.bridge import bridge_hook
 from workbench.model.edits import Edit, Group, Run, running
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
 
@@ -98,7 +99,7 @@ class _Host:
 
             return add
 
-        with torch.enable_grad():
+        with taking_gradients():
             logits = self._run({key: adding(key) for key in keys})
         gradients = [None] * len(zeros)
         if logits.requires_grad:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import json
 import logging
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.hashing import fingerprint
-from workbench.core.type_words import reason_of
-from workbench.model.hub import in_words, is_gated, is_repository, models_here, why_unreachable
+from workbench.core.hashing import fingerprint, not_finite
+from workbench.core.steady import read_steadily
+from workbench.core.type_words import reason_of, shown
+from workbench.model.checkpoint_files import check_checkpoint, check_settings, no_code, plain_files
+from workbench.model.hub import (
+    in_words,
+    is_gated,
+    is_repository,
+    models_here,
+    send_no_telemetry,
+    why_unreachable,
+)
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 LEFT_OUT += ("generation_config.json",)
@@ -26,8 +39,18 @@ CHECKPOINT_FILES = ("config.json", "model*.safetensors", "*.safetensors.index.js
 CHECKPOINT_FILES += ("tokenizer*.json", "*.model", "*.jinja", *LEFT_OUT)
 """Patterns of the names of a checkpoint's files, as `save_pretrained` of transformers writes them."""
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+"""Patterns of the names of a tokenizer's files."""
+
 ADAPTER = "adapter_config.json"
 """The file that marks a folder of an adapter."""
+
+_NUMBER = re.compile(r"\.[0-9]+(?=\.|$)")
+"""Numbers of layers and experts in a path."""
+LAYERS = "num_hidden_layers"
+SIZES = ("hidden_size", "vocab_size", "intermediate_size", "moe_intermediate_size", "head_dim", "num_attention_heads")
+SIZES += ("num_key_value_heads", "num_experts", "num_local_experts", "n_routed_experts")
+"""Names that configurations have for sizes of weights."""
 
 _log = logging.getLogger("workbench")
 _building = threading.RLock()
@@ -58,47 +81,62 @@ def building() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _refusing(*known: type[Exception]) -> Iterator[None]:
-    """Raise a `ModelError` in place of the errors that damaged files bring out of transformers, but for the known."""
+def _refusing(source: object, *known: type[Exception]) -> Iterator[None]:
+    """Raise a `ModelError` in place of the errors that damaged files bring out of transformers, but for the known.
+
+    A checkpoint that brings code of its own is refused too.
+    """
     try:
-        yield
+        with no_code(source, ModelError):
+            yield
     except known:
         raise
     except Exception as error:  # what a damaged file raises there has no kind of its own
         raise ModelError(f"Its files are damaged: {reason_of(error)}; copy them again.") from error
 
 
-def read_tokenizer(source: Path | str, **where: Any) -> Any:
+def read_tokenizer(source: Path | str, *, trust_remote_code: bool = False, **where: Any) -> Any:
     """The Hugging Face tokenizer of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoTokenizer
 
-    with _refusing(OSError, ValueError, KeyError, ConnectionError, RuntimeError):
-        return AutoTokenizer.from_pretrained(source, **where)
+    with _refusing(source, OSError, ValueError, KeyError, ConnectionError, RuntimeError):
+        where = plain_files(source) | where
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
 
 
-def read_config(source: Path | str, **where: Any) -> Any:
+def read_config(source: Path | str, *, trust_remote_code: bool = False, **where: Any) -> Any:
     """The Hugging Face configuration of a folder or a name; `where` as for `from_pretrained`."""
     from transformers import AutoConfig
 
-    with _refusing(OSError, ValueError, KeyError, ConnectionError, RuntimeError):
-        return AutoConfig.from_pretrained(source, **where)
+    with _refusing(source, OSError, ValueError, KeyError, ConnectionError, RuntimeError):
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
 
 
-def read_huggingface(source: str) -> tuple[nn.Module, Any, str]:
+def read_huggingface(source: str, *, trust_remote_code: bool = False, fetch: bool = True) -> tuple[nn.Module, Any, str]:
     """Plain model in float32, tokenizer and `identity`, of a Hugging Face name or a local folder.
 
     A model that Hugging Face's cache holds whole is read from there, and the hub is not asked: its weights could change
-    from one day to the next. Otherwise the hub is asked if one short request reaches it.
+    from one day to the next. Otherwise the hub is asked if one short request reaches it. Weights are read from
+    safetensors only.
+
+    Args:
+        source: the name or the folder.
+        trust_remote_code: run the code that the model brings.
+        fetch: ask the hub for a model that is not on this machine.
 
     Raises:
-        ModelError: there is no such model, or no network to fetch it.
+        ModelError: there is no such model, or no network to fetch it; it brings code, or leads out of its folder.
     """
     if Path(source).exists() and not (Path(source) / "config.json").exists():
         raise ModelError(f"{source!r} is not a model folder: it has no config.json.")
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
+    folder = Path(source)
     with _in_one_sentence(source):
-        return _read(source)
+        if folder.exists():
+            load = functools.partial(_load, source, trust_remote_code=trust_remote_code, local_files_only=True)
+            return read_steadily(load, (folder, folder / "config.json"), ModelError)
+        return _read(source, trust_remote_code=trust_remote_code, fetch=fetch)
 
 
 def read_module(folder: Path) -> nn.Module:
@@ -108,7 +146,7 @@ def read_module(folder: Path) -> nn.Module:
         ModelError: as `read_huggingface`.
     """
     with _in_one_sentence(str(folder)):
-        return _load_module(str(folder))
+        return _load_module(str(folder), local_files_only=True)
 
 
 @contextlib.contextmanager
@@ -131,18 +169,22 @@ def _in_one_sentence(source: str) -> Iterator[None]:
         ) from error
 
 
-def _read(source: str) -> tuple[nn.Module, Any, str]:
-    """Model, tokenizer and hash: from a folder, the cache, or the hub."""
-    if Path(source).exists() or not is_repository(source):
-        return _load(source)
+def _read(source: str, *, trust_remote_code: bool, fetch: bool) -> tuple[nn.Module, Any, str]:
+    """Model, tokenizer and hash: from the cache, or the hub."""
+    send_no_telemetry()
+    load = functools.partial(_load, source, trust_remote_code=trust_remote_code)
+    if not is_repository(source):
+        return load(local_files_only=True)
     if _knows_small_files(source):
         with contextlib.suppress(OSError, ValueError):  # weights or vocabulary are not in the cache
-            return _load(source, local_files_only=True)
-    unreachable = why_unreachable()
+            return load(local_files_only=True)
+    unreachable = why_unreachable() if fetch else "nothing is fetched because a folder names it"
     if unreachable is None:
-        return _load(source)
+        return load()
     try:
-        return _load(source, local_files_only=True)
+        return load(local_files_only=True)
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         has = f"{source} only in part" if source in models_here() else in_words(models_here())
         raise ModelError(
@@ -151,35 +193,83 @@ def _read(source: str) -> tuple[nn.Module, Any, str]:
         ) from error
 
 
-def _load(source: str, **where: Any) -> tuple[nn.Module, Any, str]:
+def _load(source: str, *, trust_remote_code: bool = False, **where: Any) -> tuple[nn.Module, Any, str]:
     """Model, tokenizer and hash. The tokenizer is read while the weights are hashed, which takes as long."""
-    module = _load_module(source, **where)
+    module = _load_module(source, trust_remote_code=trust_remote_code, **where)
     with ThreadPoolExecutor(1) as pool:
         hashed = pool.submit(identity, module)
-        tokenizer = read_tokenizer(source, **where)
+        tokenizer = (
+            read_tokenizer(source, trust_remote_code=trust_remote_code, **where) if _has_tokenizer(source) else None
+        )
         return module, tokenizer, hashed.result()
 
 
-def _load_module(source: str, **where: Any) -> nn.Module:
+def _has_tokenizer(source: str) -> bool:
+    """Whether a folder has a file of a tokenizer, where transformers would make an empty one of the model's kind; a
+    name of the hub is asked for one."""
+    folder = Path(source)
+    return not folder.exists() or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+
+
+def _load_module(source: str, *, trust_remote_code: bool = False, **where: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    config = read_config(source, **where)
+    check_checkpoint(source, ModelError, **where)
+    config = read_config(source, trust_remote_code=trust_remote_code, **where)
     check_kind(source, config)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    settings: dict[str, Any] = config.to_dict()
+    asked = [one._attn_implementation for one in (config, config.get_text_config())]
+    check_settings(source, settings | {"attn_implementation": asked}, ModelError)
+    own_code = trust_remote_code and "AutoModelForCausalLM" in (settings.get("auto_map") or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
         raise ModelError(
             f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
         )
+    check_claims(source, config)
     if (Path(source) / ADAPTER).is_file():  # transformers applies it only where PEFT is installed
         raise ModelError(f"{source!r} holds an adapter beside a model; move one of them to a folder of its own.")
-    with building(), _refusing(OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
+    with building(), _refusing(source, OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **where,
         )
     module, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers
         raise ModelError(f"{source!r} has no weights for {min(info['missing_keys'])}; copy or save it again.")
+    _check_left_over(source, module, info["unexpected_keys"])
     return module
+
+
+def _check_left_over(source: str, module: nn.Module, names: Collection[str]) -> None:
+    """Refuse weights of a file that the configuration leaves out of parts which the model has; say which others it
+    leaves out.
+
+    A part is a module of the model, whatever the numbers in its path: another layer, or a bias beside a weight, decides
+    what the model computes. A head of another task does not.
+
+    Args:
+        source: name or folder of the model.
+        module: the model.
+        names: of the weights that it did not take.
+
+    Raises:
+        ModelError: a weight of a part that the model has.
+    """
+    parts = {_NUMBER.sub(".*", f".{path}") for path, _ in module.named_modules() if path}
+    for name in sorted(names):
+        if _NUMBER.sub(".*", f".{name.rpartition('.')[0]}") in parts:
+            raise ModelError(
+                f"{source!r} holds the weights {name}, which its configuration does not ask for, so the model would be "
+                "another than the one that was saved; copy its config.json again."
+            )
+    if names:
+        more = f" and {len(names) - 1:,} more" * (len(names) > 1)
+        _log.warning("%s holds weights that are no part of the model: %s%s.", source, min(names), more)
 
 
 def check_kind(name: str, config: Any) -> None:
@@ -213,6 +303,34 @@ def check_kind(name: str, config: Any) -> None:
         )
 
 
+def check_claims(source: str, config: Any) -> None:
+    """Refuse a folder whose configuration claims more than its weights can hold, before its modules are built.
+
+    Every layer has a tensor, and every size is that of a tensor's axis. Nothing is checked of a name on the hub, or of
+    a folder without safetensors, which opening refuses.
+
+    Raises:
+        ModelError: more layers than tensors, or a size of more values than the files have bytes.
+    """
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        return
+    tensors, room = 0, sum(file.stat().st_size for file in files)
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            tensors += len(opened.keys())
+    sizes = config.get_text_config()
+    stated = sizes.to_dict()
+    stated |= {name: stated[own] for name, own in sizes.attribute_map.items() if own in stated}
+    for name in (LAYERS, *SIZES):
+        size, most = stated.get(name), tensors if name == LAYERS else room
+        if isinstance(size, int) and size > most:
+            raise ModelError(
+                f"{source!r} has a configuration with {name} = {shown(size)}, more than its {tensors:,} tensors of "
+                f"{room:,} bytes can hold; copy the model again."
+            )
+
+
 def _knows_small_files(source: str) -> bool:
     """Whether Hugging Face's cache has each optional file, or the note that the model has none."""
     from huggingface_hub import try_to_load_from_cache
@@ -241,5 +359,43 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def identity(module: nn.Module) -> str:
-    """The hash of a model: the fingerprint of all tensors that its checkpoint holds, tied ones once."""
+    """The hash of a model's weights: the fingerprint of all tensors that its checkpoint holds, tied ones once.
+
+    Raises:
+        ModelError: a weight that is no finite number.
+    """
+    check_weights(module)
     return fingerprint(state_of(module))
+
+
+def check_weights(module: nn.Module) -> None:
+    """Raise `ModelError` where a parameter is no finite number, or a saved buffer is NaN.
+
+    A buffer may be infinite, as that of a mask is.
+    """
+    if wrong := not_finite(state_of(module), infinite=list(buffers_of(module))):
+        raise ModelError(
+            f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
+        )
+
+
+def settings_hash(config: Any, more: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration without its name, and of more settings: what equal weights compute hangs on it."""
+    content = config.to_dict() | {"_name_or_path": None} | more
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_module(module: Any, folder: Path, error: type[WorkbenchError]) -> None:
+    """Write a checkpoint with plain transformers; `error` is raised where that refuses a setting of the model."""
+    try:
+        with building():
+            module.save_pretrained(folder)
+    except WorkbenchError:  # of a model that no checkpoint holds
+        raise
+    except (ValueError, TypeError) as wrong:
+        reasons = [line.strip("- ") for line in str(wrong).splitlines() if line.startswith("- ")]
+        reason = reason_of(ValueError(reasons[0])) if reasons else reason_of(wrong)
+        raise error(
+            f"transformers does not write this model as it is ({reason}); correct network.module.generation_config or "
+            "network.module.config of the model."
+        ) from wrong

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from workbench.core.checks import Natural, Number, Positive, checked
 from workbench.core.errors import WorkbenchError
+from workbench.core.type_words import shortened
 from workbench.dictionaries.features import Feature, FeatureError
+from workbench.dictionaries.neurons import layer_and_site
 
 MANY_TOKENS = 500
 """From so many tokens on, a search reads the whole table instead of the places of each token."""
@@ -96,10 +98,10 @@ class NeuronTable:
     @checked(NeuronError)
     def row(self, feature: Feature) -> int:
         """The row of a neuron of any site of the MLP; raises `FeatureError` if the table has none."""
-        words = feature.dictionary.split(".")
-        if words[0] != "neurons" or len(words) != 3 or not words[1].isdecimal():
-            raise FeatureError(f"{feature} is not a neuron, such as neurons.29.gate:808.")
-        layer = int(words[1])
+        stated = layer_and_site(feature.dictionary)
+        if stated is None:
+            raise FeatureError(f"{shortened(str(feature))} is not a neuron, such as neurons.29.gate:808.")
+        layer, _ = stated
         if layer >= self.n_layers or feature.index >= self.d_mlp:
             raise FeatureError(
                 f"{feature} is not in this model, which has layers 0 to {self.n_layers - 1} "

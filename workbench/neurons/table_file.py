@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.core.cache import cache_folder, optional
+from workbench.core.cache import cache_folder, in_use, optional
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json
@@ -35,13 +35,14 @@ def write_table(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
 
 def read_table(file: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
     """The tensors of a table; None if there is none, or its note or its content is another one."""
-    if not file.exists():
-        return None
     try:
+        if not file.exists():
+            return None
         with safe_open(file, "pt") as opened:
             note = parse_json(opened.metadata()["about"], dict[str, Any], WorkbenchError, "Its note is damaged")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if {**note, **about} == note and note["sha256"] == fingerprint(tensors):
+            in_use(file)
             return tensors
         reason = "it is altered or of another version"
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

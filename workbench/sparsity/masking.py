@@ -170,9 +170,14 @@ def with_sparsity(model: LanguageModel, thresholds: Any) -> LanguageModel:
     masks = {name: NeuronMask(name, keep) for name, keep in zip(points, keeping_above(model, limits), strict=True)}
     twin.splices = dict(model.splices) | masks
     twin.about = model.about | {"thresholds": limits}
-    twin.hash = hashlib.sha256(f"{model.hash} {limits!r}".encode()).hexdigest()
+    twin.hash = _with_limits(model.hash, limits)
+    twin.former_hash = _with_limits(model.former_hash, limits)
     twin.name = f"{model.name} (sparse)"
     return twin
+
+
+def _with_limits(hash: str, limits: Sequence[float]) -> str:
+    return hashlib.sha256(f"{hash} {limits!r}".encode()).hexdigest()
 
 
 @torch.inference_mode()

@@ -24,17 +24,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
-from workbench.core.hashing import fingerprint
+from workbench.core.hashing import file_hashes, fingerprint
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.interventions.saved import save_interventions
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, buffers_of, building, identity, state_of
+from workbench.model.weights import CHECKPOINT_FILES, buffers_of, identity, state_of, write_module
 from workbench.surgery.certificate.certificate import certify
 from workbench.surgery.certificate.record import JSON, MARKDOWN, Certificate
 from workbench.surgery.child_building import (
@@ -45,7 +46,7 @@ from workbench.surgery.child_building import (
     complete,
     parameter_shapes,
 )
-from workbench.surgery.notes import FORMAT, NOTE, edit_hash, with_current_names
+from workbench.surgery.notes import FORMAT, NOTE, edit_hash, sealed, with_current_names
 
 BESIDE = "interventions.json"
 """File of the edits that weights can't hold and that run with the model."""
@@ -99,7 +100,7 @@ class Child:
         Raises:
             SurgeryError: the parent's weights were changed since.
         """
-        if identity(self.parent.network.module) != self.parent.plain_hash:
+        if identity(self.parent.network.module) != self.parent.weights_hash:
             raise SurgeryError(
                 f"The weights of {self.parent.name} were changed since this child was made, so it can't be undone; "
                 "load the parent again."
@@ -125,7 +126,7 @@ class Child:
         if not str(folder):
             raise SurgeryError("Name a folder to save to.")
         folder = Path(folder)
-        try:
+        with explained(folder, SurgeryError):
             if folder.exists() and not (folder / NOTE).exists() and not is_empty(folder):
                 raise SurgeryError(f"{folder} is there already and holds no checkpoint of this kind; choose another.")
             if self.certificate is None:
@@ -133,22 +134,29 @@ class Child:
             with replacing(folder, SurgeryError, own=PATTERNS, note=NOTE) as temporary:
                 temporary.mkdir()
                 self._write(temporary)
-        except (OSError, SafetensorError) as error:
-            raise SurgeryError(f"{folder} can't be written: {error}.") from error
 
     def _write(self, folder: Path) -> None:
-        with building():
-            self.model.network.module.save_pretrained(folder)
+        write_module(self.model.network.module, folder, SurgeryError)
         check_checkpoint(self.model, folder)
         if self.model.tokenizer is not None:
             self.model.tokenizer.save_pretrained(folder)
-        note = {"format": FORMAT, "name": self.model.name, "hash": self.model.hash, "history": self.history}
-        (folder / NOTE).write_text(json.dumps(note, indent=2))
         if self.beside:
             save_interventions(folder / BESIDE, self.model, self.beside)
         if self.certificate is not None:
             (folder / JSON).write_text(json.dumps(self.certificate.to_dict(), indent=2))
             (folder / MARKDOWN).write_text(self.certificate.to_markdown())
+        model = self.model
+        note = {"format": FORMAT, "name": model.name, "hash": model.hash, "weights_hash": model.weights_hash}
+        note |= {"files": files_of(folder), "history": self.history}
+        (folder / NOTE).write_text(json.dumps(sealed(note), indent=2))
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a saved child that decide what it is beside its weights, by name.
+
+    Tensors are compared as they are read, whatever file they come from.
+    """
+    return file_hashes(folder, PATTERNS, ("*.safetensors", "*.safetensors.index.json", MARKDOWN))
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,7 @@ def child_of(model: LanguageModel) -> Child | None:
     return origin.child() or origin.kind(model, **origin.rest)
 
 
+@lasting
 def make_child(
     parent: LanguageModel | Child,
     tensors: Mapping[str, Tensor],

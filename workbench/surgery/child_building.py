@@ -142,6 +142,7 @@ def complete(
             own.append(name)
             like = next(iter(old.values()))
             tensor = tensor.detach().to(like.dtype).contiguous()
+            tensor = tensor.clone() if tensor.is_inference() else tensor  # a parameter is learned from later
             if not bool(tensor.isfinite().all()):
                 raise SurgeryError(f"{name} would hold a value that is not a finite number.")
         chosen[name] = tensor
@@ -195,7 +196,9 @@ def check_checkpoint(model: LanguageModel, folder: Path) -> None:
     weight = module.get_input_embeddings().weight
     try:
         with building():
-            opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=weight.dtype)
+            opened: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=weight.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = reason_of(error)
         raise SurgeryError(f"transformers can't open the checkpoint of {model.name}: {reason}.") from error

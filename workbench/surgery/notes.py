@@ -1,7 +1,8 @@
 """`surgery.json`: the note in the folder of a child that states its hash and the steps that made it.
 
-Format 2 names operations by their functions. Format 1 used the names of `FORMER_NAMES`; a certificate and a model's
-own record of its steps may still hold them.
+Format 3 holds the hashes of the folder's files beside the weights, and hashes of models that cover their settings and
+tokenizer. Format 2 names operations by their functions. Format 1 used the names of `FORMER_NAMES`; a certificate and a
+model's own record of its steps may still hold them.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from annotated_types import MinLen
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from workbench.core.forms import read_json
+from workbench.core.hashing import hash_of
+from workbench.core.paths import check_links
 from workbench.surgery.child_building import SurgeryError
 
 NOTE = "surgery.json"
-FORMAT = 2
+FORMAT = 3
 FORMER_NAMES = {
     "remove layers": "remove_layers",
     "remove sublayers": "remove_sublayers",
@@ -60,6 +63,11 @@ class Note(TypedDict):
     name: str
     hash: str
     history: Annotated[list[Step], MinLen(1)]
+    weights_hash: NotRequired[str]
+    files: NotRequired[dict[str, str]]
+    """SHA-256 of the files that decide beside the weights, by name."""
+    sha256: NotRequired[str]
+    """Of all other entries."""
 
 
 def read_note(folder: Path) -> Note:
@@ -68,12 +76,23 @@ def read_note(folder: Path) -> Note:
     Raises:
         SurgeryError: the folder has no such note, or the note is damaged or of an unknown format.
     """
+    check_links(folder, SurgeryError)
     if not (folder / NOTE).exists():
         raise SurgeryError(f"{folder} holds no model that was saved by surgery: it has no {NOTE}.")
     note = read_json(folder / NOTE, Note, SurgeryError, "a note of surgery")
-    if note["format"] not in (1, FORMAT):
+    if note["format"] not in (1, 2, FORMAT):
         raise SurgeryError(f"{folder} is in format {note['format']}, and this version reads formats 1 to {FORMAT}.")
+    if note["format"] == FORMAT and ("files" not in note or "weights_hash" not in note):
+        raise SurgeryError(f"{folder / NOTE} lacks the hashes of the folder's files; copy the folder again.")
+    if note["format"] == FORMAT and sealed(note) != note:
+        raise SurgeryError(f"The entries of {folder / NOTE} are not those that were saved there; copy it again.")
     return note | {"history": with_current_names(note["history"])}  # type: ignore[return-value]
+
+
+def sealed(note: Mapping[str, Any]) -> dict[str, Any]:
+    """A note with the hash of all its entries among them."""
+    rest = {name: value for name, value in note.items() if name != "sha256"}
+    return rest | {"sha256": hash_of(rest)}
 
 
 def with_current_names(history: Iterable[Mapping[str, Any]]) -> list[Any]:

@@ -6,14 +6,14 @@ the files of that folder; the page, `wb.surgery.apply_operation` and the tests o
     def run(model, *, share, progress=None, cancel=None) -> Child: ...
 
     register(Operation("prune", "Prune by magnitude", "Sets the smallest weights to zero.",
-                       (Argument("share", "Share of weights", 0.5, low=0.0, high=0.99),), run))
+                       (Argument("share", "Share of weights", 0.5, low=0.0, high=0.99, neutral=0.0),), run))
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,6 +61,26 @@ class Operation:
     """One sentence on its effect and its cost."""
     arguments: tuple[Argument, ...]
     run: Run
+    neutral: tuple[Mapping[str, Any], ...] | str = ()
+    """Arguments at which it changes nothing, or, in words, why there are none; not needed where an argument has a
+    neutral value of its own."""
+
+    def settings_that_change_nothing(self) -> list[dict[str, Any]]:
+        """Arguments at which it changes nothing, those left out with any value.
+
+        Raises:
+            SurgeryError: it does not say; the sentence says what to add.
+        """
+        if isinstance(self.neutral, str):
+            return []
+        declared = {one.name: one.neutral for one in self.arguments if one.neutral is not None}
+        found = [dict(one) for one in self.neutral] or [declared] * bool(declared)
+        if not found:
+            raise SurgeryError(
+                f"{self.name} does not say where it changes nothing: give the Argument that decides it neutral=VALUE, "
+                f'or the Operation neutral=({{"argument": value}},), or neutral="why there is no such setting".'
+            )
+        return found
 
 
 OPERATIONS: dict[str, Operation] = {}

@@ -31,10 +31,12 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, checked
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import clear_leftovers, explained, replacing
+from workbench.core.failures import explained
+from workbench.core.files import clear_leftovers, replacing
 from workbench.core.forms import as_form, parse_json, read_json, read_text
 from workbench.core.hashing import fingerprint
 from workbench.core.locks import clear_lock
+from workbench.core.paths import check_links
 from workbench.core.settings import difference
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
 from workbench.training.learner import Learner
@@ -116,6 +118,11 @@ class State:
                     }
 
 
+def has_ended(folder: str | Path) -> bool:
+    """Whether a folder holds a training that has come to its end."""
+    return (Path(folder) / PROGRESS).exists()
+
+
 class RunFolder:
     """The folder of one training.
 
@@ -134,8 +141,10 @@ class RunFolder:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
         self.folder = Path(folder)
         self.settings = json.loads(json.dumps(settings))
-        self.finished = (self.folder / PROGRESS).exists()
+        self.finished = has_ended(self.folder)
         self._at = self.folder if self.finished else self._newest()
+        for place in {self.folder, self._at or self.folder}:
+            check_links(place, TrainingError)
         self.note: dict[str, Any] = self._read_note() if self._at else {}
         if not self._at and (self.folder / CONFIG).exists() and not self._was_trained_here():
             raise TrainingError(f"{folder} holds a dictionary that was not trained there; choose another folder.")
@@ -273,6 +282,7 @@ def read_history(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         TrainingError: a line is damaged.
     """
+    check_links(Path(folder), TrainingError)
     file = Path(folder) / HISTORY
     if not file.exists():
         return []

@@ -96,8 +96,8 @@ class DictionaryLearner:
 
     @property
     def hash(self) -> str:
-        """The dictionary's."""
-        return self.dictionary.hash
+        """Of the dictionary's tensors; its settings are among those of the training."""
+        return self.dictionary.tensors_hash
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The dictionary's."""
@@ -174,7 +174,7 @@ class DictionaryLearner:
             raise TrainingError(f"The training can't be continued: {error} Or delete {where}.") from error
         if not isinstance(saved, Trainable) or type(saved) is not type(dictionary):
             raise TrainingError(f"{folder} holds a {saved.kind}, not a {dictionary.kind}; choose another folder.")
-        if dictionary.hash not in (note["start"], saved.hash):
+        if dictionary.tensors_hash not in (note["start"], saved.tensors_hash):
             raise TrainingError(
                 f"{folder if final else folder.parent} holds a training that began with other weights; "
                 "build the dictionary as then, with the same seed, or choose another folder."

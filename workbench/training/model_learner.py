@@ -27,6 +27,7 @@ from workbench.dictionaries.trainable import Trainable
 from workbench.evaluation.losses import predictions
 from workbench.evaluation.runs import windows_at_once
 from workbench.model.edits import Edit
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.training.checkpoints import TrainingError
@@ -200,7 +201,7 @@ class ModelLearner:
         mask = None if bool(part.mask.all()) else part.mask
         content = part.content if mask is None else part.content[mask]  # edits see no padding
         chosen = predictions(part.content)
-        with torch.enable_grad():
+        with taking_gradients():
             edits = [edit for place in range(len(self.places)) for edit in self._through(place, content, errors, fired)]
             logits = self.model.run(part.tokens, edits, mask=mask)
             target = part.tokens[:, 1:][chosen]

@@ -8,19 +8,22 @@ https://transformer-circuits.pub/2024/april-update).
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import time
 from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from workbench.core.checks import checked
+from workbench.core.hashing import not_finite
 from workbench.core.locks import alone
 from workbench.core.provenance import command_line
-from workbench.training.checkpoints import RunFolder, State, TrainingError
+from workbench.training.checkpoints import RunFolder, State, TrainingError, has_ended
 from workbench.training.learner import Learner
 from workbench.training.processes import Processes
 from workbench.training.reading import Monitor
@@ -63,13 +66,13 @@ class Training:
         self.learner, self.settings, self.processes, self.options = learner, settings, processes, options
         self.batch_size, self.steps = settings.batch_size, learner.steps
         self.start = learner.hash
-        self.run = RunFolder(options.folder, settings.plain()) if options.folder is not None else None
+        self.run: RunFolder | None = None
         self._lock = ExitStack()
-        if self.run and not self.run.finished and processes.rank == 0:
-            self._lock.enter_context(alone(self.run.folder, TrainingError))
+        if options.folder is not None and processes.rank == 0 and not has_ended(options.folder):
+            self._lock.enter_context(alone(Path(options.folder), TrainingError))
         try:
-            if self.run:  # as whoever had the lock left it
-                self.run = RunFolder(self.run.folder, settings.plain())
+            if options.folder is not None:  # as whoever had the lock left it
+                self.run = RunFolder(options.folder, settings.plain())
             if self.run and self.run.note:
                 self.run.restore(learner)
         except BaseException:
@@ -127,6 +130,7 @@ class Training:
                 saved = state.seconds
         if batch is not None and state.step == self.steps:
             self.learner.settle(batch)
+        self._check_weights()
         if self.run and first and state.step < self.steps:
             self.run.save(self.learner, state)
         elif self.run and first:
@@ -180,6 +184,15 @@ class Training:
         self._resample(batch, state)
         where = {"step": state.step, "tokens": learner.tokens_after(state.step)}
         return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings.lr}
+
+    def _check_weights(self) -> None:
+        """Refuse to end with weights that are no finite numbers: the last step may have made them so."""
+        tensors = itertools.chain(self.learner.parameters(), self.learner.shared())
+        if not_finite({str(number): tensor for number, tensor in enumerate(tensors)}):
+            raise TrainingError(
+                "The training made weights that are not finite numbers; build it anew and train it with a lower lr "
+                f"than {self.settings.lr:g}, on activations that are finite numbers."
+            )
 
     def _averaged(self, measured: dict[str, float]) -> dict[str, float]:
         """The numbers of a step, averaged over the processes."""

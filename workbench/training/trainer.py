@@ -14,8 +14,10 @@ from workbench.core.checks import Natural, Positive, PositiveNumber, Share, chec
 from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.corpus import Corpus
+from workbench.dictionaries.origin import tell_origin
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, DictionarySettings, described
@@ -28,6 +30,7 @@ D = TypeVar("D", bound=Trainable)
 
 
 @checked(TrainingError)
+@lasting
 def train(
     dictionary: D,
     model: LanguageModel | None = None,
@@ -183,6 +186,7 @@ def _harvest(
         width = model.hook_points[name].width
         if width != wanted:
             raise TrainingError(f"{name} is {width:,} wide, and {dictionary.name} {verb} activations of {wanted:,}.")
+    tell_origin(dictionary, model)
     if not corpus.count_tokens(model, 1, context):
         raise TrainingError(f"{corpus.name} holds no token to learn from, only special ones and first ones of windows.")
     points = list(dict.fromkeys(hook_points))

@@ -17,6 +17,7 @@ from workbench.core.progress import Progress
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.trainable import Trainable
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import identity
 from workbench.training.checkpoints import TrainingError
@@ -44,6 +45,7 @@ class Texts(Protocol):
 
 
 @checked(TrainingError)
+@lasting
 def fine_tune(
     model: LanguageModel,
     texts: Texts,
@@ -129,7 +131,12 @@ def fine_tune(
         dead_after=dead_after,
         seed=seed,
         fresh=untrained if fresh is None else fresh,  # for the record; the learner looks at each dictionary
-        source={"model": model.name, "model_hash": model.hash, "corpus_hash": texts.hash},
+        source={
+            "model": model.name,
+            "model_hash": model.hash,
+            "former_hash": model.former_hash,
+            "corpus_hash": texts.hash,
+        },
         batch=batch,
         context=context,
         frozen=frozen,
@@ -147,8 +154,9 @@ def fine_tune(
     learner.release()
     twin = learner.model
     twin.splices = dict(zip(points, dictionaries, strict=True))
-    twin.hash, twin.about = learner.hash, model.about | {"trained": learner.provenance}
-    twin.plain_hash = model.plain_hash if frozen else identity(twin.network.module)
+    twin.about = model.about | {"trained": learner.provenance}
+    twin.weights_hash = model.weights_hash if frozen else identity(twin.network.module)
+    twin.former_hash = learner.hash
     return twin
 
 
@@ -160,7 +168,8 @@ def _learner(
     processes: Processes,
 ) -> ModelLearner:
     """A copy of the model that learns from the texts."""
-    twin = LanguageModel(copy.deepcopy(model.network.module), model.tokenizer, f"{model.name} (tuned)", model.hash)
+    module, name = copy.deepcopy(model.network.module), f"{model.name} (tuned)"
+    twin = LanguageModel(module, model.tokenizer, name, model.weights_hash)
     how: dict[str, Any] = {"context": settings.context, "batch": settings.batch, "seed": settings.seed}
     batches = TextBatches(texts, twin, settings.tokens, **how, processes=processes)
     return ModelLearner(twin, dictionaries, batches, settings, processes)

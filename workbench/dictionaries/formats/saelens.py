@@ -58,6 +58,8 @@ def read(folder: Path) -> Dictionary:
     dictionary.writes = own.get("writes") or metadata.get("hook_name_out") or dictionary.reads
     dictionary.name = own.get("name") or ""
     dictionary.provenance = own.get("provenance") or {}
+    if not is_ours(content) and (model := metadata.get("model_name") or content.get("model_name")):
+        dictionary.provenance["model_name"] = str(model)
     return dictionary
 
 

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from workbench.core.checks import Wholes, checked
+from workbench.model.checkpoint_files import check_checkpoint
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, read_config
 from workbench.surgery.certificate.certificate import logits_with
 from workbench.surgery.certificate.record import AGREES
 from workbench.surgery.child import Child
@@ -51,7 +52,8 @@ import torch, transformers
 from safetensors.torch import load_file
 folder, wanted = sys.argv[1:]
 held = load_file(wanted)
-model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=held["logits"].dtype).eval()
+safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=held["logits"].dtype, **safe).eval()
 with torch.inference_mode():
     logits = model(input_ids=held["tokens"]).logits
 difference = float((logits - held["logits"]).abs().max())
@@ -74,11 +76,14 @@ def verify_checkpoint(
         tokens: `[batch, pos]` to compare on; random ones without it.
 
     Raises:
-        ModelError: the folder holds no checkpoint, or transformers can't load it.
+        ModelError: the folder holds no checkpoint, one that brings code, pickles or links, or transformers can't load
+            it.
     """
     model = model.model if isinstance(model, Child) else model
     if not (Path(folder) / "config.json").exists():
         raise ModelError(f"{folder} is not a checkpoint: it has no config.json.")
+    check_checkpoint(str(folder), ModelError)
+    read_config(folder, local_files_only=True)  # refuses what brings code
     if tokens is None:
         chance = torch.Generator().manual_seed(1)
         tokens = torch.randint(model.network.vocab_size, (2, min(64, model.network.n_ctx)), generator=chance)
@@ -88,7 +93,8 @@ def verify_checkpoint(
             logits = logits_with(model, tokens, interventions).cpu().contiguous()
             save_file({"tokens": tokens.cpu(), "logits": logits}, held)
         command = [sys.executable, "-I", "-c", SCRIPT, str(Path(folder).absolute()), str(held)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
+        nobody = subprocess.DEVNULL
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch, stdin=nobody)
     if ended.returncode != 0:
         reason = (ended.stderr.strip().splitlines() or ["it wrote no error"])[-1]
         raise ModelError(f"Plain transformers can't load {folder}: {reason}")

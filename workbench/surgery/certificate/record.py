@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from workbench.core.forms import as_form, read_json
+from workbench.core.text import code_span, plain
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.notes import ModelName, Step, with_current_names
 
@@ -120,21 +121,20 @@ class Certificate:
 
     def to_markdown(self) -> str:
         """The certificate as Markdown."""
-        lines = [f"# {_plain(self.child['name'])}", "", "| | |", "|---|---|"]
-        lines += [f"| made from | {_plain(self.parent['name'])}, weights `{self.parent['hash']}` |"]
-        lines += [f"| weights | `{self.child['hash']}` |", "", "## What was done", ""]
+        lines = [f"# {plain(self.child['name'])}", "", "| | |", "|---|---|"]
+        lines += [f"| made from | {plain(self.parent['name'])}, weights {code_span(self.parent['hash'])} |"]
+        lines += [f"| weights | {code_span(self.child['hash'])} |", "", "## What was done", ""]
         for number, step in enumerate(self.steps, 1):
-            words = "; ".join(_plain(one) for one in _settings(step))
-            lines.append(f"{number}. **{_plain(step['operation'])}**: {words} (edit `{step['edit_hash']}`)")
+            words = "; ".join(plain(one) for one in _settings(step))
+            lines.append(f"{number}. **{plain(step['operation'])}**: {words} (edit {code_span(step['edit_hash'])})")
         lines += ["", "## What the weights do", "", self.exactness(), "", "## What it costs", ""]
         lines += ["| | before | after |", "|---|---|---|"]
         lines += [f"| perplexity | {self.perplexity_before:.4g} | {self.perplexity_after:.4g} |"]
-        lines += [f"| {_plain(name)} | {a:.4g} | {b:.4g} |" for name, (a, b) in self.tasks.items()]
+        lines += [f"| {plain(name)} | {a:.4g} | {b:.4g} |" for name, (a, b) in self.tasks.items()]
         lines += ["", f"KL from the predictions before to those after: {self.kl:.4g} nats. The likeliest next token is"]
         lines += [f"the same for {self.same_top:.1%} of the predictions."]
-        lines += ["", f"Measured on {self.predictions:,} predictions in {_plain(self.corpus['name'])}"]
-        command = str(self.made["command"]).replace("`", "'")
-        lines += [f"(`{self.corpus['hash']}`), by `{command}`."]
+        lines += ["", f"Measured on {self.predictions:,} predictions in {plain(self.corpus['name'])}"]
+        lines += [f"({code_span(self.corpus['hash'])}), by {code_span(self.made['command'])}."]
         return "\n".join([*lines, ""])
 
     def exactness(self) -> str:
@@ -192,12 +192,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return f"{len(value)} values" if len(value) > 12 else ", ".join(map(_short, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _plain(text: object) -> str:
-    """A text that Markdown and HTML take as it is."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{sign}" if sign in "\\`*_[]|#$" else sign for sign in escaped).replace("\n", " ")
 
 
 def read_certificate(path: Path) -> Certificate:

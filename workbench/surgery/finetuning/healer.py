@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from workbench.core.checks import Number, Share, checked
 from workbench.core.hashing import fingerprint
 from workbench.corpus import TokenBatch
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.child_building import SurgeryError
@@ -148,7 +149,7 @@ class Healer:
         total = right = 0.0
         for row in rows(batch):  # one at a time: activations and logits of all rows are larger than the model
             tokens, at, target = predictions(row)
-            with torch.enable_grad():
+            with taking_gradients():
                 logits = self.model.network.run(tokens)[at]  # [predictions, vocab]
                 loss = nn.functional.cross_entropy(logits, target, reduction="sum") / count
                 loss.backward()

@@ -9,7 +9,6 @@ Mask" (2022), arXiv 2209.07617, multiply the masked weights by a factor that fal
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
+from workbench.core.patterns import SafePattern
 from workbench.core.progress import Progress
-from workbench.core.type_words import shown
 from workbench.corpus import Corpus, as_corpus
+from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
 from workbench.surgery.child import CUSTOM, Child, make_child
@@ -60,6 +60,7 @@ class HealingSettings(TrainingSettings):
 
 
 @checked(SurgeryError)
+@lasting
 def heal(
     model: LanguageModel | Child,
     texts: Texts | Corpus,
@@ -113,9 +114,9 @@ def heal(
     pattern = _trained_names(rank, only)
     if sparsify is not None:
         _check_decay(start, **asdict(sparsify))
-    twin = LanguageModel(start.network.module, start.tokenizer, f"{start.name} (healed)", start.hash)
+    twin = LanguageModel(start.network.module, start.tokenizer, f"{start.name} (healed)", start.weights_hash)
     slow = _adapt(twin, rank, keep_zeros, sparsify, seed)
-    trained = [one for name, one in twin.network.module.named_parameters() if pattern.search(name)]
+    trained = [one for name, one in twin.network.module.named_parameters() if pattern.is_in(name)]
     if not trained:
         raise SurgeryError(f"There is nothing to train: no parameter's name has {pattern.pattern!r} in it.")
     processes = Processes(twin.network.unembedding().device)
@@ -129,7 +130,8 @@ def heal(
     settings: dict[str, Any] = {"tokens": tokens, "batch": batch, "context": context, "lr": lr, "warmup": warmup}
     settings |= {"decay": decay, "clip": clip, "seed": seed, "rank": rank, "only": only, "keep_zeros": keep_zeros}
     settings |= {"sparsify": asdict(sparsify) if sparsify else None}
-    source = {"model": start.name, "model_hash": start.hash, "corpus_hash": texts.hash}
+    source = {"model": start.name, "model_hash": start.hash, "former_hash": start.former_hash}
+    source["corpus_hash"] = texts.hash
     recipe = HealingSettings(**settings, batch_size=batch * context, fresh=False, source=source)
     training = Training(learner, recipe, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
     training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
@@ -176,14 +178,11 @@ def _check_rank(model: LanguageModel, rank: int | None) -> None:
         raise SurgeryError(f"rank is a whole number from 1 to {most:,}, that of the largest matrix, not {rank:,}.")
 
 
-def _trained_names(rank: int | None, only: str | None) -> re.Pattern[str]:
+def _trained_names(rank: int | None, only: str | None) -> SafePattern:
     """What is found in the names of the parameters to train."""
     if rank is not None and only is not None:
         raise SurgeryError("With a rank the low-rank additions are trained and nothing else; leave out `only`.")
-    try:
-        return re.compile(r"\.adapted_weight\.(up|down)$" if rank else only or "")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise SurgeryError(f"{shown(only)} is no regular expression ({error}).") from error
+    return SafePattern(r"\.adapted_weight\.(up|down)$" if rank else only or "", SurgeryError)
 
 
 @checked(SurgeryError)

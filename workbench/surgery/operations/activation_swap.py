@@ -254,5 +254,6 @@ register(
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,
+        neutral="only a model whose activation is ReLU already stays as it is",
     )
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.core.arguments import Argument
 from workbench.dictionaries.features import Feature
-from workbench.interventions.kinds import AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer
+from workbench.interventions.kinds import AblateDirection, RemoveHead, RemoveLayer, RemoveSublayer, Scale, Steer
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.bake.bake import bake
 from workbench.surgery.bake.direction import direction_of
@@ -41,6 +41,7 @@ def _some(chosen: Sequence[int], what: str) -> Sequence[int]:
     return chosen
 
 
+SOME = "something has to be taken out"
 LAYERS = Argument("layers", "Layers", (), "layers", help="Counted from 0.")
 
 register(
@@ -59,10 +60,18 @@ register(
             ),
         ),
         _edits,
+        neutral=({"edits": [Scale(Feature("neurons.0.post", 0), 1.0), Steer(Feature("neurons.1.post", 2), 0.0)]},),
     )
 )
 register(
-    Operation("remove_layers", "Remove layers", "Whole layers are gone: the model is smaller.", (LAYERS,), _layers)
+    Operation(
+        "remove_layers",
+        "Remove layers",
+        "Whole layers are gone: the model is smaller.",
+        (LAYERS,),
+        _layers,
+        neutral=SOME,
+    )
 )
 register(
     Operation(
@@ -71,6 +80,7 @@ register(
         "The attention or the MLP of layers writes nothing any more; their matrices stay, and are zero.",
         (LAYERS, Argument("part", "Part", "attention", "choice", choices=("attention", "mlp"))),
         _sublayers,
+        neutral=SOME,
     )
 )
 register(
@@ -80,6 +90,7 @@ register(
         "Heads of a layer write nothing any more.",
         (Argument("layer", "Layer", 0, "whole", low=0), Argument("heads", "Heads", (), "heads", help="From 0.")),
         _heads,
+        neutral=SOME,
     )
 )
 register(
@@ -89,5 +100,6 @@ register(
         "Nothing writes along the direction that a feature writes in: no embedding, no attention, no MLP.",
         (Argument("feature", "Feature", "neurons.0.post:0", "feature", help="Such as neurons.29.post:808."),),
         _direction,
+        neutral=SOME,
     )
 )

@@ -120,5 +120,6 @@ register(
         "Lets layers attend to later tokens, for labelling; such a model can't write or be saved.",
         (Argument("layers", "Layers", (), "layers", help="Counted from 0; none for all."),),
         _run,
+        neutral="no layers stand for all of them",
     )
 )

@@ -7,14 +7,12 @@ model.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.core.hashing import fingerprint
+from workbench.core.hashing import fingerprint, hash_of
 from workbench.model.hookpoints import HookPoints
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import state_of
@@ -87,15 +85,15 @@ def make_custom_from(
 
 
 def _finished(parent: LanguageModel, model: LanguageModel, history: list[dict[str, Any]], why: str) -> CustomChild:
-    """The child, with a hash over its weights and its steps."""
+    """The child, with a hash over the plain model and its steps."""
     module = model.network.module
     points = HookPoints(point for point in model.hook_points.values() if point.module is not None)
     model.network.hook_points = model.hook_points = points  # the bridge's modules would not be the changed ones
     module.save_pretrained = _Refuses(why)
     own = state_of(module)
-    model.plain_hash = fingerprint(own)
+    model.weights_hash = fingerprint(own)
     edits = [step["edit_hash"] for step in history]
-    model.hash = hashlib.sha256(json.dumps([model.plain_hash, edits]).encode()).hexdigest()
+    model.hash, model.former_hash = hash_of([model.plain_hash, edits]), hash_of([model.weights_hash, edits])
     history[-1]["hash"] = model.hash
     shared = {tensor.data_ptr() for tensor in state_of(parent.network.module).values()}
     names = tuple(name for name, tensor in own.items() if tensor.data_ptr() not in shared)

@@ -125,9 +125,8 @@ class _Source:
         self._tensors: dict[str, Tensor] | FolderTensors
         self._stated, self._digests = "", dict[str, bytes]()
         if isinstance(tuned, str | Path):
-            recorded, hash, self.name = _recorded(Path(tuned))
+            recorded, hash, self._stated, self.name = _recorded(Path(tuned))
             self._tensors = tensors_of_folder(base, Path(tuned))
-            self._stated = hash if (Path(tuned) / NOTE).exists() else ""
         else:
             model = tuned.model if isinstance(tuned, Child) else tuned
             if model.splices:
@@ -138,7 +137,7 @@ class _Source:
                 raise SurgeryError(f"{model.name} has edits beside its weights, which are in no delta.")
             if CUSTOM in model.about:
                 raise SurgeryError(f"{model.about[CUSTOM].rstrip('.')}; it has no plain delta.")
-        if recorded and base.hash not in recorded:
+        if recorded and not any(map(base.is_named, recorded)):
             raise SurgeryError(
                 f"{self.name} was made from another parent ({', '.join(one[:12] for one in recorded)}), not from "
                 f"{base.name} ({base.hash[:12]}); only deltas of one parent can be added."
@@ -236,15 +235,17 @@ class _SplicedNote(TypedDict):
     about: NotRequired[_About | None]
 
 
-def _recorded(folder: Path) -> tuple[list[str], str, str]:
-    """Hashes of the parents, the model's own hash and its name, from the note in a folder."""
+def _recorded(folder: Path) -> tuple[list[str], str, str, str]:
+    """Hashes of the parents, of the model, of its weights alone where a child states them, and its name, from the note
+    in a folder."""
     if (folder / NOTE).exists():
         note = read_note(folder)
-        return _parents({"surgery": note["history"]}), note["hash"], note["name"]
+        stated = note.get("weights_hash", note["hash"])
+        return _parents({"surgery": note["history"]}), note["hash"], stated, note["name"]
     if (folder / SPLICED).exists():
         spliced = read_json(folder / SPLICED, _SplicedNote, SurgeryError, "a note of a saved model")
-        return _parents(spliced.get("about") or {}), spliced["hash"], spliced["name"]
-    return [], "", folder.name
+        return _parents(spliced.get("about") or {}), spliced["hash"], "", spliced["name"]
+    return [], "", "", folder.name
 
 
 def _run(model: LanguageModel, *, tuned: str, p: float, weight: float, **how: Any) -> Child:
@@ -271,5 +272,6 @@ register(
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,
+        neutral="where nothing is dropped it makes the tuned model, which is another one",
     )
 )

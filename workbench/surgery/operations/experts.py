@@ -234,5 +234,6 @@ register(
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,
+        neutral="some neurons have to go",
     )
 )

@@ -83,18 +83,23 @@ class AttentionWeights:
         flat = value.reshape(-1, value.shape[-1]) if name == "weight" else value.flatten()
         return {f"{self.path}.{part}_proj.{name}": flat.float().contiguous()}
 
-    def alike(self, how: Alike) -> dict[str, Tensor]:
-        """The keys' and values' weights, with the heads of each group made of the group's first."""
+    def alike(self, how: Alike, scale: float = 1.0) -> dict[str, Tensor]:
+        """All matrices, with keys and values of each group made of the group's first and multiplied with `scale`.
+
+        Queries and the output matrix are divided by it, so that the attention writes the same.
+        """
         s, tensors = self.shape, {}
         for name in ("weight", "bias"):
             if (k := self._heads("k", name)) is not None:
                 first = as_complex(k[:: s.joined].transpose(1, 2))  # [new, in, width / 2]
                 turned = torch.einsum("gjp,gip->gjip", how.turns.to(first.device), first).flatten(0, 1)
-                tensors |= self._stored("k", name, _as_real(turned))
+                tensors |= self._stored("k", name, scale * _as_real(turned))
+            if (q := self._heads("q", name)) is not None:
+                tensors |= self._stored("q", name, q / scale)
             if (v := self._heads("v", name)) is not None:
                 mixed = how.mixes.to(v.device) @ v[:: s.joined, None]  # [new, joined, width, in]
-                tensors |= self._stored("v", name, mixed.flatten(0, 1))
-        return tensors
+                tensors |= self._stored("v", name, scale * mixed.flatten(0, 1))
+        return tensors | self._stored("o", "weight", self.parts["o"].weight.detach().double() / scale)
 
     def averaged(self) -> dict[str, Tensor]:
         """The mean of the keys' and values' weights over each group."""

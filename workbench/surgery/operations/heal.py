@@ -24,7 +24,7 @@ register(
             Argument("corpus", "Texts to learn from", "stories", "text"),
             Argument("tokens", "Tokens", 20_000, "whole", low=1),
             Argument("rank", "Rank of what is learned", 8, "whole", low=0, help="0 trains all weights."),
-            Argument("lr", "Learning rate", 1e-4, low=0.0),
+            Argument("lr", "Learning rate", 1e-4, low=0.0, neutral=1e-12),
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,

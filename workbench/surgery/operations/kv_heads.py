@@ -7,8 +7,8 @@ Ainslie et al., "GQA" (2023), arXiv 2305.13245, take the mean of the heads' weig
 With rotary positions a key is rotated after its projection, plane by plane, and a checkpoint rotates one key for the
 whole group. So the map of the keys must commute with the rotation: in each plane the group's keys are complex numbers,
 and their best combination is the first eigenvector of their covariance. Queries take its conjugate, which makes the
-replacement exact where the group's keys are multiples of one another. A pass with such keys shows whether an
-architecture keeps to this.
+replacement exact where the group's keys are multiples of one another. Passes with such keys, once as large and once as
+small as their type allows, show whether an architecture keeps to this.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from workbench.surgery.operations.head_weights import Alike, AttentionWeights, H
 from workbench.surgery.registry import Argument, Cancelled, Operation, register
 
 Method = Literal["svd", "mean"]
+FAR = 1e4
+"""Times the usual size of keys, values or queries, at most: what has a limit reaches it there."""
 
 
 @checked(SurgeryError)
@@ -135,16 +137,26 @@ def _moved(model: LanguageModel, shape: HeadShape, method: Method) -> float:
     """How far joining moves a logit where a group's heads hold the same; 0 within rounding.
 
     A twin of the model has such heads: under "mean" equal ones; under "svd" keys that are multiples of one another in
-    each plane, and values that are one another under a matrix. Norms of queries and keys, clipping, and rotations of
-    other planes than those of `as_complex` show.
+    each plane, and values that are one another under a matrix. Norms of queries and keys and rotations of other planes
+    than those of `as_complex` show. Clipping shows too, whatever its limit: the twin has its keys and values multiplied
+    with a large number and its queries and output matrix divided by it, then the other way round, which changes no
+    attention that is made of products alone.
     """
+    if method == "mean":  # equal heads stay equal where they are clipped
+        return _moved_at(model, shape, method, 1.0)
+    far = min(FAR, torch.finfo(model.network.module.dtype).max ** 0.5)
+    return max(_moved_at(model, shape, method, scale) for scale in (far, 1 / far))
+
+
+def _moved_at(model: LanguageModel, shape: HeadShape, method: Method, scale: float) -> float:
+    """The same with a twin of one scale; see `AttentionWeights.alike`."""
     module: Any = model.network.module
     chance = torch.Generator().manual_seed(0)
     equal, joined = dict[str, Tensor](), dict[str, Tensor]()
     paths = [f"{layers_path(model)}.{layer}.self_attn" for layer in range(model.network.n_layers)]
     alike = Alike.equal(shape) if method == "mean" else Alike.drawn(shape, chance)
     for path in paths:
-        equal |= AttentionWeights(module, path, shape).alike(alike)
+        equal |= AttentionWeights(module, path, shape).alike(alike, scale)
     twin = _changed(model, module, equal, {})
     for path in paths:
         matrices = AttentionWeights(twin, path, shape)
@@ -154,7 +166,7 @@ def _moved(model: LanguageModel, shape: HeadShape, method: Method) -> float:
     tokens = torch.arange(PROBE, device=weight.device)[None] * 37 % weight.shape[0]
     with uninterrupted():
         wanted, found = (one(input_ids=tokens, use_cache=False).logits.float() for one in (twin, merged))
-    moved = float((found - wanted).abs().max())
+    moved = float((found - wanted).abs().nan_to_num(nan=torch.inf).max())
     return 0.0 if moved <= tolerance(wanted - wanted.mean(), weight.dtype) else moved
 
 
@@ -217,5 +229,6 @@ register(
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,
+        neutral="heads have to get fewer",
     )
 )

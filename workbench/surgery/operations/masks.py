@@ -51,7 +51,7 @@ def n_of_m(pattern: str) -> tuple[int, int]:
     Raises:
         SurgeryError: another pattern, or one that keeps nothing or everything.
     """
-    match = re.fullmatch(r"(\d+):(\d+)", pattern)
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", pattern)
     if not match or not 0 < int(match[1]) < int(match[2]):
         raise SurgeryError(
             f"An N:M pattern keeps N of every M weights, such as 2:4, with N from 1 and below M; not {shown(pattern)}."

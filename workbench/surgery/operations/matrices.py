@@ -104,7 +104,7 @@ def inputs_by_token(x: Tensor, shape: Sequence[int], path: str) -> Tensor:
 
 def own_tree(model: LanguageModel) -> Any:
     """A tree of plain modules that shares the model's weights and may be changed."""
-    return LanguageModel(model.network.module, model.tokenizer, model.name, model.hash).network.module
+    return LanguageModel(model.network.module, model.tokenizer, model.name, model.weights_hash).network.module
 
 
 class MatrixLevels:

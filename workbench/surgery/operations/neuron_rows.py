@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.mlp import linear_shape
 from workbench.model.modules import sharing_copy
@@ -69,7 +70,7 @@ def _neurons_of(module: Any, path: str, down: str) -> Tensor | None:
     twin.get_submodule(path).register_forward_hook(feed)
     twin.get_submodule(down).register_forward_pre_hook(read)
     tokens = torch.arange(TOKENS, device=module.get_input_embeddings().weight.device)[None] * 37
-    with torch.enable_grad():
+    with taking_gradients():
         twin(input_ids=tokens % module.get_input_embeddings().weight.shape[0], use_cache=False)
         neurons = seen["neurons"]
         numbers = 1 + torch.arange(neurons.shape[-1], device=neurons.device, dtype=neurons.dtype)

@@ -200,7 +200,7 @@ register(
         "Prune weights",
         "Sets the weights that matter least to zero; the checkpoint does not get smaller by it.",
         (
-            Argument("sparsity", "Share of weights", 0.5, low=0.0, high=0.999),
+            Argument("sparsity", "Share of weights", 0.5, low=0.0, high=0.999, neutral=0.0),
             Argument("score", "By", "wanda", "choice", choices=get_args(Score)),
             Argument("pattern", "Compared within", "row", "text", help="row, matrix, or N:M such as 2:4"),
             Argument("corpus", "Texts to calibrate on", "stories", "text"),

@@ -132,5 +132,6 @@ register(
         "Rounds every matrix to few values per row; the checkpoint does not get smaller by it.",
         (Argument("bits", "Bits of a weight", 8, "whole", low=2, high=16),),
         _run,
+        neutral="16 bits still round",
     )
 )

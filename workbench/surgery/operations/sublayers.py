@@ -43,7 +43,7 @@ class SublayerDropping:
     """
 
     def __init__(self, model: LanguageModel, *, layers: Sequence[int] | None = None, whole: bool = False):
-        twin = LanguageModel(model.network.module, model.tokenizer, model.name, model.hash)
+        twin = LanguageModel(model.network.module, model.tokenizer, model.name, model.weights_hash)
         self.module: Any = twin.network.module
         wanted = range(model.network.n_layers) if layers is None else sorted(set(layers))
         if not wanted or wanted[0] < 0 or wanted[-1] >= model.network.n_layers:
@@ -230,5 +230,6 @@ register(
             Argument("seed", "Seed", 0, "whole", low=0),
         ),
         _run,
+        neutral="a sublayer has to go",
     )
 )

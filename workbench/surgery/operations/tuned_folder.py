@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from workbench.core.forms import read_json
+from workbench.core.paths import check_links
 from workbench.core.type_words import reason_of
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
@@ -64,7 +65,7 @@ def configuration_of(folder: Path) -> dict[str, Any]:
     """
     read_json(folder / "config.json", dict[str, Any], SurgeryError, "a model's configuration")
     try:
-        return read_config(folder).to_dict()
+        return read_config(folder, local_files_only=True).to_dict()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SurgeryError(f"The configuration in {folder} can't be understood: {reason_of(error)}.") from error
 
@@ -76,6 +77,7 @@ class FolderTensors:
     """
 
     def __init__(self, folder: Path):
+        check_links(folder, SurgeryError)
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise SurgeryError(f"{folder} holds no weights in safetensors files; give the folder of a checkpoint.")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.modules import is_conv1d
@@ -154,7 +155,7 @@ def _turned(model: LanguageModel, modules: Mapping[str, nn.Module]) -> dict[str,
     return found
 
 
-@torch.enable_grad()
+@taking_gradients()
 def _input_axes(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
     """The input's axis, -1 or -2, of each matrix of a module, from gradients of its output.
 

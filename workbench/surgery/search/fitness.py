@@ -16,6 +16,7 @@ from torch import Tensor
 from workbench.core.checks import checked
 from workbench.corpus import Corpus, CorpusError
 from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
+from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 
 
@@ -88,7 +89,7 @@ class DenseKL:
 
         The way back counts as one run more: weights get no gradient, so it takes as much arithmetic as the way there.
         """
-        with torch.enable_grad():
+        with taking_gradients():
             total, count = self._loss(module, window)
             (gradient,) = torch.autograd.grad(total, of)
         self.token_forwards += self._windows[window].numel()

@@ -6,73 +6,10 @@ activations, recall is hits divided by matches.
 
 from __future__ import annotations
 
-import math
-import re
-
 import numpy as np
-import regex
 
-from workbench.core.type_words import shown
 from workbench.index.card import RegexScore
 from workbench.index.entries import Entries
-from workbench.index.layout import FeatureIndexError
-
-LONGEST = 1000
-"""Letters of a pattern."""
-REPETITIONS = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
-"""A part of a pattern that says how often the part before it is repeated."""
-PARTS = re.compile(rf"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|{REPETITIONS.pattern}|.", re.DOTALL)
-"""A part of a pattern: an escaped character, a set, a number of repetitions, or a character."""
-OTHER_PARTS = re.compile(r"\(\?(?:#|[a-zA-Z0-9-]*[xV])")
-"""What makes parts of a pattern mean something else: comments, and flags for spaces and for sets in sets."""
-MOST = 10_000
-"""Repetitions that a pattern asks for, those inside others multiplied by these; compiling writes each out."""
-
-
-def compiled(pattern: str) -> regex.Pattern[str]:
-    """The compiled pattern.
-
-    Raises:
-        FeatureIndexError: it is no regular expression, or one that takes too long to compile.
-    """
-    if len(pattern) > LONGEST:
-        raise FeatureIndexError(f"A regular expression has at most {LONGEST:,} characters, not {len(pattern):,}.")
-    if _repetitions(pattern) > MOST:
-        raise FeatureIndexError(f"The regular expression {shown(pattern)} repeats too often; write smaller numbers.")
-    try:
-        return regex.compile(pattern)
-    except (regex.error, TypeError, RecursionError, OverflowError, ValueError) as error:
-        raise FeatureIndexError(f"The regular expression {shown(pattern)} can't be read: {error}.") from error
-
-
-def _repetitions(pattern: str) -> int:
-    """Repetitions that a pattern asks for: the sum of those side by side, the product of those inside one another.
-
-    It is the product of all where a flag or a comment makes the nesting unsure.
-    """
-    if OTHER_PARTS.search(pattern):
-        return math.prod(max(_number(part), 1) for part in REPETITIONS.finditer(pattern))
-    totals, last = [0], 0  # of each open group, and of the part just read
-    for part in PARTS.finditer(pattern):
-        if part[0] == "(":
-            totals.append(0)
-            last = 0
-        elif part[0] == ")" and len(totals) > 1:
-            last = totals.pop()
-            totals[-1] += last
-        elif part[1] is not None:
-            repeated = max(_number(part), 1) * last if last else _number(part)
-            totals[-1] += repeated - last
-            last = repeated
-        else:
-            last = 0
-    return sum(totals)
-
-
-def _number(repetition: re.Match[str]) -> int:
-    """The larger number of a match of `REPETITIONS`; numbers too long to read count as the first beyond `MOST`."""
-    digits = max(repetition[1], repetition[2], key=len) or "1"
-    return int(digits) if len(digits) <= 9 else MOST + 1
 
 
 class RegexScores:

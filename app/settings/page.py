@@ -1,0 +1,67 @@
+"""Settings: what is kept on disk and in memory, and how to empty it."""
+
+from __future__ import annotations
+
+import caching
+import streamlit as st
+from shared.tokens import plain
+from shared.waiting import one_sentence
+
+from workbench.core.cache import cache_folder, cache_limit, cache_parts, empty_cache
+from workbench.core.errors import WorkbenchError
+
+TROUBLE = "trouble with the cache"
+
+
+def show() -> None:
+    """Draw what the cache on disk and this process keep, each with a button that empties it."""
+    if trouble := st.session_state.pop(TROUBLE, ""):
+        st.error(plain(trouble), icon=":material/error:")
+    with one_sentence():
+        _show_disk()
+    _show_memory()
+
+
+def _show_disk() -> None:
+    st.subheader("On disk", anchor=False)
+    parts, limit = cache_parts(), cache_limit()
+    limited = [part for part in parts if part.limited]
+    taken = sum(part.size for part in limited)
+    st.caption(
+        f"{plain(cache_folder())}  \n{plain(' and '.join(part.name for part in limited))} take {_size(taken)} of the "
+        f"{_size(limit)} that they may (`WORKBENCH_CACHE_LIMIT`, in MB); the longest unused go first. What is emptied "
+        "is made again when it is needed; the default model is then downloaded again."
+    )
+    for part in parts:
+        name, entries, size, button = st.columns([5, 1, 1, 1], vertical_alignment="center")
+        name.markdown(f"**{plain(part.name)}**: {plain(part.about)}")
+        entries.markdown(f"{part.entries:,}")
+        size.markdown(_size(part.size))
+        button.button("Empty", key=f"empty {part.name}", on_click=_empty, args=(part.name,), disabled=not part.entries)
+
+
+def _show_memory() -> None:
+    st.subheader("In memory", anchor=False)
+    for what, (count, most) in caching.held().items():
+        st.markdown(f"{count:,} {what}, at most {most:,}")
+    st.button(
+        "Let go of them",
+        key="let go",
+        on_click=caching.let_go,
+        help="For all who use this app; the model of a page is opened again when the page is drawn.",
+    )
+
+
+def _empty(part: str) -> None:
+    try:
+        empty_cache(part)
+    except WorkbenchError as error:
+        st.session_state[TROUBLE] = str(error)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+if __name__ == "__main__":
+    show()
