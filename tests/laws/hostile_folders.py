@@ -24,6 +24,8 @@ from fuzz_files import KEPT
 from safetensors.torch import save_file
 
 import workbench as wb
+from workbench.surgery.child import files_of
+from workbench.surgery.notes import NOTE, sealed
 
 NAMED = {"labels", "labels csv", "corpus jsonl", "corpus parquet", "task", "graph", "edits"}
 """Kinds of one file, which a person names: a link in its place is the person's own."""
@@ -297,6 +299,8 @@ def _child_with_code(place: Place) -> Callable[[], Any]:
     to = place.folder / "child"
     shutil.copytree(place.world.saved_child, to)
     _bring_code(place, to)
+    note = json.loads((to / NOTE).read_text())
+    (to / NOTE).write_text(json.dumps(sealed(note | {"files": files_of(to)})))  # a stranger seals what is altered
     return lambda: wb.surgery.open_child(to, place.world.model)
 
 

@@ -98,7 +98,7 @@ def test_a_saved_child_opens_again_and_shares_what_is_equal(
 ) -> None:
     def run(command: list[str], cwd: str, **how: bool) -> subprocess.CompletedProcess[str]:
         assert command[:3] == [sys.executable, "-I", "-c"]
-        assert how == {"capture_output": True, "text": True, "check": False}
+        assert how == {"capture_output": True, "text": True, "check": False, "stdin": subprocess.DEVNULL}
         return transformers_alone.run(command[3], command[4:], cwd)
 
     monkeypatch.setattr("workbench.surgery.certificate.check.subprocess.run", run)
