@@ -5,11 +5,11 @@ from __future__ import annotations
 import caching
 import streamlit as st
 from shared.places import listens_beyond
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from workbench.core.cache import cache_folder, cache_limit, cache_parts, empty_cache
 from workbench.core.errors import WorkbenchError
+from workbench.core.text import plain
 
 TROUBLE = "trouble with the cache"
 

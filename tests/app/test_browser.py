@@ -146,7 +146,7 @@ def test_markup_is_shown_and_not_run(browser: Browser, app: Server, tmp_path: Pa
         "tokens.use_style()\n"
         "tokens.show_tokens(words, [0.1, 2.0, 9.0])\n"
         "tokens.show_chips(words)\n"
-        "st.error(tokens.plain(words))\n"
+        "st.error(plain(words))\n"
         "st.plotly_chart(token_bars(words, [3.0, 2.0, 1.0], [0.1, 0.1, 0.1]), theme=None)\n"
         "st.write('end')\n"
     )
