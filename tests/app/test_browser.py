@@ -141,6 +141,7 @@ def test_markup_is_shown_and_not_run(browser: Browser, app: Server, tmp_path: Pa
         f"import sys\nsys.path.insert(0, {str(ROOT / 'app')!r})\n"
         "import streamlit as st\n"
         "from shared import tokens\n"
+        "from workbench.core.text import plain\n"
         "from workbench.figures import token_bars\n"
         f"words = {markup!r}\n"
         "tokens.use_style()\n"
