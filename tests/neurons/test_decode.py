@@ -436,7 +436,7 @@ def damaged_files(file: Path, other: Path) -> dict[str, Any]:
 def test_an_altered_table_is_made_anew_and_not_trusted(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     models = [wb.load_model(tiny.build("llama", seed), tokenizer=tiny.tokenizer()) for seed in (0, 1)]
     right, _ = (wb.decode_neurons(model, "up", 5) for model in models)
-    places = [(own_cache / "decodings").glob(f"{model.hash}-*-up-raw-5.safetensors") for model in models]
+    places = [(own_cache / "decodings").glob(f"{model.hash}-up-raw-5.safetensors") for model in models]
     (file,), (other,) = places
     for what, damage in damaged_files(file, other).items():
         damage()

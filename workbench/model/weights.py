@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import logging
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -377,12 +375,6 @@ def check_weights(module: nn.Module) -> None:
         raise ModelError(
             f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
         )
-
-
-def settings_hash(config: Any, more: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration without its name, and of more settings: what equal weights compute hangs on it."""
-    content = config.to_dict() | {"_name_or_path": None} | more
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_module(module: Any, folder: Path, error: type[WorkbenchError]) -> None:
