@@ -4,9 +4,6 @@ The names of the contract stand in `__init__.pyi`; all else is reached through i
 name is imported at its first use, so that `import workbench` itself takes no time.
 """
 
-from importlib.metadata import version
-
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__version__ = version("workbench-lm")

@@ -18,6 +18,7 @@ from . import training as training
 from .attribution.attribute import attribute as attribute
 from .circuits.discrete import find_heads_discrete as find_heads_discrete
 from .core.errors import WorkbenchError as WorkbenchError
+from .core.version import __version__ as __version__
 from .corpus import Corpus as Corpus
 from .dictionaries.codebook import Codebook as Codebook
 from .dictionaries.features import Feature as Feature

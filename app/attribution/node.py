@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 from shared import latent_card, session
-from shared.tokens import plain, show_chips
+from shared.tokens import show_chips
 from shared.waiting import one_sentence
 
 from attribution.request import MEASURED, NODE, PINS, AttributionRequest, load, named
 from workbench import figures
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.attribution import Graph

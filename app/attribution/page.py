@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from shared import session
 from shared.dictionaries import Known
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from attribution import panel
 from attribution.request import AttributionRequest, transcoders
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from shared import background, snippets
-from shared.tokens import plain
 
 from attribution import graph as attribution_graph
 from attribution import script
 from attribution.request import AttributionOutcome, AttributionRequest, load
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

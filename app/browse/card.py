@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from shared import pages, session, snippets
-from shared.tokens import plain
 
 from browse import script
 from workbench import Feature, figures
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:

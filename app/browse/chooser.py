@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from shared import dictionaries, session
 from shared.dictionaries import Known
-from shared.tokens import plain
 
 from workbench import Feature
+from workbench.core.text import plain
 from workbench.dictionaries import FeatureError
 
 if TYPE_CHECKING:

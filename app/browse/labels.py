@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from shared.tokens import plain
+
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.index import FeatureIndex

@@ -9,12 +9,11 @@ import pandas as pd
 import streamlit as st
 from shared import dictionaries, session, snippets
 from shared.dictionaries import Known
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from browse import labels, latent_query, script
 from browse.latent_query import LIMIT, LatentQuery
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
     from workbench.index import FeatureHit

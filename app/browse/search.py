@@ -11,12 +11,11 @@ import streamlit as st
 from caching import TOP_K, Stopped
 from shared import session, snippets
 from shared.sample import knows
-from shared.tokens import plain
 from shared.waiting import begin_again, one_sentence, wait_for, was_stopped
 
 from browse import script
 from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from shared import background
-from shared.tokens import plain
 
 from circuits.request import METHODS, TRUTH, CircuitOutcome, CircuitRequest
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.circuits import TaskResult

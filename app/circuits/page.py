@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import session
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from circuits import panel
 from circuits.request import METHODS, OWN, CircuitRequest
 from workbench.circuits import TASKS
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -9,11 +9,10 @@ import caching
 import pandas as pd
 import streamlit as st
 from shared import background, snippets
-from shared.tokens import plain
 
 from circuits import ablated, script
 from circuits.request import METHODS, TRUTH, CircuitOutcome, CircuitRequest
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 from workbench.figures.circuits import head_maps
 
 if TYPE_CHECKING:

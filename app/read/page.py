@@ -8,10 +8,10 @@ import streamlit as st
 from shared import dictionaries, session
 from shared.dictionaries import Known
 from shared.sample import sample_text
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from read import firing
+from workbench.core.text import plain
 from workbench.measures.firing import active_features
 
 if TYPE_CHECKING:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import caching
 import streamlit as st
-from shared.tokens import plain
+from shared.places import listens_beyond
 from shared.waiting import one_sentence
 
 from workbench.core.cache import cache_folder, cache_limit, cache_parts, empty_cache
 from workbench.core.errors import WorkbenchError
+from workbench.core.text import plain
 
 TROUBLE = "trouble with the cache"
 
@@ -27,29 +28,36 @@ def _show_disk() -> None:
     parts, limit = cache_parts(), cache_limit()
     limited = [part for part in parts if part.limited]
     taken = sum(part.size for part in limited)
+    if not listens_beyond():
+        st.caption(plain(cache_folder()))
     st.caption(
-        f"{plain(cache_folder())}  \n{plain(' and '.join(part.name for part in limited))} take {_size(taken)} of the "
-        f"{_size(limit)} that they may (`WORKBENCH_CACHE_LIMIT`, in MB); the longest unused go first. What is emptied "
-        "is made again when it is needed; the default model is then downloaded again."
+        f"{plain(' and '.join(part.name for part in limited))} take {plain(_size(taken))} of the "
+        f"{plain(_size(limit))} that they may "
+        "(`WORKBENCH_CACHE_LIMIT`, in MB); the longest unused go first. What is emptied is made again when it is "
+        "needed; the default model is then downloaded again."
     )
     for part in parts:
         name, entries, size, button = st.columns([5, 1, 1, 1], vertical_alignment="center")
         name.markdown(f"**{plain(part.name)}**: {plain(part.about)}")
         entries.markdown(f"{part.entries:,}")
-        size.markdown(_size(part.size))
-        button.button("Empty", key=f"empty {part.name}", on_click=_empty, args=(part.name,), disabled=not part.entries)
+        size.markdown(plain(_size(part.size)))
+        off = not part.entries or listens_beyond()
+        button.button("Empty", key=f"empty {part.name}", on_click=_empty, args=(part.name,), disabled=off)
 
 
 def _show_memory() -> None:
     st.subheader("In memory", anchor=False)
     for what, (count, most) in caching.held().items():
-        st.markdown(f"{count:,} {what}, at most {most:,}")
+        st.markdown(f"{count:,} {plain(what)}, at most {most:,}")
     st.button(
         "Let go of them",
         key="let go",
         on_click=caching.let_go,
+        disabled=listens_beyond(),
         help="For all who use this app; the model of a page is opened again when the page is drawn.",
     )
+    if listens_beyond():
+        st.caption("This app listens to other machines, so only whoever runs it empties its cache: `workbench cache`.")
 
 
 def _empty(part: str) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared.tokens import plain
 from shared.waiting import time_left
+
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from jobs import Task

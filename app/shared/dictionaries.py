@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 from shared import places
-from shared.tokens import plain
 
 from workbench import Feature
 from workbench.core import shipped
 from workbench.core.forms import parse_json
+from workbench.core.text import plain
 from workbench.core.type_words import shortened
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS

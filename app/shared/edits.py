@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import caching
 import streamlit as st
 from shared import dictionaries, pages, session
-from shared.tokens import plain, show_chips
+from shared.tokens import show_chips
 from shared.waiting import one_sentence
 
 import workbench as wb
 from workbench.core.arguments import Argument
+from workbench.core.text import plain
 from workbench.interventions import FeatureIntervention, InterventionKind
 from workbench.interventions.choices import choice_of, choices, strength_of
 from workbench.interventions.features import dictionary_of

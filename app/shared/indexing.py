@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import background, corpora, dictionaries, session, snippets
+from shared import background, corpora, dictionaries, places, session, snippets
 from shared.dictionaries import Known
-from shared.tokens import plain
+from shared.waiting import one_sentence
+
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
@@ -55,8 +57,10 @@ def begin(model: LanguageModel, one: Known) -> None:
         )
     )
     if button.button("Build the index", type="primary", icon=":material/database:", key="build index"):
-        caching.begin(key, f"Building the index of {one.title}", _work(model, one, corpus, tokens))
-        st.rerun()
+        with one_sentence():
+            places.allowed(one.index_folder)
+            caching.begin(key, f"Building the index of {one.title}", _work(model, one, corpus, tokens))
+            st.rerun()
     snippets.show(_script(st.session_state["source"], one.folder, corpus, tokens))
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from shared import dictionaries, pages, remarks, session, snippets
 from shared.dictionaries import Known
-from shared.tokens import plain, show_examples
+from shared.tokens import show_examples
 
 from workbench import Feature, figures
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
     from workbench.index import FeatureCard, FeatureIndex

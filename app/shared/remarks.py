@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import streamlit as st
+from shared import places
 from shared.dictionaries import Known
-from shared.tokens import plain
+
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.index import FeatureIndex
@@ -43,6 +45,7 @@ def show(one: Known, index: FeatureIndex, latent: int) -> None:
 def _save(index: FeatureIndex, latent: int, name: str, key: str) -> None:
     """Write one field to the index."""
     try:
+        places.allowed(index.path)
         {"label": index.label, "note": index.note, "star": index.star}[name](latent, st.session_state[key])
     except ValueError as error:
         st.session_state["trouble with remark"] = str(error)

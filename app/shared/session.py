@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from shared import pages
-from shared.tokens import plain
 from shared.waiting import one_sentence, wait_for
 
 from workbench.core.shipped import shipped
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

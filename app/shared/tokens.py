@@ -6,10 +6,7 @@ Spaces stay spaces, so that text wraps and can be copied; a small dot behind eac
 from __future__ import annotations
 
 import html
-import importlib.util
-import runpy
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -44,14 +41,6 @@ STYLE = """<style>
 .st-key-card [data-testid="stExpander"] details { border-color: #eef1ee; }
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
-
-_PACKAGE = Path(str(importlib.util.find_spec("workbench").origin)).parent  # pyright: ignore[reportOptionalMemberAccess]
-plain: Callable[[object], str] = runpy.run_path(str(_PACKAGE / "core" / "text.py"))["plain"]
-"""A text as Markdown that shows it letter by letter.
-
-All text of models, files and addresses goes through this function, `html.escape` or Plotly's own before it is shown. It
-is loaded from its file, since importing a module of `workbench` loads torch, and the frame of a page comes first.
-"""
 
 
 def use_style() -> None:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import streamlit as st
 from caching import Job, Stopped
-from shared.tokens import plain
+
+from workbench.core.text import plain
 
 Result = TypeVar("Result")
 ERROR = ":material/error:"

@@ -10,9 +10,9 @@ import caching
 import pandas as pd
 import streamlit as st
 from shared import background, corpora, snippets
-from shared.tokens import plain
 
 from workbench import figures
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 from shared import snippets
-from shared.tokens import plain, show_strengths
+from shared.tokens import show_strengths
 from shared.waiting import one_sentence
 
 from sparsity import panel
 from sparsity.panel import SparsityRequest
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -2,10 +2,10 @@
 
 import streamlit as st
 from shared import session
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from states import panel
+from workbench.core.text import plain
 
 
 def show() -> None:

@@ -8,10 +8,10 @@ import caching
 import pandas as pd
 import streamlit as st
 from shared import snippets
-from shared.tokens import plain
 
 from states import script
 from workbench import figures
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

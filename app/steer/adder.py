@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import caching
 import streamlit as st
 from shared import dictionaries, edits
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 import workbench as wb
-from workbench.core.text import visible
+from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from shared import snippets
 from shared.edits import slider_of
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 import workbench as wb
 from steer.prompt import AnswerRequest
 from workbench import figures
+from workbench.core.text import plain
 from workbench.interventions.choices import strength_of
 from workbench.interventions.protocol import feature_of
 

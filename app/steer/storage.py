@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import dictionaries, edits
-from shared.tokens import plain
 
 from workbench.core.forms import parse_json
+from workbench.core.text import plain
 from workbench.dictionaries import Dictionary
 from workbench.interventions.saved import File, from_json, to_json
 from workbench.model import EditError

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from shared import corpora, dictionaries, edits, pages, places
-from shared.tokens import plain
 
 import workbench as wb
 from surgery import panel
 from surgery.panel import SurgeryRequest
+from workbench.core.text import plain
 from workbench.surgery.registry import OPERATIONS, Argument, Operation
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import caching
 import streamlit as st
 from shared import background, corpora, session
-from shared.tokens import plain
 
 import workbench as wb
+from workbench.core.text import plain
 from workbench.surgery.registry import OPERATIONS, Cancelled
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import caching
 import streamlit as st
 from shared import background, corpora, dictionaries, places, session, snippets
-from shared.tokens import plain
 
 import workbench as wb
 from surgery import panel
 from surgery.panel import LOADING, SAVING, Step
 from workbench.core.forms import read_json
+from workbench.core.text import plain
 from workbench.interventions.saved import File
 from workbench.surgery.notes import NOTE, read_note
 

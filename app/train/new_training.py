@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import corpora, snippets
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from train import runs, script
 from train.runs import TrainingRequest
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.dictionaries import Trainable

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from shared import background, dictionaries, indexing, pages, session, snippets
-from shared.tokens import plain
 from shared.waiting import one_sentence
 
 from train import runs, script
 from train.runs import Run
 from workbench import figures
+from workbench.core.text import plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel

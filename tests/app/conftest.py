@@ -38,6 +38,14 @@ def _app_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _nothing_typed(_app_importable: None) -> None:
+    """No folder that an earlier test typed is known; the app keeps them for all sessions of a process."""
+    import caching
+
+    caching.typed_folders().clear()
+
+
+@pytest.fixture(autouse=True)
 def _opened(request: pytest.FixtureRequest, _app_importable: None) -> None:
     """The app's default model is the tests' own in this process."""
     marks = {mark.name for mark in request.node.iter_markers()}

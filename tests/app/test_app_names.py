@@ -70,7 +70,7 @@ def strangers(_made: Strangers, tiny_cache: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORKBENCH_RUNS", str(_made.folder.parent / "runs"))
     from shared import dictionaries
 
-    monkeypatch.setattr(dictionaries, "SHIPPED", _made.folder.parent / "none")
+    monkeypatch.setattr(dictionaries.shipped, "HOME", _made.folder.parent / "none")
     return _made
 
 

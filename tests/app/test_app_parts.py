@@ -73,7 +73,7 @@ def test_a_page_states_constants_and_draws_in_its_script(path: Path) -> None:
 
 
 def test_plain_text_has_no_markup() -> None:
-    from shared.tokens import plain
+    from workbench.core.text import plain
 
     shown = plain("**a** <b> [c](d) :red[e] $f$ `g` ![h](i)\nj")
     assert "\n" not in shown

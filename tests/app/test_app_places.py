@@ -23,7 +23,7 @@ def own(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(places, "START", folder)
-    monkeypatch.setattr(dictionaries, "SHIPPED", folder / "none")
+    monkeypatch.setattr(dictionaries.shipped, "HOME", folder / "none")
     monkeypatch.delenv("WORKBENCH_RUNS", raising=False)
     monkeypatch.delenv("WORKBENCH_DICTIONARIES", raising=False)
     for place in (folder, tmp_path / "other"):

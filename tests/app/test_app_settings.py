@@ -6,6 +6,7 @@ import gc
 import weakref
 from pathlib import Path
 
+import pytest
 import tiny
 from pages import quiet, start, switch, words
 
@@ -16,14 +17,15 @@ from workbench.core.cache import cache_parts
 def test_settings_shows_and_empties_the_cache(own_cache: Path, tmp_path: Path) -> None:
     tiny.build("llama").save_pretrained(tmp_path / "m")
     tiny.tokenizer().save_pretrained(tmp_path / "m")
+    import caching
+
+    caching.let_go()  # tables that an earlier test decoded
     page = quiet(switch(quiet(start(tmp_path / "m")), "settings"))
     assert {part.name for part in cache_parts() if part.entries} == {"decodings", "hook_points"}
     assert "**decodings**" in words(page)
     page = quiet(page.button(key="empty decodings").click().run())
     assert {part.name for part in cache_parts() if part.entries} == {"hook_points"}
     assert page.button(key="empty decodings").disabled
-    import caching
-
     assert caching.held()["tables of decoded neurons"][0] > 0
     quiet(page.button(key="let go").click().run())
     assert caching.held()["tables of decoded neurons"][0] == 0
@@ -70,3 +72,20 @@ def test_an_index_that_is_kept_lets_its_model_go(tiny_cache: Path, tmp_path: Pat
     gc.collect()
     assert gone() is None
     assert index.search(limit=1)
+
+
+def test_visitors_from_elsewhere_empty_nothing(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shared import places
+
+    tiny.build("llama").save_pretrained(tmp_path / "m")
+    tiny.tokenizer().save_pretrained(tmp_path / "m")
+    page = quiet(start(tmp_path / "m"))
+    monkeypatch.setattr(places, "listens_beyond", lambda: True)
+    monkeypatch.setattr("settings.page.listens_beyond", lambda: True, raising=False)
+    page = switch(page, "settings")
+    assert [
+        one.key for one in page.button if one.key and one.key.startswith(("empty", "let")) and not one.disabled
+    ] == []
+    assert str(own_cache) not in words(page)

@@ -24,6 +24,8 @@ from fuzz_files import KEPT
 from safetensors.torch import save_file
 
 import workbench as wb
+from workbench.surgery.child import files_of
+from workbench.surgery.notes import NOTE, sealed
 
 NAMED = {"labels", "labels csv", "corpus jsonl", "corpus parquet", "task", "graph", "edits"}
 """Kinds of one file, which a person names: a link in its place is the person's own."""
@@ -152,6 +154,31 @@ def _linked(name: str) -> Callable[[Place], Callable[[], Any]]:
         to = place.model(without=(name,))
         (to / name).symlink_to(place.secret / "model" / name)
         return lambda: wb.load_model(to)
+
+    return plant
+
+
+def _linked_inside(name: str) -> Callable[[Place], Callable[[], Any]]:
+    def plant(place: Place) -> Callable[[], Any]:
+        to = place.model() / name
+        to.parent.mkdir(exist_ok=True)
+        to.symlink_to(place.secret / "secret.txt")
+        return lambda: wb.load_model(place.folder / "model")
+
+    return plant
+
+
+def _hidden_weights(place: Place) -> Callable[[], Any]:
+    opening = _sharded(".w.safetensors")(place)
+    (place.folder / "model" / ".w.safetensors").symlink_to(place.secret / "model" / "model.safetensors")
+    return opening
+
+
+def _named_pickle(use: Callable[[Place, Path], Any]) -> Callable[[Place], Callable[[], Any]]:
+    def plant(place: Place) -> Callable[[], Any]:
+        to = place.model(transformers_weights="adapter_model.bin")
+        (to / "adapter_model.bin").write_bytes(place.archive())
+        return lambda: use(place, to)
 
     return plant
 
@@ -297,6 +324,8 @@ def _child_with_code(place: Place) -> Callable[[], Any]:
     to = place.folder / "child"
     shutil.copytree(place.world.saved_child, to)
     _bring_code(place, to)
+    note = json.loads((to / NOTE).read_text())
+    (to / NOTE).write_text(json.dumps(sealed(note | {"files": files_of(to)})))  # a stranger seals what is altered
     return lambda: wb.surgery.open_child(to, place.world.model)
 
 
@@ -327,6 +356,14 @@ HOSTILE = [
     Hostile("an index of weights that names a path", _sharded("../../secret/model/model.safetensors"), OUTSIDE),
     Hostile("weights in pickles only", _only_pickles(lambda p, to: wb.load_model(to)), "convert it"),
     Hostile("weights in pickles only, compared", _only_pickles(_verify), "convert it"),
+    Hostile(
+        "a pickle named by the configuration", _named_pickle(lambda p, to: wb.load_model(to)), "no safetensors file"
+    ),
+    Hostile("a pickle named by the configuration, compared", _named_pickle(_verify), "no safetensors file"),
+    Hostile("an index of weights that names a hidden link", _hidden_weights, LINK),
+    Hostile("an index of weights that names a hidden file", _sharded(".w.safetensors"), OUTSIDE),
+    Hostile("a chat template by a link in a folder", _linked_inside("additional_chat_templates/x.jinja"), LINK),
+    Hostile("a link in a hidden folder", _linked_inside(".more/x.txt"), LINK),
     Hostile("weights by a link", _linked("model.safetensors"), LINK),
     Hostile("a tokenizer by a link", _linked("tokenizer.json"), LINK),
     Hostile("a configuration by a link", _linked("config.json"), LINK),
@@ -336,6 +373,11 @@ HOSTILE = [
     Hostile(
         "attention from the hub",
         lambda p: _opening(p, p.model(attn_implementation="stranger/kernel")),
+        "fetched as code",
+    ),
+    Hostile(
+        "attention from the hub, compared",
+        lambda p: (to := p.model(attn_implementation="stranger/kernel")) and (lambda: _verify(p, to)),
         "fetched as code",
     ),
     Hostile("a chat template that runs a command", _template(POPEN), "chat template"),

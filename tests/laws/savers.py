@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import workbench as wb
+from workbench.core.steady import read_steadily
 from workbench.harvest import Harvest, Store
 
 PACKAGE = Path(wb.__file__).parent
@@ -225,9 +226,13 @@ def _index(path: Path, number: int) -> Any:
 def _read_index(path: Path) -> Any:
     if not (path / "data").exists():
         return None
-    index = wb.open_index(path)
-    files = (file for file in sorted((path / "data").iterdir()) if file.name != "index.json")
-    return index.about["dictionary"]["hash"], [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+    def read() -> Any:
+        index = wb.open_index(path)
+        files = (file for file in sorted((path / "data").iterdir()) if file.name != "index.json")
+        return index.about["dictionary"]["hash"], [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+    return read_steadily(read, [path / "data"], wb.WorkbenchError)  # the files apart from the index that was opened
 
 
 def _store(path: Path, number: int) -> Any:

@@ -14,16 +14,17 @@ import pytest
 import tiny
 import tokenizers_zoo
 import torch
+import zoo
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Gemma3TextConfig, LlamaConfig, MistralConfig
 
 import workbench as wb
 from workbench.core.settings import difference
-from workbench.dictionaries import Feature
+from workbench.dictionaries import Feature, protocol
 from workbench.harvest import Harvest, HarvestError, Store, checksums
 from workbench.index import FeatureIndexError
 from workbench.interventions.saved import from_json, to_json
-from workbench.model.identity import tokenizer_hash
+from workbench.model.identity import plain_identity, settings_of, tokenizer_hash
 from workbench.surgery import SurgeryError
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
@@ -125,6 +126,74 @@ def test_a_models_identity_covers_what_decides() -> None:
     assert not model.is_named(fresh(rms_norm_eps=0.1).hash)
 
 
+def test_a_setting_that_a_version_adds_at_its_default_leaves_the_hash() -> None:
+    class Newer(LlamaConfig):
+        """As another version of transformers may have it."""
+
+        gained: float = 0.5
+
+    class Text(Gemma3TextConfig):
+        gained: float = 0.5
+
+    def hash(kind: Any, **changes: Any) -> str:
+        return plain_identity("weights", kind(hidden_size=32, **changes), [0], None)
+
+    assert hash(Newer) == hash(LlamaConfig) != hash(Newer, gained=0.25)
+    changes = [{"rms_norm_eps": 0.1}, {"hidden_size": 64}, {"tie_word_embeddings": True}, {"hidden_act": "gelu"}]
+    changes += [{"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, {"attention_bias": True}]
+    several = [plain_identity("weights", Newer(**{"hidden_size": 32} | one), [0], None) for one in changes]
+    assert len({hash(Newer), hash(MistralConfig), *several}) == 8
+    untied = settings_of(Gemma3TextConfig(tie_word_embeddings=False))
+    assert untied["tie_word_embeddings"] is None, "the default is True"
+    whole, newer, other = (Gemma3Config(text_config=one) for one in (Gemma3TextConfig(), Text(), Text(gained=0.25)))
+    assert settings_of(whole) == settings_of(newer) != settings_of(other)
+
+
+def test_settings_are_the_same_after_saving(tmp_path: Path) -> None:
+    for name in zoo.ZOO:
+        config: Any = zoo.build(name).config
+        config.save_pretrained(tmp_path / name)
+        assert settings_of(AutoConfig.from_pretrained(tmp_path / name)) == settings_of(config), name
+
+
+def test_hashes_are_remembered_and_follow_what_is_changed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sae, twin = fresh(), trained(), trained()
+    seen: list[int] = []
+    plain = protocol.fingerprint
+    monkeypatch.setattr(protocol, "fingerprint", lambda tensors: seen.append(1) or plain(tensors))
+    model.splices = {POINT: sae}
+    before = model.hash
+    assert (model.hash, len(seen)) == (before, 1)
+    assert all(sae.feature(3) == twin.feature(3) for _ in range(3))
+    assert len(seen) == 2
+    with torch.inference_mode():
+        sae.W_dec[3, 4] += 1
+    changed = model.hash
+    assert changed != before
+    assert sae.feature(3) != twin.feature(3)
+    sae.half().float()
+    with torch.no_grad():
+        sae.W_dec[3, 4] -= 1
+    assert model.hash not in (before, changed)
+    assert sae.tensors_hash == plain(sae.tensors())
+    model.splices = {POINT: trained()}
+    assert model.hash == before
+
+
+def test_a_tokenizers_hash_is_remembered_while_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    first = tokenizer_hash(tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tokenizer), "get_vocab", lambda _: pytest.fail("it is taken anew"))
+        assert tokenizer_hash(tokenizer) == first
+    tokenizer.chat_template = "{{ messages }}"
+    assert tokenizer_hash(tokenizer) != first
+    model = wb.load_model(tiny.build("llama"), tokenizer=tokenizer)
+    assert wb.load_model(tiny.build("llama"), tokenizer=tokenizer).hash == model.hash != fresh().hash
+    model.tokenizer = tiny.tokenizer()
+    assert model.hash == fresh().hash
+
+
 @pytest.mark.parametrize("name", list(tokenizers_zoo.KINDS)[::3])
 def test_a_tokenizer_keeps_its_hash_on_disk_and_in_use(name: str, tmp_path: Path) -> None:
     tokenizer = tokenizers_zoo.build(name)
@@ -195,6 +264,12 @@ def test_what_older_versions_recorded_is_known(tmp_path: Path) -> None:
 
     changed(tmp_path / "index" / "data" / "index.json", older)
     changed(tmp_path / "store" / "progress.json", older)
+    wb.build_index(model, one, CORPUS, tmp_path / "rebuilt").label(5, "another word")
+    for name in ("labels.json", "labels.csv"):
+        wb.open_index(tmp_path / "rebuilt").export_labels(tmp_path / name)
+        assert wb.open_index(tmp_path / "index", model, one).import_labels(tmp_path / name) == 1
+        with pytest.raises(FeatureIndexError, match="labels for another dictionary"):
+            wb.open_index(tmp_path / "index").import_labels(tmp_path / name)
     wb.open_index(tmp_path / "index", model, one).label(3, "a word")
     before = (tmp_path / "index" / "data" / "index.json").read_text()
     again = wb.build_index(model, one, CORPUS, tmp_path / "index")

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import regex
 from disk_faults import REFUSED, Ending, Forked, forked, in_fork
 from savers import SAVERS, Saver, model, sae
 from trials import WHOLE, names
@@ -27,6 +26,7 @@ from trials import WHOLE, names
 import workbench as wb
 from workbench.core.failures import FileError
 from workbench.core.locks import alone, in_turn
+from workbench.core.patterns import SafePattern
 
 RACES = 12 if WHOLE else 1
 LATEST = 0.05
@@ -220,4 +220,4 @@ def test_an_open_index_stays_what_it_is(tmp_path: Path) -> None:
     opened = build(["The dog ran to the river.", "The cat sat."])
     build(["A boat by the water; the house is by the river."])
     assert "".join(opened.tokens.strings_in_text(np.arange(len(opened.tokens)))).count("dog") == 1
-    assert len(opened.tokens.matches(regex.compile("dog|cat"))) == 2
+    assert len(opened.tokens.matches(SafePattern("dog|cat", FileError))) == 2

@@ -18,6 +18,7 @@ import torch
 from fuzz_values import wrong_sentence
 
 import workbench as wb
+from workbench.model.chat_templates import PROCESS
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class", "builtins.input")
@@ -110,6 +111,11 @@ def _answer_yes() -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it lives as long as the fork
 
 
+def _renders_templates(arguments: tuple[Any, ...]) -> bool:
+    """Whether a process that is started is the one of chat templates, whose code is the package's own."""
+    return len(arguments) > 1 and isinstance(arguments[1], list) and PROCESS in arguments[1]
+
+
 def _note(events: list[str], secret: str) -> None:
     """Note from now on what this process runs, fetches and reads in the secret folder; no connection is made."""
 
@@ -117,7 +123,7 @@ def _note(events: list[str], secret: str) -> None:
         if event in NETWORK:
             events.append(f"{event} {arguments[0] if event != 'socket.connect' else arguments[1]}")
             raise OSError("no network for strangers")
-        if event in RUNS:
+        if event in RUNS and not _renders_templates(arguments):
             events.append(f"{event} {str(arguments)[:80]}")
         elif event in ("open", "sqlite3.connect", "os.listdir", "os.scandir"):
             path = arguments[0]

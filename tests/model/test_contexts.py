@@ -49,6 +49,32 @@ def in_thread(work: Callable[[], Any]) -> Any:
         return pool.submit(work).result(60)
 
 
+@pytest.mark.parametrize("enter", [tuple, list, lambda blocks: dict.fromkeys(blocks, 0)])
+def test_a_block_entered_in_a_generator_expression_is_the_callers(
+    llama: LanguageModel, expected: dict[str, list[int]], enter: Callable[[Any], Any]
+) -> None:
+    """Each expression is at its end before the model is called."""
+
+    def steered() -> Iterator[list[int]]:
+        with contextlib.ExitStack() as inner:
+            enter(inner.enter_context(llama.intervening([one])) for one in OTHER)
+            yield written(llama)
+            yield written(llama)
+
+    with contextlib.ExitStack() as stack:
+        enter(stack.enter_context(llama.intervening([one])) for one in ONE)
+        assert written(llama) == expected["one"]
+        inside = steered()
+        assert next(inside) == expected["both"]
+        assert written(llama) == expected["one"]
+        inside.close()
+    assert written(llama) == expected["plain"]
+    alone = steered()
+    assert next(alone) == expected["other"]
+    assert written(llama) == expected["plain"]
+    alone.close()
+
+
 # ---- what the model hands out as an iterator
 
 

@@ -60,7 +60,7 @@ def test_a_name_like_nothing_gets_no_suggestion() -> None:
 def test_what_a_model_does_not_compute_gets_no_other_thing(name: str, others: list[str], right: str | None) -> None:
     points = HookPoints(HookPoint(f"blocks.{layer}.{other}", (4,)) for layer in range(2) for other in others)
     assert points.nearest(name) == right
-    said = f"did you mean '{right}'" if right else "it does not compute that; see the list model.hook_points"
+    said = f"did you mean '{right}'" if right else "which it does not compute; see model.hook_points."
     with pytest.raises(wb.model.HookPointError, match=re.escape(said)):
         points[name]
 

@@ -19,11 +19,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import zoo as zoo_models
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config
 from wheels import DAMAGES, one_sentence
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
+from workbench.model.checkpoint_files import check_settings
 from workbench.model.hub import in_words, why_unreachable
 
 
@@ -47,6 +50,76 @@ def test_a_folder_is_opened(tmp_path: Path, tiny_cache: Path, zoo, name: str) ->
         assert model.hash == zoo[name].hash
         assert model.name == str(tmp_path)
         assert model.chat_prompt("hi") == zoo[name].chat_prompt("hi")
+
+
+OLD_BUFFERS = {
+    "gpt2": ("transformer.h.{}.attn.", {"bias": "mask", "masked_bias": "number"}),
+    "gpt-neo": ("transformer.h.{}.attn.attention.", {"bias": "mask", "masked_bias": "number"}),
+    "gpt-j": ("transformer.h.{}.attn.", {"bias": "mask", "masked_bias": "number"}),
+    "codegen": ("transformer.h.{}.attn.", {"causal_mask": "mask"}),
+    "gpt-neox": ("gpt_neox.layers.{}.attention.", {"bias": "mask", "masked_bias": "number", "rotary_emb.inv_freq": ""}),
+}
+"""Where checkpoints of old versions of transformers hold masks and tables, by architecture."""
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+@pytest.mark.parametrize("name", OLD_BUFFERS)
+def test_a_checkpoint_of_an_old_version_with_masks_is_opened(
+    tmp_path: Path, tiny_cache: Path, name: str, dtype: torch.dtype
+) -> None:
+    plain = zoo_models.build(name)
+    plain.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    prefix, buffers = OLD_BUFFERS[name]
+    masks = {"mask": torch.ones(1, 1, 8, 8).tril().to(dtype), "number": torch.tensor(-1e9), "": torch.ones(2)}
+    more = {prefix.format(layer) + key: masks[kind].clone() for layer in (0, 1) for key, kind in buffers.items()}
+    save_file(load_file(file) | more, file, {"format": "pt"})
+    tokens = torch.arange(6)[None]
+    with torch.inference_mode():
+        wanted = plain(input_ids=tokens).logits
+    found = wb.load_model(tmp_path).network.module(input_ids=tokens).logits
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_weights_that_the_configuration_leaves_out_of_a_part_are_refused(tmp_path: Path, tiny_cache: Path) -> None:
+    zoo_models.build("llama-biased").save_pretrained(tmp_path / "biased")
+    zoo_models.build("gpt-j").save_pretrained(tmp_path / "vector")
+    config = tmp_path / "biased" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_bias": False}))
+    file = tmp_path / "vector" / "model.safetensors"
+    more = {"transformer.h.0.attn.bias": torch.ones(32)}  # no mask
+    save_file(load_file(file) | more, file, {"format": "pt"})
+    for folder in ("biased", "vector"):
+        with pytest.raises(wb.model.ModelError, match="does not ask for"):
+            wb.load_model(tmp_path / folder)
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_opened(saved: Path, tmp_path: Path) -> None:
+    """Its files, those in folders and hidden ones too, are links to `blobs`."""
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0", tmp_path / "models--a--b" / "blobs"
+    for folder in (blobs, snapshot / "additional_chat_templates"):
+        folder.mkdir(parents=True)
+    for name in (".gitattributes", "additional_chat_templates/x.jinja"):
+        (saved / name).parent.mkdir(exist_ok=True)
+        (saved / name).write_text("x")
+    for number, file in enumerate(sorted(one for one in saved.rglob("*") if one.is_file())):
+        shutil.copy(file, blobs / str(number))
+        (snapshot / file.relative_to(saved)).symlink_to(blobs / str(number))
+    assert wb.load_model(snapshot).hash == wb.load_model(saved).hash
+
+
+def test_attention_from_the_hub_in_an_inner_configuration_is_refused() -> None:
+    config = Gemma3Config()
+    check_settings("x", config, wb.model.ModelError)
+    config.vision_config._attn_implementation = "stranger/kernel"
+    with pytest.raises(wb.model.ModelError, match="fetched as code"):
+        check_settings("x", config, wb.model.ModelError)
+    config = Gemma3Config()
+    config.text_config.transformers_weights = "x.bin"
+    with pytest.raises(wb.model.ModelError, match="no safetensors file"):
+        check_settings("x", config, wb.model.ModelError)
+    config.text_config.transformers_weights = "x.safetensors.index.json"
+    check_settings("x", config, wb.model.ModelError)
 
 
 def test_threads_open_folders_at_the_same_time(saved: Path) -> None:

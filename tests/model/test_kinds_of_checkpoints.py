@@ -64,7 +64,7 @@ def test_a_name_that_needs_a_permission_says_how(monkeypatch: pytest.MonkeyPatch
         wb.load_model("some/model")
 
 
-def test_values_that_are_not_finite_are_told_from_damaged_weights() -> None:
+def test_values_that_are_not_finite_are_told_from_damaged_weights(own_cache: object) -> None:
     large = zoo.build("llama")
     with torch.no_grad():
         for name, parameter in large.named_parameters():
@@ -75,6 +75,9 @@ def test_values_that_are_not_finite_are_told_from_damaged_weights() -> None:
         wb.model.ModelError, match=r"first at blocks\.0\..*weights are finite.*float16 is 6.55e\+04.*float32"
     ):
         wb.load_model(large.half())
+    wb.load_model(zoo.build("llama").half())  # the hook points of its kind are in the cache now
+    with pytest.raises(wb.WorkbenchError, match=r"not finite.*too large for their type"):
+        wb.load_model(large).generate(torch.arange(1, 5), 2)
     damaged = zoo.build("llama", num_hidden_layers=2)
     with torch.no_grad():
         damaged.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")

@@ -181,8 +181,8 @@ MUTANTS = [
         "a table of another configuration is taken",
         "4",
         "neurons/unembedding.py",
-        "{model.hash}-{settings[:16]}-{vectors}",
-        "{model.hash}-{vectors}",
+        "owner = model.hash",
+        "owner = model.weights_hash",
         (CACHED,),
     ),
     Mutant(

@@ -98,7 +98,7 @@ def test_a_saved_child_opens_again_and_shares_what_is_equal(
 ) -> None:
     def run(command: list[str], cwd: str, **how: bool) -> subprocess.CompletedProcess[str]:
         assert command[:3] == [sys.executable, "-I", "-c"]
-        assert how == {"capture_output": True, "text": True, "check": False}
+        assert how == {"capture_output": True, "text": True, "check": False, "stdin": subprocess.DEVNULL}
         return transformers_alone.run(command[3], command[4:], cwd)
 
     monkeypatch.setattr("workbench.surgery.certificate.check.subprocess.run", run)
@@ -122,6 +122,26 @@ def test_a_saved_child_opens_again_and_shares_what_is_equal(
     assert seen.max_logit_difference == pytest.approx(far, abs=1e-5)
     assert not seen.agrees
     assert (seen.loaded, seen.foreign) == ("LlamaForCausalLM", [])
+
+
+def test_a_child_keeps_its_hash_where_transformers_reads_its_files_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It makes a tokenizer of Qwen's kind of any tokenizer in a folder of a Qwen model."""
+    _, parent = opened("qwen2")
+    edits = [wb.Scale("neurons.0.post:5", 3.0), wb.Clamp("neurons.1.post:3", 2.0, positions="generated")]
+    child = wb.bake(parent, edits, beside=True)
+    child.save_pretrained(tmp_path / "child")
+    assert wb.load_model(tmp_path / "child").hash != child.model.hash
+    again = wb.surgery.open_child(tmp_path / "child", parent)
+    assert "makes another configuration or tokenizer" in caplog.text
+    assert again.model.hash == again.model.plain_hash == child.model.hash
+    assert len(again.beside) == 1
+    middle = wb.bake(parent, edits[:1])
+    middle.save_pretrained(tmp_path / "middle")
+    wb.surgery.quantise(middle, 8).save_pretrained(tmp_path / "grandchild")
+    grandchild = wb.surgery.open_child(tmp_path / "grandchild", wb.surgery.open_child(tmp_path / "middle", parent))
+    assert grandchild.history[-1]["parent"]["hash"] == middle.model.hash
 
 
 def test_settings_of_generation_that_transformers_refuses_are_a_sentence(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def as_path(path: str | Path, error: type[WorkbenchError]) -> Path:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a text names a file in a folder itself, and leads neither out of it nor into another."""
-    return Path(name).parts == (name,) and name not in ("..", os.sep) and not {"\\", "\0"} & {*name}
+    """Whether a text names a file in a folder itself, no hidden one, and leads neither out of it nor into another."""
+    return Path(name).parts == (name,) and not name.startswith((".", os.sep)) and not {"\\", "\0"} & {*name}
 
 
 def leads_out(path: Path, folder: Path) -> bool:
@@ -69,12 +69,18 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def check_links(folder: Path, error: type[WorkbenchError]) -> None:
-    """Refuse a folder in which a file or folder is a link that leads out of it; hidden ones are not looked at.
+    """Refuse a folder in which a file or folder, hidden or not, at any depth, is a link that leads out of it.
 
     Raises:
         WorkbenchError: of the given kind, with the first such link.
     """
-    with contextlib.suppress(OSError):  # a folder that can't be read is refused by whoever reads it
-        for path in sorted(folder.iterdir()):
-            if path.is_symlink() and not path.name.startswith(".") and leads_out(path, folder):
-                raise error(f"{path} is a link out of its folder, and is not followed; put a copy in its place.")
+    inner = [folder]
+    while inner:
+        with contextlib.suppress(OSError):  # a folder that can't be read is refused by whoever reads it
+            for entry in sorted(os.scandir(inner.pop()), key=lambda one: one.name):
+                if entry.is_symlink() and leads_out(Path(entry.path), folder):
+                    raise error(
+                        f"{entry.path} is a link out of its folder, and is not followed; put a copy in its place."
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    inner.append(Path(entry.path))

@@ -1,7 +1,4 @@
-"""Text of models, files and addresses, made safe to show.
-
-The app loads this file by its path, before the package: it imports nothing of the package.
-"""
+"""Text of models, files and addresses, made safe to show."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from workbench.core.checks import Natural, checked
 from workbench.core.errors import WorkbenchError
 from workbench.core.type_words import shown
-from workbench.model.identity import Hashed
+from workbench.model.identity import is_hashed
 
 _FEATURE = re.compile(r"(?P<dictionary>\S(?:.*\S)?):(?P<index>[0-9]{1,18})")
 
@@ -47,7 +47,7 @@ class Feature:
 
     def _shares_source(self, other: Feature) -> bool:
         one, two = self.source, other.source
-        if one is two or not (isinstance(one, Hashed) and isinstance(two, Hashed)):
+        if one is two or not (is_hashed(one) and is_hashed(two)):
             return True
         return one.hash == two.hash
 

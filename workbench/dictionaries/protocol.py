@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ from workbench.model.grad_mode import lasting
 
 IDENTITY = 2
 """Version of the identity; version 1 was the hash of the tensors alone."""
+
+_hashes: WeakKeyDictionary[nn.Module, tuple[list[Any], list[Tensor], str]] = WeakKeyDictionary()
+"""The hash of each dictionary's tensors behind their versions when it was taken, and behind these tensors: while they
+are held, their memory has no other use."""
 
 
 class Dictionary(nn.Module, ABC):
@@ -107,8 +112,20 @@ class Dictionary(nn.Module, ABC):
 
     @property
     def tensors_hash(self) -> str:
-        """SHA-256 over its tensors' names, shapes, types and bytes, in hex: what `hash` was in older versions."""
-        return fingerprint(self.tensors())
+        """SHA-256 over its tensors' names, shapes, types and bytes, in hex: what `hash` was in older versions.
+
+        It is remembered while parameters and buffers keep their memory and their version, which torch counts up at each
+        change in place, except through `.data`.
+        """
+        held = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
+        if any(tensor.is_inference() for _, tensor in held):  # torch counts no versions of these
+            return fingerprint(self.tensors())
+        versions = [(name, one.data_ptr(), one.shape, one.dtype, one._version) for name, one in held]
+        known = _hashes.get(self)
+        if known is None or known[0] != versions:
+            tensors = [tensor.detach() for _, tensor in held]
+            known = _hashes[self] = versions, tensors, fingerprint(self.tensors())
+        return known[2]
 
     def _whole_hash(self, tensors: str) -> str:
         return hash_of([IDENTITY, tensors, self.reads, self.writes, self.deciding_settings()])

@@ -31,16 +31,16 @@ class Annotations:
     Args:
         file: the SQLite file; the first change creates it.
         dictionary: SHA-256 of the dictionary (of the model, for neurons).
-        former: what older versions recorded in its place; empty where that is not known.
+        others: what other versions recorded in its place; empty ones are left out.
 
     Raises:
         FeatureIndexError: the file is damaged, or about another dictionary.
     """
 
-    def __init__(self, file: Path, dictionary: str, former: str = ""):
+    def __init__(self, file: Path, dictionary: str, *others: str):
         self.file = file
         self.dictionary = dictionary
-        self.known = [hash for hash in (dictionary, former) if hash]
+        self.known = [hash for hash in (dictionary, *others) if hash]
         with self._reading() as connection:
             if connection is not None:
                 self._compare(connection)

@@ -20,7 +20,7 @@ from workbench.index.card_tables import NO_REMARK, CardTables
 from workbench.index.entries import Entries
 from workbench.index.examples import examples
 from workbench.index.firing import active_features
-from workbench.index.identity import check_same
+from workbench.index.identity import check_same, identities
 from workbench.index.label_files import Remark
 from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
 from workbench.index.regex_scores import RegexScores
@@ -66,7 +66,8 @@ class FeatureIndex:
         folder = self.path / DATA
         read_steadily(self._open, (folder, folder / NOTE), FeatureIndexError)
         about = self.about["dictionary"]
-        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"], about.get("former_hash", ""))
+        others = (about.get("former_hash", ""), *([] if dictionary is None else identities(model, dictionary)))
+        self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"], *others)
         self._searcher = Searcher(self.tokens, self.statistics)
         self._cards = CardTables(about["name"], dictionary, self.statistics, self.entries, self.tokens)
 

@@ -19,6 +19,13 @@ def former_identity(model: LanguageModel | None, dictionary: Dictionary) -> str:
     return model.former_hash if dictionary.of_model and model is not None else dictionary.tensors_hash
 
 
+def identities(model: LanguageModel | None, dictionary: Dictionary) -> list[str]:
+    """The hashes by which records mean the dictionary, as far as they are known here."""
+    if dictionary.of_model and model is None:
+        return []
+    return [identity(model, dictionary), former_identity(model, dictionary)]
+
+
 def check_same(path: Path, note: IndexNote, model: LanguageModel | None, dictionary: Dictionary | None) -> None:
     """Check that an index belongs to a model and a dictionary; None is not checked.
 

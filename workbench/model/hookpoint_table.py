@@ -21,9 +21,11 @@ from workbench.core.cache import cache_folder, in_use, optional
 from workbench.core.checks import Positive
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
+from workbench.core.hashing import hash_of
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
-from workbench.model.weights import ModelError, settings_hash, state_of
+from workbench.model.identity import settings_of
+from workbench.model.weights import ModelError, state_of
 
 TABLE = 4
 """Version of the tables of hook points on disk."""
@@ -196,7 +198,7 @@ def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
 
     The dtype counts because which tensors are equal but for rounding differs from one to another.
     """
-    key = settings_hash(module.config, {"type": str(module.dtype), "table": TABLE, **versions})
+    key = hash_of([settings_of(module.config), {"type": str(module.dtype), "table": TABLE, **versions}])
     return cache_folder() / "hook_points" / f"{key}.json"
 
 

@@ -3,17 +3,24 @@
 It covers the tensors of the checkpoint, the settings of the configuration, the tokens that end a turn and the
 tokenizer. It says nothing of where a model was found, or of the libraries that opened it.
 
+Of a configuration it covers the kind of model and the values that differ from the defaults of its class. Another
+version of transformers may know more settings: at their defaults these leave the hash as it is. A version that changes
+a default changes the hashes of models that have the old or the new value.
+
 A tokenizer counts by what it does: its vocabulary, its template of chats, and what it makes of fixed texts and of a
 sample of its own tokens. Two forms of one tokenizer, such as before and after saving, have one hash.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
+from weakref import WeakKeyDictionary
 
 from workbench.core.hashing import hash_of
+from workbench.model.weights import building
 
 VERSION = 2
 """Of the identity; version 1 was the hash of the tensors alone, with those of dictionaries in them."""
@@ -34,8 +41,10 @@ TEXTS = (
 )
 """Texts that a tokenizer is tried on."""
 
+_of_tokenizers: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+"""The hash of each tokenizer, and the settings under which it was taken."""
 
-@runtime_checkable
+
 class Hashed(Protocol):
     """A dictionary, as far as the identity of a model asks for it."""
 
@@ -43,6 +52,11 @@ class Hashed(Protocol):
     def hash(self) -> str:
         """Over all that decides what it computes."""
         ...
+
+
+def is_hashed(one: object) -> TypeGuard[Hashed]:
+    """Whether it has a hash; this is looked up on its class, since the property reads all tensors."""
+    return hasattr(type(one), "hash")
 
 
 def plain_identity(weights: str, config: Any, stop_tokens: Collection[int], tokenizer: Any) -> str:
@@ -54,7 +68,7 @@ def plain_identity(weights: str, config: Any, stop_tokens: Collection[int], toke
         stop_tokens: ids of the tokens that end a turn.
         tokenizer: its Hugging Face tokenizer, or None.
     """
-    content = [VERSION, weights, settings_of(config.to_dict()), sorted(stop_tokens), tokenizer_hash(tokenizer)]
+    content = [VERSION, weights, settings_of(config), sorted(stop_tokens), tokenizer_hash(tokenizer)]
     return hash_of(content)
 
 
@@ -65,27 +79,76 @@ def spliced_identity(plain: str, splices: Mapping[str, Any]) -> str:
         plain: the hash of the model without them.
         splices: the dictionaries by hook point.
     """
-    hashes = {point: one.hash if isinstance(one, Hashed) else str(one) for point, one in splices.items()}
+    hashes = {point: one.hash if is_hashed(one) else str(one) for point, one in splices.items()}
     return hash_of([VERSION, plain, hashes]) if hashes else plain
 
 
-def settings_of(values: Any) -> Any:
-    """The values of a configuration that decide, as plain data; what is empty or False is left out, since versions of
-    transformers differ in whether they write it down."""
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings of a Hugging Face configuration that decide, as plain data.
+
+    These are the kind of model and the values that differ from the defaults of the configuration's class. A value that
+    is empty or False where the default is not is written as None. A nested configuration is compared with the defaults
+    of its own class. All values count where the class has no defaults.
+    """
+    nested = {name: value for name, value in vars(config).items() if _is_config(value)}
+    values, defaults = _plain(config.to_dict()), _defaults(type(config))
+    differing = {
+        name: values.get(name)
+        for name in values.keys() | defaults.keys()
+        if name not in nested and values.get(name) != defaults.get(name)
+    }
+    return differing | {name: settings_of(one) for name, one in nested.items()} | {"model_type": config.model_type}
+
+
+def _is_config(value: Any) -> bool:
+    return hasattr(value, "to_dict") and hasattr(value, "model_type")
+
+
+@functools.lru_cache(256)
+def _defaults(kind: type) -> dict[str, Any]:
+    """The values of a configuration of this class that nobody set; none where it needs settings."""
+    with building():  # transformers warns of defaults that do not fit together
+        try:
+            return _plain(kind().to_dict())
+        except Exception:  # noqa: BLE001, of any library
+            return {}
+
+
+def _plain(values: Any) -> Any:
+    """Values as plain data; what is empty or False is left out, since versions of transformers differ in whether they
+    write it down."""
     if isinstance(values, Mapping):
-        plain = {str(name): settings_of(value) for name, value in values.items() if name not in SETTINGS_LEFT_OUT}
+        plain = {str(name): _plain(value) for name, value in values.items() if name not in SETTINGS_LEFT_OUT}
         return {name: value for name, value in plain.items() if value not in (None, False, "", {}, [])}
     if isinstance(values, list | tuple | set):
-        return [settings_of(value) for value in values]
+        return [_plain(value) for value in values]
     if isinstance(values, float) and values.is_integer():
         return int(values)
     return values if isinstance(values, str | int | float | bool | None) else str(values)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """The hash of what a tokenizer does; empty for None."""
+    """The hash of what a tokenizer does; empty for None.
+
+    It is remembered while the tokenizer keeps its template, its ends and the size of its vocabulary.
+    """
     if tokenizer is None:
         return ""
+    state = [
+        _outcome(lambda: len(tokenizer)),
+        _outcome(lambda: str(tokenizer.chat_template)),
+        _outcome(lambda: [tokenizer.bos_token_id, tokenizer.eos_token_id, *tokenizer.all_special_ids]),
+    ]
+    try:
+        known = _of_tokenizers.get(tokenizer)
+    except TypeError:  # it can't be a key
+        return _tokenizer_hash(tokenizer)
+    if known is None or known[0] != state:
+        known = _of_tokenizers[tokenizer] = state, _tokenizer_hash(tokenizer)
+    return known[1]
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     words = sorted(vocabulary, key=lambda word: (vocabulary[word], word))
     digest = hashlib.sha256()

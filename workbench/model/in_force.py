@@ -4,7 +4,7 @@ They are entered as blocks, which context variables hold, so that many threads c
 context variable alone would leak a block that a generator enters to the generator's caller, and would not follow it
 to another thread. Such a block belongs to the generator's frame too: it acts where that frame runs, and where a thread
 or task got a copy of its context. A generator that `contextlib` or pytest's fixtures drive as a context manager stands
-for the code around it.
+for the code around it, and so does a generator expression, which can't hold a block open itself.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Held = tuple[tuple[Any, Intervention], ...]
 
 MANAGERS = ("contextlib", "_pytest.fixtures")
 """Modules that run a generator to its `yield` on behalf of the code that is to run inside."""
+EXPRESSION = "<genexpr>"
+"""The name that Python gives the code of a generator expression."""
 GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 COROUTINE = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
 """Flags of code; a task of coroutines has context variables of its own."""
@@ -133,14 +135,14 @@ def _open(block: _Block) -> Iterator[None]:
 
 
 def _generator(frame: FrameType | None) -> FrameType | None:
-    """The frame of the innermost generator that runs here and is no context manager; None outside of generators."""
+    """The frame of the innermost generator function that runs here and is no context manager; None outside of them."""
     while frame is not None:
         flags = frame.f_code.co_flags
         if flags & COROUTINE:
             return None
         caller = frame.f_back
         managed = caller is not None and caller.f_globals.get("__name__") in MANAGERS
-        if flags & GENERATOR and not managed:
+        if flags & GENERATOR and not managed and frame.f_code.co_name != EXPRESSION:
             return frame
         frame = caller
     return None

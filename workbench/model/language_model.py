@@ -21,7 +21,7 @@ from workbench.model.decoding import Decoder, DecodingStep, decode
 from workbench.model.edits import BoundEdit, EditError, Group, Intervention, Run, Spliceable, check_edits
 from workbench.model.generation import Generation, Token, generations, streamed
 from workbench.model.hookpoints import HookPointError
-from workbench.model.identity import plain_identity, spliced_identity
+from workbench.model.identity import plain_identity, spliced_identity, tokenizer_hash
 from workbench.model.in_force import acting_on, holding
 from workbench.model.network import Network
 from workbench.model.plan import Plan
@@ -52,9 +52,8 @@ class LanguageModel:
     def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
         self.weights_hash = self.former_hash = hash
-        self._own_hash = ""
+        self._own_hash = self._own_plain_hash = ""
         self._identity: tuple[Any, str] | None = None
-        self._spliced: tuple[Any, str] | None = None
         self.tokenizer: Any = tokenizer
         self.network = Network(module, tokenizer)
         self.hook_points = self.network.hook_points
@@ -65,13 +64,19 @@ class LanguageModel:
     @property
     def plain_hash(self) -> str:
         """`hash` without the dictionaries that it runs through; equal to it where there are none."""
-        at = (self.weights_hash, id(self.tokenizer), self.stop_tokens)
+        if self._own_plain_hash:
+            return self._own_plain_hash
+        at = (self.weights_hash, tokenizer_hash(self.tokenizer), self.stop_tokens)
         if self._identity is None or self._identity[0] != at:
             self._identity = (
                 at,
                 plain_identity(self.weights_hash, self.network.config, self.stop_tokens, self.tokenizer),
             )
         return self._identity[1]
+
+    @plain_hash.setter
+    def plain_hash(self, hash: str) -> None:
+        self._own_plain_hash = hash
 
     @property
     def hash(self) -> str:
@@ -80,10 +85,7 @@ class LanguageModel:
         These are its tensors, the settings of its configuration, the tokens that end a turn, its tokenizer, and the
         dictionaries that it runs through.
         """
-        at = (self.plain_hash, *((point, id(one)) for point, one in self.splices.items()))
-        if self._spliced is None or self._spliced[0] != at:
-            self._spliced = at, spliced_identity(self.plain_hash, self.splices)
-        return self._own_hash or self._spliced[1]
+        return self._own_hash or spliced_identity(self.plain_hash, self.splices)
 
     @hash.setter
     def hash(self, hash: str) -> None:

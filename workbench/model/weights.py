@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
-import logging
-import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.hashing import fingerprint, not_finite
 from workbench.core.steady import read_steadily
-from workbench.core.type_words import reason_of, shown
-from workbench.model.checkpoint_files import check_checkpoint, check_settings, no_code, plain_files
+from workbench.core.type_words import reason_of
+from workbench.model.checkpoint_files import (
+    check_checkpoint,
+    check_claims,
+    check_left_over,
+    check_settings,
+    no_code,
+    plain_files,
+)
 from workbench.model.hub import (
     in_words,
     is_gated,
@@ -45,14 +48,6 @@ TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken"
 ADAPTER = "adapter_config.json"
 """The file that marks a folder of an adapter."""
 
-_NUMBER = re.compile(r"\.[0-9]+(?=\.|$)")
-"""Numbers of layers and experts in a path."""
-LAYERS = "num_hidden_layers"
-SIZES = ("hidden_size", "vocab_size", "intermediate_size", "moe_intermediate_size", "head_dim", "num_attention_heads")
-SIZES += ("num_key_value_heads", "num_experts", "num_local_experts", "n_routed_experts")
-"""Names that configurations have for sizes of weights."""
-
-_log = logging.getLogger("workbench")
 _building = threading.RLock()
 
 
@@ -213,22 +208,8 @@ def _has_tokenizer(source: str) -> bool:
 
 def _load_module(source: str, *, trust_remote_code: bool = False, **where: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    check_checkpoint(source, ModelError, **where)
-    config = read_config(source, trust_remote_code=trust_remote_code, **where)
-    check_kind(source, config)
-    settings: dict[str, Any] = config.to_dict()
-    asked = [one._attn_implementation for one in (config, config.get_text_config())]
-    check_settings(source, settings | {"attn_implementation": asked}, ModelError)
-    own_code = trust_remote_code and "AutoModelForCausalLM" in (settings.get("auto_map") or {})
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
-        raise ModelError(
-            f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
-        )
-    check_claims(source, config)
-    if (Path(source) / ADAPTER).is_file():  # transformers applies it only where PEFT is installed
-        raise ModelError(f"{source!r} holds an adapter beside a model; move one of them to a folder of its own.")
+    _check_opening(source, trust_remote_code=trust_remote_code, **where)
     with building(), _refusing(source, OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
@@ -241,35 +222,36 @@ def _load_module(source: str, *, trust_remote_code: bool = False, **where: Any) 
     module, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers
         raise ModelError(f"{source!r} has no weights for {min(info['missing_keys'])}; copy or save it again.")
-    _check_left_over(source, module, info["unexpected_keys"])
+    check_left_over(source, module, info["unexpected_keys"], ModelError, **where)
     return module
 
 
-def _check_left_over(source: str, module: nn.Module, names: Collection[str]) -> None:
-    """Refuse weights of a file that the configuration leaves out of parts which the model has; say which others it
-    leaves out.
-
-    A part is a module of the model, whatever the numbers in its path: another layer, or a bias beside a weight, decides
-    what the model computes. A head of another task does not.
-
-    Args:
-        source: name or folder of the model.
-        module: the model.
-        names: of the weights that it did not take.
+def check_opening(folder: Path) -> None:
+    """Refuse a local folder that `read_module` would refuse before it reads weights.
 
     Raises:
-        ModelError: a weight of a part that the model has.
+        ModelError: as `read_huggingface`.
     """
-    parts = {_NUMBER.sub(".*", f".{path}") for path, _ in module.named_modules() if path}
-    for name in sorted(names):
-        if _NUMBER.sub(".*", f".{name.rpartition('.')[0]}") in parts:
-            raise ModelError(
-                f"{source!r} holds the weights {name}, which its configuration does not ask for, so the model would be "
-                "another than the one that was saved; copy its config.json again."
-            )
-    if names:
-        more = f" and {len(names) - 1:,} more" * (len(names) > 1)
-        _log.warning("%s holds weights that are no part of the model: %s%s.", source, min(names), more)
+    with _in_one_sentence(str(folder)):
+        _check_opening(str(folder), local_files_only=True)
+
+
+def _check_opening(source: str, *, trust_remote_code: bool = False, **where: Any) -> None:
+    """Every check of a checkpoint that comes before its weights are read."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    check_checkpoint(source, ModelError, **where)
+    config = read_config(source, trust_remote_code=trust_remote_code, **where)
+    check_kind(source, config)
+    check_settings(source, config, ModelError)
+    own_code = trust_remote_code and "AutoModelForCausalLM" in (config.to_dict().get("auto_map") or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
+        raise ModelError(
+            f"{source!r} is a {config.model_type}, which transformers has no model for that continues a text."
+        )
+    check_claims(source, config, ModelError)
+    if (Path(source) / ADAPTER).is_file():  # transformers applies it only where PEFT is installed
+        raise ModelError(f"{source!r} holds an adapter beside a model; move one of them to a folder of its own.")
 
 
 def check_kind(name: str, config: Any) -> None:
@@ -301,34 +283,6 @@ def check_kind(name: str, config: Any) -> None:
             f"{name!r} is quantised ({method}), and Workbench reads and edits plain weights: open the checkpoint that "
             "it was made from, or save a dequantised copy with transformers."
         )
-
-
-def check_claims(source: str, config: Any) -> None:
-    """Refuse a folder whose configuration claims more than its weights can hold, before its modules are built.
-
-    Every layer has a tensor, and every size is that of a tensor's axis. Nothing is checked of a name on the hub, or of
-    a folder without safetensors, which opening refuses.
-
-    Raises:
-        ModelError: more layers than tensors, or a size of more values than the files have bytes.
-    """
-    files = sorted(Path(source).glob("*.safetensors"))
-    if not files:
-        return
-    tensors, room = 0, sum(file.stat().st_size for file in files)
-    for file in files:
-        with safe_open(file, "pt") as opened:
-            tensors += len(opened.keys())
-    sizes = config.get_text_config()
-    stated = sizes.to_dict()
-    stated |= {name: stated[own] for name, own in sizes.attribute_map.items() if own in stated}
-    for name in (LAYERS, *SIZES):
-        size, most = stated.get(name), tensors if name == LAYERS else room
-        if isinstance(size, int) and size > most:
-            raise ModelError(
-                f"{source!r} has a configuration with {name} = {shown(size)}, more than its {tensors:,} tensors of "
-                f"{room:,} bytes can hold; copy the model again."
-            )
 
 
 def _knows_small_files(source: str) -> bool:
@@ -377,12 +331,6 @@ def check_weights(module: nn.Module) -> None:
         raise ModelError(
             f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
         )
-
-
-def settings_hash(config: Any, more: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration without its name, and of more settings: what equal weights compute hangs on it."""
-    content = config.to_dict() | {"_name_or_path": None} | more
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_module(module: Any, folder: Path, error: type[WorkbenchError]) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from workbench.core.checks import Positive, checked
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import settings_hash
 from workbench.neurons.table import NeuronError, NeuronTable, Scale, Weights
 from workbench.neurons.table_file import FORMAT, read_table, table_file, write_table
 
@@ -60,8 +59,8 @@ def decode_neurons(
         raise NeuronError(f"top_k is a whole number from 1 to {most:,}, not {top_k!r}.")
     # tables of `down` had other names while they left out what lies between the MLP and the stream
     vectors = "down-added" if weights == "down" else weights
-    settings = settings_hash(model.network.config, {})  # a multiplier of the residual stream is no weight
-    file = table_file(f"{model.hash}-{settings[:16]}-{vectors}-{scale}-{top_k}")
+    owner = model.hash  # not of the weights alone: a multiplier of the residual stream is a setting
+    file = table_file(f"{owner}-{vectors}-{scale}-{top_k}")
     vocabulary = model.token_texts(torch.arange(model.network.vocab_size))
     widths = {model.network.neuron_hook_point(layer, "post").width for layer in range(model.network.n_layers)}
     if len(widths) > 1:
@@ -69,7 +68,7 @@ def decode_neurons(
             f"The layers of {model.name} have {min(widths):,} to {max(widths):,} neurons; a table needs one."
         )
     d_mlp = widths.pop()
-    about = {"format": FORMAT, "model": model.hash, "weights": weights, "scale": scale, "d_mlp": d_mlp}
+    about = {"format": FORMAT, "model": owner, "weights": weights, "scale": scale, "d_mlp": d_mlp}
     tensors = read_table(file, about)
     if tensors is None:
         tensors = decode_all(model, weights, top_k, scale, progress)

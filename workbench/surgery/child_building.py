@@ -17,7 +17,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.type_words import reason_of
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import building, state_of
+from workbench.model.weights import building, check_opening, state_of
 
 PROBE = 16
 """Tokens of a pass that shows whether two models compute the same."""
@@ -195,6 +195,7 @@ def check_checkpoint(model: LanguageModel, folder: Path) -> None:
     module: Any = model.network.module
     weight = module.get_input_embeddings().weight
     try:
+        check_opening(folder)
         with building():
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=weight.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True

@@ -76,6 +76,7 @@ def _open(folder: Path, parent: LanguageModel, dictionaries: Sequence[Dictionary
             "them than the child had.",
             folder,
         )
+        model.plain_hash = note["hash"]  # the files are the saved ones, and records of the child name this hash
     history = [dict(step) for step in note["history"]]
     model.about = parent.about | {"surgery": history}
     beside = load_interventions(folder / BESIDE, model, dictionaries) if (folder / BESIDE).exists() else ()

@@ -15,10 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from workbench.core.checks import Wholes, checked
-from workbench.model.checkpoint_files import check_checkpoint
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, read_config
+from workbench.model.weights import ModelError, check_opening
 from workbench.surgery.certificate.certificate import logits_with
 from workbench.surgery.certificate.record import AGREES
 from workbench.surgery.child import Child
@@ -76,14 +75,12 @@ def verify_checkpoint(
         tokens: `[batch, pos]` to compare on; random ones without it.
 
     Raises:
-        ModelError: the folder holds no checkpoint, one that brings code, pickles or links, or transformers can't load
-            it.
+        ModelError: the folder holds no checkpoint, or one that `load_model` refuses, or transformers can't load it.
     """
     model = model.model if isinstance(model, Child) else model
     if not (Path(folder) / "config.json").exists():
         raise ModelError(f"{folder} is not a checkpoint: it has no config.json.")
-    check_checkpoint(str(folder), ModelError)
-    read_config(folder, local_files_only=True)  # refuses what brings code
+    check_opening(Path(folder))
     if tokens is None:
         chance = torch.Generator().manual_seed(1)
         tokens = torch.randint(model.network.vocab_size, (2, min(64, model.network.n_ctx)), generator=chance)
