@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from workbench.model.edits import current_run
+from workbench.core.type_words import reason_of
+from workbench.model.edits import Run, current_run, running
 from workbench.model.modules import sharing_copy
 from workbench.model.weights import ModelError
 
@@ -71,6 +73,25 @@ class Bridged:
             side = {"hook_in": "in", "hook_out": "out"}.get(word, "")
             tensors.append(BridgeTensor(name, keys.setdefault(id(hook), name), places.get(owner), side, value))
         return tensors
+
+    def fault(self, tokens: Tensor) -> str:
+        """Why the bridge can't run on token ids `[batch, pos]` at all; empty where it can."""
+        try:
+            with running(None), torch.no_grad():
+                self.bridge.original_model(input_ids=tokens, use_cache=False)
+        except Exception as error:  # noqa: BLE001 - the library may raise anything on a form that it does not know
+            return reason_of(error)
+        return ""
+
+
+def unread(run: Run | None, reason: str, dtype: torch.dtype) -> ModelError:
+    """The error for hook points that TransformerLens fails to compute in a type, such as one where it mixes types."""
+    names = sorted(run.at) if run is not None else []
+    kind = str(dtype).removeprefix("torch.")
+    advice = 'open the model in float32 (dtype="float32")' if dtype != torch.float32 else "choose other hook points"
+    return ModelError(
+        f"TransformerLens can't compute {names[0] if names else 'this'} of this model in {kind} ({reason}); {advice}."
+    )
 
 
 def unopened(module: Any, error: Exception) -> ModelError:

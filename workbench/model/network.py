@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from workbench.core.type_words import reason_of
 from workbench.core.vocabulary import beyond_vocabulary
-from workbench.model.bridge import Bridged, architecture_of, bridge_hook, unopened
+from workbench.model.bridge import Bridged, architecture_of, bridge_hook, unopened, unread
 from workbench.model.causality import is_causal
 from workbench.model.context import context_length
 from workbench.model.edits import BoundEdit, Edit, EditError, Group, Run, running
@@ -151,6 +151,10 @@ class Network:
                 complaint = beyond_vocabulary(ids, self.vocab_size, self._tokenizer, name)
                 if complaint:
                     raise PromptError(complaint) from error
+                raise
+            except RuntimeError as error:
+                if host is not self.module and (reason := self._bridged.fault(tokens)):
+                    raise unread(run, reason, self.module.dtype) from error
                 raise
         return out.logits[:, -last:]
 
