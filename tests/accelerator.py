@@ -39,8 +39,9 @@ class _Module:
         return 0
 
 
-if not hasattr(torch, NAME):
-    torch._register_device_module(NAME, _Module)  # type: ignore[attr-defined]
+for word, function in vars(_Module).items():  # torch has made a module of its own, without these
+    if not word.startswith("__"):
+        setattr(getattr(torch, NAME), word, function)
 MOVES = {"aten::_to_copy", "aten::copy_", "aten::to"}
 """Operations that carry values from one device to another."""
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
@@ -128,6 +129,8 @@ def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
     if name in INDEXED and not isinstance(args[0], OnDevice) and there:
         raise RuntimeError(f"indices should be on cpu, but found {DEVICE} in {name}.")
     target = kwargs.get("device")
+    if kwargs.get("generator") is not None and (there or _is_emulated(target)):
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu' in {name}.")
     plain_args, plain_kwargs = tree_map(_values, (args, kwargs))
     if _is_emulated(target):
         plain_kwargs["device"] = torch.device("cpu")
@@ -181,13 +184,13 @@ class _Operations(TorchDispatchMode):
 @contextlib.contextmanager
 def emulated() -> Iterator[torch.device]:
     """A block in which the device is there."""
-    before = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # in place, so that what is tied stays tied
     try:
         with _FromPython(), _Operations():
             yield DEVICE
     finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(before)
+        torch.__future__.set_swap_module_params_on_conversion(before)
 
 
 def back(one: Any) -> Any:

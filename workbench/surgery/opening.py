@@ -64,6 +64,7 @@ def _open(folder: Path, parent: LanguageModel, dictionaries: Sequence[Dictionary
     buffers = buffers_of(module)
     if fingerprint(buffers) != note["history"][-1].get("buffers", fingerprint(buffers)):
         raise SurgeryError(f"The buffers in {folder} are not those that were saved there; copy the folder again.")
+    module.to(parent.device)
     old = state_of(parent.network.module)
     tensors = {place: among(old, place, tensor) for place, tensor in state_of(module).items()}
     own = tuple(place for place, (_, shared) in tensors.items() if not shared)
