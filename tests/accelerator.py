@@ -60,13 +60,13 @@ class OnDevice(torch.Tensor):
 
     @staticmethod
     def __new__(cls, values: torch.Tensor) -> OnDevice:
+        strided = values.layout == torch.strided  # a sparse one looks like a dense one, and is none to operations
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             values.size(),
-            strides=values.stride(),
-            storage_offset=values.storage_offset(),
+            strides=values.stride() if strided else None,
+            storage_offset=values.storage_offset() if strided else None,
             dtype=values.dtype,
-            layout=values.layout,
             device=DEVICE,
             requires_grad=values.requires_grad,
         )
@@ -104,7 +104,7 @@ class OnDevice(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return _carry_out(func, args, kwargs or {})
+        return carry_out(func, args, kwargs or {})
 
 
 def _is_emulated(device: Any) -> bool:
@@ -115,7 +115,7 @@ def _values(one: Any) -> Any:
     return one.values if isinstance(one, OnDevice) else one
 
 
-def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
+def carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
     """The result of one operation of the dispatcher, on the device on which a card would leave it."""
     name = func._schema.name
     if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
@@ -148,7 +148,7 @@ def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
         if id(one) in known:
             return known[id(one)]
         with torch.inference_mode(False):
-            return OnDevice(one)
+            return OnDevice(one.resolve_conj().resolve_neg())  # the device knows no lazy signs
 
     return tree_map(placed, made)
 
@@ -178,7 +178,7 @@ class _Operations(TorchDispatchMode):
     """Operations on tensors of either device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return _carry_out(func, args, kwargs or {})
+        return carry_out(func, args, kwargs or {})
 
 
 @contextlib.contextmanager
