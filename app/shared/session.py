@@ -45,7 +45,7 @@ def choose_model() -> None:
             help="The default model, or type the name of a model on Hugging Face or the path of a folder.",
         )
         st.session_state["facts"] = st.empty()
-        st.session_state["placement"] = st.container()
+        st.session_state["room for placement"] = st.container()
 
 
 def shipped_models() -> list[str]:
@@ -92,7 +92,7 @@ def open_model() -> LanguageModel:
     name, model = source(), None
     with one_sentence():
         model = wait_for(lambda: opening(name), f"Opening {_short(name)}")
-    placement.ask(st.session_state["placement"], _place_again)
+    placement.ask(st.session_state["room for placement"], _place_again)
     if model is None:
         st.stop()
     _show_facts(model)

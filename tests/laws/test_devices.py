@@ -5,6 +5,7 @@ The device is emulated (`tests/accelerator.py`): it raises where tensors of two 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -68,8 +69,9 @@ def plain(value: Any, depth: int = 4) -> Any:
     """Numbers, texts and tensors of a result, by field; what has none of these is left out."""
     if isinstance(value, wb.dictionaries.Codes):  # in another order on each device
         value = value.dense()
-    if isinstance(value, str) and value.startswith("{"):
-        value = json.loads(value)
+    if isinstance(value, str) and value.startswith('{"'):
+        with contextlib.suppress(ValueError):  # several lines of JSON, which stay text
+            value = json.loads(value)
     if isinstance(value, np.ndarray):
         value = torch.as_tensor(value.astype(np.float64)) if value.dtype.kind in "iufb" else value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
