@@ -221,7 +221,8 @@ def dictionary(folder: str, name: str, stamp: tuple[int, ...], device: str = "cp
     """The dictionary in a folder, with this name, on a device; read-only. `stamp` identifies the state of its files."""
     import workbench as wb
 
-    loaded = wb.load_dictionary(folder).to(device)
+    loaded = wb.load_dictionary(folder)
+    loaded.to(device)
     loaded.name = name
     return loaded
 

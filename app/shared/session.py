@@ -91,7 +91,7 @@ def open_model() -> LanguageModel:
     """The chosen model; waits until it is open, and ends the page with one sentence if it can't be opened."""
     name, model = source(), None
     with one_sentence():
-        model = wait_for(lambda: opening(name), f"Opening {_short(name)}")
+        model = wait_for(lambda: opening(name), f"Opening {_cut(name)}")
     placement.ask(st.session_state["room for placement"], _place_again)
     if model is None:
         st.stop()
@@ -140,7 +140,11 @@ def foreign_link() -> str:
 
 def _short(text: str) -> str:
     """A part of an address in a sentence."""
-    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+    return plain(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def linked_feature() -> str | None:

@@ -69,7 +69,7 @@ def plain(value: Any, depth: int = 4) -> Any:
     """Numbers, texts and tensors of a result, by field; what has none of these is left out."""
     if isinstance(value, wb.dictionaries.Codes):  # in another order on each device
         value = value.dense()
-    if isinstance(value, str) and value.startswith('{"'):
+    if isinstance(value, str) and value.startswith("{"):
         with contextlib.suppress(ValueError):  # several lines of JSON, which stay text
             value = json.loads(value)
     if isinstance(value, np.ndarray):
