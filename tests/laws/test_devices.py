@@ -121,21 +121,21 @@ EDITS = [wb.Clamp("neurons.1.post:3", 3.0), wb.Scale("neurons.0.gate:5", 2.0, po
 DRAWN = wb.model.Sampling(1.0, top_k=40, top_p=0.9, seed=3, repetition_penalty=1.3, min_new_tokens=3, stop=["zebra"])
 
 
+def written(model: wb.model.LanguageModel, edits: list[Any]) -> Any:
+    """Texts of a batch, drawn with penalties, streamed, and of a chat through a dictionary of the processor."""
+    how: dict[str, Any] = {"interventions": edits, "stop": False}
+    batch = model.generate_batch(["The dog", "The cat and the mouse"], 6, **how)
+    drawn = model.generate("The dog", 6, sampling=DRAWN, **how)
+    streamed = list(model.stream("The dog", 6, sampling=DRAWN, **how))
+    with model.spliced({POINT: wb.TopKSAE(32, 24, 4)}):
+        chat = model.chat("What is it?", 6, **how)
+    return [one.tokens for one in (*batch, drawn, chat)], [drawn.logprobs, chat.logprobs], streamed
+
+
 def test_texts_under_edits_are_the_same_on_a_device(pair: tuple[Any, Any]) -> None:
-    """Of a batch, drawn with penalties, streamed, of a chat, and through a dictionary that was on the processor."""
-
-    def write(model: wb.model.LanguageModel) -> Any:
-        how: dict[str, Any] = {"interventions": EDITS, "stop": False}
-        batch = model.generate_batch(["The dog", "The cat and the mouse"], 6, **how)
-        drawn = model.generate("The dog", 6, sampling=DRAWN, **how)
-        streamed = list(model.stream("The dog", 6, sampling=DRAWN, **how))
-        with model.spliced({POINT: wb.TopKSAE(32, 24, 4)}):
-            chat = model.chat("What is it?", 6, **how)
-        return [one.tokens for one in (*batch, drawn, chat)], [drawn.logprobs, chat.logprobs], streamed
-
-    wanted = plain(write(pair[0]))
+    wanted = plain(written(pair[0], EDITS))
     with emulated():
-        assert list(differences(wanted, plain(write(pair[1])))) == []
+        assert list(differences(wanted, plain(written(pair[1], EDITS)))) == []
 
 
 def test_nothing_moves_to_a_device_at_each_step_for_an_edit(
