@@ -39,8 +39,9 @@ class _Module:
         return 0
 
 
-if not hasattr(torch, NAME):
-    torch._register_device_module(NAME, _Module)  # type: ignore[attr-defined]
+for word, function in vars(_Module).items():  # torch has made a module of its own, without these
+    if not word.startswith("__"):
+        setattr(getattr(torch, NAME), word, function)
 MOVES = {"aten::_to_copy", "aten::copy_", "aten::to"}
 """Operations that carry values from one device to another."""
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
@@ -59,13 +60,13 @@ class OnDevice(torch.Tensor):
 
     @staticmethod
     def __new__(cls, values: torch.Tensor) -> OnDevice:
+        strided = values.layout == torch.strided  # a sparse one looks like a dense one, and is none to operations
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             values.size(),
-            strides=values.stride(),
-            storage_offset=values.storage_offset(),
+            strides=values.stride() if strided else None,
+            storage_offset=values.storage_offset() if strided else None,
             dtype=values.dtype,
-            layout=values.layout,
             device=DEVICE,
             requires_grad=values.requires_grad,
         )
@@ -103,7 +104,7 @@ class OnDevice(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return _carry_out(func, args, kwargs or {})
+        return carry_out(func, args, kwargs or {})
 
 
 def _is_emulated(device: Any) -> bool:
@@ -114,7 +115,7 @@ def _values(one: Any) -> Any:
     return one.values if isinstance(one, OnDevice) else one
 
 
-def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
+def carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
     """The result of one operation of the dispatcher, on the device on which a card would leave it."""
     name = func._schema.name
     if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
@@ -128,6 +129,8 @@ def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
     if name in INDEXED and not isinstance(args[0], OnDevice) and there:
         raise RuntimeError(f"indices should be on cpu, but found {DEVICE} in {name}.")
     target = kwargs.get("device")
+    if kwargs.get("generator") is not None and (there or _is_emulated(target)):
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu' in {name}.")
     plain_args, plain_kwargs = tree_map(_values, (args, kwargs))
     if _is_emulated(target):
         plain_kwargs["device"] = torch.device("cpu")
@@ -145,7 +148,7 @@ def _carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
         if id(one) in known:
             return known[id(one)]
         with torch.inference_mode(False):
-            return OnDevice(one)
+            return OnDevice(one.resolve_conj().resolve_neg())  # the device knows no lazy signs
 
     return tree_map(placed, made)
 
@@ -175,19 +178,19 @@ class _Operations(TorchDispatchMode):
     """Operations on tensors of either device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return _carry_out(func, args, kwargs or {})
+        return carry_out(func, args, kwargs or {})
 
 
 @contextlib.contextmanager
 def emulated() -> Iterator[torch.device]:
     """A block in which the device is there."""
-    before = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # in place, so that what is tied stays tied
     try:
         with _FromPython(), _Operations():
             yield DEVICE
     finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(before)
+        torch.__future__.set_swap_module_params_on_conversion(before)
 
 
 def back(one: Any) -> Any:

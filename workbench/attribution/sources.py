@@ -134,7 +134,8 @@ class Sources:
         codes = transcoder.encode(read)
         for position in range(first, len(read)):
             active = codes.values[position] != 0
-            values, indices = codes.values[position][active].float(), codes.indices[position][active]
+            indices, order = codes.indices[position][active].sort()  # top-k gives another order on each device
+            values = codes.values[position][active][order].float()
             if not len(values):
                 continue
             columns = slice(len(self.nodes), len(self.nodes) + len(values))

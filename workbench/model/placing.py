@@ -121,6 +121,15 @@ def free_memory(device: torch.device) -> int | None:
     return None
 
 
+def used_memory(device: torch.device) -> int | None:
+    """Bytes that this process uses on a device; None where that is not known."""
+    if device.type == "cpu":
+        return psutil.Process().memory_info().rss
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return torch.mps.current_allocated_memory() if device.type == "mps" else None
+
+
 def _left_to_container() -> int:
     """Bytes that the limit of a container leaves to its processes; those of the machine where there is no limit."""
     for limit, use, account, start in CONTAINER:

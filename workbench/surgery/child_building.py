@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -176,11 +177,17 @@ def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     with building():
         module = kind.from_pretrained(
             None, config=config, state_dict=dict(tensors), dtype=like.dtype, attn_implementation=attention
-        ).to(like.device)
+        )
     held = state_of(module)
-    strange = [name for name in tensors if name not in held or not equal(held[name], tensors[name])]
+    strange = [
+        name for name, one in tensors.items() if name not in held or not equal(held[name], one.to(held[name].device))
+    ]
     if strange:
         raise SurgeryError(f"transformers does not take {strange[0]} as it is; this architecture can't be changed.")
+    if like.device.type != "cpu":  # transformers has copied the tensors to the processor
+        named = itertools.chain(module.named_parameters(), module.named_buffers())
+        given = {id(one): tensors[name] for name, one in named if name in tensors}
+        module._apply(lambda one: given[id(one)] if id(one) in given else one.to(like.device))
     return module.eval()
 
 

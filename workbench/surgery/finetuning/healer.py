@@ -156,7 +156,7 @@ class Healer:
             total += loss.item()
             right += int((logits.argmax(-1) == target).sum())
         measured = {"loss": total, "ce": total, "accuracy": right / count}
-        return measured, torch.zeros(0, dtype=torch.long)
+        return measured, torch.zeros(0, dtype=torch.long, device=self.device)
 
     def settle(self, batch: TokenBatch) -> None:
         """Nothing applies outside training only."""

@@ -175,7 +175,7 @@ def _solved(new: nn.Module, sums: Sums) -> nn.Module:
     count = squares[0, 0]  # the first term is 1
     size = (squares.diagonal() / count).sqrt().clamp(min=1e-12)
     squares = squares / count / size / size[:, None]
-    alone = 1e-6 * torch.eye(len(size)).double()
+    alone = 1e-6 * torch.eye(len(size), device=size.device).double()
     activation.weights.copy_(torch.linalg.solve(squares + alone, targets / count / size) / size)
     return activation.requires_grad_(False)
 
@@ -187,7 +187,7 @@ def _fresh(kind: Kind, order: int, x: Tensor) -> nn.Module:
     if kind == "polynorm":
         return PolyNorm(order)
     some = x.flatten()[:: max(1, x.numel() // 100_000)]
-    shares = torch.linspace(0.02, 0.98, order) if order > 1 else torch.tensor([0.5])
+    shares = torch.linspace(0.02, 0.98, order, device=x.device) if order > 1 else x.new_tensor([0.5])
     return Series(order, some.quantile(shares))
 
 
@@ -227,7 +227,7 @@ def _fitted(
                 seen = [value[batch.content] for value in model.capture(batch.tokens, points).values()]
         except HookPointError as error:
             raise SurgeryError(f"The input of the activation of {model.name} has no hook point: {error}") from error
-        news = news or [make(x) for x in seen]
+        news = news or [make(x).to(x.device) for x in seen]
         olds = [model.network.module.get_submodule(path) for path in paths]
         more = [_sums(new, old, x) for new, old, x in zip(news, olds, seen, strict=True)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, more, strict=True)] if sums else more

@@ -155,7 +155,7 @@ class _Source:
         buffers = buffers_of(base.network.module)
         for name in sorted({*shapes} ^ {*others}):
             if name in buffers and name in others:
-                if not torch.equal(self._tensors[name].to(buffers[name].dtype), buffers[name]):
+                if not torch.equal(self._tensors[name].to(buffers[name]), buffers[name]):
                     raise SurgeryError(f"{self.name} and {base.name} don't compute alike: they differ in {name}.")
             elif name in shapes or not is_second_name(base, self._tensors, name):
                 raise SurgeryError(f"{self.name} and {base.name} are not alike: only one of them has a tensor {name}.")
@@ -187,7 +187,7 @@ class _Source:
         tuned = self._tensors[name]
         if self._stated:
             self._digests[name] = values_digest(name, tuned)
-        delta = tuned.to(tensor.dtype) - tensor
+        delta = tuned.to(tensor) - tensor
         self._squares[0] += float(delta.norm()) ** 2
         self._squares[1] += float(tensor.norm()) ** 2
         return delta

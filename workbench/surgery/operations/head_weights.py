@@ -120,6 +120,7 @@ class AttentionWeights:
             values: second moments, `[new, joined * width, joined * width]`.
         """
         s = self.shape
+        keys, values = (one.to(self.parts["o"].weight.device) for one in (keys, values))
         plane = torch.linalg.eigh(keys).eigenvectors[..., -1]  # [new, width / 2, joined]
         basis = torch.linalg.eigh(values).eigenvectors[..., -s.width :]  # [new, joined * width, width]
         per_query = s.queries // s.old
