@@ -87,6 +87,8 @@ def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     if "topk_threshold" in tensors and "b_enc" in tensors:
+        if not bool(tensors["topk_threshold"].isfinite().all()):
+            raise DictionaryError("its topk_threshold is not finite, so that no latent would ever be active")
         tensors["threshold"] = tensors.pop("topk_threshold").to(tensors["b_enc"]).expand_as(tensors["b_enc"]).clone()
     if config.get("rescale_acts_by_decoder_norm"):
         if config["architecture"] not in RESCALED:

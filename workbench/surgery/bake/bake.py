@@ -126,7 +126,7 @@ def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[Interv
     """The edits with the values that they take from the model filled in; raises for those it can't run under."""
     if model.splices:
         raise SurgeryError(f"{model.name} runs through dictionaries, which weights can't hold; bake without them.")
-    if not edits:
+    if not len(edits):
         raise SurgeryError("There is nothing to bake; give at least one edit.")
     with uninterrupted():
         model.bind(edits)  # raises here
