@@ -114,7 +114,14 @@ PASSES: dict[str, set[str]] = {
     "attribution.attribute.position": {"0"},
     "hook_points counted picked transcoders": LISTS,
     "folder path": {"a word"},
-    "direction": {"a tensor of three", "a tensor of whole numbers", "a double tensor", "a list of -1", "a long list"},
+    "direction": {
+        "an empty tensor",
+        "a tensor of three",
+        "a tensor of whole numbers",
+        "a double tensor",
+        "a list of -1",
+        "a long list",
+    },
 }
 """Values that arguments of these names may have, for a reason: a seed of 0, a name of any letters, a pattern that
 `heal` checks against the model, a direction that `bind` does."""

@@ -105,7 +105,7 @@ class Argument:
         """The values, one row after another, rounded to float32."""
         try:
             flat = torch.as_tensor(value)
-            if not flat.numel() or flat.ndim == 0 or flat.dtype == torch.bool or flat.is_complex():
+            if flat.ndim == 0 or flat.dtype == torch.bool or flat.is_complex():
                 raise ValueError("no values")
             flat = torch.as_tensor(value, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError, OverflowError) as wrong:
