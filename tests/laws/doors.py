@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tiny
 from fuzz_examples import NEURON, POINT, World
+from lying_parquet import lying
 
 import workbench as wb
 from workbench.core.forms import parse_json
@@ -118,6 +119,12 @@ def _parquet(w: Hostile, column: pa.Array, times: int = 1) -> Path:
     with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
         for _ in range(times):
             writer.write_table(table)
+    return path
+
+
+def _lying(w: Hostile) -> Path:
+    path = w.new(".parquet")
+    path.write_bytes(lying(path))
     return path
 
 
@@ -259,6 +266,7 @@ def _files() -> dict[str, Callable[[Hostile], Any]]:
         "texts: one line of 200 MB": lambda w: list(wb.Corpus.load(w.file(".txt", UNMERGED * 200)).batches(w.model)),
         "texts: a Parquet file that repeats": lambda w: wb.Corpus.load(_parquet(w, _repeated())),
         "texts: a Parquet file of one letter": lambda w: wb.Corpus.load(_parquet(w, pa.array(["a" * 10**7]), 9)),
+        "texts: a Parquet file whose page claims 2 GB": lambda w: wb.Corpus.load(_lying(w)),
         "texts: a Parquet file of nothing": lambda w: wb.Corpus.load(_parquet(w, pa.nulls(2 * 10**6, pa.string()))),
         "a dictionary of a long header": lambda w: wb.load_dictionary(
             w.dictionary_with("sae_weights.safetensors", _header(2**40))
