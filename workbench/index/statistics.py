@@ -67,9 +67,8 @@ def write_statistics(file: Path, columns: dict[str, np.ndarray]) -> None:
 def read_statistics(file: Path) -> dict[str, np.ndarray]:
     """The columns that `write_statistics` wrote."""
     columns = {}
-    for name, column in zip(
-        (table := read_whole(file.read_bytes(), str(file), FeatureIndexError)).column_names, table.columns, strict=True
-    ):
+    table = read_whole(file.read_bytes(), str(file), FeatureIndexError)
+    for name, column in zip(table.column_names, table.columns, strict=True):
         whole = column.combine_chunks()
         if isinstance(whole, pa.FixedSizeListArray):
             columns[name] = whole.flatten().to_numpy().reshape(len(whole), whole.type.list_size)
