@@ -44,6 +44,7 @@ from workbench.surgery.child_building import (
     changed_config,
     check_checkpoint,
     complete,
+    keep_rounded,
     parameter_shapes,
 )
 from workbench.surgery.notes import FORMAT, NOTE, edit_hash, sealed, with_current_names
@@ -221,6 +222,7 @@ def make_child(
     kind, settings = type(parent.network.module), changed_config(parent, config or {})
     new, own = complete(parameter_shapes(kind, settings), old, tensors)
     module = build(kind, settings, new)
+    keep_rounded(module, parent.network.module)
     module.generation_config = copy.deepcopy(getattr(parent.network.module, "generation_config", None))
     earlier = with_current_names(parent.about.get("surgery", []))
     start = earlier[0]["parent"]["name"] if earlier else parent.name
