@@ -62,7 +62,8 @@ def test_a_model_in_16_bits_has_children_of_its_type_and_a_certificate_that_meas
     half = wb.load_model(tiny.build("llama").bfloat16(), tokenizer=tiny.tokenizer())
     child = CHANGES[name](wb.bake(half, [EDIT]))
     assert child.model.dtype == torch.bfloat16
-    assert {one.dtype for one in child.model.network.module.parameters()} == {torch.bfloat16}
+    matrices = [one for one in child.model.network.module.parameters() if one.ndim == 2]
+    assert {one.dtype for one in matrices} == {torch.bfloat16}
     said = child.certify(CORPUS, 60)
     assert said.dtype == "bfloat16"
     assert said.exact is None  # what is exact is claimed in float32 alone

@@ -1,4 +1,4 @@
-"""Models in 16 bits that compute in float32: their weights stay as they are, and each operation widens what it reads."""
+"""Models in 16 bits that compute in float32: weights stay as they are, and each operation widens what it reads."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def is_exact(model: LanguageModel) -> bool:
 def in_float32(model: LanguageModel) -> LanguageModel:
     """The model itself where it is in float32; otherwise a twin that computes the same in float32.
 
-    The twin shares all tensors with the model: a weight is float32 while an operation reads it, and no longer. A backward
-    pass keeps those that it needs, up to twice the weights of a 16-bit model.
+    The twin shares all tensors with the model: a weight is float32 while an operation reads it, and no longer. A
+    backward pass keeps those that it needs, up to twice the weights of a 16-bit model.
 
     Args:
         model: left as it is; edits in force around a call act on the twin too.

@@ -112,7 +112,8 @@ class Child:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint, whole or not at all.
 
-        Plain transformers opens the checkpoint before it takes its place, which holds the weights twice meanwhile.
+        Plain transformers opens the checkpoint before it takes its place. Of weights below 1 GiB it holds a copy
+        meanwhile; larger ones are read from the files one by one, compared, and shared.
         Beside its files stand the steps (`surgery.json`), the certificate as `certificate.md` and `.json`, and
         `interventions.json` where there are edits that weights can't hold. A missing certificate is made first, with
         the settings that `certify` has by default.

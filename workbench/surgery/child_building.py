@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.core.checks import as_integer
@@ -21,6 +21,8 @@ from workbench.model.modules import sharing_copy
 from workbench.model.weights import building, check_opening, state_of
 from workbench.model.widened import NARROW, widen
 
+LARGE = 1 << 30
+"""Bytes of weights from which on saving holds no second copy of them."""
 PROBE = 16
 """Tokens of a pass that shows whether two models compute the same."""
 
@@ -219,6 +221,41 @@ def _is_rounded(old: Tensor, exact: Tensor) -> bool:
     return any(torch.equal(exact.to(kind).to(exact.dtype), old) for kind in NARROW)
 
 
+def _opened(folder: Path, module: nn.Module, dtype: torch.dtype) -> Any:
+    """The module that plain transformers makes of a checkpoint.
+
+    Where the module that was saved is large and the files hold its tensors to the bit, under its names, it shares them.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    tensors = state_of(module)
+    size = sum(one.numel() * one.element_size() for one in tensors.values())
+    shared = dict(tensors) if size >= LARGE and _holds(folder, tensors) else None
+    with building():
+        if shared is None:
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safe)
+        config = AutoConfig.from_pretrained(folder, **safe)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return kind.from_pretrained(None, config=config, state_dict=shared, dtype=dtype)
+
+
+def _holds(folder: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a folder's files hold these tensors to the bit, and no others."""
+    held: dict[str, Path] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as inside:
+            held |= dict.fromkeys(inside.keys(), file)
+    if held.keys() != tensors.keys():
+        return False
+    for name, file in held.items():
+        with safe_open(file, framework="pt") as inside:  # anew for each: the pages of earlier tensors go
+            if not equal(tensors[name].cpu(), inside.get_tensor(name)):
+                return False
+    return True
+
+
 @torch.no_grad()
 def check_checkpoint(model: LanguageModel, folder: Path) -> None:
     """Refuse a checkpoint that plain transformers does not open with the model's logits; both compute in float32.
@@ -226,16 +263,11 @@ def check_checkpoint(model: LanguageModel, folder: Path) -> None:
     Raises:
         SurgeryError: transformers can't open it, or a logit differs by more than a thousandth of the largest.
     """
-    from transformers import AutoModelForCausalLM
-
     module: Any = model.network.module
     weight = module.get_input_embeddings().weight
     try:
         check_opening(folder)
-        with building():
-            opened: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=weight.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
-            )
+        opened = _opened(folder, module, weight.dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = reason_of(error)
         raise SurgeryError(f"transformers can't open the checkpoint of {model.name}: {reason}.") from error

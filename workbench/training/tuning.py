@@ -76,8 +76,8 @@ def fine_tune(
 
     The loss is the cross-entropy of the next token plus, for each dictionary, `weight` times the squared distance
     between its reconstruction and its target (token mean of the sum over dimensions), which trains the dictionary
-    alone. The same call gives the same weights, also after interruptions if it has a `folder`. A model in 16 bits, whose
-    weights would round the steps away, learns in float32; its weights are rounded once, at the end.
+    alone. The same call gives the same weights, also after interruptions if it has a `folder`. A model in 16 bits
+    learns in float32, since its weights would round small steps away, and is rounded once, at the end.
 
     Args:
         model: left as it is.

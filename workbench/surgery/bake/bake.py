@@ -249,9 +249,7 @@ def _is_silent(places: Places, layer: int, tensors: dict[str, Tensor]) -> bool:
     return not any(bool(one.any()) for one in changed if one is not None)
 
 
-def _verify(
-    model: LanguageModel, child: Child, by_module: Mapping[str, Sequence[Fold]], layers: Sequence[int]
-) -> None:
+def _verify(model: LanguageModel, child: Child, by_module: Mapping[str, Sequence[Fold]], layers: Sequence[int]) -> None:
     """Raise `BakeError` for a child whose logits differ from those of its parent under the edits.
 
     In 16 bits rounding would hide an error, so both compute in float32, the child with what was folded before it was

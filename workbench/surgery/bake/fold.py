@@ -42,9 +42,7 @@ class Fold:
     op: AffineChange
 
 
-def fold(
-    module: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor | None]:
+def fold(module: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
     """The weight of a module and its bias with changes folded into them, at each hook point in the order of the list.
 
     Args:

@@ -1,9 +1,10 @@
 """The measurement of a certificate: how exactly a changed model computes its interventions, and its costs.
 
-Both are measured in the models' own type, on text that no choice should depend on. *Exactness*: the largest difference of a logit between the
-changed model and its parent under the baked interventions, for each step that has interventions. *Cost*: the perplexity
-of the changed model beside that of the model at the start, and the KL from the one's predictions to the other's. In 16
-bits the *rounding* is measured too: how far the changed model's logits are from what its weights compute in float32.
+Both are measured in the models' own type, on text that no choice should depend on. *Exactness*: the largest difference
+of a logit between the changed model and its parent under the baked interventions, for each step that has interventions.
+*Cost*: the perplexity of the changed model beside that of the model at the start, and the KL from the one's predictions
+to the other's. In 16 bits the *rounding* is measured too: how far the changed model's logits are from what its weights
+compute in float32.
 """
 
 from __future__ import annotations

@@ -86,8 +86,9 @@ def heal(
 ) -> Child:
     """A child that learned from text.
 
-    It is the training of `fine_tune`, with choices that surgery needs. A model in 16 bits learns in float32. Full training holds gradients and two moments of
-    every weight, five times the model; with `rank` it holds little more than the model and its child.
+    It is the training of `fine_tune`, with choices that surgery needs. A model in 16 bits learns in float32. Full
+    training holds gradients and two moments of every weight, five times the model; with `rank` it holds little more
+    than the model and its child.
 
     Args:
         model: a model or a child; it stays as it is.
