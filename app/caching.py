@@ -45,8 +45,8 @@ class Reading:
     suppressed: list[tuple[str, float, float]]
 
 
-def opening(source: str) -> Job[LanguageModel]:
-    """The job that opens the model of this name, started if need be."""
+def opening(source: str, device: str = "auto", dtype: str = "auto") -> Job[LanguageModel]:
+    """The job that opens the model of this name on a device and in a type, started if need be."""
 
     def work(tell: Callable[[float, str], None]) -> LanguageModel:
         from shared import places
@@ -54,9 +54,22 @@ def opening(source: str) -> Job[LanguageModel]:
         import workbench as wb
         import workbench.figures
 
-        return wb.load_model(places.allowed(source), progress=tell)
+        return wb.load_model(places.allowed(source), device=device, dtype=dtype, progress=tell)
 
-    return _job(("model", source), work)
+    return _job(("model", source, device, dtype), work)
+
+
+def close(source: str, device: str, dtype: str) -> None:
+    """Drop the model of this name on a device and in a type, unless a session waits for it."""
+    key = ("model", source, device, dtype)
+    with _lock():
+        if key in _jobs() and _idle(_jobs()[key]):
+            del _jobs()[key]
+
+
+def as_placed(model: LanguageModel) -> str:
+    """What a model's results depend on: its hash, which is the same wherever it is, its device and its type."""
+    return f"{model.hash} {model.device} {model.dtype}"
 
 
 def decoding(model: LanguageModel, weights: str, scale: str) -> Job[NeuronTable]:
@@ -73,12 +86,12 @@ def decoding(model: LanguageModel, weights: str, scale: str) -> Job[NeuronTable]
         for sign in (1, -1):
             table.search("the", sign=sign, limit=1)  # makes the look-up that every later search shares
 
-    return _job(("table", model.hash, weights, scale), work)
+    return _job(("table", as_placed(model), weights, scale), work)
 
 
 def decoded(model: LanguageModel, weights: str, scale: str) -> NeuronTable | None:
     """The table of all neurons if it is ready, None if not; starts nothing."""
-    job = _jobs().get(("table", model.hash, weights, scale))
+    job = _jobs().get(("table", as_placed(model), weights, scale))
     return job.result() if job is not None and job.done and not job.failed else None
 
 
@@ -204,17 +217,18 @@ def typed_folders() -> list[str]:
 
 
 @st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT)
-def dictionary(folder: str, name: str, stamp: tuple[int, ...]) -> Dictionary:
-    """The dictionary in a folder, with this name; read-only. `stamp` identifies the state of its files."""
+def dictionary(folder: str, name: str, stamp: tuple[int, ...], device: str = "cpu") -> Dictionary:
+    """The dictionary in a folder, with this name, on a device; read-only. `stamp` identifies the state of its files."""
     import workbench as wb
 
     loaded = wb.load_dictionary(folder)
+    loaded.to(device)
     loaded.name = name
     return loaded
 
 
 _BY_WEIGHTS: dict[str | type, Callable[[Any], Any]] = {
-    "workbench.model.language_model.LanguageModel": lambda model: model.hash,
+    "workbench.model.language_model.LanguageModel": as_placed,
     "workbench.synthetic.tokfsm.TokFSM": lambda machine: machine.hash,
 }
 
@@ -268,7 +282,7 @@ def feature_index(
     """The checked index of the dictionary in a folder; the stamps identify the state of both's files."""
     from workbench.index import open_index
 
-    index = open_index(f"{folder}/index", model, dictionary(folder, name, of))
+    index = open_index(f"{folder}/index", model, dictionary(folder, name, of, str(model.device)))
     index.model = None  # pages run prompts by `active_features`; an index that is kept would keep the model
     return index
 

@@ -30,7 +30,7 @@ Trainer = tuple[Callable[[Tensor], object], Callable[[Tensor], Tensor]]
 
 def limit(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Trainer:
     """The encoder's product and the selection of k alone."""
-    weights = torch.randn(d_in, width) / d_in**0.5
+    weights = torch.randn(d_in, width, device=x.device) / d_in**0.5
     return lambda rows: (rows @ weights).topk(k, sorted=False), lambda rows: rows
 
 
@@ -41,9 +41,10 @@ def workbench(kind: str) -> Callable[..., Trainer]:
         import workbench as wb
 
         sae: Any = wb.dictionaries.Dictionary.kinds[kind](d_in, width, **({"k": k} if "topk" in kind else {}))
+        sae.to(x.device)
         sae.initialise(x[:8192])
         optimiser = torch.optim.Adam(sae.parameter_groups(RATES.get(kind, 1e-3)), fused=True)
-        silent = torch.zeros(width, dtype=torch.long)
+        silent = torch.zeros(width, dtype=torch.long, device=x.device)
 
         def step(rows: Tensor) -> None:
             nonlocal silent
@@ -70,9 +71,17 @@ def saelens(architecture: str, **settings: Any) -> Callable[..., Trainer]:
         sae_class, config_class = registry.get_sae_training_class(architecture)
         own = {"k": k} if "topk" in architecture else {}
         sae = sae_class(
-            config_class(d_in=d_in, d_sae=width, normalize_activations="expected_average_only_in", **(settings | own))
+            config_class(
+                d_in=d_in,
+                d_sae=width,
+                normalize_activations="expected_average_only_in",
+                device=str(x.device),
+                **(settings | own),
+            )
         )
-        config = SAETrainerConfig(10**9, batch, lr=3e-4, lr_end=3e-4, dead_feature_window=-(-DEAD_AFTER // batch))
+        config = SAETrainerConfig(
+            10**9, batch, device=str(x.device), lr=3e-4, lr_end=3e-4, dead_feature_window=-(-DEAD_AFTER // batch)
+        )
         rows = itertools.cycle(x[:-batch].split(batch))
         trainer: Any = SAETrainer(config, sae, rows)
         trainer.activation_scaler.estimate_scaling_factor(d_in=d_in, data_provider=rows, n_batches_for_norm_estimate=4)
@@ -93,12 +102,12 @@ def sparsify(d_in: int, width: int, k: int, batch: int, x: Tensor) -> Trainer:
     from sparsify import SparseCoder, SparseCoderConfig
     from sparsify.sign_sgd import SignSGD
 
-    sae = SparseCoder(d_in, SparseCoderConfig(num_latents=width, k=k))
+    sae = SparseCoder(d_in, SparseCoderConfig(num_latents=width, k=k), device=x.device)
     sae.b_dec.data.copy_(x[:8192].mean(0))
     group = {"params": sae.parameters(), "lr": 5e-3 / (width / 2**14) ** 0.5}
     optimiser: Any = ScheduleFreeWrapper(SignSGD([group]), momentum=0.95)
     optimiser.train()
-    silent = torch.zeros(width, dtype=torch.long)
+    silent = torch.zeros(width, dtype=torch.long, device=x.device)
 
     def step(rows: Tensor) -> None:
         sae.set_decoder_norm_to_unit_norm()

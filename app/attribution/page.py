@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import caching
 import streamlit as st
 from shared import session
 from shared.dictionaries import Known
@@ -86,7 +87,7 @@ def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[AttributionRe
         less,
         int(latents),
         mlps,
-        repr([model.hash, *(offered[name].stamp for name in names)]),
+        repr([caching.as_placed(model), *(offered[name].stamp for name in names)]),
     )
     return request, wanted
 

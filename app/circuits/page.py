@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import caching
 import streamlit as st
 from shared import session
 from shared.waiting import one_sentence
@@ -77,7 +78,7 @@ def _ask(model: LanguageModel) -> tuple[CircuitRequest, bool]:
         int(seed),
         own,
         tuple(method for method in METHODS if method in methods),
-        model.hash,
+        caching.as_placed(model),
     )
     return request, wanted
 

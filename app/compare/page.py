@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import caching
 import streamlit as st
 from shared import corpora, dictionaries, session
 from shared.dictionaries import Known
@@ -68,7 +69,7 @@ def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[FidelityReque
         tuple(offered[name].folder for name in chosen),
         corpus,
         int(tokens),
-        repr([model.hash, *(offered[name].stamp for name in chosen)]),
+        repr([caching.as_placed(model), *(offered[name].stamp for name in chosen)]),
     )
     return request, wanted
 

@@ -129,7 +129,7 @@ def load(model: LanguageModel, one: Known) -> Dictionary:
             return mine
     if complaint := trouble(model, one):
         raise DictionaryError(complaint)
-    loaded = caching.dictionary(one.folder, one.name, one.stamp)
+    loaded = caching.dictionary(one.folder, one.name, one.stamp, str(model.device))
     for point, width in ((loaded.reads, loaded.d_in), (loaded.writes, loaded.d_out)):
         if model.hook_points[point].width != width:
             raise DictionaryError(

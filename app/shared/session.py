@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-from shared import pages
+from shared import pages, placement
 from shared.waiting import one_sentence, wait_for
 
 from workbench.core.shipped import shipped
 from workbench.core.text import plain
 
 if TYPE_CHECKING:
+    from caching import Job
+
     from workbench.model import LanguageModel
     from workbench.synthetic import TokFSM
 
@@ -43,6 +45,7 @@ def choose_model() -> None:
             help="The default model, or type the name of a model on Hugging Face or the path of a folder.",
         )
         st.session_state["facts"] = st.empty()
+        st.session_state["room for placement"] = st.container()
 
 
 def shipped_models() -> list[str]:
@@ -74,24 +77,37 @@ def take_model(name: str) -> None:
     _forget()
 
 
+def opening(name: str) -> Job[LanguageModel]:
+    """The job that opens a model on the device and in the type that were chosen, started if need be."""
+    return caching.opening(name, *placement.chosen())
+
+
 def is_open() -> bool:
     """Whether the chosen model is open."""
-    return caching.opening(source()).done
+    return opening(source()).done
 
 
 def open_model() -> LanguageModel:
     """The chosen model; waits until it is open, and ends the page with one sentence if it can't be opened."""
-    name = source()
+    name, model = source(), None
     with one_sentence():
-        model = wait_for(lambda: caching.opening(name), f"Opening {_short(name)}")
-        _show_facts(model)
-        return model
-    st.stop()
+        model = wait_for(lambda: opening(name), f"Opening {_cut(name)}")
+    placement.ask(st.session_state["room for placement"], _place_again)
+    if model is None:
+        st.stop()
+    _show_facts(model)
+    return model
 
 
 def current_model() -> LanguageModel:
     """The model that `open_model` opened in this run."""
-    return caching.opening(source()).result()
+    return opening(source()).result()
+
+
+def _place_again(before: tuple[str, str]) -> None:
+    """Forget the model where it was, and what belongs to it."""
+    caching.close(source(), *before)
+    _forget()
 
 
 def link(feature: object) -> dict[str, str]:
@@ -124,7 +140,11 @@ def foreign_link() -> str:
 
 def _short(text: str) -> str:
     """A part of an address in a sentence."""
-    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+    return plain(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def linked_feature() -> str | None:
@@ -203,6 +223,7 @@ def _show_facts(model: LanguageModel) -> None:
         f"residual stream {network.d_model:,} wide, {network.n_heads} heads",
         f"{network.vocab_size:,} tokens, context {network.n_ctx:,}",
         f"weights {model.hash[:12]}",
+        *placement.facts(model),
         *through,
     ]
     st.session_state["facts"].caption("  \n".join(map(plain, facts)))

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from shared import placement
 from shared.session import DEFAULT
 
 import workbench as wb
@@ -27,7 +28,13 @@ def show(code: str) -> None:
 
 def opening(source: str) -> str:
     """The lines that every script starts with."""
-    return f"import workbench as wb\n\nmodel = wb.load_model({'' if source == DEFAULT else repr(source)})\n"
+    return f"import workbench as wb\n\nmodel = {loaded(source)}\n"
+
+
+def loaded(source: str) -> str:
+    """The call that opens a model as this session does."""
+    arguments = [*([] if source == DEFAULT else [repr(source)]), *filter(None, [placement.arguments()])]
+    return f"wb.load_model({', '.join(arguments)})"
 
 
 def loading(interventions: Sequence[InterventionKind]) -> tuple[str, dict[str, str]]:

@@ -13,6 +13,9 @@ from workbench.core.text import plain
 
 Result = TypeVar("Result")
 ERROR = ":material/error:"
+TOO_LITTLE = (
+    "The memory of the device is too small for this; ask for less, or choose 16 bits or another device in the sidebar."
+)
 
 
 @contextmanager
@@ -33,6 +36,12 @@ def one_sentence(place: Any = None) -> Iterator[None]:
         if isinstance(error, KeyError) and not isinstance(error, HookPointError):
             raise
         (place or st).error(plain(error), icon=ERROR)
+    except (RuntimeError, MemoryError) as error:
+        from torch import OutOfMemoryError
+
+        if not isinstance(error, MemoryError | OutOfMemoryError):
+            raise
+        (place or st).error(TOO_LITTLE, icon=ERROR)
 
 
 def wait_for(start: Callable[[], Job[Result]], what: str, *, may_stop: bool = False) -> Result:

@@ -19,9 +19,12 @@ def show() -> None:
     with one_sentence():
         models = [model]
         if other != NONE:
-            models.append(wait_for(lambda: caching.opening(other), f"Opening {other}"))
+            models.append(wait_for(lambda: session.opening(other), f"Opening {other}"))
         names = [source, other][: len(models)]
-        requests = [SparsityRequest(name, one.hash, corpus, tokens) for name, one in zip(names, models, strict=True)]
+        requests = [
+            SparsityRequest(name, caching.as_placed(one), corpus, tokens)
+            for name, one in zip(names, models, strict=True)
+        ]
         if wanted:
             for request, one in zip(requests, models, strict=True):
                 panel.begin(one, request)

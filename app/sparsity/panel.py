@@ -30,7 +30,7 @@ class SparsityRequest:
 
     source: str
     hash: str
-    """Of the model."""
+    """Of the model, with its device and type."""
     corpus: str
     tokens: int
 
@@ -177,7 +177,7 @@ def code(requests: Sequence[SparsityRequest], p: float) -> str:
     parts = [snippets.opening(requests[0].source) + f"corpus = wb.Corpus.load({requests[0].corpus!r})\n"]
     for number, one in enumerate(requests):
         if number:
-            parts.append(f"model = wb.load_model({'' if one.source == snippets.DEFAULT else repr(one.source)})\n")
+            parts.append(f"model = {snippets.loaded(one.source)}\n")
         parts.append(
             f"for one in wb.sparsity.measure_sparsities(model, corpus, {list(INCREASES)!r}, tokens={one.tokens}):\n"
             "    print(f'{one.asked:.1%}', f'{one.sparsity:.4f}', f'{one.ppl_increase:.5f}', one.reported.intervals)\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import caching
 import streamlit as st
 from shared import corpora, dictionaries, edits, pages, places
 
@@ -52,7 +53,9 @@ def show(model: LanguageModel) -> tuple[SurgeryRequest | None, Any]:
     )
     ready = all(value is not NOT_READY for value in arguments.values())
     source = st.session_state["source"]
-    return (SurgeryRequest(source, now.hash, name, arguments, corpus, int(tokens)) if ready else None), button
+    return (
+        SurgeryRequest(source, caching.as_placed(now), name, arguments, corpus, int(tokens)) if ready else None
+    ), button
 
 
 def _argument(model: LanguageModel, now: LanguageModel, operation: Operation, one: Argument) -> Any:

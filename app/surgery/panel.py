@@ -32,7 +32,7 @@ class SurgeryRequest:
 
     source: str
     start: str
-    """Hash of the model that the operation changes."""
+    """The model that the operation changes, as `caching.as_placed` names it."""
     operation: str
     arguments: Mapping[str, Any]
     corpus: str
@@ -65,14 +65,14 @@ def steps() -> list[Step]:
 def restore(model: LanguageModel) -> None:
     """Take over the steps on this model from before the page was reloaded or another model was chosen."""
     if STEPS not in st.session_state:
-        st.session_state[STEPS] = list(caching.kept(session.name(), model.hash) or ())
+        st.session_state[STEPS] = list(caching.kept(session.name(), caching.as_placed(model)) or ())
     _hold()
 
 
 def _hold() -> None:
     """Keep the steps for the session that follows when the page is reloaded."""
     if steps():
-        caching.keep(session.name(), steps()[0].child.parent.hash, tuple(steps()))
+        caching.keep(session.name(), caching.as_placed(steps()[0].child.parent), tuple(steps()))
         st.query_params[session.CHANGES] = session.name()
 
 
@@ -260,7 +260,7 @@ def take(new: Sequence[Step]) -> None:
     _drop_trial()
     clear_messages()
     if steps() and not new:
-        caching.keep(session.name(), steps()[0].child.parent.hash, ())
+        caching.keep(session.name(), caching.as_placed(steps()[0].child.parent), ())
     st.session_state[STEPS] = list(new)
     _hold()
     _discard()

@@ -147,7 +147,7 @@ def _begin_loading(model: LanguageModel, folder: str) -> None:
         tell(0.1, "Reading the checkpoint")
         return wb.surgery.open_child(folder, model, needed)
 
-    key = (LOADING, folder, model.hash)
+    key = (LOADING, folder, caching.as_placed(model))
     st.session_state[LOADING] = key
     caching.begin(key, "Loading", work)
 

@@ -52,7 +52,7 @@ def _opened(request: pytest.FixtureRequest, _app_importable: None) -> None:
     if "real" in marks and "browser" not in marks:
         import caching
 
-        model, key = request.getfixturevalue("model"), ("model", DEFAULT_MODEL)
+        model, key = request.getfixturevalue("model"), ("model", DEFAULT_MODEL, "auto", "auto")
         if key not in caching._jobs():
             caching._jobs()[key] = caching.Job(lambda tell: model)
 

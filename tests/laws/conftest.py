@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from accelerator import emulated
 from fuzz_examples import World
+
+import workbench as wb
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,16 @@ def world(_tiny_cache: Path, zoo: Any, tmp_path_factory: pytest.TempPathFactory)
     patch.chdir(folder)
     yield World(zoo["llama"], folder)
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def pair(_tiny_cache: Path) -> tuple[Any, Any]:
+    """One model on the processor and on the emulated accelerator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
+        here = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+        with emulated() as device:
+            return here, wb.load_model(tiny.build("llama").to(device), tokenizer=tiny.tokenizer())
 
 
 @pytest.fixture(scope="module")

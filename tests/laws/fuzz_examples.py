@@ -38,6 +38,10 @@ class World:
         """A path where nothing is yet."""
         return self.folder / f"new{next(COUNTER)}{ending}"
 
+    def floats(self, *shape: int) -> torch.Tensor:
+        """Numbers from 0 to 1 on the model's device, the same each time."""
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.model.device)
+
     @functools.cached_property
     def corpus(self) -> wb.Corpus:
         return wb.Corpus([*tiny.TEXT.strip().split("\n"), "The dog ran. " * 5, "A cat sat."])
@@ -230,7 +234,7 @@ FUNCTIONS: Calls = {
     "circuits.keep_heads": lambda w: {"model": w.model, "task": w.task, "heads": [(0, 1)]},
     "circuits.load_task": lambda w: {"path": w.saved_task},
     "circuits.log_odds": lambda w: {
-        "logits": torch.zeros(2, tiny.VOCAB),
+        "logits": torch.zeros(2, tiny.VOCAB, device=w.model.device),
         "encoded": wb.circuits.encode_task(w.model, w.task),
     },
     "circuits.patch_components": lambda w: {"model": w.model, "task": w.task},
@@ -353,7 +357,12 @@ FUNCTIONS: Calls = {
         "model": w.model,
         "interventions": w.edits,
     },
-    "interventions.load_model": lambda w: {"source": w.model.network.module, "tokenizer": w.model.tokenizer},
+    "interventions.load_model": lambda w: {
+        "source": w.model.network.module,
+        "device": "cpu",
+        "dtype": "float32",
+        "tokenizer": w.model.tokenizer,
+    },
     "interventions.save_model": lambda w: {"model": w.speaker, "path": w.new(), "half": False},
     "measures.compare": lambda w: {
         "model": w.model,
@@ -574,9 +583,9 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Corpus": lambda w: w.corpus,
     "FeatureIndex": lambda w: w.index,
     "NeuronTable": lambda w: w.table,
-    "TopKSAE": lambda w: w.sae,
-    "Codebook": lambda w: w.codebook,
-    "KeyValueBottleneck": lambda w: w.bottleneck,
+    "TopKSAE": lambda w: w.sae.to(w.model.device),
+    "Codebook": lambda w: w.codebook.to(w.model.device),
+    "KeyValueBottleneck": lambda w: w.bottleneck.to(w.model.device),
     "Graph": lambda w: w.graph,
     "Harvest": lambda w: w.harvest,
     "Store": lambda w: wb.harvest.Store(w.saved_store),
@@ -640,22 +649,22 @@ METHODS: Calls = {
     "NeuronTable.hit": lambda w: {"row": 3, "sign": 1, "rank": 0},
     "NeuronTable.search": lambda w: {"text": "dog"},
     "NeuronTable.matching_tokens": lambda w: {"text": "dog", "match": "any"},
-    "TopKSAE.encode": lambda w: {"x": torch.zeros(2, 32)},
-    "TopKSAE.decode": lambda w: {"codes": w.sae.encode(torch.zeros(2, 32))},
-    "TopKSAE.reconstruct": lambda w: {"x": torch.zeros(2, 32)},
+    "TopKSAE.encode": lambda w: {"x": w.floats(2, 32)},
+    "TopKSAE.decode": lambda w: {"codes": w.sae.encode(w.floats(2, 32))},
+    "TopKSAE.reconstruct": lambda w: {"x": w.floats(2, 32)},
     "TopKSAE.direction": lambda w: {"index": 1},
     "TopKSAE.feature": lambda w: {"index": 1},
     "TopKSAE.check": lambda w: {"index": 1},
     "TopKSAE.save": lambda w: {"path": w.new(), "half": False},
     "TopKSAE.write": lambda w: {"path": w.new(), "half": False},
-    "Codebook.encode": lambda w: {"x": torch.zeros(2, 32)},
-    "Codebook.decode": lambda w: {"codes": w.codebook.encode(torch.zeros(2, 32))},
-    "Codebook.reconstruct": lambda w: {"x": torch.zeros(2, 32)},
+    "Codebook.encode": lambda w: {"x": w.floats(2, 32)},
+    "Codebook.decode": lambda w: {"codes": w.codebook.encode(w.floats(2, 32))},
+    "Codebook.reconstruct": lambda w: {"x": w.floats(2, 32)},
     "Codebook.direction": lambda w: {"index": 1},
-    "KeyValueBottleneck.encode": lambda w: {"x": torch.zeros(2, 8)},
-    "KeyValueBottleneck.decode": lambda w: {"codes": w.bottleneck.encode(torch.zeros(2, 8))},
-    "KeyValueBottleneck.learn_keys": lambda w: {"x": torch.rand(20, 8), "epochs": 1, "batch": 10},
-    "KeyValueBottleneck.learn": lambda w: {"x": torch.rand(4, 8), "labels": torch.tensor([0, 1, 2, 0])},
+    "KeyValueBottleneck.encode": lambda w: {"x": w.floats(2, 8)},
+    "KeyValueBottleneck.decode": lambda w: {"codes": w.bottleneck.encode(w.floats(2, 8))},
+    "KeyValueBottleneck.learn_keys": lambda w: {"x": w.floats(20, 8), "epochs": 1, "batch": 10},
+    "KeyValueBottleneck.learn": lambda w: {"x": w.floats(4, 8), "labels": torch.tensor([0, 1, 2, 0])},
     "Graph.node": lambda w: {"id": w.graph.nodes[0].id},
     "Graph.edges_of": lambda w: {"target": w.graph.nodes[0].id},
     "Graph.prune": lambda w: {"share": 0.8, "edges": 0.9, "keep": [], "kinds": ["latent"]},

@@ -60,7 +60,7 @@ RECORDS = {
 }
 """Classes that functions return, and bases: nobody calls their constructors."""
 FOR_ROOMS = {
-    "LanguageModel": "is_named",
+    "LanguageModel": "is_named take_hash",
     "TopKSAE": "adopt begin calibrate centre config constrain force from_config fields initialise intervene is_named "
     "kind_called loss_and_gradients origin parameter_groups pre_activations resample splice splice_terms take_origin "
     "tensors widen",

@@ -143,7 +143,7 @@ def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Te
             through = (value @ (_head_outputs(model, below) @ reader)[..., None])[..., 0]  # [heads, d_model]
             vectors.append(_before_norm(model, f"blocks.{below}.attn.hook_in", through))
         if not vectors:
-            return torch.zeros(0, model.network.n_heads, model.network.vocab_size)
+            return reader.new_zeros(0, model.network.n_heads, model.network.vocab_size)
         return _over_tokens(model, torch.stack(vectors))
 
 
@@ -163,7 +163,7 @@ def _before_norm(model: LanguageModel, place: str, vectors: Tensor) -> Tensor:
     streams = [f"blocks.{layer}.hook_resid_{word}" for word in ("pre", "mid")]
     norms = [f"blocks.{layer}.{word}.hook_out" for word in ("ln2", "ln1")]
     names = [name for name in (place, *norms, *streams) if name in model.hook_points]
-    tokens = torch.arange(1, 6)[None] % model.network.vocab_size
+    tokens = torch.arange(1, 6, device=model.device)[None] % model.network.vocab_size
     with uninterrupted(), torch.inference_mode():
         seen = model.capture(tokens, names) if place in names else {}
     same = [name for name in names[1:] if place in seen and torch.equal(seen[name], seen[place])]
@@ -210,7 +210,7 @@ def _head_outputs(model: LanguageModel, layer: int) -> Tensor:
 
 def _over_tokens(model: LanguageModel, vectors: Tensor) -> Tensor:
     """The products of vectors `[..., d_model]` with what each token brings into the first layer: `[..., vocab]`."""
-    ids = torch.arange(model.network.vocab_size)
+    ids = torch.arange(model.network.vocab_size, device=model.device)
     return torch.cat([vectors @ model.network.token_parts(some).T for some in ids.split(TOKENS)], -1)
 
 

@@ -74,7 +74,7 @@ class FrozenModel:
             The share of all biases `[n]`, without the readers' own constants.
         """
         order = sorted(range(len(layers)), key=lambda row: -layers[row])
-        rows = torch.tensor(order)
+        rows = torch.tensor(order, device=readers.device)
         readers = readers[rows]
         heights, places = [layers[row] for row in order], [positions[row] for row in order]
         length = max(places) + 1
@@ -83,7 +83,7 @@ class FrozenModel:
         for layer in range(max(heights), -1, -1):
             here = slice(sum(one > layer for one in heights), sum(one >= layer for one in heights))
             norm, above = self.norm(layer), slice(0, here.start)
-            at = torch.arange(here.start, here.stop), torch.tensor(places[here], dtype=torch.long)
+            at = rows.new_tensor(range(here.start, here.stop)), rows.new_tensor(places[here])
             new = norm.reader(readers[here]) * norm.scale[at[1], None]
             bias[here] += readers[here] @ norm.bias
             if layer == len(self.layers):
@@ -166,21 +166,6 @@ def freeze(
         [seen[block.writes] for block in blocks],
         seen["ln_final.hook_out"],
     )
-
-
-def check_type(model: LanguageModel) -> None:
-    """Refuse a model whose sums are not exact.
-
-    Raises:
-        AttributionError: the model is not in float32.
-    """
-    kind = model.network.module.dtype
-    if kind != torch.float32:
-        raise AttributionError(
-            f"{model.name} is in {str(kind).removeprefix('torch.')}, where what is written into the stream is rounded "
-            "and does not sum to it; features are attributed in float32, so open the model by its name or folder, or "
-            "give module.float()."
-        )
 
 
 def mlp_at(model: LanguageModel, layer: int) -> Callable[[Tensor], Tensor]:

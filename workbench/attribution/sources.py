@@ -14,6 +14,7 @@ from torch import Tensor
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.frozen import FrozenModel, along, mlp_at
 from workbench.attribution.graph import Kind, Node
+from workbench.dictionaries.acting import follow
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.origin import tell_origin
 from workbench.model.language_model import LanguageModel
@@ -34,6 +35,7 @@ def transcoders_by_layer(model: LanguageModel, transcoders: Transcoders) -> dict
     by_layer: dict[int, SparseCoder] = {}
     for one in transcoders.values() if isinstance(transcoders, Mapping) else transcoders:
         layer = _layer_of(model, one)
+        follow(one, model)
         if layer in by_layer:
             raise AttributionError(
                 f"{by_layer[layer].name} and {one.name} are both of layer {layer}; give one of them."
@@ -132,7 +134,8 @@ class Sources:
         codes = transcoder.encode(read)
         for position in range(first, len(read)):
             active = codes.values[position] != 0
-            values, indices = codes.values[position][active].float(), codes.indices[position][active]
+            indices, order = codes.indices[position][active].sort()  # top-k gives another order on each device
+            values = codes.values[position][active][order].float()
             if not len(values):
                 continue
             columns = slice(len(self.nodes), len(self.nodes) + len(values))

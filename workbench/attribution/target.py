@@ -78,9 +78,9 @@ def read_target(
         chosen = (_token(model, target),)
     table = model.network.unembedding()
     bias = getattr(model.network.module.get_output_embeddings(), "bias", None)
-    bias = torch.zeros(len(table)) if bias is None else bias.detach().float()
+    bias = table.new_zeros(len(table)) if bias is None else bias.detach().float()
     factors = _factors(model, table @ normed + bias, logits)
-    shares = torch.zeros(len(table))  # each token's share in the value
+    shares = table.new_zeros(len(table))  # each token's share in the value
     shares[chosen[0]] = 1.0
     if len(chosen) == 1:
         shares -= 1 / len(table)
@@ -88,7 +88,7 @@ def read_target(
         shares[chosen[1]] = -1.0
     shares *= factors
     name = " − ".join(_texts(model, chosen))
-    reader = Reader(name, model.network.n_layers, place, shares @ table, float(shares @ bias), None, chosen)
+    reader = Reader(name, model.network.n_layers, place, table.T @ shares, float(shares @ bias), None, chosen)
     probabilities = logits.softmax(-1)[list(chosen)].tolist()
     return replace(reader, value=float(reader.of_logits(logits)), probabilities=tuple(probabilities))
 

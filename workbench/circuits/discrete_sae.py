@@ -62,7 +62,8 @@ def train_coder(
     width = outputs.shape[1]
     encoder, decoder = (_unit(torch.randn(features, width, generator=chance)) for _ in range(2))
     bias = (2 * torch.rand(features, generator=chance) - 1) / math.sqrt(width)
-    weights = [encoder, bias, decoder, torch.zeros(width)]
+    encoder, bias, decoder = (one.to(outputs.device) for one in (encoder, bias, decoder))
+    weights = [encoder, bias, decoder, outputs.new_zeros(width)]
     adam = torch.optim.Adam(weights, lr=lr, fused=True)
     losses = []
     for epoch in range(epochs):

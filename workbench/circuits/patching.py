@@ -99,7 +99,7 @@ def patch_components(
     for chosen, rows, logits in run_variants(model, encoded.tokens, variants):
         part = encoded.rows(rows)
         changed = torch.stack([log_odds(one, part) for one in logits])  # [variants, prompts]
-        lost[chosen] += (plain[rows] - changed).double().sum(1)
+        lost[chosen] += (plain[rows] - changed).double().sum(1).cpu()
         done += changed.numel()
         if progress:
             share = done / (len(variants) * len(task))
@@ -129,7 +129,7 @@ def keep_heads(
         TaskError: a head that the model lacks, or a task that does not fit it.
     """
     network = model.network
-    kept = torch.zeros(network.n_layers, network.n_heads, dtype=torch.bool)
+    kept = torch.zeros(network.n_layers, network.n_heads, dtype=torch.bool, device=model.device)
     for layer, head in heads:
         if not (0 <= layer < network.n_layers and 0 <= head < network.n_heads):
             raise TaskError(f"There is no head {head} in layer {layer}: {model.name} has {tuple(kept.shape)} of them.")

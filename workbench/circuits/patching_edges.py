@@ -76,7 +76,9 @@ def patch_edges(
         for source, head in sources:
             z = clean[points[source]], corrupted[points[source]]  # [n, pos, head, d_head]
             moved.append(_added(inputs[target], _change(model, source, head, *z)))
-        outputs = torch.empty(len(sources), *clean[points[target]].shape)  # [sources, n, pos, head, d_head]
+        outputs = torch.empty(
+            len(sources), *clean[points[target]].shape, device=model.device
+        )  # [sources, n, pos, head, d_head]
         for chosen, rows, z in run_variants(model, encoded.tokens, moved, points[target]):
             outputs[chosen, rows] = z
         place = {source: number for number, source in enumerate(sources)}
@@ -85,7 +87,7 @@ def patch_edges(
         ]
         for chosen, rows, logits in run_variants(model, encoded.tokens, variants):
             changed = torch.stack([log_odds(one, encoded.rows(rows)) for one in logits])
-            lost[torch.tensor(mine)[chosen]] += (plain[rows] - changed).double().sum(1)
+            lost[torch.tensor(mine)[chosen]] += (plain[rows] - changed).double().sum(1).cpu()
         done += len(mine)
         if progress:
             progress(done / len(edges), f"edges: {done:,} of {len(edges):,}")

@@ -64,9 +64,9 @@ def attribution_patching(
         for place, (name, gradient) in enumerate(zip((*points, *others), gradients, strict=True)):
             lost = (run.activations[name].detach() - corrupted[name][rows]) * gradient  # [rows, pos, *shape]
             if place < len(points):
-                heads[place] += lost.double().sum((0, 1, 3))
+                heads[place] += lost.double().sum((0, 1, 3)).cpu()
             else:
-                of_mlps[place - len(points)] += lost.double().sum()
+                of_mlps[place - len(points)] += lost.double().sum().cpu()
     count = len(task)
     return PatchingResult(
         method="attribution",
@@ -114,7 +114,7 @@ def edge_attribution_patching(
                 wanted = torch.stack([_pulled_back(run, points[layer], inputs[layer], gradients[layer], head)
                                       for head in range(n_heads)])  # [head, rows * pos * d_model]  # fmt: skip
                 for source in range(layer):
-                    edges[source, :, layer] += written[source] @ wanted.T
+                    edges[source, :, layer] += (written[source] @ wanted.T).cpu()
     return edges / len(task)
 
 
@@ -125,7 +125,7 @@ class _RunWithLeaves:
     score: Tensor
     """`log P(right) - log P(wrong)`, `[rows]`."""
     leaves: dict[str, Tensor]
-    """By hook point."""
+    """By hook point, in float32."""
     activations: dict[str, Tensor]
     """By hook point, with the leaves added."""
 
@@ -135,11 +135,12 @@ def _run_with_leaves(model: LanguageModel, encoded: EncodedTask, points: list[st
     leaves: dict[str, Tensor] = {}
     activations: dict[str, Tensor] = {}
     for name in points:
-        leaves[name] = torch.zeros(batch, length, *model.hook_points[name].shape, requires_grad=True)
+        shape = batch, length, *model.hook_points[name].shape
+        leaves[name] = torch.zeros(shape, device=model.device, requires_grad=True)
 
     def add_leaf(name: str) -> Callable[[Tensor], Tensor]:
         def change(x: Tensor) -> Tensor:
-            activations[name] = x + leaves[name]
+            activations[name] = x + leaves[name].to(x.dtype)
             return activations[name]
 
         return change
@@ -151,9 +152,10 @@ def _run_with_leaves(model: LanguageModel, encoded: EncodedTask, points: list[st
 
 def _pulled_back(run: _RunWithLeaves, point: str, read: str, gradient: Tensor, head: int) -> Tensor:
     """One head's part of the gradient at its layer's input, `[rows * pos * d_model]`."""
-    only = torch.zeros_like(gradient)
+    written = run.activations[point]
+    only = torch.zeros_like(written)
     only[:, :, head] = gradient[:, :, head]
-    (pulled,) = torch.autograd.grad(run.activations[point], run.leaves[read], only, retain_graph=True)
+    (pulled,) = torch.autograd.grad(written, run.leaves[read], only, retain_graph=True)
     return pulled.flatten()
 
 

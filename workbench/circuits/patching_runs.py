@@ -55,7 +55,7 @@ def attention_input_points(model: LanguageModel) -> list[str]:
     plain = {name for name, point in model.hook_points.items() if point.module is not None}
     known = [[name for name in some if name in plain] for some in names]
     streams = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
-    tokens = torch.arange(1, 6)[None] % model.network.vocab_size
+    tokens = torch.arange(1, 6, device=model.device)[None] % model.network.vocab_size
     seen = capture_all(model, tokens, [*streams, *(name for some in known for name in some)])
     found = []
     for stream, some in zip(streams, known, strict=True):

@@ -111,7 +111,7 @@ def encode_task(model: LanguageModel, task: Task) -> EncodedTask:
         for row, other, answers in zip(positives.tolist(), corrupted.tolist(), ids[0], strict=True)
     ]
     order = sorted(range(len(task)), key=lambda row: keys[row])
-    answers, wrong = (_padded([rows[row] for row in order]) for rows in ids)
+    answers, wrong = (_padded([rows[row] for row in order]).to(model.device) for rows in ids)
     return EncodedTask(positives[order], corrupted[order], answers, wrong)
 
 

@@ -39,11 +39,12 @@ class Model(Protocol):
     tokenizer: Any
     network: Any
     name: str
+    device: Any
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Windows of texts as tokens, padded on the right. Unpacks as `tokens, mask = batch`."""
+    """Windows of texts as tokens on the model's device, padded on the right. Unpacks as `tokens, mask = batch`."""
 
     tokens: Tensor
     """`[batch, pos]` int64; 0 in the padding."""
@@ -169,7 +170,7 @@ def batched(
             batches = _split(together, batch, padded=model.network.causal)
             order = np.arange(len(batches))
             for number in (order if chance is None else chance.permutation(order)).tolist():
-                yield _pad(batches[number], prefix, specials)
+                yield _pad(batches[number], prefix, specials, model.device)
 
 
 def _split(windows: Sequence[Window], batch: int, *, padded: bool) -> list[Sequence[Window]]:
@@ -178,20 +179,17 @@ def _split(windows: Sequence[Window], batch: int, *, padded: bool) -> list[Seque
     return [one[start : start + batch] for one in alike for start in range(0, len(one), batch)]
 
 
-def _pad(windows: Sequence[Window], prefix: list[int], specials: Tensor) -> TokenBatch:
+def _pad(windows: Sequence[Window], prefix: list[int], specials: Tensor, device: torch.device) -> TokenBatch:
     longest = max(len(window.ids) for window in windows) + len(prefix)
     tokens = torch.tensor([prefix + w.ids + [0] * (longest - len(prefix) - len(w.ids)) for w in windows])
     column = torch.arange(longest) - len(prefix)  # [pos]
     lengths = torch.tensor([len(window.ids) for window in windows])
     mask = column < lengths[:, None]  # [batch, pos]
     positions = torch.tensor([window.start for window in windows])[:, None] + column
-    return TokenBatch(
-        tokens,
-        mask,
-        mask & ~torch.isin(tokens, specials) & (torch.arange(longest) > 0),
-        torch.tensor([window.text for window in windows]),
-        positions.masked_fill(~mask | (column < 0), -1),
-    )
+    content = mask & ~torch.isin(tokens, specials) & (torch.arange(longest) > 0)
+    texts = torch.tensor([window.text for window in windows])
+    positions = positions.masked_fill(~mask | (column < 0), -1)
+    return TokenBatch(*(one.to(device) for one in (tokens, mask, content, texts, positions)))
 
 
 @checked(CorpusError)

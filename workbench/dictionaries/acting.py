@@ -61,8 +61,9 @@ class Actor(Protocol):
 
 
 def places(dictionary: Actor, model: Any) -> tuple[HookPoint, HookPoint]:
-    """The hook points at which a dictionary reads and writes on a `LanguageModel`; see `tell_origin` on another one
-    than it was made for.
+    """The hook points at which a dictionary reads and writes on a `LanguageModel`, to whose device it moves.
+
+    See `tell_origin` on another model than it was made for.
 
     Raises:
         DictionaryError: it has no hook points yet, another width than the model there, or writes before it reads.
@@ -83,8 +84,15 @@ def places(dictionary: Actor, model: Any) -> tuple[HookPoint, HookPoint]:
                 f"{dictionary.name} can't act: the model computes {writes.name}, where it writes, before "
                 f"{reads.name}, where it reads."
             )
+    follow(dictionary, model)
     tell_origin(dictionary, model)
     return reads, writes
+
+
+def follow(dictionary: Any, model: Any) -> None:
+    """Move a dictionary to the device of the model with which it is used, in place, unless it is there."""
+    if any(tensor.device != model.device for tensor in dictionary.state_dict().values()):
+        dictionary.to(model.device)
 
 
 def acting(
@@ -174,6 +182,7 @@ class Splice:
             reads = writes = hook_points[self.hook_point]
             _check_width(dictionary, "reads", dictionary.d_in, reads)
             _check_width(dictionary, "writes", dictionary.d_out, writes)
+            follow(dictionary, model)
         changes: list[Change | Rewrite] = []
         plan.splice(dictionary, changes)
 

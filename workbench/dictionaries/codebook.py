@@ -124,7 +124,7 @@ class Codebook(Trainable):
 
     def prepare(self, x: Tensor) -> Tensor:
         """Activations `[..., d_in]` as codes see them: `[..., groups, d_in / groups]`."""
-        check_activations(x, self.d_in, self.name)
+        check_activations(x, self.d_in, self.name, self.codes.device)
         parts = x.to(self.codes.dtype).unflatten(-1, (self.groups, -1))
         return layer_norm(parts, parts.shape[-1:]) if self.normalize_input else parts
 
@@ -155,7 +155,7 @@ class Codebook(Trainable):
 
     def decode(self, codes: Codes) -> Tensor:
         """Codes as activations: `[..., d_out]`."""
-        check_codes(codes, self.n_features, self.name)
+        check_codes(codes, self.n_features, self.name, self.codes.device)
         columns = codes.indices.shape[-1]
         indices = codes.indices.reshape(-1, columns)  # [rows, columns]
         values = codes.values.reshape(-1, columns).to(self.codes.dtype)
@@ -267,7 +267,7 @@ class Codebook(Trainable):
 
     def _noisy(self, points: Tensor, chance: torch.Generator | None) -> Tensor:
         """Points with noise of a small share of their own size."""
-        noise = torch.randn(points.shape, generator=chance, device=points.device, dtype=points.dtype)
+        noise = torch.randn(points.shape, generator=chance, dtype=points.dtype).to(points.device)
         return points + NOISE * points.norm(dim=-1, keepdim=True) * normalize(noise, dim=-1)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -312,7 +312,7 @@ class Codebook(Trainable):
         parts = self.prepare(x).reshape(-1, self.groups, self.d_in // self.groups)
         for group, lost in enumerate(dead.view(self.groups, self.n_codes)):
             index = lost.nonzero()[:, 0]
-            drawn = torch.randint(len(parts), (len(index),), generator=generator, device=parts.device)
+            drawn = torch.randint(len(parts), (len(index),), generator=generator).to(parts.device)
             self.codes[group, index] = self._noisy(parts[drawn, group], generator) / (self.chosen * self.weight)
             for moment in optimiser.state.get(self.codes, {}).values() if optimiser else ():
                 if isinstance(moment, Tensor) and moment.shape == self.codes.shape:

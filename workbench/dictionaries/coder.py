@@ -110,7 +110,7 @@ class SparseCoder(Trainable):
 
     def centre(self, x: Tensor) -> Tensor:
         """What the encoder's product sees: `[..., d_in]`."""
-        check_activations(x, self.d_in, self.name)
+        check_activations(x, self.d_in, self.name, self.b_dec.device)
         x = x.to(self.W_enc.dtype)
         return x - self.b_dec if self.centred else x
 
@@ -132,7 +132,7 @@ class SparseCoder(Trainable):
 
     def decode(self, codes: Codes) -> Tensor:
         """Codes as activations: `[..., d_out]`."""
-        check_codes(codes, self.n_features, self.name)
+        check_codes(codes, self.n_features, self.name, self.b_dec.device)
         values = codes.values.reshape(-1, codes.values.shape[-1]).to(self.W_dec.dtype)
         latents = codes.indices.reshape(values.shape)
         out = embedding_bag(latents, self.W_dec, mode="sum", per_sample_weights=values) + self.b_dec

@@ -42,20 +42,30 @@ class Codes:
         )
 
 
-def check_activations(x: Tensor, width: int, name: str) -> None:
-    """Raise `DictionaryError` unless `x` is a tensor of floating-point numbers `[..., width]`."""
+def check_activations(x: Tensor, width: int, name: str, device: torch.device) -> None:
+    """Raise `DictionaryError` unless `x` is a tensor of floating-point numbers `[..., width]` on the device."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-1:] != (width,):
         found = f"a {type(x).__name__}"
         if isinstance(x, Tensor):
             found = f"{x.shape[-1]:,}" if x.is_floating_point() and x.ndim else f"{x.dtype} {list(x.shape)}"
         raise DictionaryError(f"{name} reads activations of width {width:,}, not {found}.")
+    if x.device != device:
+        raise _elsewhere(name, device, "the activations", x.device)
 
 
-def check_codes(codes: Codes, n_features: int, name: str) -> None:
-    """Raise `DictionaryError` unless codes belong to a dictionary of this size."""
+def check_codes(codes: Codes, n_features: int, name: str, device: torch.device) -> None:
+    """Raise `DictionaryError` unless codes belong to a dictionary of this size on this device."""
     if not isinstance(codes, Codes) or codes.n_features != n_features:
         owner = f"codes of one with {codes.n_features:,}" if isinstance(codes, Codes) else f"a {type(codes).__name__}"
         raise DictionaryError(f"{name} has {n_features:,} features and takes its own codes, not {owner}.")
+    if codes.values.device != device:
+        raise _elsewhere(name, device, "the codes", codes.values.device)
+
+
+def _elsewhere(name: str, device: torch.device, what: str, other: torch.device) -> DictionaryError:
+    return DictionaryError(
+        f"{name} is on the device {device} and {what} are on {other}; move the dictionary with .to({str(other)!r})."
+    )
 
 
 def everywhere(rule: Positions) -> None:

@@ -85,7 +85,7 @@ class KeyValueBottleneck(Dictionary):
 
     def encode(self, x: Tensor) -> Codes:
         """Activations `[..., d_in]` as pairs `[..., codebooks]`, each with the weight 1 / codebooks."""
-        check_activations(x, self.d_in, self.name)
+        check_activations(x, self.d_in, self.name, self.keys.device)
         indices = self._nearest(self._projected(x.reshape(-1, self.d_in)))
         indices = indices + self.n_keys * torch.arange(self.codebooks, device=indices.device)
         indices = indices.view(*x.shape[:-1], self.codebooks)
@@ -105,7 +105,7 @@ class KeyValueBottleneck(Dictionary):
 
     def decode(self, codes: Codes) -> Tensor:
         """The weighted sum of the fetched values: `[..., d_value]`."""
-        check_codes(codes, self.n_features, self.name)
+        check_codes(codes, self.n_features, self.name, self.keys.device)
         fetched = self.values.flatten(0, 1)[codes.indices]  # [..., columns, d_value]
         return (codes.values.unsqueeze(-1).to(fetched) * fetched).sum(-2)
 
@@ -136,12 +136,15 @@ class KeyValueBottleneck(Dictionary):
         """
         if x.ndim != 2 or not len(x):
             raise DictionaryError(f"Keys are learned from activations [n, {self.d_in}], not {list(x.shape)}.")
+        check_activations(x, self.d_in, self.name, self.keys.device)
         projected = self._projected(x)  # [codebooks, n, d_key]
         chance = torch.Generator().manual_seed(seed)
         first = torch.stack([torch.randint(len(x), (self.n_keys,), generator=chance) for _ in range(self.codebooks)])
+        first = first.to(projected.device)
         self.keys.copy_(projected.gather(1, first[..., None].expand(-1, -1, projected.shape[-1])))
-        self.keys.add_(1e-4 * torch.randn(self.keys.shape, generator=chance) * projected.std())
-        counts = torch.ones(self.codebooks, self.n_keys)
+        noise = torch.randn(self.keys.shape, generator=chance).to(projected.device)
+        self.keys.add_(1e-4 * noise * projected.std())
+        counts = torch.ones(self.codebooks, self.n_keys, device=projected.device)
         sums = self.keys.clone()
         history = []
         for _ in range(epochs):
@@ -167,7 +170,7 @@ class KeyValueBottleneck(Dictionary):
         dead = counts < 1e-2 * counts.mean()
         if not bool(dead.any()):
             return
-        drawn = torch.randint(part.shape[1], counts.shape, generator=chance)
+        drawn = torch.randint(part.shape[1], counts.shape, generator=chance).to(part.device)
         fresh = part.gather(1, drawn[..., None].expand_as(self.keys))
         self.keys[dead] = fresh[dead]
         counts[dead] = counts.mean()

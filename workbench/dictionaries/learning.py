@@ -248,7 +248,7 @@ def resample(
         dead: which latents, bool `[width]`.
         target: activations at `writes`, `[n, d_out]`; None where these are the same.
         optimiser: whose moments of the revived latents are set to zero.
-        generator: of the draw.
+        generator: of the draw, on the processor.
 
     Returns:
         How many were revived.
@@ -260,8 +260,8 @@ def resample(
     if not len(index):
         return 0
     loss = (coder.reconstruct(x) - target).square().sum(1)  # [n]
-    weights = (loss / loss.max().clamp(min=1e-30)).square() + 1e-12
-    drawn = torch.multinomial(weights, len(index), replacement=len(index) > len(x), generator=generator)
+    weights = ((loss / loss.max().clamp(min=1e-30)).square() + 1e-12).cpu()  # the same draws on every device
+    drawn = torch.multinomial(weights, len(index), replacement=len(index) > len(x), generator=generator).to(x.device)
     alive = coder.W_enc_T[~dead].norm(dim=1)
     size = 0.2 * float(alive.mean()) if len(alive) else 1.0
     inputs = x[drawn] - (coder.b_dec if coder.centred else x.mean(0))  # [dead, d_in]

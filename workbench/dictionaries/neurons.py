@@ -55,7 +55,7 @@ class Neurons(Dictionary):
 
     def encode(self, x: Tensor) -> Codes:
         """Every neuron with its value: `[..., width]`."""
-        return Codes(x, torch.arange(self.n_features).expand(x.shape), self.n_features)
+        return Codes(x, torch.arange(self.n_features, device=x.device).expand(x.shape), self.n_features)
 
     def decode(self, codes: Codes) -> Tensor:
         """The values at their places: `[..., width]`."""

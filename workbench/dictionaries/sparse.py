@@ -210,7 +210,8 @@ def _product(starts: Tensor, columns: Tensor, values: Tensor, rows: Tensor, out:
     """A sparse matrix times a dense one `[columns, d]`, in `out`: the values of the matrix's row r, and their columns,
     are those from `starts[r]` to `starts[r + 1]`."""
     matrix = torch.sparse_csr_tensor(starts.int(), columns.int(), values, (len(out), len(rows)))
-    for strip, of_rows in zip(out.split(STRIP, 1), rows.split(STRIP, 1), strict=True):
+    width = STRIP if out.device.type == "cpu" else max(out.shape[1], 1)
+    for strip, of_rows in zip(out.split(width, 1), rows.split(width, 1), strict=True):
         torch.addmm(strip, matrix, of_rows, beta=0, out=strip)
     return out
 

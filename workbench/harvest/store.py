@@ -285,6 +285,7 @@ def _stored(name: str, value: Tensor, dtype: str) -> np.ndarray:
         HarvestError: the type can't hold them.
     """
     with np.errstate(over="ignore"):
+        value = value.cpu()
         stored = value.numpy().astype(dtype)
     if not np.isfinite(stored).all():
         raise HarvestError(f"A value at {name} does not fit into {dtype}; use dtype='float32'.")

@@ -21,6 +21,7 @@ from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
+from workbench.dictionaries.acting import follow
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations, Harvest
@@ -63,6 +64,7 @@ class IndexBuild:
 
     def __init__(self, path: Path, model: LanguageModel, dictionary: Dictionary, harvest: Harvest, keep: int | None):
         self.path, self.model, self.dictionary, self.corpus = path, model, dictionary, harvest.corpus
+        follow(dictionary, model)
         dense = dictionary.dense
         own = {name: getattr(dictionary, name) for name in ("name", "kind", "reads", "writes", "n_features")}
         hashes = {"hash": identity(model, dictionary), "former_hash": former_identity(model, dictionary)}
@@ -123,7 +125,7 @@ class IndexBuild:
         with explained(self.building, FeatureIndexError):
             self.spool.append(Codes(codes.values.view(-1, columns), codes.indices.view(-1, columns), codes.n_features))
             for name in COLUMNS:
-                self._files[1].add(f"{name}.bin", getattr(part, name).numpy().astype(np.int32))
+                self._files[1].add(f"{name}.bin", getattr(part, name).cpu().numpy().astype(np.int32))
 
     def commit(self, tokens: int) -> None:
         """Record the number of tokens, after they have reached the disk."""

@@ -82,8 +82,10 @@ def promoted_tokens(model: LanguageModel, dictionary: Dictionary) -> dict[str, n
             for name, side in (("promoted", scores), ("suppressed", scores.neg())):
                 tokens = top_k(side, count)
                 values, order = side.gather(1, tokens).sort(dim=1, descending=True, stable=True)
-                columns[name][start : start + _CHUNK] = tokens.gather(1, order).numpy()
-                columns[f"{name}_scores"][start : start + _CHUNK] = (values if side is scores else -values).numpy()
+                columns[name][start : start + _CHUNK] = tokens.gather(1, order).cpu().numpy()
+                columns[f"{name}_scores"][start : start + _CHUNK] = (
+                    (values if side is scores else -values).cpu().numpy()
+                )
     return columns
 
 
@@ -101,12 +103,12 @@ def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.nda
     features, cosines = [], []
     for start in range(0, len(vectors), _CHUNK):
         scores = vectors[start : start + _CHUNK] @ vectors.T
-        own = torch.arange(len(scores))
+        own = torch.arange(len(scores), device=scores.device)
         scores[own, start + own] = -2
         best = scores.topk(count)
         features.append(best.indices)
         cosines.append(best.values)
     return {
-        "neighbours": torch.cat(features).numpy().astype(np.int32),
-        "neighbour_cosines": torch.cat(cosines).numpy().astype(np.float32),
+        "neighbours": torch.cat(features).cpu().numpy().astype(np.int32),
+        "neighbour_cosines": torch.cat(cosines).cpu().numpy().astype(np.float32),
     }

@@ -62,7 +62,7 @@ def _measure_sums(model: LanguageModel) -> dict[int, float]:
     names = [*pre, *post, *(name for some in steps.values() for name in some)]
     if any(name not in model.hook_points for name in names):
         return dict.fromkeys(steps, float("inf"))
-    tokens = torch.arange(1, 8)[None] % model.network.vocab_size
+    tokens = torch.arange(1, 8, device=model.device)[None] % model.network.vocab_size
     with uninterrupted(), torch.inference_mode():
         seen = {name: value.double().flatten() for name, value in model.capture(tokens, names).items()}
     rounding = 16 * torch.finfo(model.network.module.dtype).eps

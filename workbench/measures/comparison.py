@@ -263,7 +263,8 @@ class _Judge:
         self.own_again: list[Tensor] = []  # [chunk]: of each token of the plain text under the plain model, as others
         vocab = model.network.vocab_size
         self.chunk = max(1, min(CHUNK, VALUES // vocab))
-        self.before, self.after = torch.zeros(vocab), torch.zeros(self.n_sides, vocab)
+        self.before = torch.zeros(vocab, device=model.device)
+        self.after = torch.zeros(self.n_sides, vocab, device=model.device)
 
     def note(self, step: DecodingStep) -> None:
         """Take in one step of the writer; after a chunk of them, score them."""
@@ -289,7 +290,7 @@ class _Judge:
                 written = torch.stack([*self.chosen, *self.tokens], 1)[self.texts[wrong]]
                 raise NotFiniteError(NOT_FINITE, self.judges[wrong], written.expand(len(own), -1))
 
-            steps = torch.arange(self.scored, self.scored + chunk)
+            steps = torch.arange(self.scored, self.scored + chunk, device=tokens.device)
             inside = (steps < self.lengths[0]).float()  # the plain text may have ended before
             self.own_logprob.append(-cross_entropy(own, tokens))
             edited_on_plain, plain_on_edited = (judged[start : 2 * self.n_sides : 2] for start in (0, 1))

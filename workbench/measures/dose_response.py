@@ -81,7 +81,7 @@ def dose_response(
             progress(first / len(bound), f"Measuring {word!r}")
         some = bound[first : first + ROWS]
         groups = [Group(edits, slice(row, row + 1)) for row, edits in enumerate(some)]
-        run = Run(groups, torch.full((len(some),), length))
+        run = Run(groups, torch.full((len(some),), length, device=model.device))
         with torch.inference_mode():
             logits = model.network.run(tokens.expand(len(some), -1), run, last=target.shape[1])  # [rows, new, vocab]
             if (row := first_not_finite(logits)) is not None:

@@ -186,7 +186,7 @@ class _Tally:
         self.dictionary = dictionary
         self.reads, self.writes = places(dictionary, model)
         self.sums = TextSums()
-        self.fired = torch.zeros(dictionary.n_features, dtype=torch.long)
+        self.fired = torch.zeros(dictionary.n_features, dtype=torch.long, device=model.device)
         self.norms: list[Tensor] = []  # of the written activations, [n] each
 
     def encode(self, read: Tensor, written: Tensor, texts: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class _Tally:
         self.fired += torch.bincount(codes.indices[active].flatten(), minlength=len(self.fired))
         self.sums.add(
             texts,
-            tokens=torch.ones(len(texts)),
+            tokens=torch.ones_like(texts, dtype=torch.float32),
             active=active.sum(-1),
             error=(reconstruction - written).double().square().sum(-1),
             square=written.double().square().sum(-1),
@@ -228,7 +228,7 @@ class _Tally:
             texts=len(tokens),
             **{name: float(one.value) for name, one in estimates.items()},
             dead=float((self.fired == 0).double().mean()),
-            density=(self.fired.double() / int(tokens.sum())).float(),
+            density=(self.fired.double() / int(tokens.sum())).float().cpu(),
             intervals={name: one.interval for name, one in estimates.items()},
             massive=int(massive(torch.cat(self.norms)).sum()),
         )

@@ -21,7 +21,7 @@ def is_causal(run: Callable[[Tensor], Tensor], vocab_size: int, n_ctx: int) -> b
     a few roundings count as none.
 
     Args:
-        run: from token ids `[1, pos]` to logits `[1, pos, vocab]`.
+        run: from token ids `[1, pos]`, on any device, to logits `[1, pos, vocab]`.
         vocab_size: ids are below it.
         n_ctx: the largest number of tokens that the model sees.
 

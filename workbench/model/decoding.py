@@ -56,7 +56,7 @@ class Decoder:
         self.network = network
         self.prompt = prompt
         self.mask = mask
-        self.lengths = torch.full((len(prompt),), prompt.shape[1]) if mask is None else mask.sum(-1)
+        self.lengths = prompt.new_full((len(prompt),), prompt.shape[1]) if mask is None else mask.sum(-1)
         self.run = _run_of(groups, self.lengths)
         self.cache = new_cache(network.config, prompt.shape[1] + max_new_tokens)
         with torch.inference_mode():
@@ -143,7 +143,7 @@ def decode(
         scores = sampling.scores(logits, seen, stop_tokens if number < sampling.min_new_tokens else ())
         chosen = sampling.choose(scores, generators)  # [batch]
         if seen is not None:
-            seen[torch.arange(len(seen)), chosen] = True
+            seen.scatter_(1, chosen[:, None], True)
         pieces, ended = [""] * len(complete), complete.copy()
         for row, token in enumerate(chosen.tolist()):
             if complete[row]:

@@ -248,7 +248,7 @@ class Run:
         if rule == "all":
             return None if self.plain else here >= 0
         if isinstance(rule, tuple):
-            return torch.isin(here, torch.tensor(rule))
+            return torch.isin(here, torch.tensor(rule, device=here.device))
         first = here.new_full((len(here),), 1 << 40) if self.prompt_lengths is None else self.prompt_lengths
         inside = here < first[:, None] if rule == "prompt" else here >= first[:, None]
         return inside & (here >= 0)

@@ -169,8 +169,10 @@ def chat_text(tokenizer: Any, messages: str | Sequence[Mapping[str, str]], name:
     return ChatPrompt(text)
 
 
-def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, tokenizer: Any, name: str) -> Tensor:
-    """Token ids as a tensor `[batch, pos]`; one row `[pos]` becomes a batch of one.
+def token_tensor(
+    tokens: Any, *, n_ctx: int, vocab_size: int, tokenizer: Any, name: str, device: torch.device
+) -> Tensor:
+    """Token ids as a tensor `[batch, pos]` on a device; one row `[pos]` becomes a batch of one.
 
     Raises:
         PromptError: ids that are no whole numbers or outside the vocabulary, another shape, or more than `n_ctx`.
@@ -189,7 +191,7 @@ def token_tensor(tokens: Any, *, n_ctx: int, vocab_size: int, tokenizer: Any, na
     complaint = beyond_vocabulary([int(tokens.min()), int(tokens.max())], vocab_size, tokenizer, name)
     if complaint:
         raise PromptError(complaint)
-    return tokens.long()
+    return tokens.long().to(device)
 
 
 def mask_tensor(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
@@ -198,16 +200,16 @@ def mask_tensor(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
         return None
     if mask.shape != tokens.shape:
         raise PromptError(f"The mask is {tuple(mask.shape)}, but the tokens are {tuple(tokens.shape)}.")
-    return None if bool(mask.all()) else mask.bool()
+    return None if bool(mask.all()) else mask.bool().to(tokens.device)
 
 
-def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Rows of token ids as one tensor `[batch, pos]`, 0 in the padding, with its mask; None if nothing is padded."""
     longest = max(map(len, rows))
     tokens = torch.tensor([[0] * (longest - len(row)) + [*row] for row in rows], dtype=torch.long)
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(longest) >= (longest - lengths)[:, None]
-    return tokens, None if bool(mask.all()) else mask
+    return tokens.to(device), None if bool(mask.all()) else mask.to(device)
 
 
 def rows_of(tokens: Tensor, mask: Tensor | None) -> list[list[int]]:

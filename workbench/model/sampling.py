@@ -107,5 +107,9 @@ def _likeliest(shares: Tensor, top_p: float) -> Tensor:
 
 def _draw(rows: Tensor | Sequence[Tensor], generators: Sequence[torch.Generator]) -> Tensor:
     """One place in each row of `[n]` shares, in proportion to its share: `[batch]`."""
-    drawn = [torch.multinomial(row, 1, generator=chance) for row, chance in zip(rows, generators, strict=True)]
-    return torch.cat(drawn)
+    # on the generators' device, so that one seed draws the same everywhere
+    drawn = [
+        torch.multinomial(row.to(chance.device), 1, generator=chance)
+        for row, chance in zip(rows, generators, strict=True)
+    ]
+    return torch.cat(drawn).to(rows[0].device)

@@ -87,12 +87,13 @@ def decode_all(
     head = model.network.unembedding()
     adjust = adjustment(model, scale)
     chance = torch.Generator().manual_seed(0)
-    random = torch.nn.functional.normalize(torch.randn(RANDOM_DIRECTIONS, head.shape[1], generator=chance), dim=-1)
+    drawn = torch.randn(RANDOM_DIRECTIONS, head.shape[1], generator=chance).to(head.device)
+    random = torch.nn.functional.normalize(drawn, dim=-1)
     random_top = torch.cat([(adjust(part) @ head.T).amax(-1) for part in random.split(CHUNK)])  # [RANDOM_DIRECTIONS]
 
     kept: dict[str, list[Tensor]] = {"tokens": [], "scores": [], "norms": []}
     n_layers = model.network.n_layers
-    room = torch.empty(CHUNK, head.shape[0])
+    room = head.new_empty(CHUNK, head.shape[0])
     for layer in range(n_layers):
         if progress:
             progress(layer / n_layers, f"Decoding neurons, layer {layer} of {n_layers}")
@@ -103,9 +104,13 @@ def decode_all(
             kept["scores"].append(best)
             kept["norms"].append(part.norm(dim=-1))
     tokens, scores = torch.cat(kept["tokens"], 1), torch.cat(kept["scores"], 1)
-    size = torch.cat(kept["norms"]) if scale == "raw" else torch.ones(scores.shape[1])
+    size = torch.cat(kept["norms"]) if scale == "raw" else scores.new_ones(scores.shape[1])
     excess = (scores[:, :, 0] / size.clamp(min=TINY) - random_top.mean()) / random_top.std()
-    return {"tokens": tokens.contiguous(), "scores": scores.contiguous(), "excess": excess.contiguous()}
+    return {
+        "tokens": tokens.cpu().contiguous(),
+        "scores": scores.cpu().contiguous(),
+        "excess": excess.cpu().contiguous(),
+    }
 
 
 def top_both(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -127,11 +132,13 @@ def top_both(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         return torch.stack([side.values for side in sides]), torch.stack([side.indices for side in sides])
     body = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
     low, high = torch.aminmax(body, dim=-1)  # [rows, blocks]
-    rest = torch.arange(blocks * BLOCK, width).expand(rows, -1)
+    rest = torch.arange(blocks * BLOCK, width, device=scores.device).expand(rows, -1)
     values, columns = [], []
     for extreme, sign in ((high, 1), (-low, -1)):
         chosen = extreme.topk(top_k).indices  # [rows, top_k]
-        places = (chosen[..., None] * BLOCK + torch.arange(BLOCK)).flatten(1)  # [rows, top_k * BLOCK]
+        places = (chosen[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(
+            1
+        )  # [rows, top_k * BLOCK]
         places = torch.cat([places, rest], dim=1)
         best = (scores.gather(1, places) * sign).topk(top_k)
         values.append(best.values)

@@ -109,7 +109,7 @@ class Sample:
         """
         sums = TextSums()
         for one, plain in zip(self.batches, self.plain, strict=True):
-            left_out = torch.zeros(*one.tokens.shape, len(keeps), dtype=torch.float64)
+            left_out = torch.zeros(*one.tokens.shape, len(keeps), dtype=torch.float64, device=one.tokens.device)
             edits = []
             if on_inputs:
                 edits = [Edit(name, _passing(on_inputs, layer)) for layer, name in enumerate(self.inputs)]
@@ -122,7 +122,7 @@ class Sample:
             pairs, counted = predictions(one.content), one.content.double()
             left_out *= counted[..., None]
             sums.add(texts.flatten(), tokens=counted.flatten(), left_out=left_out.flatten(0, 1))
-            sums.add(texts[:, :-1][pairs], predictions=torch.ones(len(losses)), loss_plain=plain, loss=losses)
+            sums.add(texts[:, :-1][pairs], predictions=torch.ones_like(plain), loss_plain=plain, loss=losses)
             self.on_batch(one.tokens.numel())
         return PassSums(**sums.tensors())
 

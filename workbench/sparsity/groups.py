@@ -115,14 +115,14 @@ def group_neurons(
         member, together, apart = [], [], []
         for layer in range(len(keeps)):
             alike = _correlations(torch.cat(seen.active[layer]))
-            mine = torch.randperm(width, generator=generator) % groups
+            mine = torch.randperm(width, generator=generator).to(alike.device) % groups
             if by == "coactivation":
                 mine = balanced_clusters(alike, mine, groups)
             member.append(mine)
             together.append(_mean_within(alike, mine, groups))
             apart.append(_mean_within(alike, torch.zeros_like(mine), 1))
         routers = [seen.router(layer, mine, groups) for layer, mine in enumerate(member)]
-    return NeuronGroups(torch.stack(member), torch.stack(routers), together, apart)
+    return NeuronGroups(torch.stack(member).cpu(), torch.stack(routers).cpu(), together, apart)
 
 
 @checked(SparsityError)
@@ -183,7 +183,7 @@ def measure_routing(
 
 def _picking(groups: NeuronGroups, layer: int, number: int, inputs: dict[int, Tensor] | None, norms: Tensor) -> Keep:
     """The choice of the neurons that a layer runs; `inputs` holds the layer's input, or is None for the oracle."""
-    member, router = groups.member[layer], groups.routers[layer]
+    member, router = (one[layer].to(norms.device) for one in (groups.member, groups.routers))
 
     def keep(values: Tensor) -> Tensor:
         if inputs is None:
@@ -225,7 +225,7 @@ def balanced_clusters(alike: Tensor, member: Tensor, groups: int, rounds: int = 
             if placed[one] < 0 and room[group]:
                 placed[one] = group
                 room[group] -= 1
-        following = torch.tensor(placed)
+        following = torch.tensor(placed, device=member.device)
         if torch.equal(following, member):
             break
         member = following
@@ -258,7 +258,7 @@ class _Seen:
         """The weights of a ridge regression of each group's contributions on the input: `[d_model + 1, groups]`."""
         wanted = _group_sums(self.products[layer].double(), member, groups)
         squares = self.squares[layer]
-        held = RIDGE * squares.diagonal().mean() * torch.eye(len(squares)).double()
+        held = RIDGE * squares.diagonal().mean() * torch.eye(len(squares), device=squares.device).double()
         return torch.linalg.solve(squares + held, wanted).float()
 
 

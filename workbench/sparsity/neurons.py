@@ -139,14 +139,14 @@ def neuron_activity(
         different = ids.unique()
         by_token = {id_: kind(text) for id_, text in zip(different.tolist(), model.token_texts(different), strict=True)}
         kinds = sorted(set(by_token.values()), key=lambda one: KINDS.index(one) if one in KINDS else len(KINDS))
-        of = torch.tensor([kinds.index(by_token[token]) for token in ids.tolist()])  # [n]
+        of = torch.tensor([kinds.index(by_token[token]) for token in ids.tolist()], device=ids.device)  # [n]
         counts = torch.zeros(len(keeps), len(kinds), 0)
         seen = [0] * len(keeps)
 
         def add(layer: int, values: Tensor) -> None:
             nonlocal counts
             if not counts.numel():
-                counts = torch.zeros(len(keeps), len(kinds), values.shape[-1])
+                counts = torch.zeros(len(keeps), len(kinds), values.shape[-1], device=values.device)
             here = of[seen[layer] : seen[layer] + len(values)]
             seen[layer] += len(values)
             counts[layer].index_add_(0, here, keeps[layer](values).float())

@@ -101,9 +101,9 @@ def _zeroing(down: nn.Module, threshold: float) -> Callable[[nn.Module, tuple], 
 def _mean_loss(module: Any, rows: list[tuple[list[int], list[bool]]]) -> float:
     total, count = 0.0, 0
     for ids, counts in rows:
-        logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+        logits = module(input_ids=torch.tensor([ids], device=module.device), use_cache=False).logits[0].float()
         places = [place for place in range(len(ids) - 1) if counts[place] and counts[place + 1]]
-        targets = torch.tensor([ids[place + 1] for place in places], dtype=torch.long)
+        targets = torch.tensor([ids[place + 1] for place in places], device=module.device)
         total += float(nn.functional.cross_entropy(logits[places], targets, reduction="none").double().sum())
         count += len(places)
     return total / count

@@ -29,7 +29,7 @@ from torch import Tensor
 from workbench.core.checks import checked
 from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
-from workbench.core.hashing import file_hashes, fingerprint
+from workbench.core.hashing import file_hashes, values_fingerprint
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.interventions.saved import save_interventions
@@ -44,6 +44,7 @@ from workbench.surgery.child_building import (
     changed_config,
     check_checkpoint,
     complete,
+    keep_rounded,
     parameter_shapes,
 )
 from workbench.surgery.notes import FORMAT, NOTE, edit_hash, sealed, with_current_names
@@ -100,7 +101,7 @@ class Child:
         Raises:
             SurgeryError: the parent's weights were changed since.
         """
-        if identity(self.parent.network.module) != self.parent.weights_hash:
+        if identity(self.parent.network.module) != self.parent.held_hash:
             raise SurgeryError(
                 f"The weights of {self.parent.name} were changed since this child was made, so it can't be undone; "
                 "load the parent again."
@@ -111,7 +112,8 @@ class Child:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint, whole or not at all.
 
-        Plain transformers opens the checkpoint before it takes its place, which holds the weights twice meanwhile.
+        Plain transformers opens the checkpoint before it takes its place. Of weights below 1 GiB it holds a copy
+        meanwhile; larger ones are read from the files one by one, compared, and shared.
         Beside its files stand the steps (`surgery.json`), the certificate as `certificate.md` and `.json`, and
         `interventions.json` where there are edits that weights can't hold. A missing certificate is made first, with
         the settings that `certify` has by default.
@@ -146,7 +148,8 @@ class Child:
             (folder / JSON).write_text(json.dumps(self.certificate.to_dict(), indent=2))
             (folder / MARKDOWN).write_text(self.certificate.to_markdown())
         model = self.model
-        note = {"format": FORMAT, "name": model.name, "hash": model.hash, "weights_hash": model.weights_hash}
+        note = {"format": FORMAT, "name": model.name, "hash": model.hash, "weights_hash": model.held_hash}
+        note |= {"rounded_from": model.weights_hash} if model.rounded_hash else {}
         note |= {"files": files_of(folder), "history": self.history}
         (folder / NOTE).write_text(json.dumps(sealed(note), indent=2))
 
@@ -221,11 +224,14 @@ def make_child(
     kind, settings = type(parent.network.module), changed_config(parent, config or {})
     new, own = complete(parameter_shapes(kind, settings), old, tensors)
     module = build(kind, settings, new)
+    keep_rounded(module, parent.network.module)
     module.generation_config = copy.deepcopy(getattr(parent.network.module, "generation_config", None))
     earlier = with_current_names(parent.about.get("surgery", []))
     start = earlier[0]["parent"]["name"] if earlier else parent.name
     title = name or f"{start} ({', '.join(str(one['operation']) for one in [*earlier, step])})"
-    model = LanguageModel(module, parent.tokenizer, title, identity(module))
+    held = identity(module)
+    model = LanguageModel(module, parent.tokenizer, title, held)
+    model.take_hash(held, parent)
     record = {
         **step,
         "edit_hash": edit_hash(step),
@@ -239,7 +245,7 @@ def make_child(
         "command": command_line(),
     }
     if buffers := buffers_of(module):
-        record["buffers"] = fingerprint(buffers)
+        record["buffers"] = values_fingerprint(buffers)
     history = [*earlier, json.loads(json.dumps(record))]
     model.about = parent.about | {"surgery": history}
     return Child(model, parent, own, history, reference, beside)

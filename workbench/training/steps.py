@@ -208,7 +208,7 @@ class Training:
         dead = state.tokens_since_fired > self.settings.dead_after
         if not self.learner.resamples or state.step % every or late or not bool(dead.any()):
             return
-        chance = torch.Generator(self.learner.device).manual_seed(self.settings.seed * 1_000_003 + state.step)
+        chance = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + state.step)
         self.learner.resample(batch, dead, state.optimiser, chance)
         state.tokens_since_fired[dead] = 0
 

@@ -14,6 +14,7 @@ from workbench.core.checks import Natural, Positive, PositiveNumber, Share, chec
 from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.corpus import Corpus
+from workbench.dictionaries.acting import follow
 from workbench.dictionaries.origin import tell_origin
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
@@ -65,7 +66,7 @@ def train(
     averaged.
 
     Args:
-        dictionary: trained in place. Its `reads`, `writes` and `provenance` are set.
+        dictionary: trained in place, on the model's device. Its `reads`, `writes` and `provenance` are set.
         model: whose activations.
         hook_point: where the dictionary reads; may be left out if the dictionary says it.
         corpus: the texts; they are used again, in another order, when `tokens` are more than they have.
@@ -110,6 +111,8 @@ def train(
     if not isinstance(dictionary, Trainable):
         raise TrainingError(f"{shown(dictionary)} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
     reads, writes = _hook_points(dictionary, hook_point, target)
+    if model is not None:
+        follow(dictionary, model)
     processes = Processes(next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device)
     if batch_size % processes.count:
         raise TrainingError(f"batch_size {batch_size:,} can't be divided among {processes.count} processes.")

@@ -73,7 +73,7 @@ class AblateDirection(InterventionKind):
                 f"The direction has {len(self.direction):,} values, but the residual stream of {model.name} is "
                 f"{model.network.d_model:,} wide."
             )
-        direction = torch.tensor(self.direction, dtype=torch.float64)
+        direction = torch.tensor(self.direction, dtype=torch.float64, device=model.device)
         return direction / direction.norm()
 
     def __str__(self) -> str:

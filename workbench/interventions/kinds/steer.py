@@ -75,7 +75,7 @@ class Steer(FeatureIntervention):
                 f"The direction has {len(self.direction):,} values, but {point.name} is {point.width:,} wide."
             )
         plan.close(point.key)
-        added = self.amount * torch.tensor(self.direction).view(point.shape)
+        added = self.amount * torch.tensor(self.direction, device=model.device).view(point.shape)
         return [] if self.amount == 0 else [Edit(point.name, lambda x: x + added.to(x), self.positions, str(self))]
 
     def as_affine(self) -> Affine:

@@ -128,7 +128,7 @@ class Places:
         """The first layer's input for one unit of an embedding; 1 where something else is added to it."""
         names = ["hook_embed", "blocks.0.hook_resid_pre"]
         with uninterrupted(), torch.inference_mode():
-            tokens = torch.arange(min(self.model.network.vocab_size, 16))[None]
+            tokens = torch.arange(min(self.model.network.vocab_size, 16), device=self.model.device)[None]
             embedded, entering = (x.double() for x in self.model.capture(tokens, names).values())
         scale = float((embedded * entering).sum() / embedded.square().sum())
         return scale if _close(scale * embedded, entering) and abs(scale - 1) > 1e-6 else 1.0

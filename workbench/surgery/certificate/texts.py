@@ -56,7 +56,10 @@ def compare_texts(
         before = start.generate(prompt, max_new_tokens)
         after = changed.generate(prompt, max_new_tokens, interventions=beside)
         tokens = start.prompt_batch([prompt], max_new_tokens)[0][0]  # [pos]
-        kls = [_kl(start, changed, tokens, torch.tensor(text.tokens), beside) for text in (before, after)]
+        kls = [
+            _kl(start, changed, tokens, torch.tensor(text.tokens, device=start.device), beside)
+            for text in (before, after)
+        ]
     return Texts(before, after, *kls)
 
 

@@ -67,7 +67,7 @@ class Labelled:
         ids = [int(model.to_tokens(f" {name}", start=False)[0, -1]) for name in self.names]
         if len(set(ids)) < len(ids):
             raise SurgeryError(f"The labels {', '.join(self.names)} end in the same token; call them otherwise.")
-        return torch.tensor(ids)
+        return torch.tensor(ids, device=model.device)
 
     @checked(SurgeryError)
     def batches(
@@ -82,7 +82,7 @@ class Labelled:
         shard: tuple[Natural, Positive] = (0, 1),
     ) -> Iterator[LabelBatch]:
         """Rows of whole words, each of one text, padded on the right; see `Corpus.batches`."""
-        return label_batches(self._rows(model, context, seed, repeat, shuffle), batch, shard)
+        return label_batches(self._rows(model, context, seed, repeat, shuffle), batch, shard, model.device)
 
     def _rows(
         self, model: LanguageModel, context: int, seed: int, repeat: bool, shuffle: bool
@@ -168,7 +168,10 @@ def label_scores(model: LanguageModel, texts: Labelled, *, context: Positive = 1
 
 
 def label_batches(
-    rows: Iterator[tuple[list[int], list[int]]], batch: int, shard: tuple[int, int] = (0, 1)
+    rows: Iterator[tuple[list[int], list[int]]],
+    batch: int,
+    shard: tuple[int, int] = (0, 1),
+    device: torch.device | None = None,
 ) -> Iterator[LabelBatch]:
     """Rows of tokens and labels together, padded on the right; see `Corpus.batches`.
 
@@ -176,17 +179,18 @@ def label_batches(
         rows: tokens, and as many labels: tokens that stand for one, or `UNLABELLED`.
         batch: rows of each.
         shard: (which, of how many) of the batches.
+        device: of the batches; None for the processor.
     """
     rank, world = shard
     together = iter(lambda: list(itertools.islice(rows, batch)), [])
-    return map(_padded, itertools.islice(together, rank, None, world))
+    return (_padded(some, device) for some in itertools.islice(together, rank, None, world))
 
 
-def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> LabelBatch:
+def _padded(rows: Sequence[tuple[list[int], list[int]]], device: torch.device | None) -> LabelBatch:
     longest = max(len(tokens) for tokens, _ in rows)
     tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
     labels = torch.tensor([row + [UNLABELLED] * (longest - len(row)) for _, row in rows])
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     mask = torch.arange(longest) < lengths[:, None]
     where = torch.arange(longest).expand_as(mask).masked_fill(~mask, -1)
-    return LabelBatch(tokens, mask, mask, torch.arange(len(rows)), where, labels)
+    return LabelBatch(*(x.to(device) for x in (tokens, mask, mask, torch.arange(len(rows)), where, labels)))

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, checked
 from workbench.core.forms import read_json
-from workbench.core.hashing import combined, digest
+from workbench.core.hashing import combined, values_digest
 from workbench.core.progress import Progress
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
@@ -90,14 +90,14 @@ def dare(
             progress(done / len(old), name)
         if cancel is not None and cancel():
             raise Cancelled("Merging was stopped; nothing has changed.")
-        total = torch.zeros_like(tensor)
+        total = torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
         for number, (source, share) in enumerate(zip(sources, shares, strict=True)):
             delta = source.delta(name, tensor)
             if p:
-                delta.mul_(_kept(tensor.shape, p, f"{seed} {number} {name}").to(delta.dtype))
+                delta.mul_(_kept(tensor.shape, p, f"{seed} {number} {name}").to(delta))
             total.add_(delta, alpha=share / (1 - p) if rescale else share)
         if bool(total.any()):
-            tensors[name] = total.add_(tensor)
+            tensors[name] = total.add_(tensor).to(tensor.dtype)
     for source in sources:
         source.check()
     step = {"operation": "dare", "p": float(p), "rescale": rescale, "weights": shares, "of": [s.about for s in sources]}
@@ -155,7 +155,7 @@ class _Source:
         buffers = buffers_of(base.network.module)
         for name in sorted({*shapes} ^ {*others}):
             if name in buffers and name in others:
-                if not torch.equal(self._tensors[name].to(buffers[name].dtype), buffers[name]):
+                if not torch.equal(self._tensors[name].to(buffers[name]), buffers[name]):
                     raise SurgeryError(f"{self.name} and {base.name} don't compute alike: they differ in {name}.")
             elif name in shapes or not is_second_name(base, self._tensors, name):
                 raise SurgeryError(f"{self.name} and {base.name} are not alike: only one of them has a tensor {name}.")
@@ -183,11 +183,11 @@ class _Source:
                 )
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
-        """tuned - base of one tensor, in memory of its own."""
+        """tuned - base of one tensor, in float32 and in memory of its own."""
         tuned = self._tensors[name]
         if self._stated:
-            self._digests[name] = digest(name, tuned)
-        delta = tuned.to(tensor.dtype) - tensor
+            self._digests[name] = values_digest(name, tuned)
+        delta = tuned.to(tensor.device, torch.promote_types(tensor.dtype, torch.float32)) - tensor
         self._squares[0] += float(delta.norm()) ** 2
         self._squares[1] += float(tensor.norm()) ** 2
         return delta
@@ -196,7 +196,7 @@ class _Source:
         """Refuse a folder whose weights are not those on record, and a delta as large as the weights, which no
         fine-tuning leaves."""
         if self._stated:
-            buffers = {name: digest(name, self._tensors[name]) for name in buffers_of(self._base.network.module)}
+            buffers = {name: values_digest(name, self._tensors[name]) for name in buffers_of(self._base.network.module)}
             # records of earlier versions leave buffers out
             if self._stated not in (combined(self._digests | buffers), combined(self._digests)):
                 raise SurgeryError(

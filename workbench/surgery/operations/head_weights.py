@@ -80,6 +80,7 @@ class AttentionWeights:
         return value.detach().double().view(-1, self.shape.width, value[0].numel())
 
     def _stored(self, part: str, name: str, value: Tensor) -> dict[str, Tensor]:
+        """In float32, whatever the model's type is."""
         flat = value.reshape(-1, value.shape[-1]) if name == "weight" else value.flatten()
         return {f"{self.path}.{part}_proj.{name}": flat.float().contiguous()}
 
@@ -120,6 +121,7 @@ class AttentionWeights:
             values: second moments, `[new, joined * width, joined * width]`.
         """
         s = self.shape
+        keys, values = (one.to(self.parts["o"].weight.device) for one in (keys, values))
         plane = torch.linalg.eigh(keys).eigenvectors[..., -1]  # [new, width / 2, joined]
         basis = torch.linalg.eigh(values).eigenvectors[..., -s.width :]  # [new, joined * width, width]
         per_query = s.queries // s.old

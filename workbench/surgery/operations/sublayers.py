@@ -197,7 +197,7 @@ def _forms(module: Any, paths: Sequence[str]) -> dict[str, tuple[int, int | None
 
     handles = [module.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
     with torch.inference_mode():
-        module(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False)
+        module(input_ids=torch.zeros(1, 2, dtype=torch.long, device=module.device), use_cache=False)
     for handle in handles:
         handle.remove()
     return forms
