@@ -14,7 +14,7 @@ from workbench.core.shipped import missing, shipped
 from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_finite
-from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.protocol import Dictionary, is_examined
 from workbench.model.grad_mode import lasting
 
 
@@ -43,7 +43,8 @@ def load_dictionary(path: str | Path) -> Dictionary:
         )
     try:
         dictionary = form.read(folder)
-        check_finite(dictionary.tensors())
+        if not is_examined(dictionary):
+            check_finite(dictionary.tensors())
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
