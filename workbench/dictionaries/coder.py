@@ -247,7 +247,7 @@ class SparseCoder(Trainable):
             "architecture": self.architecture or self.kind,
             "d_in": self.d_in,
             "d_sae": self.n_features,
-            "dtype": str(self.W_enc.dtype).removeprefix("torch."),
+            "dtype": str(self.W_dec.dtype).removeprefix("torch."),
             "device": "cpu",
             "apply_b_dec_to_input": self.centred,
             "normalize_activations": "none",

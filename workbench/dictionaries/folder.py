@@ -220,9 +220,8 @@ def _config(text: bytes, metadata: dict[str, str]) -> dict[str, Any]:
         chosen = own.get(CONFIG, "") if own.get(REPLACES) == _sha256(text) else text.decode()
     except UnicodeDecodeError as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
-    config = dict(parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged"))
-    fields: Mapping[str, Any] = config.get(OWN) or {}
-    version = fields.get("format", FORMAT)
+    config: dict[str, Any] = dict(parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged"))
+    version = (config.get(OWN) or {}).get("format", FORMAT)
     if version != FORMAT:
         raise DictionaryError(
             f"it is in format {version} and this version reads format {FORMAT}; "
