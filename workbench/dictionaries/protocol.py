@@ -312,7 +312,7 @@ class Dictionary(nn.Module, ABC):
         known = _hashes[self][2] if is_examined(self) else None
         try:
             super().to(*args, **kwargs)
-        except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:
+        except (TypeError, RuntimeError, AssertionError, ModuleNotFoundError) as error:  # so torch refuses devices
             raise DictionaryError(f"{self.name} can't be moved: {reason_of(error)}.") from error
         if known is not None and types == {name: tensor.dtype for name, tensor in _held(self).items()}:
             _remember(self, known)
