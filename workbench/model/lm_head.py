@@ -16,6 +16,9 @@ CONVERTED = 1 << 24
 TOKENS = 1 << 17
 """Tokens in a piece at most, which bounds the scores that a product with a piece makes."""
 
+FEW = 1024
+"""Scores among which equal ones are looked for first."""
+
 
 class LMHead:
     """The weights of an LM head.
@@ -89,9 +92,14 @@ def highest(scores: Tensor, candidates: Tensor, count: int, sign: int = 1) -> tu
         lowest = values[:, count - 1]
         for row in (lowest == values[:, count]).nonzero()[:, 0].tolist():  # one more is equal to the last
             above = int((values[row] > lowest[row]).sum())
-            equal = (scores[row] * sign == lowest[row]).nonzero()[:, 0]
-            columns[row, above:count] = equal[: count - above]
+            columns[row, above:count] = _first_equal(scores[row], lowest[row] * sign, count - above)
     return values[:, :count], columns[:, :count]
+
+
+def _first_equal(scores: Tensor, value: Tensor, count: int) -> Tensor:
+    """The first `count` places `[count]` at which scores `[width]` have a value that so many of them have."""
+    few = (scores[:FEW] == value).nonzero()[:count, 0]  # of a row of zeros all are equal
+    return few if len(few) == count else (scores == value).nonzero()[:count, 0]
 
 
 def merged(best: tuple[Tensor, Tensor] | None, more: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
