@@ -7,7 +7,8 @@ definition of a kind registers it under its word `kind`, where loading, training
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from workbench.core.checks import as_integer, checked
 from workbench.core.hashing import fingerprint, hash_of
-from workbench.core.type_words import shown
+from workbench.core.type_words import reason_of, shown
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
@@ -117,14 +118,12 @@ class Dictionary(nn.Module, ABC):
         It is remembered while parameters and buffers keep their memory and their version, which torch counts up at each
         change in place, except through `.data`.
         """
-        held = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
-        if any(tensor.is_inference() for _, tensor in held):  # torch counts no versions of these
+        held = _held(self)
+        if any(tensor.is_inference() for tensor in held.values()):  # torch counts no versions of these
             return fingerprint(self.tensors())
-        versions = [(name, one.data_ptr(), one.shape, one.dtype, one._version) for name, one in held]
         known = _hashes.get(self)
-        if known is None or known[0] != versions:
-            tensors = [tensor.detach() for _, tensor in held]
-            known = _hashes[self] = versions, tensors, fingerprint(self.tensors())
+        if known is None or known[0] != _versions(held):
+            known = _remember(self, fingerprint(self.tensors()))
         return known[2]
 
     def _whole_hash(self, tensors: str) -> str:
@@ -299,3 +298,76 @@ class Dictionary(nn.Module, ABC):
         config = self.config()
         config["workbench"] = config.get("workbench", {}) | own
         write_folder(Path(path), config, tensors)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move this dictionary to another device, in place, and return it.
+
+        Arguments are those of `torch.nn.Module.to`. Another device leaves the `hash`; another type makes another
+        dictionary.
+
+        Raises:
+            DictionaryError: a device that this machine does not have.
+        """
+        types = {name: tensor.dtype for name, tensor in _held(self).items()}
+        known = _hashes[self][2] if is_examined(self) else None
+        try:
+            super().to(*args, **kwargs)
+        except (TypeError, RuntimeError, AssertionError, ModuleNotFoundError) as error:  # so torch refuses devices
+            raise DictionaryError(f"{self.name} can't be moved: {reason_of(error)}.") from error
+        if known is not None and types == {name: tensor.dtype for name, tensor in _held(self).items()}:
+            _remember(self, known)
+        return self
+
+
+def hold_examined(dictionary: Dictionary, tensors: Mapping[str, Tensor], known: str) -> None:
+    """Remember the hash of a dictionary whose tensors are those of a file that was looked at.
+
+    A dictionary that holds other tensors, such as converted ones, is left without.
+
+    Args:
+        dictionary: a new one.
+        tensors: of the file, mapped; their values are finite.
+        known: their fingerprint.
+    """
+    own = dictionary.tensors()
+    if own.keys() == tensors.keys() and all(_is_same(own[name], tensors[name]) for name in own):
+        _remember(dictionary, known)
+
+
+def is_examined(dictionary: Dictionary) -> bool:
+    """Whether the hash of a dictionary's tensors, as they are now, is known."""
+    known = _hashes.get(dictionary)
+    return known is not None and known[0] == _versions(_held(dictionary))
+
+
+@contextmanager
+def keeping_hash(dictionary: Dictionary) -> Iterator[None]:
+    """Keep the remembered hash over a block that changes where tensors are in memory and not their values."""
+    known = _hashes.get(dictionary) if is_examined(dictionary) else None
+    yield
+    if known is not None:
+        _remember(dictionary, known[2])
+
+
+def _held(dictionary: Dictionary) -> dict[str, Tensor]:
+    """Every parameter and buffer by name."""
+    return dict(
+        [*dictionary.named_parameters(remove_duplicate=False), *dictionary.named_buffers(remove_duplicate=False)]
+    )
+
+
+def _versions(held: Mapping[str, Tensor]) -> list[Any]:
+    """What changes when a tensor does."""
+    return [(name, one.data_ptr(), one.shape, one.dtype, one._version) for name, one in held.items()]
+
+
+def _remember(dictionary: Dictionary, known: str) -> tuple[list[Any], list[Tensor], str]:
+    held = _held(dictionary)
+    _hashes[dictionary] = _versions(held), [tensor.detach() for tensor in held.values()], known
+    return _hashes[dictionary]
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same memory, read in the same way."""
+    same = (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
+    return same and one.data_ptr() == other.data_ptr()

@@ -119,7 +119,7 @@ def fine_tune(
     order = list(model.hook_points)
     points = sorted(own, key=lambda name: order.index(model.hook_points[name].key))
     dictionaries = [dictionary_in_place(name, own[name]) for name in points]
-    processes = Processes(model.network.unembedding().device)
+    processes = Processes(model.device)
     if batch % processes.count:
         raise TrainingError(f"batch {batch:,} can't be divided among {processes.count} processes.")
     untrained = not any("tokens" in one.provenance for one in dictionaries)

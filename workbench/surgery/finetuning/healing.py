@@ -123,7 +123,7 @@ def heal(
     trained = [one for name, one in twin.network.module.named_parameters() if pattern.is_in(name)]
     if not trained:
         raise SurgeryError(f"There is nothing to train: no parameter's name has {pattern.pattern!r} in it.")
-    processes = Processes(twin.network.unembedding().device)
+    processes = Processes(twin.device)
     how: dict[str, Any] = {"context": context, "batch": batch, "seed": seed}
     batches = TextBatches(texts, twin, tokens, **how, processes=processes, counted=learned_tokens)
     layers: Any = twin.network.module.get_submodule(layers_path(twin))
