@@ -20,6 +20,8 @@ NORMAL, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
 """How SentencePiece writes a space."""
 PREFIX = "tokenizer.ggml."
+LONGEST, PAIRS, PAIRS_MORE = 1000, 16, 10_000
+"""Characters of a token of SentencePiece, and pairs that make its tokens: for each token, and more."""
 LISTS = ("tokens", "token_type", "merges", "scores")
 FLAGS = ("add_bos_token", "add_eos_token", "add_space_prefix", "add_sep_token", "remove_extra_whitespaces")
 ENDS_OF_TURNS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>")
@@ -224,10 +226,13 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     normal = [number for number, kind in enumerate(vocabulary.kinds) if kind in (NORMAL, UNUSED)]
     normal.sort(key=lambda number: -scores[number])
     pairs: list[tuple[str, str]] = []
+    most = PAIRS * len(normal) + PAIRS_MORE
     for number in normal:
         word = vocabulary.words[number]
-        cuts = ((word[:place], word[place:]) for place in range(1, len(word)))
-        pairs += sorted((pair for pair in cuts if pair[0] in ids and pair[1] in ids), key=lambda pair: ids[pair[0]])
+        if len(word) > LONGEST or len(pairs) > most:
+            raise ModelError(f"{header.path} has a vocabulary whose tokens are joined in too many ways; fetch it again.")
+        lefts = [left for place in range(1, len(word)) if (left := word[:place]) in ids and word[place:] in ids]
+        pairs += [(left, word[len(left) :]) for left in sorted(lefts, key=ids.__getitem__)]
     return pairs
 
 
