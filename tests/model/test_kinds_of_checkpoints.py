@@ -57,7 +57,7 @@ def test_a_name_that_needs_a_permission_says_how(monkeypatch: pytest.MonkeyPatch
         except GatedRepoError as error:
             raise OSError("You are trying to access a gated repo.\nMake sure …") from error
 
-    monkeypatch.setattr("workbench.model.weights._read", refuse)
+    monkeypatch.setattr("workbench.model.reading._read", refuse)
     with pytest.raises(
         wb.model.ModelError, match=r"ask for it at https://huggingface\.co/some/model, then log in .* `hf auth"
     ):

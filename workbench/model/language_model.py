@@ -36,7 +36,8 @@ class LanguageModel:
 
     Attributes:
         name: the name or folder that it was loaded from.
-        weights_hash: SHA-256 over its tensors alone.
+        weights_hash: SHA-256 over the values of its checkpoint's tensors alone.
+        rounded_hash: the same over its tensors as they are, where its type rounds the checkpoint's values; else empty.
         former_hash: what `hash` was in records of older versions; empty for a model that they could not make.
         network: the modules and hook points.
         tokenizer: Hugging Face tokenizer, or None for a model that reads token ids alone.
@@ -52,6 +53,7 @@ class LanguageModel:
     def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
         self.weights_hash = self.former_hash = hash
+        self.rounded_hash = ""
         self._own_hash = self._own_plain_hash = ""
         self._identity: tuple[Any, str] | None = None
         self.tokenizer: Any = tokenizer
@@ -90,6 +92,22 @@ class LanguageModel:
     @hash.setter
     def hash(self, hash: str) -> None:
         self._own_hash = hash
+
+    @property
+    def held_hash(self) -> str:
+        """SHA-256 over the values of its tensors as they are: `weights_hash`, but where its type rounds them."""
+        return self.rounded_hash or self.weights_hash
+
+    def take_hash(self, held: str, parent: LanguageModel) -> None:
+        """Set the hashes of a model that was made from another: the other's where its tensors are the same.
+
+        Args:
+            held: SHA-256 over the values of the model's own tensors.
+            parent: the other model.
+        """
+        same = held == parent.held_hash
+        self.weights_hash = parent.weights_hash if same else held
+        self.rounded_hash = parent.rounded_hash if same else ""
 
     def is_named(self, recorded: str | None) -> bool:
         """Whether a record means this model: by its `hash`, or as versions did that recorded its tensors alone."""

@@ -17,7 +17,8 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.type_words import reason_of
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import building, check_opening, state_of
+from workbench.model.reading import check_opening
+from workbench.model.weights import building, state_of
 
 PROBE = 16
 """Tokens of a pass that shows whether two models compute the same."""
