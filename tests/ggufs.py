@@ -1,8 +1,8 @@
 """GGUF files of tiny models, written as llama.cpp's own conversion writes them.
 
-`write(path, module, tokenizer)` converts a plain Hugging Face model. Names of tensors come from the table of the package
-`gguf`; what the conversion changes (rows of queries and keys, gains of norms, transposed matrices) is written here in
-the direction of the conversion.
+`write(path, module, tokenizer)` converts a plain Hugging Face model. Names of tensors come from the table of `gguf`;
+what the conversion changes (rows of queries and keys, gains of norms, transposed matrices) is written here in the
+direction of the conversion.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def tokenizer_fields(tokenizer: Any) -> dict[str, Any]:
     added = {token["content"] for token in state["added_tokens"] if not token["special"]}
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in state["model"]["merges"]]
     pieces = state["model"].get("byte_fallback", False)
-    kinds = [3 if word in special else 4 if word in added else 6 if pieces and word[:3] == "<0x" else 1 for word in words]
+    kinds = [
+        3 if word in special else 4 if word in added else 6 if pieces and word[:3] == "<0x" else 1 for word in words
+    ]
     fields: dict[str, Any] = {"tokens": words, "token_type": kinds, "model": "llama" if pieces else "gpt2"}
     if pieces:
         ranks = {merge.replace(" ", ""): -float(rank) for rank, merge in reversed(list(enumerate(merges)))}
@@ -150,8 +152,8 @@ def write_parts(
     block = gguf.GGML_QUANT_SIZES[form][0]
     for name, values in tensors.items():
         whole = values.ndim > 1 and values.shape[-1] % block == 0
-        values = np.ascontiguousarray(values, np.float32)
-        writer.add_tensor(name, gguf.quantize(values, form) if whole else values, raw_dtype=form if whole else F32)
+        plain = np.ascontiguousarray(values, np.float32)
+        writer.add_tensor(name, gguf.quantize(plain, form) if whole else plain, raw_dtype=form if whole else F32)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

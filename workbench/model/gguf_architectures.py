@@ -20,6 +20,7 @@ from workbench.model.gguf_header import Header
 from workbench.model.weights import ModelError
 
 NUMBER = re.compile(r"^blk\.([0-9]+)\.")
+MOST_LAYERS = 1000
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 ROPE_FACTORS = "rope_freqs.weight"
 """What llama.cpp divides the rotary frequencies by: the form in which a file states the scaling of Llama 3."""
@@ -296,9 +297,10 @@ def _gemma3(keys: Keys) -> dict[str, Any]:
 def _gpt2(keys: Keys) -> dict[str, Any]:
     sizes = _sizes(keys)
     inner, width = keys.whole("feed_forward_length"), sizes["hidden_size"]
-    if sizes["num_key_value_heads"] != sizes["num_attention_heads"] or sizes["head_dim"] * sizes[
-        "num_attention_heads"
-    ] != width:
+    if (
+        sizes["num_key_value_heads"] != sizes["num_attention_heads"]
+        or sizes["head_dim"] * sizes["num_attention_heads"] != width
+    ):
         raise keys.refuse("has heads that a GPT-2 can't have")
     return {
         "vocab_size": sizes["vocab_size"],
@@ -418,16 +420,25 @@ GPT2 = {
     "blk.*.ffn_up": "transformer.h.*.mlp.c_fc",
     "blk.*.ffn_down": "transformer.h.*.mlp.c_proj",
 }
-PHI3 = ENDS | NORMS | {
-    "blk.*.attn_qkv": f"{LAYER}.self_attn.qkv_proj",
-    "blk.*.attn_output": f"{LAYER}.self_attn.o_proj",
-    "blk.*.ffn_up": f"{LAYER}.mlp.gate_up_proj",
-    "blk.*.ffn_down": f"{LAYER}.mlp.down_proj",
-}
-STARCODER2 = ENDS | ATTENTION | NORMS | {
-    "blk.*.ffn_up": f"{LAYER}.mlp.c_fc",
-    "blk.*.ffn_down": f"{LAYER}.mlp.c_proj",
-}
+PHI3 = (
+    ENDS
+    | NORMS
+    | {
+        "blk.*.attn_qkv": f"{LAYER}.self_attn.qkv_proj",
+        "blk.*.attn_output": f"{LAYER}.self_attn.o_proj",
+        "blk.*.ffn_up": f"{LAYER}.mlp.gate_up_proj",
+        "blk.*.ffn_down": f"{LAYER}.mlp.down_proj",
+    }
+)
+STARCODER2 = (
+    ENDS
+    | ATTENTION
+    | NORMS
+    | {
+        "blk.*.ffn_up": f"{LAYER}.mlp.c_fc",
+        "blk.*.ffn_down": f"{LAYER}.mlp.c_proj",
+    }
+)
 EXPERTS = {
     "blk.*.ffn_gate_exps.weight": f"{LAYER}.mlp.experts.gate_up_proj",
     "blk.*.ffn_up_exps.weight": f"{LAYER}.mlp.experts.gate_up_proj",
@@ -480,9 +491,9 @@ def settings_of_file(header: Header) -> dict[str, Any]:
         ModelError: one is missing or can't be, or the file states more than is read.
     """
     architecture, keys = architecture_of(header), Keys(header)
+    layers = {number[1] for name in header.tensors if (number := NUMBER.match(name))}
+    if keys.whole("block_count") != len(layers) or len(layers) > MOST_LAYERS:
+        raise header.fault(f"{keys.prefix}block_count", f"the {len(layers):,} layers that have tensors")
     settings = architecture.settings(keys)
     keys.refuse_others()
-    layers = {int(number[1]) for name in header.tensors if (number := NUMBER.match(name))}
-    if layers != set(range(settings.get("num_hidden_layers", settings.get("n_layer", 0)))):
-        raise header.fault(f"{keys.prefix}block_count", f"the {len(layers):,} layers that have tensors")
     return settings

@@ -7,8 +7,8 @@ parameter has to be in the file. No code is run, and nothing of the package `ggu
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workbench.core.hashing import combined, digest, not_finite
+from workbench.core.hashing import combined, not_finite, values_digest
 from workbench.core.progress import Progress
+from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of, shown
-from workbench.model.gguf_architectures import HEAD, ROPE_FACTORS, Architecture, architecture_of, settings_of_file
-from workbench.model.gguf_header import ENDING, Header, StoredTensor, read_header
+from workbench.model.gguf_architectures import HEAD, ROPE_FACTORS, architecture_of, settings_of_file
+from workbench.model.gguf_header import ENDING, StoredTensor, read_header
 from workbench.model.gguf_tokenizer import ends_of_turns, read_gguf_tokenizer
+from workbench.model.placing import check_memory, chosen_dtype
+from workbench.model.reading import Opened
 from workbench.model.weights import ModelError, building, parameters_of
 
 FLOATS = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
@@ -33,8 +36,40 @@ Plan = dict[str, list[tuple[str, StoredTensor]]]
 
 
 def is_gguf(source: object) -> bool:
-    """Whether a source of a model is the path of a GGUF file."""
+    """Whether a source of a model is the path of a GGUF file, by its name."""
     return isinstance(source, str | Path) and str(source).endswith(ENDING) and not Path(source).is_dir()
+
+
+def read_gguf(
+    path: Path,
+    device: torch.device,
+    dtype: str | torch.dtype,
+    tokenizer: Any = None,
+    progress: Progress | None = None,
+) -> Opened:
+    """The plain model and tokenizer of a GGUF file.
+
+    Args:
+        path: the file, or the first one of a model in several parts.
+        device: where the model goes.
+        dtype: its type, as for `chosen_dtype`.
+        tokenizer: in place of the file's own.
+        progress: called with the share done and a word on what is being done.
+
+    Raises:
+        ModelError: the file is damaged, or holds what is not read; the device can't compute in the type, or has too
+            little memory for it.
+    """
+
+    def read() -> Opened:
+        model = GgufModel(path)
+        chosen = chosen_dtype(dtype, device, model.dtype, ModelError)
+        own = tokenizer or model.tokenizer()
+        check_memory(path.name, model.values * chosen.itemsize, device, chosen, ModelError)
+        module, exact, held = model.module(chosen, progress)
+        return Opened(module.to(device), own, exact, "" if held == exact else held, model.dtype)
+
+    return read_steadily(read, (path,), ModelError)
 
 
 class GgufModel:
@@ -44,6 +79,7 @@ class GgufModel:
         header: fields and places of tensors.
         settings: of the Hugging Face configuration.
         dtype: the type that the file was made in; bfloat16 where it holds blocks, whose values are of no type.
+        values: how many weights it holds.
     """
 
     def __init__(self, path: Path):
@@ -53,8 +89,12 @@ class GgufModel:
         self._architecture = architecture_of(self.header)
         self.settings = settings_of_file(self.header)
         self._check_types()
-        forms = {tensor.form for tensor in self.header.tensors.values() if len(tensor.shape) > 1}
+        self._shapes = self._built_shapes()
+        self._plan = self._planned()
+        stored = self.header.tensors.values()
+        forms = {tensor.form for tensor in stored if len(tensor.shape) > 1}
         self.dtype = FLOATS[max(forms)] if forms <= FLOATS.keys() else torch.bfloat16
+        self.values = sum(math.prod(shape) for shape in self._shapes.values())
 
     def config(self) -> Any:
         """The Hugging Face configuration.
@@ -72,6 +112,7 @@ class GgufModel:
                 config = AutoConfig.for_model(self._architecture.model_type, **self.settings | special)
         except Exception as error:  # what transformers raises for settings has no kind of its own
             raise ModelError(f"{self.header.path} has settings that can't be: {reason_of(error)}.") from error
+        config.architectures = [self._class(config).__name__]
         if len(ends) > 1 or (ends and numbers["eos"] is None):
             config.eos_token_id = ends
         return config
@@ -82,56 +123,52 @@ class GgufModel:
         Raises:
             ModelError: as `read_gguf_tokenizer`.
         """
-        return read_gguf_tokenizer(self.header, self.settings["vocab_size"], self._length())
+        length = self.settings.get("max_position_embeddings") or self.settings["n_positions"]
+        return read_gguf_tokenizer(self.header, self.settings["vocab_size"], length)
 
-    def tensors(self, dtype: torch.dtype, progress: Progress | None = None) -> tuple[dict[str, Tensor], str]:
-        """The parameters by their names in the Hugging Face model, and the fingerprint of their float32 values.
+    def tensors(self, dtype: torch.dtype, progress: Progress | None = None) -> tuple[dict[str, Tensor], str, str]:
+        """The parameters by their names in the Hugging Face model; the fingerprints of their float32 values, and of
+        the values that they are rounded to.
 
         Args:
             dtype: of the tensors.
             progress: called with the share done and a word on what is being done.
 
         Raises:
-            ModelError: a tensor that is no parameter, a parameter that no tensor fills, another shape, or a value that
-                is not finite.
+            ModelError: a tensor of another shape than the model's, or a value that is not finite.
         """
-        shapes = self._shapes()
-        plan = self._plan(shapes)
         found: dict[str, Tensor] = {}
-        digests: dict[str, bytes] = {}
-        for done, (name, parts) in enumerate(plan.items()):
+        exact: dict[str, bytes] = {}
+        held: dict[str, bytes] = {}
+        for done, (name, parts) in enumerate(self._plan.items()):
             if progress is not None:
-                progress(done / len(plan), "Converting the weights")
+                progress(done / len(self._plan), "Converting the weights")
             values = self._values(parts)
-            if tuple(values.shape) != shapes[name]:
-                raise ModelError(
-                    f"{self.header.path} holds {parts[0][1].name} in the shape {tuple(values.shape)}, not in the shape "
-                    f"{shapes[name]} that its settings give {name}; fetch it again."
-                )
             if not_finite({name: values}):
                 raise ModelError(
                     f"{self.header.path} holds values in {parts[0][1].name} that are not finite; fetch it again."
                 )
-            digests[name] = digest(name, values)
             found[name] = values.to(dtype)
-        return found, combined(digests)
+            exact[name] = values_digest(name, values)
+            held[name] = exact[name] if dtype == torch.float32 else values_digest(name, found[name])
+        return found, combined(exact), combined(held)
 
-    def module(self, dtype: torch.dtype, progress: Progress | None = None) -> tuple[nn.Module, str]:
-        """The plain Hugging Face model in a type, and the fingerprint of its float32 values.
+    def module(self, dtype: torch.dtype, progress: Progress | None = None) -> tuple[nn.Module, str, str]:
+        """The plain Hugging Face model in a type, and the fingerprints of `tensors`.
 
         Raises:
             ModelError: as `tensors`.
         """
-        tensors, fingerprint = self.tensors(dtype, progress)
-        config = self.config()
+        tensors, exact, held = self.tensors(dtype, progress)
+        config, names = self.config(), set(tensors)
         with building():
             loaded: Any = self._class(config).from_pretrained(
                 None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
             )
         module, info = loaded
-        if wrong := {*info["missing_keys"], *info["unexpected_keys"]} or tensors.keys() ^ parameters_of(module).keys():
+        if wrong := {*info["missing_keys"], *info["unexpected_keys"]} or names ^ parameters_of(module).keys():
             raise ModelError(f"{self.header.path} can't be opened by this version of transformers: {min(wrong)}.")
-        return module, fingerprint
+        return module, exact, held
 
     def _token(self, name: str) -> int | None:
         key = f"tokenizer.ggml.{name}_token_id"
@@ -140,15 +177,12 @@ class GgufModel:
             raise self.header.fault(key, f"one of its {self.settings['vocab_size']:,} tokens")
         return number
 
-    def _length(self) -> int:
-        return self.settings.get("max_position_embeddings") or self.settings["n_positions"]
-
     def _class(self, config: Any) -> Any:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    def _built_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the model's parameters, tied ones once; nothing is allocated."""
         config = self.config()
         try:
@@ -158,26 +192,40 @@ class GgufModel:
             raise ModelError(f"{self.header.path} has settings that can't be: {reason_of(error)}.") from error
         return {name: tuple(tensor.shape) for name, tensor in parameters_of(module).items()}
 
-    def _plan(self, shapes: dict[str, tuple[int, ...]]) -> Plan:
+    def _planned(self) -> Plan:
         """Which tensors make which parameter."""
         plan: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
         for tensor in self.header.tensors.values():
             if tensor.name == ROPE_FACTORS or (tensor.name == HEAD and self.settings["tie_word_embeddings"]):
                 continue  # they stand in the settings
             place = self._architecture.place(tensor.name)
-            if place is None or place[1] not in shapes:
+            if place is None or place[1] not in self._shapes:
                 raise ModelError(
                     f"{self.header.path} holds the tensor {shown(tensor.name)}, which no part of a "
                     f"{self.header.architecture} takes, so the model would be another; open its safetensors instead."
                 )
             plan[place[1]][place[0]] = tensor
-        if missing := shapes.keys() - plan.keys():
+        if missing := self._shapes.keys() - plan.keys():
             raise ModelError(f"{self.header.path} has no weights for {min(missing)}; fetch it again.")
         order = {part: number for number, part in enumerate(self._architecture.joined)}
-        return {
+        ordered = {
             name: [(part, parts[part]) for part in sorted(parts, key=lambda part: order.get(part, 0))]
             for name, parts in plan.items()
         }
+        for name, parts in ordered.items():
+            self._check_shape(name, parts)
+        return ordered
+
+    def _check_shape(self, name: str, parts: list[tuple[str, StoredTensor]]) -> None:
+        """Refuse tensors that do not have the shape of their parameter; no value is read."""
+        with torch.device("meta"):
+            pieces = [self._architecture.change(part, torch.empty(one.shape), self.settings) for part, one in parts]
+        shape = tuple((pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)).shape)
+        if shape != self._shapes[name]:
+            raise ModelError(
+                f"{self.header.path} holds {parts[0][1].name} in the shape {shape}, where its settings give "
+                f"{self._shapes[name]}; fetch it again."
+            )
 
     def _values(self, parts: list[tuple[str, StoredTensor]]) -> Tensor:
         """A parameter in float32."""

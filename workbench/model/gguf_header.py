@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.paths import leads_out
 from workbench.core.type_words import reason_of, shown
 from workbench.model.weights import ModelError
 
@@ -135,6 +136,8 @@ def read_header(path: Path) -> Header:
     tensors = dict(first.tensors)
     for number in range(1, count):
         part = path.with_name(f"{path.name[: named.start()]}-{number + 1:05}-of-{count:05}.gguf")
+        if leads_out(part, path.parent):
+            raise ModelError(f"{part} is a link that leads out of its folder; put the file itself there.")
         if not part.is_file():
             raise ModelError(f"{path} is one of {count:,} parts, and {part.name} is not beside it; copy all of them.")
         other = _read_file(part)
@@ -144,7 +147,7 @@ def read_header(path: Path) -> Header:
             raise ModelError(f"{part} holds {min(twice)}, which another part of the model holds too; copy them again.")
         tensors |= other.tensors
     if first.whole("split.tensors.count", len(tensors)) != len(tensors):
-        raise ModelError(f"The parts of {path} hold {len(tensors):,} tensors, not as many as it states; copy them again.")
+        raise ModelError(f"The parts of {path} hold {len(tensors):,} tensors, not as many as it states; copy all.")
     return Header(path, first.fields, tensors)
 
 

@@ -85,7 +85,7 @@ class Vocabulary:
         if len(self.ids) != len(self.words):
             raise ModelError(f"{header.path} has two tokens of the same text; convert the model again.")
         if len(self.kinds) != len(self.words) or len(self.words) > rows:
-            raise header.fault(f"{PREFIX}tokens", f"at most {rows:,} tokens, the rows of its embedding, with their kinds")
+            raise header.fault(f"{PREFIX}tokens", f"at most {rows:,} tokens, each with its kind")
         self._refuse_others()
 
     def of_kind(self, *kinds: int) -> list[str]:
@@ -204,9 +204,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
         raise _unknown(header, "a tokenizer that leaves out spaces")
     bytes_too = {f"<0x{byte:02X}>" for byte in range(256)} <= vocabulary.ids.keys()
     unknown = vocabulary.special("unknown")
-    model = models.BPE(
-        vocabulary.ids, _merges(vocabulary), unk_token=unknown, fuse_unk=True, byte_fallback=bytes_too
-    )
+    model = models.BPE(vocabulary.ids, _merges(vocabulary), unk_token=unknown, fuse_unk=True, byte_fallback=bytes_too)
     tokenizer = Tokenizer(model)
     prefix = header.yes(f"{PREFIX}add_space_prefix", True)
     steps: list[Any] = [normalizers.Prepend(SPACE)] if prefix else []
@@ -230,7 +228,7 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     for number in normal:
         word = vocabulary.words[number]
         if len(word) > LONGEST or len(pairs) > most:
-            raise ModelError(f"{header.path} has a vocabulary whose tokens are joined in too many ways; fetch it again.")
+            raise ModelError(f"{header.path} has a vocabulary whose tokens are joined in too many ways.")
         lefts = [left for place in range(1, len(word)) if (left := word[:place]) in ids and word[place:] in ids]
         pairs += [(left, word[len(left) :]) for left in sorted(lefts, key=ids.__getitem__)]
     return pairs
