@@ -117,7 +117,26 @@ def tensors_of(module: nn.Module) -> dict[str, np.ndarray]:
         name = names.get_name(stem)
         assert name is not None, path
         tensors[f"{name}.{ending}"] = _converted(arch, config, path, values)
+    rope = config.to_dict().get("rope_parameters") or {}
+    if rope.get("rope_type") == "llama3":
+        tensors["rope_freqs.weight"] = _llama3_factors(rope, config.head_dim)
     return tensors
+
+
+def _llama3_factors(rope: Mapping[str, float], size: int) -> np.ndarray:
+    """What rotary frequencies are divided by, one after another."""
+    factors = []
+    for place in range(0, size, 2):
+        wave = 2 * np.pi * rope["rope_theta"] ** (place / size)
+        turns = rope["original_max_position_embeddings"] / wave
+        if turns > rope["high_freq_factor"]:
+            factors.append(1.0)
+        elif turns < rope["low_freq_factor"]:
+            factors.append(rope["factor"])
+        else:
+            smooth = (turns - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+            factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return np.array(factors, np.float32)
 
 
 def _converted(arch: str, config: Any, path: str, values: np.ndarray) -> np.ndarray:
@@ -159,6 +178,18 @@ def write_parts(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_split(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray], count: int) -> Path:
+    """Write a model in several files whose names begin with `path`; the first one's path."""
+    names = list(tensors)
+    step = -(-len(names) // count)
+    paths = [path.with_name(f"{path.name}-{number + 1:05}-of-{count:05}.gguf") for number in range(count)]
+    for number, part in enumerate(paths):
+        own = dict(fields) if number == 0 else {"general.architecture": fields["general.architecture"]}
+        own |= {"split.no": number, "split.count": count, "split.tensors.count": len(names)}
+        write_parts(part, own, {name: tensors[name] for name in names[number * step : (number + 1) * step]})
+    return paths[0]
 
 
 def write(path: Path, module: nn.Module, tokenizer: Any, form: GGMLQuantizationType = F32, **changes: Any) -> Path:

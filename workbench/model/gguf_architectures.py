@@ -311,8 +311,17 @@ def _gpt2(keys: Keys) -> dict[str, Any]:
         "n_inner": None if inner == 4 * width else inner,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": keys.number("attention.layer_norm_epsilon"),
-        "tie_word_embeddings": sizes["tie_word_embeddings"],
+        "tie_word_embeddings": sizes["tie_word_embeddings"] or _are_equal(keys.header, HEAD, EMBEDDING),
     }
+
+
+def _are_equal(header: Header, one: str, other: str) -> bool:
+    """Whether two tensors hold the same bytes: the conversion of GPT-2 writes its embedding twice."""
+    first, second = header.tensors[one], header.tensors[other]
+    if (first.form, first.shape) != (second.form, second.shape):
+        return False
+    pieces = [np.memmap(at.file, np.uint8, "r", at.offset, (at.size,)) for at in (first, second)]
+    return bool(np.array_equal(*pieces))
 
 
 def _phi3(keys: Keys) -> dict[str, Any]:
