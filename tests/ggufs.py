@@ -167,7 +167,7 @@ def write_parts(
     writer = GGUFWriter(path, fields["general.architecture"])
     for key, value in fields.items():
         if key != "general.architecture":
-            _add(writer, key, value)
+            add(writer, key, value)
     block = gguf.GGML_QUANT_SIZES[form][0]
     for name, values in tensors.items():
         whole = values.ndim > 1 and values.shape[-1] % block == 0
@@ -200,7 +200,8 @@ def write(path: Path, module: nn.Module, tokenizer: Any, form: GGMLQuantizationT
     return write_parts(path, kept, tensors_of(module), form)
 
 
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+def add(writer: GGUFWriter, key: str, value: Any) -> None:
+    """Add a field in the type of its value."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

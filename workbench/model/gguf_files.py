@@ -21,10 +21,10 @@ from workbench.core.progress import Progress
 from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of, shown
 from workbench.model.gguf_architectures import HEAD, ROPE_FACTORS, architecture_of, settings_of_file
-from workbench.model.gguf_header import ENDING, StoredTensor, read_header
+from workbench.model.gguf_header import StoredTensor, read_header
 from workbench.model.gguf_tokenizer import ends_of_turns, read_gguf_tokenizer
 from workbench.model.placing import check_memory, chosen_dtype
-from workbench.model.reading import Opened
+from workbench.model.reading import GGUF, Opened
 from workbench.model.weights import ModelError, building, parameters_of
 
 FLOATS = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
@@ -37,7 +37,7 @@ Plan = dict[str, list[tuple[str, StoredTensor]]]
 
 def is_gguf(source: object) -> bool:
     """Whether a source of a model is the path of a GGUF file, by its name."""
-    return isinstance(source, str | Path) and str(source).endswith(ENDING) and not Path(source).is_dir()
+    return isinstance(source, str | Path) and str(source).endswith(GGUF) and not Path(source).is_dir()
 
 
 def read_gguf(

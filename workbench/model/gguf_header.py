@@ -21,7 +21,6 @@ from workbench.core.paths import leads_out
 from workbench.core.type_words import reason_of, shown
 from workbench.model.weights import ModelError
 
-ENDING = ".gguf"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}

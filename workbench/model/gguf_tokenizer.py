@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from workbench.core.type_words import reason_of, shown
@@ -160,12 +161,14 @@ def ends_of_turns(header: Header) -> list[int]:
     template writes: for many models a file states only the token that ends a text.
     """
     fields = header.fields
-    words, kinds = fields.get(f"{PREFIX}tokens", []), fields.get(f"{PREFIX}token_type", [])
     stated = {header.whole(key) for name in ("eos", "eot", "eom") if (key := f"{PREFIX}{name}_token_id") in fields}
     template = fields.get("tokenizer.chat_template", "")
-    written = [word for word in ENDS_OF_TURNS if isinstance(template, str) and word in template]
-    ids = {word: number for number, word in enumerate(words)} if written else {}
-    found = {ids[word] for word in written if word in ids and kinds[ids[word]] == CONTROL}
+    words, kinds = fields.get(f"{PREFIX}tokens"), fields.get(f"{PREFIX}token_type")
+    if not (isinstance(template, str) and isinstance(words, list) and isinstance(kinds, np.ndarray)):
+        return sorted(stated)
+    written = {word for word in ENDS_OF_TURNS if word in template}
+    kinded = enumerate(zip(words, kinds.tolist(), strict=False))
+    found = {number for number, (word, kind) in kinded if word in written and kind == CONTROL} if written else set()
     return sorted(stated | found)
 
 
