@@ -94,7 +94,7 @@ def load_model(
         source: None for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs through
             dictionaries, or the name of one that comes with Workbench; the folder of a LoRA adapter of PEFT, which is
             merged into the base model that it names (`about["adapter"]` says so; `save_model` saves the merged model);
-            a GGUF file, or the first one of several (docs/models.md says which are read); or a loaded Hugging Face
+            a GGUF file, or the first one of several (docs/gguf.md says which are read); or a loaded Hugging Face
             model, which is left as it is and shares its weights.
         device: where the model computes, as torch writes it ("cuda:1"); "auto" is CUDA, else MPS, else the processor.
         dtype: the type of its weights and activations, such as "bfloat16"; "auto" is the checkpoint's own type on an
