@@ -51,7 +51,7 @@ def test_quantised_checkpoints_are_refused_by_name(method: str, tmp_path: Path) 
 
 
 def test_a_name_that_needs_a_permission_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: str, **how: object) -> None:
+    def refuse(source: str, *rest: object, **how: object) -> None:
         try:
             raise GatedRepoError("403", response=Response(403, request=Request("GET", "https://huggingface.co")))
         except GatedRepoError as error:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
+from workbench.core.hashing import HALVES, fingerprint
 from workbench.model import prompts as prompt_forms
 from workbench.model.blame import blaming
 from workbench.model.decoding import Decoder, DecodingStep, decode
@@ -28,7 +29,7 @@ from workbench.model.plan import Plan
 from workbench.model.prompts import ChatPrompt, Prompt, Tokenizer, Tokens
 from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer, added_text, token_texts
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, state_of
 
 
 class LanguageModel:
@@ -110,8 +111,21 @@ class LanguageModel:
         self.rounded_hash = parent.rounded_hash if same else ""
 
     def is_named(self, recorded: str | None) -> bool:
-        """Whether a record means this model: by its `hash`, or as versions did that recorded its tensors alone."""
-        return bool(recorded) and recorded in (self.hash, self.former_hash)
+        """Whether a record means this model: by its `hash`, or as versions did that recorded its tensors alone.
+
+        Records of models in 16 bits may have the hash of their bytes, in place of that of their values.
+        """
+        if not recorded or recorded in (self.hash, self.former_hash):
+            return bool(recorded)
+        return self.dtype in HALVES and recorded in self._hashes_of_bytes()
+
+    def _hashes_of_bytes(self) -> tuple[str, ...]:
+        """The hashes that older versions gave a model in 16 bits; empty where the type was chosen on opening."""
+        if self.rounded_hash:
+            return ()
+        weights = fingerprint(state_of(self.network.module))
+        plain = plain_identity(weights, self.network.config, self.stop_tokens, self.tokenizer)
+        return weights, spliced_identity(plain, self.splices)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"
