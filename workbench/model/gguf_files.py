@@ -20,8 +20,9 @@ from workbench.core.hashing import combined, not_finite, values_digest
 from workbench.core.progress import Progress
 from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of, shown
-from workbench.model.gguf_architectures import HEAD, ROPE_FACTORS, architecture_of, settings_of_file
+from workbench.model.gguf_architectures import architecture_of, settings_of_file
 from workbench.model.gguf_header import StoredTensor, read_header
+from workbench.model.gguf_settings import HEAD, ROPE_FACTORS
 from workbench.model.gguf_tokenizer import ends_of_turns, read_gguf_tokenizer
 from workbench.model.placing import check_memory, chosen_dtype
 from workbench.model.reading import GGUF, Opened
