@@ -63,6 +63,6 @@ def test_what_a_cast_rounded_is_in_no_checkpoint(tmp_path: Path) -> None:
         off = float((child.model(TOKENS).float() - wanted).abs().max())
         assert off <= 4 * torch.finfo(model.dtype).eps * float(wanted.abs().max())
         child.certify(CORPUS, 40, context=16)
-        with pytest.raises(SurgeryError, match="cast to 16 bits once, which rounded its model.rotary_emb.inv_freq"):
+        with pytest.raises(SurgeryError, match="cast to 16 bits once, which rounded its model"):
             child.save_pretrained(tmp_path / "child")
         assert not (tmp_path / "child").exists()
