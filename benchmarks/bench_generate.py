@@ -14,7 +14,8 @@ PROMPT = "The quick brown dog ran to the store, and then it"
 
 def main() -> None:
     """Print the ratios for batches of 1 and 16."""
-    module, tokenizer, _ = read_default()
+    opened = read_default(torch.device("cpu"), torch.float32)
+    module, tokenizer = opened.module, opened.tokenizer
     module.eval()
     model = wb.load_model(module, tokenizer=tokenizer)
     clamps = [wb.Clamp(wb.Feature(f"neurons.{3 * n}.gate", 100 + n), 1.0) for n in range(10)]

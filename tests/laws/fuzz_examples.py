@@ -353,7 +353,12 @@ FUNCTIONS: Calls = {
         "model": w.model,
         "interventions": w.edits,
     },
-    "interventions.load_model": lambda w: {"source": w.model.network.module, "tokenizer": w.model.tokenizer},
+    "interventions.load_model": lambda w: {
+        "source": w.model.network.module,
+        "device": "cpu",
+        "dtype": "float32",
+        "tokenizer": w.model.tokenizer,
+    },
     "interventions.save_model": lambda w: {"model": w.speaker, "path": w.new(), "half": False},
     "measures.compare": lambda w: {
         "model": w.model,

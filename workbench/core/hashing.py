@@ -6,13 +6,18 @@ import fnmatch
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+HALVES = (torch.float16, torch.bfloat16)
+"""Types of 16-bit floats."""
+PIECE = 2**20
+"""Values of a tensor that are looked at together."""
 
 
 def file_sha256(path: Path) -> str:
@@ -23,6 +28,15 @@ def file_sha256(path: Path) -> str:
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes, types and bytes of tensors, independent of their order; in hex."""
+    return _fingerprint(tensors, digest)
+
+
+def values_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """The fingerprint of tensors of which those of 16-bit floats count as the float32 that they are equal to."""
+    return _fingerprint(tensors, values_digest)
+
+
+def _fingerprint(tensors: Mapping[str, Tensor], digest: Callable[[str, Tensor], bytes]) -> str:
     names = sorted(tensors)
     with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter lock
         return combined(dict(zip(names, pool.map(digest, names, [tensors[name] for name in names]), strict=True)))
@@ -30,11 +44,28 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 def digest(name: str, tensor: Tensor) -> bytes:
     """What one tensor adds to a fingerprint."""
-    tensor = tensor.detach().contiguous().cpu()
-    head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-    whole = hashlib.sha256(head)
-    whole.update(tensor.flatten().view(torch.uint8).numpy().data)  # joined to the head, the bytes would be copied
+    return _digest(name, tensor, tensor.dtype)
+
+
+def values_digest(name: str, tensor: Tensor) -> bytes:
+    """What one tensor adds to a fingerprint of values."""
+    return _digest(name, tensor, torch.float32 if tensor.dtype in HALVES else tensor.dtype)
+
+
+def _digest(name: str, tensor: Tensor, dtype: torch.dtype) -> bytes:
+    whole = hashlib.sha256(f"{name} {dtype} {tuple(tensor.shape)}".encode())
+    for piece in in_pieces(tensor):
+        whole.update(piece.to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy().data)
     return whole.digest()
+
+
+def in_pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor in parts of about `PIECE` values that follow each other in memory, or are copied so part by part."""
+    tensor = tensor.detach()
+    if tensor.is_contiguous() or tensor.ndim < 2:
+        yield from tensor.reshape(-1).split(PIECE)
+    else:
+        yield from tensor.split(max(PIECE // max(tensor[0].numel(), 1), 1))
 
 
 def combined(digests: Mapping[str, bytes]) -> str:
@@ -87,10 +118,12 @@ def not_finite(tensors: Mapping[str, Tensor], *, infinite: Sequence[str] = ()) -
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        if math.isfinite(float(tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):
-            continue
-        if bool((tensor.isnan() if name in infinite else ~tensor.isfinite()).any()):
-            return name
+        kind = torch.promote_types(tensor.dtype, torch.float32)
+        for piece in in_pieces(tensor):  # a sum in another type copies what it reads
+            if math.isfinite(float(piece.sum(dtype=kind))):
+                continue
+            if bool((piece.isnan() if name in infinite else ~piece.isfinite()).any()):
+                return name
     return ""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired
 
+import torch
 from torch import nn
 from typing_extensions import TypedDict
 
@@ -33,7 +34,9 @@ from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_defa
 from workbench.model.grad_mode import lasting
 from workbench.model.identity import spliced_identity
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import CHECKPOINT_FILES, ModelError, check_kind, identity, read_huggingface, write_module
+from workbench.model.placing import AUTO, chosen_device, chosen_dtype, placed
+from workbench.model.reading import Opened, check_kind, read_huggingface
+from workbench.model.weights import CHECKPOINT_FILES, ModelError, identity, write_module
 
 FORMAT = 2
 """Format 1 has no hashes of the dictionaries, and hashes of models that leave out settings and tokenizer."""
@@ -52,6 +55,10 @@ class Note(TypedDict):
     plain_hash: str
     """Of the model without them."""
     former_hash: NotRequired[str]
+    weights_hash: NotRequired[str]
+    """Of the values that those in `model/` were rounded from; only where they were rounded."""
+    rounded_hash: NotRequired[str]
+    """Of the values in `model/`; only where they were rounded."""
     dictionaries: NotRequired[dict[str, str]]
     """Hashes by the name of the folder."""
     about: NotRequired[dict[str, Any] | None]
@@ -71,6 +78,8 @@ def _shipped() -> dict[str, Path]:
 def load_model(
     source: str | Path | nn.Module | None = None,
     *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     tokenizer: Any = None,
     base: str | Path | None = None,
     trust_remote_code: bool = False,
@@ -85,6 +94,10 @@ def load_model(
             dictionaries, or the name of one that comes with Workbench; the folder of a LoRA adapter of PEFT, which is
             merged into the base model that it names (`about["adapter"]` says so; `save_model` saves the merged model);
             or a loaded Hugging Face model, which is left as it is and shares its weights.
+        device: where the model computes, as torch writes it ("cuda:1"); "auto" is CUDA, else MPS, else the processor.
+        dtype: the type of its weights and activations, such as "bfloat16"; "auto" is the checkpoint's own type on an
+            accelerator, and float32 on the processor. A loaded model keeps its device and its type unless others are
+            named. `model.hash` is that of the checkpoint's values on every device and in every type.
         tokenizer: of a loaded model.
         base: of an adapter, the name or folder of its base model; without it the base that the adapter names is opened
             if it is on this machine: by name, or inside the folder of the adapter or that of the process.
@@ -94,35 +107,46 @@ def load_model(
 
     Raises:
         ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens; it brings code
-            without which it can't be opened, weights other than safetensors, or links out of its folder.
+            without which it can't be opened, weights other than safetensors, or links out of its folder; the device is
+            not there, can't compute in the type, or has too little memory for it.
         DictionaryError: a damaged dictionary of a model that runs through some.
     """
+    if isinstance(source, nn.Module):
+        return _of_module(source, tokenizer, device, dtype)
+    place = chosen_device(device, ModelError)
     if isinstance(source, str) and not os.path.exists(source) and (folder := _shipped().get(source)):
-        return _open(folder, source)
+        return _open(folder, source, place, dtype)
     if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
         folder = Path(source)
-        return read_steadily(lambda: _open(folder, str(source)), (folder, folder / NOTE), ModelError)
+        return read_steadily(lambda: _open(folder, str(source), place, dtype), (folder, folder / NOTE), ModelError)
     if source is None or source == DEFAULT_MODEL:
-        module, tokenizer, hash = read_default(progress)
-        return LanguageModel(module, tokenizer, DEFAULT_MODEL, hash)
-    if isinstance(source, nn.Module):
-        if not hasattr(source, "config") or not hasattr(source, "get_output_embeddings"):
-            raise ModelError(
-                "This module is not a Hugging Face causal language model; load one with transformers first."
-            )
-        name = getattr(source.config, "_name_or_path", "") or type(source).__name__
-        check_kind(name, source.config)
-        return LanguageModel(source, tokenizer, name, identity(source))
-    about: dict[str, Any] = {}
-    if base is not None and not is_adapter(source):
-        raise ModelError(f"{source} is no folder of an adapter, so it has no base; leave base out.")
+        return _model(read_default(place, dtype, progress), DEFAULT_MODEL)
     if is_adapter(source):
-        module, tokenizer, hash, about["adapter"] = read_adapted(Path(source), base)
-    else:
-        module, tokenizer, hash = read_huggingface(str(source), trust_remote_code=trust_remote_code)
-    model = LanguageModel(module, tokenizer, str(source), hash)
-    model.about = about
+        opened, merged = read_adapted(Path(source), place, dtype, base)
+        return _model(opened, str(source), {"adapter": merged})
+    if base is not None:
+        raise ModelError(f"{source} is no folder of an adapter, so it has no base; leave base out.")
+    return _model(read_huggingface(str(source), place, dtype, trust_remote_code=trust_remote_code), str(source))
+
+
+def _model(opened: Opened, name: str, about: dict[str, Any] | None = None) -> LanguageModel:
+    """A language model of what was opened."""
+    model = LanguageModel(opened.module, opened.tokenizer, name, opened.weights_hash)
+    model.rounded_hash, model.about = opened.rounded_hash, about or {}
     return model
+
+
+def _of_module(source: Any, tokenizer: Any, device: str | torch.device, dtype: str | torch.dtype) -> LanguageModel:
+    """A language model of a loaded module."""
+    if not hasattr(source, "config") or not hasattr(source, "get_output_embeddings"):
+        raise ModelError("This module is not a Hugging Face causal language model; load one with transformers first.")
+    name = getattr(source.config, "_name_or_path", "") or type(source).__name__
+    check_kind(name, source.config)
+    place = None if device == AUTO else chosen_device(device, ModelError)
+    kind = None if dtype == AUTO else chosen_dtype(dtype, place or source.device, source.dtype, ModelError)
+    module, hash = placed(source, place, kind, ModelError), identity(source)
+    rounded = "" if module is source or module.dtype == source.dtype else identity(module)
+    return _model(Opened(module, tokenizer, hash, "" if rounded == hash else rounded), name)
 
 
 @checked(ModelError)
@@ -168,10 +192,12 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
             "former_hash": model.former_hash,
             "dictionaries": {hook_points[name]: hash for name, hash in hashes.items()},
         }
+        if model.rounded_hash and (temporary / "model").exists():
+            note["weights_hash"], note["rounded_hash"] = model.weights_hash, model.rounded_hash
         (temporary / NOTE).write_text(json.dumps(note, indent=2))
 
 
-def _open(folder: Path, name: str) -> LanguageModel:
+def _open(folder: Path, name: str, device: torch.device, dtype: str | torch.dtype) -> LanguageModel:
     """The model in a folder that `save_model` wrote."""
     for place in (folder, folder / "dictionaries"):
         check_links(place, ModelError)
@@ -189,7 +215,9 @@ def _open(folder: Path, name: str) -> LanguageModel:
             f"{folder} runs on {DEFAULT_MODEL}, which is not on this machine, and nothing is fetched because a folder "
             "needs it; open that model once with wb.load_model()."
         )
-    model = load_model(own)
+    model = load_model(own, device=device, dtype=dtype)
+    if rounded := note.get("rounded_hash"):
+        _restore_hash(folder, note, model, rounded)
     if not model.is_named(note["plain_hash"]):
         raise ModelError(
             f"{folder} was made for a model of the hash {note['plain_hash'][:12]}, not {model.hash[:12]}; copy it "
@@ -203,6 +231,14 @@ def _open(folder: Path, name: str) -> LanguageModel:
     _check_hashes(folder, note, model, dictionaries)
     model.bind([])  # raises here
     return model
+
+
+def _restore_hash(folder: Path, note: Note, model: LanguageModel, rounded: str) -> None:
+    """Give a model whose folder holds its values rounded the hash of those that it was rounded from."""
+    if model.weights_hash != rounded:
+        raise ModelError(f"The weights in {folder} are not those that were saved there; copy the whole folder again.")
+    model.rounded_hash, model.weights_hash = model.rounded_hash or rounded, note.get("weights_hash", rounded)
+    model.former_hash = model.weights_hash
 
 
 def _check_hashes(folder: Path, note: Note, model: LanguageModel, dictionaries: Mapping[str, Dictionary]) -> None:

@@ -28,11 +28,15 @@ from workbench.core.patterns import Patience, SafePattern
 from workbench.core.type_words import reason_of, shown
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
 from workbench.model.modules import is_conv1d
-from workbench.model.weights import ADAPTER, ModelError, identity, read_huggingface, read_tokenizer
+from workbench.model.placing import chosen_dtype
+from workbench.model.reading import ADAPTER, Opened, read_huggingface, read_tokenizer, settled
+from workbench.model.weights import ModelError, identity
 
 WEIGHTS = "adapter_model.safetensors"
 LONGEST = 20_000
 """Letters of a pattern in a configuration, which may name every module."""
+MERGED_IN = (torch.device("cpu"), torch.float32)
+"""Device and type of a base."""
 PREFIX = "base_model.model."
 """Begins the name of each tensor."""
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -80,13 +84,18 @@ def is_adapter(source: object) -> bool:
     return isinstance(source, str | Path) and (Path(source) / ADAPTER).is_file()
 
 
-def read_adapted(folder: Path, base: str | Path | None = None) -> tuple[nn.Module, Any, str, dict[str, Any]]:
-    """Plain model in float32 with the adapter in its weights, tokenizer, `identity`, and what was merged.
+def read_adapted(
+    folder: Path, device: torch.device, dtype: str | torch.dtype, base: str | Path | None = None
+) -> tuple[Opened, dict[str, Any]]:
+    """The model with the adapter in its weights, and what was merged.
 
-    The tokenizer is the folder's own if it has one, else the base's.
+    Weights are merged in float32, and rounded once where the model's type is another. The tokenizer is the folder's own
+    if it has one, else the base's.
 
     Args:
         folder: of the adapter.
+        device: where the model goes.
+        dtype: its type, as for `chosen_dtype`; "auto" is that of the base on an accelerator.
         base: name or folder of the base model, in the place of the one that the adapter names.
 
     Raises:
@@ -103,15 +112,17 @@ def read_adapted(folder: Path, base: str | Path | None = None) -> tuple[nn.Modul
         tensors = _sorted_out(folder, load_file(file))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file} can't be read ({reason_of(error)}); copy it again.") from error
-    module, tokenizer, base_hash, opened = _base(folder, config) if base is None else _given(base)
+    parent, opened = _base(folder, config) if base is None else _given(base)
+    module, tokenizer = parent.module, parent.tokenizer
+    chosen = chosen_dtype(dtype, device, parent.own, ModelError)
     _check_complete(folder, module, config, tensors)
     _untie(module, config, tensors)
     with torch.no_grad():
         _merge(folder, module, config, tensors)
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         tokenizer = read_tokenizer(folder)
-    about = {"folder": str(folder), "sha256": file_sha256(file), "base": opened, "base_hash": base_hash}
-    return module, tokenizer, identity(module), about
+    about = {"folder": str(folder), "sha256": file_sha256(file), "base": opened, "base_hash": parent.weights_hash}
+    return settled(module, tokenizer, identity(module), device, chosen), about
 
 
 def _config(folder: Path) -> LoraConfig:
@@ -173,8 +184,8 @@ PARTS = {
 """What stands behind `.lora_` in a tensor's name, and where it belongs."""
 
 
-def _base(folder: Path, config: LoraConfig) -> tuple[nn.Module, Any, str, str]:
-    """The base model that an adapter names, its tokenizer, hash and name.
+def _base(folder: Path, config: LoraConfig) -> tuple[Opened, str]:
+    """The base model that an adapter names, in float32 on the processor, and its name.
 
     A path is taken from the folder that the process runs in, as PEFT does, if a model is there, and else from the
     adapter's; it stays inside one of them. A name is that of a model on this machine: an adapter fetches none.
@@ -196,18 +207,18 @@ def _base(folder: Path, config: LoraConfig) -> tuple[nn.Module, Any, str, str]:
         )
     try:
         if name == DEFAULT_MODEL and not here and not beside and default_hash():
-            return *read_default(), name
+            return read_default(*MERGED_IN), name
         source = str(folder / name) if beside else name
-        return *read_huggingface(source, fetch=False), source
+        return read_huggingface(source, *MERGED_IN, fetch=False), source
     except ModelError as error:
         raise ModelError(f"The base of the adapter {folder} can't be opened: {error}") from error
 
 
-def _given(base: str | Path) -> tuple[nn.Module, Any, str, str]:
-    """The base model of this name or folder, its tokenizer, hash and name."""
+def _given(base: str | Path) -> tuple[Opened, str]:
+    """The base model of this name or folder, in float32 on the processor, and its name."""
     if str(base) == DEFAULT_MODEL and not Path(base).exists():
-        return *read_default(), DEFAULT_MODEL
-    return *read_huggingface(str(base)), str(base)
+        return read_default(*MERGED_IN), DEFAULT_MODEL
+    return read_huggingface(str(base), *MERGED_IN), str(base)
 
 
 def _check_complete(folder: Path, module: nn.Module, config: LoraConfig, tensors: AdapterTensors) -> None:

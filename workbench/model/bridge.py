@@ -3,12 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from workbench.model.edits import current_run
+from workbench.core.type_words import reason_of
+from workbench.model.edits import Run, current_run, running
+from workbench.model.modules import sharing_copy
 from workbench.model.weights import ModelError
+
+
+@dataclass(frozen=True)
+class BridgeTensor:
+    """A tensor that the bridge computes at one of its hook points in a probe."""
+
+    name: str
+    """The hook point."""
+    key: str
+    """The first name of the same place."""
+    path: str | None
+    """The plain module that the bridge's component stands for; None if there is none."""
+    side: str
+    """`in` or `out` for the component's input or output, empty for a tensor inside it."""
+    value: Tensor
+
+
+class Bridged:
+    """TransformerLens's bridge over a plain model, whose weights it shares.
+
+    Attributes:
+        bridge: the `TransformerBridge`.
+        hooks: its hooks by name.
+
+    Args:
+        module: the plain model; the bridge takes over the modules of a copy.
+        build: the bridge over a module.
+    """
+
+    def __init__(self, module: Any, build: Callable[[Any], Any]):
+        self._module: Any = sharing_copy(module)
+        self._twins = {id(inner): path for path, inner in self._module.named_modules() if path}
+        self.bridge = build(self._module)
+        self.hooks: dict[str, Any] = self.bridge.hook_dict  # the bridge builds a new one at each access
+
+    def observe(self, probe: Tensor) -> list[BridgeTensor]:
+        """The tensors at the bridge's hook points for token ids `[batch, pos]`, in the order of computation.
+
+        Raises:
+            ModelError: the bridge fails on this architecture.
+        """
+        places: dict[str, str] = {}
+        for hook in self.hooks.values():
+            owner = (hook.name or "").rpartition(".")[0]
+            twin = self._twins.get(id(getattr(component_at(self.bridge, owner), "original_component", None)))
+            if twin is not None:
+                places[owner] = twin
+        try:
+            _, cache = self.bridge.run_with_cache(probe)
+        except Exception as error:  # the library may raise anything on a form that it does not know
+            raise unopened(self._module, error) from error
+        tensors, keys = [], {}
+        for name, value in cache.items():
+            hook = self.hooks.get(name)
+            if hook is None or not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
+            owner, _, word = (hook.name or "").rpartition(".")
+            side = {"hook_in": "in", "hook_out": "out"}.get(word, "")
+            tensors.append(BridgeTensor(name, keys.setdefault(id(hook), name), places.get(owner), side, value))
+        return tensors
+
+    def fault(self, tokens: Tensor) -> str:
+        """Why the bridge can't run on token ids `[batch, pos]` at all; empty where it can."""
+        try:
+            with running(None), torch.no_grad():
+                self.bridge.original_model(input_ids=tokens, use_cache=False)
+        except Exception as error:  # noqa: BLE001 - the library may raise anything on a form that it does not know
+            return reason_of(error)
+        return ""
+
+
+def unread(run: Run | None, reason: str, dtype: torch.dtype) -> ModelError:
+    """The error for hook points that TransformerLens fails to compute in a type, such as one where it mixes types."""
+    names = sorted(run.at) if run is not None else []
+    kind = str(dtype).removeprefix("torch.")
+    advice = 'open the model in float32 (dtype="float32")' if dtype != torch.float32 else "choose other hook points"
+    return ModelError(
+        f"TransformerLens can't compute {names[0] if names else 'this'} of this model in {kind} ({reason}); {advice}."
+    )
 
 
 def unopened(module: Any, error: Exception) -> ModelError:

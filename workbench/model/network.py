@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from workbench.core.type_words import reason_of
 from workbench.core.vocabulary import beyond_vocabulary
-from workbench.model.bridge import architecture_of, bridge_hook, component_at, unopened
+from workbench.model.bridge import Bridged, architecture_of, bridge_hook, unopened, unread
 from workbench.model.causality import is_causal
 from workbench.model.context import context_length
 from workbench.model.edits import BoundEdit, Edit, EditError, Group, Run, running
-from workbench.model.hookpoint_table import BridgeTensor, how_far_apart, open_table
+from workbench.model.hookpoint_table import how_far_apart, open_table
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
 from workbench.model.logit_map import LogitMap, measure_logit_map
@@ -37,7 +37,6 @@ from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.sampling import PromptError
 from workbench.model.stream import StreamPath, norm_parts, stream_path, stream_path_of_passes
 from workbench.model.stream_probe import StreamProbe
-from workbench.model.uneditable import uneditable
 from workbench.model.weights import ModelError
 
 
@@ -61,7 +60,7 @@ class Network:
         self._lock = threading.RLock()
         self._paths: dict[str, StreamPath] = {}  # by the key of the hook point
         versions = {"TransformerLens": version("transformer-lens")}
-        self.hook_points = open_table(self.module, versions, self._observe, self._uneditable)
+        self.hook_points = open_table(self.module, versions, self._bridged_over)
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
         self.n_heads: int = sizes.num_attention_heads
@@ -77,15 +76,18 @@ class Network:
     @property
     def bridge(self) -> Any:
         """The `TransformerBridge`, built at its first use; it shares the weights."""
-        return self._bridged[0]
+        return self._bridged.bridge
 
     @functools.cached_property
-    def _bridged(self) -> tuple[Any, dict[int, str]]:
-        """The bridge, and the path in the plain tree of each module that it took over, by the module's id."""
+    def _bridged(self) -> Bridged:
         with self._lock, torch.inference_mode(False):  # for it splits joint weights, which gradients are taken on later
-            module = sharing_copy(self.module)
-            twins = {id(inner): path for path, inner in module.named_modules() if path}
-            return _build_bridge(module, self._tokenizer), twins
+            return Bridged(self.module, functools.partial(_build_bridge, tokenizer=self._tokenizer))
+
+    def _bridged_over(self, module: Any) -> Bridged:
+        """The bridge over the plain module, or over another one."""
+        if module is self.module:
+            return self._bridged
+        return Bridged(module, functools.partial(_build_bridge, tokenizer=self._tokenizer))
 
     @functools.cached_property
     def causal(self) -> bool:
@@ -97,10 +99,6 @@ class Network:
             ModelError: its logits are not finite.
         """
         return is_causal(self.run, self.vocab_size, self.n_ctx)
-
-    @functools.cached_property
-    def _bridge_hooks(self) -> dict[str, Any]:
-        return self.bridge.hook_dict  # the bridge builds a new one at each access
 
     def run(
         self,
@@ -153,6 +151,10 @@ class Network:
                 complaint = beyond_vocabulary(ids, self.vocab_size, self._tokenizer, name)
                 if complaint:
                     raise PromptError(complaint) from error
+                raise
+            except RuntimeError as error:
+                if host is not self.module and (reason := self._bridged.fault(tokens)):
+                    raise unread(run, reason, self.module.dtype) from error
                 raise
         return out.logits[:, -last:]
 
@@ -238,7 +240,7 @@ class Network:
         }
         unseen = points["post"]
         if unseen is not None and unseen.module is None:
-            apart = how_far_apart(self.module, self._observe, unseen.name)
+            apart = how_far_apart(self.module, self._bridged, unseen.name)
             if apart is not None:
                 raise unread_weights("down", unseen, apart, self.module.dtype)
         check_neurons(self.module, layer, points["post"], "post", self.d_model)
@@ -262,7 +264,7 @@ class Network:
         point = self.neuron_hook_point(layer, "post" if weights == "down" else weights)
         module = self.module.get_submodule(point.module) if point.module else None
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
-            apart = how_far_apart(self.module, self._observe, point.name)
+            apart = how_far_apart(self.module, self._bridged, point.name)
             raise unread_weights(weights, point, apart, self.module.dtype)
         weight = module.weight.detach().float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight
@@ -387,36 +389,9 @@ class Network:
         """Hook one hook point, for good."""
         point = self.hook_points[name]
         if on_bridge:
-            self._bridge_hooks[name].add_hook(bridge_hook(name), is_permanent=True)
+            self._bridged.hooks[name].add_hook(bridge_hook(name), is_permanent=True)
             return
         attach(self.module.get_submodule(point.module or ""), name, point)
-
-    def _observe(self, probe: Tensor) -> list[BridgeTensor]:
-        """The tensors at the bridge's hook points for token ids `[batch, pos]`, in the order of computation."""
-        bridge, twins = self._bridged
-        places: dict[str, str] = {}
-        for hook in self._bridge_hooks.values():
-            owner = (hook.name or "").rpartition(".")[0]
-            twin = twins.get(id(getattr(component_at(bridge, owner), "original_component", None)))
-            if twin is not None:
-                places[owner] = twin
-        try:
-            _, cache = bridge.run_with_cache(probe)
-        except Exception as error:  # the library may raise anything on a form that it does not know
-            raise unopened(self.module, error) from error
-        tensors, keys = [], {}
-        for name, value in cache.items():
-            hook = self._bridge_hooks.get(name)
-            if hook is None or not isinstance(value, Tensor) or not value.is_floating_point():
-                continue
-            owner, _, word = (hook.name or "").rpartition(".")
-            side = {"hook_in": "in", "hook_out": "out"}.get(word, "")
-            tensors.append(BridgeTensor(name, keys.setdefault(id(hook), name), places.get(owner), side, value))
-        return tensors
-
-    def _uneditable(self, points: list[HookPoint], probe: Tensor) -> dict[str, str]:
-        """Why some hook points can't be edited, by their keys, for a probe `[batch, pos]`."""
-        return uneditable(self.module, self.bridge, self._bridge_hooks, points, probe)
 
 
 class _Enough(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.model.bridge import bridge_hook
+from workbench.model.bridge import Bridged, bridge_hook
 from workbench.model.edits import Edit, Group, Run, running
 from workbench.model.grad_mode import taking_gradients
 from workbench.model.hookpoints import HookPoint
@@ -24,15 +24,12 @@ from workbench.model.hooks import attach
 Change = Callable[[Tensor], Tensor]
 
 
-def uneditable(
-    plain: Any, bridge: Any, hooks: Mapping[str, Any], points: Iterable[HookPoint], probe: Tensor
-) -> dict[str, str]:
+def uneditable(plain: Any, bridged: Bridged, points: Iterable[HookPoint], probe: Tensor) -> dict[str, str]:
     """Why hook points can't be edited, by the keys of those at which no edit changes a logit, or fails.
 
     Args:
         plain: the plain model.
-        bridge: TransformerLens's bridge over the same weights.
-        hooks: the bridge's hooks by name.
+        bridged: TransformerLens's bridge over the same weights.
         points: hook points, of which those without positions are left out.
         probe: token ids, `[batch, pos]`.
     """
@@ -40,7 +37,8 @@ def uneditable(
     for on_bridge in (False, True):
         some = {p.key: p for p in points if p.positional and (p.module is None) == on_bridge}
         if some:
-            host = _Host(bridge.original_model if on_bridge else plain, hooks if on_bridge else None, some, probe)
+            hooks = bridged.hooks if on_bridge else None
+            host = _Host(bridged.bridge.original_model if on_bridge else plain, hooks, some, probe)
             reasons |= host.reasons()
     return reasons
 

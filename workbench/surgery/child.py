@@ -29,7 +29,7 @@ from torch import Tensor
 from workbench.core.checks import checked
 from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
-from workbench.core.hashing import file_hashes, fingerprint
+from workbench.core.hashing import file_hashes, values_fingerprint
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus
 from workbench.interventions.saved import save_interventions
@@ -101,7 +101,7 @@ class Child:
         Raises:
             SurgeryError: the parent's weights were changed since.
         """
-        if identity(self.parent.network.module) != self.parent.weights_hash:
+        if identity(self.parent.network.module) != self.parent.held_hash:
             raise SurgeryError(
                 f"The weights of {self.parent.name} were changed since this child was made, so it can't be undone; "
                 "load the parent again."
@@ -148,7 +148,8 @@ class Child:
             (folder / JSON).write_text(json.dumps(self.certificate.to_dict(), indent=2))
             (folder / MARKDOWN).write_text(self.certificate.to_markdown())
         model = self.model
-        note = {"format": FORMAT, "name": model.name, "hash": model.hash, "weights_hash": model.weights_hash}
+        note = {"format": FORMAT, "name": model.name, "hash": model.hash, "weights_hash": model.held_hash}
+        note |= {"rounded_from": model.weights_hash} if model.rounded_hash else {}
         note |= {"files": files_of(folder), "history": self.history}
         (folder / NOTE).write_text(json.dumps(sealed(note), indent=2))
 
@@ -228,7 +229,9 @@ def make_child(
     earlier = with_current_names(parent.about.get("surgery", []))
     start = earlier[0]["parent"]["name"] if earlier else parent.name
     title = name or f"{start} ({', '.join(str(one['operation']) for one in [*earlier, step])})"
-    model = LanguageModel(module, parent.tokenizer, title, identity(module))
+    held = identity(module)
+    model = LanguageModel(module, parent.tokenizer, title, held)
+    model.take_hash(held, parent)
     record = {
         **step,
         "edit_hash": edit_hash(step),
@@ -242,7 +245,7 @@ def make_child(
         "command": command_line(),
     }
     if buffers := buffers_of(module):
-        record["buffers"] = fingerprint(buffers)
+        record["buffers"] = values_fingerprint(buffers)
     history = [*earlier, json.loads(json.dumps(record))]
     model.about = parent.about | {"surgery": history}
     return Child(model, parent, own, history, reference, beside)

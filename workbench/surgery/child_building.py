@@ -18,7 +18,8 @@ from workbench.core.type_words import reason_of
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.modules import sharing_copy
-from workbench.model.weights import building, check_opening, state_of
+from workbench.model.reading import check_opening
+from workbench.model.weights import building, state_of
 from workbench.model.widened import NARROW, widen
 
 LARGE = 1 << 30

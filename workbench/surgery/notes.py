@@ -64,6 +64,8 @@ class Note(TypedDict):
     hash: str
     history: Annotated[list[Step], MinLen(1)]
     weights_hash: NotRequired[str]
+    rounded_from: NotRequired[str]
+    """The hash of the values that the weights were rounded from, where they are those of a rounded parent."""
     files: NotRequired[dict[str, str]]
     """SHA-256 of the files that decide beside the weights, by name."""
     sha256: NotRequired[str]

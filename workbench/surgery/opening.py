@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.core.checks import checked
-from workbench.core.hashing import fingerprint, first_difference
+from workbench.core.hashing import first_difference, values_fingerprint
 from workbench.core.steady import read_steadily
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.saved import load_interventions
 from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, buffers_of, read_huggingface, state_of
+from workbench.model.reading import read_huggingface
+from workbench.model.weights import ModelError, buffers_of, state_of
 from workbench.surgery.certificate.record import JSON, read_certificate
 from workbench.surgery.child import BESIDE, Child, files_of
 from workbench.surgery.child_building import SurgeryError, among, build
@@ -56,20 +57,23 @@ def _open(folder: Path, parent: LanguageModel, dictionaries: Sequence[Dictionary
         )
     _check_files(folder, note)
     try:
-        module, tokenizer, hash = read_huggingface(str(folder))
+        opened = read_huggingface(str(folder), parent.device, parent.dtype)
     except ModelError as error:
         raise SurgeryError(str(error)) from error
+    module, tokenizer, hash = opened.module, opened.tokenizer, opened.weights_hash
     if hash != note.get("weights_hash", note["hash"]):
         raise SurgeryError(f"The weights in {folder} are not those that were saved there; copy the folder again.")
     buffers = buffers_of(module)
-    if fingerprint(buffers) != note["history"][-1].get("buffers", fingerprint(buffers)):
+    found = values_fingerprint(buffers)
+    if not opened.rounded_hash and found != note["history"][-1].get("buffers", found):
         raise SurgeryError(f"The buffers in {folder} are not those that were saved there; copy the folder again.")
     old = state_of(parent.network.module)
     tensors = {place: among(old, place, tensor) for place, tensor in state_of(module).items()}
     own = tuple(place for place, (_, shared) in tensors.items() if not shared)
     shared = build(type(module), module.config, {place: tensor for place, (tensor, _) in tensors.items()})
     shared.generation_config = module.generation_config
-    model = LanguageModel(shared, tokenizer, note["name"], hash)
+    model = LanguageModel(shared, tokenizer, note["name"], note.get("rounded_from", hash))
+    model.rounded_hash = opened.rounded_hash or (hash if "rounded_from" in note else "")
     if "files" in note and model.hash != note["hash"]:
         _log.warning(
             "The files in %s are those that were saved, but transformers makes another configuration or tokenizer of "

@@ -157,7 +157,7 @@ def fine_tune(
     twin = learner.model if is_exact(model) else narrowed(learner.model, model)
     twin.splices = dict(zip(points, dictionaries, strict=True))
     twin.about = model.about | {"trained": learner.provenance}
-    twin.weights_hash = model.weights_hash if frozen else identity(twin.network.module)
+    twin.take_hash(model.held_hash if frozen else identity(twin.network.module), model)
     twin.former_hash = learner.hash
     return twin
 

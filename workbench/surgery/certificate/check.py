@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from workbench.core.checks import Wholes, checked
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, check_opening
+from workbench.model.reading import check_opening
+from workbench.model.weights import ModelError
 from workbench.model.widened import is_exact
 from workbench.surgery.certificate.certificate import logits_with
 from workbench.surgery.certificate.record import AGREES

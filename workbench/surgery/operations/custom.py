@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.core.hashing import fingerprint, hash_of
+from workbench.core.hashing import hash_of, values_fingerprint
 from workbench.model.hookpoints import HookPoints
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import state_of
@@ -91,7 +91,7 @@ def _finished(parent: LanguageModel, model: LanguageModel, history: list[dict[st
     model.network.hook_points = model.hook_points = points  # the bridge's modules would not be the changed ones
     module.save_pretrained = _Refuses(why)
     own = state_of(module)
-    model.weights_hash = fingerprint(own)
+    model.take_hash(values_fingerprint(own), parent)
     edits = [step["edit_hash"] for step in history]
     model.hash, model.former_hash = hash_of([model.plain_hash, edits]), hash_of([model.weights_hash, edits])
     history[-1]["hash"] = model.hash

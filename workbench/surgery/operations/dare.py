@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, checked
 from workbench.core.forms import read_json
-from workbench.core.hashing import combined, digest
+from workbench.core.hashing import combined, values_digest
 from workbench.core.progress import Progress
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
@@ -186,7 +186,7 @@ class _Source:
         """tuned - base of one tensor, in float32 and in memory of its own."""
         tuned = self._tensors[name]
         if self._stated:
-            self._digests[name] = digest(name, tuned)
+            self._digests[name] = values_digest(name, tuned)
         delta = tuned.to(torch.promote_types(tensor.dtype, torch.float32)) - tensor
         self._squares[0] += float(delta.norm()) ** 2
         self._squares[1] += float(tensor.norm()) ** 2
@@ -196,7 +196,7 @@ class _Source:
         """Refuse a folder whose weights are not those on record, and a delta as large as the weights, which no
         fine-tuning leaves."""
         if self._stated:
-            buffers = {name: digest(name, self._tensors[name]) for name in buffers_of(self._base.network.module)}
+            buffers = {name: values_digest(name, self._tensors[name]) for name in buffers_of(self._base.network.module)}
             # records of earlier versions leave buffers out
             if self._stated not in (combined(self._digests | buffers), combined(self._digests)):
                 raise SurgeryError(

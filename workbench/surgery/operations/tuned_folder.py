@@ -15,7 +15,8 @@ from workbench.core.paths import check_links
 from workbench.core.type_words import reason_of
 from workbench.interventions.opening import NOTE as SPLICED
 from workbench.model.language_model import LanguageModel
-from workbench.model.weights import ModelError, parameters_of, read_config, read_module, state_of
+from workbench.model.reading import read_config, read_module
+from workbench.model.weights import ModelError, parameters_of, state_of
 from workbench.surgery.child_building import SurgeryError
 
 
