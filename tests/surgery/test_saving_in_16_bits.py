@@ -46,6 +46,11 @@ def test_a_child_is_compared_with_its_files(large: bool, tmp_path: Path, monkeyp
     with torch.no_grad():
         logits = plain.eval()(input_ids=TOKENS, use_cache=False).logits
     assert float((logits - child.model(TOKENS)).abs().max()) <= 0.02 * float(logits.abs().max())
+    again = wb.surgery.open_child(tmp_path / "child", child.parent)
+    assert (again.model.dtype, again.model.hash, again.own) == (torch.bfloat16, child.model.hash, child.own)
+    assert torch.equal(again.model(TOKENS), child.model(TOKENS))
+    assert again.certificate == child.certificate
+    assert child.undo() is child.parent
     file = tmp_path / "child" / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.0.mlp.up_proj.weight"] *= -1
