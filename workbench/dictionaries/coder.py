@@ -24,7 +24,7 @@ from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.folder import SAELENS, DictionaryError, check_fit
-from workbench.dictionaries.protocol import keeping_hash
+from workbench.dictionaries.remembered import keeping_hash
 from workbench.dictionaries.settings import Width
 from workbench.dictionaries.trainable import Step, Trainable
 

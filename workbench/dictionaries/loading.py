@@ -16,7 +16,8 @@ from workbench.core.shipped import missing, shipped
 from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_finite
-from workbench.dictionaries.protocol import Dictionary, is_examined
+from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.remembered import remembered_hash
 from workbench.model.grad_mode import lasting
 from workbench.model.placing import chosen_device
 
@@ -53,7 +54,7 @@ def load_dictionary(path: str | Path, *, device: str | torch.device | None = Non
         )
     try:
         dictionary = form.read(folder)
-        if not is_examined(dictionary):
+        if remembered_hash(dictionary) is None:
             check_finite(dictionary.tensors())
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error

@@ -7,11 +7,9 @@ definition of a kind registers it under its word `kind`, where loading, training
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +21,12 @@ from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
+from workbench.dictionaries.remembered import held_tensors, remember_hash, remembered_hash
 from workbench.model.edits import Masks
 from workbench.model.grad_mode import lasting
 
 IDENTITY = 2
 """Version of the identity; version 1 was the hash of the tensors alone."""
-
-_hashes: WeakKeyDictionary[nn.Module, tuple[list[Any], list[Tensor], str]] = WeakKeyDictionary()
-"""The hash of each dictionary's tensors behind their versions when it was taken, and behind these tensors: while they
-are held, their memory has no other use."""
 
 
 class Dictionary(nn.Module, ABC):
@@ -118,13 +113,7 @@ class Dictionary(nn.Module, ABC):
         It is remembered while parameters and buffers keep their memory and their version, which torch counts up at each
         change in place, except through `.data`.
         """
-        held = _held(self)
-        if any(tensor.is_inference() for tensor in held.values()):  # torch counts no versions of these
-            return fingerprint(self.tensors())
-        known = _hashes.get(self)
-        if known is None or known[0] != _versions(held):
-            known = _remember(self, fingerprint(self.tensors()))
-        return known[2]
+        return remembered_hash(self) or remember_hash(self, fingerprint(self.tensors()))
 
     def _whole_hash(self, tensors: str) -> str:
         return hash_of([IDENTITY, tensors, self.reads, self.writes, self.deciding_settings()])
@@ -308,66 +297,12 @@ class Dictionary(nn.Module, ABC):
         Raises:
             DictionaryError: a device that this machine does not have.
         """
-        types = {name: tensor.dtype for name, tensor in _held(self).items()}
-        known = _hashes[self][2] if is_examined(self) else None
+        types = {name: tensor.dtype for name, tensor in held_tensors(self).items()}
+        known = remembered_hash(self)
         try:
             super().to(*args, **kwargs)
         except (TypeError, RuntimeError, AssertionError, ModuleNotFoundError) as error:  # so torch refuses devices
             raise DictionaryError(f"{self.name} can't be moved: {reason_of(error)}.") from error
-        if known is not None and types == {name: tensor.dtype for name, tensor in _held(self).items()}:
-            _remember(self, known)
+        if known is not None and types == {name: tensor.dtype for name, tensor in held_tensors(self).items()}:
+            remember_hash(self, known)
         return self
-
-
-def hold_examined(dictionary: Dictionary, tensors: Mapping[str, Tensor], known: str) -> None:
-    """Remember the hash of a dictionary whose tensors are those of a file that was looked at.
-
-    A dictionary that holds other tensors, such as converted ones, is left without.
-
-    Args:
-        dictionary: a new one.
-        tensors: of the file, mapped; their values are finite.
-        known: their fingerprint.
-    """
-    own = dictionary.tensors()
-    if own.keys() == tensors.keys() and all(_is_same(own[name], tensors[name]) for name in own):
-        _remember(dictionary, known)
-
-
-def is_examined(dictionary: Dictionary) -> bool:
-    """Whether the hash of a dictionary's tensors, as they are now, is known."""
-    known = _hashes.get(dictionary)
-    return known is not None and known[0] == _versions(_held(dictionary))
-
-
-@contextmanager
-def keeping_hash(dictionary: Dictionary) -> Iterator[None]:
-    """Keep the remembered hash over a block that changes where tensors are in memory and not their values."""
-    known = _hashes.get(dictionary) if is_examined(dictionary) else None
-    yield
-    if known is not None:
-        _remember(dictionary, known[2])
-
-
-def _held(dictionary: Dictionary) -> dict[str, Tensor]:
-    """Every parameter and buffer by name."""
-    return dict(
-        [*dictionary.named_parameters(remove_duplicate=False), *dictionary.named_buffers(remove_duplicate=False)]
-    )
-
-
-def _versions(held: Mapping[str, Tensor]) -> list[Any]:
-    """What changes when a tensor does."""
-    return [(name, one.data_ptr(), one.shape, one.dtype, one._version) for name, one in held.items()]
-
-
-def _remember(dictionary: Dictionary, known: str) -> tuple[list[Any], list[Tensor], str]:
-    held = _held(dictionary)
-    _hashes[dictionary] = _versions(held), [tensor.detach() for tensor in held.values()], known
-    return _hashes[dictionary]
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same memory, read in the same way."""
-    same = (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
-    return same and one.data_ptr() == other.data_ptr()

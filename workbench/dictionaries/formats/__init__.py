@@ -6,5 +6,5 @@ A file offers two functions:
     read(folder: Path) -> Dictionary      the dictionary; errors say what is wrong, `load_dictionary` names the folder
 
 `load_dictionary` looks at every weight for values that are not finite, unless `read` did so and stated it with
-`protocol.hold_examined`, as a reader does whose tensors are mapped from their file.
+`remembered.hold_examined`, as a reader does whose tensors are mapped from their file.
 """

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, read_folder
-from workbench.dictionaries.protocol import Dictionary, hold_examined
+from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.remembered import hold_examined
 from workbench.dictionaries.saelens_fields import RESCALED, declared, refuse_unknown
 
 APART = ("dtype", "device", "metadata", "workbench", "reshape_activations")
@@ -43,7 +44,7 @@ def read(folder: Path) -> Dictionary:
     if not is_ours(content):
         refuse_unknown(content, known=inspect.signature(kind).parameters)
     dictionary = kind.from_config(config, tensors)
-    hold_examined(dictionary, stored.tensors, stored.fingerprint)
+    hold_examined(dictionary, dictionary.tensors(), stored.tensors, stored.fingerprint)
     if is_ours(content):
         _check_stated(content, dictionary)
     metadata = config["metadata"]
