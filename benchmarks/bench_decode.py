@@ -17,7 +17,7 @@ from workbench.neurons.unembedding import CHUNK, NeuronTable
 def main() -> None:
     """Print the ratios."""
     model = wb.load_model()
-    head = model.network.unembedding()
+    head = model.network.lm_head.rows(slice(None))
     rows = [
         part for n in range(model.network.n_layers) for part in model.network.neuron_weights(n, "gate").split(CHUNK)
     ]

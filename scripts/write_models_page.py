@@ -32,6 +32,7 @@ HEAD = """# Models
 Any causal language model that TransformerLens {lens} has an adapter for opens. Each architecture below was tried as
 a tiny model with random weights, every column against plain transformers {transformers}: {ticks} cells are right,
 {refusals} are refused with the sentence whose number stands in them. `make zoo` tries all again and writes this page.
+Which models in GGUF files are read stands [on a page of its own](gguf.md).
 
 """
 

@@ -36,8 +36,11 @@ def info(options: Sequence[str]) -> None:
     _none(options)
     import torch
 
+    from workbench.model.gguf_architectures import ARCHITECTURES
+
     rows = {name: importlib.metadata.version(name) for name in PACKAGES} | {"Python": platform.python_version()}
     rows["devices"] = ", ".join([f"processor ({torch.get_num_threads()} threads)", *_accelerators()])
+    rows["GGUF files of"] = ", ".join(ARCHITECTURES)
     rows["cache"] = str(cache_folder())
     for part, pattern in (("corpora", "*.parquet"), ("dictionaries", "*/cfg.json"), ("models", "*/spliced.json")):
         rows[part] = ", ".join(shipped.shipped(part, pattern)) or f"none: {shipped.missing(part)}"

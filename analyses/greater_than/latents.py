@@ -82,7 +82,7 @@ def words(model: wb.model.LanguageModel, coder: SparseCoder, index: int, plan: P
     best = spread.flatten().topk(4).indices.tolist()
     through = [divmod(place, heads.shape[1]) for place in best]
     written = coder.direction(index).float()
-    logits = model.network.unembedding()[ids] @ (written * model.network.final_norm()[0])
+    logits = model.network.lm_head.rows(ids) @ (written * model.network.final_norm()[0])
     return {
         "feature": str(coder.feature(index)),
         "deembedding": deembedding.to_dict(),

@@ -90,9 +90,9 @@ def null_tables(
         n_layers: the lowest layers for which vectors are drawn.
     """
     chance = torch.Generator().manual_seed(SEED)
-    head = model.network.unembedding()
-    plain = torch.nn.functional.normalize(torch.randn(RANDOM_DIRECTIONS, head.shape[1], generator=chance), dim=-1)
-    tops = torch.cat([(part @ head.T).amax(-1) for part in plain.split(CHUNK)])
+    head = model.network.lm_head
+    plain = torch.nn.functional.normalize(torch.randn(RANDOM_DIRECTIONS, head.width, generator=chance), dim=-1)
+    tops = torch.cat([head.products(part).amax(-1) for part in plain.split(CHUNK)])
     tables = {}
     for weights in WEIGHTS:
         tokens, excess = [], []
@@ -101,7 +101,7 @@ def null_tables(
             mean, n = real.mean(0), len(real)
             drawn = mean + torch.randn(n, n, generator=chance) @ (real - mean) / math.sqrt(n)
             for part in drawn.split(CHUNK):
-                scores, best = top_both(part @ head.T, top_k)
+                scores, best = top_both(head.products(part), top_k)
                 tokens.append(best[0].int())
                 excess.append((scores[0, :, 0] / part.norm(dim=-1) - tops.mean()) / tops.std())
         tables[weights] = torch.cat(tokens).numpy(), torch.cat(excess).numpy()
@@ -148,14 +148,16 @@ def describe_tables(tables: dict[str, NeuronTable], groups: np.ndarray, clear: f
 def softmax_tops(model: LanguageModel) -> dict[str, list[float]]:
     """The highest entry of a neuron's softmax, the paper's "probability", for neurons drawn from every layer."""
     chance = torch.Generator().manual_seed(SEED)
-    head, tops = model.network.unembedding(), {}
+    head, tops = model.network.lm_head, {}
     for weights in WEIGHTS:
         drawn = []
         for layer in range(model.network.n_layers):
             real = model.network.neuron_weights(layer, weights)
             drawn.append(real[torch.randperm(len(real), generator=chance)[:SAMPLE]])
         tops[weights] = [
-            value for part in torch.cat(drawn).split(CHUNK) for value in (part @ head.T).softmax(-1).amax(-1).tolist()
+            value
+            for part in torch.cat(drawn).split(CHUNK)
+            for value in head.products(part).softmax(-1).amax(-1).tolist()
         ]
     return tops
 

@@ -59,7 +59,7 @@ def decode_all(model: LanguageModel, top_k: int, folder: Path, notes: Notes, tim
             timing[weights] = notes.get(f"timing/{weights}", spent.copy)
     if not timed:
         return tables, None
-    work = 2 * len(tables["gate"]) * model.network.unembedding().numel()
+    work = 2 * len(tables["gate"]) * model.network.lm_head.weight.numel()
     for spent in timing.values():
         spent["gflop_per_cpu_second"] = work / spent["cpu_seconds"] / 1e9
     llama = 2 * 32 * 14336 * 4096 * 128256

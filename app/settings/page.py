@@ -7,7 +7,7 @@ import streamlit as st
 from shared.places import listens_beyond
 from shared.waiting import one_sentence
 
-from workbench.core.cache import cache_folder, cache_limit, cache_parts, empty_cache
+from workbench.core.cache import CachePart, cache_folder, cache_limit, cache_parts, empty_cache
 from workbench.core.errors import WorkbenchError
 from workbench.core.text import plain
 
@@ -31,15 +31,14 @@ def _show_disk() -> None:
     if not listens_beyond():
         st.caption(plain(cache_folder()))
     st.caption(
-        f"{plain(' and '.join(part.name for part in limited))} take {plain(_size(taken))} of the "
-        f"{plain(_size(limit))} that they may "
-        "(`WORKBENCH_CACHE_LIMIT`, in MB); the longest unused go first. What is emptied is made again when it is "
-        "needed; the default model is then downloaded again."
+        f"{plain(' and '.join(map(_title, limited)))} take {plain(_size(taken))} of the {plain(_size(limit))} that "
+        "they may (`WORKBENCH_CACHE_LIMIT`, in MB); the longest unused go first. What is emptied is made again when it "
+        "is needed; the default model is then downloaded again."
     )
     for part in parts:
         name, entries, size, button = st.columns([5, 1, 1, 1], vertical_alignment="center")
-        name.markdown(f"**{plain(part.name)}**: {plain(part.about)}")
-        entries.markdown(f"{part.entries:,}")
+        name.markdown(f"**{plain(_title(part))}**: {plain(part.about)}")
+        entries.markdown(f"{part.entries:,} {'entry' if part.entries == 1 else 'entries'}")
         size.markdown(plain(_size(part.size)))
         off = not part.entries or listens_beyond()
         button.button("Empty", key=f"empty {part.name}", on_click=_empty, args=(part.name,), disabled=off)
@@ -48,9 +47,9 @@ def _show_disk() -> None:
 def _show_memory() -> None:
     st.subheader("In memory", anchor=False)
     for what, (count, most) in caching.held().items():
-        st.markdown(f"{count:,} {plain(what)}, at most {most:,}")
+        st.markdown(f"**{plain(what.capitalize())}**: {count:,}, at most {most:,}")
     st.button(
-        "Let go of them",
+        "Free this memory",
         key="let go",
         on_click=caching.let_go,
         disabled=listens_beyond(),
@@ -65,6 +64,10 @@ def _empty(part: str) -> None:
         empty_cache(part)
     except WorkbenchError as error:
         st.session_state[TROUBLE] = str(error)
+
+
+def _title(part: CachePart) -> str:
+    return part.name.replace("_", " ").capitalize()
 
 
 def _size(size: int) -> str:

@@ -64,7 +64,7 @@ def test_a_word_at_any_rank(model: wb.model.LanguageModel) -> None:
 
 def scores(table: wb.neurons.NeuronTable, model: wb.model.LanguageModel, word: str) -> torch.Tensor:
     """Every neuron's score for a token, `[layers, neurons]`, without `neurons_writing`."""
-    row = model.network.unembedding()[model.to_tokens(word, start=False)[0, 0]]
+    row = model.network.module.get_output_embeddings().weight.detach()[model.to_tokens(word, start=False)[0, 0]]
     layers = range(model.network.n_layers)
     return torch.stack([model.network.neuron_directions(layer, table.weights) @ row for layer in layers])
 

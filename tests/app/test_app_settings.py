@@ -22,7 +22,7 @@ def test_settings_shows_and_empties_the_cache(own_cache: Path, tmp_path: Path) -
     caching.let_go()  # tables that an earlier test decoded
     page = quiet(switch(quiet(start(tmp_path / "m")), "settings"))
     assert {part.name for part in cache_parts() if part.entries} == {"decodings", "hook_points"}
-    assert "**decodings**" in words(page)
+    assert "**Decodings**" in words(page)
     page = quiet(page.button(key="empty decodings").click().run())
     assert {part.name for part in cache_parts() if part.entries} == {"hook_points"}
     assert page.button(key="empty decodings").disabled

@@ -42,10 +42,11 @@ def test_bad_input(llama: wb.model.LanguageModel, how: dict[str, Any], word: str
     assert "\n" not in str(caught.value)
 
 
-def test_other_types_are_refused_by_their_name(tiny_cache: Path) -> None:
+def test_a_model_in_16_bits_is_attributed_in_float32(tiny_cache: Path) -> None:
     model = wb.load_model(tiny.build("llama").bfloat16(), tokenizer=tiny.tokenizer())
-    with pytest.raises(AttributionError, match=r"is in bfloat16, where .* are attributed in float32"):
-        attribute(model, coders(model), PROMPT)
+    graph = attribute(model, coders(model), PROMPT)
+    assert graph.weights[0].sum() == pytest.approx(graph.totals[0], rel=1e-4)
+    assert graph.provenance["model_hash"] == model.hash
 
 
 def test_a_transcoder_of_another_place_is_refused(llama: wb.model.LanguageModel) -> None:

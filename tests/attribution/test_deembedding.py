@@ -48,7 +48,7 @@ def test_deembeddings_are_products_of_weights(zoo: Any, name: str) -> None:
         assert one.drives.ids == scores.topk(5).indices.tolist()
     gain, centres = network.final_norm()
     row = mine.W_dec[7]
-    logits = network.unembedding() @ ((row - row.mean() if centres else row) * gain)
+    logits = network.module.get_output_embeddings().weight.detach() @ ((row - row.mean() if centres else row) * gain)
     assert found.promotes.ids == logits.topk(5).indices.tolist()
     assert found.promotes.scores == pytest.approx((logits - logits.mean()).topk(5).values.tolist(), rel=1e-4)
     json.dumps(found.to_dict())

@@ -94,7 +94,7 @@ def test_examples_in_context(which: str, request) -> None:
 
 def test_promoted_tokens_and_neighbours(sae_world: World, neuron_world: World, corpus: Corpus, tmp_path: Path) -> None:
     model = sae_world.model
-    head = model.network.unembedding()
+    head = model.network.module.get_output_embeddings().weight.detach()
     gain, _ = model.network.final_norm()
     transcoder = TopKTranscoder(32, 9, 3, d_out=48, reads=POINT, writes="blocks.1.mlp.hook_post")
     post = wb.build_index(model, transcoder, corpus, tmp_path / "post", **HOW)

@@ -20,11 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ggufs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tiny
 from fuzz_examples import NEURON, POINT, World
+from lying_parquet import lying
 
 import workbench as wb
 from workbench.core.forms import parse_json
@@ -121,6 +123,12 @@ def _parquet(w: Hostile, column: pa.Array, times: int = 1) -> Path:
     return path
 
 
+def _lying(w: Hostile) -> Path:
+    path = w.new(".parquet")
+    path.write_bytes(lying(path))
+    return path
+
+
 def _repeated() -> pa.Array:
     return pa.DictionaryArray.from_arrays(np.zeros(MEGABYTE, np.int32), ["a b " * 100_000])
 
@@ -133,6 +141,70 @@ def _tensors(count: int) -> bytes:
     claims = {f"t{n}": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]} for n in range(count)}
     header = json.dumps(claims).encode()
     return _header(len(header), header)
+
+
+def _gguf(tensors: int, fields: int, content: bytes = b"", version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, fields) + content
+
+
+def _gguf_text(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+def _gguf_field(kind: int, content: bytes) -> bytes:
+    return _gguf_text(b"general.name") + struct.pack("<I", kind) + content
+
+
+def _gguf_tensor(number: int, *shape: int) -> bytes:
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return _gguf_text(b"%d" % number) + sizes + struct.pack("<IQ", 0, 0)
+
+
+GGUF: dict[str, bytes] = {
+    "fields that it lacks": _gguf(0, 2**40),
+    "tensors that it lacks": _gguf(2**40, 0, bytes(MEGABYTE)),
+    "a long text": _gguf(0, 1, _gguf_field(8, struct.pack("<Q", 2**60))),
+    "many texts": _gguf(0, 1, _gguf_field(9, struct.pack("<IQ", 8, 2**40) + bytes(MEGABYTE))),
+    "many empty texts": _gguf(0, 1, _gguf_field(9, struct.pack("<IQ", 8, MEGABYTE // 8) + bytes(MEGABYTE))),
+    "many numbers": _gguf(0, 1, _gguf_field(9, struct.pack("<IQ", 12, 2**60))),
+    "bytes": _gguf(0, 1, _gguf_field(9, struct.pack("<IQ", 0, MEGABYTE) + bytes(MEGABYTE))),
+    "lists of lists": _gguf(0, 1, _gguf_field(9, struct.pack("<IQ", 9, 1) * (MEGABYTE // 12))),
+    "huge tensors": _gguf(8000, 0, b"".join(_gguf_tensor(number, 2**31, 2**31) for number in range(8000))),
+    "tensors of nothing": _gguf(25_000, 0, b"".join(_gguf_tensor(number, 1) for number in range(25_000))),
+    "zeros": _gguf(0, 0, bytes(MEGABYTE)),
+}
+"""Damaged files, by what they claim."""
+
+
+def _gguf_model(**changes: Any) -> Callable[[Hostile], Path]:
+    return lambda w: ggufs.write(w.new(".gguf"), tiny.build("llama"), tiny.tokenizer(), **changes)
+
+
+def _gguf_vocabulary(words: list[str], **changes: Any) -> Callable[[Hostile], Path]:
+    """A model of small rows with this vocabulary."""
+    stated: dict[str, Any] = {"tokenizer__ggml__tokens": words, "tokenizer__ggml__token_type": [1] * len(words)}
+    stated |= {"tokenizer__ggml__scores": [float(-number) for number in range(len(words))]}
+    stated |= {"tokenizer__ggml__model": "llama", "tokenizer__ggml__pre": "default", "tokenizer__ggml__eos_token_id": 0}
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}
+    return lambda w: ggufs.write(
+        w.new(".gguf"), tiny.build("llama", vocab_size=len(words), **sizes), tiny.tokenizer(), **stated | changes
+    )
+
+
+GGUF_MODELS: dict[str, Callable[[Hostile], Path]] = {
+    "many layers": _gguf_model(llama__block_count=2**31),
+    "wide heads": _gguf_model(llama__attention__key_length=2**30, llama__attention__value_length=2**30),
+    "many heads": _gguf_model(llama__attention__head_count=2**30),
+    "a wide stream": _gguf_model(llama__embedding_length=2**31),
+    "a wide MLP": _gguf_model(llama__feed_forward_length=2**31),
+    "a long token": _gguf_vocabulary(["a", "a" * MEGABYTE]),
+    "tokens within tokens": _gguf_vocabulary(["a" * number for number in range(1, 900)], llama__vocab_size=899),
+    "merges without tokens": _gguf_model(tokenizer__ggml__merges=["a b"] * (MEGABYTE // 11)),
+    "control tokens": _gguf_vocabulary(
+        [f"<{number}>" for number in range(30_000)], tokenizer__ggml__token_type=[3] * 30_000, tokenizer__ggml__pre="x"
+    ),
+}
+"""Models whose fields are hostile."""
 
 
 def _page(w: Hostile, **query: str) -> None:
@@ -259,6 +331,7 @@ def _files() -> dict[str, Callable[[Hostile], Any]]:
         "texts: one line of 200 MB": lambda w: list(wb.Corpus.load(w.file(".txt", UNMERGED * 200)).batches(w.model)),
         "texts: a Parquet file that repeats": lambda w: wb.Corpus.load(_parquet(w, _repeated())),
         "texts: a Parquet file of one letter": lambda w: wb.Corpus.load(_parquet(w, pa.array(["a" * 10**7]), 9)),
+        "texts: a Parquet file whose page claims 2 GB": lambda w: wb.Corpus.load(_lying(w)),
         "texts: a Parquet file of nothing": lambda w: wb.Corpus.load(_parquet(w, pa.nulls(2 * 10**6, pa.string()))),
         "a dictionary of a long header": lambda w: wb.load_dictionary(
             w.dictionary_with("sae_weights.safetensors", _header(2**40))
@@ -272,6 +345,13 @@ def _files() -> dict[str, Callable[[Hostile], Any]]:
         "an upload": lambda w: _upload(w, DEEP),
         "an upload of objects": lambda w: _upload(w, DEEP_OBJECT),
         "an upload of digits": lambda w: _upload(w, '{"interventions": ' + "9" * MEGABYTE + "}"),
+    }
+    doors |= {
+        f"a GGUF file of {name}": lambda w, content=content: wb.load_model(w.file(".gguf", content))
+        for name, content in GGUF.items()
+    }
+    doors |= {
+        f"a GGUF file of {name}": lambda w, make=make: wb.load_model(make(w)) for name, make in GGUF_MODELS.items()
     }
     for name, text in {"lists": DEEP, "objects": DEEP_OBJECT}.items():
         doors |= {

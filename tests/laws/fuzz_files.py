@@ -10,6 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import ggufs
+import tiny
 import torch
 from fuzz_alterations import (
     Alteration,
@@ -187,6 +189,11 @@ def _spliced(w: World, folder: Path) -> Any:
     return [model(torch.tensor([[3, 4, 5]])).tolist(), model.hash]
 
 
+def _gguf(w: World, folder: Path) -> Any:
+    model = wb.load_model(folder / "model.gguf")
+    return [model(torch.tensor([[3, 4, 5]])).tolist(), model.to_tokens("The dog").tolist(), sorted(model.stop_tokens)]
+
+
 TIMES = "history|provenance|seconds"
 
 KEPT: dict[str, Kept] = {
@@ -235,6 +242,11 @@ KEPT: dict[str, Kept] = {
         lambda w, folder: (folder / "history.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2}\n') and None,
         _history,
         "line|history",
+    ),
+    "GGUF": Kept(
+        lambda w, folder: ggufs.write(folder / "model.gguf", tiny.build("llama"), tiny.tokenizer()) and None,
+        _gguf,
+        "bytes altered",
     ),
     "cached table": Kept(lambda w, folder: _table(w, folder) and None, _table),
     "cached hook points": Kept(lambda w, folder: _hook_points(w, folder) and None, _hook_points),

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ggufs
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tiny
@@ -27,7 +29,7 @@ import workbench as wb
 from workbench.surgery.child import files_of
 from workbench.surgery.notes import NOTE, sealed
 
-NAMED = {"labels", "labels csv", "corpus jsonl", "corpus parquet", "task", "graph", "edits"}
+NAMED = {"labels", "labels csv", "corpus jsonl", "corpus parquet", "task", "graph", "edits", "GGUF"}
 """Kinds of one file, which a person names: a link in its place is the person's own."""
 OURS = {"cached table", "cached hook points"}
 """What lies in the cache of the person alone."""
@@ -164,6 +166,23 @@ def _linked_inside(name: str) -> Callable[[Place], Callable[[], Any]]:
         to.parent.mkdir(exist_ok=True)
         to.symlink_to(place.secret / "secret.txt")
         return lambda: wb.load_model(place.folder / "model")
+
+    return plant
+
+
+def _gguf_part(place: Place) -> Callable[[], Any]:
+    """The second part of a model is a link to a file outside."""
+    fields = {"general.architecture": "llama", "split.no": 0, "split.count": 2, "split.tensors.count": 2}
+    first = ggufs.write_parts(place.folder / "m-00001-of-00002.gguf", fields, {"a": np.zeros((2, 2))})
+    (place.folder / "m-00002-of-00002.gguf").symlink_to(place.secret / "secret.txt")
+    return lambda: wb.load_model(first)
+
+
+def _gguf_template(text: str) -> Callable[[Place], Callable[[], Any]]:
+    def plant(place: Place) -> Callable[[], Any]:
+        keys = {"tokenizer__chat_template": text.replace("MARKER", str(place.marker))}
+        path = ggufs.write(place.folder / "model.gguf", tiny.build("llama"), tiny.tokenizer(), **keys)
+        return lambda: wb.load_model(path).chat("hi", 1)
 
     return plant
 
@@ -369,6 +388,8 @@ HOSTILE = [
     Hostile("a configuration by a link", _linked("config.json"), LINK),
     Hostile("weights by a path in the configuration", _weights_by_path, "by a path"),
     Hostile("a vocabulary by a path", _named_vocabulary),
+    Hostile("a part of a GGUF file by a link", _gguf_part, "leads out of its folder"),
+    Hostile("a chat template of a GGUF file", _gguf_template(POPEN), "refuses this chat"),
     Hostile("a tokenizer that names other files", _named_files),
     Hostile(
         "attention from the hub",

@@ -60,7 +60,7 @@ RECORDS = {
 }
 """Classes that functions return, and bases: nobody calls their constructors."""
 FOR_ROOMS = {
-    "LanguageModel": "is_named",
+    "LanguageModel": "is_named take_hash",
     "TopKSAE": "adopt begin calibrate centre config constrain force from_config fields initialise intervene is_named "
     "kind_called loss_and_gradients origin parameter_groups pre_activations resample splice splice_terms take_origin "
     "tensors widen",
@@ -107,10 +107,21 @@ PASSES: dict[str, set[str]] = {
     "at_most target source": {"0"},
     "sign position": {"-1"},
     "Graph.prune.keep": {"a set"},
-    "measures.dose_response.values": LISTS,
+    "measures.dose_response.values": {*LISTS, "a list of -1", "a long list"},
+    "synthetic.state_column.written index.text_ends.texts": LISTS,
+    "LanguageModel.text_pieces.tokens LanguageModel.token_texts.tokens LanguageModel.to_text.tokens": LISTS,
+    "circuits.Task.positives circuits.Task.negatives": {"a list of a NUL"},
+    "attribution.attribute.position": {"0"},
     "hook_points counted picked transcoders": LISTS,
     "folder path": {"a word"},
-    "direction": {"a tensor of three", "a tensor of whole numbers", "a double tensor", "a list of -1", "a long list"},
+    "direction": {
+        "an empty tensor",
+        "a tensor of three",
+        "a tensor of whole numbers",
+        "a double tensor",
+        "a list of -1",
+        "a long list",
+    },
 }
 """Values that arguments of these names may have, for a reason: a seed of 0, a name of any letters, a pattern that
 `heal` checks against the model, a direction that `bind` does."""

@@ -1,8 +1,8 @@
 """Opening a folder or file of a stranger runs no code, fetches nothing and reads nothing outside of it.
 
 What is opened comes through the public loaders, in a fork that may use the network and would answer yes to a question.
-The suite tries every attack of `HOSTILE` and those on the files of a seeded sample of what is saved; `make laws` and
-`make torture` try all files.
+The suite tries every attack of `HOSTILE` and those on the files of a seeded sample of what is saved; `make torture`
+tries all files.
 """
 
 from __future__ import annotations

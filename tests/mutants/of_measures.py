@@ -173,8 +173,8 @@ MUTANTS = [
         "the opposite sign has the same scores",
         "5",
         "neurons/unembedding.py",
-        "sides = [side.topk(top_k) for side in (scores, -scores)]",
-        "sides = [side.topk(top_k) for side in (scores, scores)]",
+        "(scores * sign).topk(more).indices, count, sign) for sign in (1, -1)]",
+        "(scores * sign).topk(more).indices, count, sign) for sign in (1, 1)]",
         (f"{PAGE}[llama-neurons]",),
     ),
     Mutant(

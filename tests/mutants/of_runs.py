@@ -98,8 +98,8 @@ MUTANTS = [
         "all rows draw from the first row's numbers",
         "2",
         "model/sampling.py",
-        "torch.multinomial(row, 1, generator=chance) for row",
-        "torch.multinomial(row, 1, generator=generators[0]) for row",
+        "torch.multinomial(row.to(chance.device), 1, generator=chance)",
+        "torch.multinomial(row.to(chance.device), 1, generator=generators[0])",
         (ALONE,),
     ),
     Mutant(

@@ -462,7 +462,10 @@ def test_the_dog_neuron(model) -> None:
     assert str(hit.feature) == "neurons.29.gate:808"
     assert (hit.layer, hit.index, hit.rank) == (29, 808, 0)
     assert hit.tokens[:3] == [" dog", "dog", " cat"]
-    scores = model.network.unembedding() @ model.network.module.model.layers[29].mlp.gate_proj.weight[808]
+    scores = (
+        model.network.module.get_output_embeddings().weight.detach()
+        @ model.network.module.model.layers[29].mlp.gate_proj.weight[808]
+    )
     assert hit.scores == pytest.approx(scores.topk(10).values.tolist(), abs=1e-4)
     assert str(table.search(" dog", match="exact")[0].feature) == "neurons.29.gate:808"
     assert [(hit.index, hit.rank) for hit in table.search("dog", match="exact")] == [(808, 1)]
@@ -472,7 +475,7 @@ def test_the_dog_neuron(model) -> None:
 @pytest.mark.real
 def test_a_sample_of_the_default_models_table_against_loops(model) -> None:
     table = wb.decode_neurons(model, "gate", 10)
-    head = model.network.unembedding()
+    head = model.network.module.get_output_embeddings().weight.detach()
     for row in range(0, len(table), 3989):
         vector = model.network.module.model.layers[row // 1536].mlp.gate_proj.weight[row % 1536]
         for side, sign in ((0, 1), (1, -1)):

@@ -58,10 +58,23 @@ def test_every_operation_takes_a_child_and_certifies_from_the_start(name: str, l
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_other_things_and_other_precisions_are_refused(name: str) -> None:
+def test_a_model_in_16_bits_has_children_of_its_type_and_a_certificate_that_measures_rounding(name: str) -> None:
     half = wb.load_model(tiny.build("llama").bfloat16(), tokenizer=tiny.tokenizer())
-    with pytest.raises(SurgeryError, match="in bfloat16, and surgery is exact in float32 only"):
-        CHANGES[name](half)
+    child = CHANGES[name](wb.bake(half, [EDIT]))
+    assert child.model.dtype == torch.bfloat16
+    matrices = [one for one in child.model.network.module.parameters() if one.ndim == 2]
+    assert {one.dtype for one in matrices} == {torch.bfloat16}
+    said = child.certify(CORPUS, 60)
+    assert said.dtype == "bfloat16"
+    assert said.exact is None  # what is exact is claimed in float32 alone
+    assert said.rounding is not None
+    assert 0 < said.rounding < 1
+    assert "bfloat16" in said.exactness() or "the same to the bit" in said.exactness()
+    assert wb.surgery.Certificate.from_dict(said.to_dict()) == said
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_things_are_refused(name: str) -> None:
     with pytest.raises(SurgeryError, match="is a LanguageModel or a Child, not None"):
         CHANGES[name](None)
 

@@ -18,7 +18,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.frozen import FrozenModel, check_type, freeze
+from workbench.attribution.frozen import FrozenModel, freeze
 from workbench.attribution.gradient import full_gradient
 from workbench.attribution.graph import KINDS, Graph, Node, effects, influences
 from workbench.attribution.sources import Sources, Transcoders, transcoders_by_layer
@@ -27,6 +27,7 @@ from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+from workbench.model.widened import in_float32
 
 
 @checked(AttributionError)
@@ -62,6 +63,9 @@ def attribute(
     further: the most influential first, until `max_latents` are traced or the others have too little influence.
     Interventions and splices in force around the call are set aside.
 
+    In 16 bits what is written into the stream does not sum to it, so a model in 16 bits is attributed in float32, with
+    its weights as they are (`in_float32`).
+
     Args:
         model: the model.
         transcoders: dictionaries that read `blocks.L.mlp.hook_in` and write `blocks.L.hook_mlp_out`, at most one for
@@ -85,14 +89,13 @@ def attribute(
         cancel: called after each batch; once it returns True, the graph of the latents traced so far is returned.
 
     Raises:
-        AttributionError: a target, transcoder or setting that can't be used, a model of another structure, or one that
-            is not in float32.
+        AttributionError: a target, transcoder or setting that can't be used, or a model of another structure.
         PromptError: an empty prompt, or one that does not fit into the context.
     """
     if model.splices:
         raise AttributionError(f"{model.name} runs through dictionaries; features are attributed in models that don't.")
-    check_type(model)
-    coders = transcoders_by_layer(model, transcoders)
+    coders, named = transcoders_by_layer(model, transcoders), {"model": model.name, "model_hash": model.hash}
+    model = in_float32(model)
     with uninterrupted(), torch.no_grad():
         tokens, _ = model.prompt_batch([prompt], 1)
         linear_from = min(coders) if coders and mlps == "linear" else model.network.n_layers
@@ -113,8 +116,7 @@ def attribute(
             readers = [latent_reader(coders, one.layer, one.feature, one.position) for one in nodes if one.feature]
             traced.add(frozen, sources, best, readers)
     provenance = {
-        "model": model.name,
-        "model_hash": model.hash,
+        **named,
         "transcoders": [{"name": one.name, "hash": one.hash} for one in coders.values()],
         "target_tokens": list(reader.tokens),
         "target_probabilities": list(reader.probabilities),

@@ -103,8 +103,7 @@ def deembed(
     written = transcoder.direction(index).detach().float()
     written = model.network.written(model.hook_points[transcoder.writes], written)
     written = (written - written.mean() if centres else written) * gain
-    table = model.network.unembedding()
-    logits = table @ written * model.network.logit_map.factor
+    logits = model.network.lm_head.products(written) * model.network.logit_map.factor
     logits = logits - logits.mean()
     return DeEmbedding(
         feature,

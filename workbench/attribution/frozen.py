@@ -168,21 +168,6 @@ def freeze(
     )
 
 
-def check_type(model: LanguageModel) -> None:
-    """Refuse a model whose sums are not exact.
-
-    Raises:
-        AttributionError: the model is not in float32.
-    """
-    kind = model.network.module.dtype
-    if kind != torch.float32:
-        raise AttributionError(
-            f"{model.name} is in {str(kind).removeprefix('torch.')}, where what is written into the stream is rounded "
-            "and does not sum to it; features are attributed in float32, so open the model by its name or folder, or "
-            "give module.float()."
-        )
-
-
 def mlp_at(model: LanguageModel, layer: int) -> Callable[[Tensor], Tensor]:
     """The MLP of a layer as a function of its input `[n, pos, d_model]`.
 

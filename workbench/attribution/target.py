@@ -76,19 +76,20 @@ def read_target(
             raise AttributionError("The two tokens are the same, so their difference is always 0; name two others.")
     else:
         chosen = (_token(model, target),)
-    table = model.network.unembedding()
+    head = model.network.lm_head
     bias = getattr(model.network.module.get_output_embeddings(), "bias", None)
-    bias = table.new_zeros(len(table)) if bias is None else bias.detach().float()
-    factors = _factors(model, table @ normed + bias, logits)
-    shares = table.new_zeros(len(table))  # each token's share in the value
+    products = head.products(normed)
+    bias = torch.zeros_like(products) if bias is None else bias.detach().float()
+    factors = _factors(model, products + bias, logits)
+    shares = torch.zeros_like(products)  # each token's share in the value
     shares[chosen[0]] = 1.0
     if len(chosen) == 1:
-        shares -= 1 / len(table)
+        shares -= 1 / len(head)
     else:
         shares[chosen[1]] = -1.0
     shares *= factors
     name = " − ".join(_texts(model, chosen))
-    reader = Reader(name, model.network.n_layers, place, table.T @ shares, float(shares @ bias), None, chosen)
+    reader = Reader(name, model.network.n_layers, place, head.combination(shares), float(shares @ bias), None, chosen)
     probabilities = logits.softmax(-1)[list(chosen)].tolist()
     return replace(reader, value=float(reader.of_logits(logits)), probabilities=tuple(probabilities))
 

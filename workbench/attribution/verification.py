@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.frozen import FrozenModel, along, check_type, freeze, mlp_at
+from workbench.attribution.frozen import FrozenModel, along, freeze, mlp_at
 from workbench.attribution.gradient import read_stream, read_target_value
 from workbench.attribution.graph import Graph, Node
 from workbench.attribution.sources import Transcoders, transcoders_by_layer
@@ -28,6 +28,7 @@ from workbench.interventions.kinds import Scale
 from workbench.model.edits import BoundEdit, Edit, Group, running
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+from workbench.model.widened import in_float32
 
 Regime = Literal["direct", "latents", "free"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
@@ -85,7 +86,6 @@ def verify_graph(
         AttributionError: another model or other transcoders than the graph's, an unknown regime, a node that is no
             latent of the graph, or a number out of range.
     """
-    check_type(model)
     coders = transcoders_by_layer(model, transcoders)
     recorded = graph.provenance.get("transcoders", [])
     same = len(recorded) == len(coders) and all(
@@ -98,7 +98,7 @@ def verify_graph(
         raise AttributionError("factor is a number other than 1, which changes nothing.")
     if not regimes:
         raise AttributionError(f"regimes is empty; name at least one of {', '.join(REGIMES)}.")
-    chosen = _chosen(graph, nodes, coders)
+    chosen, model = _chosen(graph, nodes, coders), in_float32(model)
     tokens = torch.tensor([graph.tokens], device=model.device)
     with uninterrupted(), torch.no_grad():
         reader = _reader(model, coders, graph)

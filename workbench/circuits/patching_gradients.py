@@ -125,7 +125,7 @@ class _RunWithLeaves:
     score: Tensor
     """`log P(right) - log P(wrong)`, `[rows]`."""
     leaves: dict[str, Tensor]
-    """By hook point."""
+    """By hook point, in float32."""
     activations: dict[str, Tensor]
     """By hook point, with the leaves added."""
 
@@ -140,7 +140,7 @@ def _run_with_leaves(model: LanguageModel, encoded: EncodedTask, points: list[st
 
     def add_leaf(name: str) -> Callable[[Tensor], Tensor]:
         def change(x: Tensor) -> Tensor:
-            activations[name] = x + leaves[name]
+            activations[name] = x + leaves[name].to(x.dtype)
             return activations[name]
 
         return change
@@ -152,9 +152,10 @@ def _run_with_leaves(model: LanguageModel, encoded: EncodedTask, points: list[st
 
 def _pulled_back(run: _RunWithLeaves, point: str, read: str, gradient: Tensor, head: int) -> Tensor:
     """One head's part of the gradient at its layer's input, `[rows * pos * d_model]`."""
-    only = torch.zeros_like(gradient)
+    written = run.activations[point]
+    only = torch.zeros_like(written)
     only[:, :, head] = gradient[:, :, head]
-    (pulled,) = torch.autograd.grad(run.activations[point], run.leaves[read], only, retain_graph=True)
+    (pulled,) = torch.autograd.grad(written, run.leaves[read], only, retain_graph=True)
     return pulled.flatten()
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.delimited import Table, read_table
+from workbench.core.parquet import FOLDS, PageError, room_for, unfolded_size
 from workbench.core.type_words import shown
 from workbench.corpus.saving import CorpusError
 
 COLUMN = "text"
 """The column of the texts in the corpora that Workbench writes."""
 
-FOLDS, LEAST_ROOM = 200, 64 * 2**20
-"""How often its own size the texts of a Parquet file may take, and bytes that they always may; prose packs into a third
-to a tenth."""
 ROW, ROWS = 50, 10_000
 """Bytes that a row counts beside its text, and rows that are read at once."""
 NAMED, LONGEST_NAME = 8, 40
@@ -86,7 +84,7 @@ def read_parquet(file: Path, wanted: Wanted) -> tuple[list[str], str]:
         if not _is_text(kind):
             raise CorpusError(f"The column {wanted.name!r} of {file} holds {kind}, not text.")
         return list(_texts(file, wanted.name)), wanted.name
-    except pa.ArrowException as error:
+    except (pa.ArrowException, PageError) as error:
         raise CorpusError(f"{file} is not a whole Parquet file ({str(error).splitlines()[0].rstrip('.')}).") from error
 
 
@@ -98,13 +96,10 @@ def _texts(file: Path, column: str) -> Iterator[str]:
     """
     import pyarrow.parquet as pq
 
-    room = max(FOLDS * file.stat().st_size, LEAST_ROOM)
-    with pq.ParquetFile(file, read_dictionary=[column]) as opened:
+    room = room_for(file.stat().st_size)
+    with pq.ParquetFile(file, read_dictionary=[column]) as opened, file.open("rb") as pages:
         about = opened.metadata
-        groups = [about.row_group(place) for place in range(about.num_row_groups)]
-        stated = sum(
-            group.column(place).total_uncompressed_size for group in groups for place in _places(group, column)
-        )
+        stated = unfolded_size(pages, about, [column])
         if stated + ROW * about.num_rows <= room:
             for batch in opened.iter_batches(ROWS, columns=[column]):
                 room -= _unfolded(batch.column(0))
@@ -116,12 +111,6 @@ def _texts(file: Path, column: str) -> Iterator[str]:
     raise CorpusError(
         f"{file} unfolds to more than {FOLDS} times its size, which no texts do; write it again without what repeats."
     )
-
-
-def _places(group: Any, column: str) -> list[int]:
-    """The columns of a group of rows that hold the values of a column."""
-    paths = [group.column(place).path_in_schema for place in range(group.num_columns)]
-    return [place for place, path in enumerate(paths) if path == column]
 
 
 def _unfolded(values: Any) -> int:

@@ -11,7 +11,7 @@ interpretability", 2025, arXiv 2501.18823). Parameters have SAELens's names and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -24,6 +24,7 @@ from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.folder import SAELENS, DictionaryError, check_fit
+from workbench.dictionaries.remembered import keeping_hash
 from workbench.dictionaries.settings import Width
 from workbench.dictionaries.trainable import Step, Trainable
 
@@ -91,8 +92,21 @@ class SparseCoder(Trainable):
 
     @property
     def W_enc(self) -> Tensor:
-        """See `SparseCoder`."""
+        """See `SparseCoder`; the first use of an encoder that is mapped from a file brings it into memory."""
+        if not self.W_enc_T.is_contiguous():
+            self._bring_encoder()
         return self.W_enc_T.T
+
+    def _bring_encoder(self) -> None:
+        """Lay an encoder that is mapped from a file, where it is `[d_in, width]`, out latent by latent in memory."""
+        with torch.inference_mode(False), keeping_hash(self):
+            self.W_enc_T.data = self.W_enc_T.detach().contiguous()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What moves is laid out before."""
+        if not self.W_enc_T.is_contiguous():
+            self._bring_encoder()
+        return super()._apply(fn, recurse)
 
     @torch.no_grad()
     def _randomise(self, generator: torch.Generator) -> None:
@@ -150,7 +164,8 @@ class SparseCoder(Trainable):
         sixth of the product that is written to it. The biases are one more input, which is 1: torch would copy them
         to each row of the result first.
         """
-        if self._room is None or len(self._room[0]) != len(x) or self._room[0].dtype != self.W_enc.dtype:
+        there = None if self._room is None else (len(self._room[0]), self._room[0].dtype, self._room[0].device)
+        if self._room is None or there != (len(x), self.W_enc.dtype, self.W_enc.device):
             sizes, new = (self.d_in + 1, 16 * (self.d_in // 16 + 1)), self.W_enc.new_ones  # rows begin at cache lines
             inputs, weights = (new(rows, sizes[1])[:, : sizes[0]] for rows in (len(x), self.n_features))
             self._room = inputs, weights, new(len(x), self.n_features)
@@ -232,7 +247,7 @@ class SparseCoder(Trainable):
             "architecture": self.architecture or self.kind,
             "d_in": self.d_in,
             "d_sae": self.n_features,
-            "dtype": str(self.W_enc.dtype).removeprefix("torch."),
+            "dtype": str(self.W_dec.dtype).removeprefix("torch."),
             "device": "cpu",
             "apply_b_dec_to_input": self.centred,
             "normalize_activations": "none",
@@ -266,7 +281,7 @@ class SparseCoder(Trainable):
         coder.centred = _is_centred(config, cls)
         coder.take_origin(own)
         check_fit(coder.tensors(), tensors)
-        by_name = {"W_enc_T": tensors["W_enc"].T.contiguous()} | dict(tensors)
+        by_name = {"W_enc_T": tensors["W_enc"].T} | dict(tensors)  # as it is in memory, until it is used
         coder.load_state_dict({name: by_name[_short(name)] for name in coder.state_dict()}, assign=True)
         return coder
 

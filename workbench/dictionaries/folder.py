@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -31,6 +32,7 @@ from workbench.core.hashing import not_finite
 from workbench.core.locks import alone
 from workbench.core.replacement import form_of
 from workbench.core.steady import read_steadily
+from workbench.core.tensor_files import file_fingerprint
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -120,22 +122,26 @@ def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
             new_config.write_text(text, encoding="utf-8")
 
 
-def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a dictionary's two files: configuration and tensors.
+@dataclass(frozen=True)
+class Stored:
+    """The content of a dictionary's folder."""
+
+    config: dict[str, Any]
+    """That of `cfg.json`."""
+    tensors: dict[str, Tensor]
+    """Mapped from the file: what is not used takes no memory."""
+    fingerprint: str
+    """Of the tensors, as `core.hashing.fingerprint`."""
+
+
+def read_folder(path: Path) -> Stored:
+    """Read a dictionary's two files; every weight is looked at once, a piece of the file at a time.
 
     Raises:
-        DictionaryError: a file is damaged or of another form; the message does not name the folder.
+        DictionaryError: a file is damaged or of another form or version, the weights are not those of the
+            configuration, or a weight is no finite number; the message does not name the folder.
     """
-    places = (path, path / CONFIG, path / WEIGHTS)
-    text, tensors, metadata = read_steadily(lambda: _read_files(path), places, DictionaryError)
-    try:
-        own = parse_json(metadata.get(OWN, "{}"), dict[str, str], DictionaryError, f"its {WEIGHTS} is damaged")
-        chosen = own.get(CONFIG, "") if own.get(REPLACES) == _sha256(text) else text.decode()
-    except UnicodeDecodeError as error:
-        raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
-    config = parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged")
-    _check_types(tensors)
-    return dict(config), tensors
+    return read_steadily(lambda: _read_files(path), (path, path / CONFIG, path / WEIGHTS), DictionaryError)
 
 
 def _stays(path: Path) -> bool:
@@ -175,19 +181,53 @@ def _are_ours(weights: Path) -> bool:
         return False
 
 
-def _read_files(path: Path) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:
-    """The text of the configuration, the tensors and their metadata."""
+def _read_files(path: Path) -> Stored:
+    """The files as they are now, checked."""
     try:
         text = (path / CONFIG).read_bytes()
     except OSError as error:
         raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
     try:
-        with safe_open(path / WEIGHTS, "pt") as file:
-            return text, {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        with safe_open(path / WEIGHTS, "pt") as file:  # its tensors are mapped
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(error) from error
+    config = _config(text, metadata)
+    own: Mapping[str, Any] = config.get(OWN) or {}
+    _check_types(tensors)
+    try:
+        fingerprint = file_fingerprint(path / WEIGHTS, tensors, DictionaryError, lambda *one: check_finite(dict([one])))
+    except OSError as error:
+        raise _damaged(error) from error
+    if own.get("sha256", fingerprint) != fingerprint:
+        raise DictionaryError("its weights are not those that were saved with its cfg.json; copy both files again")
+    return Stored(config, tensors, fingerprint)
+
+
+def _damaged(error: Exception) -> DictionaryError:
+    return DictionaryError(f"its {WEIGHTS} is damaged or cut short ({error}); copy or save the dictionary again")
+
+
+def _config(text: bytes, metadata: dict[str, str]) -> dict[str, Any]:
+    """The configuration that belongs to weights with this metadata.
+
+    Raises:
+        DictionaryError: it has another form or version.
+    """
+    try:
+        own = parse_json(metadata.get(OWN, "{}"), dict[str, str], DictionaryError, f"its {WEIGHTS} is damaged")
+        chosen = own.get(CONFIG, "") if own.get(REPLACES) == _sha256(text) else text.decode()
+    except UnicodeDecodeError as error:
+        raise DictionaryError(f"its {CONFIG} is damaged ({error}); save the dictionary again") from error
+    config: dict[str, Any] = dict(parse_json(chosen, Config, DictionaryError, f"its {CONFIG} is damaged"))
+    version = (config.get(OWN) or {}).get("format", FORMAT)
+    if version != FORMAT:
         raise DictionaryError(
-            f"its {WEIGHTS} is damaged or cut short ({error}); copy or save the dictionary again"
-        ) from error
+            f"it is in format {version} and this version reads format {FORMAT}; "
+            "open it with the version that wrote it, or train it anew"
+        )
+    return config
 
 
 def _metadata(text: str, replaced: str = "") -> dict[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from workbench.core.checks import checked
 from workbench.core.paths import check_links
 from workbench.core.shipped import missing, shipped
@@ -15,22 +17,31 @@ from workbench.core.type_words import reason_of
 from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_finite
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.remembered import remembered_hash
 from workbench.model.grad_mode import lasting
+from workbench.model.placing import chosen_device
 
 
 @checked(DictionaryError)
 @lasting
-def load_dictionary(path: str | Path) -> Dictionary:
-    """Read a dictionary from a folder.
+def load_dictionary(path: str | Path, *, device: str | torch.device | None = None) -> Dictionary:
+    """Open a dictionary from a folder.
+
+    Weights in float32 stay in their file until they are used: every value is looked at once, a few MiB at a time, and
+    a feature's direction reads a row. The first `encode` brings the encoder into memory; 16-bit weights become float32
+    in memory at once.
 
     Args:
         path: a folder that `save`, SAELens or another tool with a file in `formats/` wrote; or the name of a dictionary
             that comes with Workbench, such as "resid-15".
+        device: where its tensors go, such as "cuda"; "auto" for CUDA, else MPS, else the processor; None for the
+            processor. A dictionary follows the model that it is used on.
 
     Raises:
         DictionaryError: there is none, it is damaged, holds a link out of its folder, or is of a kind that this version
-            does not know.
+            does not know; or this machine has no such device.
     """
+    place = None if device is None else chosen_device(device, DictionaryError)
     folder = Path(path)
     if not folder.exists():
         folder = bundled_folder(path)
@@ -43,13 +54,14 @@ def load_dictionary(path: str | Path) -> Dictionary:
         )
     try:
         dictionary = form.read(folder)
-        check_finite(dictionary.tensors())
+        if remembered_hash(dictionary) is None:
+            check_finite(dictionary.tensors())
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
         raise DictionaryError(f"{folder} can't be used: {reason_of(error)}.") from error
     dictionary.folder = str(folder)
-    return dictionary
+    return dictionary if place is None or place.type == "cpu" else dictionary.to(place)
 
 
 def bundled() -> list[str]:

@@ -10,27 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import as_integer, checked
 from workbench.core.hashing import fingerprint, hash_of
-from workbench.core.type_words import shown
+from workbench.core.type_words import reason_of, shown
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
+from workbench.dictionaries.remembered import held_tensors, remember_hash, remembered_hash
 from workbench.model.edits import Masks
 from workbench.model.grad_mode import lasting
 
 IDENTITY = 2
 """Version of the identity; version 1 was the hash of the tensors alone."""
-
-_hashes: WeakKeyDictionary[nn.Module, tuple[list[Any], list[Tensor], str]] = WeakKeyDictionary()
-"""The hash of each dictionary's tensors behind their versions when it was taken, and behind these tensors: while they
-are held, their memory has no other use."""
 
 
 class Dictionary(nn.Module, ABC):
@@ -117,15 +113,7 @@ class Dictionary(nn.Module, ABC):
         It is remembered while parameters and buffers keep their memory and their version, which torch counts up at each
         change in place, except through `.data`.
         """
-        held = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
-        if any(tensor.is_inference() for _, tensor in held):  # torch counts no versions of these
-            return fingerprint(self.tensors())
-        versions = [(name, one.data_ptr(), one.shape, one.dtype, one._version) for name, one in held]
-        known = _hashes.get(self)
-        if known is None or known[0] != versions:
-            tensors = [tensor.detach() for _, tensor in held]
-            known = _hashes[self] = versions, tensors, fingerprint(self.tensors())
-        return known[2]
+        return remembered_hash(self) or remember_hash(self, fingerprint(self.tensors()))
 
     def _whole_hash(self, tensors: str) -> str:
         return hash_of([IDENTITY, tensors, self.reads, self.writes, self.deciding_settings()])
@@ -299,3 +287,22 @@ class Dictionary(nn.Module, ABC):
         config = self.config()
         config["workbench"] = config.get("workbench", {}) | own
         write_folder(Path(path), config, tensors)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move this dictionary to another device, in place, and return it.
+
+        Arguments are those of `torch.nn.Module.to`. Another device leaves the `hash`; another type makes another
+        dictionary.
+
+        Raises:
+            DictionaryError: a device that this machine does not have.
+        """
+        types = {name: tensor.dtype for name, tensor in held_tensors(self).items()}
+        known = remembered_hash(self)
+        try:
+            super().to(*args, **kwargs)
+        except (TypeError, RuntimeError, AssertionError, ModuleNotFoundError) as error:  # so torch refuses devices
+            raise DictionaryError(f"{self.name} can't be moved: {reason_of(error)}.") from error
+        if known is not None and types == {name: tensor.dtype for name, tensor in held_tensors(self).items()}:
+            remember_hash(self, known)
+        return self

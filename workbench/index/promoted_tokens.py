@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sparse import top_k
 from workbench.model.language_model import LanguageModel
+from workbench.model.lm_head import highest, merged
 from workbench.model.weights import ModelError
 
 TOKENS = 10
@@ -75,18 +76,25 @@ def promoted_tokens(model: LanguageModel, dictionary: Dictionary) -> dict[str, n
     columns |= {f"{name}_scores": np.zeros(shape, np.float32) for name in ("promoted", "suppressed")}
     if vectors is None:
         return columns
-    head = model.network.unembedding()
+    head = model.network.lm_head
+    parts = vectors.to(head.device).split(_CHUNK)
+    best: list[list[tuple[Tensor, Tensor] | None]] = [[None, None] for _ in parts]
     with torch.no_grad():
-        for start in range(0, len(vectors), _CHUNK):
-            scores = vectors[start : start + _CHUNK] @ head.T  # [chunk, vocab]
-            for name, side in (("promoted", scores), ("suppressed", scores.neg())):
-                tokens = top_k(side, count)
-                values, order = side.gather(1, tokens).sort(dim=1, descending=True, stable=True)
-                columns[name][start : start + _CHUNK] = tokens.gather(1, order).cpu().numpy()
-                columns[f"{name}_scores"][start : start + _CHUNK] = (
-                    (values if side is scores else -values).cpu().numpy()
-                )
+        for start, rows in head.pieces():
+            for sides, part in zip(best, parts, strict=True):
+                for number, side in enumerate(_ends(part @ rows.T, count)):
+                    sides[number] = merged(sides[number], (side[0], side[1] + start), count)
+    for name, number, sign in (("promoted", 0, 1), ("suppressed", 1, -1)):
+        found = [one for sides in best if (one := sides[number]) is not None]
+        columns[name] = torch.cat([tokens for _, tokens in found]).cpu().numpy().astype(np.int32)
+        columns[f"{name}_scores"] = sign * torch.cat([scores for scores, _ in found]).cpu().numpy()
     return columns
+
+
+def _ends(scores: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """The `count` highest and the `count` lowest scores of each row `[rows, vocab]`, as `highest` returns them."""
+    count, more = min(count, scores.shape[1]), min(count + 1, scores.shape[1])
+    return [highest(scores, top_k(side, more), count, sign) for side, sign in ((scores, 1), (scores.neg(), -1))]
 
 
 def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:

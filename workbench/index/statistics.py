@@ -8,6 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workbench.core.parquet import read_whole
+from workbench.index.layout import FeatureIndexError
+
 BINS = 32
 """Of a histogram: equal widths from the lowest value, or 0 if none is negative, to the highest, or 0."""
 
@@ -64,7 +67,8 @@ def write_statistics(file: Path, columns: dict[str, np.ndarray]) -> None:
 def read_statistics(file: Path) -> dict[str, np.ndarray]:
     """The columns that `write_statistics` wrote."""
     columns = {}
-    for name, column in zip((table := pq.read_table(file)).column_names, table.columns, strict=True):
+    table = read_whole(file.read_bytes(), str(file), FeatureIndexError)
+    for name, column in zip(table.column_names, table.columns, strict=True):
         whole = column.combine_chunks()
         if isinstance(whole, pa.FixedSizeListArray):
             columns[name] = whole.flatten().to_numpy().reshape(len(whole), whole.type.list_size)

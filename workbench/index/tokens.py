@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workbench.core.checks import checked
+from workbench.core.parquet import read_whole
 from workbench.core.patterns import SafePattern
 from workbench.corpus import Corpus
 from workbench.corpus.batching import together
@@ -127,7 +128,7 @@ class TokenTable:
 
 def _table(content: np.ndarray) -> pa.Table:
     """The table in the bytes of a Parquet file `[bytes]`."""
-    return pq.read_table(pa.BufferReader(pa.py_buffer(content)))
+    return read_whole(content.data, "A table of texts of this index", FeatureIndexError)
 
 
 def _fitted(piece: str, width: int) -> str:

@@ -31,6 +31,7 @@ from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.adapters import is_adapter, read_adapted
 from workbench.model.default_model import DEFAULT_MODEL, default_hash, read_default
+from workbench.model.gguf_files import is_gguf, read_gguf
 from workbench.model.grad_mode import lasting
 from workbench.model.identity import spliced_identity
 from workbench.model.language_model import LanguageModel
@@ -93,17 +94,18 @@ def load_model(
         source: None for SmolLM2-135M-Instruct; a Hugging Face name; a folder; the folder of a model that runs through
             dictionaries, or the name of one that comes with Workbench; the folder of a LoRA adapter of PEFT, which is
             merged into the base model that it names (`about["adapter"]` says so; `save_model` saves the merged model);
-            or a loaded Hugging Face model, which is left as it is and shares its weights.
+            a GGUF file, or the first one of several (docs/gguf.md says which are read); or a loaded Hugging Face
+            model, which is left as it is and shares its weights.
         device: where the model computes, as torch writes it ("cuda:1"); "auto" is CUDA, else MPS, else the processor.
         dtype: the type of its weights and activations, such as "bfloat16"; "auto" is the checkpoint's own type on an
             accelerator, and float32 on the processor. A loaded model keeps its device and its type unless others are
             named. `model.hash` is that of the checkpoint's values on every device and in every type.
-        tokenizer: of a loaded model.
+        tokenizer: of a loaded model, or in place of that of a GGUF file.
         base: of an adapter, the name or folder of its base model; without it the base that the adapter names is opened
             if it is on this machine: by name, or inside the folder of the adapter or that of the process.
         trust_remote_code: run the code that a model brings, as transformers means it.
         progress: called with the share done and a word on what is being done while the default model is fetched and
-            converted.
+            converted, or a GGUF file converted.
 
     Raises:
         ModelError: there is no such model, no network to fetch it, or no adapter in TransformerLens; it brings code
@@ -126,7 +128,11 @@ def load_model(
         return _model(opened, str(source), {"adapter": merged})
     if base is not None:
         raise ModelError(f"{source} is no folder of an adapter, so it has no base; leave base out.")
-    return _model(read_huggingface(str(source), place, dtype, trust_remote_code=trust_remote_code), str(source))
+    if is_gguf(source):
+        opened = read_gguf(Path(source), place, dtype, tokenizer, progress)
+    else:
+        opened = read_huggingface(str(source), place, dtype, trust_remote_code=trust_remote_code)
+    return _model(opened, str(source))
 
 
 def _model(opened: Opened, name: str, about: dict[str, Any] | None = None) -> LanguageModel:

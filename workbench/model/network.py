@@ -31,6 +31,7 @@ from workbench.model.edits import BoundEdit, Edit, EditError, Group, Run, runnin
 from workbench.model.hookpoint_table import how_far_apart, open_table
 from workbench.model.hookpoints import HookPoint
 from workbench.model.hooks import attach
+from workbench.model.lm_head import LMHead
 from workbench.model.logit_map import LogitMap, measure_logit_map
 from workbench.model.mlp import check_neurons, unread_weights
 from workbench.model.modules import is_conv1d, sharing_copy
@@ -192,17 +193,16 @@ class Network:
             ready.append(replace(edit, hook_point=point.key))
         return ready
 
-    def unembedding(self) -> Tensor:
-        """The LM head: `[vocab, d_model]`, in float32 for every dtype of the model.
+    @property
+    def lm_head(self) -> LMHead:
+        """The LM head; its rows and products are in float32 for every dtype of the model.
 
         Raises:
             ModelError: a head that does not read the residual stream itself.
         """
-        head = self.module.get_output_embeddings().weight.detach().float()
-        if head.shape[1] != self.d_model:
-            raise ModelError(
-                f"The LM head of this model reads {head.shape[1]} values, not the stream's {self.d_model}."
-            )
+        head = LMHead(self.module.get_output_embeddings().weight)
+        if head.width != self.d_model:
+            raise ModelError(f"The LM head of this model reads {head.width} values, not the stream's {self.d_model}.")
         return head
 
     @functools.cached_property

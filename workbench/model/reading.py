@@ -39,6 +39,9 @@ from workbench.model.weights import LEFT_OUT, ModelError, building, identity
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 """Patterns of the names of a tokenizer's files."""
 
+GGUF = ".gguf"
+"""How the names of GGUF files end."""
+
 ADAPTER = "adapter_config.json"
 """The file that marks a folder of an adapter."""
 
@@ -139,7 +142,9 @@ def read_huggingface(
             device can't compute in the type, or has too little memory for it.
     """
     if Path(source).exists() and not (Path(source) / "config.json").exists():
-        raise ModelError(f"{source!r} is not a model folder: it has no config.json.")
+        file = next(iter(sorted(Path(source).glob(f"*{GGUF}"))), None) if Path(source).is_dir() else None
+        advice = f"give the path of {file.name} in it" if file else "it has no config.json"
+        raise ModelError(f"{source!r} is not a model folder: {advice}.")
     if Path(source).is_absolute() and not Path(source).exists():
         raise ModelError(f"There is no folder {source!r}.")
     folder = Path(source)

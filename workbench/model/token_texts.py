@@ -49,14 +49,18 @@ class TextStreamer:
 
     def __init__(self, tokenizer: Any, after: Sequence[int] = ()):
         self._tokenizer = tokenizer
-        self._open = list(after)
+        self._special = special_tokens(tokenizer)
+        self._open = self._with_text(after)
         self.shown = _decoded(tokenizer, self._open)
         self._byte = _lone_byte(tokenizer)
         self.holds = False
 
     def add(self, token: int, last: bool = False) -> str:
         """The text that the token completes; with the last token, all text that is left."""
-        self._open.append(token)
+        more = self._with_text([token])
+        if not more and not last:
+            return ""
+        self._open += more
         text = _decoded(self._tokenizer, self._open)
         self.holds = not last and not self._settled(text)
         if self.holds:
@@ -76,6 +80,10 @@ class TextStreamer:
         text = _decoded(self._tokenizer, self._open)
         new, self.shown, self.holds = _beyond(self.shown, text), text, False
         return new
+
+    def _with_text(self, tokens: Sequence[int]) -> list[int]:
+        """Those of some tokens that decoding does not leave out."""
+        return [token for token in tokens if token not in self._special]
 
     def _settled(self, text: str) -> bool:
         """Whether later tokens leave the text of the open tokens as it is."""

@@ -42,7 +42,7 @@ def token_scores(
     """
     layer, own = _place(model, feature)
     vector = model.network.neuron_directions(layer, weights or own)[feature.index]
-    return model.network.unembedding() @ adjustment(model, scale)(vector[None])[0]
+    return model.network.lm_head.products(adjustment(model, scale)(vector[None])[0])
 
 
 @checked(NeuronError)
@@ -78,7 +78,7 @@ def neurons_writing(
         NeuronError: an unknown scale or sign, a layer that the model lacks.
     """
     token = int(model.to_tokens(text, start=False)[0, 0])
-    adjust, row = adjustment(model, scale), model.network.unembedding()[token]
+    adjust, row = adjustment(model, scale), model.network.lm_head.rows(token)
     chosen = list(range(model.network.n_layers)) if layers is None else sorted(set(layers))
     check_layers(chosen, model.network.n_layers)
     of_each = [sign * (adjust(model.network.neuron_directions(n, weights)) @ row) for n in chosen]

@@ -14,6 +14,7 @@ from torch import Tensor
 from workbench.core.checks import Positive, checked
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
+from workbench.model.lm_head import LMHead, highest, merged
 from workbench.neurons.table import NeuronError, NeuronTable, Scale, Weights
 from workbench.neurons.table_file import FORMAT, read_table, table_file, write_table
 
@@ -84,25 +85,24 @@ def decode_all(
     Returns:
         `tokens` int32 and `scores` `[2, rows, top_k]`, and `excess` `[2, rows]`.
     """
-    head = model.network.unembedding()
+    head = model.network.lm_head
     adjust = adjustment(model, scale)
     chance = torch.Generator().manual_seed(0)
-    drawn = torch.randn(RANDOM_DIRECTIONS, head.shape[1], generator=chance).to(head.device)
+    drawn = torch.randn(RANDOM_DIRECTIONS, head.width, generator=chance).to(head.device)
     random = torch.nn.functional.normalize(drawn, dim=-1)
-    random_top = torch.cat([(adjust(part) @ head.T).amax(-1) for part in random.split(CHUNK)])  # [RANDOM_DIRECTIONS]
+    room = drawn.new_empty(CHUNK * head.piece)
+    random_top = _decode_layer(head, random, adjust, 1, room)[0][0, :, 0]  # [RANDOM_DIRECTIONS]
 
     kept: dict[str, list[Tensor]] = {"tokens": [], "scores": [], "norms": []}
     n_layers = model.network.n_layers
-    room = head.new_empty(CHUNK, head.shape[0])
     for layer in range(n_layers):
         if progress:
             progress(layer / n_layers, f"Decoding neurons, layer {layer} of {n_layers}")
-        for part in model.network.neuron_directions(layer, weights).split(CHUNK):  # [chunk, d_model]
-            scores = torch.mm(adjust(part), head.T, out=room[: len(part)])  # [chunk, vocab]
-            best, tokens = top_both(scores, top_k)  # [2, chunk, top_k]
-            kept["tokens"].append(tokens.int())
-            kept["scores"].append(best)
-            kept["norms"].append(part.norm(dim=-1))
+        vectors = model.network.neuron_directions(layer, weights).to(head.device)  # [d_mlp, d_model]
+        scores, tokens = _decode_layer(head, vectors, adjust, top_k, room)  # [2, d_mlp, top_k]
+        kept["tokens"].append(tokens.int())
+        kept["scores"].append(scores)
+        kept["norms"].append(vectors.norm(dim=-1))
     tokens, scores = torch.cat(kept["tokens"], 1), torch.cat(kept["scores"], 1)
     size = torch.cat(kept["norms"]) if scale == "raw" else scores.new_ones(scores.shape[1])
     excess = (scores[:, :, 0] / size.clamp(min=TINY) - random_top.mean()) / random_top.std()
@@ -113,36 +113,62 @@ def decode_all(
     }
 
 
+def _decode_layer(
+    head: LMHead, vectors: Tensor, adjust: Callable[[Tensor], Tensor], top_k: int, room: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The scores and the tokens of `top_both` for vectors `[rows, d_model]`, `[2, rows, top_k]`.
+
+    A piece of the head meets all vectors before the next one is converted.
+
+    Args:
+        head: the LM head.
+        vectors: of the neurons of a layer.
+        adjust: from `adjustment`.
+        top_k: scores kept, of each sign.
+        room: memory for `CHUNK` rows of scores with a piece of the head.
+    """
+    parts = vectors.split(CHUNK)
+    best: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
+    for start, rows in head.pieces():
+        for number, part in enumerate(parts):
+            out = room[: len(part) * len(rows)].view(len(part), len(rows))
+            scores, tokens = top_both(torch.mm(adjust(part), rows.T, out=out), top_k)  # [2, chunk, top_k]
+            best[number] = merged(best[number], (scores, tokens + start), top_k)
+    scores, tokens = zip(*(one for one in best if one is not None), strict=True)
+    return torch.cat(scores, 1), torch.cat(tokens, 1)
+
+
 def top_both(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The highest and the lowest entries of each row.
+    """The highest and the lowest entries of each row, best first; of equal ones those of the lowest columns.
 
     One pass finds each block's extremes; the top k entries can only lie in the k blocks with the highest maxima.
 
     Args:
         scores: `[rows, vocab]`.
-        top_k: number of entries, of each kind.
+        top_k: number of entries, of each kind; all of them where a row has fewer.
 
     Returns:
         Values `[2, rows, top_k]`, the second of `-scores`, and their columns of the same shape.
     """
     rows, width = scores.shape
+    count = min(top_k, width)
+    more = min(count + 1, width)  # one more tells whether the last is equal to others
     blocks = width // BLOCK
-    if blocks <= top_k:
-        sides = [side.topk(top_k) for side in (scores, -scores)]
-        return torch.stack([side.values for side in sides]), torch.stack([side.indices for side in sides])
+    if blocks <= more:
+        sides = [highest(scores, (scores * sign).topk(more).indices, count, sign) for sign in (1, -1)]
+        return torch.stack([values for values, _ in sides]), torch.stack([columns for _, columns in sides])
     body = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
     low, high = torch.aminmax(body, dim=-1)  # [rows, blocks]
     rest = torch.arange(blocks * BLOCK, width, device=scores.device).expand(rows, -1)
     values, columns = [], []
     for extreme, sign in ((high, 1), (-low, -1)):
-        chosen = extreme.topk(top_k).indices  # [rows, top_k]
-        places = (chosen[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(
-            1
-        )  # [rows, top_k * BLOCK]
-        places = torch.cat([places, rest], dim=1)
-        best = (scores.gather(1, places) * sign).topk(top_k)
-        values.append(best.values)
-        columns.append(places.gather(1, best.indices))
+        chosen = extreme.topk(more).indices  # [rows, more]
+        places = (chosen[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
+        places = torch.cat([places, rest], dim=1)  # [rows, more * BLOCK + rest]
+        best = places.gather(1, (scores.gather(1, places) * sign).topk(more).indices)
+        side = highest(scores, best, count, sign)
+        values.append(side[0])
+        columns.append(side[1])
     return torch.stack(values), torch.stack(columns)
 
 

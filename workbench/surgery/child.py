@@ -44,6 +44,7 @@ from workbench.surgery.child_building import (
     changed_config,
     check_checkpoint,
     complete,
+    keep_rounded,
     parameter_shapes,
 )
 from workbench.surgery.notes import FORMAT, NOTE, edit_hash, sealed, with_current_names
@@ -111,7 +112,8 @@ class Child:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint, whole or not at all.
 
-        Plain transformers opens the checkpoint before it takes its place, which holds the weights twice meanwhile.
+        Plain transformers opens the checkpoint before it takes its place. Of weights below 1 GiB it holds a copy
+        meanwhile; larger ones are read from the files one by one, compared, and shared.
         Beside its files stand the steps (`surgery.json`), the certificate as `certificate.md` and `.json`, and
         `interventions.json` where there are edits that weights can't hold. A missing certificate is made first, with
         the settings that `certify` has by default.
@@ -222,6 +224,7 @@ def make_child(
     kind, settings = type(parent.network.module), changed_config(parent, config or {})
     new, own = complete(parameter_shapes(kind, settings), old, tensors)
     module = build(kind, settings, new)
+    keep_rounded(module, parent.network.module)
     module.generation_config = copy.deepcopy(getattr(parent.network.module, "generation_config", None))
     earlier = with_current_names(parent.about.get("surgery", []))
     start = earlier[0]["parent"]["name"] if earlier else parent.name

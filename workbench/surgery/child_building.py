@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.core.checks import as_integer
@@ -18,9 +18,13 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.type_words import reason_of
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+from workbench.model.modules import sharing_copy
 from workbench.model.reading import check_opening
 from workbench.model.weights import building, state_of
+from workbench.model.widened import NARROW, widen
 
+LARGE = 1 << 30
+"""Bytes of weights from which on saving holds no second copy of them."""
 PROBE = 16
 """Tokens of a pass that shows whether two models compute the same."""
 
@@ -124,7 +128,9 @@ def parameter_shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int,
 def complete(
     places: Mapping[str, tuple[int, ...]], old: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A tensor for every place, the parent's where there is no other, and the names of those that are not shared."""
+    """A tensor for every place, in the parent's type: the parent's own where there is no other or where that is equal;
+    and the names of those that are not shared."""
+    like = next(iter(old.values()))
     unknown = [name for name in tensors if name not in places]
     if unknown:
         raise SurgeryError(f"The changed model has no place for {unknown[0]}.")
@@ -136,14 +142,15 @@ def complete(
             if name not in old:
                 raise SurgeryError(f"The changed model needs a tensor for {name}.")
             tensor = old[name]
-        elif name in old and equal(old[name], tensor):
-            tensor = old[name]
+        else:
+            tensor = tensor.detach().to(old.get(name, like))  # what is rounded is rounded here, once
+            if name in old and equal(old[name], tensor):
+                tensor = old[name]
         if tuple(tensor.shape) != shape:
             raise SurgeryError(f"{name} is {list(shape)} in the changed model, not {list(tensor.shape)}.")
         if tensor.data_ptr() not in shared:
             own.append(name)
-            like = next(iter(old.values()))
-            tensor = tensor.detach().to(like.dtype).contiguous()
+            tensor = tensor.contiguous()
             tensor = tensor.clone() if tensor.is_inference() else tensor  # a parameter is learned from later
             if not bool(tensor.isfinite().all()):
                 raise SurgeryError(f"{name} would hold a value that is not a finite number.")
@@ -191,31 +198,99 @@ def build(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     return module.eval()
 
 
+def keep_rounded(module: nn.Module, parent: nn.Module) -> None:
+    """Give a module that was built anew the parent's buffers where these are its own, rounded to 16 bits.
+
+    `module.to(torch.bfloat16)` rounds what no checkpoint holds, too, such as the frequencies of positions. The parent
+    computes with that, and so does its child.
+    """
+    for name, old in _rounded_buffers(parent, module).items():
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner)._buffers[leaf] = old
+
+
+def _rounded_buffers(module: nn.Module, fresh: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a module, by name, that are those of one built anew, rounded."""
+    saved, exact = set(module.state_dict()), dict(fresh.named_buffers())
+    return {
+        name: old
+        for name, old in module.named_buffers()
+        if name not in saved and name in exact and _is_rounded(old, exact[name])
+    }
+
+
+def _is_rounded(old: Tensor, exact: Tensor) -> bool:
+    """Whether a tensor holds the values of another one, rounded to 16 bits, and not those values themselves."""
+    if not old.is_floating_point() or old.shape != exact.shape:
+        return False
+    exact, old = exact.to(old.device), old.to(exact.dtype)
+    if torch.equal(old, exact):
+        return False
+    return any(torch.equal(exact.to(kind).to(exact.dtype), old) for kind in NARROW)
+
+
+def _opened(folder: Path, module: nn.Module, dtype: torch.dtype) -> Any:
+    """The module that plain transformers makes of a checkpoint.
+
+    Where the module that was saved is large and the files hold its tensors to the bit, under its names, it shares them.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    tensors = state_of(module)
+    size = sum(one.numel() * one.element_size() for one in tensors.values())
+    shared = dict(tensors) if size >= LARGE and _holds(folder, tensors) else None
+    with building():
+        if shared is None:
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safe)
+        config = AutoConfig.from_pretrained(folder, **safe)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return kind.from_pretrained(None, config=config, state_dict=shared, dtype=dtype)
+
+
+def _holds(folder: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a folder's files hold these tensors to the bit, and no others."""
+    held: dict[str, Path] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as inside:
+            held |= dict.fromkeys(inside.keys(), file)
+    if held.keys() != tensors.keys():
+        return False
+    for name, file in held.items():
+        with safe_open(file, framework="pt") as inside:  # anew for each: the pages of earlier tensors go
+            if not equal(tensors[name].cpu(), inside.get_tensor(name)):
+                return False
+    return True
+
+
 @torch.no_grad()
 def check_checkpoint(model: LanguageModel, folder: Path) -> None:
-    """Refuse a checkpoint that plain transformers does not open with the model's logits.
+    """Refuse a checkpoint that plain transformers does not open with the model's logits; both compute in float32.
 
     Raises:
         SurgeryError: transformers can't open it, or a logit differs by more than a thousandth of the largest.
     """
-    from transformers import AutoModelForCausalLM
-
     module: Any = model.network.module
     weight = module.get_input_embeddings().weight
     try:
         check_opening(folder)
-        with building():
-            opened: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=weight.dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
-            )
+        opened = _opened(folder, module, weight.dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = reason_of(error)
         raise SurgeryError(f"transformers can't open the checkpoint of {model.name}: {reason}.") from error
+    if rounded := _rounded_buffers(module, opened):
+        raise SurgeryError(
+            f"{model.name} was cast to 16 bits once, which rounded its {min(rounded)} too, and no checkpoint holds "
+            "that: open the model by its name or folder, with the dtype that it shall have, and operate again."
+        )
     tokens = torch.arange(PROBE, device=weight.device)[None] * 37 % weight.shape[0]
+    twins: list[Any] = [sharing_copy(one) for one in (module, opened.to(weight.device))]
+    for twin in twins:
+        widen(twin)
     with uninterrupted():
-        wanted = module(input_ids=tokens, use_cache=False).logits.float()
-        found = opened.eval().to(weight.device)(input_ids=tokens, use_cache=False).logits.float()
-    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=0, atol=tolerance(wanted, weight.dtype)):
+        wanted, found = (twin(input_ids=tokens, use_cache=False).logits for twin in twins)
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=0, atol=tolerance(wanted, wanted.dtype)):
         raise SurgeryError(
             f"A checkpoint of {model.name} would not compute the same: plain transformers opens it with attention "
             f"{opened.config._attn_implementation!r} (here {module.config._attn_implementation!r}) and other logits."

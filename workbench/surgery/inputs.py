@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
@@ -20,16 +18,9 @@ def as_model(model: LanguageModel | Child) -> LanguageModel:
     """The model that an operation changes: that of a child, or the model itself.
 
     Raises:
-        SurgeryError: its weights are not in float32, in which alone differences can be shown to 1e-4; or there are
-            edits beside it, which the operation would lose.
+        SurgeryError: there are edits beside it, which the operation would lose.
     """
     plain = model.model if isinstance(model, Child) else model
-    kind = plain.network.module.dtype
-    if kind != torch.float32:
-        raise SurgeryError(
-            f"{plain.name} is in {str(kind).removeprefix('torch.')}, and surgery is exact in float32 only; open it by "
-            "its name or folder, or give module.float()."
-        )
     if has_beside(plain):
         raise SurgeryError(
             f"{plain.name} has edits beside its weights, which another operation would lose; operate first, and keep "

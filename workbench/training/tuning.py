@@ -20,6 +20,7 @@ from workbench.dictionaries.trainable import Trainable
 from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import identity
+from workbench.model.widened import is_exact, narrowed, widen
 from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, ModelSettings, dictionary_in_place
@@ -75,7 +76,8 @@ def fine_tune(
 
     The loss is the cross-entropy of the next token plus, for each dictionary, `weight` times the squared distance
     between its reconstruction and its target (token mean of the sum over dimensions), which trains the dictionary
-    alone. The same call gives the same weights, also after interruptions if it has a `folder`.
+    alone. The same call gives the same weights, also after interruptions if it has a `folder`. A model in 16 bits
+    learns in float32, since its weights would round small steps away, and is rounded once, at the end.
 
     Args:
         model: left as it is.
@@ -117,7 +119,7 @@ def fine_tune(
     order = list(model.hook_points)
     points = sorted(own, key=lambda name: order.index(model.hook_points[name].key))
     dictionaries = [dictionary_in_place(name, own[name]) for name in points]
-    processes = Processes(model.network.unembedding().device)
+    processes = Processes(model.device)
     if batch % processes.count:
         raise TrainingError(f"batch {batch:,} can't be divided among {processes.count} processes.")
     untrained = not any("tokens" in one.provenance for one in dictionaries)
@@ -152,7 +154,7 @@ def fine_tune(
     training = Training(learner, settings, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
     training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
     learner.release()
-    twin = learner.model
+    twin = learner.model if is_exact(model) else narrowed(learner.model, model)
     twin.splices = dict(zip(points, dictionaries, strict=True))
     twin.about = model.about | {"trained": learner.provenance}
     twin.take_hash(model.held_hash if frozen else identity(twin.network.module), model)
@@ -167,9 +169,15 @@ def _learner(
     settings: ModelSettings,
     processes: Processes,
 ) -> ModelLearner:
-    """A copy of the model that learns from the texts."""
-    module, name = copy.deepcopy(model.network.module), f"{model.name} (tuned)"
+    """A copy of the model that learns from the texts, in float32."""
+    module, name = model.network.module, f"{model.name} (tuned)"
+    if is_exact(model):
+        module = copy.deepcopy(module)
     twin = LanguageModel(module, model.tokenizer, name, model.weights_hash)
+    if not is_exact(model):
+        widen(twin.network.module)
+        for one in () if settings.frozen else twin.network.module.parameters():
+            one.data = one.data.float()
     how: dict[str, Any] = {"context": settings.context, "batch": settings.batch, "seed": settings.seed}
     batches = TextBatches(texts, twin, settings.tokens, **how, processes=processes)
     return ModelLearner(twin, dictionaries, batches, settings, processes)

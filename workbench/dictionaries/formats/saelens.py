@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.core.hashing import fingerprint
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import CONFIG, FORMAT, WEIGHTS, DictionaryError, read_folder
+from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, read_folder
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.remembered import hold_examined
 from workbench.dictionaries.saelens_fields import RESCALED, declared, refuse_unknown
 
 APART = ("dtype", "device", "metadata", "workbench", "reshape_activations")
@@ -37,20 +37,14 @@ def read(folder: Path) -> Dictionary:
             on something that does not fit a dictionary here. The message does not name the folder.
         KeyError: `cfg.json` lacks a field.
     """
-    content, tensors = read_folder(folder)
-    own = content.get("workbench") or {}
-    if own.get("format", FORMAT) != FORMAT:
-        raise DictionaryError(
-            f"it is in format {own['format']} and this version reads format {FORMAT}; "
-            "open it with the version that wrote it, or train it anew"
-        )
-    if "sha256" in own and own["sha256"] != fingerprint(tensors):
-        raise DictionaryError("its weights are not those that were saved with its cfg.json; copy both files again")
-    config, tensors = understood(content, tensors)
+    stored = read_folder(folder)
+    content, own = stored.config, stored.config.get("workbench") or {}
+    config, tensors = understood(content, stored.tensors)
     kind = Dictionary.kind_called(own.get("kind") or config["architecture"])
     if not is_ours(content):
         refuse_unknown(content, known=inspect.signature(kind).parameters)
     dictionary = kind.from_config(config, tensors)
+    hold_examined(dictionary, dictionary.tensors(), stored.tensors, stored.fingerprint)
     if is_ours(content):
         _check_stated(content, dictionary)
     metadata = config["metadata"]
@@ -87,6 +81,8 @@ def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     if "topk_threshold" in tensors and "b_enc" in tensors:
+        if not bool(tensors["topk_threshold"].isfinite().all()):
+            raise DictionaryError("its topk_threshold is not finite, so that no latent would ever be active")
         tensors["threshold"] = tensors.pop("topk_threshold").to(tensors["b_enc"]).expand_as(tensors["b_enc"]).clone()
     if config.get("rescale_acts_by_decoder_norm"):
         if config["architecture"] not in RESCALED:

@@ -8,12 +8,13 @@ baked and of the intervened model are compared; a child that differs is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.core.checks import checked
 from workbench.interventions.affine import Add, AffineChange, Silence
@@ -24,10 +25,11 @@ from workbench.model.edits import EditError, Intervention
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import state_of
+from workbench.model.widened import in_float32, is_exact, widen
 from workbench.surgery.bake.fold import Fold, fold
 from workbench.surgery.bake.places import Places
 from workbench.surgery.child import Child, SurgeryError, make_child
-from workbench.surgery.child_building import changed_config, keep_layers, parameter_shapes
+from workbench.surgery.child_building import changed_config, keep_layers, layers_path, parameter_shapes
 from workbench.surgery.inputs import as_model
 
 PROBE = 16
@@ -103,7 +105,10 @@ def baked(
         raise BakeError(_refusal(edits, reasons, beside), reasons)
     kept = [edits[number] for number in reasons]
     _check_beside(model, plans, kept)
-    tensors, config = _folded(model, plans)
+    by_module: dict[str, list[Fold]] = {}
+    for one in (one for plan in plans for one in plan.folds):
+        by_module.setdefault(one.place.module, []).append(one)
+    tensors, config = _folded(model, plans, by_module)
     gone = {layer for plan in plans for layer in plan.edit.removed_layers}
     if len(gone) == model.network.n_layers:
         raise SurgeryError("All layers would be removed; keep at least one.")
@@ -118,7 +123,7 @@ def baked(
         **record,
     }
     child = make_child(model, tensors, step, config=config, name=name, reference=tuple(edits), beside=tuple(kept))
-    _verify(model, child)
+    _verify(model, child, by_module, left)
     return child
 
 
@@ -126,7 +131,7 @@ def _checked(model: LanguageModel, edits: Sequence[Intervention]) -> list[Interv
     """The edits with the values that they take from the model filled in; raises for those it can't run under."""
     if model.splices:
         raise SurgeryError(f"{model.name} runs through dictionaries, which weights can't hold; bake without them.")
-    if not edits:
+    if not len(edits):
         raise SurgeryError("There is nothing to bake; give at least one edit.")
     with uninterrupted():
         model.bind(edits)  # raises here
@@ -197,15 +202,14 @@ def _check_beside(model: LanguageModel, plans: Sequence[_Plan], kept: Sequence[I
             )
 
 
-def _folded(model: LanguageModel, plans: Sequence[_Plan]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _folded(
+    model: LanguageModel, plans: Sequence[_Plan], by_module: Mapping[str, Sequence[Fold]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The changed tensors by name, and the changed values of the configuration."""
     module: Any = model.network.module
-    by_module: dict[str, list[Fold]] = {}
     config: dict[str, Any] = {}
     for plan in plans:
         config |= plan.config
-        for one in plan.folds:
-            by_module.setdefault(one.place.module, []).append(one)
     old, tensors = state_of(module), {}
     for path, folds in by_module.items():
         weight, bias = fold(module.get_submodule(path), folds)
@@ -245,23 +249,51 @@ def _is_silent(places: Places, layer: int, tensors: dict[str, Tensor]) -> bool:
     return not any(bool(one.any()) for one in changed if one is not None)
 
 
-def _verify(model: LanguageModel, child: Child) -> None:
-    """Raise `BakeError` for a child whose logits differ from those of its parent under the edits."""
+def _verify(model: LanguageModel, child: Child, by_module: Mapping[str, Sequence[Fold]], layers: Sequence[int]) -> None:
+    """Raise `BakeError` for a child whose logits differ from those of its parent under the edits.
+
+    In 16 bits rounding would hide an error, so both compute in float32, the child with what was folded before it was
+    rounded. `layers` are those of the model that are left.
+    """
     with uninterrupted():
         rules = [part.positions for edit in model.bind(child.reference) for part in edit.parts]
     named = [max(rule) for rule in rules if isinstance(rule, tuple)]
     length = min(max([PROBE, *(position + 2 for position in named)]), model.network.n_ctx)
     chance = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.network.vocab_size, (2, length), generator=chance).to(model.device)
+    parent, baked_model = in_float32(model), in_float32(child.model)
+    if not is_exact(model):
+        widen(baked_model.network.module, _exact(model, by_module, layers))
     with uninterrupted(), torch.inference_mode():
-        with model.intervening(child.reference):
-            wanted = model(tokens, prompt_length=length // 2).float()
-        with child.model.intervening(child.beside):
-            baked_logits = child.model(tokens, prompt_length=length // 2).float()
+        with parent.intervening(child.reference):
+            wanted = parent(tokens, prompt_length=length // 2)
+        with baked_model.intervening(child.beside):
+            baked_logits = baked_model(tokens, prompt_length=length // 2)
     largest = max(1.0, float(wanted.abs().max()))
     off = float((wanted - baked_logits).abs().max())
-    if not off <= 1000 * torch.finfo(model.network.module.dtype).eps * largest:
+    if not off <= 1000 * torch.finfo(wanted.dtype).eps * largest:
         raise BakeError(
             f"These edits can't be baked exactly into a {type(model.network.module).__name__}: a logit is {off:.2g} "
             "away from that of the model under the edits."
         )
+
+
+def _exact(
+    model: LanguageModel, by_module: Mapping[str, Sequence[Fold]], layers: Sequence[int]
+) -> dict[str, Callable[[], dict[str, Tensor]]]:
+    """The parameters that were folded, not rounded, by the module's path in the child; folded anew at every call."""
+
+    def parameters(module: nn.Module, folds: Sequence[Fold]) -> dict[str, Tensor]:
+        weight, bias = fold(module, folds, torch.float32)
+        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+
+    prefix, exact = layers_path(model), {}
+    for path, folds in by_module.items():
+        module, where = model.network.module.get_submodule(path), path
+        if path.startswith(f"{prefix}."):
+            number, _, rest = path.removeprefix(f"{prefix}.").partition(".")
+            if int(number) not in layers:
+                continue
+            where = f"{prefix}.{layers.index(int(number))}.{rest}"
+        exact[where] = functools.partial(parameters, module, folds)
+    return exact

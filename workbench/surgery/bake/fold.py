@@ -1,4 +1,4 @@
-"""Folding of affine changes of activations into the matrices beside them, in float64 and rounded once."""
+"""Folding of affine changes of activations into the matrices beside them, in float64 and rounded once to their type."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from workbench.interventions.affine import Add, AffineChange
 from workbench.model.modules import is_conv1d
+
+AT_ONCE = 1 << 24
+"""Numbers of a matrix that are in float64 at once: 128 MiB."""
 
 
 @dataclass(frozen=True)
@@ -39,37 +42,64 @@ class Fold:
     op: AffineChange
 
 
-def fold(module: nn.Module, folds: Sequence[Fold]) -> tuple[Tensor, Tensor | None]:
+def fold(module: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
     """The weight of a module and its bias with changes folded into them, at each hook point in the order of the list.
 
     Args:
         module: a `Linear`, GPT-2's `Conv1D` or an `Embedding`.
         folds: changes whose place is this module.
+        dtype: of what is returned; None for the module's own.
 
     Returns:
-        The weight in the module's own shape and type, and the bias, None where it is zero and the module has none. That
-        of an embedding is in its rows.
+        The weight in the module's own shape, and the bias, None where it is zero and the module has none. That of an
+        embedding is in its rows.
     """
     layer: Any = module
-    multiplied = float(getattr(layer, "embed_scale", 1.0)) if isinstance(module, nn.Embedding) else 1.0
     turned = isinstance(module, nn.Embedding) or is_conv1d(module)
-    stored = layer.weight.detach().to(torch.float64, copy=True)
-    weight = stored.T if turned else stored  # [out, in]
+    stored = layer.weight.detach()
+    kind = dtype or stored.dtype
+    new = torch.empty_like(stored, dtype=kind)
+    source, target = (stored.T, new.T) if turned else (stored, new)  # [out, in]
     own_bias = getattr(layer, "bias", None)
-    bias = weight.new_zeros(len(weight)) if own_bias is None else own_bias.detach().to(torch.float64, copy=True)
-    if multiplied != 1:
-        weight *= multiplied
+    old = source.new_zeros(len(source)) if own_bias is None else own_bias.detach()
+    bias = old.to(torch.float64, copy=True)
+    multiplied = float(getattr(layer, "embed_scale", 1.0)) if isinstance(module, nn.Embedding) else 1.0
+    for rows, columns in _parts(source, {one.place.side for one in folds}):
+        weight = source[rows, columns].to(torch.float64, copy=True)
+        if multiplied != 1:
+            weight *= multiplied
+        bias[rows] = old[rows]
+        _apply(folds, weight, bias[rows])
+        if isinstance(module, nn.Embedding):
+            weight += bias[rows, None]
+            weight /= multiplied
+        target[rows, columns] = weight.to(kind)
+    if isinstance(module, nn.Embedding):
+        return new, None
+    keeps = own_bias is not None or bool(bias.any())
+    return new, bias.to(kind) if keeps else None
+
+
+def _parts(weight: Tensor, sides: set[str]) -> list[tuple[slice, slice]]:
+    """Rows and columns of a matrix `[out, in]` that changes of these sides can be folded into by themselves.
+
+    A change in front of a matrix acts on each row alone, one behind it on each column.
+    """
+    rows, columns = weight.shape
+    if sides == {"out"}:
+        step = max(1, AT_ONCE // rows)
+        return [(slice(None), slice(start, start + step)) for start in range(0, columns, step)]
+    step = max(1, AT_ONCE // columns) if sides == {"in"} else rows
+    return [(slice(start, start + step), slice(None)) for start in range(0, rows, step)]
+
+
+def _apply(folds: Sequence[Fold], weight: Tensor, bias: Tensor) -> None:
+    """Fold changes into a matrix `[out, in]` and a bias `[out]` in float64, in place."""
     for one in reversed([one for one in folds if one.place.side == "in"]):
         one.op.before(weight, bias)
     for one in sorted((one for one in folds if one.place.side == "out"), key=lambda one: one.place.stage):
         op = Add(one.op.vector / one.place.scale) if isinstance(one.op, Add) else one.op
         op.behind(weight, bias)
-    if isinstance(module, nn.Embedding):
-        weight += bias[:, None]
-        weight /= multiplied
-        return stored.to(layer.weight.dtype), None
-    keeps = own_bias is not None or bool(bias.any())
-    return stored.to(layer.weight.dtype), bias.to(layer.weight.dtype) if keeps else None
 
 
 def holds_matrix(module: nn.Module | None) -> bool:

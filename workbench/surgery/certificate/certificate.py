@@ -1,8 +1,10 @@
 """The measurement of a certificate: how exactly a changed model computes its interventions, and its costs.
 
-Both are measured on text that no choice should depend on. *Exactness*: the largest difference of a logit between the
-changed model and its parent under the baked interventions, for each step that has interventions. *Cost*: the perplexity
-of the changed model beside that of the model at the start, and the KL from the one's predictions to the other's.
+Both are measured in the models' own type, on text that no choice should depend on. *Exactness*: the largest difference
+of a logit between the changed model and its parent under the baked interventions, for each step that has interventions.
+*Cost*: the perplexity of the changed model beside that of the model at the start, and the KL from the one's predictions
+to the other's. In 16 bits the *rounding* is measured too: how far the changed model's logits are from what its weights
+compute in float32.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from workbench.evaluation.runs import windows_at_once
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
+from workbench.model.widened import in_float32, is_exact
 from workbench.surgery.certificate.record import Certificate
 
 HELD_OUT = 0.1
@@ -86,7 +89,8 @@ def certify(
     text = held_out(start) if corpus is None else as_corpus(corpus)
     batch = windows_at_once(start, context, batch)
     differences: list[float | None] = [0.0 if one.reference else None for one in chain]
-    sums, done = torch.zeros(5).double(), 0
+    wide = None if is_exact(end) else in_float32(end)
+    sums, done, rounding = torch.zeros(5).double(), 0, 0.0
     with uninterrupted(), torch.inference_mode():
         if isinstance(text, Corpus):
             reader = next((one.model for one in chain if not one.model.network.causal), start)
@@ -102,7 +106,9 @@ def certify(
                 if largest is not None:
                     off = logits_with(one.parent, ids, one.reference)
                     off -= after if one is child else logits_with(one.model, ids, one.beside)
-                    differences[number] = max(largest, float(off[mask].abs().nan_to_num(nan=math.inf).max()))
+                    differences[number] = max(largest, _largest(off[mask]))
+            if wide is not None:
+                rounding = max(rounding, _largest((after - logits_with(wide, ids, child.beside))[mask]))
             done += int(content.sum())
             if progress:
                 progress(min(done / tokens, 1.0), f"{min(done, tokens):,} of {tokens:,} tokens")
@@ -134,6 +140,8 @@ def certify(
             | {name: version(name) for name in ("workbench-lm", "torch", "transformers")},
             "command": command_line(),
         },
+        dtype=str(end.dtype).removeprefix("torch."),
+        rounding=None if wide is None else rounding,
     )
 
 
@@ -169,6 +177,11 @@ def logits_with(model: LanguageModel, tokens: Tensor, interventions: Sequence[An
     """
     edits = model.bind(interventions)
     return model.run(tokens, edits, prompt_length=max(tokens.shape[1] // 2, 1)).float()
+
+
+def _largest(off: Tensor) -> float:
+    """The largest of differences, infinite where one is no number."""
+    return float(off.abs().nan_to_num(nan=math.inf).max())
 
 
 def _cost(before: Tensor, after: Tensor, tokens: Tensor, content: Tensor) -> Tensor:

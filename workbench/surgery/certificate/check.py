@@ -19,9 +19,11 @@ from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.reading import check_opening
 from workbench.model.weights import ModelError
+from workbench.model.widened import is_exact
 from workbench.surgery.certificate.certificate import logits_with
 from workbench.surgery.certificate.record import AGREES
 from workbench.surgery.child import Child
+from workbench.surgery.child_building import tolerance
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Verification:
     """The class of the loaded model."""
     foreign: list[str]
     """Modules of Workbench and TransformerLens in that process; empty if it was plain."""
+    allowed: float = AGREES
+    """The largest difference at which logits agree: 1e-4, or in 16 bits what rounding makes of the largest logit."""
 
     @property
     def agrees(self) -> bool:
-        """Whether every logit is within 1e-4."""
-        return self.max_logit_difference <= AGREES and not self.foreign
+        """Whether every logit is within what is allowed."""
+        return self.max_logit_difference <= self.allowed and not self.foreign
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as plain data."""
@@ -56,7 +60,7 @@ safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only":
 model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=held["logits"].dtype, **safe).eval()
 with torch.inference_mode():
     logits = model(input_ids=held["tokens"]).logits
-difference = float((logits - held["logits"]).abs().max())
+difference = float((logits.float() - held["logits"].float()).abs().max())
 foreign = [name for name in sys.modules if name.split(".")[0] in ("workbench", "transformer_lens")]
 result = {"max_logit_difference": difference, "transformers": transformers.__version__}
 print(json.dumps(result | {"loaded": type(model).__name__, "foreign": foreign}))
@@ -68,6 +72,8 @@ def verify_checkpoint(
     folder: str | Path, model: LanguageModel | Child, interventions: Sequence[Any] = (), *, tokens: Wholes | None = None
 ) -> Verification:
     """Compare a saved checkpoint, loaded by plain transformers in a fresh process, with a model that runs here.
+
+    Both compute in the type of the model that runs here.
 
     Args:
         folder: of the checkpoint.
@@ -88,7 +94,7 @@ def verify_checkpoint(
     with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
         held = Path(scratch) / "wanted.safetensors"
         with uninterrupted(), torch.inference_mode():
-            logits = logits_with(model, tokens, interventions).cpu().contiguous()
+            logits = logits_with(model, tokens, interventions).to(model.dtype).cpu().contiguous()
             save_file({"tokens": tokens.cpu(), "logits": logits}, held)
         command = [sys.executable, "-I", "-c", SCRIPT, str(Path(folder).absolute()), str(held)]
         nobody = subprocess.DEVNULL
@@ -96,4 +102,5 @@ def verify_checkpoint(
     if ended.returncode != 0:
         reason = (ended.stderr.strip().splitlines() or ["it wrote no error"])[-1]
         raise ModelError(f"Plain transformers can't load {folder}: {reason}")
-    return Verification(**json.loads(ended.stdout.strip().splitlines()[-1]))
+    allowed = AGREES if is_exact(model) else tolerance(logits, model.dtype)
+    return Verification(**json.loads(ended.stdout.strip().splitlines()[-1]), allowed=allowed)

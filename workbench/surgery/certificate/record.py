@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from annotated_types import Len
 from pydantic import ConfigDict
@@ -46,6 +46,8 @@ class Form(TypedDict):
     corpus: ModelName
     predictions: int
     made: Made
+    dtype: NotRequired[str]
+    rounding: NotRequired[float | None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Certificate:
     """That perplexity and KL are means over."""
     made: dict[str, Any] = field(repr=False)
     """Versions, command and seed of the measurement."""
+    dtype: str = "float32"
+    """The type in which both models computed; certificates of earlier versions are all in float32."""
+    rounding: float | None = None
+    """In 16 bits the largest difference between a logit of the changed model and what its weights compute in float32;
+    None in float32."""
 
     @property
     def unmeasured(self) -> bool:
@@ -87,8 +94,10 @@ class Certificate:
 
     @property
     def exact(self) -> bool | None:
-        """Whether the weights compute the interventions, to 1e-4 in every logit; None without interventions, or where
-        some were not measured."""
+        """Whether the weights compute the interventions, to 1e-4 in every logit; None without interventions, where some
+        were not measured, or in 16 bits, where rounding hides it."""
+        if self.rounding is not None:
+            return None
         if self.max_logit_difference is None or (self.unmeasured and self.max_logit_difference <= AGREES):
             return None
         return self.max_logit_difference <= AGREES
@@ -117,13 +126,14 @@ class Certificate:
             raise SurgeryError(f"{complaint}: max_logit_difference is not the largest of its differences.")
         form["steps"] = with_current_names(form["steps"])
         form["tasks"] = {name: tuple(two) for name, two in form["tasks"].items()}
-        return cls(**{one.name: form[one.name] for one in fields(cls)})
+        return cls(**{one.name: form[one.name] for one in fields(cls) if one.name in form})
 
     def to_markdown(self) -> str:
         """The certificate as Markdown."""
         lines = [f"# {plain(self.child['name'])}", "", "| | |", "|---|---|"]
         lines += [f"| made from | {plain(self.parent['name'])}, weights {code_span(self.parent['hash'])} |"]
-        lines += [f"| weights | {code_span(self.child['hash'])} |", "", "## What was done", ""]
+        lines += [f"| weights | {code_span(self.child['hash'])} |", f"| computed in | {plain(self.dtype)} |", ""]
+        lines += ["## What was done", ""]
         for number, step in enumerate(self.steps, 1):
             words = "; ".join(plain(one) for one in _settings(step))
             lines.append(f"{number}. **{plain(step['operation'])}**: {words} (edit {code_span(step['edit_hash'])})")
@@ -154,6 +164,12 @@ class Certificate:
         of = "that of the parent under the interventions" if alone else "that of the model before under these"
         if self.max_logit_difference == 0:
             words = f"every logit is the same to the bit as {of}."
+        elif self.rounding is not None:
+            words = (
+                f"no logit is further than {self.max_logit_difference:.2g} from {of}, both in {self.dtype}, whose "
+                f"rounding alone moves the changed model's logits by up to {self.rounding:.2g}: so far they are from "
+                "what its weights compute in float32."
+            )
         else:
             words = (
                 f"no logit is further than {self.max_logit_difference:.2g} from {of} "

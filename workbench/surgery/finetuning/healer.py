@@ -76,7 +76,8 @@ class Healer:
     """A `Learner` of some parameters of a model.
 
     Args:
-        model: its trained parameters are replaced by copies; the others may be shared with other models.
+        model: its trained parameters are replaced by copies in float32, which 16 bits would round the steps of; the
+            others may be shared with other models.
         trained: the parameters to train.
         batches: the endless token batches.
         masks: the masks that come slowly; None for none.
@@ -100,7 +101,7 @@ class Healer:
         self._batches = batches
         self._module: nn.Module = model.network.module
         for one in self.trained:
-            one.data = one.data.clone()
+            one.data = one.data.to(torch.promote_types(one.dtype, torch.float32), copy=True)
             one.requires_grad_(True)
 
     @property

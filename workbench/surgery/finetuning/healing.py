@@ -25,6 +25,7 @@ from workbench.corpus import Corpus, as_corpus
 from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
+from workbench.model.widened import is_exact, narrowed, widen
 from workbench.surgery.child import CUSTOM, Child, make_child
 from workbench.surgery.child_building import SurgeryError, layers_path
 from workbench.surgery.finetuning.batches import learned_tokens
@@ -85,8 +86,9 @@ def heal(
 ) -> Child:
     """A child that learned from text.
 
-    It is the training of `fine_tune`, with choices that surgery needs. Full training holds gradients and two moments of
-    every weight, five times the model; with `rank` it holds little more than the model and its child.
+    It is the training of `fine_tune`, with choices that surgery needs. A model in 16 bits learns in float32. Full
+    training holds gradients and two moments of every weight, five times the model; with `rank` it holds little more
+    than the model and its child.
 
     Args:
         model: a model or a child; it stays as it is.
@@ -115,11 +117,13 @@ def heal(
     if sparsify is not None:
         _check_decay(start, **asdict(sparsify))
     twin = LanguageModel(start.network.module, start.tokenizer, f"{start.name} (healed)", start.weights_hash)
+    if not is_exact(start):
+        widen(twin.network.module)
     slow = _adapt(twin, rank, keep_zeros, sparsify, seed)
     trained = [one for name, one in twin.network.module.named_parameters() if pattern.is_in(name)]
     if not trained:
         raise SurgeryError(f"There is nothing to train: no parameter's name has {pattern.pattern!r} in it.")
-    processes = Processes(twin.network.unembedding().device)
+    processes = Processes(twin.device)
     how: dict[str, Any] = {"context": context, "batch": batch, "seed": seed}
     batches = TextBatches(texts, twin, tokens, **how, processes=processes, counted=learned_tokens)
     layers: Any = twin.network.module.get_submodule(layers_path(twin))
@@ -141,7 +145,7 @@ def heal(
     step = {"operation": "heal", **settings, "done": int(learner.provenance.get("tokens", 0))}
     step |= {"corpus_hash": texts.hash}
     if CUSTOM in start.about:
-        return make_custom_from(start, twin, step, seed)
+        return make_custom_from(start, twin if is_exact(start) else narrowed(twin, start), step, seed)
     return make_child(start, parameters_of(twin.network.module), step, seed=seed)
 
 

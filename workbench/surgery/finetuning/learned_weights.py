@@ -43,9 +43,11 @@ class AdaptedWeight(nn.Module):
         module.forward = lambda x: _Linear.apply(self, x, module.weight, module.bias, self.up, self.down)
 
     def adapted(self, weight: Tensor) -> Tensor:
-        """The adapted matrix, in memory of its own."""
-        up, down = self.up, self.down
-        return self.mask_(weight.clone() if up is None or down is None else torch.addmm(weight, up, down))
+        """The adapted matrix, in memory of its own and in float32."""
+        up, down, kind = self.up, self.down, torch.promote_types(weight.dtype, torch.float32)
+        if up is None or down is None:
+            return self.mask_(weight.to(kind, copy=True))
+        return self.mask_(torch.addmm(weight.to(kind), up, down))
 
     def mask_(self, x: Tensor) -> Tensor:
         """Apply zeros and mask to a tensor in the shape of the weight, in place."""
@@ -56,9 +58,10 @@ class AdaptedWeight(nn.Module):
         return x
 
     def leave(self, module: Any) -> None:
-        """Make the adapted matrix the module's weight, and restore its `forward`."""
+        """Make the adapted matrix the module's weight, rounded to the weight's type, and restore its `forward`."""
         del module.adapted_weight, module.forward
-        module.weight = nn.Parameter(self.adapted(module.weight.detach()).detach(), requires_grad=False)
+        weight = module.weight.detach()
+        module.weight = nn.Parameter(self.adapted(weight).detach().to(weight.dtype), requires_grad=False)
 
 
 class _Linear(torch.autograd.Function):
@@ -72,6 +75,7 @@ class _Linear(torch.autograd.Function):
         assert x is not None
         assert weight is not None
         adapted = adapted_weight.adapted(weight)
+        bias = bias if bias is None else bias.to(adapted.dtype)
         return nn.functional.linear(x, adapted.T if adapted_weight.turned else adapted, bias)
 
     @staticmethod

@@ -3,8 +3,8 @@
 PolyReLU, Σ w_i ReLU(x)^i, and PolyNorm, Σ w_i x^i / rms(x^i) + b, where each power is normalised over the neurons of a
 token: Zhuo et al., "Polynomial Composition Activations" (2024), arXiv 2411.03884. Series activation,
 Σ w_i ReLU(a_i x + b_i): Wang et al., "PanGu-π" (2023), arXiv 2312.17276. All three are linear in w, which is set by
-least squares on the inputs of the layer. ReLU is a value of the configuration and makes an ordinary checkpoint; the
-others are in no configuration of plain transformers.
+least squares on the inputs of the layer, and all are computed in float32, whatever the model's type is. ReLU is a value
+of the configuration and makes an ordinary checkpoint; the others are in no configuration of plain transformers.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ MODULES = ("act_fn", "act", "activation_fn")
 """Names of its module in layers."""
 
 
+def _wide(x: Tensor) -> Tensor:
+    """A tensor in float32: powers in 16 bits would be far off."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class PolyReLU(nn.Module):
     """Σ w_i ReLU(x)^i for i from 0 to `order`."""
 
@@ -49,11 +54,12 @@ class PolyReLU(nn.Module):
         return [torch.ones_like(x), *(positive**power for power in range(1, len(self.weights)))]
 
     def forward(self, x: Tensor) -> Tensor:
-        value = self.weights[-1] * torch.ones_like(x)
-        positive = x.relu()
+        wide = _wide(x)
+        value = self.weights[-1] * torch.ones_like(wide)
+        positive = wide.relu()
         for weight in self.weights[:-1].flip(0):
             value = value * positive + weight
-        return value
+        return value.to(x.dtype)
 
 
 class PolyNorm(nn.Module):
@@ -69,10 +75,11 @@ class PolyNorm(nn.Module):
         return [torch.ones_like(x), *(one * (one.square().mean(-1, keepdim=True) + 1e-6).rsqrt() for one in powers)]
 
     def forward(self, x: Tensor) -> Tensor:
-        value = self.weights[0] * torch.ones_like(x)
-        for weight, term in zip(self.weights[1:], self.terms(x)[1:], strict=True):
+        wide = _wide(x)
+        value = self.weights[0] * torch.ones_like(wide)
+        for weight, term in zip(self.weights[1:], self.terms(wide)[1:], strict=True):
             value = value + weight * term
-        return value
+        return value.to(x.dtype)
 
 
 class Series(nn.Module):
@@ -94,10 +101,11 @@ class Series(nn.Module):
         return [torch.ones_like(x), *((a * x + b).relu() for a, b in zip(self.scales, self.shifts, strict=True))]
 
     def forward(self, x: Tensor) -> Tensor:
-        value = self.weights[0] * torch.ones_like(x)
-        for weight, term in zip(self.weights[1:], self.terms(x)[1:], strict=True):
+        wide = _wide(x)
+        value = self.weights[0] * torch.ones_like(wide)
+        for weight, term in zip(self.weights[1:], self.terms(wide)[1:], strict=True):
             value = value + weight * term
-        return value
+        return value.to(x.dtype)
 
 
 @checked(SurgeryError)
@@ -224,7 +232,7 @@ def _fitted(
             raise Cancelled("Fitting was stopped; nothing has changed.")
         try:
             with uninterrupted(), torch.inference_mode():
-                seen = [value[batch.content] for value in model.capture(batch.tokens, points).values()]
+                seen = [_wide(value[batch.content]) for value in model.capture(batch.tokens, points).values()]
         except HookPointError as error:
             raise SurgeryError(f"The input of the activation of {model.name} has no hook point: {error}") from error
         news = news or [make(x).to(x.device) for x in seen]

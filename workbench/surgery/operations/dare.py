@@ -90,14 +90,14 @@ def dare(
             progress(done / len(old), name)
         if cancel is not None and cancel():
             raise Cancelled("Merging was stopped; nothing has changed.")
-        total = torch.zeros_like(tensor)
+        total = torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
         for number, (source, share) in enumerate(zip(sources, shares, strict=True)):
             delta = source.delta(name, tensor)
             if p:
                 delta.mul_(_kept(tensor.shape, p, f"{seed} {number} {name}").to(delta))
             total.add_(delta, alpha=share / (1 - p) if rescale else share)
         if bool(total.any()):
-            tensors[name] = total.add_(tensor)
+            tensors[name] = total.add_(tensor).to(tensor.dtype)
     for source in sources:
         source.check()
     step = {"operation": "dare", "p": float(p), "rescale": rescale, "weights": shares, "of": [s.about for s in sources]}
@@ -183,11 +183,11 @@ class _Source:
                 )
 
     def delta(self, name: str, tensor: Tensor) -> Tensor:
-        """tuned - base of one tensor, in memory of its own."""
+        """tuned - base of one tensor, in float32 and in memory of its own."""
         tuned = self._tensors[name]
         if self._stated:
             self._digests[name] = values_digest(name, tuned)
-        delta = tuned.to(tensor) - tensor
+        delta = tuned.to(tensor.device, torch.promote_types(tensor.dtype, torch.float32)) - tensor
         self._squares[0] += float(delta.norm()) ** 2
         self._squares[1] += float(tensor.norm()) ** 2
         return delta

@@ -22,6 +22,7 @@ from workbench.model.hookpoints import HookPointError
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError, parameters_of, state_of
+from workbench.model.widened import in_float32
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import PROBE, SurgeryError, changed_config, parameter_shapes, tolerance
 from workbench.surgery.inputs import as_model, load_calibration
@@ -164,16 +165,17 @@ def _width_field(model: LanguageModel, narrower: int, wanted: Mapping[str, tuple
 
 @torch.no_grad()
 def _check_cut(model: LanguageModel, child: LanguageModel, mask: Tensor) -> None:
-    """Refuse a child that does not compute what the model does with its other neurons at 0.
+    """Refuse a child that does not compute what the model does with its other neurons at 0, both in float32.
 
     Raises:
         SurgeryError: a logit differs.
     """
     points = [model.network.neuron_hook_point(layer, "post").name for layer in range(len(mask))]
+    model, child = in_float32(model), in_float32(child)
     edits = [Edit(name, (one * 1.0).mul) for name, one in zip(points, mask, strict=True)]
     tokens = torch.arange(PROBE, device=model.device)[None] * 37 % model.network.vocab_size
     with uninterrupted():
-        wanted, found = model.run(tokens, edits).float(), child.run(tokens).float()
+        wanted, found = model.run(tokens, edits), child.run(tokens)
     moved = float((found - wanted).abs().max())
     if moved > tolerance(wanted, wanted.dtype):
         raise SurgeryError(

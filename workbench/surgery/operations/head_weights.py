@@ -80,6 +80,7 @@ class AttentionWeights:
         return value.detach().double().view(-1, self.shape.width, value[0].numel())
 
     def _stored(self, part: str, name: str, value: Tensor) -> dict[str, Tensor]:
+        """In float32, whatever the model's type is."""
         flat = value.reshape(-1, value.shape[-1]) if name == "weight" else value.flatten()
         return {f"{self.path}.{part}_proj.{name}": flat.float().contiguous()}
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
@@ -25,6 +25,7 @@ from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import state_of
+from workbench.model.widened import is_exact, widen
 from workbench.surgery.child import Child, make_child
 from workbench.surgery.child_building import (
     PROBE,
@@ -144,12 +145,11 @@ def _moved(model: LanguageModel, shape: HeadShape, method: Method) -> float:
     """
     if method == "mean":  # equal heads stay equal where they are clipped
         return _moved_at(model, shape, method, 1.0)
-    far = min(FAR, torch.finfo(model.network.module.dtype).max ** 0.5)
-    return max(_moved_at(model, shape, method, scale) for scale in (far, 1 / far))
+    return max(_moved_at(model, shape, method, scale) for scale in (FAR, 1 / FAR))
 
 
 def _moved_at(model: LanguageModel, shape: HeadShape, method: Method, scale: float) -> float:
-    """The same with a twin of one scale; see `AttentionWeights.alike`."""
+    """The same with a twin of one scale, in float32; see `AttentionWeights.alike`."""
     module: Any = model.network.module
     chance = torch.Generator().manual_seed(0)
     equal, joined = dict[str, Tensor](), dict[str, Tensor]()
@@ -165,16 +165,26 @@ def _moved_at(model: LanguageModel, shape: HeadShape, method: Method, scale: flo
     weight = module.get_input_embeddings().weight
     tokens = torch.arange(PROBE, device=weight.device)[None] * 37 % weight.shape[0]
     with uninterrupted():
-        wanted, found = (one(input_ids=tokens, use_cache=False).logits.float() for one in (twin, merged))
+        wanted, found = (one(input_ids=tokens, use_cache=False).logits for one in (twin, merged))
     moved = float((found - wanted).abs().nan_to_num(nan=torch.inf).max())
-    return 0.0 if moved <= tolerance(wanted - wanted.mean(), weight.dtype) else moved
+    return 0.0 if moved <= tolerance(wanted - wanted.mean(), wanted.dtype) else moved
 
 
 def _changed(model: LanguageModel, module: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
-    """A plain module with other tensors and another configuration, that shares the rest."""
-    settings = changed_config(model, config)
-    shapes = parameter_shapes(type(module), settings)
-    return build(type(module), settings, complete(shapes, state_of(module), tensors)[0])
+    """A plain module with other tensors and another configuration, that shares the rest and computes in float32."""
+    settings, kind = changed_config(model, config), type(module)
+    shapes, old = parameter_shapes(kind, settings), state_of(module)
+    if is_exact(model):
+        return build(kind, settings, complete(shapes, old, tensors)[0])
+    narrow = {name: one.dtype for name, one in state_of(model.network.module).items() if one.dtype != torch.float32}
+    exact = {name: one for name, one in (old | tensors).items() if one.dtype == torch.float32 and name in narrow}
+    places = {name: torch.zeros_like(one, dtype=narrow[name]) for name, one in exact.items()}
+    changed = build(kind, settings, complete(shapes, old | places, {})[0])
+    widen(changed)
+    for name, tensor in exact.items():  # rounded to 16 bits, equal heads would no longer be equal
+        owner, _, leaf = name.rpartition(".")
+        setattr(changed.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+    return changed
 
 
 @torch.inference_mode()

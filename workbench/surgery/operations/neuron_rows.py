@@ -11,6 +11,7 @@ from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.mlp import linear_shape
 from workbench.model.modules import sharing_copy
+from workbench.model.widened import widen
 from workbench.surgery.child_building import SurgeryError
 
 TOKENS = 32
@@ -58,6 +59,7 @@ def _neurons_of(module: Any, path: str, down: str) -> Tensor | None:
     second counts neuron i so many times: the ratio is the neuron's number.
     """
     twin: Any = sharing_copy(module)  # its hooks do not act on passes of other threads
+    widen(twin)  # 16 bits can't hold the number of every neuron
     seen: dict[str, Tensor] = {}
 
     def feed(_: Any, __: tuple, out: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
@@ -33,8 +34,11 @@ Bits = Annotated[Integer, Ge(2), Le(16)]
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
-    """A matrix `[out, in]` with each row rounded to the 2^bits - 1 values around 0 that reach to its largest one."""
-    most = 2 ** (bits - 1) - 1
+    """A matrix `[out, in]` with each row rounded to the 2^bits - 1 values around 0 that reach to its largest one.
+
+    It is in float32 for a matrix in 16 bits; a model in 16 bits rounds those values once more.
+    """
+    weight, most = weight.to(torch.promote_types(weight.dtype, torch.float32)), 2 ** (bits - 1) - 1
     scale = weight.abs().amax(1, keepdim=True) / most  # [out, 1]
     return (weight / scale.where(scale > 0, 1)).round_().mul_(scale)
 

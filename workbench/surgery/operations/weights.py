@@ -47,8 +47,9 @@ class Matrix:
         return stored.T if self.turned else stored
 
     def put(self, matrix: Tensor, tensors: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-        """Put a matrix `[out, in]` into `tensors` as it is stored; other experts are copied from `parameters`."""
-        stored = matrix.T if self.turned else matrix
+        """Put a matrix `[out, in]` into `tensors` as it is stored and in the parameter's type; other experts are copied
+        from `parameters`."""
+        stored = (matrix.T if self.turned else matrix).to(parameters[self.name].dtype)
         if self.expert is None:
             tensors[self.name] = stored.contiguous()
             return
