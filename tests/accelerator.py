@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "emulated"
+torch.ones(1, requires_grad=True).sum().backward()
+# the first pass back starts a thread for each device that there is then, and forks of a process with such threads can't
+# pass back: the device comes later, and its passes run in the thread that asks for them
 _setup_privateuseone_for_python_backend(NAME)
 DEVICE, SECOND = torch.device(NAME, 0), torch.device(NAME, 1)
 
@@ -196,7 +199,7 @@ def emulated() -> Iterator[torch.device]:
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # in place, so that what is tied stays tied
     try:
-        with _FromPython(), _Operations():
+        with _FromPython(), _Operations(), torch.autograd.set_multithreading_enabled(False):
             yield DEVICE
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)

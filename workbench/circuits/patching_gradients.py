@@ -62,7 +62,7 @@ def attribution_patching(
             gradients = torch.autograd.grad(run.score.sum(), [run.leaves[name] for name in (*points, *others)])
         plain += float(run.score.detach().double().sum())
         for place, (name, gradient) in enumerate(zip((*points, *others), gradients, strict=True)):
-            lost = (run.activations[name].detach() - corrupted[name][rows]) * gradient  # [rows, pos, *shape]
+            lost = (run.activations[name].detach().to(model.device) - corrupted[name][rows]) * gradient  # [rows, pos, *shape]
             if place < len(points):
                 heads[place] += lost.double().sum((0, 1, 3)).cpu()
             else:
@@ -107,7 +107,7 @@ def edge_attribution_patching(
             run = _run_with_leaves(model, encoded.rows(rows), [*points, *inputs])
             gradients = torch.autograd.grad(run.score.sum(), [run.leaves[name] for name in points], retain_graph=True)
             written = [
-                _written(model, layer, run.activations[point].detach(), corrupted[point][rows])
+                _written(model, layer, run.activations[point].detach().to(model.device), corrupted[point][rows])
                 for layer, point in enumerate(points)
             ]  # [head, rows * pos * d_model] each
             for layer in range(1, layers):
@@ -140,7 +140,7 @@ def _run_with_leaves(model: LanguageModel, encoded: EncodedTask, points: list[st
 
     def add_leaf(name: str) -> Callable[[Tensor], Tensor]:
         def change(x: Tensor) -> Tensor:
-            activations[name] = x + leaves[name].to(x.dtype)
+            activations[name] = x + leaves[name].to(x.device, x.dtype)
             return activations[name]
 
         return change

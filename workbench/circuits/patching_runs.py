@@ -81,7 +81,7 @@ def head_path(model: LanguageModel, layer: int) -> StreamPath:
 def head_matrices(model: LanguageModel, layer: int) -> Tensor:
     """Each head's output matrix, `[head, d_head, d_model]`, in front of what lies between it and the stream."""
     shape = model.hook_points[head_point(model, layer)].shape
-    return head_path(model, layer).matrix().reshape(*shape, -1)
+    return head_path(model, layer).matrix().to(model.device).reshape(*shape, -1)
 
 
 def capture_all(model: LanguageModel, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

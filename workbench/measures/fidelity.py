@@ -277,8 +277,9 @@ def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:
     """
 
     def through(read: Tensor, written: Tensor) -> Tensor:
-        new = written.clone()
-        new[content] = tally.encode(read[content], written[content], texts).to(written.dtype)
+        new, at = written.clone(), content.to(written.device)
+        home = (one.to(content.device) for one in (read, written))
+        new[at] = tally.encode(*(one[content] for one in home), texts).to(written)
         return new
 
     return acting(tally.reads, tally.writes, through, "the splice")
@@ -287,4 +288,4 @@ def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:
 def _zero(tally: _Tally, content: Tensor) -> list[Edit]:
     """An edit that replaces the activations at these positions `[batch, pos]` by zero."""
     at = content.view(*content.shape, *(1 for _ in tally.writes.shape))
-    return [Edit(tally.writes.name, lambda x: x.masked_fill(at, 0.0))]
+    return [Edit(tally.writes.name, lambda x: x.masked_fill(at.to(x.device), 0.0))]

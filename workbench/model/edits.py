@@ -161,7 +161,7 @@ class Run:
         groups: edits with the batch rows that they apply to, in order.
         prompt_lengths: tokens before the first generated one, `[batch]`; None where nothing is generated.
         watch: a function for each watched hook point, called with its tensor after the edits; before them where one is
-            standing.
+            standing. It gets the tensor on the device of the tokens, wherever the hook point is.
     """
 
     def __init__(
@@ -190,11 +190,12 @@ class Run:
         """The tensor `[batch, pos, ...]` of a hook point after its edits; the same object where they change nothing."""
         watch = self.watch.get(hook_point)
         if watch is not None and any(edit.standing for _, edit in self.at[hook_point]):
-            watch(value)
+            watch(value.to(self.positions.device))
             watch = None
         for rows, edit in self.at[hook_point]:
             everywhere = rows == slice(None)
             mask = self._mask(edit.positions)
+            mask = mask if mask is None else mask.to(value.device)
             part = value if everywhere else value[rows]
             mask = mask if everywhere or mask is None else mask[rows]
             masks = functools.partial(self._inside, rows, mask)
@@ -218,7 +219,7 @@ class Run:
             target = value if everywhere else value[rows]
             target[mask] = changed
         if watch is not None:
-            watch(value)
+            watch(value.to(self.positions.device))
         return value
 
     def _inside(self, rows: slice, selected: Tensor | None, rule: Positions) -> Tensor | None:

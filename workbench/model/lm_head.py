@@ -23,22 +23,19 @@ FEW = 1024
 class LMHead:
     """The weights of an LM head.
 
-    Every result is in float32, on the head's device. A head in float32 is not copied.
+    Every result is in float32, on one device. A head that is there in float32 is not copied.
 
     Args:
         weight: `[vocab, d_model]`, in the model's type.
+        device: of the results; None for the weights' own.
     """
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, device: torch.device | None = None):
         self.weight = weight.detach()
+        self.device = device or weight.device
 
     def __len__(self) -> int:
         return len(self.weight)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.weight.device
 
     @property
     def width(self) -> int:
@@ -53,12 +50,13 @@ class LMHead:
 
     def rows(self, ids: int | slice | Sequence[int] | Tensor) -> Tensor:
         """The rows of tokens: `[d_model]` for one id, `[n, d_model]` for several or a slice."""
-        return self.weight[ids].float()
+        there = ids.to(self.weight.device) if isinstance(ids, Tensor) else ids
+        return self.weight[there].to(self.device).float()
 
     def pieces(self) -> Iterator[tuple[int, Tensor]]:
         """The first token and the rows `[n, d_model]` of one piece of the vocabulary after another."""
         for start in range(0, len(self), self.piece):
-            yield start, self.weight[start : start + self.piece].float()
+            yield start, self.weight[start : start + self.piece].to(self.device).float()
 
     def products(self, vectors: Tensor) -> Tensor:
         """The product of each token's row with float32 vectors `[..., d_model]`: `[..., vocab]`, without a bias."""

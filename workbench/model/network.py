@@ -200,7 +200,7 @@ class Network:
         Raises:
             ModelError: a head that does not read the residual stream itself.
         """
-        head = LMHead(self.module.get_output_embeddings().weight)
+        head = LMHead(self.module.get_output_embeddings().weight, self.device)
         if head.width != self.d_model:
             raise ModelError(f"The LM head of this model reads {head.width} values, not the stream's {self.d_model}.")
         return head
@@ -266,7 +266,7 @@ class Network:
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
             apart = how_far_apart(self.module, self._bridged, point.name)
             raise unread_weights(weights, point, apart, self.module.dtype)
-        weight = module.weight.detach().float()
+        weight = module.weight.detach().to(self.device).float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight
 
     def neuron_directions(self, layer: int, weights: str) -> Tensor:
@@ -315,7 +315,7 @@ class Network:
     def _read(self, names: Sequence[str], added: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors at hook points on the probe's tokens, where tensors are added at some."""
         seen: dict[str, Tensor] = {}
-        edits = self.prepare([Edit(name, lambda x, more=more: x + more) for name, more in added.items()])
+        edits = self.prepare([Edit(name, lambda x, more=more: x + more.to(x.device)) for name, more in added.items()])
         keys = {name: self.hook_points[name].key for name in names}
         watch = {key: lambda value, key=key: seen.__setitem__(key, value.clone()) for key in keys.values()}
         self.capture(self._probe.tokens, names, Run([Group(edits)], watch=watch))
@@ -346,14 +346,14 @@ class Network:
         """
         try:
             attention = self.bridge.blocks[layer].attn
-            value, out = attention.W_V.detach().float(), attention.W_O.detach().float()
+            value, out = (one.detach().to(self.device).float() for one in (attention.W_V, attention.W_O))
             biases = [getattr(part, "bias", None) for part in (attention.v, attention.o)]
         except (AttributeError, NotImplementedError, RuntimeError) as error:
             reason = reason_of(error).partition(". ")[0]
             raise ModelError(f"The attention weights of this model can't be read per head: {reason}.") from error
         shapes = (value.shape[0], value.shape[2]), (out.shape[2],)
         value_bias, out_bias = (
-            out.new_zeros(shape) if bias is None else bias.detach().float().reshape(shape)
+            out.new_zeros(shape) if bias is None else bias.detach().to(self.device).float().reshape(shape)
             for bias, shape in zip(biases, shapes, strict=True)
         )
         return value, value_bias, out, out_bias
@@ -370,7 +370,8 @@ class Network:
         path = self.hook_points[hook_point].module
         if path is None:
             raise ModelError(f"This model has no norm of its own at {hook_point}.")
-        return norm_parts(self.module.get_submodule(path), self.d_model)
+        gain, bias, centres = norm_parts(self.module.get_submodule(path), self.d_model)
+        return gain.to(self.device), bias.to(self.device), centres
 
     def _host(self, run: Run | None) -> nn.Module:
         """The tree of modules for this run, with the hooks that it needs."""

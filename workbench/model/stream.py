@@ -59,7 +59,8 @@ class StreamPath:
         Returns `vectors` themselves where nothing lies between.
         """
         if self.gain is not None:
-            vectors = (vectors - vectors.mean(-1, keepdim=True) if self.centres else vectors) * self.gain
+            centred = vectors - vectors.mean(-1, keepdim=True) if self.centres else vectors
+            vectors = centred * self.gain.to(vectors.device)
         return vectors if self.factor == 1 else vectors * self.factor
 
     def matrix(self) -> Tensor:
@@ -75,7 +76,7 @@ class StreamPath:
     def output(self, x: Tensor) -> Tensor:
         """`y` `[..., d_model]` in float32 for the tensor `x` `[..., width]` at the place."""
         with torch.no_grad():
-            return (x if self.linear is None else self.linear(x)).float()
+            return (x if self.linear is None else _through(self.linear, x)).float()
 
     def added(self, x: Tensor) -> Tensor:
         """What the tensor at the place `[..., width]` adds to the stream, biases included: `[..., d_model]`."""
@@ -111,12 +112,12 @@ class StreamPath:
             return None
         y = self.output(x)
         with torch.no_grad():
-            shape = (y - y.mean(-1, keepdim=True) if self.centres else y) * self.gain
-            out = self.norm(self.before * y) - self.bias
+            shape = (y - y.mean(-1, keepdim=True) if self.centres else y) * self.gain.to(y.device)
+            out = _through(self.norm, self.before * y) - self.bias.to(y.device)
             return (out * shape).sum(-1, keepdim=True) / shape.square().sum(-1, keepdim=True).clamp(min=1e-30)
 
     def _behind(self, y: Tensor) -> Tensor:
-        return self.factor * (y if self.norm is None else self.norm(self.before * y))
+        return self.factor * (y if self.norm is None else _through(self.norm, self.before * y))
 
 
 def stream_path(probe: StreamProbe, point: HookPoint) -> StreamPath:
@@ -197,7 +198,7 @@ class _Nudged:
         y = self.seen[self.place].float()
         scales = path.scales(y)
         assert scales is not None
-        parts, whole = scales * path.directions(y) + path.factor * bias, path.added(y)
+        parts, whole = scales * path.directions(y) + path.factor * bias.to(y.device), path.added(y)
         if float((parts - whole).abs().max()) > 1e-3 * float(whole.abs().max()):
             raise ModelError(f"The norm behind {self.name} does more than scale by a gain, so no direction is known.")
         return replace(path, linear=linear)
@@ -240,6 +241,12 @@ def _factor(moved: Tensor, pushed: Tensor, name: str, least: float = NEARLY) -> 
     factor = float(one @ other / other.square().sum())
     exact = EXACT if pushed.dtype == torch.float32 else EXACT_16_BITS
     return 1.0 if abs(factor - 1) < exact else factor
+
+
+def _through(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module makes of a tensor, on the tensor's device, wherever the module is."""
+    there = next((one.device for one in module.parameters()), x.device)
+    return module(x.to(there)).to(x.device)
 
 
 def norm_parts(norm: Any, d_model: int) -> tuple[Tensor, Tensor, bool]:

@@ -136,7 +136,7 @@ def _showing(name: str, on_values: OnValues, layer: int, one: TokenBatch) -> Edi
     """An edit that passes on the values of counted tokens and changes nothing."""
 
     def show(values: Tensor) -> Tensor:
-        on_values(layer, values[one.content].float())
+        on_values(layer, values.to(one.content.device)[one.content].float())
         return values
 
     return Edit(name, show)

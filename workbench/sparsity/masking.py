@@ -62,7 +62,7 @@ def above(threshold: float, norms: Tensor) -> Keep:
         norms: the length of the vector that each neuron writes, `[d_mlp]`.
     """
     limits = max(threshold, LEAST) / norms  # infinite where a neuron writes nothing
-    return lambda values: values.abs() >= limits
+    return lambda values: values.abs() >= limits.to(values.device)
 
 
 def strongest(share: float, norms: Tensor) -> Keep:
@@ -75,7 +75,7 @@ def strongest(share: float, norms: Tensor) -> Keep:
     out = round(share * len(norms))
 
     def keep(values: Tensor) -> Tensor:
-        sizes = values.abs() * norms
+        sizes = values.abs() * norms.to(values.device)
         if out == 0:
             return sizes >= LEAST
         # NumPy finds a row's k-th value eight times as fast as kthvalue does

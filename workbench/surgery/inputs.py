@@ -18,9 +18,15 @@ def as_model(model: LanguageModel | Child) -> LanguageModel:
     """The model that an operation changes: that of a child, or the model itself.
 
     Raises:
-        SurgeryError: there are edits beside it, which the operation would lose.
+        SurgeryError: there are edits beside it, which the operation would lose, or it is spread over several devices.
     """
     plain = model.model if isinstance(model, Child) else model
+    devices = {str(one.device) for one in plain.network.module.parameters()}
+    if len(devices) > 1:
+        raise SurgeryError(
+            f"{plain.name} is spread over several devices ({', '.join(sorted(devices))}); surgery makes a model on one: "
+            'open it with device="cpu", or on a card that holds it whole.'
+        )
     if has_beside(plain):
         raise SurgeryError(
             f"{plain.name} has edits beside its weights, which another operation would lose; operate first, and keep "
