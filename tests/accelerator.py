@@ -19,8 +19,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "emulated"
+torch.ones(1, requires_grad=True).sum().backward()
+# the first pass back starts a thread for each device that there is then, and forks of a process with such threads can't
+# pass back: the device comes later, and its passes run in the thread that asks for them
 _setup_privateuseone_for_python_backend(NAME)
-DEVICE = torch.device(NAME, 0)
+DEVICE, SECOND = torch.device(NAME, 0), torch.device(NAME, 1)
 
 
 class _Module:
@@ -59,7 +62,7 @@ class OnDevice(torch.Tensor):
     values: torch.Tensor
 
     @staticmethod
-    def __new__(cls, values: torch.Tensor) -> OnDevice:
+    def __new__(cls, values: torch.Tensor, device: torch.device = DEVICE) -> OnDevice:
         strided = values.layout == torch.strided  # a sparse one looks like a dense one, and is none to operations
         made = torch.Tensor._make_wrapper_subclass(
             cls,
@@ -67,13 +70,13 @@ class OnDevice(torch.Tensor):
             strides=values.stride() if strided else None,
             storage_offset=values.storage_offset() if strided else None,
             dtype=values.dtype,
-            device=DEVICE,
+            device=device,
             requires_grad=values.requires_grad,
         )
         made.values = values
         return made
 
-    def __init__(self, values: torch.Tensor):
+    def __init__(self, values: torch.Tensor, device: torch.device = DEVICE):
         pass
 
     def __repr__(self) -> str:
@@ -90,11 +93,11 @@ class OnDevice(torch.Tensor):
 
     def numpy(self, *, force: bool = False) -> Any:
         if not force:
-            raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first.")
+            raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() first.")
         return self.values.numpy(force=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        twin = OnDevice(self.values.detach().clone())
+        twin = OnDevice(self.values.detach().clone(), self.device)
         if self.requires_grad:
             twin.requires_grad_()
         if isinstance(self, torch.nn.Parameter):
@@ -109,6 +112,11 @@ class OnDevice(torch.Tensor):
 
 def _is_emulated(device: Any) -> bool:
     return device is not None and torch.device(device).type == NAME
+
+
+def _device(device: Any) -> torch.device:
+    """A device with its number, which is 0 where none is given."""
+    return torch.device(NAME, torch.device(device).index or 0)
 
 
 def _values(one: Any) -> Any:
@@ -126,6 +134,9 @@ def carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
     here = [one for one in tensors if not isinstance(one, OnDevice) and one.dim() > 0]
     if there and here and name not in MOVES | INDEXED:
         raise RuntimeError(f"Expected all tensors to be on the same device, but found {DEVICE} and cpu in {name}.")
+    on = {one.device for one in there}
+    if len(on) > 1 and name not in MOVES:
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found {DEVICE} and {SECOND} in {name}.")
     if name in INDEXED and not isinstance(args[0], OnDevice) and there:
         raise RuntimeError(f"indices should be on cpu, but found {DEVICE} in {name}.")
     target = kwargs.get("device")
@@ -140,7 +151,8 @@ def carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
     on_device = bool(there) if target is None else _is_emulated(target)
     if name not in MOVES and there:
         on_device = True
-    known = {id(one.values): one for one in there}
+    known = {id(one.values): one for one in there if not _is_emulated(target) or one.device == _device(target)}
+    home = _device(target) if _is_emulated(target) else next(iter(on), DEVICE)
 
     def placed(one: Any) -> Any:
         if not on_device or not isinstance(one, torch.Tensor) or isinstance(one, OnDevice):
@@ -148,7 +160,7 @@ def carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
         if id(one) in known:
             return known[id(one)]
         with torch.inference_mode(False):
-            return OnDevice(one.resolve_conj().resolve_neg())  # the device knows no lazy signs
+            return OnDevice(one.resolve_conj().resolve_neg(), home)  # the device knows no lazy signs
 
     return tree_map(placed, made)
 
@@ -168,7 +180,7 @@ class _FromPython(TorchFunctionMode):
         if func in FROM_PYTHON and _is_emulated(kwargs.get("device")) and not isinstance(args[0], OnDevice):
             return func(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
         if func is torch.Tensor.new_tensor and isinstance(args[0], OnDevice):
-            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(DEVICE)
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(args[0].device)
         if func in INDEXING and isinstance(args[0], OnDevice):
             args = (args[0], _as_tensors(args[1]), *args[2:])
         return func(*args, **kwargs)
@@ -187,7 +199,7 @@ def emulated() -> Iterator[torch.device]:
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # in place, so that what is tied stays tied
     try:
-        with _FromPython(), _Operations():
+        with _FromPython(), _Operations(), torch.autograd.set_multithreading_enabled(False):
             yield DEVICE
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
