@@ -19,7 +19,7 @@ from workbench.core.type_words import reason_of
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.modules import sharing_copy
-from workbench.model.reading import check_opening
+from workbench.model.reading import check_opening, read_config
 from workbench.model.weights import building, state_of
 from workbench.model.widened import NARROW, widen
 
@@ -234,17 +234,18 @@ def _opened(folder: Path, module: nn.Module, dtype: torch.dtype) -> Any:
 
     Where the module that was saved is large and the files hold its tensors to the bit, under its names, it shares them.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     tensors = state_of(module)
     size = sum(one.numel() * one.element_size() for one in tensors.values())
     shared = dict(tensors) if size >= LARGE and _holds(folder, tensors) else None
     with building():
         if shared is None:
-            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safe)
-        config = AutoConfig.from_pretrained(folder, **safe)
+            return AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            )
+        config = read_config(folder, local_files_only=True)
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         return kind.from_pretrained(None, config=config, state_dict=shared, dtype=dtype)
 
