@@ -204,7 +204,7 @@ def _values(model: LanguageModel, layer: int) -> Tensor:
 def _head_outputs(model: LanguageModel, layer: int) -> Tensor:
     """What one unit of each value of each head adds to the stream: `[heads, d_head, d_model]`."""
     point = model.hook_points[f"blocks.{layer}.attn.hook_z"]
-    return model.network.into_stream(point).units().reshape(*point.shape, -1)
+    return model.network.into_stream(point).units().to(model.device).reshape(*point.shape, -1)
 
 
 def _over_tokens(model: LanguageModel, vectors: Tensor) -> Tensor:

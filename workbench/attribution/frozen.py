@@ -29,6 +29,7 @@ from workbench.attribution.norms import FrozenNorm, close
 from workbench.dictionaries.coder import SparseCoder
 from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
+from workbench.model.modules import through
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,8 @@ def mlp_at(model: LanguageModel, layer: int) -> Callable[[Tensor], Tensor]:
     others = sum(one.kind is one.POSITIONAL_OR_KEYWORD for one in wanted) - 1
 
     def mlp(x: Tensor) -> Tensor:
-        out = module(x, *[torch.zeros_like(x)] * others)  # BLOOM and MPT add the stream inside
-        return out[0] if isinstance(out, tuple) else out  # an MLP of experts may return its router's logits too
+        # BLOOM and MPT add the stream inside; an MLP of experts may return its router's logits too
+        return through(module, x, *[torch.zeros_like(x)] * others)
 
     return mlp
 

@@ -66,4 +66,4 @@ def full_gradient(
         value = read_target_value(model, tokens, reader, [Group(model.network.prepare(edits))])
         gradients = torch.autograd.grad(value[0], [leaves[layer] for layer in places])
     for layer, gradient in zip(places, gradients, strict=True):
-        visit(layer, torch.tensor([0]), gradient.float())
+        visit(layer, torch.tensor([0]), gradient.to(model.device).float())

@@ -215,7 +215,7 @@ class _HeldModel:
 
     def edits(self, nodes: Sequence[Node], factor: float) -> Sequence[BoundEdit]:
         """The edits of a batch in which each row scales the latent of one node."""
-        edits = [Edit(name, _put(value)) for name, value in self.attending.items()]
+        edits, home = [Edit(name, _put(value)) for name, value in self.attending.items()], self.model.device
         for layer, block in enumerate(self.frozen.layers):
             change = self.frozen.entering.new_zeros(len(nodes), *self.frozen.entering.shape)
             for row, node in enumerate(nodes):
@@ -224,11 +224,11 @@ class _HeldModel:
                     direction = self.coders[layer].direction(node.feature.index).detach().float()
                     change[row, node.position] = (factor - 1) * node.value * direction
             for norm in block.norms:
-                edits += _pair(f"{norm.at}.hook_in", f"{norm.at}.hook_out", norm.apply)
+                edits += _pair(home, f"{norm.at}.hook_in", f"{norm.at}.hook_out", norm.apply)
             if block.heads.cut is not None:
-                edits += _pair(f"blocks.{layer}.attn.hook_in", f"blocks.{layer}.attn.hook_z", block.heads.mix)
-            edits += _pair(f"blocks.{layer}.mlp.hook_in", block.writes, self._mlp(layer, change))
-        edits += _pair("ln_final.hook_in", "ln_final.hook_out", self.frozen.final.apply)
+                edits += _pair(home, f"blocks.{layer}.attn.hook_in", f"blocks.{layer}.attn.hook_z", block.heads.mix)
+            edits += _pair(home, f"blocks.{layer}.mlp.hook_in", block.writes, self._mlp(layer, change))
+        edits += _pair(home, "ln_final.hook_in", "ln_final.hook_out", self.frozen.final.apply)
         return self.model.network.prepare(edits)
 
     def _mlp(self, layer: int, change: Tensor) -> Callable[[Tensor], Tensor]:
@@ -256,15 +256,15 @@ class _HeldModel:
 
 
 def _put(value: Tensor) -> Callable[[Tensor], Tensor]:
-    return value.expand_as
+    return lambda x: value.to(x.device).expand_as(x)
 
 
-def _pair(reads: str, writes: str, function: Callable[[Tensor], Tensor]) -> list[Edit]:
-    """Edits that replace the tensor at `writes` by `function` of the tensor at `reads`."""
+def _pair(home: torch.device, reads: str, writes: str, function: Callable[[Tensor], Tensor]) -> list[Edit]:
+    """Edits that replace the tensor at `writes` by `function`, which computes on `home`, of the tensor at `reads`."""
     seen: list[Tensor] = []
 
     def remember(x: Tensor) -> Tensor:
-        seen[:] = [x]
+        seen[:] = [x.to(home)]
         return x
 
     return [Edit(reads, remember, reads_only=True), Edit(writes, lambda x: function(seen.pop()).to(x))]

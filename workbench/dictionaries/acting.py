@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from workbench.dictionaries.codes import Change, Rewrite
@@ -99,6 +100,8 @@ def acting(
     reads: HookPoint,
     writes: HookPoint,
     act: Callable[[Tensor, Tensor], Tensor],
+    *,
+    device: torch.device,
     source: str,
 ) -> list[Edit]:
     """The edits of one run that replace the activation at `writes` by `act(read, written)`, at all positions.
@@ -108,10 +111,15 @@ def acting(
         writes: a hook point of width `d_out`, the same or a later one.
         act: maps activations at the two hook points, `[..., d_in]` and `[..., d_out]`, to the new ones at `writes`,
             `[..., d_out]`. If both are one place, it gets the same tensor twice.
+        device: where `act` computes: the dictionary's, whatever those of the layers are.
         source: what the edits belong to, for error messages.
     """
     read, take = _reading(reads, writes, source)
-    return [*read, Edit(writes.name, lambda x: _shaped(x, writes, lambda flat: act(take(flat), flat)), source=source)]
+
+    def write(flat: Tensor) -> Tensor:
+        return act(take(flat).to(device), flat.to(device))
+
+    return [*read, Edit(writes.name, lambda x: _shaped(x, writes, write), source=source)]
 
 
 def changing(
@@ -119,6 +127,8 @@ def changing(
     writes: HookPoint,
     act: Callable[[Tensor, Tensor, Masks], Tensor],
     changes: Sequence[Part],
+    *,
+    device: torch.device,
     source: str,
 ) -> list[BoundEdit]:
     """The edits of one run that carry out changes at positions of their own.
@@ -128,12 +138,13 @@ def changing(
         writes: a hook point of width `d_out`, the same or a later one.
         act: as in `acting`; it also gets the masks of the changes' positions.
         changes: what `act` carries out; the list may grow until all interventions of the run are bound.
+        device: as in `acting`.
         source: what the edits belong to, for error messages.
     """
     read, take = _reading(reads, writes, source)
 
     def write(x: Tensor, masks: Masks) -> Tensor:
-        return _shaped(x, writes, lambda flat: act(take(flat), flat, masks))
+        return _shaped(x, writes, lambda flat: act(take(flat).to(device), flat.to(device), masks))
 
     return [*read, SharedEdit(writes.name, write, changes, source)]
 
@@ -190,7 +201,7 @@ class Splice:
             reconstruction = dictionary.reconstruct(read)
             return dictionary.intervene(read, reconstruction, changes, masks) if changes else reconstruction
 
-        return changing(reads, writes, through, changes, str(self))
+        return changing(reads, writes, through, changes, device=model.device, source=str(self))
 
     def __str__(self) -> str:
         return f"Splice({self.dictionary.name} at {self.hook_point})"
@@ -212,4 +223,4 @@ def _shaped(x: Tensor, point: HookPoint, act: Callable[[Tensor], Tensor]) -> Ten
     """`act` on the flattened tensor, in the tensor's own shape and type; `x` itself if `act` returns its input."""
     flat = _flat(x, point)
     new = act(flat)
-    return x if new is flat else new.to(x.dtype).reshape(x.shape)
+    return x if new is flat else new.to(x.device, x.dtype).reshape(x.shape)

@@ -214,7 +214,7 @@ class FeatureIntervention(InterventionKind):
         def intervene(read: Tensor, written: Tensor, masks: Masks) -> Tensor:
             return dictionary.intervene(read, written, changes, masks)
 
-        return changing(reads, writes, intervene, changes, str(self))
+        return changing(reads, writes, intervene, changes, device=model.device, source=str(self))
 
     def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
         """A change of one coordinate for a `dense` dictionary, the addition of the feature's direction for others."""

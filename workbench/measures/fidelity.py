@@ -277,12 +277,11 @@ def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:
     """
 
     def through(read: Tensor, written: Tensor) -> Tensor:
-        new, at = written.clone(), content.to(written.device)
-        home = (one.to(content.device) for one in (read, written))
-        new[at] = tally.encode(*(one[content] for one in home), texts).to(written)
+        new = written.clone()
+        new[content] = tally.encode(read[content], written[content], texts).to(written.dtype)
         return new
 
-    return acting(tally.reads, tally.writes, through, "the splice")
+    return acting(tally.reads, tally.writes, through, device=content.device, source="the splice")
 
 
 def _zero(tally: _Tally, content: Tensor) -> list[Edit]:

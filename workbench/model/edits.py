@@ -195,7 +195,6 @@ class Run:
         for rows, edit in self.at[hook_point]:
             everywhere = rows == slice(None)
             mask = self._mask(edit.positions)
-            mask = mask if mask is None else mask.to(value.device)
             part = value if everywhere else value[rows]
             mask = mask if everywhere or mask is None else mask[rows]
             masks = functools.partial(self._inside, rows, mask)
@@ -211,13 +210,14 @@ class Run:
                 continue
             if not bool(mask.any()):
                 continue
-            selected = part[mask]
+            at = mask.to(part.device)  # a hook point of another device than that of the tokens
+            selected = part[at]
             changed = edit.act(selected, masks)
             if changed is selected:
                 continue
             value = value.clone()
             target = value if everywhere else value[rows]
-            target[mask] = changed
+            target[at] = changed
         if watch is not None:
             watch(value.to(self.positions.device))
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
@@ -13,6 +13,13 @@ def is_conv1d(module: nn.Module) -> bool:
     """Whether a linear map stores its weight as `[in, out]`, as GPT-2's `Conv1D` does; `nn.Linear` stores
     `[out, in]`."""
     return isinstance(module, Conv1D)
+
+
+def through(module: nn.Module, x: Tensor, *others: Tensor) -> Any:
+    """What a module makes of tensors, on the first one's device, wherever the module is."""
+    there = next((one.device for one in module.parameters()), x.device)
+    out = module(*(one.to(there) for one in (x, *others)))
+    return (out[0] if isinstance(out, tuple) else out).to(x.device)
 
 
 def sharing_copy(module: nn.Module) -> nn.Module:

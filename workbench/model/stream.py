@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from workbench.model.hookpoints import HookPoint
 from workbench.model.mlp import linear_shape
-from workbench.model.modules import is_conv1d
+from workbench.model.modules import is_conv1d, through
 from workbench.model.stream_probe import Place, Region, StreamProbe, nudge
 from workbench.model.weights import ModelError
 
@@ -76,7 +76,7 @@ class StreamPath:
     def output(self, x: Tensor) -> Tensor:
         """`y` `[..., d_model]` in float32 for the tensor `x` `[..., width]` at the place."""
         with torch.no_grad():
-            return (x if self.linear is None else _through(self.linear, x)).float()
+            return (x if self.linear is None else through(self.linear, x)).float()
 
     def added(self, x: Tensor) -> Tensor:
         """What the tensor at the place `[..., width]` adds to the stream, biases included: `[..., d_model]`."""
@@ -113,11 +113,11 @@ class StreamPath:
         y = self.output(x)
         with torch.no_grad():
             shape = (y - y.mean(-1, keepdim=True) if self.centres else y) * self.gain.to(y.device)
-            out = _through(self.norm, self.before * y) - self.bias.to(y.device)
+            out = through(self.norm, self.before * y) - self.bias.to(y.device)
             return (out * shape).sum(-1, keepdim=True) / shape.square().sum(-1, keepdim=True).clamp(min=1e-30)
 
     def _behind(self, y: Tensor) -> Tensor:
-        return self.factor * (y if self.norm is None else _through(self.norm, self.before * y))
+        return self.factor * (y if self.norm is None else through(self.norm, self.before * y))
 
 
 def stream_path(probe: StreamProbe, point: HookPoint) -> StreamPath:
@@ -241,12 +241,6 @@ def _factor(moved: Tensor, pushed: Tensor, name: str, least: float = NEARLY) -> 
     factor = float(one @ other / other.square().sum())
     exact = EXACT if pushed.dtype == torch.float32 else EXACT_16_BITS
     return 1.0 if abs(factor - 1) < exact else factor
-
-
-def _through(module: nn.Module, x: Tensor) -> Tensor:
-    """What a module makes of a tensor, on the tensor's device, wherever the module is."""
-    there = next((one.device for one in module.parameters()), x.device)
-    return module(x.to(there)).to(x.device)
 
 
 def norm_parts(norm: Any, d_model: int) -> tuple[Tensor, Tensor, bool]:

@@ -187,11 +187,13 @@ def _picking(groups: NeuronGroups, layer: int, number: int, inputs: dict[int, Te
 
     def keep(values: Tensor) -> Tensor:
         if inputs is None:
-            scores = _group_sums(values.abs().float() * norms, member, groups.groups)  # [batch, pos, groups]
+            scores = _group_sums(
+                values.to(norms.device).abs().float() * norms, member, groups.groups
+            )  # [batch, pos, groups]
         else:
-            scores = inputs.pop(layer).float() @ router[:-1] + router[-1]
+            scores = inputs.pop(layer).to(norms.device).float() @ router[:-1] + router[-1]
         chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(number).indices, True)
-        return chosen[..., member]
+        return chosen[..., member].to(values.device)
 
     return keep
 

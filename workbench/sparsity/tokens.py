@@ -77,7 +77,7 @@ def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Keep]) -
     def masking(layer: int) -> Callable[[Tensor], Tensor]:
         def change(values: Tensor) -> Tensor:
             kept = keeps[layer](values)
-            shares[layer] = kept.float().mean(-1)
+            shares[layer] = kept.float().mean(-1).to(tokens.device)
             return values * kept
 
         return change

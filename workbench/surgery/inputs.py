@@ -24,8 +24,8 @@ def as_model(model: LanguageModel | Child) -> LanguageModel:
     devices = {str(one.device) for one in plain.network.module.parameters()}
     if len(devices) > 1:
         raise SurgeryError(
-            f"{plain.name} is spread over several devices ({', '.join(sorted(devices))}); surgery makes a model on one: "
-            'open it with device="cpu", or on a card that holds it whole.'
+            f"{plain.name} is spread over several devices ({', '.join(sorted(devices))}), and surgery makes a model on "
+            'one: open its folder with device="cpu", or on a card that holds it whole.'
         )
     if has_beside(plain):
         raise SurgeryError(

@@ -225,7 +225,7 @@ class ModelLearner:
             errors.append((terms.reconstruction - terms.target.detach())[content].square().sum())
             return terms.output
 
-        return acting(reads, writes, act, f"the splice at {writes.name}")
+        return acting(reads, writes, act, device=self.model.device, source=f"the splice at {writes.name}")
 
     def _lower_k(self, done: float) -> None:
         """k comes down in a line from what it begins with."""
