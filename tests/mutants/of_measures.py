@@ -59,8 +59,8 @@ MUTANTS = [
         "slopes with the wrong sign",
         "5",
         "circuits/patching_gradients.py",
-        "(run.activations[name].detach().to(model.device) - corrupted[name][rows]) * gradient",
-        "(corrupted[name][rows] - run.activations[name].detach().to(model.device)) * gradient",
+        "lost = (clean - corrupted[name][rows])",
+        "lost = (corrupted[name][rows] - clean)",
         (f"{SLOPES}[llama]",),
     ),
     Mutant(

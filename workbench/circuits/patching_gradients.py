@@ -62,9 +62,8 @@ def attribution_patching(
             gradients = torch.autograd.grad(run.score.sum(), [run.leaves[name] for name in (*points, *others)])
         plain += float(run.score.detach().double().sum())
         for place, (name, gradient) in enumerate(zip((*points, *others), gradients, strict=True)):
-            lost = (
-                run.activations[name].detach().to(model.device) - corrupted[name][rows]
-            ) * gradient  # [rows, pos, *shape]
+            clean = run.activations[name].detach().to(model.device)
+            lost = (clean - corrupted[name][rows]) * gradient.to(model.device)  # [rows, pos, *shape]
             if place < len(points):
                 heads[place] += lost.double().sum((0, 1, 3)).cpu()
             else:
