@@ -97,7 +97,7 @@ def test_the_discrete_finder_and_a_model_at_chance(folder: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "at least one text"),
+        ("", "no pair of prompts"),
         ("no JSON", "Line 1 is not a pair"),
         ('{"positive": "The dog ran", "corrupted": "The", "answers": ["a"], "wrong": ["b"]}', "same number of tokens"),
         (
