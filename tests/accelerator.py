@@ -49,6 +49,8 @@ MOVES = {"aten::_to_copy", "aten::copy_", "aten::to"}
 """Operations that carry values from one device to another."""
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 """Operations whose index may be on the processor."""
+BACK = (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward)
+"""What passes back; leaving inference mode allows threads again."""
 COMPOSITE = "CompositeImplicitAutograd"
 FROM_PYTHON = (torch.tensor, torch.as_tensor, torch.asarray)
 """What makes tensors below the dispatcher."""
@@ -183,6 +185,9 @@ class _FromPython(TorchFunctionMode):
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(args[0].device)
         if func in INDEXING and isinstance(args[0], OnDevice):
             args = (args[0], _as_tensors(args[1]), *args[2:])
+        if func in BACK:
+            with torch.autograd.set_multithreading_enabled(False):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -199,7 +204,7 @@ def emulated() -> Iterator[torch.device]:
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # in place, so that what is tied stays tied
     try:
-        with _FromPython(), _Operations(), torch.autograd.set_multithreading_enabled(False):
+        with _FromPython(), _Operations():
             yield DEVICE
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
