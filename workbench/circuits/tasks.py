@@ -247,7 +247,7 @@ def _from_lines(text: str, name: str, file: str) -> Task:
     try:
         return Task(name, **columns, about=about)
     except TaskError as wrong:
-        raise TaskError(f"{file} is no task: {wrong}") from wrong if file else None
+        raise TaskError(f"{file or 'This text'} is no task: {wrong}") from wrong
 
 
 EXAMPLE = json.dumps(

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
-from workbench.core.paths import leads_out
+from workbench.core.paths import check_ordinary, leads_out
 from workbench.core.shipped import VARIABLE, shipped
 from workbench.core.steady import read_steadily
 from workbench.core.text_files import read_utf8
@@ -116,6 +116,7 @@ def _shipped() -> dict[str, Path]:
 
 def _read(file: Path, wanted: Wanted) -> tuple[list[str], str]:
     """The texts of a file, and the column that they stand in."""
+    check_ordinary(file, CorpusError)
     try:
         return _READERS[ending(file)](file, wanted)
     except OSError as error:
