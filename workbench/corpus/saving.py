@@ -105,7 +105,7 @@ def _write_parquet(path: Path, texts: Sequence[str], note: Mapping[str, Any]) ->
 def _write_jsonl(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> None:
     own = {FORMAT: 1, **note}
     with ExitStack() as turn:
-        with replacing(path, CorpusError) as temporary:
+        with replacing(path, CorpusError, owned=True) as temporary:  # which is checked below
             lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
             temporary.write_text("".join(lines), encoding="utf-8")
             turn.enter_context(in_turn(path.absolute().parent, CorpusError))  # until both files have their places
