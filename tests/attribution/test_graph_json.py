@@ -44,6 +44,29 @@ def test_a_graph_comes_back_from_json(llama: wb.model.LanguageModel, tmp_path: P
         load_graph(tmp_path / "none.json")
 
 
+def test_a_saved_graph_that_was_altered_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "graph.json"
+    save_graph(load_graph(FORMAT_1), file)
+    save_graph(load_graph(FORMAT_1), file)
+    text = file.read_text()
+    content = json.loads(text)
+    whole = to_json(load_graph(FORMAT_1))
+    assert json.loads(whole) == {key: value for key, value in content.items() if key != "sha256"}
+    for same in (text, text + "\n", json.dumps(content), whole):
+        file.write_text(same)
+        assert to_json(load_graph(file)) == to_json(from_json(same)) == whole
+    content["edges"][0]["weight"] += 0.1
+    for other in (content, content | {"sha256": 1}, content | {"sha256": "0" * 64}):
+        file.write_text(json.dumps(other))
+        with pytest.raises(AttributionError, match=r"altered after it was saved|sha256"):
+            load_graph(file)
+    file.write_text(text.replace('"weight": ', '"weight": 1', 1))
+    with pytest.raises(AttributionError, match="altered after it was saved"):
+        load_graph(file)
+    file.write_text(FORMAT_1.read_text())
+    save_graph(load_graph(FORMAT_1), file)  # over a file of an older version
+
+
 def test_a_graph_of_format_1_is_read(llama: wb.model.LanguageModel) -> None:
     saved = json.loads(FORMAT_1.read_text())
     graph = load_graph(FORMAT_1)

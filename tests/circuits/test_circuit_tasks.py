@@ -37,6 +37,10 @@ def test_jsonl_round_trip(tmp_path: Path) -> None:
     assert from_jsonl(to_jsonl(task)).about == "some\u2028words"
     save_task(task, tmp_path / "own.jsonl")
     assert load_task(tmp_path / "own.jsonl") == task
+    for content, words in (("", "holds no pair of prompts"), (to_jsonl(task)[:-9], "is not a pair of prompts")):
+        (tmp_path / "cut.jsonl").write_text(content)
+        with pytest.raises(TaskError, match=rf"cut\.jsonl {words}"):
+            load_task(tmp_path / "cut.jsonl")
     bare = json.dumps({"positive": "a b", "corrupted": "c b", "answers": " x", "wrong": [" y", " z"]})
     read = from_jsonl(bare + "\n\n", "named")
     assert (read.name, read.answers, read.wrong) == ("named", ((" x",),), ((" y", " z"),))
@@ -49,7 +53,7 @@ def test_jsonl_round_trip(tmp_path: Path) -> None:
         ('{"positive": "a"}', "Line 1 is not a pair"),
         ("[1]", "Line 1 is not a pair"),
         ('{"format": 9}', "format 9"),
-        ("", "at least one text"),
+        ("", "This text holds no pair of prompts"),
         ('{"positive": "", "corrupted": "c", "answers": "x", "wrong": "y"}', "none of them empty"),
         ('{"positive": "a", "corrupted": "c", "answers": [], "wrong": "y"}', "at least one text"),
         (

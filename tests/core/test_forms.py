@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,22 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "bytes", tmp_path, Path("a\0b"), "a\ud800b", "a" * 5000, ""):
         with pytest.raises(WorkbenchError, match="can't be read as a note"):
             read_json(path, Note, WorkbenchError, "a note")
+
+
+@pytest.mark.parametrize("what", ["/dev/zero", "a fifo"])
+def test_what_is_no_ordinary_file_is_not_read(what: str, tmp_path: Path) -> None:
+    place = Path(what)
+    if what == "a fifo":
+        place = tmp_path / "fifo"
+        os.mkfifo(place)
+    script = (
+        "import sys; from pathlib import Path; from workbench.core.errors import WorkbenchError\n"
+        "from workbench.core.forms import read_json\nfrom workbench.core.text_files import read_utf8\n"
+        "for read, more in ((read_json, (dict, WorkbenchError, 'a note')), (read_utf8, (WorkbenchError,))):\n"
+        "    try: read(Path(sys.argv[1]), *more)\n"
+        "    except WorkbenchError as wrong: print(wrong)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, place], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.count(f"{place} is no ordinary file") == 2

@@ -274,7 +274,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "empty.txt": "holds no text at all",
         "latin.txt": r"is not UTF-8 text \(byte 0xe9 at 3\)",
         "broken.jsonl": "Line 2 of .* is not a JSON object",
-        "nofield.jsonl": "Line 1 of .* with the field 'text'",
+        "nofield.jsonl": "Line 1 of .* has no field 'text'; it has words; .* column=",
         "number.jsonl": "is not a text",
         "list.jsonl": "Line 1 of .* is not a JSON object",
         "cut.parquet": "is not a whole Parquet file",

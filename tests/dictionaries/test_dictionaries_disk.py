@@ -211,6 +211,27 @@ def test_bad_folders_are_one_sentence(case: str, tmp_path: Path) -> None:
     assert "\n" not in sentence
 
 
+def test_altered_settings_are_refused(tmp_path: Path) -> None:
+    TopKSAE(8, 16, 2, hook_point="blocks.0.hook_resid_post").save(tmp_path / "d")
+    whole = json.loads((tmp_path / "d" / CONFIG).read_text())
+    own = whole["workbench"]
+
+    def opened(config: dict[str, Any]) -> Dictionary:
+        (tmp_path / "d" / CONFIG).write_text(json.dumps(config))
+        return load_dictionary(tmp_path / "d")
+
+    altered = [{"apply_b_dec_to_input": not whole["apply_b_dec_to_input"]}]
+    altered += [{"workbench": own | {name: "blocks.1.hook_resid_post"}} for name in ("reads", "writes")]
+    altered += [{"k": 3, "workbench": own | {"settings": own["settings"] | {"k": 3}}}]
+    for change in altered:
+        with pytest.raises(DictionaryError, match=r"altered after it was saved|contradicts itself"):
+            opened(whole | change)
+    hash = opened(whole).hash
+    assert opened(whole | {"workbench": own | {"provenance": {"mine": 1}}}).hash == hash
+    older = {name: value for name, value in own.items() if name != "settings_sha256"}
+    assert opened(whole | {"workbench": older}).hash == hash
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DictionaryError, match="is a file, and what is saved there is a folder"):

@@ -111,9 +111,21 @@ def test_labels_travel_as_a_table(ending: str, llama, corpus: Corpus, tmp_path: 
     foreign = wb.build_index(llama, make_sae(1), corpus, tmp_path / "k", tokens=100, **HOW)
     with pytest.raises(wb.index.FeatureIndexError, match="another dictionary"):
         foreign.import_labels(file)
-    file.write_text("id,text\n1,mine\n")
-    with pytest.raises(wb.index.FeatureIndexError, match="holds something else"):
-        index.export_labels(file)
+    for mine in ("id,text\n1,mine\n", "feature,label\n1,mine\n".replace(",", "," if ending == ".csv" else "\t")):
+        file.write_text(mine)
+        with pytest.raises(wb.index.FeatureIndexError, match="holds something else"):
+            index.export_labels(file)
+        assert file.read_text() == mine
+    with pytest.raises(wb.index.FeatureIndexError, match=r"as \.json, \.csv or \.tsv, not as 'labels\.xlsx'"):
+        index.export_labels(tmp_path / "labels.xlsx")
+
+
+def test_an_index_in_the_folder_of_its_dictionary_is_found(llama, corpus: Corpus, tmp_path: Path) -> None:
+    sae = make_sae()
+    sae.save(tmp_path / "d")
+    built = wb.build_index(llama, sae, corpus, tmp_path / "d", tokens=100, **HOW)
+    assert wb.open_index(tmp_path / "d").n_tokens == built.n_tokens
+    assert wb.load_dictionary(tmp_path / "d").hash == sae.hash
 
 
 def test_tables_of_labels_from_other_programs(llama, corpus: Corpus, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import workbench as wb
 from workbench.interventions import INTERVENTIONS, FeatureIntervention, choices
 from workbench.interventions.choices import choice_of
 from workbench.interventions.features import dictionary_of
+from workbench.interventions.saved import from_json, to_json
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -86,6 +87,12 @@ def test_saving_finds_it(llama: Model, kind: type[FeatureIntervention], tmp_path
     edits = [kind("neurons.1.up:7"), kind(sae.feature(3), positions="prompt")]  # type: ignore[arg-type]
     wb.interventions.save_interventions(tmp_path / "edits.json", llama, edits)
     assert wb.interventions.load_interventions(tmp_path / "edits.json", llama, [sae]) == edits
+
+
+def test_a_misspelt_setting_is_named(llama: Model) -> None:
+    text = to_json(llama, [wb.Scale("neurons.1.up:7", 2.0)])
+    with pytest.raises(wb.model.EditError, match=r"Scale has no setting 'facto', only .*factor"):
+        from_json(llama, text.replace("factor", "facto"))
 
 
 def test_the_steer_page_offers_it(llama: Model, kind: type[FeatureIntervention]) -> None:

@@ -220,6 +220,10 @@ def test_a_dictionarys_identity_covers_what_decides(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "d" / "cfg.json").read_text())
     config["k"] = config["workbench"]["settings"]["k"] = 16
     (tmp_path / "d" / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(wb.WorkbenchError, match=r"its cfg\.json was altered after it was saved"):
+        wb.load_dictionary(tmp_path / "d")
+    del config["workbench"]["settings_sha256"]  # as older versions wrote it
+    (tmp_path / "d" / "cfg.json").write_text(json.dumps(config))
     weights = load_file(tmp_path / "d" / "sae_weights.safetensors")
     save_file(weights, tmp_path / "d" / "sae_weights.safetensors")
     other = wb.load_dictionary(tmp_path / "d")

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from disk_faults import REFUSED, Fault, forked, in_fork
-from savers import EXEMPT, SAVERS, Saver, fill_cache, writers
+from savers import EXEMPT, SAVERS, Saver, corpus, fill_cache, sae, writers
 from trials import REACHED, WHOLE, Trial, names
 
 import workbench as wb
@@ -162,8 +164,80 @@ def test_nothing_else_is_replaced(saver: Saver, tmp_path: Path) -> None:
         assert names(place.parent) == sorted([*beside, saver.place])
 
 
-OTHERS = [b"mine", b'{"mine": [1, 2]}', b'[{"mine": 1}]', b'{"text": "a", "id": 7}\n{"text": "b", "id": 8}\n', b"\0\1"]
+OTHERS = [
+    b"mine",
+    b"\0\1",
+    b"{}",
+    b"[]",
+    b'{"mine": [1, 2]}',
+    b'[{"mine": 1}]',
+    b'{"text": "a", "id": 7}\n{"text": "b", "id": 8}\n',
+    b'{"text": "a"}\n{"text": "b"}\n',
+    b"feature,label\n3,mine\n",
+]
 """Files that no saver wrote."""
+
+
+@pytest.mark.parametrize(
+    "saver", [one for one in SAVERS if one.place.endswith((".json", ".jsonl"))], ids=lambda saver: saver.name
+)
+def test_what_a_user_added_to_a_saved_file_is_not_lost(saver: Saver, tmp_path: Path) -> None:
+    place = tmp_path / "start" / saver.place
+    place.parent.mkdir()
+    saver.prepare(place)
+    saver.save(place, 0)
+    whole = place.read_text()
+    lines = [json.loads(line) for line in whole.splitlines()] if saver.place.endswith("l") else [json.loads(whole)]
+    last = lines[-1]
+    for content in (last, last[-1]) if isinstance(last, list) else (last, *map(last.get, ADDED_TO & last.keys())):
+        for record in content[-1:] if isinstance(content, list) else [content]:
+            record["mine"] = "a remark"
+            place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            assert_refused(saver, place)
+            assert "a remark" in place.read_text()
+            del record["mine"]
+    place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    saver.save(place, 1)
+
+
+ADDED_TO = {"interventions", "nodes", "edges", "model", "provenance"}
+"""Keys of what else a user may add something to."""
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
+def test_texts_that_a_user_altered_or_made_are_not_lost(name: str, tmp_path: Path) -> None:
+    made = tmp_path / name
+    corpus(0).save(made)
+    corpus(1).save(made)
+    assert wb.Corpus.load(made).texts == corpus(1).texts
+    if name.endswith("l"):
+        made.write_text(made.read_text().replace("dog", "cat", 1))
+    else:
+        table = pq.read_table(made)
+        pq.write_table(table.slice(1), made)
+    mine = tmp_path / f"mine-{name}"
+    if name.endswith("l"):
+        mine.write_text(json.dumps({"text": "mine"}) + "\n")
+    else:
+        pq.write_table(pa.table({"text": ["mine"]}), mine)
+    for file in (made, mine):
+        before = file.read_bytes()
+        with pytest.raises(wb.WorkbenchError, match="no corpus as it was saved"):
+            corpus(2).save(file)
+        assert file.read_bytes() == before
+
+
+def test_no_folder_is_called_like_the_home_of_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for save in (corpus().save, lambda path: sae(0).save(path.removesuffix(".jsonl")), _alone):
+        with pytest.raises(wb.WorkbenchError, match=r"Path\.home"):
+            save("~/work/c.jsonl")
+    assert names(tmp_path) == []
+
+
+def _alone(path: str) -> None:
+    with alone(Path(path), FileError):
+        pass
 
 
 def assert_refused(saver: Saver, place: Path) -> str:

@@ -204,7 +204,7 @@ MUTANTS = [
         "a file of somebody else's is replaced",
         "10",
         "core/files.py",
-        "check_place(target, temporary, error, own=own, note=note, owned=owned)",
+        "check_place(target, temporary, error, own=own, note=note, owned=owned, form=form, former=former)",
         "pass",
         (f"{KILLS}::test_nothing_else_is_replaced[graph]",),
     ),

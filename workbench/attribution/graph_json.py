@@ -1,11 +1,12 @@
 """Graphs as JSON files: format 2 is written, formats 1 and 2 are read.
 
 Format 1 names two keys otherwise: a node's `free_effect` is `gradient_effect` since format 2, and the graph's `made` is
-`provenance`.
+`provenance`. A file ends with a seal, the SHA-256 of the text without it; files of older versions have none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -18,9 +19,11 @@ from workbench.attribution.errors import AttributionError
 from workbench.attribution.graph import FORMAT, Graph, Kind, Node
 from workbench.core.checks import Natural, Number, checked
 from workbench.core.files import replacing
-from workbench.core.forms import as_form, parse_json, read_json
+from workbench.core.forms import as_form, parse_json, read_text
 from workbench.dictionaries.features import Feature, FeatureError
 
+SEAL = "sha256"
+"""Key of the seal, the last one of a file."""
 Layer = Annotated[int, Ge(-1), Lt(2**31)]
 TokenId = Annotated[int, Ge(0), Lt(2**31)]
 
@@ -105,6 +108,7 @@ class _AnyGraph(TypedDict):
     edges: list[SavedEdge]
     shares: dict[str, Number]
     counts: dict[str, Natural]
+    sha256: NotRequired[str]
 
 
 class SavedGraph(_AnyGraph):
@@ -123,6 +127,11 @@ class SavedGraph1(_AnyGraph):
     made: SavedProvenance
 
 
+_KEYS = SavedGraph.__annotations__.keys() - {SEAL}
+FORMER = (_KEYS, (_KEYS - {"provenance"}) | {"made"})
+"""The keys of files without a seal, in both formats."""
+
+
 @checked(AttributionError)
 def to_json(graph: Graph) -> str:
     """A graph as JSON text; a graph that is not pruned has up to a million edges."""
@@ -131,24 +140,23 @@ def to_json(graph: Graph) -> str:
 
 @checked(AttributionError)
 def from_json(text: str) -> Graph:
-    """The graph that `to_json` wrote; its features name their dictionaries and don't hold them.
+    """The graph that `to_json` or `save_graph` wrote; its features name their dictionaries and don't hold them.
 
     Raises:
-        AttributionError: the text is no such graph.
+        AttributionError: the text is no such graph, or was altered after `save_graph` wrote it.
     """
-    complaint = "This is not a graph that was saved as JSON"
-    return _graph(parse_json(text, dict[str, Any], AttributionError, complaint), complaint)
+    return _opened(text, "This is not a graph that was saved as JSON")
 
 
 @checked(AttributionError)
 def save_graph(graph: Graph, path: str | Path) -> None:
-    """Write a graph to a JSON file, whole or not at all.
+    """Write a graph to a JSON file, whole or not at all: the text of `to_json`, with its SHA-256 at the end.
 
     Raises:
         AttributionError: the file can't be written, or something else than a graph is there.
     """
-    with replacing(Path(path), AttributionError) as temporary:
-        temporary.write_text(to_json(graph), encoding="utf-8")
+    with replacing(Path(path), AttributionError, form=SavedGraph | SavedGraph1, former=FORMER) as temporary:
+        temporary.write_text(_sealed(to_json(graph)), encoding="utf-8")
 
 
 @checked(AttributionError)
@@ -156,10 +164,36 @@ def load_graph(path: str | Path) -> Graph:
     """The graph in a file that `save_graph` wrote.
 
     Raises:
-        AttributionError: the file can't be read or holds no such graph.
+        AttributionError: the file can't be read, holds no such graph, or was altered after it was saved.
     """
-    content = read_json(Path(path), dict[str, Any], AttributionError, "a graph")
-    return _graph(content, f"{path} is not a graph that was saved as JSON")
+    return _opened(read_text(path, AttributionError, "a graph"), f"{path} is not a graph that was saved as JSON")
+
+
+def _opened(text: str, complaint: str) -> Graph:
+    """The graph in a text; one with a seal has to be as it was saved, in any layout of the JSON."""
+    content = parse_json(text, dict[str, Any], AttributionError, complaint)
+    graph = _graph(content, complaint)
+    if SEAL in content and text != (plain := _unsealed(text)) and _sealed(plain) == text:
+        return graph
+    if SEAL in content:
+        rest = {key: value for key, value in content.items() if key != SEAL}
+        if _sha256(json.dumps(rest, indent=1, allow_nan=False)) != content[SEAL]:
+            raise AttributionError(f"{complaint}: it was altered after it was saved; save or copy it again.")
+    return graph
+
+
+def _sealed(text: str) -> str:
+    """A text of `to_json` with its seal."""
+    return f'{text[:-2]},\n "{SEAL}": "{_sha256(text)}"\n}}'
+
+
+def _unsealed(text: str) -> str:
+    """The text that was sealed, where `_sealed` wrote this one."""
+    return f"{text.rpartition(',')[0]}\n}}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _graph(content: dict[str, Any], complaint: str) -> Graph:

@@ -181,7 +181,7 @@ def save_task(task: Task, path: str | Path) -> None:
     Raises:
         TaskError: the file can't be written, or something else than a task is there.
     """
-    with replacing(Path(path), TaskError) as temporary:
+    with replacing(Path(path), TaskError, form=SavedHeading | SavedPair) as temporary:
         temporary.write_text(to_jsonl(task), encoding="utf-8")
 
 
@@ -205,7 +205,7 @@ def to_jsonl(task: Task) -> str:
 @checked(TaskError)
 def load_task(path: str | Path) -> Task:
     """The task in a file of JSON lines; errors as in `from_jsonl`, and for a file that can't be read."""
-    return from_jsonl(read_text(path, TaskError, "a task"), Path(path).stem)
+    return _from_lines(read_text(path, TaskError, "a task"), Path(path).stem, str(path))
 
 
 @checked(TaskError)
@@ -215,28 +215,39 @@ def from_jsonl(text: str, name: str = "own") -> Task:
     Raises:
         TaskError: a line that is no pair of prompts, a heading of another format, or no pair at all.
     """
-    about = ""
+    return _from_lines(text, name, "")
+
+
+def _from_lines(text: str, name: str, file: str) -> Task:
+    """The task in a text, which stands in a file where that is not empty."""
+    of, about = f" of {file}" if file else "", ""
     pairs: list[SavedPair] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        complaint = f"Line {number} is not a pair of prompts, such as {EXAMPLE}"
+        complaint = f"Line {number}{of} is not a pair of prompts, such as {EXAMPLE}"
         content = parse_json(line, dict[str, Any], TaskError, complaint)
         if "format" in content:
-            heading = as_form(content, SavedHeading, TaskError, f"Line {number} is not the heading of a task")
+            heading = as_form(content, SavedHeading, TaskError, f"Line {number}{of} is not the heading of a task")
             if heading["format"] != FORMAT:
-                raise TaskError(f"This task is in format {heading['format']}, and this version reads format {FORMAT}.")
+                raise TaskError(
+                    f"{file or 'This task'} is in format {heading['format']}, and this version reads format {FORMAT}."
+                )
             name, about = heading.get("task", name), heading.get("about", "")
             continue
         pairs.append(as_form(content, SavedPair, TaskError, complaint))
-    return Task(
-        name,
-        positives=[pair["positive"] for pair in pairs],
-        corrupted=[pair["corrupted"] for pair in pairs],
-        answers=[pair["answers"] for pair in pairs],
-        wrong=[pair["wrong"] for pair in pairs],
-        about=about,
-    )
+    if not pairs:
+        raise TaskError(f"{file or 'This text'} holds no pair of prompts; it needs lines such as {EXAMPLE}.")
+    columns = {
+        "positives": [pair["positive"] for pair in pairs],
+        "corrupted": [pair["corrupted"] for pair in pairs],
+        "answers": [pair["answers"] for pair in pairs],
+        "wrong": [pair["wrong"] for pair in pairs],
+    }
+    try:
+        return Task(name, **columns, about=about)
+    except TaskError as wrong:
+        raise TaskError(f"{file or 'This text'} is no task: {wrong}") from wrong
 
 
 EXAMPLE = json.dumps(

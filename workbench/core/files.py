@@ -16,12 +16,14 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.failures import FileError, explained
 from workbench.core.locks import NAME, check_free, in_turn, lock_folder, turn_held, unlock_folder
+from workbench.core.paths import check_home
 from workbench.core.replacement import check_place
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -46,6 +48,8 @@ def replacing(
     own: Sequence[str] = (),
     note: str = "",
     owned: bool = False,
+    form: Any = None,
+    former: Sequence[Collection[str]] = (),
 ) -> Iterator[Path]:
     """A temporary neighbour of `target`, renamed to it when the block ends well and removed when it does not.
 
@@ -59,6 +63,9 @@ def replacing(
         own: of a folder, patterns of names that such a folder may hold besides those of the new one.
         note: of a folder, the file that every older one of this kind has.
         owned: whether the place belongs to the caller alone, as in a cache, so that any file or folder is replaced.
+        form: of a JSON file, what an older one has to be, and of lines of JSON what each has to be; a type as in
+            `forms.py`, beside whose keys there are no others. None compares only the keys of the outermost objects.
+        former: of a JSON file, the outermost keys that older versions wrote.
 
     Raises:
         WorkbenchError: of the given kind: `target` can't be written, or holds something that the caller does not
@@ -79,7 +86,7 @@ def replacing(
             with in_turn(real.parent, error):
                 if real.is_dir():
                     check_free(real, error)
-                check_place(target, temporary, error, own=own, note=note, owned=owned)
+                check_place(target, temporary, error, own=own, note=note, owned=owned, form=form, former=former)
                 _put(temporary, real)
 
 
@@ -103,6 +110,7 @@ def clear_leftovers(target: Path) -> None:
 
 def _real(target: Path, error: type[WorkbenchError]) -> Path:
     """The absolute path without links."""
+    check_home(target, error)
     try:
         real = Path(target).resolve()
     except (ValueError, RuntimeError) as wrong:  # a NUL; links in a circle

@@ -17,7 +17,7 @@ from pydantic_core import SchemaValidator
 
 from workbench.core.checks import LARGEST_INTEGER
 from workbench.core.errors import WorkbenchError
-from workbench.core.paths import has_halves, path_fault
+from workbench.core.paths import check_ordinary, has_halves, path_fault
 from workbench.core.type_words import reason_of, shown
 from workbench.core.validation import validator
 
@@ -50,6 +50,7 @@ def read_text(path: str | Path, error: type[WorkbenchError], what: str) -> str:
     if fault := path_fault(path):
         raise error(f"{shown(str(path))} can't be read as {what}: it is no path {fault}.")
     path = Path(path)
+    check_ordinary(path, error)
     try:
         if path.stat().st_size > LARGEST:
             raise error(f"{path} is not {what}: it has more than {LARGEST // 2**20} MiB.")
@@ -98,6 +99,15 @@ def as_form(content: Any, form: type[T], error: type[WorkbenchError], complaint:
         raise error(f"{complaint}: {place} should be {reason}, not {shown(first['input'])}.") from wrong
     except (RecursionError, OverflowError) as wrong:
         raise error(f"{complaint}: it is nested too deeply, or a number in it is too large.") from wrong
+
+
+def fits(content: Any, form: Any) -> bool:
+    """Whether plain data has a form and no keys beside those that it declares, at any depth."""
+    try:
+        _validator(form).validate_python(content, strict=True, extra="forbid")
+    except (ValidationError, RecursionError, OverflowError):
+        return False
+    return True
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.failures import explained
+from workbench.core.paths import check_home
 from workbench.core.provenance import command_line
 
 try:
@@ -49,6 +50,7 @@ def alone(folder: Path, error: type[WorkbenchError]) -> Iterator[None]:
     Raises:
         WorkbenchError: of the given kind: another writer holds the folder, who is named; or it can't be written.
     """
+    check_home(folder, error)
     with _held(folder, NAME) as again:
         if again:
             yield

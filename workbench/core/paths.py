@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from workbench.core.errors import WorkbenchError
@@ -46,6 +47,28 @@ def as_path(path: str | Path, error: type[WorkbenchError]) -> Path:
     if fault:
         raise error(f"Give a path {fault}, not {shown(path)}.")
     return Path(path)
+
+
+def check_home(path: str | Path, error: type[WorkbenchError]) -> None:
+    """Refuse to write where a path begins with "~", which only a shell replaces by the home folder."""
+    if str(path).startswith("~"):
+        raise error(
+            f"{shown(str(path))} begins with '~', which stands for no folder here; write the whole path or Path.home()."
+        )
+
+
+def check_ordinary(file: Path, error: type[WorkbenchError]) -> None:
+    """Refuse to read what is no ordinary file: a device or pipe may have no end. What is not there passes.
+
+    Raises:
+        WorkbenchError: of the given kind.
+    """
+    try:
+        mode = os.stat(file).st_mode
+    except (OSError, ValueError):  # whoever opens it says why
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder fails
+        raise error(f"{file} is no ordinary file (but a device, pipe or socket) and is not read; copy it into a file.")
 
 
 def is_plain_name(name: str) -> bool:

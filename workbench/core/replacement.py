@@ -1,20 +1,22 @@
 """What a saver may replace: what it could itself have written.
 
 A file takes the place of a file, a folder that of a folder. A file must have the same form as the new one: JSON, or
-lines of JSON, with the same keys; Parquet and CSV with the same columns; another format with the same first bytes. A
-folder must hold only files that the new one has too or that the saver names. What is empty may always be replaced.
+lines of JSON, with the same keys, and with no others inside than the saver's declared form has; Parquet and CSV with
+the same columns; another format with the same first bytes. A folder must hold only files that the new one has too or
+that the saver names. What is empty may always be replaced.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.forms import fits
 
 LARGEST = 256 * 2**20
 """Bytes of a JSON file whose keys are compared; of a larger one the first sign counts."""
@@ -30,12 +32,9 @@ class FileForm:
     parts: frozenset[str] = frozenset()
     """Keys of JSON, columns of a table."""
 
-    def could_replace(self, old: FileForm) -> bool:
-        """Whether a saver of this form could have written `old`: at most a quarter of its parts are unknown here.
-
-        An older version of a saver may have had other names for some.
-        """
-        return self.words == old.words and 4 * len(old.parts - self.parts) <= len(old.parts)
+    def could_replace(self, old: FileForm, former: Sequence[Collection[str]] = ()) -> bool:
+        """Whether a saver of this form could have written `old`: it has the same parts, or some of an older version."""
+        return self.words == old.words and old.parts in (self.parts, *map(frozenset, former))
 
 
 def check_place(
@@ -46,17 +45,28 @@ def check_place(
     own: Sequence[str] = (),
     note: str = "",
     owned: bool = False,
+    form: Any = None,
+    former: Sequence[Collection[str]] = (),
 ) -> None:
     """Check that `new`, which was written, may take the place of `target`; arguments as in `files.replacing`.
 
     Raises:
         WorkbenchError: of the given kind: there is something else.
     """
-    if wrong := _obstacle(target, new, own, note, owned):
+    if wrong := _obstacle(target, new, own=own, note=note, owned=owned, form=form, former=former):
         raise error(f"{target} {wrong}.")
 
 
-def _obstacle(target: Path, new: Path, own: Sequence[str], note: str, owned: bool) -> str:
+def _obstacle(
+    target: Path,
+    new: Path,
+    *,
+    own: Sequence[str],
+    note: str,
+    owned: bool,
+    form: Any,
+    former: Sequence[Collection[str]],
+) -> str:
     """The rest of a sentence; empty where nothing is in the way."""
     if not target.exists():
         return ""
@@ -67,14 +77,19 @@ def _obstacle(target: Path, new: Path, own: Sequence[str], note: str, owned: boo
         return "is no ordinary file; choose another name"
     if owned:
         return ""
-    return _folder_obstacle(target, new, own, note) if new.is_dir() else _file_obstacle(target, new)
+    return _folder_obstacle(target, new, own, note) if new.is_dir() else _file_obstacle(target, new, form, former)
 
 
-def _file_obstacle(target: Path, new: Path) -> str:
+def _file_obstacle(target: Path, new: Path, form: Any, former: Sequence[Collection[str]]) -> str:
     old, ours = form_of(target), form_of(new)
-    if old is None or (ours is not None and ours.could_replace(old)):
+    if old is None:
         return ""
-    return f"is there already and holds something else than what is saved ({old.words}); choose another name"
+    there = "is there already and holds"
+    if ours is None or not ours.could_replace(old, former):
+        return f"{there} something else than what is saved ({old.words}); choose another name"
+    if form is not None and not all(fits(one, form) for one in _contents(target)):
+        return f"{there} more or something else than what is saved; choose another name"
+    return ""
 
 
 def _folder_obstacle(target: Path, new: Path, own: Sequence[str], note: str) -> str:
@@ -118,15 +133,36 @@ def _first_line(file: Path) -> frozenset[str]:
 
 
 def _json_form(file: Path) -> FileForm:
-    if file.stat().st_size <= LARGEST:
-        content = _parsed(file.read_bytes())
-        if isinstance(content, dict):
-            return FileForm("JSON", frozenset(content))
-        if isinstance(content, list):
-            return FileForm("a list of JSON", _keys(content[0] if content else None))
+    contents = _contents(file)
+    first = next(contents, None)
+    if isinstance(first, list):
+        return FileForm("a list of JSON", _keys(first))
+    if not isinstance(first, dict):
+        return FileForm("text")
+    keys = set(first)
+    for one in contents:
+        if not isinstance(one, dict):
+            return FileForm("text")
+        keys.update(one)
+    return FileForm("JSON", frozenset(keys))
+
+
+def _contents(file: Path) -> Iterator[Any]:
+    """The content of a JSON file, or of each line that is not blank; None for what is no JSON.
+
+    Of a file that is too large to be read whole, lines are read alone.
+    """
+    whole = _parsed(file.read_bytes()) if file.stat().st_size <= LARGEST else None
+    if whole is not None:
+        yield whole
+        return
     with open(file, "rb") as opened:
-        line = _parsed(opened.readline(LARGEST))
-    return FileForm("JSON", _keys(line)) if isinstance(line, dict) else FileForm("text")
+        while line := opened.readline(LARGEST):
+            if line.strip():
+                content = _parsed(line)
+                yield content
+                if content is None:
+                    return
 
 
 def _parsed(text: bytes) -> Any:
@@ -136,8 +172,9 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _keys(content: Any) -> frozenset[str]:
-    return frozenset(content) if isinstance(content, dict) else frozenset()
+def _keys(rows: list[Any]) -> frozenset[str]:
+    """The keys of all objects in a list."""
+    return frozenset(key for row in rows if isinstance(row, dict) for key in row)
 
 
 def _columns(file: Path) -> frozenset[str]:

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import check_ordinary
 from workbench.core.type_words import reason_of
 
 _MARKS = {
@@ -27,8 +28,9 @@ def read_utf8(file: Path, error: type[WorkbenchError]) -> str:
         error: the room's own error.
 
     Raises:
-        WorkbenchError: of the given kind: the file can't be read, or is in another encoding.
+        WorkbenchError: of the given kind: the file can't be read, is no ordinary one, or is in another encoding.
     """
+    check_ordinary(file, error)
     try:
         data = file.read_bytes()
     except OSError as wrong:

@@ -13,13 +13,13 @@ from typing import Any
 
 from workbench.core.delimited import check_delimiter
 from workbench.core.forms import parse_json
-from workbench.core.paths import leads_out
+from workbench.core.paths import check_ordinary, leads_out
 from workbench.core.shipped import VARIABLE, shipped
 from workbench.core.steady import read_steadily
 from workbench.core.text_files import read_utf8
 from workbench.core.type_words import reason_of
 from workbench.corpus.saving import CorpusError, note_files, read_note
-from workbench.corpus.tables import COLUMN, Wanted, read_delimited, read_parquet
+from workbench.corpus.tables import COLUMN, Wanted, no_column, read_delimited, read_parquet
 
 _SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
 _HEADING = re.compile(r"^(?= = [^=].* = $)", re.MULTILINE)
@@ -116,6 +116,7 @@ def _shipped() -> dict[str, Path]:
 
 def _read(file: Path, wanted: Wanted) -> tuple[list[str], str]:
     """The texts of a file, and the column that they stand in."""
+    check_ordinary(file, CorpusError)
     try:
         return _READERS[ending(file)](file, wanted)
     except OSError as error:
@@ -141,7 +142,8 @@ def _read_jsonl(file: Path, wanted: Wanted) -> tuple[list[str], str]:
         complaint = f"Line {number:,} of {file} is not a JSON object with the field {field!r}"
         row = parse_json(line, dict[str, Any], CorpusError, complaint)
         if field not in row:
-            raise CorpusError(f"{complaint}.")
+            place = f"Line {number:,} of {file}"
+            raise CorpusError(f"{no_column(place, field, list(row), 'field')}; name the one with the text in column=.")
         if not isinstance(row[field], str):
             raise CorpusError(f"Line {number:,} of {file} has a field {field!r} that is not a text.")
         texts.append(row[field])

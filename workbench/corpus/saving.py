@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json, read_json
 from workbench.core.locks import in_turn
-from workbench.core.replacement import check_place
+from workbench.core.replacement import check_place, form_of
 
 NOTE = "workbench"
 """Key of the note in the metadata of Parquet."""
@@ -65,14 +65,19 @@ def read_note(path: Path, texts: Iterable[str] | None = None) -> dict[str, Any]:
     Raises:
         CorpusError: the note has the hash of other texts.
     """
+    return _note_of(path, None if texts is None else lambda: texts_hash(texts))
+
+
+def _note_of(path: Path, hashed: Callable[[], str] | None) -> dict[str, Any]:
+    """The note of the texts that have this hash; None stands for any texts. Errors as in `read_note`."""
     about = _about(path)
     note = _parquet_note(path) or _json(about) or _json(path.with_suffix(".json"))
     before = note.pop(BEFORE, None)
     note.pop(FORMAT, None)
     recorded = note.get("hash")
-    if texts is None or not isinstance(recorded, str) or len(recorded) != 64:
+    if hashed is None or not isinstance(recorded, str) or len(recorded) != 64:
         return note
-    found = texts_hash(texts)
+    found = hashed()
     if isinstance(before, dict) and before.get("hash") == found:
         return before
     if found != recorded:
@@ -92,17 +97,20 @@ def _write_parquet(path: Path, texts: Sequence[str], note: Mapping[str, Any]) ->
     table = pa.table({"text": pa.array(texts, pa.string())}, metadata={NOTE: json.dumps(note, ensure_ascii=False)})
     with replacing(path, CorpusError) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+        with in_turn(path.absolute().parent, CorpusError):
+            check_place(path, temporary, CorpusError)
+            _earlier(path, _parquet_rows)
 
 
 def _write_jsonl(path: Path, texts: Sequence[str], note: Mapping[str, Any]) -> None:
     own = {FORMAT: 1, **note}
     with ExitStack() as turn:
-        with replacing(path, CorpusError) as temporary:
+        with replacing(path, CorpusError, owned=True) as temporary:  # which is checked below
             lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
             temporary.write_text("".join(lines), encoding="utf-8")
             turn.enter_context(in_turn(path.absolute().parent, CorpusError))  # until both files have their places
             check_place(path, temporary, CorpusError)
-            _write_about(_about(path), own | {BEFORE: _earlier(path)})
+            _write_about(_about(path), own | {BEFORE: _earlier(path, _jsonl_rows)})
         _write_about(_about(path), own)
 
 
@@ -113,15 +121,49 @@ def _write_about(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _earlier(path: Path) -> dict[str, Any]:
-    """The note of the texts that are there, with their hash."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        texts = [json.loads(line)["text"] for line in lines if line.strip()]
-        kept = [text for text in texts if text.strip()]
-        return read_note(path, kept) | {"hash": texts_hash(kept)} if kept else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+def _earlier(path: Path, rows: Callable[[Path], Iterator[Any]]) -> dict[str, Any]:
+    """The note of the texts that are there; empty where nothing is.
+
+    Raises:
+        CorpusError: `write_corpus` did not write them as they are: they have no note with their hash, or more than
+            their texts.
+    """
+    if not path.exists() or form_of(path) is None:
         return {}
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError, CorpusError):
+        found = texts_hash(_only_text(row) for row in rows(path))
+        note = _note_of(path, lambda: found)
+        if note.get("hash") == found:
+            return note
+    raise CorpusError(
+        f"{path} is there already, and is no corpus as it was saved: it has no note with the hash of its texts, or "
+        "holds more than texts; choose another name, or move it away first."
+    )
+
+
+def _only_text(row: Any) -> str:
+    if row.keys() != {"text"} or not row["text"].strip():
+        raise ValueError("a row of something else")
+    return row["text"]
+
+
+def _jsonl_rows(path: Path) -> Iterator[Any]:
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for part in file.iter_batches():
+                yield from part.to_pylist()
+    except pa.ArrowException as wrong:
+        raise ValueError("a damaged file") from wrong
 
 
 def note_files(path: Path) -> tuple[Path, Path]:

@@ -79,7 +79,7 @@ def read_parquet(file: Path, wanted: Wanted) -> tuple[list[str], str]:
                 f"{file} has {names.count(wanted.name)} columns {shown(wanted.name)}; name each another way."
             )
         if wanted.name not in names:
-            raise CorpusError(f"{no_column(file, wanted.name, names)}.")
+            raise CorpusError(f"{no_column(file, wanted.name, names)}; name one with column=.")
         kind = pq.read_schema(file).field(wanted.name).type
         if not _is_text(kind):
             raise CorpusError(f"The column {wanted.name!r} of {file} holds {kind}, not text.")
@@ -135,9 +135,9 @@ def _is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def no_column(file: Path, column: str, names: Sequence[str]) -> str:
+def no_column(file: Path | str, column: str, names: Sequence[str], what: str = "column") -> str:
     """The beginning of a sentence on a column that is not there."""
     names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names]
     if len(names) > NAMED:
         names = [*names[:NAMED], f"{len(names) - NAMED:,} more"]
-    return f"{file} has no column {shown(column)}; it has {', '.join(names)}"
+    return f"{file} has no {what} {shown(column)}; it has {', '.join(names) or 'none'}"

@@ -3,7 +3,8 @@
 A folder changes places whole. Where it holds other files too (an index, a training state), or the process runs in it,
 the rest is left alone, and the two files are renamed by one process at a time, the weights first. The weights hold
 their configuration in their metadata, and the SHA-256 of the `cfg.json` that they found there, so that a reader knows
-the `cfg.json` that a killed process did not replace any more. Everything that is read is checked.
+the `cfg.json` that a killed process did not replace any more. `cfg.json` holds the SHA-256 of the weights and of its
+own settings; folders of older versions lack the latter. Everything that is read is checked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.failures import explained
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json
-from workbench.core.hashing import not_finite
+from workbench.core.hashing import hash_of, not_finite
 from workbench.core.locks import alone
 from workbench.core.replacement import form_of
 from workbench.core.steady import read_steadily
@@ -42,6 +43,8 @@ MARKS = frozenset({"architecture", "d_in", OWN})
 """Keys one of which every `cfg.json` of a dictionary has."""
 DAMAGED = ("text", "other bytes")
 """What the form of a JSON file is called that can't be read as JSON."""
+SEAL = "settings_sha256"
+"""Our own field with the hash of all others but for the provenance."""
 FORMAT = 1
 """Version of our own fields in `cfg.json`."""
 SAELENS = "6.54.0"
@@ -62,6 +65,7 @@ class Own(TypedDict):
     reads: NotRequired[str]
     writes: NotRequired[str]
     sha256: NotRequired[str]
+    settings_sha256: NotRequired[str]
     provenance: NotRequired[dict[str, Any]]
     settings: NotRequired[dict[str, Any]]
     unit_in: NotRequired[PositiveNumber]
@@ -98,7 +102,7 @@ def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
             configuration is not plain data.
     """
     try:
-        text = json.dumps(config, indent=2, allow_nan=False)
+        text = json.dumps(_sealed(config), indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DictionaryError(f"What goes into {CONFIG} must be plain data that JSON can hold: {error}.") from error
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -120,6 +124,25 @@ def write_folder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
         ):
             save_file(contiguous, new_weights, metadata=_metadata(text, replaced))
             new_config.write_text(text, encoding="utf-8")
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raise `DictionaryError` where a `cfg.json` has a seal and is another one than was saved with it."""
+    sealed = (config.get(OWN) or {}).get(SEAL)
+    if sealed is not None and sealed != _settings_hash(config):
+        raise DictionaryError(
+            f"its {CONFIG} was altered after it was saved; copy it again, or delete {SEAL} in it if the change is meant"
+        )
+
+
+def _sealed(config: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(config, allow_nan=False))  # as it will be read
+    return {**config, OWN: config.get(OWN, {}) | {SEAL: _settings_hash(plain)}}
+
+
+def _settings_hash(config: Mapping[str, Any]) -> str:
+    own = {name: value for name, value in config.get(OWN, {}).items() if name not in (SEAL, "provenance")}
+    return hash_of({**config, OWN: own})
 
 
 @dataclass(frozen=True)

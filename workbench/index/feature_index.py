@@ -221,7 +221,8 @@ class FeatureIndex:
         A table has the columns `feature`, `label`, `note`, `starred` and `dictionary`, the hash of the dictionary.
 
         Raises:
-            FeatureIndexError: the file can't be written, or something else than labels is there.
+            FeatureIndexError: another ending, or the file can't be written, or something else than such an export is
+                there.
         """
         self._annotations.save(Path(path), self.about["dictionary"]["name"])
 
@@ -261,8 +262,8 @@ def open_index(
     """The index in a folder; without model and dictionary it can do everything except run prompts.
 
     Args:
-        path: the index's folder, the folder of the dictionary that it lies in, or the name of a dictionary that comes
-            with Workbench, such as "resid-15".
+        path: the index's folder, the folder of a dictionary that holds one in `index/`, or the name of a dictionary
+            that comes with Workbench, such as "resid-15".
         model: the model that it was built on.
         dictionary: the dictionary that it belongs to; features of cards and hits then can be used in interventions.
 
@@ -272,4 +273,5 @@ def open_index(
     folder = Path(path)
     if not folder.exists() and str(path) in bundled():
         folder = bundled_folder(path)
-    return FeatureIndex(folder / INSIDE if (folder / CONFIG).exists() else folder, model, dictionary)
+    inside = (folder / CONFIG).exists() and not (folder / DATA / NOTE).exists()
+    return FeatureIndex(folder / INSIDE if inside else folder, model, dictionary)

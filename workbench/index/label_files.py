@@ -58,13 +58,16 @@ def write_labels(path: Path, name: str, dictionary: str, remarks: Mapping[int, R
     """Write remarks to a file; its ending says whether as a table.
 
     Raises:
-        FeatureIndexError: the file can't be written, or holds something else.
+        FeatureIndexError: another ending, or the file can't be written or holds something else.
     """
+    if path.suffix.lower() not in (".json", *ENDINGS):
+        raise FeatureIndexError(f"Labels are saved as .json, {' or '.join(ENDINGS)}, not as {shown(path.name)}.")
     if path.suffix.lower() in ENDINGS:
         _write_table(path, dictionary, remarks)
         return
     features = {str(feature): asdict(remark) for feature, remark in remarks.items()}
-    save_json(path, {"format": 1, "name": name, "dictionary": dictionary, "features": features})
+    content = {"format": 1, "name": name, "dictionary": dictionary, "features": features}
+    save_json(path, content, form=SavedLabels)
 
 
 def read_labels(path: Path, known: Sequence[str]) -> dict[int, dict[str, Any]]:

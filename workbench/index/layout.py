@@ -130,7 +130,7 @@ def read_note(folder: Path) -> IndexNote:
         if not is_plain_name(name):
             raise FeatureIndexError(f"{file} names a file outside of its folder, {shown(name)}; build the index anew.")
         file = folder / DATA / name
-        if not file.exists() or file.stat().st_size != about["bytes"] or checksum(file) != about["sha256"]:
+        if not file.is_file() or file.stat().st_size != about["bytes"] or checksum(file) != about["sha256"]:
             raise FeatureIndexError(f"{file} is missing, cut short or altered; copy it again or build the index anew.")
     return note
 
@@ -149,11 +149,11 @@ def write_array(file: Path, array: np.ndarray) -> None:
         opened.write(np.ascontiguousarray(array).data)
 
 
-def save_json(file: Path, content: Any, *, owned: bool = False) -> None:
-    """Write JSON, whole or not at all; `owned` as in `replacing`.
+def save_json(file: Path, content: Any, *, owned: bool = False, form: Any = None) -> None:
+    """Write JSON, whole or not at all; `owned` and `form` as in `replacing`.
 
     Raises:
         FeatureIndexError: the file can't be written, or holds something else.
     """
-    with replacing(file, FeatureIndexError, owned=owned) as temporary:
+    with replacing(file, FeatureIndexError, owned=owned, form=form) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False))

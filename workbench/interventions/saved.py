@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 from annotated_types import MaxLen
+from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json, read_text
-from workbench.core.type_words import reason_of
+from workbench.core.type_words import reason_of, shown
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
@@ -40,6 +41,33 @@ class File(TypedDict):
     interventions: list[dict[str, Any]]
 
 
+def _kind_of(data: dict[str, Any]) -> type[InterventionKind]:
+    """The kind that plain data names, of which it holds nothing but settings; raises `ValueError` for other data."""
+    kind = INTERVENTIONS.get(str(data.get("kind", "")).lower())
+    if kind is None:
+        kinds = ", ".join(one.__name__ for one in INTERVENTIONS.values())
+        raise ValueError(f"its kind should be one of {kinds}, not {shown(data.get('kind', 'missing'))}")
+    known = [field.name for field in fields(kind)]
+    for name in data:
+        if name not in ("kind", *known):
+            raise ValueError(f"{kind.__name__} has no setting {shown(name)}, only {', '.join(known) or 'none'}")
+    return kind
+
+
+def _of_ours(data: dict[str, Any]) -> dict[str, Any]:
+    _kind_of(data)
+    return data
+
+
+class OwnFile(TypedDict):
+    """A file of interventions with nothing in it that another save would lose."""
+
+    format: int
+    model: Named
+    dictionaries: NotRequired[list[Named]]
+    interventions: list[Annotated[dict[str, Any], AfterValidator(_of_ours)]]
+
+
 def to_dict(intervention: InterventionKind) -> dict[str, Any]:
     """One intervention as plain data: kind, settings, and feature and positions where it has some."""
     kind, settings = {"kind": type(intervention).__name__}, intervention.settings()
@@ -53,13 +81,15 @@ def to_dict(intervention: InterventionKind) -> dict[str, Any]:
 def from_dict(data: dict[str, Any]) -> InterventionKind:
     """The inverse of `to_dict`; raises `EditError` for anything else."""
     try:
-        kind = INTERVENTIONS[str(data["kind"]).lower()]
+        kind = _kind_of(data)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EditError(f"This is not an intervention: {reason_of(error)}.") from error
+    try:
         return kind.from_settings({key: value for key, value in data.items() if key != "kind"})
     except (KeyError, TypeError, AttributeError) as error:
-        kinds = ", ".join(kind.__name__ for kind in INTERVENTIONS.values())
+        known = ", ".join(field.name for field in fields(kind))
         raise EditError(
-            f"This is not an intervention ({reason_of(error)}); a kind ({kinds}) and its settings are needed, for most "
-            "also a feature."
+            f"This is not an intervention ({reason_of(error)}); {kind.__name__} needs its settings, which are {known}."
         ) from error
 
 
@@ -128,7 +158,8 @@ def save_interventions(path: str | Path, model: LanguageModel, interventions: Se
         EditError: the file can't be written, or something else than interventions is there.
         DictionaryError: as in `to_json`.
     """
-    with replacing(Path(path), EditError) as temporary:
+    former = [File.__annotations__.keys() - {"dictionaries"}]
+    with replacing(Path(path), EditError, form=OwnFile, former=former) as temporary:
         temporary.write_text(to_json(model, interventions))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -27,6 +28,22 @@ def input_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """The tensor among a module's arguments that a hook point at its input shows; None if there is none."""
     value = args[0] if args else kwargs.get("hidden_states")
     return value if isinstance(value, Tensor) else None
+
+
+def read_in_one_piece(head: nn.Module) -> None:
+    """Give an LM head an input without gaps.
+
+    The last positions of a batch are cut out of a longer tensor. Where neither side takes gradients, torch multiplies
+    such a cut by copying the whole weight.
+    """
+    head.register_forward_pre_hook(_without_gaps)
+
+
+def _without_gaps(head: nn.Module, args: tuple) -> tuple | None:
+    value = args[0] if args else None
+    if isinstance(value, Tensor) and value.ndim == 3 and value.stride(0) != value.shape[1] * value.stride(1):
+        return (value.clone(memory_format=torch.contiguous_format), *args[1:])
+    return None
 
 
 def _apply(run: Run, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

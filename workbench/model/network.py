@@ -30,7 +30,7 @@ from workbench.model.context import context_length
 from workbench.model.edits import BoundEdit, Edit, EditError, Group, Run, running
 from workbench.model.hookpoint_table import how_far_apart, open_table
 from workbench.model.hookpoints import HookPoint
-from workbench.model.hooks import attach
+from workbench.model.hooks import attach, read_in_one_piece
 from workbench.model.lm_head import LMHead
 from workbench.model.logit_map import LogitMap, measure_logit_map
 from workbench.model.mlp import check_neurons, unread_weights
@@ -62,6 +62,7 @@ class Network:
         self._paths: dict[str, StreamPath] = {}  # by the key of the hook point
         versions = {"TransformerLens": version("transformer-lens")}
         self.hook_points = open_table(self.module, versions, self._bridged_over)
+        read_in_one_piece(self.module.get_output_embeddings())
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
         self.n_heads: int = sizes.num_attention_heads

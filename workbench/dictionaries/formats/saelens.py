@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, read_folder
+from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_settings, read_folder
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_examined
 from workbench.dictionaries.saelens_fields import RESCALED, declared, refuse_unknown
@@ -47,6 +47,7 @@ def read(folder: Path) -> Dictionary:
     hold_examined(dictionary, dictionary.tensors(), stored.tensors, stored.fingerprint)
     if is_ours(content):
         _check_stated(content, dictionary)
+    check_settings(content)
     metadata = config["metadata"]
     dictionary.reads = own.get("reads") or metadata.get("hook_name") or ""
     dictionary.writes = own.get("writes") or metadata.get("hook_name_out") or dictionary.reads
