@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from workbench.core.text import plain
-
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
@@ -80,4 +78,4 @@ def facts(model: LanguageModel) -> list[str]:
 
 
 def _size(size: int) -> str:
-    return plain(f"{size / 1e9:,.1f} GB")
+    return f"{size / 1e9:,.1f} GB"

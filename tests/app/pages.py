@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,16 @@ def switch(page: AppTest, folder: str, **query: str) -> AppTest:
     return page.switch_page(f"{folder}/page.py").run()
 
 
+ESCAPED_TWICE = re.compile(r"\\{3}[.\-]")
+"""A text whose marks show a backslash."""
+
+
 def quiet(page: AppTest) -> AppTest:
     """The page, after a check that it shows no error."""
     assert not page.exception
     assert [error.value for error in page.error] == []
+    shown = [text.value for text in (*page.markdown, *page.caption, *page.sidebar.caption)]
+    assert [text for text in shown if ESCAPED_TWICE.search(text)] == []
     return page
 
 
