@@ -36,16 +36,22 @@ def _passed_over_by_the_garbage_collector() -> None:
     gc.freeze()
 
 
+USERS_CACHE = str(cache_folder())
+"""Where the default model is, whatever cache a test has when it first asks for the model."""
+
+
 @pytest.fixture(scope="session")
 def model() -> wb.model.LanguageModel:
     """The default model, from the user's cache."""
-    return wb.load_model()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", USERS_CACHE)
+        return wb.load_model()
 
 
 @pytest.fixture(scope="session")
 def default_folder(model: wb.model.LanguageModel) -> Path:
     """The folder of the default model in the user's cache."""
-    return cache_folder() / "models" / GGUF_SHA256
+    return Path(USERS_CACHE) / "models" / GGUF_SHA256
 
 
 @pytest.fixture(scope="session")
