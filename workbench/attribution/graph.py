@@ -137,7 +137,13 @@ class Graph:
 
     @checked(AttributionError)
     def edges_of(self, target: int | None = None) -> Iterator[Edge]:
-        """Edges into one target, by its id, or into all; for each target the strongest first."""
+        """Edges into one target, by its id, or into all; for each target the strongest first.
+
+        Raises:
+            AttributionError: the graph has no node of this id.
+        """
+        if target is not None:
+            self.node(target)
         for row, id in enumerate(self.rows):
             if target not in (None, id):
                 continue

@@ -301,7 +301,7 @@ class Dictionary(nn.Module, ABC):
         known = remembered_hash(self)
         try:
             super().to(*args, **kwargs)
-        except (TypeError, RuntimeError, AssertionError, ModuleNotFoundError) as error:  # so torch refuses devices
+        except (TypeError, ValueError, RuntimeError, AssertionError, ModuleNotFoundError) as error:  # so torch refuses
             raise DictionaryError(f"{self.name} can't be moved: {reason_of(error)}.") from error
         if known is not None and types == {name: tensor.dtype for name, tensor in held_tensors(self).items()}:
             remember_hash(self, known)
