@@ -231,7 +231,7 @@ def test_no_folder_is_called_like_the_home_of_a_shell(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for save in (corpus().save, lambda path: sae(0).save(path.removesuffix(".jsonl")), _alone):
         with pytest.raises(wb.WorkbenchError, match=r"Path\.home"):
-            save("~/work/c.jsonl")
+            save("~/texts/c.jsonl")
     assert names(tmp_path) == []
 
 

@@ -75,29 +75,25 @@ def identity(module: nn.Module) -> str:
     return values_fingerprint(state_of(module))
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether a process holds only a part of a tensor."""
-    return hasattr(tensor, "full_tensor")
-
-
 def check_weights(module: nn.Module) -> None:
     """Raise `ModelError` where a parameter is no finite number, or a saved buffer is NaN.
 
     A buffer may be infinite, as that of a mask is. A model whose weights are not all in the memory of this process's
     devices is refused too: those that accelerate offloads, and those that transformers shards over several processes.
     """
-    for name, one in state_of(module).items():
+    tensors = state_of(module)
+    for name, one in tensors.items():
         if one.is_meta:
             raise ModelError(
                 f"{name} of this model is not in memory: accelerate keeps it elsewhere until it is needed; load the "
                 "model with a device_map that puts every layer on a device."
             )
-        if is_sharded(one):
+        if hasattr(one, "full_tensor"):  # as a `DTensor` has, of which a process holds a part
             raise ModelError(
                 f"{name} of this model is sharded over several processes (tp_plan), which Workbench can't read or edit "
                 'inside; load the model with device_map="auto" in one process.'
             )
-    if wrong := not_finite(state_of(module), infinite=list(buffers_of(module))):
+    if wrong := not_finite(tensors, infinite=list(buffers_of(module))):
         raise ModelError(
             f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
         )
