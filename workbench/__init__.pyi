@@ -8,6 +8,7 @@ from . import figures as figures
 from . import harvest as harvest
 from . import index as index
 from . import interventions as interventions
+from . import lens as lens
 from . import measures as measures
 from . import model as model
 from . import neurons as neurons
@@ -32,6 +33,7 @@ from .interventions.kinds import Force as Force
 from .interventions.kinds import Scale as Scale
 from .interventions.kinds import Steer as Steer
 from .interventions.opening import load_model as load_model
+from .lens.reading import read_lens as read_lens
 from .measures.comparison import compare as compare
 from .measures.fidelity import measure_fidelity as measure_fidelity
 from .neurons.unembedding import decode_neurons as decode_neurons
@@ -66,6 +68,7 @@ __all__ = [
     "harvest",
     "index",
     "interventions",
+    "lens",
     "load_dictionary",
     "load_model",
     "measure_fidelity",
@@ -74,6 +77,7 @@ __all__ = [
     "model",
     "neurons",
     "open_index",
+    "read_lens",
     "sparsity",
     "surgery",
     "synthetic",

@@ -423,6 +423,16 @@ FUNCTIONS: Calls = {
         "groups": 4,
         **READS,
     },
+    "lens.LogitLens": lambda w: {},
+    "lens.read_lens": lambda w: {
+        "model": w.model,
+        "text": "The dog ran",
+        "kind": "logit",
+        "at": "resid_post",
+        "layers": [1],
+        "top_k": 3,
+        "interventions": w.edits,
+    },
     "sparsity.measure_routing": lambda w: {
         "model": w.model,
         "groups": w.groups,
@@ -595,6 +605,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Labelled": lambda w: w.labelled,
     "Feature": lambda w: wb.Feature.parse(NEURON),
     "Steer": lambda w: wb.Steer(NEURON, 1.0),
+    "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
 }
 """Objects whose methods are called."""
 
@@ -634,6 +645,8 @@ METHODS: Calls = {
     "Corpus.check_tokens": lambda w: {"model": w.model, "context": 16},
     "Corpus.count_tokens": lambda w: {"model": w.model, "at_most": 10},
     "Corpus.batches": lambda w: {"model": w.model, "bos": True, "repeat": False, "shard": (0, 1), **READS},
+    "LensGrid.rank": lambda w: {"token": 3},
+    "LensGrid.log_probability": lambda w: {"token": 3},
     "FeatureIndex.top": lambda w: {"index": 1, "n": 2},
     "FeatureIndex.examples": lambda w: {"index": 1, "n": 2, "start": 0},
     "FeatureIndex.feature": lambda w: {"index": 1},

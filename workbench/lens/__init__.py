@@ -1,0 +1,7 @@
+"""What each layer predicts: lenses on the residual stream and on what is added to it."""
+
+from workbench.lens.errors import LensError as LensError
+from workbench.lens.grid import LensGrid as LensGrid
+from workbench.lens.reading import read_lens as read_lens
+from workbench.lens.transports import Lens as Lens
+from workbench.lens.transports import LogitLens as LogitLens

@@ -1,0 +1,108 @@
+"""The grid of a lens: rows × positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.core.checks import as_integer, checked
+from workbench.core.type_words import shown
+from workbench.lens.errors import LensError
+from workbench.lens.places import Place
+from workbench.lens.readout import Readout
+from workbench.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LensGrid:
+    """What each row predicts behind each position of a text; `read_lens` returns one."""
+
+    model: LanguageModel = field(repr=False)
+    prompt: list[str]
+    """The text of each of the prompt's tokens."""
+    prompt_ids: Tensor
+    """`[pos]`."""
+    places: list[Place]
+    """The rows: a layer, or a head of one."""
+    ids: Tensor
+    """The likeliest tokens of each cell, best first, `[rows, pos, k]`."""
+    probabilities: Tensor
+    """Theirs, `[rows, pos, k]`."""
+    entropy: Tensor
+    """Of each cell's prediction, `[rows, pos]`, in nats."""
+    kl: Tensor
+    """KL(final ‖ cell), the model's own prediction beside the cell's, `[rows, pos]`, in nats."""
+    streams: Tensor
+    """What is read of each cell, `[rows, pos, d_model]`: the estimate of the end of the residual stream."""
+
+    @property
+    def layers(self) -> list[int]:
+        """The layer of each row."""
+        return [place.layer for place in self.places]
+
+    @property
+    def tokens(self) -> list[list[list[str]]]:
+        """The texts of `ids`: rows of positions of tokens, best first."""
+        if self.model.tokenizer is None:
+            return [[[str(one) for one in cell] for cell in row] for row in self.ids.tolist()]
+        flat = self.model.token_texts(self.ids)
+        k, pos = self.ids.shape[2], self.ids.shape[1]
+        cells = [flat[start : start + k] for start in range(0, len(flat), k)]
+        return [cells[start : start + pos] for start in range(0, len(cells), pos)]
+
+    @checked(LensError)
+    def rank(self, token: str | int) -> Tensor:
+        """The rank of a token in each cell, from 0: `[rows, pos]`; ties count in its favour.
+
+        Args:
+            token: its text, such as " Paris", or its id.
+
+        Raises:
+            LensError: a text of several tokens, or an id outside the vocabulary.
+        """
+        return self._of_token(token, lambda logits, own: (logits > own).sum(-1))
+
+    @checked(LensError)
+    def log_probability(self, token: str | int) -> Tensor:
+        """The log-probability of a token in each cell, in nats: `[rows, pos]`; arguments and errors as `rank`."""
+        return self._of_token(token, lambda logits, own: (own - logits.logsumexp(-1, keepdim=True))[:, 0])
+
+    def _of_token(self, token: str | int, measure: Any) -> Tensor:
+        """A measure of each cell's logits `[cells, vocab]` and a token's own `[cells, 1]`: `[rows, pos]`."""
+        number, readout = self._id(token), Readout(self.model)
+        cells = self.streams.flatten(0, 1)
+        found = []
+        with torch.no_grad():
+            for at in readout.blocks(len(cells)):
+                logits = readout.logits(readout.normed(cells[at]))
+                found.append(measure(logits, logits[:, number : number + 1]))
+        return torch.cat(found).view(self.streams.shape[:2])
+
+    def _id(self, token: str | int) -> int:
+        if isinstance(token, str):
+            ids = self.model.to_tokens(token, start=False)[0].tolist() if token else []
+            if len(ids) != 1:
+                raise LensError(f"{shown(token)} is {len(ids)} tokens for this model; name one token, or its id.")
+            return ids[0]
+        number = as_integer(token)
+        if number is None or not 0 <= number < self.model.network.vocab_size:
+            raise LensError(f"A token is a text or an id from 0 to {self.model.network.vocab_size - 1}.")
+        return number
+
+    def to_dict(self) -> dict[str, Any]:
+        """The grid as plain data, without `streams`."""
+        return {
+            "prompt": self.prompt,
+            "rows": [place.label for place in self.places],
+            "tokens": self.tokens,
+            "probabilities": self.probabilities.tolist(),
+            "entropy": self.entropy.tolist(),
+            "kl": self.kl.tolist(),
+        }
+
+    def __repr__(self) -> str:
+        rows, pos, k = self.ids.shape
+        return f"<LensGrid: {rows} rows × {pos} positions, top {k} tokens>"

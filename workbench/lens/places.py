@@ -1,0 +1,82 @@
+"""Places in each layer that a lens reads: the stream, and what is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.core.type_words import shown
+from workbench.lens.errors import LensError
+from workbench.lens.transports import Lens
+from workbench.model.language_model import LanguageModel
+from workbench.model.stream import StreamPath
+from workbench.model.weights import ModelError
+
+STREAM = {"resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post"}
+"""Places of the stream, by their word, and their hook points in a block."""
+ADDED = {"attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "heads": "attn.hook_z"}
+"""Places of what is added to it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One row of a grid."""
+
+    layer: int
+    hook_point: str
+    head: int | None = None
+    path: StreamPath | None = None
+    """The way into the stream, of what is added to it."""
+
+    @property
+    def label(self) -> str:
+        """For people: "12", or "12.3" for a head."""
+        return str(self.layer) if self.head is None else f"{self.layer}.{self.head}"
+
+    def stream(self, x: Tensor, lens: Lens) -> Tensor:
+        """What the lens reads of the tensor at the hook point, `[pos, ...]`: `[pos, d_model]`."""
+        if self.path is None:
+            # in front of a layer stands what is behind the one before
+            behind = self.layer - 1 if self.hook_point.endswith("hook_resid_pre") else self.layer
+            return lens.transport(behind, x)
+        if self.head is None:
+            return lens.transport(self.layer, self.path.added(x))
+        alone = torch.zeros_like(x)
+        alone[..., self.head, :] = x[..., self.head, :]
+        whole = x.flatten(-2)
+        change = self.path.output(alone.flatten(-2)) - self.path.output(torch.zeros_like(whole))
+        scales = self.path.scales(whole)
+        part = self.path.directions(change)
+        return lens.transport(self.layer, part if scales is None else scales * part)
+
+
+def places_of(model: LanguageModel, at: str, layers: Sequence[int] | None) -> list[Place]:
+    """The rows of a grid, layer by layer.
+
+    Raises:
+        LensError: an unknown place, a layer that the model lacks, or a place that its layers lack.
+    """
+    if at not in STREAM and at not in ADDED:
+        raise LensError(f"A lens reads at {', '.join([*STREAM, *ADDED])}, not at {shown(at)}.")
+    count = model.network.n_layers
+    chosen = range(count) if layers is None else layers
+    wrong = next((layer for layer in chosen if layer >= count), None)
+    if wrong is not None or not len(chosen):
+        raise LensError(f"{model.name} has layers 0 to {count - 1}; name at least one of these.")
+    places: list[Place] = []
+    for layer in chosen:
+        name = f"blocks.{layer}.{(STREAM | ADDED)[at]}"
+        point = model.hook_points[name]
+        if at in STREAM:
+            places.append(Place(layer, name))
+            continue
+        try:
+            path = model.network.into_stream(point)
+        except ModelError as error:
+            raise LensError(f"What stands at {name} of {model.name} can't be read alone: {error}") from error
+        heads = range(point.shape[0]) if at == "heads" else [None]
+        places += [Place(layer, name, head, path) for head in heads]
+    return places
