@@ -424,6 +424,14 @@ FUNCTIONS: Calls = {
         **READS,
     },
     "lens.LogitLens": lambda w: {},
+    "lens.read_attention": lambda w: {
+        "model": w.model,
+        "text": "The dog ran",
+        "weighted": "written",
+        "layers": [1],
+        "interventions": w.edits,
+    },
+    "lens.score_heads": lambda w: {"model": w.model, "length": 4, "rows": 2, "tokens": [5, 6, 7, 8], "seed": 0},
     "lens.read_lens": lambda w: {
         "model": w.model,
         "text": "The dog ran",
@@ -605,6 +613,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Labelled": lambda w: w.labelled,
     "Feature": lambda w: wb.Feature.parse(NEURON),
     "Steer": lambda w: wb.Steer(NEURON, 1.0),
+    "Attention": lambda w: wb.lens.read_attention(w.model, "The dog ran", layers=[1]),
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
 }
 """Objects whose methods are called."""
@@ -645,6 +654,7 @@ METHODS: Calls = {
     "Corpus.check_tokens": lambda w: {"model": w.model, "context": 16},
     "Corpus.count_tokens": lambda w: {"model": w.model, "at_most": 10},
     "Corpus.batches": lambda w: {"model": w.model, "bos": True, "repeat": False, "shard": (0, 1), **READS},
+    "Attention.head": lambda w: {"layer": 1, "head": 0},
     "LensGrid.rank": lambda w: {"token": 3},
     "LensGrid.log_probability": lambda w: {"token": 3},
     "FeatureIndex.top": lambda w: {"index": 1, "n": 2},

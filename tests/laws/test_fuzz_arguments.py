@@ -52,7 +52,7 @@ RECORDS = {
     "index": "Example FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
-    "lens": "Lens LensGrid",
+    "lens": "Attention HeadScores Lens LensGrid",
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",

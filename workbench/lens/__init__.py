@@ -1,5 +1,9 @@
 """What each layer predicts: lenses on the residual stream and on what is added to it."""
 
+from workbench.lens.attention import Attention as Attention
+from workbench.lens.attention import HeadScores as HeadScores
+from workbench.lens.attention import read_attention as read_attention
+from workbench.lens.attention import score_heads as score_heads
 from workbench.lens.errors import LensError as LensError
 from workbench.lens.grid import LensGrid as LensGrid
 from workbench.lens.reading import read_lens as read_lens

@@ -1,0 +1,207 @@
+"""What heads attend to on a text, and what behaviour they show on repeated random tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from workbench.core.checks import Natural, Positive, Raises, checked
+from workbench.lens.errors import LensError
+from workbench.model.edits import EditError, Intervention
+from workbench.model.language_model import LanguageModel
+from workbench.model.prompts import Prompt
+from workbench.model.weights import ModelError
+
+Weighted = Literal["pattern", "written"]
+EXACT, EXACT_16_BITS = 1e-3, 0.05
+"""The largest difference between a head's output and its pattern times its values, as a share of the largest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """What each head attends to on a text; `read_attention` returns one."""
+
+    prompt: list[str]
+    """The text of each token."""
+    layers: list[int]
+    patterns: Tensor = field(repr=False)
+    """`[layers, heads, query, key]`: probabilities, or the norm of what the head writes at the query for each key."""
+
+    @checked(LensError)
+    def head(self, layer: Natural, head: Natural) -> Tensor:
+        """The pattern of one head, `[query, key]`; raises `LensError` if it was not read."""
+        if layer not in self.layers or head >= self.patterns.shape[1]:
+            heads = self.patterns.shape[1] - 1
+            raise LensError(f"There is no head {layer}.{head} here: layers {self.layers}, heads 0 to {heads}.")
+        return self.patterns[self.layers.index(layer), head]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The patterns as plain data."""
+        return {"prompt": self.prompt, "layers": self.layers, "patterns": self.patterns.tolist()}
+
+
+@checked(LensError)
+def read_attention(
+    model: LanguageModel,
+    text: Prompt,
+    *,
+    weighted: Weighted = "pattern",
+    layers: Sequence[Natural] | None = None,
+    interventions: Annotated[Sequence[Intervention], Raises(EditError)] = (),
+) -> Attention:
+    """The attention patterns of a text.
+
+    Args:
+        model: the model.
+        text: a text, a `chat_prompt`, or token ids `[pos]`.
+        weighted: "pattern" for the probabilities; "written" for the norm of what the head adds to the residual stream
+            at the query for each key, its probability times the key's value through the output weights.
+        layers: only these; None for all.
+        interventions: act in the run that is read, beside those in force here.
+
+    Raises:
+        LensError: a layer that the model lacks or whose attention keeps no pattern, or values that don't make up what
+            the heads return.
+        PromptError: an empty text, or one longer than the context.
+
+    Source: Kobayashi et al. (2020, arXiv 2004.10102) for the norms.
+    """
+    tokens = model.as_tokens(text)
+    if len(tokens) != 1:
+        raise LensError(f"Attention is read on one text at a time, not {len(tokens)} rows.")
+    chosen = _layers(model, layers)
+    with model.intervening(interventions):
+        patterns = _captured(model, tokens, chosen, "hook_pattern")  # [1, heads, query, key] each
+        if weighted == "written":
+            patterns = [
+                pattern * norms[:, :, None] * (1.0 if scales is None else scales[:, None])
+                for pattern, (norms, scales) in zip(patterns, _written(model, tokens, chosen, patterns), strict=True)
+            ]
+    prompt = [str(one) for one in tokens[0].tolist()] if model.tokenizer is None else model.token_texts(tokens[0])
+    return Attention(prompt, chosen, torch.cat(patterns))
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """Three behaviours of each head on repeated random tokens, from 0 to 1; `score_heads` returns one."""
+
+    previous: Tensor
+    """`[layer, head]`: the mean probability at the token before."""
+    duplicate: Tensor
+    """`[layer, head]`: at the earlier occurrence of the same token, in the second half."""
+    induction: Tensor
+    """`[layer, head]`: at the token behind that occurrence, in the second half."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as plain data."""
+        return {name: getattr(self, name).tolist() for name in ("previous", "duplicate", "induction")}
+
+
+@checked(LensError)
+def score_heads(
+    model: LanguageModel,
+    *,
+    length: Positive = 32,
+    rows: Positive = 4,
+    tokens: Sequence[Natural] | None = None,
+    seed: Natural = 0,
+) -> HeadScores:
+    """How much each head is a previous-token, a duplicate-token and an induction head.
+
+    A row is what the tokenizer puts in front of a text, then random tokens without repetition, then the same again.
+
+    Args:
+        model: the model.
+        length: random tokens in a row, before they are repeated.
+        rows: number of rows.
+        tokens: ids that are drawn from; None for all that are no special tokens.
+        seed: of the draw.
+
+    Raises:
+        LensError: fewer tokens than `length`, rows that are longer than the context, or attention that keeps no
+            pattern.
+
+    Source: Elhage et al. (2021) and Olsson et al. (2022, arXiv 2209.11895).
+    """
+    front = _front(model)
+    special = set() if model.tokenizer is None else set(model.tokenizer.all_special_ids)
+    pool = [one for one in (range(model.network.vocab_size) if tokens is None else tokens) if one not in special]
+    if len(pool) < length:
+        raise LensError(f"There are {len(pool)} tokens to draw from, fewer than length = {length}.")
+    if len(front) + 2 * length > model.network.n_ctx:
+        raise LensError(f"Rows of {len(front) + 2 * length} tokens do not fit into the context; lower length.")
+    chance = torch.Generator().manual_seed(seed)
+    drawn = torch.stack([torch.tensor(pool)[torch.randperm(len(pool), generator=chance)[:length]] for _ in range(rows)])
+    batch = torch.cat([torch.tensor(front, dtype=torch.long).expand(rows, -1), drawn, drawn], 1)
+    start = len(front)
+    queries = torch.arange(start + length, start + 2 * length)
+    layers = _layers(model, None)
+    found = [
+        torch.stack([pattern[:, :, queries, queries - back].float().mean((0, 2)) for back in (1, length, length - 1)])
+        for pattern in _captured(model, model.as_tokens(batch), layers, "hook_pattern")
+    ]
+    return HeadScores(*torch.stack(found, 1))
+
+
+def _layers(model: LanguageModel, layers: Sequence[int] | None) -> list[int]:
+    count = model.network.n_layers
+    chosen = list(range(count)) if layers is None else list(layers)
+    if not chosen or max(chosen) >= count:
+        raise LensError(f"{model.name} has layers 0 to {count - 1}; name at least one of these.")
+    return chosen
+
+
+def _captured(model: LanguageModel, tokens: Tensor, layers: Sequence[int], part: str) -> list[Tensor]:
+    """The tensors at a hook point of the attention of each layer."""
+    names = [f"blocks.{layer}.attn.{part}" for layer in layers]
+    missing = next((name for name in names if name not in model.hook_points), None)
+    if missing:
+        raise LensError(f"{model.name} computes nothing at {missing}, so what its heads attend to can't be read.")
+    with torch.no_grad():
+        seen = model.capture(tokens, names)
+    return [seen[name] for name in names]
+
+
+def _written(
+    model: LanguageModel, tokens: Tensor, layers: Sequence[int], patterns: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor | None]]:
+    """For each layer the norms of what each key's value writes `[1, heads, key]`, and the scales of the norm behind
+    the attention at each query `[1, query, 1]`, None without one.
+
+    Raises:
+        LensError: the patterns times the values are not what the heads return.
+    """
+    values, outputs = (_captured(model, tokens, layers, part) for part in ("hook_v", "hook_z"))
+    exact = EXACT if model.dtype == torch.float32 else EXACT_16_BITS
+    found = []
+    for layer, pattern, value, output in zip(layers, patterns, values, outputs, strict=True):
+        heads = output.shape[2]
+        if heads % value.shape[2]:
+            raise LensError(f"The {heads} heads of layer {layer} share {value.shape[2]} values unevenly.")
+        shared = value.float().repeat_interleave(heads // value.shape[2], 2)  # [1, key, heads, d_head]
+        made = torch.einsum("bhqk,bkhd->bqhd", pattern.float(), shared)
+        if made.shape != output.shape or not float((made - output).abs().max()) <= exact * float(output.abs().max()):
+            raise LensError(f"What the heads of layer {layer} return is not their patterns times their values.")
+        try:
+            _, _, out, _ = model.network.attention_weights(layer)  # [heads, d_head, d_model]
+            path = model.network.into_stream(model.hook_points[f"blocks.{layer}.attn.hook_z"])
+        except ModelError as error:
+            raise LensError(f"What the heads of layer {layer} write can't be read: {error}") from error
+        written = path.directions(torch.einsum("bkhd,hdm->bhkm", shared.to(out.device), out))
+        scales = path.scales(output.flatten(-2))
+        found.append((written.norm(dim=-1).to(pattern.device), None if scales is None else scales.abs()))
+    return found
+
+
+def _front(model: LanguageModel) -> list[int]:
+    """The tokens that the tokenizer puts in front of a text."""
+    if model.tokenizer is None:
+        return []
+    some = model.token_texts(torch.arange(min(model.network.vocab_size, 200)))
+    text = next((one for one in some if one.strip().isalnum()), "a")
+    with_front, without = (model.to_tokens(text, start=start)[0].tolist() for start in (True, False))
+    return with_front[: len(with_front) - len(without)]
