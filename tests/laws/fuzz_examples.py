@@ -424,6 +424,15 @@ FUNCTIONS: Calls = {
         **READS,
     },
     "lens.LogitLens": lambda w: {},
+    "lens.attribute_logit": lambda w: {
+        "model": w.model,
+        "text": "The dog ran",
+        "target": 3,
+        "position": -1,
+        "detail": "neurons",
+        "top": 3,
+        "interventions": w.edits,
+    },
     "lens.read_attention": lambda w: {
         "model": w.model,
         "text": "The dog ran",

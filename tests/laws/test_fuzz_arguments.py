@@ -52,7 +52,7 @@ RECORDS = {
     "index": "Example FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
-    "lens": "Attention HeadScores Lens LensGrid",
+    "lens": "Attention HeadScores Lens LensGrid LogitAttribution Share",
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",
@@ -106,6 +106,7 @@ PASSES: dict[str, set[str]] = {
     "value factor amount mean thresholds": {"2**63", "10**400"},
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
     "at_most target source": {"0"},
+    "lens.attribute_logit.position": {"0"},
     "sign position": {"-1"},
     "Graph.prune.keep": {"a set"},
     "measures.dose_response.values": {*LISTS, "a list of -1", "a long list"},

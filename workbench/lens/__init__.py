@@ -6,6 +6,9 @@ from workbench.lens.attention import read_attention as read_attention
 from workbench.lens.attention import score_heads as score_heads
 from workbench.lens.errors import LensError as LensError
 from workbench.lens.grid import LensGrid as LensGrid
+from workbench.lens.logits import LogitAttribution as LogitAttribution
+from workbench.lens.logits import Share as Share
+from workbench.lens.logits import attribute_logit as attribute_logit
 from workbench.lens.reading import read_lens as read_lens
 from workbench.lens.transports import Lens as Lens
 from workbench.lens.transports import LogitLens as LogitLens

@@ -149,7 +149,7 @@ def score_heads(
 
 def _layers(model: LanguageModel, layers: Sequence[int] | None) -> list[int]:
     count = model.network.n_layers
-    chosen = list(range(count)) if layers is None else list(layers)
+    chosen = list(range(count)) if layers is None else list(dict.fromkeys(layers))
     if not chosen or max(chosen) >= count:
         raise LensError(f"{model.name} has layers 0 to {count - 1}; name at least one of these.")
     return chosen

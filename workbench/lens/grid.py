@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.core.checks import as_integer, checked
-from workbench.core.type_words import shown
+from workbench.core.checks import checked
 from workbench.lens.errors import LensError
 from workbench.lens.places import Place
 from workbench.lens.readout import Readout
+from workbench.lens.tokens import token_id
 from workbench.model.language_model import LanguageModel
 
 
@@ -72,7 +72,7 @@ class LensGrid:
 
     def _of_token(self, token: str | int, measure: Any) -> Tensor:
         """A measure of each cell's logits `[cells, vocab]` and a token's own `[cells, 1]`: `[rows, pos]`."""
-        number, readout = self._id(token), Readout(self.model)
+        number, readout = token_id(self.model, token), Readout(self.model)
         cells = self.streams.flatten(0, 1)
         found = []
         with torch.no_grad():
@@ -80,17 +80,6 @@ class LensGrid:
                 logits = readout.logits(readout.normed(cells[at]))
                 found.append(measure(logits, logits[:, number : number + 1]))
         return torch.cat(found).view(self.streams.shape[:2])
-
-    def _id(self, token: str | int) -> int:
-        if isinstance(token, str):
-            ids = self.model.to_tokens(token, start=False)[0].tolist() if token else []
-            if len(ids) != 1:
-                raise LensError(f"{shown(token)} is {len(ids)} tokens for this model; name one token, or its id.")
-            return ids[0]
-        number = as_integer(token)
-        if number is None or not 0 <= number < self.model.network.vocab_size:
-            raise LensError(f"A token is a text or an id from 0 to {self.model.network.vocab_size - 1}.")
-        return number
 
     def to_dict(self) -> dict[str, Any]:
         """The grid as plain data, without `streams`."""

@@ -62,9 +62,9 @@ def places_of(model: LanguageModel, at: str, layers: Sequence[int] | None) -> li
     if at not in STREAM and at not in ADDED:
         raise LensError(f"A lens reads at {', '.join([*STREAM, *ADDED])}, not at {shown(at)}.")
     count = model.network.n_layers
-    chosen = range(count) if layers is None else layers
+    chosen = list(range(count)) if layers is None else list(dict.fromkeys(layers))
     wrong = next((layer for layer in chosen if layer >= count), None)
-    if wrong is not None or not len(chosen):
+    if wrong is not None or not chosen:
         raise LensError(f"{model.name} has layers 0 to {count - 1}; name at least one of these.")
     places: list[Place] = []
     for layer in chosen:
