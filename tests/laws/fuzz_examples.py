@@ -433,6 +433,18 @@ FUNCTIONS: Calls = {
         "top": 3,
         "interventions": w.edits,
     },
+    "lens.measure_early_exit": lambda w: {
+        "model": w.model,
+        "corpus": w.corpus,
+        "kind": "logit",
+        "confidences": [0.5],
+        "tokens": 20,
+        "context": 16,
+        "resamples": 9,
+        "seed": 0,
+    },
+    "lens.read_doubt": lambda w: {"model": w.model, "text": "The dog ran", "kind": "logit", "interventions": w.edits},
+    "lens.read_words": lambda w: {"model": w.model, "text": "The dog ran", "top": 5},
     "lens.read_attention": lambda w: {
         "model": w.model,
         "text": "The dog ran",
@@ -623,6 +635,8 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Feature": lambda w: wb.Feature.parse(NEURON),
     "Steer": lambda w: wb.Steer(NEURON, 1.0),
     "Attention": lambda w: wb.lens.read_attention(w.model, "The dog ran", layers=[1]),
+    "Doubt": lambda w: wb.lens.read_doubt(w.model, "The dog ran"),
+    "TextWords": lambda w: wb.lens.read_words(w.model, "The dog ran"),
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
 }
 """Objects whose methods are called."""
@@ -664,6 +678,8 @@ METHODS: Calls = {
     "Corpus.count_tokens": lambda w: {"model": w.model, "at_most": 10},
     "Corpus.batches": lambda w: {"model": w.model, "bos": True, "repeat": False, "shard": (0, 1), **READS},
     "Attention.head": lambda w: {"layer": 1, "head": 0},
+    "Doubt.spans": lambda w: {"at_most": 3.0, "least": 1},
+    "TextWords.similarity": lambda w: {"other": wb.lens.read_words(w.model, "A cat sat")},
     "LensGrid.rank": lambda w: {"token": 3},
     "LensGrid.log_probability": lambda w: {"token": 3},
     "FeatureIndex.top": lambda w: {"index": 1, "n": 2},

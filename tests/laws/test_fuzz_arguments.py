@@ -52,7 +52,7 @@ RECORDS = {
     "index": "Example FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
-    "lens": "Attention HeadScores Lens LensGrid LogitAttribution Share",
+    "lens": "Attention Doubt EarlyExit HeadScores Lens LensGrid LogitAttribution Share TextWords",
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",
@@ -107,6 +107,7 @@ PASSES: dict[str, set[str]] = {
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
     "at_most target source": {"0"},
     "lens.attribute_logit.position": {"0"},
+    "Doubt.spans.at_most": {"0", "-1", "3e38", "2**63", "10**400"},
     "sign position": {"-1"},
     "Graph.prune.keep": {"a set"},
     "measures.dose_response.values": {*LISTS, "a list of -1", "a long list"},

@@ -1,0 +1,76 @@
+"""A text as a weighted list of words, through the LM head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.core.checks import Positive, checked
+from workbench.lens.errors import LensError
+from workbench.lens.readout import NORM, Readout
+from workbench.model.language_model import LanguageModel
+from workbench.model.prompts import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class TextWords:
+    """A text as a sparse vector over the vocabulary; `read_words` returns one."""
+
+    ids: Tensor
+    """Tokens, the heaviest first, `[n]`."""
+    weights: Tensor
+    """Theirs, above 0, `[n]`."""
+    words: list[str] = field(repr=False)
+    """The texts of the tokens."""
+    vocabulary: int = field(repr=False)
+
+    @checked(LensError)
+    def similarity(self, other: TextWords) -> float:
+        """The cosine of two texts' vectors, from 0 to 1; both of one model.
+
+        Raises:
+            LensError: vectors over different vocabularies.
+        """
+        if self.vocabulary != other.vocabulary:
+            raise LensError("The two texts were read by models with different vocabularies.")
+        one, two = (part.ids.new_zeros(self.vocabulary, dtype=torch.float32) for part in (self, other))
+        one[self.ids], two[other.ids.to(two.device)] = self.weights, other.weights.to(two)
+        return float(torch.nn.functional.cosine_similarity(one, two.to(one.device), dim=0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The words and their weights."""
+        return {"words": self.words, "weights": self.weights.tolist()}
+
+
+@checked(LensError)
+def read_words(model: LanguageModel, text: Prompt, top: Positive = 100) -> TextWords:
+    """The words that a text says through the LM head: each token's largest log(1 + max(0, logit)) of any position.
+
+    Args:
+        model: the model.
+        text: a text, a `chat_prompt`, or token ids `[pos]`.
+        top: tokens that are kept.
+
+    Raises:
+        LensError: a model whose final norm or LM head can't be read alone.
+        PromptError: an empty text, or one longer than the context.
+
+    Source: Formal et al. 2021, arXiv 2109.10086 (SPLADE); Doshi et al. 2024, arXiv 2408.11119 (Mistral-SPLADE).
+    """
+    tokens = model.as_tokens(text)
+    if len(tokens) != 1:
+        raise LensError(f"Words are read of one text at a time, not {len(tokens)} rows.")
+    readout = Readout(model)
+    with torch.no_grad():
+        normed = model.capture(tokens, [NORM])[NORM][0].float().to(readout.head.device)  # [pos, d_model]
+        heaviest = normed.new_zeros(len(readout.head))
+        for at in readout.blocks(len(normed)):
+            torch.maximum(heaviest, readout.logits(normed[at]).amax(0), out=heaviest)
+        weights, ids = heaviest.log1p().topk(min(top, len(heaviest)))
+    kept = weights > 0
+    ids, weights = ids[kept], weights[kept]
+    words = [str(one) for one in ids.tolist()] if model.tokenizer is None else model.token_texts(ids)
+    return TextWords(ids, weights, words, len(heaviest))
