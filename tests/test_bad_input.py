@@ -559,6 +559,11 @@ def test_data_that_is_no_intervention(said: Any) -> None:
     refused(wb.model.EditError, lambda: from_dict(said))
 
 
+def test_an_intervention_without_a_setting_is_told_which() -> None:
+    without = {name: value for name, value in GOOD.items() if name != "value"}
+    assert "has no value" in refused(wb.model.EditError, lambda: from_dict(without))
+
+
 # --- decoding and searching
 
 
@@ -567,7 +572,6 @@ def test_data_that_is_no_intervention(said: Any) -> None:
     [
         {"weights": "post"},
         {"weights": "Gate"},
-        {"weights": None},
         {"top_k": 0},
         {"top_k": -1},
         {"top_k": tiny.VOCAB + 1},

@@ -94,7 +94,8 @@ def _table(names: Sequence[str], results: Sequence[Fidelity]) -> None:
             low, high = one.intervals[measure]
             row |= {f"value {number}": f"{getattr(one, measure):.4g}", f"span {number}": f"{low:.4g} to {high:.4g}"}
         rows.append(row | {"meaning": meaning})
-    dead = {"measure": "Dead latents", "meaning": "Fraction that is active on none of these tokens."}
+    seen = f"Fraction that is active on none of these {results[0].tokens:,} tokens; more tokens find fewer dead."
+    dead = {"measure": "Dead latents", "meaning": seen}
     for number, one in enumerate(results):
         dead |= {f"value {number}": f"{one.dead:.1%}", f"span {number}": ""}
     rows.append(dead)

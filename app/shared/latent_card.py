@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -66,8 +67,7 @@ def _examples(card: FeatureCard) -> None:
             with st.expander(f"{len(rest)} more"):
                 show_examples(rest, card.highest)
     with weaker:
-        for band in dict.fromkeys(example.band for example in card.quantile_examples):
-            low, high = band
+        for low, high in sorted({example.band for example in card.quantile_examples}):
             st.caption(f"From the {_part(low)} quarter of its values")
             show_examples([one for one in card.quantile_examples if one.band == (low, high)], card.highest)
     with histogram:
@@ -106,9 +106,12 @@ def _relations(one: Known, index: FeatureIndex, card: FeatureCard) -> None:
             _link(one, index, near.index, f"{near.cosine:.2f}", near.label)
     with right:
         st.markdown("**Active together**")
-        st.caption(f"The share of this {one.noun}'s tokens on which the other is active too.")
+        st.caption(
+            f"The share of this {one.noun}'s tokens on which the other is active too, and how many times as often that "
+            "is as on all tokens; both decide the order."
+        )
         for partner in card.cofiring:
-            _link(one, index, partner.index, f"{partner.share:.0%}", partner.label)
+            _link(one, index, partner.index, f"{partner.share:.0%} · {math.exp(partner.pmi):.3g}×", partner.label)
 
 
 def _link(one: Known, index: FeatureIndex, latent: int, number: str, label: str) -> None:

@@ -6,12 +6,15 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from index_models import HOW, World, ordered
 
 import workbench as wb
+from workbench.index.searching import Searcher
 
 
 def marked(world: World, pattern: str) -> set[int]:
@@ -131,3 +134,16 @@ def test_a_regular_expression_without_end_is_given_up(tmp_path: Path, llama, mon
     index = wb.build_index(llama, sae, corpus, tmp_path / "index")
     with pytest.raises(wb.index.FeatureIndexError, match=r"takes longer than 0\.2 s"):
         index.search(regex=r"(\w+ ?){1,60}\d")
+
+
+def test_words_rank_by_place_then_number_then_density() -> None:
+    """Against a sort by hand of random token lists."""
+    chance = np.random.default_rng(0)
+    peaks = chance.integers(0, 6, (60, 5))
+    density = chance.choice([0.1, 0.2, 0.3, 0.4], 60) + np.arange(60) * 1e-6
+
+    tokens: Any = SimpleNamespace(pieces={number: f" word{number}" for number in range(6)})
+    searcher = Searcher(tokens, {"peaks": peaks, "promoted": np.full((60, 1), -1), "density": density})
+    found = list(searcher.with_text("word3", {}))
+    rows = [(row.tolist().index(3), -row.tolist().count(3), density[n], n) for n, row in enumerate(peaks) if 3 in row]
+    assert found == [n for *_, n in sorted(rows)]

@@ -289,3 +289,13 @@ def test_a_perfect_dictionary_on_the_default_model(model) -> None:
     assert found.loss_recovered == pytest.approx(1, abs=1e-4)
     assert found.kl == pytest.approx(0, abs=1e-4)
     assert found.ce_zero > found.ce + 1
+
+
+def test_printed_it_shows_its_intervals(model) -> None:
+    found = wb.measure_fidelity(model, perfect(), Corpus(TEXTS), tokens=40, resamples=20)
+    printed = str(found)
+    for name, (low, high) in found.intervals.items():
+        assert f"{getattr(found, name):.4g}   {low:.4g} to {high:.4g}" in next(
+            line for line in printed.split("\n") if line.split()[0] == name
+        )
+    assert f"on {found.tokens} tokens of {found.texts} texts" in printed

@@ -482,3 +482,8 @@ def test_a_sample_of_the_default_models_table_against_loops(model) -> None:
             best = (head @ vector * sign).topk(10)
             assert table.scores[side, row].tolist() == pytest.approx(best.values.tolist(), abs=1e-4)
             assert len(set(table.tokens[side, row].tolist()) & set(best.indices.tolist())) >= 9
+
+
+def test_without_a_gate_the_default_is_up(zoo) -> None:
+    assert wb.decode_neurons(zoo["gpt2"], top_k=2).weights == "up"
+    assert wb.decode_neurons(zoo["llama"], top_k=2).weights == "gate"

@@ -24,8 +24,11 @@ def code_span(text: object) -> str:
 
 
 def figure_text(text: str) -> str:
-    """A text as a name or a title that Plotly can't take for markup or mathematics."""
-    return html.escape(text).replace("$", "&#36;")
+    """A text as a name or a title that Plotly can't take for markup or mathematics.
+
+    Quotes stay: Plotly knows no name for them, and shows `&quot;` as it is.
+    """
+    return html.escape(text, quote=False).replace("$", "&#36;")
 
 
 def figure_label(text: str) -> str:

@@ -57,7 +57,8 @@ class Searcher:
         """Features with all words of a text in one field, best first, and the field: label, note, activating, promoted.
 
         Labels rank before notes, these before tokens that a feature is active on, these before tokens that it promotes.
-        Whole words rank before beginnings of words: within labels and within notes, and in all tokens.
+        Whole words rank before beginnings of words: within labels and within notes, and in all tokens. Among tokens the
+        place of the word in the feature's list decides, then how often it stands there, then the lower density.
         """
         words = _words(text)
         matches: dict[int, str] = {}
@@ -68,7 +69,8 @@ class Searcher:
         grades = [self._grades(word) for word in words]
         for least in (WHOLE, BEGINNING):
             for name, field in _TOKEN_COLUMNS.items():
-                for feature in _ranked(self._statistics[name], [grade >= least for grade in grades]):
+                wanted = [grade >= least for grade in grades]
+                for feature in _ranked(self._statistics[name], wanted, self._statistics["density"]):
                     matches.setdefault(feature, field)
         return matches
 
@@ -97,15 +99,18 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _ranked(ids: np.ndarray, wanted: list[np.ndarray]) -> list[int]:
-    """The features with a token of each set in their row, those with most first, then those with the first one.
+def _ranked(ids: np.ndarray, wanted: list[np.ndarray], density: np.ndarray) -> list[int]:
+    """The features with a token of each set in their row, best first.
+
+    The place of the first such token decides; among equal ones the number of such tokens, then the lower density.
 
     Args:
         ids: tokens of each feature, best first, `[n_features, n]`; -1 for none.
         wanted: sets of tokens, as masks over ids, with False for -1.
+        density: of each feature, `[n_features]`.
     """
     found = [mask[ids] for mask in wanted]  # [n_features, n] each
     features = np.flatnonzero(np.logical_and.reduce([one.any(1) for one in found]))
     count = sum((one[features].sum(1) for one in found), np.zeros(len(features), int))
-    first = np.min([one[features].argmax(1) for one in found], axis=0)
-    return features[np.lexsort((first, -count))].tolist()
+    first = np.max([one[features].argmax(1) for one in found], axis=0)
+    return features[np.lexsort((density[features], -count, first))].tolist()

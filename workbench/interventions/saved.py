@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -87,6 +87,12 @@ def from_dict(data: dict[str, Any]) -> InterventionKind:
     try:
         return kind.from_settings({key: value for key, value in data.items() if key != "kind"})
     except (KeyError, TypeError, AttributeError) as error:
+        needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+        missing = [name for name in needed if name not in data]
+        if missing:
+            raise EditError(
+                f"The {kind.__name__} among these interventions has no {' and no '.join(missing)}."
+            ) from error
         known = ", ".join(field.name for field in fields(kind))
         raise EditError(
             f"This is not an intervention ({reason_of(error)}); {kind.__name__} needs its settings, which are {known}."

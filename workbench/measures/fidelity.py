@@ -68,6 +68,12 @@ class Fidelity:
     """Measured tokens whose written activation is massive (see `model.massive`). They hold most of the variance that
     `fvu` is a share of."""
 
+    def __str__(self) -> str:
+        lines = [f"fidelity on {self.tokens:,} tokens of {self.texts:,} texts, with 95% confidence intervals"]
+        for name, (low, high) in self.intervals.items():
+            lines.append(f"{name:<15}{getattr(self, name):8.4g}   {low:.4g} to {high:.4g}")
+        return "\n".join([*lines, f"{'dead':<15}{self.dead:8.4g}   of {len(self.density):,} on these tokens"])
+
     def to_dict(self) -> dict[str, Any]:
         """The measures as plain data."""
         return asdict(self) | {

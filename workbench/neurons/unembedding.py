@@ -31,7 +31,7 @@ TINY = 1e-12
 @checked(NeuronError)
 def decode_neurons(
     model: LanguageModel,
-    weights: Weights = "gate",
+    weights: Weights | None = None,
     top_k: Positive = 10,
     *,
     scale: Scale = "raw",
@@ -42,7 +42,8 @@ def decode_neurons(
     Args:
         model: any model with MLPs.
         weights: the vectors that are read: rows of the `gate` or the `up` projection, or columns of `down`,
-            times what lies between the MLP and the stream: a norm's gain, a residual multiplier.
+            times what lies between the MLP and the stream: a norm's gain, a residual multiplier. None for `gate`, or
+            `up` where the MLPs are not gated.
         top_k: tokens kept per neuron and sign, at most 1,000.
         scale: `raw`: the weights themselves; `unit`: each divided by its norm; `norm`: sent through the final norm, as
             if the residual stream held nothing but this vector.
@@ -55,6 +56,7 @@ def decode_neurons(
         ModelError: the model lacks these weights.
         NeuronError: weights, top_k or scale out of range.
     """
+    weights = weights or ("gate" if "gate" in model.network.neuron_sites else "up")
     most = min(1000, model.network.vocab_size)
     if top_k > most:
         raise NeuronError(f"top_k is a whole number from 1 to {most:,}, not {top_k!r}.")
