@@ -165,7 +165,7 @@ def _stated(dictionary: Dictionary) -> tuple[int, dict[str, str]]:
         )
     if dictionary.d_in != dictionary.d_out or dictionary.config()["normalize_activations"] != "none":
         raise DictionaryError(
-            f"{dictionary.name} has two widths or normalises its input, which circuit-tracer does not."
+            f"{dictionary.name} has two widths or normalises its input, and circuit-tracer does neither."
         )
     reads, writes = _BLOCK.fullmatch(dictionary.reads), _BLOCK.fullmatch(dictionary.writes)
     if reads is None or writes is None or reads[1] != writes[1]:

@@ -89,7 +89,9 @@ def read(path: Path) -> Dictionary:
     config = parse_json(text, Config, DictionaryError, f"its {CONFIG} is not sparsify's")
     _check_fields(config)
     tensors = read_weights(path / WEIGHTS)
-    names = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} | ({"W_skip"} if config.get("skip_connection") else set())
+    names = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} | (
+        {"W_skip"} if config.get("skip_connection") else set()
+    )
     check_names(tensors, WEIGHTS, names, frozenset())
     width = _width(config)
     shapes = {"encoder.weight": (width, config["d_in"]), "encoder.bias": (width,), "W_dec": (width, config["d_in"])}
