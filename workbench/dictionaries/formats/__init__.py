@@ -3,8 +3,9 @@
 A file offers two names and two functions:
 
     TITLE: str                            the format for people, such as "SAELens"
-    FILES: tuple[str, ...]                the files that `read` needs, as patterns relative to the dictionary's folder, in
-                                          which `*` crosses no "/"; of a repository on the hub these alone are fetched
+    FILES: tuple[str, ...]                the files that `read` needs, those that must be there first: patterns relative
+                                          to the dictionary's folder, in which `*` crosses no "/"; of a repository on
+                                          the hub these alone are fetched
     matches(path: Path) -> bool           whether a folder or a single file has this format, be it one dictionary or
                                           several; looks at names of files and headers, opens few; no two formats match
     read(path: Path) -> Dictionary        the dictionary; errors say what is wrong, `load_dictionary` names the folder
@@ -18,6 +19,7 @@ and may offer two more:
 
 `load_dictionary` looks at every weight for values that are not finite, unless `read` did so and stated it with
 `remembered.hold_examined`, as a reader does whose tensors are mapped from their file.
-`workbench.dictionaries.recognition` asks all formats. `hub_names.repository_of(path)` says of which repository of the hub
-a path is a snapshot.
+Where SAELens's list of releases states a setting that files lack, `read` gets it as `stated`, if it takes that:
+`read(path, stated=None)`; see `saelens_registry`. `recognition` asks all formats. `hub_names.repository_of(path)` says
+which repository of the hub a path belongs to.
 """
