@@ -6,7 +6,7 @@
     ENV/bin/python scripts/make_dictionary_learning_fixtures.py check FOLDER ...
 
 `make` writes a run with a folder for each class: `ae.pt`, `config.json` as a trainer writes it, and
-`expected.safetensors` with inputs `x` [n, d], `codes` [n, width] and `reconstruction` [n, d]. `check` loads folders with
+`expected.safetensors` with inputs `x` [n, d], `codes` [n, width], `reconstruction` [n, d]. `check` loads folders with
 such a file by dictionary_learning's own `load_dictionary` and compares. Runs in an environment of its own, without this
 project. An empty module stands for nnsight, which only its buffers use and of which it needs an old version.
 """
