@@ -55,9 +55,7 @@ def fetch(
     files = _needed(listing, address, inside, several=several)
     if not several:
         _check_single(listing, files, address, inside)
-    sizes = {name: listing.sizes[name] for name in files}
-    folder = download(address.repository, listing.commit, sizes, DictionaryError, progress=progress, cancel=cancel)
-    return folder / address.inside
+    return download(listing, files, DictionaryError, progress=progress, cancel=cancel) / address.inside
 
 
 def _here(address: Address) -> Path | None:
@@ -76,7 +74,7 @@ def _listed(address: Address) -> tuple[Listing, str]:
         try:
             beside = list_files(address.repository, folder, address.revision, DictionaryError, deep=False)
         except NoEntry:
-            beside = Listing("", {})
+            raise _missing(address) from None
         if address.inside in beside.sizes:
             return beside, folder
         raise _missing(address) from None
@@ -155,8 +153,8 @@ def _check_single(listing: Listing, files: list[str], address: Address, inside: 
     asking = [find for one in known_formats() if (find := vars(one).get("parts"))]
     if not asking or address.inside != inside:
         return
-    small = {name: listing.sizes[name] for name in files if _is_plain(name, listing)}
-    there = download(address.repository, listing.commit, small, DictionaryError, progress=lambda share, what: None)
+    small = [name for name in files if _is_plain(name, listing)]
+    there = download(listing, small, DictionaryError, progress=lambda share, what: None)
     with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
         for name in files:
             copy = Path(scratch) / name
