@@ -54,7 +54,7 @@ def load_dictionary(path: str | Path, *, device: str | torch.device | None = Non
         )
     try:
         dictionary = form.read(folder)
-        if remembered_hash(dictionary) is None:
+        if remembered_hash(dictionary) is None and not dictionary.lazy:
             check_finite(dictionary.tensors())
     except KeyError as error:
         raise DictionaryError(f"{folder} can't be used: it lacks {reason_of(error)}.") from error
