@@ -383,7 +383,7 @@ def mean(lines: list[Any], name: str) -> float:
         ({"warmup": 1.5}, "warmup is a number from 0 to 1, not 1.5"),
         ({"decay": float("nan")}, "decay is a number from 0 to 1, not nan"),
         ({"checkpoint_every": float("nan")}, "checkpoint_every is a number"),
-        ({"hook_point": "middle"}, "The source holds activations at in, out, not at middle"),
+        ({"hook_point": "middle"}, "The source holds activations at in, out.*, not at middle"),
         ({"hook_point": ""}, "Name the hook point"),
         ({"source": None}, "Give a model, a hook point and a corpus"),
         ({"source": Synthetic(end=512)}, "ends after 512 of 2,560 tokens"),
