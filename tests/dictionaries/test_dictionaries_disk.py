@@ -168,7 +168,10 @@ def _tensors(folder: Path, **changed: torch.Tensor | None) -> None:
 
 
 BAD = {
-    "no folder": (lambda f: [(f / n).unlink() for n in (CONFIG, WEIGHTS)], "is not a dictionary: it has no cfg.json"),
+    "no folder": (
+        lambda f: [(f / n).unlink() for n in (CONFIG, WEIGHTS)],
+        "is not a dictionary of .*SAELens.*: it is empty",
+    ),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "it has no sae_weights.safetensors"),
     "torn configuration": (lambda f: (f / CONFIG).write_text('{"d_in": 8,'), "cfg.json is damaged"),
     "binary configuration": (lambda f: (f / CONFIG).write_bytes(b"\xff\x00\x01"), "cfg.json is damaged"),

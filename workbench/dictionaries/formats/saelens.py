@@ -20,6 +20,8 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_examined
 from workbench.dictionaries.saelens_fields import RESCALED, declared, refuse_unknown
 
+TITLE = "SAELens"
+FILES = (CONFIG, WEIGHTS)
 APART = ("dtype", "device", "metadata", "workbench", "reshape_activations")
 """Fields of our own folders that don't follow from the dictionary's weights and settings alone."""
 
