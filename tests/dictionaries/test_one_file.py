@@ -247,5 +247,5 @@ def test_shared_files_and_formats_import_no_kind() -> None:
 
 def test_kinds_by_other_names() -> None:
     assert Dictionary.kind_called("relu") is StandardSAE
-    with pytest.raises(DictionaryError, match=r"kind 'gated', .* it knows batchtopk"):
-        Dictionary.kind_called("gated")
+    with pytest.raises(DictionaryError, match=r"kind 'mine', .* it knows batchtopk"):
+        Dictionary.kind_called("mine")

@@ -21,6 +21,7 @@ from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
+from workbench.dictionaries.normalising import NONE, scale_of
 from workbench.dictionaries.remembered import held_tensors, remember_hash, remembered_hash
 from workbench.dictionaries.sites import Stage
 from workbench.model.edits import Masks
@@ -79,6 +80,8 @@ class Dictionary(nn.Module, ABC):
     lazy: bool = False
     """Whether its weights are looked at where they are used, and not when it is opened: they may be larger than any
     memory."""
+    normalises: str = NONE
+    """The rule of `normalising.RULES` by which each activation is normalised before it is encoded."""
     groups: int = 1
     """Parts of equal size into which the features are divided, in their order; each part describes its own share."""
     provenance: dict[str, Any]
@@ -174,11 +177,20 @@ class Dictionary(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Codes) -> Tensor:
-        """Codes as activations at `writes` `[..., d_out]`; affine in the values."""
+        """Codes as activations at `writes` `[..., d_out]`; affine in the values; see `rescales`."""
 
     @abstractmethod
     def direction(self, index: int) -> Tensor:
-        """The change at `writes` per unit of the feature: `[d_out]`."""
+        """The change at `writes` per unit of the feature: `[d_out]`; see `rescales`."""
+
+    @property
+    def rescales(self) -> bool:
+        """Whether a reconstruction is brought back from normalised units, by a factor of each activation.
+
+        `decode` and `direction` are then in normalised units. `reconstruct`, `intervene` and `splice` are in the
+        activations' own.
+        """
+        return self.normalises != NONE and not self.transcodes
 
     @classmethod
     @abstractmethod
@@ -222,6 +234,8 @@ class Dictionary(nn.Module, ABC):
     ) -> Tensor:
         """The activations plus `decode(edited codes) - decode(codes)`; the reconstruction error stays in them.
 
+        The difference is in the activations' own units where the dictionary `rescales`.
+
         Args:
             read: activations at `reads`, `[..., d_in]`.
             written: activations at `writes`, `[..., d_out]`.
@@ -241,6 +255,8 @@ class Dictionary(nn.Module, ABC):
                 else:
                     edited = change.apply(edited, masks)
             difference = self.decode(edited) - self.decode(codes)
+            if self.rescales:
+                difference = difference * scale_of(read.to(difference.dtype), self.normalises)
             return torch.where(difference == 0, written, written + difference)
         start: dict[int, Tensor] = {}
         now: dict[int, Tensor] = {}
@@ -250,6 +266,8 @@ class Dictionary(nn.Module, ABC):
             now[change.index] = change.apply(now[change.index], masks)
         for index, value in now.items():
             difference = (value - start[index]).unsqueeze(-1)  # [..., 1]
+            if self.rescales:
+                difference = difference * scale_of(read.to(difference.dtype), self.normalises)
             # where nothing changed the activation keeps its bits
             written = torch.where(difference == 0, written, written + difference * self.direction(index))
         return written

@@ -247,6 +247,10 @@ class FeatureIntervention(InterventionKind):
             raise NotAffineError(
                 f"it depends on the input: how active the feature is, which {dictionary.name} works out"
             )
+        if dictionary.rescales:
+            raise NotAffineError(
+                f"it depends on the input: {dictionary.name} multiplies what it writes by the size of each activation"
+            )
         each = dictionary.direction(index).detach().double().chunk(len(writes))
         return [(point.name, Add(affine.value * one)) for point, one in zip(writes, each, strict=True) if one.any()]
 
