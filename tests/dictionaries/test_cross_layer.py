@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import workbench as wb
 from workbench.dictionaries import CrossLayerTranscoder, DictionaryError
+from workbench.dictionaries.formats import circuit_tracer_cross_layer
 from workbench.dictionaries.jumprelu import JumpReLU
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 D, N, LAYERS = 32, 12, 3
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "circuit_tracer_cross_layer"
 TOKENS = torch.arange(9)[None] * 37 % tiny.VOCAB
 READS = " + ".join(f"blocks.{layer}.mlp.hook_in" for layer in range(LAYERS))
 WRITES = " + ".join(f"blocks.{layer}.hook_mlp_out" for layer in range(LAYERS))
@@ -245,3 +249,71 @@ def test_training_on_a_model_and_measuring(plain: Any, model: Any, tmp_path: Pat
     made.save(tmp_path / "clt")
     opened: Any = wb.load_dictionary(tmp_path / "clt")
     assert (opened.hash, opened.reads, opened.writes) == (made.hash, READS, WRITES)
+
+
+def side_by_side(parts: Tensor) -> Tensor:
+    """`[layers, n, width]` as `[n, layers * width]`."""
+    return torch.cat(list(parts), -1)
+
+
+@pytest.mark.parametrize("name", ["relu", "jumprelu", "halves"])
+def test_folders_of_circuit_tracer(name: str, tmp_path: Path) -> None:
+    expected = load_file(FIXTURES / f"{name}.safetensors")
+    opened: Any = wb.load_dictionary(FIXTURES / name)
+    assert opened.read_points == tuple(f"blocks.{layer}.hook_resid_mid" for layer in range(3))
+    assert opened.write_points == tuple(f"blocks.{layer}.hook_mlp_out" for layer in range(3))
+    assert opened.provenance["model_name"] == "a-model"
+    circuit_tracer_cross_layer.write(opened, tmp_path / "again")
+    for one in (opened, wb.load_dictionary(tmp_path / "again")):
+        x = side_by_side(expected["x"])
+        torch.testing.assert_close(one.encode(x).dense(), side_by_side(expected["codes"]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.reconstruct(x), side_by_side(expected["reconstruction"]), rtol=0, atol=1e-5)
+        for index in (1, 14, 30):
+            layer, latent = divmod(index, 12)
+            row = load_file(FIXTURES / name / f"W_dec_{layer}.safetensors")[f"W_dec_{layer}"][latent].float()
+            assert torch.equal(one.direction(index), torch.cat([torch.zeros(8 * layer), row.flatten()]))
+    assert {one.name for one in (tmp_path / "again").iterdir()} == {one.name for one in (FIXTURES / name).iterdir()}
+
+
+def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> None:
+    def altered(change: Any) -> Path:
+        shutil.rmtree(tmp_path / "d", ignore_errors=True)
+        shutil.copytree(FIXTURES / "jumprelu", tmp_path / "d")
+        change(tmp_path / "d")
+        return tmp_path / "d"
+
+    def with_tensor(file: str, name: str, change: Any) -> Any:
+        def write(folder: Path) -> None:
+            tensors = load_file(folder / file)
+            tensors[name] = change(tensors[name]).contiguous()
+            save_file(tensors, folder / file)
+
+        return write
+
+    def say(text: str) -> Any:
+        return lambda folder: (folder / "config.yaml").write_text(text)
+
+    whole = (FIXTURES / "jumprelu" / "config.yaml").read_text()
+    for words, change in (
+        (r"W_enc_1\.safetensors is missing", lambda folder: (folder / "W_enc_1.safetensors").unlink()),
+        (r"W_dec_2\.safetensors is missing", lambda folder: (folder / "W_dec_2.safetensors").unlink()),
+        (r"no config\.yaml", lambda folder: (folder / "config.yaml").unlink()),
+        ("tags are not read", say(whole + "more: !!python/object:os.system x\n")),
+        ("says that it is a 'transcoder_set'", say(whole.replace("cross_layer_transcoder", "transcoder_set"))),
+        ("feature_input_hook", say("model_kind: cross_layer_transcoder\nfeature_output_hook: hook_mlp_out\n")),
+        ("no name inside a block", say(whole.replace("hook_resid_mid", "'0 + 1'"))),
+        (r"W_dec_1 has the shape \(12, 1, 8\)", with_tensor("W_dec_1.safetensors", "W_dec_1", lambda one: one[:, :1])),
+        (r"b_enc_0 has the shape \(11,\)", with_tensor("W_enc_0.safetensors", "b_enc_0", lambda one: one[:11])),
+        ("not finite", with_tensor("W_enc_2.safetensors", "W_enc_2", lambda one: one / 0)),
+        ("below 0", with_tensor("W_enc_2.safetensors", "threshold_2", lambda one: -one)),
+        ("torch.int64", with_tensor("W_enc_2.safetensors", "b_dec_2", lambda one: one.long())),
+        ("damaged or cut short", lambda folder: (folder / "W_dec_0.safetensors").write_bytes(b"1234567890")),
+    ):
+        with pytest.raises(DictionaryError, match=words):
+            wb.load_dictionary(altered(change))
+    lazily: Any = wb.load_dictionary(altered(with_tensor("W_dec_1.safetensors", "W_dec_1", lambda one: one / 0)))
+    with pytest.raises(DictionaryError, match=r"W_dec of layer 1 .* not finite"):
+        lazily.direction(12)
+    assert lazily.direction(1).isfinite().all()
+    with pytest.raises(DictionaryError, match="not finite"):
+        lazily.reconstruct(torch.randn(5, 24))

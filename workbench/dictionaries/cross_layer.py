@@ -168,13 +168,13 @@ class CrossLayerTranscoder(Trainable):
     def _weighted(self, layer: int, latents: Tensor, values: Tensor, starts: Tensor) -> Tensor:
         """Decoder rows times values `[n]`, summed over the entries of each row, which begin at `starts` `[rows]`."""
         weight = self.W_dec[layer]
-        if weight.dtype not in HALVES:
+        if weight.dtype not in HALVES and not self.lazy:
             return embedding_bag(
                 latents, weight.flatten(1), starts, mode="sum", per_sample_weights=values.to(weight.dtype)
             )
         used, places = latents.unique(return_inverse=True)
         each = [self._rows(layer, used, number) for number in range(weight.shape[1])]
-        how: dict[str, Any] = {"mode": "sum", "per_sample_weights": values.float()}
+        how: dict[str, Any] = {"mode": "sum", "per_sample_weights": values.to(_computed(weight[:0]).dtype)}
         return torch.cat([embedding_bag(places, rows, starts, **how) for rows in each], -1)
 
     def _rows(self, layer: int, latents: Tensor | int, number: int | slice = slice(None)) -> Tensor:
