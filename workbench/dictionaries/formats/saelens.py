@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_settings, read_folder
+from workbench.dictionaries.folder import CONFIG, SAELENS, WEIGHTS, DictionaryError, check_settings, read_folder
 from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_examined
@@ -24,6 +24,11 @@ from workbench.dictionaries.saelens_folding import SCALER, WHITENING, folded, re
 
 TITLE = "SAELens"
 FILES = (CONFIG, WEIGHTS, SCALER, WHITENING)
+OPENED = (
+    *("standard", "topk", "jumprelu", "transcoder", "skip_transcoder", "jumprelu_transcoder"),
+    "jumprelu_skip_transcoder",
+)
+"""Architectures of our kinds that SAELens opens."""
 APART = ("dtype", "device", "metadata", "workbench", "reshape_activations")
 """Fields of our own folders that don't follow from the dictionary's weights and settings alone."""
 
@@ -60,6 +65,21 @@ def read(folder: Path) -> Dictionary:
     if not is_ours(content) and (model := metadata.get("model_name") or content.get("model_name")):
         dictionary.provenance["model_name"] = str(model)
     return dictionary
+
+
+def write(dictionary: Dictionary, folder: Path) -> None:
+    """Write a dictionary for SAELens: our own folder, where SAELens knows the architecture.
+
+    Raises:
+        DictionaryError: it does not, or the folder can't be written.
+    """
+    word = dictionary.config()["architecture"]
+    if word not in OPENED:
+        raise DictionaryError(
+            f"{dictionary.name} is of the kind {dictionary.kind}, which SAELens {SAELENS} does not open; leave format "
+            "out to save it for Workbench."
+        )
+    dictionary.write(folder)
 
 
 def is_ours(config: dict[str, Any]) -> bool:
