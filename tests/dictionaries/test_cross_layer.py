@@ -278,6 +278,25 @@ def test_folders_of_circuit_tracer(name: str, tmp_path: Path) -> None:
     assert {one.name for one in (tmp_path / "again").iterdir()} == {one.name for one in (FIXTURES / name).iterdir()}
 
 
+@pytest.mark.parametrize("name", ["width_36_l0_small", "width_36_l0_small_affine"])
+def test_folders_of_gemma_scope_2(name: str, tmp_path: Path) -> None:
+    folder = FIXTURES / "gemma-scope-2-1b-pt" / "clt" / name
+    expected = load_file(folder.parent / f"{name}.safetensors")
+    opened: Any = wb.load_dictionary(folder)
+    assert opened.read_points == tuple(f"blocks.{layer}.mlp.hook_in" for layer in range(3))
+    assert opened.write_points == tuple(f"blocks.{layer}.hook_mlp_out" for layer in range(3))
+    assert opened.provenance["model_name"] == "google/gemma-3-1b-pt"
+    opened.save(tmp_path / "again")
+    for one in (opened, wb.load_dictionary(tmp_path / "again")):
+        x = side_by_side(expected["x"])
+        torch.testing.assert_close(one.encode(x).dense(), side_by_side(expected["codes"]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.reconstruct(x), side_by_side(expected["reconstruction"]), rtol=0, atol=1e-5)
+    shutil.copytree(folder, tmp_path / "clt" / name)
+    (tmp_path / "clt" / name / "params_layer_2.safetensors").unlink()
+    with pytest.raises(DictionaryError, match=r"w_dec in params_layer_0\.safetensors has the shape .* 2 layers"):
+        wb.load_dictionary(tmp_path / "clt" / name)
+
+
 def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> None:
     def altered(change: Any) -> Path:
         shutil.rmtree(tmp_path / "d", ignore_errors=True)
@@ -302,7 +321,10 @@ def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> No
         (r"W_dec_2\.safetensors is missing", lambda folder: (folder / "W_dec_2.safetensors").unlink()),
         (r"no config\.yaml", lambda folder: (folder / "config.yaml").unlink()),
         ("tags are not read", say(whole + "more: !!python/object:os.system x\n")),
-        ("says that it is a 'transcoder_set'", say(whole.replace("cross_layer_transcoder", "transcoder_set"))),
+        (
+            "could be a dictionary of circuit-tracer or circuit-tracer, cross-layer",
+            say(whole.replace("cross_layer_transcoder", "transcoder_set")),
+        ),
         ("feature_input_hook", say("model_kind: cross_layer_transcoder\nfeature_output_hook: hook_mlp_out\n")),
         ("no name inside a block", say(whole.replace("hook_resid_mid", "'0 + 1'"))),
         (r"W_dec_1 has the shape \(12, 1, 8\)", with_tensor("W_dec_1.safetensors", "W_dec_1", lambda one: one[:, :1])),

@@ -25,7 +25,7 @@ from workbench.core.hashing import HALVES
 from workbench.dictionaries import cross_layer_learning as learning
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.folder import SAELENS, DictionaryError, check_fit
-from workbench.dictionaries.jumprelu import L0, JumpReLU
+from workbench.dictionaries.jumping import L0, JumpReLU
 from workbench.dictionaries.settings import Band, Setting, Width
 from workbench.dictionaries.sites import Stage
 from workbench.dictionaries.trainable import Step, Trainable

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.jumprelu import L0, JumpReLU
+from workbench.dictionaries.jumping import L0, JumpReLU
 from workbench.dictionaries.settings import Band, Setting, Width
 
 Points = Annotated[Positive, Setting("Hook points", "How many hook points it reads, and how many it writes.")]
