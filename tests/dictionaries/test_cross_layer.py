@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from workbench.measures.firing import active_features
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 D, N, LAYERS = 32, 12, 3
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_cross_layer_fixtures.py"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "circuit_tracer_cross_layer"
 TOKENS = torch.arange(9)[None] * 37 % tiny.VOCAB
 READS = " + ".join(f"blocks.{layer}.mlp.hook_in" for layer in range(LAYERS))
@@ -276,6 +279,21 @@ def test_folders_of_circuit_tracer(name: str, tmp_path: Path) -> None:
             row = load_file(FIXTURES / name / f"W_dec_{layer}.safetensors")[f"W_dec_{layer}"][latent].float()
             assert torch.equal(one.direction(index), torch.cat([torch.zeros(8 * layer), row.flatten()]))
     assert {one.name for one in (tmp_path / "again").iterdir()} == {one.name for one in (FIXTURES / name).iterdir()}
+
+
+def test_circuit_tracer_reads_what_we_write(tmp_path: Path) -> None:
+    python = os.environ.get("WORKBENCH_CIRCUIT_TRACER_PYTHON", "")
+    if not python:
+        pytest.skip("WORKBENCH_CIRCUIT_TRACER_PYTHON does not name a Python with it; see make test-peers")
+    made = transcoder()
+    made.save(tmp_path / "clt", format="circuit_tracer_cross_layer")
+    x = torch.randn(10, LAYERS * D)
+    outputs = {"x": x, "codes": made.encode(x).dense(), "reconstruction": made.reconstruct(x)}
+    each = {name: torch.stack(one.chunk(LAYERS, -1)).contiguous() for name, one in outputs.items()}
+    save_file(each, tmp_path / "clt.safetensors")
+    command = [python, str(SCRIPT), "check", str(tmp_path / "clt")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", ["width_36_l0_small", "width_36_l0_small_affine"])
