@@ -193,7 +193,7 @@ class _Tally:
         self.dictionary = dictionary
         self.at = sites(dictionary, model)
         check_order(dictionary, self.at)
-        self.across = len(self.at.reads) > 1 or len(self.at.writes) > 1
+        self.across = self.at.several
         self.written = " + ".join(one.key for one in self.at.writes)
         self.sums = TextSums()
         self.fired = torch.zeros(dictionary.n_features, dtype=torch.long, device=model.device)
