@@ -1,4 +1,4 @@
-"""The base of all dictionaries: it reads at one hook point, writes at one, and turns activations into sparse codes.
+"""The base of all dictionaries: it reads at hook points, writes at hook points, and makes activations sparse codes.
 
 A dictionary holds tensors and names hook points; it knows no model and opens no file but its own weights. The
 definition of a kind registers it under its word `kind`, where loading, training and the law tests look it up.
@@ -21,10 +21,15 @@ from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
+from workbench.dictionaries.normalising import NONE, scale_of
 from workbench.dictionaries.remembered import held_tensors, remember_hash, remembered_hash
+from workbench.dictionaries.sites import Stage
+from workbench.dictionaries.writing import write_as
 from workbench.model.edits import Masks
 from workbench.model.grad_mode import lasting
 
+JOIN = " + "
+"""What stands between the names of several hook points."""
 IDENTITY = 2
 """Version of the identity; version 1 was the hash of the tensors alone."""
 
@@ -55,15 +60,29 @@ class Dictionary(nn.Module, ABC):
     dense: ClassVar[bool] = False
     """Whether a feature is a coordinate of the hook point itself: each has a value of either sign at every token, and a
     change of one sets that coordinate."""
+    across: ClassVar[bool] = False
+    """Whether it reads and writes at several hook points."""
     opened_by: ClassVar[str] = "wb.load_dictionary"
     """The function that makes one of a text; sentences name it where a text stands in a dictionary's place."""
     reads: str = ""
-    """Hook point of the activations it encodes; empty until it is known."""
+    """Hook point of the activations it encodes; empty until it is known. Several are joined by " + ", which is no name
+    of a hook point: what does not know of several refuses it."""
     writes: str = ""
-    """Hook point of the activations it reconstructs; empty until it is known."""
+    """Hook point of the activations it reconstructs, or several, as in `reads`; empty until it is known."""
+    n_reads: int = 1
+    """Number of hook points that it reads at; their activations, of equal widths, stand one behind the other."""
+    n_writes: int = 1
+    """Number of hook points that it writes at."""
     d_in: int
+    """Width of the activations that it encodes, of all hook points together."""
     d_out: int
+    """Width of the activations that it reconstructs, of all hook points together."""
     n_features: int
+    lazy: bool = False
+    """Whether its weights are looked at where they are used, and not when it is opened: they may be larger than any
+    memory."""
+    normalises: str = NONE
+    """The rule of `normalising.RULES` by which each activation is normalised before it is encoded."""
     groups: int = 1
     """Parts of equal size into which the features are divided, in their order; each part describes its own share."""
     provenance: dict[str, Any]
@@ -100,6 +119,21 @@ class Dictionary(nn.Module, ABC):
     @name.setter
     def name(self, name: str) -> None:
         self._given_name = name
+
+    @property
+    def read_points(self) -> tuple[str, ...]:
+        """The hook points of `reads`, one by one."""
+        return tuple(self.reads.split(JOIN)) if self.reads else ()
+
+    @property
+    def write_points(self) -> tuple[str, ...]:
+        """The hook points of `writes`, one by one."""
+        return tuple(self.writes.split(JOIN)) if self.writes else ()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Its features by where they read and write: one stage, unless a kind has features of several layers."""
+        return (Stage(range(self.n_features), tuple(range(self.n_reads)), tuple(range(self.n_writes))),)
 
     @property
     def hash(self) -> str:
@@ -144,11 +178,20 @@ class Dictionary(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Codes) -> Tensor:
-        """Codes as activations at `writes` `[..., d_out]`; affine in the values."""
+        """Codes as activations at `writes` `[..., d_out]`; affine in the values; see `rescales`."""
 
     @abstractmethod
     def direction(self, index: int) -> Tensor:
-        """The change at `writes` per unit of the feature: `[d_out]`."""
+        """The change at `writes` per unit of the feature: `[d_out]`; see `rescales`."""
+
+    @property
+    def rescales(self) -> bool:
+        """Whether a reconstruction is brought back from normalised units, by a factor of each activation.
+
+        `decode` and `direction` are then in normalised units. `reconstruct`, `intervene` and `splice` are in the
+        activations' own.
+        """
+        return self.normalises != NONE and not self.transcodes
 
     @classmethod
     @abstractmethod
@@ -192,6 +235,8 @@ class Dictionary(nn.Module, ABC):
     ) -> Tensor:
         """The activations plus `decode(edited codes) - decode(codes)`; the reconstruction error stays in them.
 
+        The difference is in the activations' own units where the dictionary `rescales`.
+
         Args:
             read: activations at `reads`, `[..., d_in]`.
             written: activations at `writes`, `[..., d_out]`.
@@ -211,6 +256,8 @@ class Dictionary(nn.Module, ABC):
                 else:
                     edited = change.apply(edited, masks)
             difference = self.decode(edited) - self.decode(codes)
+            if self.rescales:
+                difference = difference * scale_of(read.to(difference.dtype), self.normalises)
             return torch.where(difference == 0, written, written + difference)
         start: dict[int, Tensor] = {}
         now: dict[int, Tensor] = {}
@@ -220,9 +267,19 @@ class Dictionary(nn.Module, ABC):
             now[change.index] = change.apply(now[change.index], masks)
         for index, value in now.items():
             difference = (value - start[index]).unsqueeze(-1)  # [..., 1]
+            if self.rescales:
+                difference = difference * scale_of(read.to(difference.dtype), self.normalises)
             # where nothing changed the activation keeps its bits
             written = torch.where(difference == 0, written, written + difference * self.direction(index))
         return written
+
+    def encode_stage(self, number: int, x: Tensor) -> Codes:
+        """The codes of the features of one of `stages`, from the activations where it reads; indices are as ever."""
+        return self.encode(x)
+
+    def reconstruct_stage(self, number: int, x: Tensor, codes: Codes) -> Tensor:
+        """A stage's share of `reconstruct` where it writes; the shares of all stages sum to it."""
+        return self.reconstruct(x, codes)
 
     def splice(self, hook_point: str) -> Splice:
         """A splice of this dictionary at a hook point, for `LanguageModel.spliced`."""
@@ -255,10 +312,26 @@ class Dictionary(nn.Module, ABC):
         raise DictionaryError(f"it is of the kind {shown(word)}, which this version does not know; it knows {known}")
 
     @checked(DictionaryError)
-    def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write the dictionary to a folder, which becomes its `folder`; see `write`."""
-        self.write(path, half=half)
-        self.folder = str(Path(path))
+    def save(self, path: str | Path, *, half: bool = False, format: str | None = None) -> None:
+        """Write the dictionary to a folder, which becomes its `folder`; or a copy for another tool.
+
+        Args:
+            path: the folder; a set of transcoders gets one more layer.
+            half: as in `write`; not for other tools.
+            format: of another tool: "saelens", "sparsify", "dictionary_learning" or "circuit_tracer". None for our
+                own, which is SAELens's with fields for what SAELens lacks.
+
+        Raises:
+            DictionaryError: as in `write`, or the format has no place for this kind.
+        """
+        if format is None:
+            self.write(path, half=half)
+            self.folder = str(Path(path))
+            return
+        if half:
+            raise DictionaryError(f"{self.name} is written for other tools with whole weights; leave half out.")
+        self.config()  # raises where the features belong to a model
+        write_as(format, self, Path(path))
 
     @checked(DictionaryError)
     def write(self, path: str | Path, *, half: bool = False) -> None:
