@@ -35,7 +35,7 @@ from workbench.model.gguf_files import is_gguf, read_gguf
 from workbench.model.grad_mode import lasting
 from workbench.model.identity import spliced_identity
 from workbench.model.language_model import LanguageModel
-from workbench.model.placing import AUTO, chosen_device, chosen_dtype, placed
+from workbench.model.placing import AUTO, chosen_device, chosen_dtype, parted, placed
 from workbench.model.reading import Opened, check_kind, read_huggingface
 from workbench.model.weights import CHECKPOINT_FILES, ModelError, identity, write_module
 
@@ -165,9 +165,11 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
         half: keep 16 bits of each weight of the dictionaries.
 
     Raises:
-        ModelError: the folder holds something else, or can't be written.
+        ModelError: the folder holds something else, or can't be written; the model is sharded over processes.
     """
     path = Path(path)
+    if model.network.processes is not None:
+        raise ModelError(f"{model.name} {parted(model.network.module)}; save it with its own save_pretrained.")
     with explained(path, ModelError):
         other = path.exists() and not (path / NOTE).exists() and not is_empty(path)
     if other:

@@ -62,8 +62,8 @@ def _apply(name: str, shape: tuple[int, ...], run: Run, value: Tensor) -> Tensor
     """Edit a tensor in the shape `[batch, pos, *shape]` of the hook point; returns it in the module's own shape."""
     if value.shape[2:] == shape:
         return run.apply(name, value)
-    lead = value.shape[:2] if value.ndim > 2 else run.positions.shape  # OPT's MLPs flatten batch and position
-    shaped = value.view(*lead, *shape)
+    # OPT's MLPs flatten batch and position, and DeepSeek's keys have an axis between them
+    shaped = value.view(*run.positions.shape, *shape)
     edited = run.apply(name, shaped)
     return value if edited is shaped else edited.reshape(value.shape)
 

@@ -214,7 +214,7 @@ class Network:
         Raises:
             ModelError: a head that does not read the residual stream itself.
         """
-        head = LMHead(whole(self.module.get_output_embeddings().weight.detach()), self.device)
+        head = LMHead(whole(self.module.get_output_embeddings().weight), self.device)
         if head.width != self.d_model:
             raise ModelError(f"The LM head of this model reads {head.width} values, not the stream's {self.d_model}.")
         return head
@@ -280,7 +280,7 @@ class Network:
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
             apart = how_far_apart(self.module, self._bridged, point.name)
             raise unread_weights(weights, point, apart, self.module.dtype)
-        weight = whole(module.weight.detach()).to(self.device).float()
+        weight = whole(module.weight).detach().to(self.device).float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight
 
     def neuron_directions(self, layer: int, weights: str) -> Tensor:
@@ -345,8 +345,6 @@ class Network:
 
     @functools.cached_property
     def _probe(self) -> StreamProbe:
-        if self.processes is not None:
-            raise ModelError(f"Layers of a model that is sharded over processes can't be probed one by one; {WHOLE}.")
         with torch.inference_mode(False):
             return StreamProbe(self.module, self.d_model)
 

@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from workbench.model.edits import Run
 from workbench.model.grad_mode import gradients_are_taken
+from workbench.model.modules import sharing_copy
 from workbench.model.weights import ModelError, is_sharded, whole
 
 WHOLE = 'load it in one process, over several devices with device_map="auto"'
@@ -107,8 +108,17 @@ def make_whole(module: nn.Module) -> None:
         for name, one in inner.named_parameters(recurse=False):
             if is_sharded(one):
                 if id(one) not in gathered:
-                    gathered[id(one)] = nn.Parameter(whole(one.detach()), requires_grad=False)
+                    gathered[id(one)] = nn.Parameter(whole(one), requires_grad=False)
                 inner._parameters[name] = gathered[id(one)]
+
+
+def in_one_piece(module: nn.Module) -> nn.Module:
+    """The module itself; where its weights are sharded, a copy with whole ones, which all processes make together."""
+    if not any(map(is_sharded, module.parameters())):
+        return module
+    twin = sharing_copy(module)
+    make_whole(twin)
+    return twin
 
 
 @dataclass(frozen=True)
@@ -173,4 +183,3 @@ def _near(found: Tensor, wanted: Tensor, kind: Tensor | None) -> bool:
     rounding = 1e-4 if kind is None or kind.dtype == torch.float32 else 16 * torch.finfo(kind.dtype).eps
     apart = torch.linalg.vector_norm(found - wanted)
     return bool(apart <= rounding * torch.linalg.vector_norm(wanted))
-

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from workbench.model.hookpoints import HookPoint
 from workbench.model.mlp import linear_shape
 from workbench.model.modules import is_conv1d, through
+from workbench.model.sharded import in_one_piece
 from workbench.model.stream_probe import Place, Region, StreamProbe, nudge
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, whole
 
 NEARLY = 0.999
 """Least cosine of a nudge with what it moves; a norm or a nonlinearity between stays well below."""
@@ -66,7 +67,7 @@ class StreamPath:
     def matrix(self) -> Tensor:
         """The linear map's weight, `[width, d_model]` in float32: what one unit of each coordinate adds to `y`."""
         linear: Any = self.linear
-        weight = linear.weight.detach().float()
+        weight = whole(linear.weight).detach().float()
         return weight if is_conv1d(linear) else weight.T
 
     def units(self) -> Tensor:
@@ -76,7 +77,7 @@ class StreamPath:
     def output(self, x: Tensor) -> Tensor:
         """`y` `[..., d_model]` in float32 for the tensor `x` `[..., width]` at the place."""
         with torch.no_grad():
-            return (x if self.linear is None else through(self.linear, x)).float()
+            return (x if self.linear is None else through(in_one_piece(self.linear), x)).float()
 
     def added(self, x: Tensor) -> Tensor:
         """What the tensor at the place `[..., width]` adds to the stream, biases included: `[..., d_model]`."""

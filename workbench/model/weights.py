@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
@@ -71,8 +72,11 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, also where it is sharded over processes; these gather it together."""
+    if not is_sharded(tensor):
+        return tensor
     sharded: Any = tensor
-    return sharded.full_tensor() if is_sharded(tensor) else tensor
+    with torch.inference_mode(False), torch.no_grad():
+        return sharded.full_tensor()
 
 
 def identity(module: nn.Module) -> str:

@@ -69,8 +69,11 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
         rows: token ids, and whether each of them counts.
 
     Raises:
-        SparsityError: a model that runs through dictionaries, which its plain modules don't.
+        SparsityError: a model that is sharded over processes, or runs through dictionaries, which its plain modules
+            don't.
     """
+    if model.network.processes is not None:
+        raise SparsityError(f"{model.name} is sharded over several processes; verify it in one.")
     if model.splices:
         raise SparsityError(f"{model.name} runs through dictionaries; its plain modules alone are another model.")
     memo: dict[int, Any] = {
