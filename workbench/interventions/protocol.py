@@ -35,6 +35,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from workbench.core.arguments import Argument
+from workbench.core.precision import in_float64
 from workbench.core.type_words import shown
 from workbench.dictionaries.acting import changing, places
 from workbench.dictionaries.codes import Change, Rewrite
@@ -234,7 +235,7 @@ class FeatureIntervention(InterventionKind):
             raise NotAffineError(
                 f"it depends on the input: how active the feature is, which {dictionary.name} works out"
             )
-        return [(writes.name, Add(affine.value * dictionary.direction(index).detach().double()))]
+        return [(writes.name, Add(affine.value * in_float64(dictionary.direction(index).detach())))]
 
     def to_python(self, *first: str) -> str:
         """The call that makes it; the expression of its feature is needed where the feature's name is not enough."""

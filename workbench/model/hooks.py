@@ -70,7 +70,7 @@ def _apply(name: str, shape: tuple[int, ...], run: Run, value: Tensor) -> Tensor
 
 def _apply_to_pieces(name: str, shape: tuple[int, ...], pieces: Pieces, run: Run, value: Tensor) -> Tensor:
     """As `_apply`, of the whole tensor of which this process has a part; returns this process's part."""
-    values = pieces.whole(value)
+    values = pieces.whole(value, run.positions.shape)
     edited = _apply(name, shape, run, values)
     return value if edited is values else pieces.own(edited, value)
 

@@ -127,21 +127,24 @@ class Pieces:
 
     Args:
         group: the processes.
-        widths: number of values per position that each holds, by rank; empty where every process holds all of them.
+        widths: number of values per position that each holds, by rank; empty where every process holds all of them,
+            so that there is nothing to put together.
     """
 
     group: Group
     widths: tuple[int, ...] = ()
 
-    def whole(self, value: Tensor) -> Tensor:
-        """The values of all processes `[..., sum(widths)]`, for this one's `[batch, pos, ...]` or `[n, width]`.
+    def whole(self, value: Tensor, lead: torch.Size) -> Tensor:
+        """The values of all processes, `[*lead, sum(widths)]`.
+
+        Args:
+            value: those of this process, in the module's own shape.
+            lead: batch and position.
 
         Raises:
             ModelError: this process holds another number of values than it did when the model was opened.
         """
-        if not self.widths:
-            return value
-        own = value.flatten(2) if value.ndim > 2 else value
+        own = value.reshape(*lead, -1)
         if own.shape[-1] != self.widths[self.group.rank]:
             raise ModelError(
                 f"This process holds {own.shape[-1]:,} values of a hook point where it held "
@@ -151,8 +154,6 @@ class Pieces:
 
     def own(self, values: Tensor, like: Tensor) -> Tensor:
         """This process's part of the values of all, in the shape of `like`."""
-        if not self.widths:
-            return values
         begin = sum(self.widths[: self.group.rank])
         return values[..., begin : begin + self.widths[self.group.rank]].reshape(like.shape).contiguous()
 

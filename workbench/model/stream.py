@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.precision import in_float64
 from workbench.model.hookpoints import HookPoint
 from workbench.model.mlp import linear_shape
 from workbench.model.modules import is_conv1d, through
@@ -235,7 +236,7 @@ def stream_path_of_passes(read: Read, point: HookPoint, d_model: int, streams: S
 
 def _factor(moved: Tensor, pushed: Tensor, name: str, least: float = NEARLY) -> float:
     """The factor between a nudge and what it moves; a `ModelError` where they are not parallel."""
-    one, other = moved.flatten().double(), pushed.flatten().double()
+    one, other = in_float64(moved.flatten()), in_float64(pushed.flatten())
     cosine = float(torch.nn.functional.cosine_similarity(one, other, dim=0))
     if not abs(cosine) > least:
         raise ModelError(f"What stands at {name} changes on its way into the residual stream, so it has no direction.")
