@@ -98,7 +98,7 @@ def identity(module: nn.Module) -> str:
             )
     if any(map(is_sharded, tensors.values())):
         return combined(dict(_gathered_digests(tensors, infinite)))
-    _check_finite(tensors, infinite)
+    check_finite(tensors, infinite)
     return values_fingerprint(tensors)
 
 
@@ -106,11 +106,12 @@ def _gathered_digests(tensors: Mapping[str, Tensor], infinite: Sequence[str]) ->
     """What each tensor adds to the hash; all processes gather one after another, in the order of their names."""
     for name in sorted(tensors):
         one = whole(tensors[name])
-        _check_finite({name: one}, infinite)
+        check_finite({name: one}, infinite)
         yield name, values_digest(name, one)
 
 
-def _check_finite(tensors: Mapping[str, Tensor], infinite: Sequence[str]) -> None:
+def check_finite(tensors: Mapping[str, Tensor], infinite: Sequence[str]) -> None:
+    """Raise `ModelError` where a tensor holds NaN, or infinity and is not among those that may."""
     if wrong := not_finite(tensors, infinite=infinite):
         raise ModelError(
             f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
