@@ -24,6 +24,8 @@ torch.ones(1, requires_grad=True).sum().backward()
 # pass back: the device comes later, and its passes run in the thread that asks for them
 _setup_privateuseone_for_python_backend(NAME)
 DEVICE, SECOND = torch.device(NAME, 0), torch.device(NAME, 1)
+NO_FLOAT64 = torch.device(NAME, 2)
+"""A device of another kind: it has no numbers of 64 bits but whole ones, as MPS has none."""
 
 
 class _Module:
@@ -161,6 +163,8 @@ def carry_out(func: Any, args: tuple, kwargs: dict) -> Any:
             return one
         if id(one) in known:
             return known[id(one)]
+        if home == NO_FLOAT64 and one.dtype in (torch.float64, torch.complex128):
+            raise TypeError(f"Cannot convert a tensor to {one.dtype}, which {home} does not support, in {name}.")
         with torch.inference_mode(False):
             return OnDevice(one.resolve_conj().resolve_neg(), home)  # the device knows no lazy signs
 

@@ -76,3 +76,18 @@ def test_a_note_without_what_is_optional_opens(folder: Path, note: Any) -> None:
     opened = wb.load_model(folder)
     assert torch.equal(opened(TOKENS), whole(TOKENS))
     assert (opened.hash, opened.about) == (whole.hash, {})
+
+
+def test_a_tokenizer_takes_the_place_of_a_folders_own_or_is_refused(folder: Path, tmp_path: Path) -> None:
+    tiny.build("llama").save_pretrained(tmp_path)
+    assert wb.load_model(tmp_path).tokenizer is None
+    assert wb.load_model(tmp_path, tokenizer=tiny.tokenizer()).to_tokens("The dog").shape[0] == 1
+    for source in (folder, None):
+        with pytest.raises(wb.model.ModelError, match="leave tokenizer out"):
+            wb.load_model(source, tokenizer=tiny.tokenizer())
+
+
+def test_a_base_of_what_is_no_adapter_is_refused(folder: Path) -> None:
+    for source in (folder, None, tiny.build("llama")):
+        with pytest.raises(wb.model.ModelError, match="is no folder of an adapter, so it has no base"):
+            wb.load_model(source, base="some/model")

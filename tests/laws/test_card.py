@@ -15,7 +15,8 @@ import pytest
 import tiny
 import torch
 from fuzz_examples import World
-from test_devices import CALLS, EDITS, called, differences, plain, written
+from public_calls import CALLS, called, differences, plain
+from test_devices import EDITS, written
 
 import workbench as wb
 

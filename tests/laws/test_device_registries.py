@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerator import DEVICE, emulated
 from intervention_laws import cases, logits
-from test_devices import differences, plain
+from public_calls import differences, plain
 from test_operation_laws import CORPUS, TOKENS, settings, tuned
 
 import workbench as wb

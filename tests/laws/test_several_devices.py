@@ -17,7 +17,8 @@ import torch
 from accelerate import dispatch_model
 from accelerator import DEVICE, SECOND, emulated
 from fuzz_examples import World
-from test_devices import CALLS, QUICK, WHOLE, called, differences
+from public_calls import CALLS, QUICK, called, differences
+from test_devices import WHOLE
 
 import workbench as wb
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
-from workbench.model import placing
+from workbench.model import placing, reading
 from workbench.model.weights import identity, state_of
 from workbench.surgery.child import make_child
 
@@ -104,6 +104,32 @@ def test_a_model_is_the_one_that_transformers_opens_in_the_type(name: str, tmp_p
                 assert bool(model.rounded_hash) is (kind != torch.float32)
             assert model.held_hash == identity(plain)
     assert len(hashes) == 2
+
+
+def test_a_checkpoint_of_two_types_is_not_built_in_the_wider_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Norms in float32 beside matrices in bfloat16: the hash is that of the values that are stored."""
+    from safetensors.torch import load_file, save_file
+
+    folder = saved(tmp_path / "mixed", "llama", torch.bfloat16)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors |= {name: one.float() * 1.001 for name, one in tensors.items() if "norm" in name}
+    save_file(tensors, file, {"format": "pt"})
+    wanted = wb.load_model(folder, dtype="float32")
+    built: list[torch.dtype] = []
+    load = reading._load_module
+    monkeypatch.setattr(reading, "_load_module", lambda *args, **how: built.append(args[1]) or load(*args, **how))
+    model = wb.load_model(folder, dtype="bfloat16")
+    assert built == [torch.bfloat16]
+    assert model.hash == wanted.hash
+    assert model.rounded_hash == identity(model.network.module)
+    assert model.rounded_hash != model.weights_hash
+    other = {f"{name}x" if name == "model.norm.weight" else name: one for name, one in tensors.items()}
+    save_file(other, file, {"format": "pt"})
+    with pytest.raises(wb.model.ModelError):
+        wb.load_model(folder, dtype="bfloat16")
 
 
 def test_a_loaded_model_keeps_its_type_unless_another_is_named() -> None:

@@ -115,10 +115,10 @@ MUTANTS = [
         "dead latents are counted after some are revived",
         "3",
         "training/steps.py",
-        "        dead_share = float(dead.double().mean()) if learner.n_features else 0.0\n"
+        "        dead_share = float(in_float64(dead).mean()) if learner.n_features else 0.0\n"
         "        self._resample(batch, state)\n",
         "        self._resample(batch, state)\n        dead = state.tokens_since_fired > settings.dead_after\n"
-        "        dead_share = float(dead.double().mean()) if learner.n_features else 0.0\n",
+        "        dead_share = float(in_float64(dead).mean()) if learner.n_features else 0.0\n",
         (f"{TRAINING}::test_no_latent_is_revived_too_late_and_the_log_counts_the_dead",),
     ),
     Mutant(

@@ -45,7 +45,7 @@ MUTANTS = [
         "a hash that leaves buffers out",
         "1",
         "model/weights.py",
-        "return values_fingerprint(state_of(module))",
+        "return values_fingerprint(tensors)",
         "return values_fingerprint(parameters_of(module))",
         (f"{OPERATIONS}::test_a_models_hash_is_that_of_all_its_tensors",),
     ),

@@ -17,6 +17,7 @@ from torch import Tensor
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.heads import FrozenHeads
 from workbench.attribution.norms import FrozenNorm, close
+from workbench.core.precision import in_float64
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
 
@@ -206,10 +207,10 @@ def _factors(outputs: Sequence[Tensor], before: Tensor, middle: Tensor | None, a
 
 def _fit(outputs: Sequence[Tensor], added: Tensor, stream: Tensor) -> list[float]:
     """The factors of outputs in what is added to a stream; exactly 1 where only rounding speaks against it."""
-    rows = torch.stack([one.flatten() for one in outputs]).double()
-    found = (torch.linalg.pinv(rows @ rows.T) @ (rows @ added.flatten().double())).tolist()  # least squares
+    rows = in_float64(torch.stack([one.flatten() for one in outputs]))
+    found = (torch.linalg.pinv(rows @ rows.T) @ (rows @ in_float64(added.flatten()))).tolist()  # least squares
     sizes = rows.norm(dim=1).clamp(min=1e-30).tolist()
-    rounding = 4 * torch.finfo(stream.dtype).eps * float(stream.double().norm())
+    rounding = 4 * torch.finfo(stream.dtype).eps * float(in_float64(stream).norm())
     return [1.0 if abs(one - 1) < 1e-5 + rounding / size else one for one, size in zip(found, sizes, strict=True)]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
 from workbench.core.checks import Integer, Number, checked
+from workbench.core.precision import in_float64
 from workbench.dictionaries.features import Feature
 
 FORMAT = 2
@@ -159,7 +160,7 @@ class Graph:
 
     def completeness(self) -> list[float]:
         """For each row |sum of its weights - its node's value| / |its node's value|; of a graph that is not pruned."""
-        sums = self.weights.double().sum(1).tolist()
+        sums = in_float64(self.weights).sum(1).tolist()
         return [abs(sum_ - read) / max(abs(read), 1e-12) for sum_, read in zip(sums, self.totals, strict=True)]
 
     @checked(AttributionError)

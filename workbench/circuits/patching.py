@@ -19,6 +19,7 @@ from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import Variant, capture_all, head_point, last_logits, mlp_points, run_variants
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import Integer, checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
@@ -99,7 +100,7 @@ def patch_components(
     for chosen, rows, logits in run_variants(model, encoded.tokens, variants):
         part = encoded.rows(rows)
         changed = torch.stack([log_odds(one, part) for one in logits])  # [variants, prompts]
-        lost[chosen] += (plain[rows] - changed).double().sum(1).cpu()
+        lost[chosen] += in_float64(plain[rows] - changed).sum(1).cpu()
         done += changed.numel()
         if progress:
             share = done / (len(variants) * len(task))
@@ -109,7 +110,7 @@ def patch_components(
     lost = (lost / len(task)).float()
     heads = lost[: len(points) * model.network.n_heads].view(len(points), -1)
     return PatchingResult(
-        method, heads, lost[heads.numel() :], float(plain.double().mean()), len(task), time.perf_counter() - began
+        method, heads, lost[heads.numel() :], float(in_float64(plain).mean()), len(task), time.perf_counter() - began
     )
 
 

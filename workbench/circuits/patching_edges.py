@@ -26,6 +26,7 @@ from workbench.circuits.patching_runs import (
 )
 from workbench.circuits.tasks import Task, encode_task, log_odds
 from workbench.core.checks import Integer, checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
 
@@ -87,7 +88,7 @@ def patch_edges(
         ]
         for chosen, rows, logits in run_variants(model, encoded.tokens, variants):
             changed = torch.stack([log_odds(one, encoded.rows(rows)) for one in logits])
-            lost[torch.tensor(mine)[chosen]] += (plain[rows] - changed).double().sum(1).cpu()
+            lost[torch.tensor(mine)[chosen]] += in_float64(plain[rows] - changed).sum(1).cpu()
         done += len(mine)
         if progress:
             progress(done / len(edges), f"edges: {done:,} of {len(edges):,}")

@@ -26,6 +26,7 @@ from workbench.circuits.patching_runs import (
 )
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.model.edits import Edit
 from workbench.model.grad_mode import lasting, taking_gradients
@@ -60,14 +61,14 @@ def attribution_patching(
         with uninterrupted(), taking_gradients():
             run = _run_with_leaves(model, encoded.rows(rows), [*points, *others])
             gradients = torch.autograd.grad(run.score.sum(), [run.leaves[name] for name in (*points, *others)])
-        plain += float(run.score.detach().double().sum())
+        plain += float(in_float64(run.score.detach()).sum())
         for place, (name, gradient) in enumerate(zip((*points, *others), gradients, strict=True)):
             clean = run.activations[name].detach().to(model.device)
             lost = (clean - corrupted[name][rows]) * gradient.to(model.device)  # [rows, pos, *shape]
             if place < len(points):
-                heads[place] += lost.double().sum((0, 1, 3)).cpu()
+                heads[place] += in_float64(lost).sum((0, 1, 3)).cpu()
             else:
-                of_mlps[place - len(points)] += lost.double().sum().cpu()
+                of_mlps[place - len(points)] += in_float64(lost).sum().cpu()
     count = len(task)
     return PatchingResult(
         method="attribution",

@@ -11,6 +11,7 @@ from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import last_logits
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
+from workbench.core.precision import in_float64
 from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
@@ -82,8 +83,9 @@ def evaluate_task(model: LanguageModel, task: Task, edits: Sequence[BoundEdit] =
 
 def evaluate_encoded(model: LanguageModel, encoded: EncodedTask, edits: Sequence[BoundEdit] = ()) -> TaskResult:
     """A model's performance on a task in tokens."""
-    logits = last_logits(model, encoded.tokens, edits).double()
-    corrupted = last_logits(model, encoded.corrupted, edits).double()
+    logits = in_float64(last_logits(model, encoded.tokens, edits))
+    corrupted = in_float64(last_logits(model, encoded.corrupted, edits))
+    encoded = encoded.to(logits.device)
     difference = log_odds(logits, encoded)
     shares = logits.softmax(1)
     counts = [(ids >= 0).sum(1).double() for ids in (encoded.answers, encoded.wrong)]

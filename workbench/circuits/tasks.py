@@ -87,6 +87,10 @@ class EncodedTask:
         """The task with some of its prompts."""
         return EncodedTask(self.tokens[rows], self.corrupted[rows], self.answers[rows], self.wrong[rows])
 
+    def to(self, device: torch.device) -> EncodedTask:
+        """The task on a device."""
+        return EncodedTask(*(one.to(device) for one in (self.tokens, self.corrupted, self.answers, self.wrong)))
+
 
 @checked(TaskError)
 def encode_task(model: LanguageModel, task: Task) -> EncodedTask:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from workbench.core.precision import in_float64
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.prefixes import prefixes
@@ -233,7 +234,7 @@ def unit_of(points: Tensor, middle: Tensor) -> float:
     size = float(points.norm(dim=1).mean())
     if not size < float("inf"):
         raise DictionaryError("The sample of activations holds values that are not finite numbers.")
-    exact = points.double()  # a mean in 32 bits is off by more than the points may be
+    exact = in_float64(points)  # a mean in 32 bits is off by more than the points may be
     if float((exact - exact.mean(0)).norm(dim=1).mean()) <= SAME * size:
         raise DictionaryError("The sample of activations holds one and the same activation only.")
     return distance / points.shape[1] ** 0.5

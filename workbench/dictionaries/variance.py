@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workbench.core.precision import in_float64
+
 SAME = 1e-5
 """Points whose mean distance from their mean is a smaller share of their length differ by rounding only."""
 FEW = 1e-3
@@ -23,7 +25,7 @@ def unexplained(squared: float, points: Tensor, offset: Tensor | None = None) ->
     square = squares(points)
     variance = square - count * squares(middle)
     if variance < FEW * square:
-        exact = points.double()
+        exact = in_float64(points)
         variance = float((exact - exact.mean(0)).square().sum())
     if offset is not None:
         square = max(0.0, square + 2 * count * float(offset @ middle) + count * squares(offset))

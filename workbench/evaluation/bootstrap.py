@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.precision import in_float64
 from workbench.evaluation.errors import EvaluationError
 
 Measures = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -35,11 +36,13 @@ class TextSums:
         """
         numbers, inverse = texts.unique(return_inverse=True)
         rows = torch.tensor([self._rows.setdefault(text, len(self._rows)) for text in numbers.tolist()])
+        places = rows.to(inverse.device)[inverse]
         for name, value in values.items():
-            old = self._sums.get(name, value.new_zeros(0, *value.shape[1:], dtype=torch.float64))
+            exact = in_float64(value)
+            old = self._sums.get(name, exact.new_zeros(0, *value.shape[1:]))
             grown = old.new_zeros(len(self._rows), *old.shape[1:])
             grown[: len(old)] = old
-            self._sums[name] = grown.index_add_(0, rows.to(value.device)[inverse], value.double())
+            self._sums[name] = grown.index_add_(0, places.to(exact.device), exact)
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums by name, `[texts]` or `[texts, width]` each, by rising number of the text; 0 where nothing came."""

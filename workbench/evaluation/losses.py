@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Flags, Floats, Wholes, checked
+from workbench.core.precision import in_float64
 from workbench.evaluation.errors import EvaluationError
 
 POSITIONS = 64
@@ -95,7 +96,7 @@ def kl_divergence(p_logits: Floats, q_logits: Floats, counted: Flags | None = No
 @checked(EvaluationError)
 def perplexity(losses: Floats) -> float:
     """The exponential of the mean of cross-entropies of any shape; NaN of none, infinite beyond float64's range."""
-    return float(losses.double().mean().exp())
+    return float(in_float64(losses).mean().exp())
 
 
 @checked(EvaluationError)

@@ -34,7 +34,11 @@ _POST = re.compile(r"blocks\.(\d+)\.mlp\.(hook_post|out\.hook_in)")
 def directions(dictionary: Dictionary) -> Tensor:
     """Every feature's direction at the dictionary's write hook point, `[n_features, d_out]`."""
     with torch.no_grad():
-        return torch.stack([dictionary.direction(index) for index in range(dictionary.n_features)]).float()
+        first = dictionary.direction(0)
+        rows = first.new_empty(dictionary.n_features, len(first), dtype=torch.float32)
+        for index in range(len(rows)):  # a stack of them would hold all of them twice
+            rows[index] = dictionary.direction(index)
+    return rows
 
 
 def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -35,7 +36,7 @@ from workbench.model.gguf_files import is_gguf, read_gguf
 from workbench.model.grad_mode import lasting
 from workbench.model.identity import spliced_identity
 from workbench.model.language_model import LanguageModel
-from workbench.model.placing import AUTO, chosen_device, chosen_dtype, placed
+from workbench.model.placing import AUTO, chosen_device, chosen_dtype, parted, placed
 from workbench.model.reading import Opened, check_kind, read_huggingface
 from workbench.model.weights import CHECKPOINT_FILES, ModelError, identity, write_module
 
@@ -100,7 +101,8 @@ def load_model(
         dtype: the type of its weights and activations, such as "bfloat16"; "auto" is the checkpoint's own type on an
             accelerator, and float32 on the processor. A loaded model keeps its device and its type unless others are
             named. `model.hash` is that of the checkpoint's values on every device and in every type.
-        tokenizer: of a loaded model, or in place of that of a GGUF file.
+        tokenizer: of a loaded model, or in place of that of a name, folder or file; not for the default model and for
+            models that run through dictionaries.
         base: of an adapter, the name or folder of its base model; without it the base that the adapter names is opened
             if it is on this machine: by name, or inside the folder of the adapter or that of the process.
         trust_remote_code: run the code that a model brings, as transformers means it.
@@ -113,26 +115,44 @@ def load_model(
             not there, can't compute in the type, or has too little memory for it.
         DictionaryError: a damaged dictionary of a model that runs through some.
     """
+    if base is not None and (not isinstance(source, str | Path) or not is_adapter(source)):
+        raise ModelError(f"{_called(source)} is no folder of an adapter, so it has no base; leave base out.")
     if isinstance(source, nn.Module):
         return _of_module(source, tokenizer, device, dtype)
     place = chosen_device(device, ModelError)
     if isinstance(source, str) and not os.path.exists(source) and (folder := _shipped().get(source)):
+        _check_own(source, tokenizer)
         return _open(folder, source, place, dtype)
     if isinstance(source, str | Path) and os.path.exists(os.path.join(source, NOTE)):  # False where there is no access
+        _check_own(source, tokenizer)
         folder = Path(source)
         return read_steadily(lambda: _open(folder, str(source), place, dtype), (folder, folder / NOTE), ModelError)
     if source is None or source == DEFAULT_MODEL:
+        _check_own(DEFAULT_MODEL, tokenizer)
         return _model(read_default(place, dtype, progress), DEFAULT_MODEL)
     if is_adapter(source):
         opened, merged = read_adapted(Path(source), place, dtype, base)
-        return _model(opened, str(source), {"adapter": merged})
-    if base is not None:
-        raise ModelError(f"{source} is no folder of an adapter, so it has no base; leave base out.")
+        return _model(_with(opened, tokenizer), str(source), {"adapter": merged})
     if is_gguf(source):
         opened = read_gguf(Path(source), place, dtype, tokenizer, progress)
     else:
         opened = read_huggingface(str(source), place, dtype, trust_remote_code=trust_remote_code)
-    return _model(opened, str(source))
+    return _model(_with(opened, tokenizer), str(source))
+
+
+def _called(source: str | Path | nn.Module | None) -> str:
+    return type(source).__name__ if isinstance(source, nn.Module) else str(source or DEFAULT_MODEL)
+
+
+def _check_own(source: str | Path, tokenizer: Any) -> None:
+    """Refuse another tokenizer for a model whose hash says that it has its own."""
+    if tokenizer is not None:
+        raise ModelError(f"{source} has a tokenizer of its own, which is part of the model; leave tokenizer out.")
+
+
+def _with(opened: Opened, tokenizer: Any) -> Opened:
+    """What was opened, with another tokenizer where one is given."""
+    return opened if tokenizer is None else replace(opened, tokenizer=tokenizer)
 
 
 def _model(opened: Opened, name: str, about: dict[str, Any] | None = None) -> LanguageModel:
@@ -165,9 +185,11 @@ def save_model(model: LanguageModel, path: str | Path, *, half: bool = False) ->
         half: keep 16 bits of each weight of the dictionaries.
 
     Raises:
-        ModelError: the folder holds something else, or can't be written.
+        ModelError: the folder holds something else, or can't be written; the model is sharded over processes.
     """
     path = Path(path)
+    if model.network.processes is not None:
+        raise ModelError(f"{model.name} {parted(model.network.module)}; save it with its own save_pretrained.")
     with explained(path, ModelError):
         other = path.exists() and not (path / NOTE).exists() and not is_empty(path)
     if other:

@@ -64,7 +64,7 @@ def _measure_sums(model: LanguageModel) -> dict[int, float]:
         return dict.fromkeys(steps, float("inf"))
     tokens = torch.arange(1, 8, device=model.device)[None] % model.network.vocab_size
     with uninterrupted(), torch.inference_mode():
-        seen = {name: value.double().flatten() for name, value in model.capture(tokens, names).items()}
+        seen = {name: value.cpu().double().flatten() for name, value in model.capture(tokens, names).items()}
     rounding = 16 * torch.finfo(model.network.module.dtype).eps
     apart = {}
     for step, some in steps.items():

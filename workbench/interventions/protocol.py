@@ -35,6 +35,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from workbench.core.arguments import Argument
+from workbench.core.precision import in_float64
 from workbench.core.type_words import shown
 from workbench.dictionaries.acting import changing
 from workbench.dictionaries.codes import Change, Rewrite
@@ -251,7 +252,7 @@ class FeatureIntervention(InterventionKind):
             raise NotAffineError(
                 f"it depends on the input: {dictionary.name} multiplies what it writes by the size of each activation"
             )
-        each = dictionary.direction(index).detach().double().chunk(len(writes))
+        each = in_float64(dictionary.direction(index).detach()).chunk(len(writes))
         return [(point.name, Add(affine.value * one)) for point, one in zip(writes, each, strict=True) if one.any()]
 
     def to_python(self, *first: str) -> str:

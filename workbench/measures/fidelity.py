@@ -16,6 +16,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.dictionaries.acting import acting
@@ -225,9 +226,9 @@ class _Tally:
             texts,
             tokens=torch.ones_like(texts, dtype=torch.float32),
             active=active.sum(-1),
-            error=(reconstruction - written).double().square().sum(-1),
-            square=written.double().square().sum(-1),
-            cosine=torch.cosine_similarity(reconstruction.double(), written.double(), dim=-1),
+            error=in_float64(reconstruction - written).square().sum(-1),
+            square=in_float64(written).square().sum(-1),
+            cosine=torch.cosine_similarity(in_float64(reconstruction), in_float64(written), dim=-1),
             written=written,
         )
         return reconstruction
@@ -245,8 +246,8 @@ class _Tally:
             predictions=int(n_predictions.sum()),
             texts=len(tokens),
             **{name: float(one.value) for name, one in estimates.items()},
-            dead=float((self.fired == 0).double().mean()),
-            density=(self.fired.double() / int(tokens.sum())).float().cpu(),
+            dead=float(in_float64(self.fired == 0).mean()),
+            density=(in_float64(self.fired) / int(tokens.sum())).float().cpu(),
             intervals={name: one.interval for name, one in estimates.items()},
             massive=int(massive(torch.cat(self.norms)).sum()),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,8 @@ import torch
 from workbench.model.weights import ModelError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_taking: ContextVar[bool] = ContextVar("workbench_gradients", default=False)
 
 
 @contextmanager
@@ -20,6 +23,7 @@ def taking_gradients() -> Iterator[None]:
     Raises:
         ModelError: weights that were made in inference mode.
     """
+    token = _taking.set(True)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
@@ -29,6 +33,13 @@ def taking_gradients() -> Iterator[None]:
         raise ModelError(
             "The weights were made inside torch.inference_mode(), so no gradients can be taken; load them outside."
         ) from error
+    finally:
+        _taking.reset(token)
+
+
+def gradients_are_taken() -> bool:
+    """Whether this is inside a block of `taking_gradients`."""
+    return _taking.get()
 
 
 def lasting(function: F) -> F:

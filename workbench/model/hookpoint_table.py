@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -83,21 +83,25 @@ def open_table(
 def _build(module: Any, bridged_over: Callable[[Any], Bridged]) -> list[HookPoint]:
     """All hook points: in 16 bits those of a copy in float32 with few layers, where there can be one."""
     if module.dtype not in HALVES:
-        return _compared(module, bridged_over(module))
+        return compared(module, bridged_over(module))
     try:
         with torch.inference_mode(False):
             prefix = float32_prefix(module)
-            points = prefix.expanded(_compared(prefix.module, bridged_over(prefix.module)))
+            points = prefix.expanded(compared(prefix.module, bridged_over(prefix.module)))
     except Exception:  # noqa: BLE001 - code of an architecture may fail on a part of its model in any way
-        return _compared(module, bridged_over(module))
+        return compared(module, bridged_over(module))
     with torch.no_grad():
-        finite = bool(module(input_ids=_probe(module)).logits.isfinite().all())
-    return points if finite else _compared(module, bridged_over(module))
+        finite = bool(module(input_ids=probe_tokens(module)).logits.isfinite().all())
+    return points if finite else compared(module, bridged_over(module))
 
 
-def _compared(module: Any, bridged: Bridged) -> list[HookPoint]:
-    """All hook points, from two short sequences that run through both trees."""
-    probe = _probe(module)
+def compared(module: Any, bridged: Bridged) -> list[HookPoint]:
+    """All hook points, from two short sequences that run through both trees.
+
+    Raises:
+        ModelError: the model computes values that are not finite.
+    """
+    probe = probe_tokens(module)
     observed, plain, logits = _both(module, probe, bridged)
     if not bool(logits.isfinite().all()):
         raise ModelError(_not_finite(module, observed))
@@ -131,7 +135,7 @@ def _not_finite(module: Any, observed: list[BridgeTensor]) -> str:
 def how_far_apart(module: Any, bridged: Bridged, name: str) -> float | None:
     """The largest difference between the plain module's tensor at a hook point and the bridge's, as a share of the
     largest value there; None where no plain module stands for the bridge's."""
-    observed, plain, _ = _both(module, _probe(module), bridged)
+    observed, plain, _ = _both(module, probe_tokens(module), bridged)
     for tensor in observed:
         if tensor.name == name and tensor.path is not None:
             twin = plain.get((tensor.path, tensor.side))
@@ -147,18 +151,23 @@ def _both(
     """The tensors of the bridge for token ids, those of the plain modules by path and side, and the logits."""
     with torch.no_grad():
         observed = bridged.observe(probe)
-        plain: dict[tuple[str, str], Tensor] = {}
-        paths = {tensor.path for tensor in observed if tensor.path is not None}
-        handles = [
-            module.get_submodule(path).register_forward_hook(_keep(plain, path), with_kwargs=True) for path in paths
-        ]
-        logits = module(input_ids=probe).logits
-    for handle in handles:
-        handle.remove()
+        plain, logits = tensors_at(module, {tensor.path for tensor in observed if tensor.path is not None}, probe)
     return observed, plain, logits
 
 
-def _probe(module: Any) -> Tensor:
+@torch.no_grad()
+def tensors_at(module: Any, paths: Iterable[str], probe: Tensor) -> tuple[dict[tuple[str, str], Tensor], Tensor]:
+    """The inputs and outputs of plain modules for token ids, by path and side, and the logits."""
+    seen: dict[tuple[str, str], Tensor] = {}
+    handles = [module.get_submodule(path).register_forward_hook(_keep(seen, path), with_kwargs=True) for path in paths]
+    try:
+        return seen, module(input_ids=probe, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def probe_tokens(module: Any) -> Tensor:
     """Token ids `[2, length]`; the length differs from every number of heads, so that no head axis is mistaken for
     the position axis."""
     sizes = module.config.get_text_config()

@@ -6,6 +6,7 @@ edit is part of the shared model.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,24 @@ from torch.utils.hooks import RemovableHandle
 
 from workbench.model.edits import Run, current_run
 from workbench.model.hookpoints import HookPoint
+from workbench.model.sharded import Pieces
 
 
-def attach(module: nn.Module, name: str, point: HookPoint) -> RemovableHandle:
-    """Hook the plain module that carries a hook point; the hook applies the edits that run under `name`."""
+def attach(module: nn.Module, name: str, point: HookPoint, pieces: Pieces | None = None) -> RemovableHandle:
+    """Hook the plain module that carries a hook point; the hook applies the edits that run under `name`.
+
+    Args:
+        module: the plain module.
+        name: the key of the hook point.
+        point: the hook point.
+        pieces: how processes share the tensor of a sharded model; edits get the whole one.
+    """
+    apply = functools.partial(_apply if pieces is None or not pieces.widths else _apply_to_pieces, name, point.shape)
+    if pieces is not None and pieces.widths:
+        apply = functools.partial(apply, pieces)
     if point.side == "in":
-        return module.register_forward_pre_hook(_hook_in(name, point.shape), with_kwargs=True)
-    return module.register_forward_hook(_hook_out(name, point.shape))
+        return module.register_forward_pre_hook(_hook_in(name, apply), with_kwargs=True)
+    return module.register_forward_hook(_hook_out(name, apply))
 
 
 def input_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
@@ -46,35 +58,42 @@ def _without_gaps(head: nn.Module, args: tuple) -> tuple | None:
     return None
 
 
-def _apply(run: Run, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _apply(name: str, shape: tuple[int, ...], run: Run, value: Tensor) -> Tensor:
     """Edit a tensor in the shape `[batch, pos, *shape]` of the hook point; returns it in the module's own shape."""
     if value.shape[2:] == shape:
         return run.apply(name, value)
-    lead = value.shape[:2] if value.ndim > 2 else run.positions.shape  # OPT's MLPs flatten batch and position
-    shaped = value.view(*lead, *shape)
+    # OPT's MLPs flatten batch and position, and DeepSeek's keys have an axis between them
+    shaped = value.view(*run.positions.shape, *shape)
     edited = run.apply(name, shaped)
     return value if edited is shaped else edited.reshape(value.shape)
 
 
-def _hook_out(name: str, shape: tuple[int, ...]) -> Callable:
+def _apply_to_pieces(name: str, shape: tuple[int, ...], pieces: Pieces, run: Run, value: Tensor) -> Tensor:
+    """As `_apply`, of the whole tensor of which this process has a part; returns this process's part."""
+    values = pieces.whole(value, run.positions.shape)
+    edited = _apply(name, shape, run, values)
+    return value if edited is values else pieces.own(edited, value)
+
+
+def _hook_out(name: str, apply: Callable[[Run, Tensor], Tensor]) -> Callable:
     def hook(module: nn.Module, args: tuple, output: Any) -> Any:
         run = current_run()
         if run is None or name not in run.at:
             return None
         if isinstance(output, tuple):
-            return (_apply(run, name, output[0], shape), *output[1:])
-        return _apply(run, name, output, shape)
+            return (apply(run, output[0]), *output[1:])
+        return apply(run, output)
 
     return hook
 
 
-def _hook_in(name: str, shape: tuple[int, ...]) -> Callable:
+def _hook_in(name: str, apply: Callable[[Run, Tensor], Tensor]) -> Callable:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         run = current_run()
         value = input_of(args, kwargs)
         if run is None or name not in run.at or value is None:
             return None
-        edited = _apply(run, name, value, shape)
+        edited = apply(run, value)
         if edited is value:
             return None
         if args:

@@ -54,7 +54,7 @@ def measure_logit_map(module: Any) -> LogitMap:
     twin.get_output_embeddings().register_forward_hook(replace)
     with torch.no_grad():
         tokens = torch.zeros(1, 1, dtype=torch.long, device=twin.device)
-        found = twin(input_ids=tokens, use_cache=False).logits[0, -1, :width].double().cpu()
+        found = twin(input_ids=tokens, use_cache=False).logits[0, -1, :width].cpu().double()
     products = put[:width].to(twin.dtype).double()
     top, ratios = float(found[-2]), found / products
     linear = bool((ratios[0] - ratios[-2]).abs() <= 0.01 * ratios[-2].abs())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,4 +31,25 @@ def sharing_copy(module: nn.Module) -> nn.Module:
     for inner in twin.modules():
         inner._forward_hooks.clear()
         inner._forward_pre_hooks.clear()
+        forward = vars(inner).get("forward")
+        if isinstance(forward, FunctionType):
+            vars(inner)["forward"] = _rebound(forward, memo)
+    return twin
+
+
+def _rebound(value: Any, memo: dict[int, Any]) -> Any:
+    """A function of a module, of the module's copy; anything else as it is.
+
+    Where transformers shards a model it puts functions in place of `forward` that refer to their module. A copy of such
+    a function is the function itself.
+    """
+    if isinstance(value, nn.Module):
+        return memo.get(id(value), value)
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, _rebound(value.__self__, memo))
+    if not isinstance(value, FunctionType) or value.__closure__ is None:
+        return value
+    cells = tuple(CellType(_rebound(cell.cell_contents, memo)) for cell in value.__closure__)
+    twin = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+    twin.__kwdefaults__ = value.__kwdefaults__
     return twin

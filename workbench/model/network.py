@@ -36,9 +36,11 @@ from workbench.model.logit_map import LogitMap, measure_logit_map
 from workbench.model.mlp import check_neurons, unread_weights
 from workbench.model.modules import is_conv1d, sharing_copy
 from workbench.model.sampling import PromptError
+from workbench.model.sharded import WHOLE, Pieces, group_of
+from workbench.model.sharded_table import open_sharded_table
 from workbench.model.stream import StreamPath, norm_parts, stream_path, stream_path_of_passes
 from workbench.model.stream_probe import StreamProbe
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, whole
 
 
 class Network:
@@ -61,7 +63,12 @@ class Network:
         self._lock = threading.RLock()
         self._paths: dict[str, StreamPath] = {}  # by the key of the hook point
         versions = {"TransformerLens": version("transformer-lens")}
-        self.hook_points = open_table(self.module, versions, self._bridged_over)
+        self.processes = group_of(self.module)
+        self._pieces: dict[str, Pieces] = {}  # of a sharded model, by the key of the hook point
+        if self.processes is None:
+            self.hook_points = open_table(self.module, versions, self._bridged_over)
+        else:
+            self.hook_points, self._pieces = open_sharded_table(self.module, self.processes, self._bridged_over)
         read_in_one_piece(self.module.get_output_embeddings())
         sizes = self.config.get_text_config()
         self.n_layers: int = sizes.num_hidden_layers
@@ -82,6 +89,8 @@ class Network:
 
     @functools.cached_property
     def _bridged(self) -> Bridged:
+        if self.processes is not None:
+            raise ModelError(f"TransformerLens can't run a model that is sharded over processes; {WHOLE}.")
         with self._lock, torch.inference_mode(False):  # for it splits joint weights, which gradients are taken on later
             return Bridged(self.module, functools.partial(_build_bridge, tokenizer=self._tokenizer))
 
@@ -134,11 +143,13 @@ class Network:
         else:
             positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)[:, past:]
             extra = {"attention_mask": mask.long(), "position_ids": positions.clamp(min=0)}
+        if self.processes is not None:
+            self.processes.agree(tokens, mask, run, past, last)
         if run is not None:
             run.enter(positions)
         # the input of the LM head is cut to the last positions, so that edits there would miss theirs
         kept = 0 if _touches(run, "unembed.") else last
-        with running(run):
+        with running(run), self.processes.passing() if self.processes else contextlib.nullcontext():
             host: Any = self._host(run)
             try:
                 out = host(
@@ -187,6 +198,8 @@ class Network:
         ready = []
         for edit in edits:
             point = self.hook_points[edit.hook_point]
+            if self.processes is not None and point.key not in self._pieces:
+                raise EditError(_unshared(point))
             if not point.positional:
                 raise EditError(f"{point.name} can be read but not edited: its tensor has no position axis.")
             if point.refusal and not edit.reads_only:
@@ -201,7 +214,7 @@ class Network:
         Raises:
             ModelError: a head that does not read the residual stream itself.
         """
-        head = LMHead(self.module.get_output_embeddings().weight, self.device)
+        head = LMHead(whole(self.module.get_output_embeddings().weight), self.device)
         if head.width != self.d_model:
             raise ModelError(f"The LM head of this model reads {head.width} values, not the stream's {self.d_model}.")
         return head
@@ -267,7 +280,7 @@ class Network:
         if module is None or not isinstance(getattr(module, "weight", None), Tensor):
             apart = how_far_apart(self.module, self._bridged, point.name)
             raise unread_weights(weights, point, apart, self.module.dtype)
-        weight = module.weight.detach().to(self.device).float()
+        weight = whole(module.weight).detach().to(self.device).float()
         return weight.T if is_conv1d(module) != (weights == "down") else weight
 
     def neuron_directions(self, layer: int, weights: str) -> Tensor:
@@ -378,6 +391,9 @@ class Network:
         """The tree of modules for this run, with the hooks that it needs."""
         if run is None or not run.at:
             return self.module
+        for name in run.at if self.processes is not None else ():
+            if name not in self._pieces:
+                raise ModelError(_unshared(self.hook_points[name]))
         on_bridge = any(self.hook_points[name].module is None for name in run.at)
         for name in run.at:
             if (on_bridge, name) not in self._hooked:
@@ -393,7 +409,7 @@ class Network:
         if on_bridge:
             self._bridged.hooks[name].add_hook(bridge_hook(name), is_permanent=True)
             return
-        attach(self.module.get_submodule(point.module or ""), name, point)
+        attach(self.module.get_submodule(point.module or ""), name, point, self._pieces.get(name))
 
 
 class _Enough(Exception):
@@ -407,6 +423,10 @@ def _streams_behind(name: str) -> list[str]:
     layer = name.split(".")[1]
     words = ("post",) if "mlp" in name else ("mid", "post")
     return [f"blocks.{layer}.hook_resid_{word}" for word in words]
+
+
+def _unshared(point: HookPoint) -> str:
+    return f"{point.name} can't be read or edited while the model is sharded over processes; {WHOLE}."
 
 
 def _touches(run: Run | None, part: str) -> bool:

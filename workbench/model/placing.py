@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.type_words import reason_of, shown
-from workbench.model.weights import building, state_of
+from workbench.model.weights import building, is_sharded, state_of
 
 AUTO = "auto"
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -163,6 +163,14 @@ def check_memory(name: str, needed: int, device: torch.device, dtype: torch.dtyp
     )
 
 
+def parted(module: nn.Module) -> str:
+    """How a model's weights are apart, as the end of a sentence that begins with its name; empty on one device."""
+    if any(map(is_sharded, module.parameters())):
+        return "is sharded over several processes"
+    homes = sorted({str(one.device) for one in module.parameters()})
+    return f"is spread over several devices ({', '.join(homes)})" if len(homes) > 1 else ""
+
+
 def placed(
     module: Any, device: torch.device | None, dtype: torch.dtype | None, error: type[WorkbenchError]
 ) -> nn.Module:
@@ -178,19 +186,18 @@ def placed(
         error: the room's own error.
 
     Raises:
-        WorkbenchError: of the given kind: there is too little memory, the module is spread over several devices, or
-            another type is asked for and the module computes something else than its configuration states.
+        WorkbenchError: of the given kind: there is too little memory, another place or type is asked for and the
+            module is spread over several devices or processes, or computes something else than its configuration
+            states.
     """
-    old = {tensor.device for tensor in module.parameters()}
+    apart, old = parted(module), next(module.parameters()).device
     if dtype == module.dtype:
         dtype = None
-    if dtype is None and (device is None or old == {device}):
+    if dtype is None and (device is None or (old == device and not apart)):
         return module
-    if len(old) > 1:
-        raise error(
-            "This module is spread over several devices; leave device and dtype out, or load it so with transformers."
-        )
-    home = device or next(iter(old))
+    if apart:
+        raise error(f"This module {apart}; leave device and dtype out, or load it so with transformers.")
+    home = device or old
     wanted = dtype or module.dtype
     needed = sum(one.numel() for one in module.parameters()) * wanted.itemsize
     check_memory(type(module).__name__, needed, home, wanted, error)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from workbench.model.hookpoints import HookPoint
 from workbench.model.modules import sharing_copy
+from workbench.model.sharded import make_whole
+from workbench.model.weights import whole
 
 TOKENS = 17
 """Tokens of the copy, at least."""
@@ -68,6 +70,11 @@ class Prefix:
         everywhere = (self._moved(p, old, new) for new, old in enumerate(self.like) for p in blocks[old])
         return [*before, *everywhere, *behind]
 
+    def in_copy(self, key: str) -> str:
+        """The key of a hook point of the model, in the copy."""
+        match = _BLOCK.fullmatch(key)
+        return f"blocks.{self.like[int(match[1])]}.{match[2]}" if match else key
+
     def _moved(self, point: HookPoint, old: int, new: int) -> HookPoint:
         """The hook point of another layer of the same kind."""
         names = [_renumbered(name, "blocks", old, new) for name in (point.name, point.key)]
@@ -90,15 +97,36 @@ def float32_prefix(module: Any) -> Prefix:
     """
     path = _layers_path(module)
     like = _first_of_kind(module, path)
-    twin: Any = sharing_copy(module)
-    parent = twin.get_submodule(path.rpartition(".")[0])
-    number = max(like) + 1
-    setattr(parent, path.rpartition(".")[2], nn.ModuleList(list(twin.get_submodule(path))[:number]))
+    twin = first_layers(module, path, max(like) + 1)
     vocab_size, tokens = module.get_input_embeddings().weight.shape[0], _unlike_sizes(module)
     _cut_tokens(twin, min(tokens, vocab_size))
-    for config in {id(one): one for one in (twin.config, twin.config.get_text_config())}.values():
-        _cut_config(config, len(like), number, min(tokens, vocab_size))
+    make_whole(twin)
+    for config in _configs(twin):
+        if hasattr(config, "vocab_size"):
+            config.vocab_size = min(tokens, vocab_size)
+        config.dtype = torch.float32
     return Prefix(twin.float(), path, like, tokens, vocab_size)
+
+
+def first_layers(module: Any, path: str, number: int) -> Any:
+    """A copy of a model that has its first layers alone, and shares its weights.
+
+    Args:
+        module: the plain model; it stays as it is.
+        path: of the layers in it.
+        number: of layers in the copy.
+    """
+    twin: Any = sharing_copy(module)
+    layers = list(twin.get_submodule(path))
+    setattr(twin.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], nn.ModuleList(layers[:number]))
+    for config in _configs(twin):
+        _cut_config(config, len(layers), number)
+    return twin
+
+
+def _configs(module: Any) -> list[Any]:
+    """A model's configuration, and that of its text part where this is another one."""
+    return list({id(one): one for one in (module.config, module.config.get_text_config())}.values())
 
 
 def _layers_path(module: Any) -> str:
@@ -169,19 +197,17 @@ def _cut_tokens(twin: Any, tokens: int) -> None:
 
 
 def _first_rows(tensor: Tensor, number: int) -> nn.Parameter:
-    return nn.Parameter(tensor.detach()[:number].float().clone(), requires_grad=False)
+    return nn.Parameter(whole(tensor.detach()[:number]).float().clone(), requires_grad=False)
 
 
-def _cut_config(config: Any, layers: int, number: int, tokens: int) -> None:
-    """Let a configuration state the copy's layers, tokens and type."""
+def _cut_config(config: Any, layers: int, number: int) -> None:
+    """Let a configuration state the copy's layers."""
     values: Mapping[str, Any] = config.to_dict()
     for name, value in values.items():
         if isinstance(value, list | tuple) and len(value) == layers and hasattr(config, name):
             setattr(config, name, list(value[:number]))
-    for name, value in {"num_hidden_layers": number, "vocab_size": tokens}.items():
-        if hasattr(config, name):
-            setattr(config, name, value)
-    config.dtype = torch.float32
+    if hasattr(config, "num_hidden_layers"):
+        config.num_hidden_layers = number
 
 
 def _renumbered(path: str, start: str, old: int, new: int) -> str:

@@ -33,7 +33,7 @@ from workbench.model.hub import (
     why_unreachable,
 )
 from workbench.model.placing import check_memory, chosen_dtype, placed
-from workbench.model.stored_types import exact_type, own_type, stored_values
+from workbench.model.stored_types import exact_type, mixed_identity, own_type, stored_values
 from workbench.model.weights import LEFT_OUT, ModelError, building, identity
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
@@ -220,12 +220,17 @@ def _load(
     check_memory(source, sum(stored.values()) * chosen.itemsize, device, chosen, ModelError)
     widest = exact_type(stored)
     exact = chosen in (torch.float32, widest)
+    if not exact and widest == torch.float32:
+        module = _load_module(source, chosen, trust_remote_code=trust_remote_code, **where)
+        if hash := mixed_identity(module, source, config.to_dict().get("transformers_weights"), **where):
+            tokenizer = _own_tokenizer(source, trust_remote_code=trust_remote_code, **where)
+            rounded = identity(module)
+            return Opened(module.to(device), tokenizer, hash, "" if rounded == hash else rounded, own_type(stored))
+        del module
     module = _load_module(source, chosen if exact else widest, trust_remote_code=trust_remote_code, **where)
     with ThreadPoolExecutor(1) as pool:
         hashed = pool.submit(identity, module)
-        tokenizer = (
-            read_tokenizer(source, trust_remote_code=trust_remote_code, **where) if _has_tokenizer(source) else None
-        )
+        tokenizer = _own_tokenizer(source, trust_remote_code=trust_remote_code, **where)
         hash = hashed.result()
     own = own_type(stored)
     if exact:
@@ -236,11 +241,12 @@ def _load(
     return Opened(module.to(device), tokenizer, hash, "" if rounded == hash else rounded, own)
 
 
-def _has_tokenizer(source: str) -> bool:
-    """Whether a folder has a file of a tokenizer, where transformers would make an empty one of the model's kind; a
-    name of the hub is asked for one."""
+def _own_tokenizer(source: str, **how: Any) -> Any:
+    """The tokenizer of a name or folder; None for a folder without a file of one, of which transformers would make an
+    empty one."""
     folder = Path(source)
-    return not folder.exists() or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+    has = not folder.exists() or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+    return read_tokenizer(source, **how) if has else None
 
 
 def _load_module(source: str, dtype: torch.dtype, *, trust_remote_code: bool = False, **where: Any) -> Any:

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from workbench.core.forms import read_json
+from workbench.core.hashing import combined, values_digest
 from workbench.model.checkpoint_files import INDEX, WeightIndex
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, check_finite, state_of
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Types of floats that safetensors names; those of 8 bits are equal to values of bfloat16."""
@@ -49,6 +51,39 @@ def exact_type(values: Mapping[torch.dtype, int]) -> torch.dtype:
     """The smallest type that rounds no value, and float32 for those of 64 bits."""
     kinds = [kind for kind, number in values.items() if number]
     return kinds[0] if len(kinds) == 1 and kinds[0] != torch.float64 else torch.float32
+
+
+def mixed_identity(module: nn.Module, source: str, named: str | None = None, **where: Any) -> str:
+    """The `identity` of a checkpoint's values, of which a model in 16 bits has rounded some; empty where it is unclear.
+
+    A checkpoint may keep a few tensors in a wider type, such as norms. Those are read from its files one by one, so
+    that the model is not built in the wider type. It is unclear where one of them has another name in the model.
+
+    Args:
+        module: the model as it was opened in 16 bits.
+        source: as for `stored_values`.
+        named: as there.
+        where: as there.
+
+    Raises:
+        ModelError: a value that is no finite number.
+    """
+    tensors = state_of(module)
+    digests: dict[str, bytes] = {}
+    for file in _files(source, named, where):
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                word, held = opened.get_slice(name).get_dtype(), tensors.get(name)
+                if FLOATS.get(word) == (module.dtype if held is None else held.dtype):
+                    continue  # it is not rounded
+                stored = opened.get_tensor(name)
+                if not stored.is_floating_point() and not word.startswith("F8"):
+                    continue
+                if held is None or held.shape != stored.shape or not torch.equal(stored.to(held.dtype), held):
+                    return ""
+                check_finite({name: stored}, [])
+                digests[name] = values_digest(name, stored.float())
+    return combined({name: digests.get(name) or values_digest(name, one) for name, one in tensors.items()})
 
 
 def _files(source: str, named: str | None, where: Mapping[str, Any]) -> list[Path]:

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.precision import in_float64
 from workbench.model.hookpoints import HookPoint
 from workbench.model.mlp import linear_shape
 from workbench.model.modules import is_conv1d, through
+from workbench.model.sharded import in_one_piece
 from workbench.model.stream_probe import Place, Region, StreamProbe, nudge
-from workbench.model.weights import ModelError
+from workbench.model.weights import ModelError, whole
 
 NEARLY = 0.999
 """Least cosine of a nudge with what it moves; a norm or a nonlinearity between stays well below."""
@@ -66,7 +68,7 @@ class StreamPath:
     def matrix(self) -> Tensor:
         """The linear map's weight, `[width, d_model]` in float32: what one unit of each coordinate adds to `y`."""
         linear: Any = self.linear
-        weight = linear.weight.detach().float()
+        weight = whole(linear.weight).detach().float()
         return weight if is_conv1d(linear) else weight.T
 
     def units(self) -> Tensor:
@@ -76,7 +78,7 @@ class StreamPath:
     def output(self, x: Tensor) -> Tensor:
         """`y` `[..., d_model]` in float32 for the tensor `x` `[..., width]` at the place."""
         with torch.no_grad():
-            return (x if self.linear is None else through(self.linear, x)).float()
+            return (x if self.linear is None else through(in_one_piece(self.linear), x)).float()
 
     def added(self, x: Tensor) -> Tensor:
         """What the tensor at the place `[..., width]` adds to the stream, biases included: `[..., d_model]`."""
@@ -234,7 +236,7 @@ def stream_path_of_passes(read: Read, point: HookPoint, d_model: int, streams: S
 
 def _factor(moved: Tensor, pushed: Tensor, name: str, least: float = NEARLY) -> float:
     """The factor between a nudge and what it moves; a `ModelError` where they are not parallel."""
-    one, other = moved.flatten().double(), pushed.flatten().double()
+    one, other = in_float64(moved.flatten()), in_float64(pushed.flatten())
     cosine = float(torch.nn.functional.cosine_similarity(one, other, dim=0))
     if not abs(cosine) > least:
         raise ModelError(f"What stands at {name} changes on its way into the residual stream, so it has no direction.")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from workbench.model.mlp import linear_shape
 from workbench.model.modules import sharing_copy
+from workbench.model.sharded import in_one_piece
 
 Place = tuple[str, str]
 """Path of a module inside a region, and a side of it: `in` or `out`."""
@@ -68,11 +69,14 @@ class StreamProbe:
         self.first = next(path for path in paths if path in self._calls)
 
     def region(self, path: str) -> Region:
-        """The region that a module of the model lies in, a copy in float32 where the model's type has 16 bits."""
+        """The region that a module of the model lies in, a copy in float32 where the model's type has 16 bits.
+
+        A layer that is sharded over processes is a whole copy of it, in each of them.
+        """
         match = _LAYER.match(path)
         layer = match[0] if match and match[0] in self._calls else ""
         if layer:
-            module = self.module.get_submodule(layer)
+            module = in_one_piece(self.module.get_submodule(layer))
             if next(module.parameters()).dtype != torch.float32:
                 module = copy.deepcopy(module).float()
             inner = [name for name, _ in module.named_modules() if name]

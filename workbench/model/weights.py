@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.hashing import not_finite, values_fingerprint
+from workbench.core.hashing import combined, not_finite, values_digest, values_fingerprint
 from workbench.core.type_words import reason_of
 
 LEFT_OUT = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -64,36 +65,54 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     return parameters_of(module) | buffers_of(module)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a `DTensor`, of which a process holds a part."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, also where it is sharded over processes; these gather it together."""
+    if not is_sharded(tensor):
+        return tensor
+    sharded: Any = tensor
+    with torch.inference_mode(False), torch.no_grad():
+        return sharded.full_tensor()
+
+
 def identity(module: nn.Module) -> str:
     """The hash of a model's weights: the fingerprint of the values of all tensors that its checkpoint holds, tied ones
     once.
 
+    A buffer may be infinite, as that of a mask is. Where the weights are sharded over processes, all of these call this
+    together.
+
     Raises:
-        ModelError: a weight that is no finite number.
+        ModelError: a weight that is no finite number, a saved buffer that is NaN, or a weight that accelerate offloads.
     """
-    check_weights(module)
-    return values_fingerprint(state_of(module))
-
-
-def check_weights(module: nn.Module) -> None:
-    """Raise `ModelError` where a parameter is no finite number, or a saved buffer is NaN.
-
-    A buffer may be infinite, as that of a mask is. A model whose weights are not all in the memory of this process's
-    devices is refused too: those that accelerate offloads, and those that transformers shards over several processes.
-    """
-    tensors = state_of(module)
+    tensors, infinite = state_of(module), list(buffers_of(module))
     for name, one in tensors.items():
         if one.is_meta:
             raise ModelError(
                 f"{name} of this model is not in memory: accelerate keeps it elsewhere until it is needed; load the "
                 "model with a device_map that puts every layer on a device."
             )
-        if hasattr(one, "full_tensor"):  # as a `DTensor` has, of which a process holds a part
-            raise ModelError(
-                f"{name} of this model is sharded over several processes (tp_plan), which Workbench can't read or edit "
-                'inside; load the model with device_map="auto" in one process.'
-            )
-    if wrong := not_finite(tensors, infinite=list(buffers_of(module))):
+    if any(map(is_sharded, tensors.values())):
+        return combined(dict(_gathered_digests(tensors, infinite)))
+    check_finite(tensors, infinite)
+    return values_fingerprint(tensors)
+
+
+def _gathered_digests(tensors: Mapping[str, Tensor], infinite: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """What each tensor adds to the hash; all processes gather one after another, in the order of their names."""
+    for name in sorted(tensors):
+        one = whole(tensors[name])
+        check_finite({name: one}, infinite)
+        yield name, values_digest(name, one)
+
+
+def check_finite(tensors: Mapping[str, Tensor], infinite: Sequence[str]) -> None:
+    """Raise `ModelError` where a tensor holds NaN, or infinity and is not among those that may."""
+    if wrong := not_finite(tensors, infinite=infinite):
         raise ModelError(
             f"{wrong} of this model holds values that are not finite: its weights are damaged; load it again."
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workbench.core.precision import in_float64
 from workbench.model.language_model import LanguageModel
 from workbench.sparsity.masking import LEAST, down_weights, error_share
 
@@ -74,7 +75,7 @@ class CurveMeter:
         whole = values @ weights
         for place, threshold in enumerate(self.grids[layer]):
             lost = (values * (sizes < threshold)) @ weights  # [n, d_model]
-            self.sums[layer, place] += error_share(lost, whole).double().sum()
+            self.sums[layer, place] += in_float64(error_share(lost, whole)).sum()
         self.counts[layer] += len(values)
 
     def curves(self) -> list[CettCurve]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.precision import float64_device, in_float64
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.evaluation.bootstrap import TextSums
 from workbench.evaluation.losses import predictions, token_losses
@@ -109,7 +110,8 @@ class Sample:
         """
         sums = TextSums()
         for one, plain in zip(self.batches, self.plain, strict=True):
-            left_out = torch.zeros(*one.tokens.shape, len(keeps), dtype=torch.float64, device=one.tokens.device)
+            home = float64_device(one.tokens.device)
+            left_out = torch.zeros(*one.tokens.shape, len(keeps), dtype=torch.float64, device=home)
             edits = []
             if on_inputs:
                 edits = [Edit(name, _passing(on_inputs, layer)) for layer, name in enumerate(self.inputs)]
@@ -119,7 +121,7 @@ class Sample:
             ]
             losses = self._losses(one, edits)
             texts = one.texts[:, None].expand_as(one.tokens)
-            pairs, counted = predictions(one.content), one.content.double()
+            pairs, counted = predictions(one.content), in_float64(one.content)
             left_out *= counted[..., None]
             sums.add(texts.flatten(), tokens=counted.flatten(), left_out=left_out.flatten(0, 1))
             sums.add(texts[:, :-1][pairs], predictions=torch.ones_like(plain), loss_plain=plain, loss=losses)
@@ -180,7 +182,7 @@ class CettMeter:
         whole = values @ self.weights[layer]  # [n, d_model]
         for number, keeps in enumerate(self.choices):
             lost = (values * ~keeps[layer](values)) @ self.weights[layer]
-            self.sums[number, layer] += error_share(lost, whole).double().sum()
+            self.sums[number, layer] += in_float64(error_share(lost, whole)).sum()
         self.counts[layer] += len(values)
 
     def means(self) -> list[list[float]]:

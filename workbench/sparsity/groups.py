@@ -17,6 +17,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.precision import in_float64
 from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
@@ -253,20 +254,20 @@ class _Seen:
     def add_sizes(self, layer: int, sizes: Tensor) -> None:
         """Add the layer's contributions on the same tokens, `[n, d_mlp]`."""
         inputs = self.inputs.pop(layer)
-        self.squares[layer] = self.squares[layer] + (inputs.T @ inputs).double()
+        self.squares[layer] = self.squares[layer] + in_float64(inputs.T @ inputs)
         self.products[layer] = self.products[layer] + inputs.T @ sizes
 
     def router(self, layer: int, member: Tensor, groups: int) -> Tensor:
         """The weights of a ridge regression of each group's contributions on the input: `[d_model + 1, groups]`."""
-        wanted = _group_sums(self.products[layer].double(), member, groups)
+        wanted = _group_sums(in_float64(self.products[layer]), member, groups)
         squares = self.squares[layer]
-        held = RIDGE * squares.diagonal().mean() * torch.eye(len(squares), device=squares.device).double()
-        return torch.linalg.solve(squares + held, wanted).float()
+        held = RIDGE * squares.diagonal().mean() * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
+        return torch.linalg.solve(squares + held, wanted).float().to(self.products[layer].device)
 
 
 def _group_sums(values: Tensor, member: Tensor, groups: int) -> Tensor:
     """Sums over each group's members: from `[..., members]` to `[..., groups]`."""
-    return values.new_zeros(*values.shape[:-1], groups).index_add_(-1, member, values)
+    return values.new_zeros(*values.shape[:-1], groups).index_add_(-1, member.to(values.device), values)
 
 
 def _correlations(active: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import checked
+from workbench.core.precision import in_float64
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.modules import is_conv1d
@@ -69,8 +70,11 @@ def independent_rise(model: LanguageModel, thresholds: list[float], rows: list[t
         rows: token ids, and whether each of them counts.
 
     Raises:
-        SparsityError: a model that runs through dictionaries, which its plain modules don't.
+        SparsityError: a model that is sharded over processes, or runs through dictionaries, which its plain modules
+            don't.
     """
+    if model.network.processes is not None:
+        raise SparsityError(f"{model.name} is sharded over several processes; verify it in one.")
     if model.splices:
         raise SparsityError(f"{model.name} runs through dictionaries; its plain modules alone are another model.")
     memo: dict[int, Any] = {
@@ -104,6 +108,6 @@ def _mean_loss(module: Any, rows: list[tuple[list[int], list[bool]]]) -> float:
         logits = module(input_ids=torch.tensor([ids], device=module.device), use_cache=False).logits[0].float()
         places = [place for place in range(len(ids) - 1) if counts[place] and counts[place + 1]]
         targets = torch.tensor([ids[place + 1] for place in places], device=module.device)
-        total += float(nn.functional.cross_entropy(logits[places], targets, reduction="none").double().sum())
+        total += float(in_float64(nn.functional.cross_entropy(logits[places], targets, reduction="none")).sum())
         count += len(places)
     return total / count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from workbench.core.checks import checked
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
+from workbench.model.placing import parted
 from workbench.surgery.certificate.certificate import HELD_OUT
 from workbench.surgery.child import Child
 from workbench.surgery.child_building import SurgeryError
@@ -18,14 +19,14 @@ def as_model(model: LanguageModel | Child) -> LanguageModel:
     """The model that an operation changes: that of a child, or the model itself.
 
     Raises:
-        SurgeryError: there are edits beside it, which the operation would lose, or it is spread over several devices.
+        SurgeryError: there are edits beside it, which the operation would lose, or it is spread over several devices or
+            processes.
     """
     plain = model.model if isinstance(model, Child) else model
-    devices = {str(one.device) for one in plain.network.module.parameters()}
-    if len(devices) > 1:
+    if apart := parted(plain.network.module):
         raise SurgeryError(
-            f"{plain.name} is spread over several devices ({', '.join(sorted(devices))}), and surgery makes a model on "
-            'one: open its folder with device="cpu", or on a card that holds it whole.'
+            f'{plain.name} {apart}, and surgery makes a model on one device: open its folder with device="cpu", or on '
+            "a card that holds it whole."
         )
     if has_beside(plain):
         raise SurgeryError(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Wholes, checked
+from workbench.core.precision import in_float64
 from workbench.core.type_words import shown
 from workbench.corpus import CorpusError
 from workbench.dictionaries.features import Feature
@@ -38,7 +39,7 @@ class StateCounts:
 
     def precision(self, hook_point: str) -> Tensor:
         """Share of a feature's activations that are on a state: `[n_features, states]`; 0 for inactive features."""
-        counts = self.counts[hook_point].double()
+        counts = in_float64(self.counts[hook_point])
         return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
     def recall(self, hook_point: str) -> Tensor:

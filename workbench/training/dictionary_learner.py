@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.precision import in_float64
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import JOIN
@@ -144,7 +145,7 @@ class DictionaryLearner:
         """See `Learner`."""
         x, target = self._pair(batch)
         step = self.dictionary.loss_and_gradients(x, target, dead=dead, sparsity=sparsity)
-        share = float(massive(x.norm(dim=-1)).double().mean())
+        share = float(in_float64(massive(x.norm(dim=-1))).mean())
         return {name: getattr(step, name) for name in NUMBERS} | {"massive": share}, step.fired
 
     def resample(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workbench.core.hashing import fingerprint
+from workbench.core.precision import float64_device
 from workbench.core.type_words import reason_of, shown
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.acting import acting
@@ -158,7 +159,8 @@ class ModelLearner:
             x = torch.cat(captured[one.reads])
             target = None if one.reads == one.writes else torch.cat(captured[one.writes])
             one.begin(x, target, fresh=self.fresh)
-            units = torch.tensor([one.unit_in, one.unit_out], dtype=torch.float64, device=self.device)
+            home = float64_device(self.device)
+            units = torch.tensor([one.unit_in, one.unit_out], dtype=torch.float64, device=home)
             self.processes.copy_first([*one.state_dict().values(), units])
             one.unit_in, one.unit_out = units.tolist()
 

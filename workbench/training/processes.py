@@ -14,6 +14,9 @@ from torch import Tensor
 from torch import distributed as dist
 
 from workbench.harvest import process_shard
+from workbench.model.language_model import LanguageModel
+from workbench.model.placing import parted
+from workbench.training.checkpoints import TrainingError
 
 
 class Processes:
@@ -82,6 +85,19 @@ class Processes:
         """Until all are here."""
         if self.count > 1:
             dist.barrier()
+
+
+def check_whole(model: LanguageModel) -> None:
+    """Refuse to train with a model that is sharded over the processes, which then share no work.
+
+    Raises:
+        TrainingError: it is sharded.
+    """
+    if model.network.processes is not None:
+        raise TrainingError(
+            f"{model.name} {parted(model.network.module)}, which share the work of a training otherwise; write its "
+            "activations with a harvest (Store.write), and train on them as a source."
+        )
 
 
 def _close() -> None:

@@ -22,6 +22,7 @@ import torch
 from workbench.core.checks import checked
 from workbench.core.hashing import not_finite
 from workbench.core.locks import alone
+from workbench.core.precision import float64_device, in_float64
 from workbench.core.provenance import command_line
 from workbench.training.checkpoints import RunFolder, State, TrainingError, has_ended
 from workbench.training.learner import Learner
@@ -180,7 +181,7 @@ class Training:
         new = learner.tokens_after(state.step) - learner.tokens_after(state.step - 1)
         state.tokens_since_fired = torch.where(processes.add(fired) > 0, 0, state.tokens_since_fired + new)
         dead = state.tokens_since_fired > settings.dead_after
-        dead_share = float(dead.double().mean()) if learner.n_features else 0.0
+        dead_share = float(in_float64(dead).mean()) if learner.n_features else 0.0
         self._resample(batch, state)
         where = {"step": state.step, "tokens": learner.tokens_after(state.step)}
         return where | line | {"dead": dead_share, "gradient": length, "lr": share * settings.lr}
@@ -196,7 +197,8 @@ class Training:
 
     def _averaged(self, measured: dict[str, float]) -> dict[str, float]:
         """The numbers of a step, averaged over the processes."""
-        numbers = torch.tensor(list(measured.values()), dtype=torch.float64, device=self.learner.device)
+        home = float64_device(self.learner.device)
+        numbers = torch.tensor(list(measured.values()), dtype=torch.float64, device=home)
         self.processes.average([numbers])
         return dict(zip(measured, numbers.tolist(), strict=True))
 

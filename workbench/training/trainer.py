@@ -23,7 +23,7 @@ from workbench.model.grad_mode import lasting
 from workbench.model.language_model import LanguageModel
 from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import DictionaryLearner, DictionarySettings, described
-from workbench.training.processes import Processes
+from workbench.training.processes import Processes, check_whole
 from workbench.training.reading import Monitor, Reader
 from workbench.training.settings import RunOptions, Seconds
 from workbench.training.steps import Training
@@ -113,6 +113,7 @@ def train(
         raise TrainingError(f"{shown(dictionary)} can't be trained; wb.TopKSAE(...) makes a dictionary that can.")
     reads, writes = _hook_points(dictionary, hook_point, target)
     if model is not None:
+        check_whole(model)
         follow(dictionary, model)
     processes = Processes(next(itertools.chain(dictionary.parameters(), dictionary.buffers())).device)
     if batch_size % processes.count:

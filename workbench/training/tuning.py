@@ -24,7 +24,7 @@ from workbench.model.widened import is_exact, narrowed, widen
 from workbench.training.checkpoints import TrainingError
 from workbench.training.dictionary_learner import described
 from workbench.training.model_learner import ModelLearner, ModelSettings, dictionary_in_place
-from workbench.training.processes import Processes
+from workbench.training.processes import Processes, check_whole
 from workbench.training.reading import Monitor
 from workbench.training.settings import RunOptions, Seconds
 from workbench.training.steps import Training
@@ -113,6 +113,7 @@ def fine_tune(
         HookPointError, DictionaryError: a dictionary that does not fit the model.
         CorpusError: texts that can't be read.
     """
+    check_whole(model)
     own = copy.deepcopy(model.splices) if spliced is None else spliced
     if frozen and not own:
         raise TrainingError("There is nothing to train: the model is frozen and runs through no dictionary.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.arguments import Argument
+from workbench.core.precision import float64_device, in_float64
 from workbench.interventions.affine import AffineChange, Project
 from workbench.interventions.parts import FIRST, check_writers, writers
 from workbench.interventions.protocol import InterventionKind
@@ -52,8 +53,8 @@ class AblateDirection(InterventionKind):
             plan.close(model.hook_points[name].key)
 
         def take_out(x: Tensor) -> Tensor:  # [..., d_model]; rounded once, as the baked weights are
-            exact = x.double()
-            return (exact - (exact @ unit)[..., None] * unit).to(x.dtype)
+            exact = in_float64(x)
+            return (exact - (exact @ unit)[..., None] * unit).to(x.dtype).to(x.device)
 
         return [Edit(name, take_out, source=str(self)) for name in names]
 
@@ -73,7 +74,7 @@ class AblateDirection(InterventionKind):
                 f"The direction has {len(self.direction):,} values, but the residual stream of {model.name} is "
                 f"{model.network.d_model:,} wide."
             )
-        direction = torch.tensor(self.direction, dtype=torch.float64, device=model.device)
+        direction = torch.tensor(self.direction, dtype=torch.float64, device=float64_device(model.device))
         return direction / direction.norm()
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.precision import float64_device
 from workbench.interventions.affine import Add, AffineChange
 from workbench.model.modules import is_conv1d
 
@@ -62,10 +63,12 @@ def fold(module: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None = N
     source, target = (stored.T, new.T) if turned else (stored, new)  # [out, in]
     own_bias = getattr(layer, "bias", None)
     old = source.new_zeros(len(source)) if own_bias is None else own_bias.detach()
+    home = float64_device(stored.device)
+    old = old.to(home)
     bias = old.to(torch.float64, copy=True)
     multiplied = float(getattr(layer, "embed_scale", 1.0)) if isinstance(module, nn.Embedding) else 1.0
     for rows, columns in _parts(source, {one.place.side for one in folds}):
-        weight = source[rows, columns].to(torch.float64, copy=True)
+        weight = source[rows, columns].to(home).to(torch.float64, copy=True)
         if multiplied != 1:
             weight *= multiplied
         bias[rows] = old[rows]
@@ -77,7 +80,7 @@ def fold(module: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None = N
     if isinstance(module, nn.Embedding):
         return new, None
     keeps = own_bias is not None or bool(bias.any())
-    return new, bias.to(kind) if keeps else None
+    return new, bias.to(kind).to(stored.device) if keeps else None
 
 
 def _parts(weight: Tensor, sides: set[str]) -> list[tuple[slice, slice]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.precision import in_float64
 from workbench.interventions.parts import PARTS
 from workbench.model.hookpoints import HookPoint, HookPointError
 from workbench.model.in_force import uninterrupted
@@ -129,7 +130,7 @@ class Places:
         names = ["hook_embed", "blocks.0.hook_resid_pre"]
         with uninterrupted(), torch.inference_mode():
             tokens = torch.arange(min(self.model.network.vocab_size, 16), device=self.model.device)[None]
-            embedded, entering = (x.double() for x in self.model.capture(tokens, names).values())
+            embedded, entering = (in_float64(x) for x in self.model.capture(tokens, names).values())
         scale = float((embedded * entering).sum() / embedded.square().sum())
         return scale if _close(scale * embedded, entering) and abs(scale - 1) > 1e-6 else 1.0
 

@@ -20,6 +20,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.core.provenance import command_line
 from workbench.corpus import Corpus, as_corpus
@@ -190,4 +191,4 @@ def _cost(before: Tensor, after: Tensor, tokens: Tensor, content: Tensor) -> Ten
     kl = kl_divergence(before[:, :-1], after[:, :-1], pairs)
     same = (before.argmax(-1) == after.argmax(-1))[:, :-1] & pairs
     columns = [pairs, token_losses(before, tokens, pairs), token_losses(after, tokens, pairs), kl, same]
-    return torch.stack([column.double().sum() for column in columns])
+    return torch.stack([in_float64(column).sum() for column in columns])

@@ -18,6 +18,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch
 from workbench.model.hookpoints import HookPointError
@@ -171,8 +172,8 @@ those of several texts add up."""
 @torch.no_grad()
 def _sums(new: nn.Module, old: nn.Module, x: Tensor) -> Sums:
     activation: Any = new
-    terms = torch.stack([term.flatten() for term in activation.terms(x)], 1).double()  # [tokens * d_mlp, terms]
-    return terms.T @ terms, terms.T @ old(x).flatten().double()
+    terms = in_float64(torch.stack([term.flatten() for term in activation.terms(x)], 1))  # [tokens * d_mlp, terms]
+    return terms.T @ terms, terms.T @ in_float64(old(x).flatten())
 
 
 @torch.no_grad()
@@ -183,7 +184,7 @@ def _solved(new: nn.Module, sums: Sums) -> nn.Module:
     count = squares[0, 0]  # the first term is 1
     size = (squares.diagonal() / count).sqrt().clamp(min=1e-12)
     squares = squares / count / size / size[:, None]
-    alone = 1e-6 * torch.eye(len(size), device=size.device).double()
+    alone = 1e-6 * torch.eye(len(size), dtype=size.dtype, device=size.device)
     activation.weights.copy_(torch.linalg.solve(squares + alone, targets / count / size) / size)
     return activation.requires_grad_(False)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Flags, Natural, Number, Positive, checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.edits import Edit
@@ -57,15 +58,15 @@ def neuron_use(
     except (ModelError, HookPointError) as error:
         raise SurgeryError(f"The neurons of {model.name} can't be cut: {error}") from error
     corpus.check_tokens(model)
-    total, count = torch.zeros_like(lengths, dtype=torch.float64), 0
+    total, count = in_float64(torch.zeros_like(lengths)), 0
     with uninterrupted(), torch.inference_mode():
         for batch in corpus.batches(model, 256, 4, tokens, seed):
             if cancel is not None and cancel():
                 raise Cancelled("Measuring was stopped; nothing has changed.")
             for layer, value in enumerate(model.capture(batch.tokens, points).values()):
-                total[layer] += value[batch.content].abs().double().sum(0)
+                total[layer] += in_float64(value[batch.content].abs()).sum(0)
             count += int(batch.content.sum())
-    return (total / count * lengths.double()).float()
+    return (total / count * in_float64(lengths)).float().to(lengths.device)
 
 
 @checked(SurgeryError)

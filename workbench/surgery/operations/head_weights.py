@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.precision import float64_device, in_float64
+
 
 @dataclass(frozen=True)
 class HeadShape:
@@ -77,12 +79,12 @@ class AttentionWeights:
         value = getattr(self.parts[part], name, None)
         if value is None:
             return None
-        return value.detach().double().view(-1, self.shape.width, value[0].numel())
+        return in_float64(value.detach()).view(-1, self.shape.width, value[0].numel())
 
     def _stored(self, part: str, name: str, value: Tensor) -> dict[str, Tensor]:
         """In float32, whatever the model's type is."""
         flat = value.reshape(-1, value.shape[-1]) if name == "weight" else value.flatten()
-        return {f"{self.path}.{part}_proj.{name}": flat.float().contiguous()}
+        return {f"{self.path}.{part}_proj.{name}": flat.float().contiguous().to(self.parts[part].weight.device)}
 
     def alike(self, how: Alike, scale: float = 1.0) -> dict[str, Tensor]:
         """All matrices, with keys and values of each group made of the group's first and multiplied with `scale`.
@@ -100,7 +102,7 @@ class AttentionWeights:
             if (v := self._heads("v", name)) is not None:
                 mixed = how.mixes.to(v.device) @ v[:: s.joined, None]  # [new, joined, width, in]
                 tensors |= self._stored("v", name, scale * mixed.flatten(0, 1))
-        return tensors | self._stored("o", "weight", self.parts["o"].weight.detach().double() / scale)
+        return tensors | self._stored("o", "weight", in_float64(self.parts["o"].weight.detach()) / scale)
 
     def averaged(self) -> dict[str, Tensor]:
         """The mean of the keys' and values' weights over each group."""
@@ -121,7 +123,7 @@ class AttentionWeights:
             values: second moments, `[new, joined * width, joined * width]`.
         """
         s = self.shape
-        keys, values = (one.to(self.parts["o"].weight.device) for one in (keys, values))
+        keys, values = (one.to(float64_device(self.parts["o"].weight.device)) for one in (keys, values))
         plane = torch.linalg.eigh(keys).eigenvectors[..., -1]  # [new, width / 2, joined]
         basis = torch.linalg.eigh(values).eigenvectors[..., -s.width :]  # [new, joined * width, width]
         per_query = s.queries // s.old
@@ -137,7 +139,7 @@ class AttentionWeights:
             if (v := self._heads("v", name)) is not None:
                 stacked = v.view(s.new, s.joined * s.width, -1)
                 tensors |= self._stored("v", name, basis.transpose(1, 2) @ stacked)
-        out = self.parts["o"].weight.detach().double()  # [d_model, queries * width]
+        out = in_float64(self.parts["o"].weight.detach())  # [d_model, queries * width]
         heads = out.view(-1, s.new, s.joined, per_query, s.width)
         parts = basis.view(s.new, s.joined, s.width, s.width)  # [new, joined, old width, new width]
         turned = torch.einsum("dgjqa,gjab->dgjqb", heads, parts)
@@ -149,7 +151,7 @@ def as_complex(x: Tensor) -> Tensor:
 
     Plane j has the coordinates j and j + width / 2.
     """
-    real, imaginary = x.double().chunk(2, -1)
+    real, imaginary = in_float64(x).chunk(2, -1)
     return torch.complex(real, imaginary)
 
 

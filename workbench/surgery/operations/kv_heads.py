@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
@@ -216,7 +217,7 @@ def _covariances(
                     z = as_complex(x)
                     moment = torch.einsum("ngip,ngjp->gpij", z, z.conj())
                 else:
-                    flat = x.double().flatten(2)
+                    flat = in_float64(x).flatten(2)
                     moment = torch.einsum("nga,ngb->gab", flat, flat)
                 sums[name] = sums[name] + moment if name in sums else moment
     return [(sums[f"blocks.{n}.attn.hook_k"], sums[f"blocks.{n}.attn.hook_v"]) for n in range(model.network.n_layers)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.precision import in_float64
 from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
@@ -64,7 +65,7 @@ def input_norms(
 
     def watch(path: str) -> Any:
         def hook(module: nn.Module, args: tuple) -> None:
-            squares = inputs_by_token(args[0], content.shape, path)[content].double().square().sum(0)
+            squares = in_float64(inputs_by_token(args[0], content.shape, path)[content]).square().sum(0)
             sums[path] = sums[path] + squares if path in sums else squares
 
         return hook
@@ -79,7 +80,7 @@ def input_norms(
     unseen = [path for path in paths if path not in sums]
     if unseen:
         raise SurgeryError(f"{unseen[0]} is not called as a module, so its inputs can't be measured.")
-    return {path: total.sqrt().float() for path, total in sums.items()}
+    return {path: total.sqrt().float().to(model.device) for path, total in sums.items()}
 
 
 def inputs_by_token(x: Tensor, shape: Sequence[int], path: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.precision import in_float64
 from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.mlp import linear_shape
@@ -80,7 +81,7 @@ def _neurons_of(module: Any, path: str, down: str) -> Tensor | None:
         gradients = [torch.autograd.grad(one, seen["out"], retain_graph=True, allow_unused=True)[0] for one in sums]
     if gradients[0] is None or gradients[1] is None:
         return None
-    once, counted = (one.double().flatten(0, -2) for one in gradients)  # [tokens, out]
+    once, counted = (in_float64(one).flatten(0, -2) for one in gradients)  # [tokens, out]
     best = once.abs().argmax(0, keepdim=True)
     ratio = (counted.gather(0, best) / once.gather(0, best))[0] - 1
     if not bool(ratio.isfinite().all()) or bool((ratio - ratio.round()).abs().max() > 0.05):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from workbench.core.precision import in_float64
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.search.budgets import Candidate
 
@@ -64,7 +65,7 @@ class Surrogate:
         self._levels.append(levels)
         self._windows.append(window)
         self._kls.append(kl)
-        self._slopes.append(slopes.double())
+        self._slopes.append(in_float64(slopes))
 
     def learn(self) -> None:
         """Fit to all observations."""
