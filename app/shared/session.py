@@ -42,7 +42,8 @@ def choose_model() -> None:
             key="source",
             accept_new_options=True,
             on_change=_forget,
-            help="The default model, or type the name of a model on Hugging Face or the path of a folder.",
+            help="The default model, or type the name of a model on Hugging Face, or the path of a folder "
+            "or a GGUF file.",
         )
         st.session_state["facts"] = st.empty()
         st.session_state["room for placement"] = st.container()

@@ -167,6 +167,9 @@ def test_another_model_from_a_folder(name: str, tmp_path: Path, tiny_cache: Path
     plain, edited = texts(quiet(page))
     assert plain
     assert edited
+    box = page.text_input(key="adder")
+    box.set_value(box.placeholder.split()[-1]).run()  # the example is a neuron of this model
+    assert len(quiet(page).session_state["rows"]) == 2
 
 
 def test_a_model_of_experts_has_no_neurons_to_browse(tiny_cache: Path, tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def test_a_wrong_device_or_type_is_one_sentence(choice: dict[str, Any], sentence
             wb.load_model(source, **choice)
 
 
+def test_each_process_of_torchrun_takes_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = ["cuda:0", "cuda:1", "cpu"]
+    monkeypatch.setattr(placing, "devices", lambda: cards)
+    assert placing.chosen_device("auto", wb.model.ModelError) == torch.device("cuda:0")
+    for rank, card in enumerate(("cuda:0", "cuda:1", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert placing.chosen_device("auto", wb.model.ModelError) == torch.device(card)
+    cards[:] = ["cpu"]
+    assert placing.chosen_device("auto", wb.model.ModelError) == torch.device("cpu")
+
+
 def test_too_little_memory_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, plain = saved(tmp_path, "llama"), tiny.build("llama")
     values = sum(one.numel() for one in zoo.build("llama").parameters())

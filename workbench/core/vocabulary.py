@@ -18,9 +18,10 @@ def beyond_vocabulary(ids: Sequence[int], vocab_size: int, tokenizer: Any, name:
     if not ids or (min(ids) >= 0 and max(ids) < vocab_size):
         return None
     token = next(token for token in ids if not 0 <= token < vocab_size)
-    text = "" if tokenizer is None or token < 0 else f" ({tokenizer.decode([token])!r:.40})"
+    text = "" if tokenizer is None or token < 0 else tokenizer.decode([token])
+    shown = f" ({text!r:.40})" if text else ""  # the tokenizer may lack it too
     return (
-        f"Token {token:,}{text} lies outside the vocabulary of {name}, 0 to {vocab_size - 1:,}; "
+        f"Token {token:,}{shown} lies outside the vocabulary of {name}, 0 to {vocab_size - 1:,}; "
         "give a tokenizer and ids that belong to this model."
     )
 

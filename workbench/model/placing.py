@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def devices() -> list[str]:
 def chosen_device(device: str | torch.device, error: type[WorkbenchError]) -> torch.device:
     """The device of a name; for "auto" CUDA, else MPS, else the processor.
 
+    Under `torchrun` "auto" is a card of its own for each process of a machine (`LOCAL_RANK`).
+
     Args:
         device: as torch writes it, such as "cpu", "cuda", "cuda:1" or "mps".
         error: the room's own error.
@@ -44,7 +47,8 @@ def chosen_device(device: str | torch.device, error: type[WorkbenchError]) -> to
     """
     here = devices()
     if isinstance(device, str) and device == AUTO:
-        return torch.device(here[0])
+        cards = [name for name in here if name.startswith("cuda:")]
+        return torch.device(cards[int(os.environ.get("LOCAL_RANK", "0")) % len(cards)] if cards else here[0])
     try:
         chosen = torch.device(device)
         if chosen.type == "meta":
