@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +35,8 @@ from workbench.model.hub import (
 from workbench.model.placing import check_memory, chosen_dtype, placed
 from workbench.model.stored_types import exact_type, mixed_identity, own_type, stored_values
 from workbench.model.weights import LEFT_OUT, ModelError, building, identity
+
+T = TypeVar("T")
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 """Patterns of the names of a tokenizer's files."""
@@ -156,6 +158,37 @@ def read_huggingface(
         return _read(source, load, fetch=fetch)
 
 
+def checkpoint_folder(source: str) -> Path:
+    """The folder that holds the checkpoint of a Hugging Face name or a local folder, with everything checked that comes
+    before weights are read.
+
+    Of a name it is that of Hugging Face's cache; the hub is asked as in `read_huggingface`, for weights in safetensors,
+    configuration and tokenizer.
+
+    Raises:
+        ModelError: as `read_huggingface`.
+    """
+    if Path(source).exists():
+        check_opening(Path(source))
+        return Path(source)
+    with _in_one_sentence(source):
+        return _read(source, functools.partial(_cached_folder, source), fetch=True)
+
+
+def _cached_folder(source: str, **where: Any) -> Path:
+    """The folder of a name in Hugging Face's cache, which holds it whole."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = _check_opening(source, **where)
+    stored_values(source, config.to_dict().get("transformers_weights"), **where)
+    with contextlib.suppress(ModelError, OSError, ValueError, KeyError):  # it has none
+        read_tokenizer(source, **where)
+    found = try_to_load_from_cache(source, "config.json")
+    if not isinstance(found, str):
+        raise ModelError(f"{source!r} has no config.json in the cache of Hugging Face; load it once with load_model.")
+    return Path(found).parent
+
+
 def read_module(folder: Path) -> nn.Module:
     """The plain model in float32 of a local folder, on the processor, without its tokenizer.
 
@@ -187,7 +220,7 @@ def _in_one_sentence(source: str) -> Iterator[None]:
         ) from error
 
 
-def _read(source: str, load: Callable[..., Opened], *, fetch: bool) -> Opened:
+def _read(source: str, load: Callable[..., T], *, fetch: bool) -> T:
     """What `load` opens: from the cache, or the hub."""
     send_no_telemetry()
     if not is_repository(source):

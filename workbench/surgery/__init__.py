@@ -16,6 +16,7 @@ from workbench.surgery.operations.dare import dare as dare
 from workbench.surgery.operations.experts import extract_expert as extract_expert
 from workbench.surgery.operations.experts import keep_neurons as keep_neurons
 from workbench.surgery.operations.kv_heads import merge_kv_heads as merge_kv_heads
+from workbench.surgery.operations.merge import merge as merge
 from workbench.surgery.operations.pruning import prune as prune
 from workbench.surgery.operations.pruning import search_sparsity as search_sparsity
 from workbench.surgery.operations.quantising import quantise as quantise

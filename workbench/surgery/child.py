@@ -190,6 +190,7 @@ def make_child(
     step: Mapping[str, Any],
     *,
     config: Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
     name: str | None = None,
     seed: int | None = None,
     reference: tuple[Any, ...] = (),
@@ -204,6 +205,7 @@ def make_child(
             may stand under another name; it is shared.
         step: the change as plain data (JSON); `step["operation"]` is the operation's name.
         config: values of the configuration that change; they decide the child's module.
+        tokenizer: the child's Hugging Face tokenizer; the parent's without it.
         name: of the child; by default the name of the model at the start with all operations in brackets.
         seed: recorded with the step.
         reference, beside: see `Child`.
@@ -230,7 +232,7 @@ def make_child(
     start = earlier[0]["parent"]["name"] if earlier else parent.name
     title = name or f"{start} ({', '.join(str(one['operation']) for one in [*earlier, step])})"
     held = identity(module)
-    model = LanguageModel(module, parent.tokenizer, title, held)
+    model = LanguageModel(module, parent.tokenizer if tokenizer is None else tokenizer, title, held)
     model.take_hash(held, parent)
     record = {
         **step,

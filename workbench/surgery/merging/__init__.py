@@ -1,0 +1,1 @@
+"""Merges of several checkpoints by the recipes of mergekit."""
