@@ -240,7 +240,7 @@ def test_a_graph_of_circuit_tracer_is_drawn_without_cards(shelf: Shelf) -> None:
     page = visit(shelf)
     page.session_state["published graph"] = graph
     page.session_state["published node"] = graph.nodes[0].id
-    said = words(quiet(page.run()))
+    said = " ".join(one.value for one in quiet(page.run()).caption)
     assert "they show the file's labels and no cards" in said
     assert 'Output " dog" (p=0.600)' in said.replace("␣", " ").replace("\\", "")
     assert "<i>" not in said
