@@ -21,10 +21,20 @@ import torch
 from sae_lens import SAE, SAEConfig, TrainingSAE
 from sae_lens import registry as sae_lens_registry
 from sae_lens.saes.sae import SAEMetadata
+from sae_lens.training.activation_scaler import ActivationScaler, ActivationWhitening
 from safetensors.torch import load_file, save_file
 
 D_IN, D_OUT, WIDTH, ROWS = 8, 6, 16, 12
 TOLERANCE = 1e-5
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "gated": {"apply_b_dec_to_input": False},
+    "jumprelu": {},
+    "topk": {"k": 4},
+    "batchtopk": {"k": 4},
+    "batchtopk_not_rescaled": {"k": 4, "rescale_acts_by_decoder_norm": False},
+}
+"""What is saved in the middle of a training that normalises its inputs."""
 HERE = {"hook_name": "blocks.0.hook_resid_post", "model_name": "tiny"}
 ACROSS = {"hook_name": "blocks.0.ln2.hook_normalized", "hook_name_out": "blocks.0.hook_mlp_out", "model_name": "tiny"}
 
@@ -56,6 +66,20 @@ def make(target: Path) -> None:
     training(target / "topk_training", "topk", k=4, **own)
     training(target / "batchtopk_training", "batchtopk", k=4, **own)
     training(target / "batchtopk", "batchtopk", final=True, k=4, **own)
+    inference(target / "gated", "gated", **own)
+    inference(target / "gated_uncentred", "gated", apply_b_dec_to_input=False, **own)
+    heads = HERE | {"hook_name": "blocks.0.attn.hook_z"}
+    inference(target / "heads", "standard", reshape_activations="hook_z", metadata=heads)
+    for rule in ("layer_norm", "constant_norm_rescale"):
+        inference(target / f"standard_{rule}", "standard", normalize_activations=rule, **own)
+        inference(target / f"topk_{rule}", "topk", k=4, apply_b_dec_to_input=False, normalize_activations=rule, **own)
+        inference(target / f"gated_{rule}", "gated", normalize_activations=rule, **own)
+        inference(target / f"jumprelu_skip_transcoder_{rule}", f"jumprelu_skip_transcoder", normalize_activations=rule, **across)
+    training(target / "matryoshka", "matryoshka_batchtopk", final=True, k=4, matryoshka_widths=[4, 16], **own)
+    training(target / "matryoshka_training", "matryoshka_batchtopk", k=4, matryoshka_widths=[4, 16], **own)
+    for rule in ("expected_average_only_in", "covariance_whitening"):
+        for architecture, more in ARCHITECTURES.items():
+            checkpoint(target / f"{architecture}_{rule}", architecture, normalize_activations=rule, **own, **more)
 
 
 def inference(folder: Path, architecture: str, **settings: Any) -> None:
@@ -80,6 +104,26 @@ def training(folder: Path, architecture: str, final: bool = False, **settings: A
     expect(folder, loaded)
 
 
+def checkpoint(folder: Path, architecture: str, **settings: Any) -> None:
+    """Write a dictionary and the files beside it as training saves them; the outputs are those of its end."""
+    sae_class, config_class = sae_lens_registry.get_sae_training_class(architecture.removesuffix("_not_rescaled"))
+    trained: TrainingSAE[Any] = randomise(sae_class(built(config_class, settings)))
+    matrix = torch.eye(D_IN) + 0.2 * torch.randn(D_IN, D_IN)
+    whitening = ActivationWhitening(torch.randn(D_IN), matrix, matrix.inverse())
+    whitens = settings["normalize_activations"] == "covariance_whitening"
+    scaler = ActivationScaler(whitening=whitening) if whitens else ActivationScaler(scaling_factor=0.37)
+    trained.save_model(folder)
+    scaler.save(str(folder / "activation_scaler.json"))
+    with torch.no_grad():
+        if whitens:
+            trained.fold_activation_whitening(whitening.mean, whitening.matrix, whitening.inverse_matrix)
+        else:
+            trained.fold_activation_norm_scaling_factor(0.37)
+    with tempfile.TemporaryDirectory() as scratch:
+        trained.save_inference_model(scratch)
+        expect(folder, SAE.load_from_disk(scratch))
+
+
 def built(config_class: type[SAEConfig], settings: dict[str, Any]) -> SAEConfig:
     """A configuration of the common small size."""
     metadata = SAEMetadata(**settings["metadata"])
@@ -101,9 +145,10 @@ def randomise(sae: Any) -> Any:
 def expect(folder: Path, sae: SAE[Any]) -> None:
     """Write inputs and SAELens's outputs beside the dictionary."""
     x = torch.randn(ROWS, D_IN)
+    given = x.view(ROWS, 2, D_IN // 2) if sae.cfg.reshape_activations == "hook_z" else x
     with torch.no_grad():
         single = sae.to(torch.float32)
-        outputs = {"x": x, "codes": single.encode(x), "reconstruction": single(x)}
+        outputs = {"x": x, "codes": single.encode(given), "reconstruction": single(given).flatten(1)}
     save_file({name: tensor.detach().contiguous() for name, tensor in outputs.items()}, folder / "expected.safetensors")
 
 

@@ -26,6 +26,7 @@ KINDS = sorted((k for k in Dictionary.kinds.values() if k.config is not Dictiona
 """All kinds with weights of their own."""
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "saelens"
+FOLDERS = [*sorted(FIXTURES.iterdir()), *sorted(FIXTURES.with_name("saelens_inputs").iterdir())]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_saelens_fixtures.py"
 SAELENS = os.environ.get("WORKBENCH_SAELENS_PYTHON", "")
 
@@ -106,13 +107,14 @@ def test_saving_leaves_other_files_alone(tmp_path: Path) -> None:
     assert load_dictionary(tmp_path / "d").hash == sae.hash
 
 
-@pytest.mark.parametrize("folder", sorted(FIXTURES.iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_folders_of_saelens(folder: Path, tmp_path: Path) -> None:
     expected = load_file(folder / "expected.safetensors")
     ours = load_dictionary(folder)
-    across = "transcoder" in folder.name
-    assert ours.reads == ("blocks.0.ln2.hook_normalized" if across else "blocks.0.hook_resid_post")
-    assert ours.writes == ("blocks.0.hook_mlp_out" if across else "blocks.0.hook_resid_post")
+    across, here = "transcoder" in folder.name, "attn.hook_z" if folder.name == "heads" else "hook_resid_post"
+    assert ours.reads == ("blocks.0.ln2.hook_normalized" if across else f"blocks.0.{here}")
+    assert ours.writes == ("blocks.0.hook_mlp_out" if across else f"blocks.0.{here}")
+    assert ours.provenance["model_name"] == "tiny"
     for dictionary in (ours, _saved(ours, tmp_path)):
         x = expected["x"]
         torch.testing.assert_close(dictionary.encode(x).dense(), expected["codes"], rtol=0, atol=1e-5)
@@ -139,7 +141,7 @@ def test_folders_from_before_saelens_6(tmp_path: Path) -> None:
 def test_saelens_reads_our_folders(tmp_path: Path) -> None:
     folders = []
     for kind in KINDS:
-        if not issubclass(kind, SparseCoder) or kind.kind == "topk_skip_transcoder":
+        if not issubclass(kind, SparseCoder) or kind.kind in ("topk_skip_transcoder", "gated"):
             continue  # SAELens has nothing that is the same
         coder = trained(kind)
         coder.reads, coder.writes = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
@@ -168,7 +170,10 @@ def _tensors(folder: Path, **changed: torch.Tensor | None) -> None:
 
 
 BAD = {
-    "no folder": (lambda f: [(f / n).unlink() for n in (CONFIG, WEIGHTS)], "is not a dictionary: it has no cfg.json"),
+    "no folder": (
+        lambda f: [(f / n).unlink() for n in (CONFIG, WEIGHTS)],
+        "is not a dictionary of .*SAELens.*: it is empty",
+    ),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "it has no sae_weights.safetensors"),
     "torn configuration": (lambda f: (f / CONFIG).write_text('{"d_in": 8,'), "cfg.json is damaged"),
     "binary configuration": (lambda f: (f / CONFIG).write_bytes(b"\xff\x00\x01"), "cfg.json is damaged"),
@@ -188,12 +193,12 @@ BAD = {
     "width in words": (lambda f: _edit(f, d_sae="many"), "whole number"),
     "impossible k": (lambda f: _edit(f, k=99, workbench={}), "k is a whole number"),
     "unknown kind": (
-        lambda f: _edit(f, architecture="gated", workbench={}),
-        "kind 'gated', .* it knows batchtopk",
+        lambda f: _edit(f, architecture="mine", workbench={}),
+        "kind 'mine', .* it knows batchtopk",
     ),
     "metadata in words": (lambda f: _edit(f, metadata="mine"), "can't be used"),
     "newer": (lambda f: _edit(f, workbench={"format": 2}), "format 2 and this version reads format 1"),
-    "run-time norm": (lambda f: _edit(f, normalize_activations="layer_norm"), "normalised first"),
+    "run-time norm": (lambda f: _edit(f, normalize_activations="layer_norm"), "altered after it was saved"),
     "scaling": (lambda f: _tensors(f, scaling_factor=torch.zeros(16)), "scaling_factor"),
 }
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from workbench.dictionaries import learning, sparse
-from workbench.dictionaries.batchtopk import BatchTopK
+from workbench.dictionaries.batchtopk import BatchTopK, MatryoshkaBatchTopK
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.gated import Gate
 from workbench.dictionaries.jumprelu import JumpReLU
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import ReLU, StandardSAE
@@ -22,7 +23,7 @@ KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, Trainable)
 CODERS = [kind for kind in KINDS if issubclass(kind, SparseCoder)]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 every_coder = pytest.mark.parametrize("kind", CODERS, ids=lambda kind: kind.kind)
-PENALISED = {ReLU: True, JumpReLU: True, TopK: False, BatchTopK: False}
+PENALISED = {ReLU: True, JumpReLU: True, TopK: False, BatchTopK: False, MatryoshkaBatchTopK: False, Gate: True}
 """Activation functions whose loss is written out below, and whether it has a penalty on density."""
 BATCH = 40
 
@@ -61,6 +62,8 @@ def expected_loss(coder: SparseCoder, x: Tensor, target: Tensor, dead: Tensor | 
         active = detached >= detached.flatten().topk(int(part.k * len(x))).values.min()
     elif isinstance(part, TopK):
         active = detached >= detached.topk(part.k).values[:, -1:]
+    elif isinstance(part, Gate):
+        active = detached > part.threshold.detach()
     else:
         active = detached > 0
     if isinstance(part, JumpReLU):
@@ -74,6 +77,14 @@ def expected_loss(coder: SparseCoder, x: Tensor, target: Tensor, dead: Tensor | 
     if coder.W_skip is not None:
         made = made + x @ coder.W_skip.T
     loss = (made - target).square().sum(1).mean() / unit**2 + penalty
+    if isinstance(part, Gate):
+        gates = ((pre - part.threshold) * (-part.r_mag).exp()).relu()
+        loss = loss + part.l1 * gates.sum(1).mean() / unit
+        loss = loss + (gates @ coder.W_dec.detach() + coder.b_dec.detach() - target).square().sum(1).mean() / unit**2
+    if isinstance(part, MatryoshkaBatchTopK):
+        for width in part.widths[:-1]:
+            first = values[:, :width] @ coder.W_dec[:width] + coder.b_dec
+            loss = loss + (first - target).square().sum(1).mean() / unit**2
     if dead is None or not part.auxiliary:
         return loss
     left_over = (target - made).detach()

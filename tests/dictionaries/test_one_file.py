@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from workbench.dictionaries import formats
-from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.loading import known_formats, load_dictionary
+from workbench.dictionaries.folder import WEIGHTS, DictionaryError
+from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.recognition import known_formats
 from workbench.dictionaries.relu import StandardSAE
 from workbench.dictionaries.topk import TopKSAE
 
@@ -146,12 +147,21 @@ import torch
 from workbench.dictionaries.topk import TopKSAE
 
 
-def matches(folder):
-    return (folder / "dictionary.txt").is_file()
+TITLE = "lines of text"
+FILES = ("dictionary.txt",)
 
 
-def read(folder):
-    point, k, *lines = (folder / "dictionary.txt").read_text().splitlines()
+def matches(path):
+    return (path / "dictionary.txt").is_file()
+
+
+def parts(path):
+    names = (path / "dictionary.txt").read_text().split()
+    return [path / one for one in names[1:]] if names[0] == "set" else []
+
+
+def read(path):
+    point, k, *lines = (path / "dictionary.txt").read_text().splitlines()
     rows = torch.tensor([[float(number) for number in line.split()] for line in lines])
     sae = TopKSAE(rows.shape[1], rows.shape[0], int(k), hook_point=point)
     sae.W_dec.copy_(rows)
@@ -164,7 +174,8 @@ def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "code" / "lines_of_text.py").write_text(FORMAT)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "dictionary.txt").write_text("blocks.0.hook_resid_post\n2\n1 0\n0 1\n3 4\n")
-    with pytest.raises(DictionaryError, match=r"is not a dictionary: it has no cfg\.json"):
+    sentence = r"foreign is not a dictionary of .*SAELens.*: it holds dictionary\.txt\.$"
+    with pytest.raises(DictionaryError, match=sentence):
         load_dictionary(tmp_path / "foreign")
     monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path / "code")])
     opened = load_dictionary(tmp_path / "foreign")
@@ -175,7 +186,19 @@ def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(DictionaryError, match=r"foreign can't be used: invalid literal") as caught:
         load_dictionary(tmp_path / "foreign")
     assert str(caught.value).count(".\n") == 0
+    for names, sentence in (("a b", "holds 2 dictionaries, a and b; give the path of one"), ("a", "There is no .*/a")):
+        (tmp_path / "foreign" / "dictionary.txt").write_text(f"set {names}")
+        with pytest.raises(DictionaryError, match=sentence):
+            load_dictionary(tmp_path / "foreign")
+    TopKSAE(8, 16, 2).save(tmp_path / "foreign")
+    with pytest.raises(DictionaryError, match="foreign could be a dictionary of lines of text or SAELens; put the"):
+        load_dictionary(tmp_path / "foreign")
     TopKSAE(8, 16, 2).save(tmp_path / "ours")
+    (tmp_path / "ours" / WEIGHTS).rename(tmp_path / "ours" / "x")
+    sentence = r"it holds cfg\.json and x, and for SAELens it has no sae_weights\.safetensors"
+    with pytest.raises(DictionaryError, match=sentence):
+        load_dictionary(tmp_path / "ours")
+    (tmp_path / "ours" / "x").rename(tmp_path / "ours" / WEIGHTS)
     assert load_dictionary(tmp_path / "ours").name == str(tmp_path / "ours")
     monkeypatch.delitem(sys.modules, f"{formats.__name__}.lines_of_text")
 
@@ -224,5 +247,5 @@ def test_shared_files_and_formats_import_no_kind() -> None:
 
 def test_kinds_by_other_names() -> None:
     assert Dictionary.kind_called("relu") is StandardSAE
-    with pytest.raises(DictionaryError, match=r"kind 'gated', .* it knows batchtopk"):
-        Dictionary.kind_called("gated")
+    with pytest.raises(DictionaryError, match=r"kind 'mine', .* it knows batchtopk"):
+        Dictionary.kind_called("mine")

@@ -144,8 +144,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         OLD | TOP | {"activation_fn_kwargs": {"k": 3, "postact_fn": "Identity"}},
         "an argument that is not known here, postact_fn",
     ),
-    "normalised": (OLD | RELU | {"normalize_activations": "expected_average_only_in"}, "normalised first"),
-    "normalised before 3": (OLD | RELU | {"normalize_activations": True}, "normalised first"),
+    "normalised": (OLD | RELU | {"normalize_activations": "expected_average_only_in"}, "no activation_scaler.json"),
+    "normalised before 3": (OLD | RELU | {"normalize_activations": True}, "no activation_scaler.json"),
+    "whitened": (
+        NEW | {"architecture": "standard", "normalize_activations": "covariance_whitening"},
+        "no activation_whitening.safetensors",
+    ),
+    "normalised, and writes elsewhere": (
+        NEW
+        | {"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False}
+        | {"normalize_activations": "expected_average_only_in"},
+        "does not say how what it writes is scaled",
+    ),
+    "of many tokens": (NEW | {"architecture": "temporal"}, "from those of earlier tokens"),
+    "gated without a gate": (NEW | {"architecture": "gated"}, "weights lack b_gate"),
     "a kind of normalisation not known": (
         NEW | {"architecture": "standard", "normalize_activations": "x"},
         "normalised",
@@ -163,7 +175,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "centred by a word": (OLD | RELU | {"apply_b_dec_to_input": "false"}, "(is|should be) true or false"),
     "half centred": (OLD | RELU | {"apply_b_dec_to_input": 0.5}, "(is|should be) true or false"),
     "a centred transcoder": (NEW | {"architecture": "transcoder", "d_out": D}, "which a transcoder does not"),
-    "signed": (NEW | {"architecture": "abstopk", "k": 3}, "of the kind 'abstopk'"),
+    "signed": (NEW | {"architecture": "abstopk", "k": 3}, "of either sign"),
 }
 
 

@@ -16,6 +16,7 @@ from workbench.attribution.frozen import FrozenModel, along, mlp_at
 from workbench.attribution.graph import Kind, Node
 from workbench.dictionaries.acting import follow
 from workbench.dictionaries.coder import SparseCoder
+from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.origin import tell_origin
 from workbench.model.language_model import LanguageModel
 
@@ -29,12 +30,17 @@ def transcoders_by_layer(model: LanguageModel, transcoders: Transcoders) -> dict
     `mlp.hook_out`, or behind it, at `hook_mlp_out`.
 
     Raises:
-        AttributionError: a transcoder that does not read an MLP's normed input and write its output, or two of one
-            layer.
+        AttributionError: a transcoder that does not read an MLP's normed input and write its output, or normalises
+            it once more, or two of one layer.
     """
     by_layer: dict[int, SparseCoder] = {}
     for one in transcoders.values() if isinstance(transcoders, Mapping) else transcoders:
         layer = _layer_of(model, one)
+        if one.normalises != NONE:
+            raise AttributionError(
+                f"{one.name} normalises each activation that it reads ({one.normalises}), so that its latents are not "
+                "linear in what is upstream; give a transcoder that does not."
+            )
         follow(one, model)
         if layer in by_layer:
             raise AttributionError(

@@ -4,11 +4,15 @@ Bussmann, Leask, Nanda, "BatchTopK sparse autoencoders" (2024), arXiv 2412.06410
 latents are active above a threshold, which is the running mean of each batch's lowest kept value until the end of the
 training sets it from the last batch. On disk it is the
 JumpReLU dictionary with that threshold, as SAELens writes it.
+
+Matryoshka: Bussmann, Nabeshima, Karvonen, Nanda, "Learning multi-level features with Matryoshka sparse autoencoders"
+(2025), arXiv 2503.17547. Beside the whole dictionary its first latents reconstruct alone, at several widths, so that
+they stay general. The loss is the sum of the squared errors at all widths, as in SAELens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -19,12 +23,14 @@ from workbench.dictionaries.activations import Activation, check_even, codes_abo
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.settings import Coefficient, Setting, Width
-from workbench.dictionaries.sparse import Entries, SparseEntries, entries_where
+from workbench.dictionaries.sparse import Entries, entries_where
 
 RATE = 0.01
 """Weight of a new batch in the threshold's running mean, as in SAELens."""
 Average = Annotated[PositiveNumber, Setting("Active per token", "How many latents may be active, on average.")]
 """Active latents per activation."""
+Levels = Annotated[Positive, Setting("Levels", "At how many widths the first latents reconstruct alone.")]
+"""Number of widths."""
 
 
 class BatchTopK(Activation):
@@ -61,7 +67,7 @@ class BatchTopK(Activation):
         entries = entries_where(pre, mask)
         if len(entries.values) > wanted:
             lowest = entries.values.topk(wanted, sorted=False).values.min()
-            entries = _only(entries, entries.values >= lowest)
+            entries = entries.only(entries.values >= lowest)
         if len(entries.values):
             lowest = entries.values.min()
             self.threshold.copy_(lowest if threshold == 0 else self.threshold + RATE * (lowest - self.threshold))
@@ -90,13 +96,6 @@ class BatchTopK(Activation):
     def settings(self) -> dict[str, Any]:
         """`k`, `auxiliary`."""
         return {"k": self.k, "auxiliary": self.auxiliary}
-
-
-def _only(entries: SparseEntries, mask: Tensor) -> SparseEntries:
-    """Those of the entries where a mask `[n]` is true."""
-    values, rows = entries.values[mask], entries.rows[mask]
-    starts = torch.searchsorted(rows, torch.arange(len(entries.starts), device=rows.device))
-    return SparseEntries(values, values, entries.latents[mask], rows, starts, entries.width)
 
 
 class BatchTopKSAE(SparseCoder):
@@ -129,3 +128,69 @@ class BatchTopKSAE(SparseCoder):
     ):
         part = BatchTopK(width, k, auxiliary)
         super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)
+
+
+class MatryoshkaBatchTopK(BatchTopK):
+    """`BatchTopK` of a dictionary whose first latents learn to reconstruct alone.
+
+    Args:
+        width: number of latents.
+        k: as in `BatchTopK`.
+        auxiliary: as in `BatchTopK`.
+        widths: how many of the first latents reconstruct, ascending; the last is `width`.
+    """
+
+    only_learns = (*BatchTopK.only_learns, "widths")
+
+    def __init__(self, width: int, k: float, auxiliary: float, widths: list[int]):
+        super().__init__(width, k, auxiliary)
+        if widths != sorted(set(widths)) or widths[-1:] != [width]:
+            raise DictionaryError(f"widths ascend up to the width, {width:,}, and are not {widths}.")
+        self.widths = widths
+
+    def settings(self) -> dict[str, Any]:
+        """`k`, `auxiliary`, `widths`."""
+        return super().settings() | {"widths": self.widths}
+
+
+class MatryoshkaBatchTopKSAE(SparseCoder):
+    """Sparse autoencoder with k active latents per activation on average, whose first latents reconstruct alone.
+
+    Args:
+        d_in: width of the activations.
+        width: number of latents.
+        k: active latents per activation on average.
+        levels: number of widths at which it reconstructs, each half of the next.
+        widths: these widths themselves, ascending; the last is `width`. None for `levels`.
+        auxiliary: coefficient of the auxiliary loss on dead latents.
+        hook_point: what it reads and writes.
+        name: what features call it.
+        seed: of the starting weights.
+    """
+
+    kind = "matryoshka_batchtopk"
+    architecture = "jumprelu"
+    activation: MatryoshkaBatchTopK
+
+    @checked(DictionaryError)
+    def __init__(
+        self,
+        d_in: Positive,
+        width: Width,
+        k: Average = 32,
+        levels: Levels = 4,
+        *,
+        widths: Sequence[Positive] | None = None,
+        auxiliary: Coefficient = 1 / 32,
+        hook_point: str = "",
+        name: str = "",
+        seed: Natural | None = 0,
+    ):
+        halves = {max(1, width >> level) for level in range(min(levels, width.bit_length()))}
+        part = MatryoshkaBatchTopK(width, k, auxiliary, sorted(halves) if widths is None else list(widths))
+        super().__init__(d_in, width, part, reads=hook_point, writes=hook_point, name=name, seed=seed)
+
+    @property
+    def prefixes(self) -> Sequence[int]:
+        """Widths below the whole at which it reconstructs."""
+        return self.activation.widths[:-1]

@@ -11,7 +11,7 @@ interpretability", 2025, arXiv 2501.18823). Parameters have SAELens's names and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -24,6 +24,7 @@ from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.folder import SAELENS, DictionaryError, check_fit
+from workbench.dictionaries.normalising import NONE, normalised, restored, rule_of
 from workbench.dictionaries.remembered import keeping_hash
 from workbench.dictionaries.settings import Width
 from workbench.dictionaries.trainable import Step, Trainable
@@ -53,6 +54,7 @@ class SparseCoder(Trainable):
         W_dec: `[width, d_out]`; rows of unit norm in training.
         b_dec: `[d_out]`.
         W_skip: `[d_out, d_in]`, or None.
+        normalises: see `Dictionary`; codes are of normalised activations, and such a dictionary does not learn.
     """
 
     architecture: str = ""
@@ -125,7 +127,7 @@ class SparseCoder(Trainable):
     def centre(self, x: Tensor) -> Tensor:
         """What the encoder's product sees: `[..., d_in]`."""
         check_activations(x, self.d_in, self.name, self.b_dec.device)
-        x = x.to(self.W_enc.dtype)
+        x = normalised(x.to(self.W_enc.dtype), self.normalises)
         return x - self.b_dec if self.centred else x
 
     def encode(self, x: Tensor) -> Codes:
@@ -153,8 +155,10 @@ class SparseCoder(Trainable):
         return out.view(*codes.values.shape[:-1], self.d_out)
 
     def reconstruct(self, x: Tensor, codes: Codes | None = None) -> Tensor:
-        """`decode`, and x W_skip^T where there is a skip path: `[..., d_out]`."""
+        """`decode` in the activations' own units, and x W_skip^T where there is a skip path: `[..., d_out]`."""
         out = super().reconstruct(x, codes)
+        if self.rescales:
+            out = restored(out, x.to(out.dtype), self.normalises)
         return out if self.W_skip is None else out + x.to(self.W_skip.dtype) @ self.W_skip.T
 
     def pre_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,10 +187,12 @@ class SparseCoder(Trainable):
     def initialise(self, x: Tensor, target: Tensor | None = None) -> None:
         """`b_dec` becomes the target's geometric median, and the encoder's size such that reconstructions have the
         target's; see `Trainable`."""
+        self._check_units()
         learning.initialise(self, x, target)
 
     def adopt(self, x: Tensor, target: Tensor | None = None) -> None:
         """Units where no file states them, and decoder rows of norm 1; see `Trainable`."""
+        self._check_units()
         learning.adopt(self, x, target)
 
     @torch.no_grad()
@@ -208,7 +214,20 @@ class SparseCoder(Trainable):
         self, x: Tensor, target: Tensor | None = None, *, dead: Tensor | None = None, sparsity: float = 1.0
     ) -> Step:
         """Squared error, penalty and auxiliary loss; see `Trainable`."""
+        self._check_units()
         return learning.loss_and_gradients(self, x, target, dead, sparsity)
+
+    @property
+    def prefixes(self) -> Sequence[int]:
+        """How many of the first latents reconstruct alone, in kinds that learn so; their losses count as auxiliary."""
+        return ()
+
+    def _check_units(self) -> None:
+        """Refuse to learn where activations are normalised first: losses are in the activations' own units."""
+        if self.normalises != NONE:
+            raise DictionaryError(
+                f"{self.name} normalises each activation ({self.normalises}) and does not learn here; train a new one."
+            )
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -237,7 +256,8 @@ class SparseCoder(Trainable):
         """Without those that only learning uses; see `Dictionary`."""
         learns = self.activation.only_learns
         settings = {name: value for name, value in super().deciding_settings().items() if name not in learns}
-        return settings | {"centred": self.centred}
+        stated = {} if self.normalises == NONE else {"normalises": self.normalises}
+        return settings | {"centred": self.centred} | stated
 
     def config(self) -> dict[str, Any]:
         """SAELens's fields, and ours under `workbench`."""
@@ -250,7 +270,7 @@ class SparseCoder(Trainable):
             "dtype": str(self.W_dec.dtype).removeprefix("torch."),
             "device": "cpu",
             "apply_b_dec_to_input": self.centred,
-            "normalize_activations": "none",
+            "normalize_activations": self.normalises,
             "reshape_activations": "hook_z" if self.reads.endswith("hook_z") and not transcodes else "none",
             "metadata": {"sae_lens_version": SAELENS, "sae_lens_training_version": None, "hook_name": self.reads},
             "workbench": {"settings": settings} | self.origin(),
@@ -279,6 +299,7 @@ class SparseCoder(Trainable):
                     f"it is a dictionary of the kind {cls.kind}, and its cfg.json does not say {name}"
                 )
         coder.centred = _is_centred(config, cls)
+        coder.normalises = rule_of(config)
         coder.take_origin(own)
         check_fit(coder.tensors(), tensors)
         by_name = {"W_enc_T": tensors["W_enc"].T} | dict(tensors)  # as it is in memory, until it is used

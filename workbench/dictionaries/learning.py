@@ -11,6 +11,7 @@ each sum running over the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import normalize
 
 from workbench.dictionaries.activations import Activation
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.prefixes import prefixes
 from workbench.dictionaries.trainable import Step
 from workbench.dictionaries.variance import SAME, squares, unexplained
 
@@ -42,6 +44,11 @@ class Coder(Protocol):
     W_dec: nn.Parameter
     b_dec: nn.Parameter
     W_skip: nn.Parameter | None
+
+    @property
+    def prefixes(self) -> Sequence[int]:
+        """How many of the first latents reconstruct alone beside the whole; see `prefixes.prefixes`."""
+        ...
 
     @property
     def name(self) -> str:
@@ -85,16 +92,21 @@ def loss_and_gradients(coder: Coder, x: Tensor, target: Tensor | None, dead: Ten
     g = error.mul_(2 / square)
 
     products = entries.products(g, coder.W_dec)
+    first = prefixes(coder.prefixes, entries, coder.W_dec, spread, square)
+    for prefix in first:
+        products[prefix.mask] += prefix.entries.products(prefix.gradient, coder.W_dec)
     lengthening = entries.value_sums(products)  # what each direction's gradient would change of its norm: [width]
     slopes, penalty = coder.activation.backward(entries, products, coder.unit_out, sparsity)
     _set(coder.b_enc, entries.per_latent(slopes))
     entries.outer(entries.values, g, out=_grad(coder.W_dec))
+    for prefix in first:
+        prefix.add_to_decoder(_grad(coder.W_dec))
     _remove_parallel(_grad(coder.W_dec), coder.W_dec, lengthening)
     entries.outer(slopes, centred, out=_grad(coder.W_enc_T))
-    auxiliary = 0.0
+    auxiliary = sum(prefix.loss for prefix in first)
     if dead is not None and coder.activation.auxiliary and bool(dead.any()):
-        auxiliary = _auxiliary(coder, pre, centred, g, dead=dead, square=square)
-    _set(coder.b_dec, g.sum(0))
+        auxiliary += _auxiliary(coder, pre, centred, g, dead=dead, square=square)
+    _set(coder.b_dec, sum((prefix.gradient.sum(0) for prefix in first), g.sum(0)))
     if coder.centred:
         _grad(coder.b_dec).sub_(coder.W_enc @ _grad(coder.b_enc))
     if coder.W_skip is not None:

@@ -21,7 +21,9 @@ from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
+from workbench.dictionaries.normalising import NONE, scale_of
 from workbench.dictionaries.remembered import held_tensors, remember_hash, remembered_hash
+from workbench.dictionaries.writing import write_as
 from workbench.model.edits import Masks
 from workbench.model.grad_mode import lasting
 
@@ -64,6 +66,8 @@ class Dictionary(nn.Module, ABC):
     d_in: int
     d_out: int
     n_features: int
+    normalises: str = NONE
+    """The rule of `normalising.RULES` by which each activation is normalised before it is encoded."""
     groups: int = 1
     """Parts of equal size into which the features are divided, in their order; each part describes its own share."""
     provenance: dict[str, Any]
@@ -144,11 +148,20 @@ class Dictionary(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Codes) -> Tensor:
-        """Codes as activations at `writes` `[..., d_out]`; affine in the values."""
+        """Codes as activations at `writes` `[..., d_out]`; affine in the values; see `rescales`."""
 
     @abstractmethod
     def direction(self, index: int) -> Tensor:
-        """The change at `writes` per unit of the feature: `[d_out]`."""
+        """The change at `writes` per unit of the feature: `[d_out]`; see `rescales`."""
+
+    @property
+    def rescales(self) -> bool:
+        """Whether a reconstruction is brought back from normalised units, by a factor of each activation.
+
+        `decode` and `direction` are then in normalised units. `reconstruct`, `intervene` and `splice` are in the
+        activations' own.
+        """
+        return self.normalises != NONE and not self.transcodes
 
     @classmethod
     @abstractmethod
@@ -192,6 +205,8 @@ class Dictionary(nn.Module, ABC):
     ) -> Tensor:
         """The activations plus `decode(edited codes) - decode(codes)`; the reconstruction error stays in them.
 
+        The difference is in the activations' own units where the dictionary `rescales`.
+
         Args:
             read: activations at `reads`, `[..., d_in]`.
             written: activations at `writes`, `[..., d_out]`.
@@ -211,6 +226,8 @@ class Dictionary(nn.Module, ABC):
                 else:
                     edited = change.apply(edited, masks)
             difference = self.decode(edited) - self.decode(codes)
+            if self.rescales:
+                difference = difference * scale_of(read.to(difference.dtype), self.normalises)
             return torch.where(difference == 0, written, written + difference)
         start: dict[int, Tensor] = {}
         now: dict[int, Tensor] = {}
@@ -220,6 +237,8 @@ class Dictionary(nn.Module, ABC):
             now[change.index] = change.apply(now[change.index], masks)
         for index, value in now.items():
             difference = (value - start[index]).unsqueeze(-1)  # [..., 1]
+            if self.rescales:
+                difference = difference * scale_of(read.to(difference.dtype), self.normalises)
             # where nothing changed the activation keeps its bits
             written = torch.where(difference == 0, written, written + difference * self.direction(index))
         return written
@@ -255,10 +274,26 @@ class Dictionary(nn.Module, ABC):
         raise DictionaryError(f"it is of the kind {shown(word)}, which this version does not know; it knows {known}")
 
     @checked(DictionaryError)
-    def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write the dictionary to a folder, which becomes its `folder`; see `write`."""
-        self.write(path, half=half)
-        self.folder = str(Path(path))
+    def save(self, path: str | Path, *, half: bool = False, format: str | None = None) -> None:
+        """Write the dictionary to a folder, which becomes its `folder`; or a copy for another tool.
+
+        Args:
+            path: the folder; a set of transcoders gets one more layer.
+            half: as in `write`; not for other tools.
+            format: of another tool: "saelens", "sparsify", "dictionary_learning" or "circuit_tracer". None for our
+                own, which is SAELens's with fields for what SAELens lacks.
+
+        Raises:
+            DictionaryError: as in `write`, or the format has no place for this kind.
+        """
+        if format is None:
+            self.write(path, half=half)
+            self.folder = str(Path(path))
+            return
+        if half:
+            raise DictionaryError(f"{self.name} is written for other tools with whole weights; leave half out.")
+        self.config()  # raises where the features belong to a model
+        write_as(format, self, Path(path))
 
     @checked(DictionaryError)
     def write(self, path: str | Path, *, half: bool = False) -> None:

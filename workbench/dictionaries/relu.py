@@ -8,7 +8,7 @@ resampled. Transcoders: Dunefsky, Chlenski, Nanda, "Transcoders find interpretab
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -16,11 +16,8 @@ from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries.activations import Activation, padded_codes
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.settings import Coefficient, Setting, Width
+from workbench.dictionaries.settings import L1, Width
 from workbench.dictionaries.sparse import DenseEntries, Entries, entries_where, is_sparse
-
-L1 = Annotated[Coefficient, Setting("L1 penalty", "Higher makes fewer latents active.")]
-"""Sparsity coefficient."""
 
 
 class ReLU(Activation):

@@ -12,17 +12,26 @@ from typing import Any
 
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.normalising import NONE, RULES
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-RESCALED = ("topk", "batchtopk")
+EXPECTED, WHITENED = "expected_average_only_in", "covariance_whitening"
+"""Normalisations of a training's inputs, which SAELens folds into the weights at its end."""
+UNFIT = {
+    "abstopk": "its latents are kept by the size of their pre-activations, of either sign",
+    "matching_pursuit": "it picks latents one after the other from what the earlier ones leave over",
+    "temporal": "it predicts each activation from those of earlier tokens, and a dictionary here encodes each alone",
+}
+"""SAELens's architectures that are no dictionary here, and why."""
+RESCALED = ("topk", "batchtopk", "matryoshka_batchtopk")
 """Architectures whose pre-activations may be multiplied by the decoder's norms."""
 READ = _words(
     "architecture activation_fn activation_fn_str activation_fn_kwargs k d_in d_sae d_out dtype metadata workbench "
-    "apply_b_dec_to_input normalize_activations reshape_activations finetuning_scaling_factor "
+    "apply_b_dec_to_input normalize_activations matryoshka_widths reshape_activations finetuning_scaling_factor "
     "rescale_acts_by_decoder_norm hook_head_index hook_head_index_out hook_point_head_index noise_scale "
     "hook_point hook_name hook_name_out"
 )
@@ -44,6 +53,7 @@ HARMLESS = _words(
     "l1_coefficient l0_coefficient lp_norm l1_warm_up_steps l0_warm_up_steps use_ghost_grads normalize_sae_decoder "
     "scale_sparsity_penalty_by_decoder_norm mse_loss_normalization jumprelu_bandwidth jumprelu_sparsity_loss_mode "
     "jumprelu_ste_to_input jumprelu_tanh_scale pre_act_loss_coefficient target_l0 aux_loss_coefficient "
+    "use_matryoshka_aux_loss "
     "topk_threshold_lr use_sparse_activations finetuning_method finetuning_tokens "
     "adam_beta1 adam_beta2 lr lr_scheduler_name lr_warm_up_steps lr_end lr_decay_steps n_restart_cycles "
     "train_batch_size train_batch_size_tokens training_tokens total_training_tokens store_batch_size "
@@ -80,10 +90,12 @@ def declared(config: dict[str, Any], *, ours: bool) -> dict[str, Any]:
     if "hook_name_out" in config:
         metadata.setdefault("hook_name_out", config["hook_name_out"])
     config["metadata"] = metadata
-    _refuse_changed_inputs(config)
+    _settle_inputs(config, ours=ours)
     if ours:
         return config
     config["architecture"] = _architecture(config)
+    if "matryoshka_widths" in config:
+        config["widths"] = config["matryoshka_widths"]
     if "apply_b_dec_to_input" not in config and "transcoder" not in config["architecture"]:
         config["apply_b_dec_to_input"] = True  # every version of SAELens reads a file without it so
     return config
@@ -105,16 +117,18 @@ def refuse_unknown(config: dict[str, Any], known: Collection[str] = ()) -> None:
             )
 
 
-def _refuse_changed_inputs(config: dict[str, Any]) -> None:
-    """Refuse what would have to happen to activations before or after the dictionary."""
+def _settle_inputs(config: dict[str, Any], *, ours: bool) -> None:
+    """The normalisation of activations under its present name; refuses what else would have to happen to them."""
     rule = config.get("normalize_activations")
     if rule is True:  # before 3.0, a switch for what is now called so
-        rule = "expected_average_only_in"
-    if rule not in (None, False, "none"):
+        rule = EXPECTED
+    rule = rule or NONE
+    if rule not in RULES and (ours or rule not in (EXPECTED, WHITENED)):
         raise DictionaryError(
-            f"it was made for inputs that are normalised first ({shown(rule)}), which a dictionary here has in its "
-            "weights; fold the normalisation into the weights with SAELens and save it again"
+            f"it was made for inputs that are normalised first ({shown(rule)}), in a way that is not known here; fold "
+            "the normalisation into the weights and save it again"
         )
+    config["normalize_activations"] = rule
     for name in ("hook_head_index", "hook_point_head_index", "hook_head_index_out"):
         head = config["metadata"].get(name) if config.get(name) is None else config[name]
         if head is not None:
@@ -143,6 +157,8 @@ def _architecture(config: dict[str, Any]) -> str:
         raise DictionaryError(f"its cfg.json names two activation functions, {' and '.join(sorted(functions))}")
     function = functions.pop() if functions else None
     word = "standard" if stated is None else str(stated)
+    if word in UNFIT:
+        raise DictionaryError(f"its architecture {word} does not fit a dictionary here: {UNFIT[word]}")
     version = str(config["metadata"].get("sae_lens_version") or "0")
     if function == "topk" and word == "standard" and _major(version) < 6:
         word = "topk"

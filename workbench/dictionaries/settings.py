@@ -57,6 +57,8 @@ Active = Annotated[Positive, Setting("Active per token", "How many latents may b
 """Number of latents that may be active at once."""
 Coefficient = Annotated[Number, Ge(0), Le(1e9)]
 """A number from 0; a larger one leaves no loss finite."""
+L1 = Annotated[Coefficient, Setting("L1 penalty", "Higher makes fewer latents active.")]
+"""Coefficient of the sum of values."""
 Band = Annotated[Number, Ge(1e-9), Le(1e9)]
 """Width of a band in units of the activations' size."""
 

@@ -141,6 +141,12 @@ class SparseEntries:
         """See `Entries`."""
         return self.per_latent(self.values * weights)
 
+    def only(self, mask: Tensor) -> SparseEntries:
+        """Those of the entries where a mask `[n]` is true, whose values are their pre-activations."""
+        values, rows = self.values[mask], self.rows[mask]
+        starts = torch.searchsorted(rows, torch.arange(len(self.starts), device=rows.device))
+        return SparseEntries(values, values, self.latents[mask], rows, starts, self.width)
+
     def outer(self, weights: Tensor, rows: Tensor, out: Tensor) -> None:
         """See `Entries`."""
         order, sorted_rows, starts = self._by_latent

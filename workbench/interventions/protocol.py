@@ -234,6 +234,10 @@ class FeatureIntervention(InterventionKind):
             raise NotAffineError(
                 f"it depends on the input: how active the feature is, which {dictionary.name} works out"
             )
+        if dictionary.rescales:
+            raise NotAffineError(
+                f"it depends on the input: {dictionary.name} multiplies what it writes by the size of each activation"
+            )
         return [(writes.name, Add(affine.value * dictionary.direction(index).detach().double()))]
 
     def to_python(self, *first: str) -> str:

@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_settings, read_folder
+from workbench.dictionaries.folder import CONFIG, SAELENS, WEIGHTS, DictionaryError, check_settings, read_folder
+from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_examined
-from workbench.dictionaries.saelens_fields import RESCALED, declared, refuse_unknown
+from workbench.dictionaries.saelens_fields import EXPECTED, WHITENED, declared, refuse_unknown
+from workbench.dictionaries.saelens_folding import SCALER, WHITENING, folded, rescale, threshold_of_training
 
+TITLE = "SAELens"
+FILES = (CONFIG, WEIGHTS, SCALER, WHITENING)
+OPENED = (
+    *("standard", "topk", "jumprelu", "gated", "transcoder", "skip_transcoder", "jumprelu_transcoder"),
+    "jumprelu_skip_transcoder",
+)
+"""Architectures of our kinds that SAELens opens."""
 APART = ("dtype", "device", "metadata", "workbench", "reshape_activations")
 """Fields of our own folders that don't follow from the dictionary's weights and settings alone."""
 
@@ -39,7 +48,7 @@ def read(folder: Path) -> Dictionary:
     """
     stored = read_folder(folder)
     content, own = stored.config, stored.config.get("workbench") or {}
-    config, tensors = understood(content, stored.tensors)
+    config, tensors = understood(content, stored.tensors, folder)
     kind = Dictionary.kind_called(own.get("kind") or config["architecture"])
     if not is_ours(content):
         refuse_unknown(content, known=inspect.signature(kind).parameters)
@@ -58,16 +67,35 @@ def read(folder: Path) -> Dictionary:
     return dictionary
 
 
+def write(dictionary: Dictionary, folder: Path) -> None:
+    """Write a dictionary for SAELens: our own folder, where SAELens knows the architecture.
+
+    Raises:
+        DictionaryError: it does not, or the folder can't be written.
+    """
+    word = dictionary.config()["architecture"]
+    if word not in OPENED:
+        raise DictionaryError(
+            f"{dictionary.name} is of the kind {dictionary.kind}, which SAELens {SAELENS} does not open; leave format "
+            "out to save it for Workbench."
+        )
+    dictionary.write(folder)
+
+
 def is_ours(config: dict[str, Any]) -> bool:
     """Whether a `cfg.json` was written here; SAELens's has nothing under `workbench`."""
     return bool((config.get("workbench") or {}).get("kind"))
 
 
-def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors in today's form.
+def understood(
+    config: dict[str, Any], tensors: dict[str, Tensor], folder: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors in today's form; see `saelens_folding.folded`.
 
-    Decoder norms that the activation function would have to multiply with are folded into the weights, as are factors
-    of fine-tuning; a learned BatchTopK threshold becomes one threshold per latent.
+    Args:
+        config: the content of `cfg.json`.
+        tensors: the weights.
+        folder: where they lie, with the files of a training.
 
     Raises:
         DictionaryError: the dictionary depends on something that does not fit a dictionary here.
@@ -77,45 +105,16 @@ def understood(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict
     for name, tensor in tensors.items():
         if tensor.dtype in (torch.float16, torch.bfloat16):
             tensors[name] = tensor.float()
-    if not ours:
-        _fold_finetuning(config, tensors)
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
-    if "topk_threshold" in tensors and "b_enc" in tensors:
-        if not bool(tensors["topk_threshold"].isfinite().all()):
-            raise DictionaryError("its topk_threshold is not finite, so that no latent would ever be active")
-        tensors["threshold"] = tensors.pop("topk_threshold").to(tensors["b_enc"]).expand_as(tensors["b_enc"]).clone()
-    if config.get("rescale_acts_by_decoder_norm"):
-        if config["architecture"] not in RESCALED:
-            raise DictionaryError(
-                f"rescale_acts_by_decoder_norm is known for {' and '.join(RESCALED)}, not for {config['architecture']}"
-            )
-        norms = tensors["W_dec"].norm(dim=-1)  # [width]
-        tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
-        tensors["W_dec"] = tensors["W_dec"] / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]
+    threshold_of_training(tensors)
+    if ours:
+        rescale(config, tensors)
+        return config, tensors
+    tensors = folded(config, tensors, folder)
+    if config.get("normalize_activations") in (EXPECTED, WHITENED):
+        config["normalize_activations"] = NONE
     return config, tensors
-
-
-def _fold_finetuning(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Factors `[width]` that multiply the latents' values before they are decoded go into the decoder.
-
-    Before SAELens 3 there is no switch for them; later the switch decides.
-    """
-    names = ("scaling_factor", "finetuning_scaling_factor")
-    if config.get("finetuning_scaling_factor") is True and not any(name in tensors for name in names):
-        raise DictionaryError("its cfg.json says that it has a fine-tuned scaling factor, and its weights have none")
-    for name in names:
-        factor = tensors.pop(name, None)
-        if factor is None or bool((factor == 1).all()):
-            continue
-        if config.get("finetuning_scaling_factor") is False:
-            raise DictionaryError(
-                f"its weights have a fine-tuned {name}, and its cfg.json says that there is none; fold it into W_dec "
-                "or set finetuning_scaling_factor"
-            )
-        if factor.shape != tensors["W_dec"].shape[:1]:
-            raise DictionaryError(f"{name} has the shape {tuple(factor.shape)}, which is not one number per latent")
-        tensors["W_dec"] = tensors["W_dec"] * factor[:, None]
 
 
 def _check_stated(content: dict[str, Any], dictionary: Dictionary) -> None:

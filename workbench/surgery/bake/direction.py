@@ -20,7 +20,7 @@ def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     gain, and so does a factor, such as a residual multiplier or the scale of embeddings.
 
     Raises:
-        FeatureError: there is no such feature, or it writes elsewhere.
+        FeatureError: there is no such feature, it writes elsewhere, or its dictionary `rescales`.
         ModelError: what is written there changes on its way into the stream by more than that.
         DictionaryError: it belongs to a dictionary that is not loaded.
     """
@@ -29,6 +29,11 @@ def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     if dictionary.mlp_site is not None:
         layer, _ = dictionary.mlp_site
         return model.network.neuron_directions(layer, "down")[feature.index]
+    if dictionary.rescales:
+        raise FeatureError(
+            f"{feature} has no one direction: {dictionary.name} multiplies what it writes by the size of each "
+            "activation; name a feature of another dictionary."
+        )
     _, writes = places(dictionary, model)
     streams = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_embed")
     if not writes.name.endswith(streams):
