@@ -74,7 +74,12 @@ def make(target: Path) -> None:
         inference(target / f"standard_{rule}", "standard", normalize_activations=rule, **own)
         inference(target / f"topk_{rule}", "topk", k=4, apply_b_dec_to_input=False, normalize_activations=rule, **own)
         inference(target / f"gated_{rule}", "gated", normalize_activations=rule, **own)
-        inference(target / f"jumprelu_skip_transcoder_{rule}", f"jumprelu_skip_transcoder", normalize_activations=rule, **across)
+        inference(
+            target / f"jumprelu_skip_transcoder_{rule}",
+            f"jumprelu_skip_transcoder",
+            normalize_activations=rule,
+            **across,
+        )
     training(target / "matryoshka", "matryoshka_batchtopk", final=True, k=4, matryoshka_widths=[4, 16], **own)
     training(target / "matryoshka_training", "matryoshka_batchtopk", k=4, matryoshka_widths=[4, 16], **own)
     for rule in ("expected_average_only_in", "covariance_whitening"):
