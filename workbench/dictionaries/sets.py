@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from workbench.core.checks import checked
+from workbench.core.progress import Progress
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.loading import load_dictionary, local
+from workbench.dictionaries.loading import Place, located, opened
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.recognition import parts_of
 from workbench.model.grad_mode import lasting
+from workbench.model.placing import chosen_device
 
 
 @checked(DictionaryError)
 @lasting
-def load_set(path: str | Path, *, device: str | torch.device | None = None) -> list[Dictionary]:
+def load_set(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> list[Dictionary]:
     """Open all dictionaries of a folder, in the order of the layers: `wb.attribute(model, load_set(path), prompt)`.
 
     Weights in float32 stay in their files until they are used, as in `load_dictionary`.
 
     Args:
-        path: a set of transcoders, a run with a folder for each hook point, or a single dictionary.
+        path: a set of transcoders, a run with a folder for each hook point, or a single dictionary; here or on the hub,
+            as in `load_dictionary`.
         device: where their tensors go, as in `load_dictionary`.
+        progress: as in `load_dictionary`.
+        cancel: as in `load_dictionary`.
 
     Returns:
         The dictionaries, at least one.
@@ -31,4 +43,7 @@ def load_set(path: str | Path, *, device: str | torch.device | None = None) -> l
     Raises:
         DictionaryError: there is none, a layer is missing, or one of them can't be opened.
     """
-    return [load_dictionary(part, device=device) for part in parts_of(local(path))]
+    chosen = None if device is None else chosen_device(device, DictionaryError)
+    place = located(path, several=True, progress=progress, cancel=cancel)
+    found = [opened(Place(part, place.provenance, place.stated)) for part in parts_of(place.path)]
+    return found if chosen is None or chosen.type == "cpu" else [one.to(chosen) for one in found]
