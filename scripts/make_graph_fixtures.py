@@ -1,7 +1,7 @@
 """A small graph written by circuit-tracer's own code, with the influences that it computes; and the reverse check.
 
     python -m venv ENV && ENV/bin/pip install torch==2.13.0 circuit-tracer==0.5.0 jsonschema
-    ENV/bin/python scripts/make_graph_fixtures.py make tests/fixtures/circuit_tracer TOKENIZER_FOLDER
+    ENV/bin/python scripts/make_graph_fixtures.py make tests/fixtures/graphs TOKENIZER_FOLDER
     ENV/bin/python scripts/make_graph_fixtures.py check GRAPH.json [SCHEMA.json]
 
 `make` writes `graph.json` by `create_graph_files` and `expected.json`: the influence of each node that is left, by

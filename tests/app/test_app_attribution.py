@@ -235,7 +235,7 @@ def test_the_picture_shows_what_the_graph_holds(shelf: Shelf) -> None:
 
 
 def test_a_graph_of_circuit_tracer_is_drawn_without_cards(shelf: Shelf) -> None:
-    text = (Path(__file__).parents[1] / "fixtures" / "circuit_tracer" / "graph.json").read_text()
+    text = (Path(__file__).parents[1] / "fixtures" / "graphs" / "graph.json").read_text()
     graph = wb.attribution.read_viewer_graph(text.replace('"clerp": ""', '"clerp": "<i>pets</i>"', 1))
     page = visit(shelf)
     page.session_state["published graph"] = graph

@@ -1,6 +1,6 @@
 """Graphs of circuit-tracer and Neuronpedia: read as they are meant, and ours in their form.
 
-`tests/fixtures/circuit_tracer` is written by circuit-tracer itself (`scripts/make_graph_fixtures.py`). With
+`tests/fixtures/graphs` is written by circuit-tracer itself (`scripts/make_graph_fixtures.py`). With
 WORKBENCH_CIRCUIT_TRACER_PYTHON, an environment that has it, it opens what we write; WORKBENCH_GRAPH_SCHEMA names
 Neuronpedia's JSON schema.
 """
@@ -26,7 +26,7 @@ from workbench.attribution import (
     to_neuronpedia,
 )
 
-HERE = Path(__file__).parents[1] / "fixtures" / "circuit_tracer"
+HERE = Path(__file__).parents[1] / "fixtures" / "graphs"
 PEER, SCHEMA = os.environ.get("WORKBENCH_CIRCUIT_TRACER_PYTHON"), os.environ.get("WORKBENCH_GRAPH_SCHEMA")
 CHECK = Path(__file__).parents[2] / "scripts" / "make_graph_fixtures.py"
 

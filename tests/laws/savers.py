@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -26,6 +27,7 @@ from workbench.harvest import Harvest, Store
 
 PACKAGE = Path(wb.__file__).parent
 POINT = "blocks.1.hook_resid_post"
+PUBLISHED = Path(__file__).parents[1] / "fixtures" / "graphs" / "graph.json"
 GRAPH = Path(__file__).parents[1] / "fixtures" / "graph_format_1.json"
 EXEMPT = {
     ("model/default_model.py", "fetch_default"),
@@ -126,6 +128,21 @@ def _graph(number: int) -> Any:
 
 def _read_graph(path: Path) -> Any:
     return wb.attribution.load_graph(path).counts if path.exists() else None
+
+
+def _published(number: int) -> Any:
+    content = json.loads(PUBLISHED.read_text())
+    return {**content, "metadata": content["metadata"] | {"scan": f"model {number}"}}
+
+
+def _direction(number: int) -> Any:
+    return wb.directions.Direction({POINT: torch.full((32,), 1.0 + number)})
+
+
+def _read_direction(path: Path) -> Any:
+    if not path.exists():
+        return None
+    return {point: one.tolist() for point, one in wb.directions.load_direction(path).vectors.items()}
 
 
 def _task(number: int) -> Any:
@@ -260,6 +277,14 @@ SAVERS = [
     Saver("corpus.jsonl", "c.jsonl", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("corpus.parquet", "c.parquet", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("graph", "g.json", lambda path, n: wb.attribution.save_graph(_graph(n), path), _read_graph),
+    Saver(
+        "published graph",
+        "g.json",
+        lambda path, n: wb.attribution.save_viewer_graph(_published(n), path),
+        lambda path: wb.attribution.load_viewer_graph(path).model if path.exists() else None,
+    ),
+    Saver("control vector", "v.gguf", lambda path, n: _direction(n).save(path), _read_direction),
+    Saver("direction", "v.safetensors", lambda path, n: _direction(n).save(path), _read_direction),
     Saver("task", "t.jsonl", lambda path, n: wb.circuits.save_task(_task(n), path), _read_text),
     Saver(
         "interventions",

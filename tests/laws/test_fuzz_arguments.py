@@ -43,7 +43,7 @@ NOT_CALLED = {
 }
 """Rooms without functions that take what a person writes."""
 RECORDS = {
-    "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification",
+    "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification ViewerGraph ViewerLink ViewerNode",
     "circuits": "DiscreteCircuit EncodedTask GroundTruth PatchingResult ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
     "dictionaries": "Codes Dictionary Step Trainable",

@@ -89,6 +89,53 @@ class PublishedGraph(TypedDict):
     links: list[PublishedLink]
 
 
+class WrittenMetadata(TypedDict):
+    """What circuit-tracer and we write of a graph."""
+
+    slug: str
+    scan: str
+    transcoder_list: list[str]
+    prompt_tokens: list[str]
+    prompt: str
+    node_threshold: Number | None
+    schema_version: int
+
+
+class WrittenView(PublishedView):
+    """The view that circuit-tracer and we write."""
+
+    linkType: str
+    clickedId: str
+    sg_pos: str
+
+
+class WrittenNode(TypedDict):
+    """A node that circuit-tracer and we write."""
+
+    node_id: str
+    feature: int
+    layer: str
+    ctx_idx: int
+    feature_type: str
+    token_prob: Number
+    is_target_logit: bool
+    run_idx: int
+    reverse_ctx_idx: int
+    jsNodeId: str
+    clerp: str
+    influence: Number | None
+    activation: Number | None
+
+
+class WrittenGraph(TypedDict):
+    """A file that circuit-tracer or we wrote, and that nobody added anything to."""
+
+    metadata: WrittenMetadata
+    qParams: WrittenView
+    nodes: list[WrittenNode]
+    links: list[PublishedLink]
+
+
 @checked(AttributionError)
 def read_viewer_graph(text: str) -> ViewerGraph:
     """The graph of a JSON text of circuit-tracer or Neuronpedia.
@@ -214,5 +261,5 @@ def save_viewer_graph(content: dict[str, Any], path: str | Path) -> None:
     """
     text = json.dumps(content, indent=1, allow_nan=False)
     read_viewer_graph(text)
-    with replacing(Path(path), AttributionError) as temporary:
+    with replacing(Path(path), AttributionError, form=WrittenGraph) as temporary:
         temporary.write_text(text, encoding="utf-8")

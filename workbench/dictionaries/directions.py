@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.core.checks import Floats, checked
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
@@ -42,8 +42,7 @@ class Directions(Dictionary):
         self.n_features, self.d_in = vectors.shape
         self.d_out = self.d_in
         self.reads = self.writes = hook_point
-        self.register_buffer("vectors", vectors.detach().clone().float())
-        self.vectors: Tensor
+        self.vectors = nn.Parameter(vectors.detach().clone().float(), requires_grad=False)
 
     @classmethod
     def example(cls) -> Self:

@@ -19,7 +19,6 @@ from workbench.model.hookpoints import HookPoint
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
 
-
 JOIN = " + "
 """Between the names of several hook points; no name has it."""
 
