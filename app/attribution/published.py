@@ -107,7 +107,7 @@ def _graph(whole: ViewerGraph) -> None:
 def _about(graph: ViewerGraph) -> None:
     """Say what the file is of, and what it does not hold."""
     st.markdown(f"**{plain(graph.model)}** · {plain(visible(''.join(graph.prompt)))}")
-    said = ", ".join(visible(node.label) for node in graph.targets)
+    said = ", ".join(node.label for node in graph.targets)
     st.caption(plain(f"Predictions: {said}."))
     st.caption(
         "Its features belong to transcoders that this file does not hold, so they show the file's labels and no cards. "
