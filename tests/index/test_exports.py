@@ -32,6 +32,10 @@ def lines(file: Path, *rows: Any) -> None:
     file.write_bytes(gzip.compress(text) if file.suffix == ".gz" else text)
 
 
+def read_rows(file: Path) -> list[Any]:
+    return [json.loads(row) for row in gzip.decompress(file.read_bytes()).splitlines()]
+
+
 def put(folder: Path) -> Path:
     """An export with two features of which one has an example each in two files."""
     facts = {
@@ -116,11 +120,11 @@ def test_what_is_wrong_with_an_export_is_said(tmp_path: Path, row: Any, words: s
 def test_packed_files_are_not_trusted(tmp_path: Path) -> None:
     put(tmp_path)
     file = tmp_path / "features" / "batch-9.jsonl.gz"
-    for content in (b"\n" * 10**8, b"[" * 10**7):
+    for content in (b"\n" * 10**7, b"[" * 9 * 2**20):
         file.write_bytes(gzip.compress(content, 9))
         with pytest.raises(FeatureIndexError):
             open_export(tmp_path)
-    file.write_bytes(gzip.compress(b"{}\n")[:-6])
+    file.write_bytes(gzip.compress(json.dumps(IDS | {"index": 1}).encode())[:-6])
     with pytest.raises(FeatureIndexError, match="can't be read"):
         open_export(tmp_path)
     (tmp_path / "none").mkdir()
@@ -149,8 +153,8 @@ def test_an_index_is_written_as_neuronpedia_takes_it(sae_world: World, tmp_path:
     assert [one.text for one in back.feature(3).labels] == ["rivers"]
     if MODELS:
         for folder, name in (("features", "Feature"), ("activations", "Activation"), ("explanations", "Explanation")):
-            for row in gzip.open(tmp_path / "np" / folder / "batch-0.jsonl.gz", "rt"):
-                theirs(name.lower(), name)(**json.loads(row))
+            for row in read_rows(tmp_path / "np" / folder / "batch-0.jsonl.gz"):
+                theirs(name.lower(), name)(**row)
         for file, module, name in (
             ("model", "model", "Model"),
             ("source", "source", "Source"),
@@ -158,14 +162,20 @@ def test_an_index_is_written_as_neuronpedia_takes_it(sae_world: World, tmp_path:
             ("release", "source_release", "SourceRelease"),
         ):
             theirs(module, name)(**json.loads((tmp_path / "np" / f"{file}.jsonl").read_text()))
-    with pytest.raises(FeatureIndexError, match="is not empty"):
+    before = (tmp_path / "np" / "features" / "batch-0.jsonl.gz").read_bytes()
+    export_features(index, tmp_path / "np", model_id="tiny", source_set="res", creator="me")
+    assert (tmp_path / "np" / "features" / "batch-0.jsonl.gz").read_bytes() == before
+    (tmp_path / "np" / "mine.txt").write_text("mine")
+    with pytest.raises(FeatureIndexError):
         export_features(index, tmp_path / "np", model_id="tiny", source_set="res")
+    assert (tmp_path / "np" / "mine.txt").exists()
     index.label(3, "")
 
 
 def theirs(module: str, name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"neuronpedia_{module}", Path(str(MODELS)) / f"{module}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return getattr(loaded, name)
@@ -204,7 +214,7 @@ def test_labels_come_with_their_source(sae_world: World, tmp_path: Path) -> None
     assert index.feature(4).label == "label 4"
     assert index.feature(4).note == "Label: Neuronpedia, auto, a, from tiny 1-res"
     assert add_labels(index, open_export(tmp_path / "np")) == 0
-    rows = [json.loads(row) for row in gzip.open(tmp_path / "np" / "features" / "batch-0.jsonl.gz", "rt")]
+    rows = read_rows(tmp_path / "np" / "features" / "batch-0.jsonl.gz")
     shifted = [row | {"pos_str": [f"{token}?" for token in row["pos_str"]]} for row in rows]
     for changed, words in (
         ([row | {"index": str(int(row["index"]) + 1)} for row in rows], "holds feature 24 and .* has 24"),

@@ -339,6 +339,16 @@ FUNCTIONS: Calls = {
     },
     "harvest.Buffer": lambda w: {"source": w.harvest, "batch_size": 8, "block": 16, "seed": 0},
     "harvest.Store": lambda w: {"folder": w.saved_store, "hook_points": [POINT]},
+    "index.open_export": lambda w: {"path": _export(w), "layer": None, "examples": 3},
+    "index.export_features": lambda w: {
+        "index": w.index,
+        "folder": w.new(),
+        "form": "neuronpedia",
+        "model_id": "tiny",
+        "source_set": "res",
+        "creator": "",
+    },
+    "index.add_labels": lambda w: {"index": w.index, "export": wb.index.open_export(_export(w))},
     "index.build_index": lambda w: {
         "model": w.model,
         "dictionary": w.sae,
@@ -614,6 +624,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Codebook": lambda w: w.codebook.to(w.model.device),
     "KeyValueBottleneck": lambda w: w.bottleneck.to(w.model.device),
     "Graph": lambda w: w.graph,
+    "FeatureExport": lambda w: wb.index.open_export(_export(w)),
     "ViewerGraph": lambda w: wb.attribution.read_viewer_graph(json.dumps(w.published)),
     "Direction": lambda w: w.direction,
     "Harvest": lambda w: w.harvest,
@@ -700,6 +711,8 @@ METHODS: Calls = {
     "Graph.node": lambda w: {"id": w.graph.nodes[0].id},
     "Graph.edges_of": lambda w: {"target": w.graph.nodes[0].id},
     "Graph.prune": lambda w: {"share": 0.8, "edges": 0.9, "keep": [], "kinds": ["latent"]},
+    "FeatureExport.feature": lambda w: {"index": 3},
+    "FeatureExport.search": lambda w: {"text": "dog", "limit": 3},
     "ViewerGraph.node": lambda w: {"id": 0},
     "ViewerGraph.prune": lambda w: {"share": 0.8, "edges": 0.9, "keep": [], "kinds": ["latent"]},
     "Direction.at": lambda w: {"hook_point": POINT},
@@ -730,6 +743,12 @@ METHODS: Calls = {
     "Steer.along": lambda w: {"hook_point": POINT, "direction": [1.0] * 32, "amount": 1.0, "positions": "all"},
 }
 """By class and method."""
+
+
+def _export(w: World) -> Path:
+    path = w.folder / "export"
+    wb.index.export_features(w.index, path, model_id="tiny", source_set="res")
+    return path
 
 
 def _published(w: World) -> Path:

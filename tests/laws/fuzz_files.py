@@ -227,6 +227,11 @@ KEPT: dict[str, Kept] = {
         lambda w, folder: wb.attribution.to_json(wb.attribution.load_graph(folder / "graph.json")),
         ".",
     ),
+    "export": Kept(
+        lambda w, folder: wb.index.export_features(w.index, folder / "export", model_id="tiny", source_set="res"),
+        lambda w, folder: [repr(one) for one in wb.index.open_export(folder / "export").features.values()],
+        ".",
+    ),
     "published graph": Kept(
         lambda w, folder: wb.attribution.save_viewer_graph(w.published, folder / "graph.json"),
         lambda w, folder: json.dumps(wb.attribution.load_viewer_graph(folder / "graph.json").to_dict()),

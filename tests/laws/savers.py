@@ -139,6 +139,16 @@ def _direction(number: int) -> Any:
     return wb.directions.Direction({POINT: torch.full((32,), 1.0 + number)})
 
 
+def _export(path: Path, number: int) -> Any:
+    wb.index.export_features(
+        wb.open_index(path.parents[1] / "given" / "0"), path, model_id=f"tiny {number}", source_set="res"
+    )
+
+
+def _read_export(path: Path) -> Any:
+    return wb.index.open_export(path).model if path.exists() else None
+
+
 def _read_direction(path: Path) -> Any:
     if not path.exists():
         return None
@@ -304,6 +314,7 @@ SAVERS = [
     Saver("heal", "run", _heal, _read_healed, slow=True, resumes=True),
     Saver("index", "index", _index, _read_index, resumes=True),
     Saver("index over another", "index", _index, _read_index, lambda path: _index(path, 7), slow=True, resumes=True),
+    Saver("export", "export", _export, _read_export, _give_indexes),
     Saver("store", "store", _store, _read_store, resumes=True),
 ]
 

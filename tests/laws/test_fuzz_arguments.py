@@ -49,7 +49,8 @@ RECORDS = {
     "dictionaries": "Codes Dictionary Step Trainable",
     "evaluation": "Estimate TextSums",
     "harvest": "Activations Source",
-    "index": "Example FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
+    "index": "Example ExportedExample ExportedFeature ExportedLabel FeatureExport "
+    "FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
     "measures": "Comparison Fidelity",

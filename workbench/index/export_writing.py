@@ -42,18 +42,16 @@ def export_features(
 
     Args:
         index: the index.
-        folder: a new or empty folder.
+        folder: the folder; an older export of the same index there is replaced.
         form: whose form.
         model_id: the model's id there.
         source_set: the name of the set of dictionaries there, without a layer.
         creator: the id of the account that the set belongs to.
 
     Raises:
-        FeatureIndexError: the dictionary is of no single layer, or the folder is not empty or can't be written.
+        FeatureIndexError: the dictionary is of no single layer, or the folder can't be written or holds other files.
     """
     place = Path(folder)
-    if place.is_dir() and any(place.iterdir()):
-        raise FeatureIndexError(f"{place} is not empty; name a new folder.")
     reads = str(index.about["dictionary"]["reads"])
     match = re.fullmatch(r"blocks\.(\d+)\..+", reads)
     if match is None:
