@@ -76,7 +76,7 @@ def make(target: Path) -> None:
         inference(target / f"gated_{rule}", "gated", normalize_activations=rule, **own)
         inference(
             target / f"jumprelu_skip_transcoder_{rule}",
-            f"jumprelu_skip_transcoder",
+            "jumprelu_skip_transcoder",
             normalize_activations=rule,
             **across,
         )

@@ -117,7 +117,7 @@ def opened(place: Place) -> Dictionary:
         return opened(Place(parts[0], place.provenance, place.stated))
     with explained(path):
         dictionary = _read(form, place)
-        if remembered_hash(dictionary) is None:
+        if remembered_hash(dictionary) is None and not dictionary.lazy:
             check_finite(dictionary.tensors())
     dictionary.provenance = place.provenance | dictionary.provenance
     if source := repository_of(path):
@@ -135,7 +135,7 @@ def _read(form: Format, place: Place) -> Dictionary:
         return read(place.path, place.stated)
     if changed := place.stated.keys() - {"norm_scaling_factor"}:  # a format whose files lack the factor refuses them
         raise DictionaryError(
-            f"SAELens's list of releases states its {in_words(sorted(changed))}, which is not applied to dictionaries of "
+            f"SAELens's list of releases states its {in_words(sorted(changed))}, which is not applied to those of "
             f"{form.TITLE}; open it with SAELens and save it from there"
         )
     return form.read(place.path)

@@ -75,9 +75,10 @@ def parts(path: Path) -> list[Path]:
         return []
     config = _config(path) if (path / CONFIG).is_file() else None
     layers = _layers(path)
-    if config is not None and config.get("transcoders"):
+    elsewhere = None if config is None else config.get("transcoders")
+    if elsewhere:
         raise DictionaryError(
-            f"its {CONFIG} names files elsewhere, such as {shown((config['transcoders'] or [''])[0])}; open each"
+            f"its {CONFIG} names files elsewhere, such as {shown(elsewhere[0])}; open each"
         )
     if not layers:
         raise DictionaryError(f"it has no layer_0.safetensors: its {CONFIG} stands alone")
@@ -115,8 +116,8 @@ def read(path: Path) -> Dictionary:
     if number and (path.parent / CONFIG).is_file() and (config := _config(path.parent)) is not None:
         dictionary.reads = _place(config["feature_input_hook"], number[1])
         dictionary.writes = _place(config["feature_output_hook"], number[1])
-        if config.get("model_name"):
-            dictionary.provenance["model_name"] = config["model_name"]
+        if model := config.get("model_name"):
+            dictionary.provenance["model_name"] = model
     return dictionary
 
 
@@ -171,7 +172,8 @@ def _stated(dictionary: Dictionary) -> tuple[int, dict[str, str]]:
     if reads is None or writes is None or reads[1] != writes[1]:
         raise DictionaryError(
             f"{dictionary.name} reads at {dictionary.reads or 'no place'} and writes at "
-            f"{dictionary.writes or 'no place'}, and a set of circuit-tracer needs two hook points of one layer; set .reads and .writes."
+            f"{dictionary.writes or 'no place'}, and a set of circuit-tracer needs two hook points of one layer; set "
+            ".reads and .writes."
         )
     name = str(dictionary.provenance.get("model_name") or "")
     config = {"model_name": name, "model_kind": SET, "feature_input_hook": reads[2], "feature_output_hook": writes[2]}

@@ -113,8 +113,8 @@ def _place(dictionary: Dictionary, config: Config, path: Path) -> None:
     if "workbench" in config:
         own = config["workbench"]
         dictionary.reads, dictionary.writes = own["reads"], own["writes"]
-        if own.get("model_name"):
-            dictionary.provenance["model_name"] = own["model_name"]
+        if model := own.get("model_name"):
+            dictionary.provenance["model_name"] = model
         return
     dictionary.provenance["module"] = module_of(path)
     reads, writes = hook_points_of(module_of(path))
