@@ -3,6 +3,7 @@ from . import circuits as circuits
 from . import core as core
 from . import corpus as corpus
 from . import dictionaries as dictionaries
+from . import directions as directions
 from . import evaluation as evaluation
 from . import figures as figures
 from . import harvest as harvest
@@ -62,6 +63,7 @@ __all__ = [
     "corpus",
     "decode_neurons",
     "dictionaries",
+    "directions",
     "evaluation",
     "figures",
     "find_heads_discrete",

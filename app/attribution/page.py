@@ -10,7 +10,7 @@ from shared import session
 from shared.dictionaries import Known, several
 from shared.waiting import one_sentence
 
-from attribution import panel
+from attribution import panel, published
 from attribution.request import AttributionRequest, transcoders
 from workbench.core.text import plain
 
@@ -31,6 +31,7 @@ def show() -> None:
             "output.",
             icon=":material/info:",
         )
+        published.show()
         return
     request, wanted = _ask(model, offered)
     if wanted:
@@ -45,6 +46,7 @@ def show() -> None:
             st.caption(plain(f"The settings have changed; this is the graph of: {traced.prompt}"))
         with one_sentence():
             panel.show(model, traced)
+    published.show()
 
 
 def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[AttributionRequest, bool]:

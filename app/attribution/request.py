@@ -11,7 +11,7 @@ from shared.dictionaries import Known
 from workbench.core.text import visible
 
 if TYPE_CHECKING:
-    from workbench.attribution import Graph
+    from workbench.attribution import Graph, ViewerGraph, ViewerNode
     from workbench.attribution.graph import Node
     from workbench.model import LanguageModel
 
@@ -75,7 +75,7 @@ def load(model: LanguageModel, request: AttributionRequest) -> list[Any]:
     return [dictionaries.load(model, dictionaries.called(model, folder)) for folder in request.folders]
 
 
-def named(graph: Graph, node: Node, words: str = "") -> str:
+def named(graph: Graph | ViewerGraph, node: Node | ViewerNode, words: str = "") -> str:
     """A node's label, token and position in a line."""
     where = "" if node.position < 0 else f" on {visible(graph.prompt[node.position])} ({node.position})"
     return f"{visible(node.label)}{where}" + (f": {words}" if words else "")

@@ -250,6 +250,25 @@ def test_the_picture_shows_what_the_graph_holds(shelf: Shelf) -> None:
     assert "<b>ran" not in said
 
 
+def test_a_graph_of_circuit_tracer_is_drawn_without_cards(shelf: Shelf) -> None:
+    text = (Path(__file__).parents[1] / "fixtures" / "graphs" / "graph.json").read_text()
+    graph = wb.attribution.read_viewer_graph(text.replace('"clerp": ""', '"clerp": "<i>pets</i>"', 1))
+    page = visit(shelf)
+    page.session_state["published graph"] = graph
+    page.session_state["published node"] = graph.nodes[0].id
+    said = " ".join(one.value for one in quiet(page.run()).caption)
+    assert "they show the file's labels and no cards" in said
+    assert 'Output " dog" (p=0.600)' in said
+    assert "<i>" not in said
+    part = graph.prune(0.5, 0.95)
+    assert f"{len(part):,} of {len(graph):,} nodes" in said
+    button(page, "Close").click().run()
+    assert "published graph" not in quiet(page).session_state
+    figure = attribution_graph(part)
+    drawn = [id for one in figure.data if one.customdata for id in one.customdata]
+    assert sorted(drawn) == [node.id for node in part.nodes]
+
+
 def test_what_is_downloaded_opens_again(shelf: Shelf) -> None:
     from workbench.attribution import to_json
 

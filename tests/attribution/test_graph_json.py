@@ -22,7 +22,7 @@ from workbench.attribution import (
     verify_graph,
 )
 
-FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "graph_format_1.json"
+FORMAT_1, FORMAT_2 = (Path(__file__).parents[1] / "fixtures" / f"graph_format_{number}.json" for number in (1, 2))
 
 
 def test_a_graph_comes_back_from_json(llama: wb.model.LanguageModel, tmp_path: Path) -> None:
@@ -55,12 +55,12 @@ def test_a_saved_graph_that_was_altered_is_refused(tmp_path: Path) -> None:
     for same in (text, text + "\n", json.dumps(content), whole):
         file.write_text(same)
         assert to_json(load_graph(file)) == to_json(from_json(same)) == whole
-    content["edges"][0]["weight"] += 0.1
+    content["rows"][0]["weights"][0] += 0.1
     for other in (content, content | {"sha256": 1}, content | {"sha256": "0" * 64}):
         file.write_text(json.dumps(other))
         with pytest.raises(AttributionError, match=r"altered after it was saved|sha256"):
             load_graph(file)
-    file.write_text(text.replace('"weight": ', '"weight": 1', 1))
+    file.write_text(text.replace('"scale":', '"scale":1', 1))
     with pytest.raises(AttributionError, match="altered after it was saved"):
         load_graph(file)
     file.write_text(FORMAT_1.read_text())
@@ -77,7 +77,7 @@ def test_a_graph_of_format_1_is_read(llama: wb.model.LanguageModel) -> None:
         (edge["source"], edge["target"]): pytest.approx(edge["weight"]) for edge in saved["edges"]
     }
     written = json.loads(to_json(graph))
-    assert (written["format"], written["provenance"]) == (2, saved["made"])
+    assert (written["format"], written["provenance"]) == (3, saved["made"])
     assert from_json(to_json(graph)).nodes == graph.nodes
     whole = attribute(llama, coders(llama), PROMPT, target=7)
     for node in graph.nodes:
@@ -85,6 +85,25 @@ def test_a_graph_of_format_1_is_read(llama: wb.model.LanguageModel) -> None:
         assert (now.kind, now.label) == (node.kind, node.label)
         assert now.gradient_effect == pytest.approx(node.gradient_effect, rel=1e-3, abs=1e-5)
         assert now.influence == pytest.approx(node.influence, rel=1e-3, abs=1e-5)
+
+
+def test_a_graph_of_format_2_is_read_and_its_seal_is_checked(tmp_path: Path) -> None:
+    old = json.loads(FORMAT_2.read_text())
+    graph = load_graph(FORMAT_2)
+    assert to_json(graph) == to_json(load_graph(FORMAT_1))
+    edges = [{**edge.to_dict(), "factor": pytest.approx(edge.factor)} for edge in graph.edges]
+    assert edges == old["edges"]
+    file = tmp_path / "graph.json"
+    for place, value in (("edges", 0, "weight"), 0.5), (("nodes", 0, "label"), "x"):
+        file.write_text(altered(old, place, value))
+        with pytest.raises(AttributionError, match="altered after it was saved"):
+            load_graph(file)
+    file.write_text(altered(old, ("edges", 0, "target"), 999_999))
+    with pytest.raises(AttributionError, match="leads to a node without a row"):
+        load_graph(file)
+    file.write_text(FORMAT_2.read_text())
+    save_graph(graph, file)  # over a file of an older version
+    assert load_graph(file).edges == graph.edges
 
 
 def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -112,7 +131,7 @@ def altered(content: Any, path: tuple[Any, ...], value: Any) -> str:
 def test_altered_graphs_are_refused_in_one_sentence(value: Any) -> None:
     old = json.loads(FORMAT_1.read_text())
     refused: list[str] = []
-    for content in (old, json.loads(to_json(from_json(json.dumps(old))))):
+    for content in (old, json.loads(FORMAT_2.read_text()), json.loads(to_json(from_json(json.dumps(old))))):
         for path in places(content):
             try:
                 from_json(altered(content, path, value))
@@ -129,13 +148,15 @@ def test_altered_graphs_are_refused_in_one_sentence(value: Any) -> None:
     [
         (("nodes", 0, "kind"), "latent", "first node is not its target"),
         (("nodes", 1, "id"), 0, "have the same id"),
-        (("edges", 0, "source"), 999_999, "names a node that is not there"),
-        (("edges", 0, "target"), 999_999, "leads to a node without a row"),
+        (("rows", 0, "sources", 0), 999_999, "names a node that is not there"),
+        (("rows", 0, "weights"), [0.5], "another number of weights than of sources"),
+        (("rows", 0, "invariants"), [], "another number of weights than of sources"),
+        (("rows", 0, "weights", 0), 1e39, "too large for 32 bits"),
         (("nodes", 1, "position"), 7, "outside the prompt"),
         (("tokens",), [5], "another number of tokens"),
         (("nodes", 1, "kind"), "edge", r"nodes\.1\.kind should be 'target', 'latent'"),
         (("provenance",), ..., "has no provenance"),
-        (("format",), 3, "is in format 3"),
+        (("format",), 4, "is in format 4"),
         (("provenance", "target_tokens"), [], "neither a token nor a latent"),
     ],
 )

@@ -160,6 +160,18 @@ def _gguf_tensor(number: int, *shape: int) -> bytes:
     return _gguf_text(b"%d" % number) + sizes + struct.pack("<IQ", 0, 0)
 
 
+CIRCLE = json.dumps(
+    {
+        "metadata": {"slug": "x", "scan": "x", "prompt_tokens": ["a"], "prompt": "a"},
+        "qParams": {},
+        "nodes": [
+            {"node_id": f"0_{one}_0", "feature": one, "layer": "0", "ctx_idx": 0, "feature_type": kind, "jsNodeId": ""}
+            for one, kind in enumerate(["logit"] + ["lorsa"] * 4000)
+        ],
+        "links": [{"source": f"0_{one + 1}_0", "target": f"0_{one}_0", "weight": 1} for one in range(4000)]
+        + [{"source": "0_0_0", "target": "0_4000_0", "weight": 1}],
+    }
+)
 GGUF: dict[str, bytes] = {
     "fields that it lacks": _gguf(0, 2**40),
     "tensors that it lacks": _gguf(2**40, 0, bytes(MEGABYTE)),
@@ -351,6 +363,13 @@ def _files() -> dict[str, Callable[[Hostile], Any]]:
         for name, content in GGUF.items()
     }
     doors |= {
+        f"a control vector of {name}": lambda w, content=content: wb.directions.load_direction(w.file(".gguf", content))
+        for name, content in GGUF.items()
+    }
+    doors["a published graph of links in a circle"] = lambda w: wb.attribution.load_viewer_graph(
+        w.file(".json", CIRCLE)
+    )
+    doors |= {
         f"a GGUF file of {name}": lambda w, make=make: wb.load_model(make(w)) for name, make in GGUF_MODELS.items()
     }
     for name, text in {"lists": DEEP, "objects": DEEP_OBJECT}.items():
@@ -359,6 +378,9 @@ def _files() -> dict[str, Callable[[Hostile], Any]]:
                 w.file(".json", text), w.model
             ),
             f"a graph of {name}": lambda w, text=text: wb.attribution.load_graph(w.file(".json", text)),
+            f"a published graph of {name}": lambda w, text=text: wb.attribution.load_viewer_graph(
+                w.file(".json", text)
+            ),
             f"a task of {name}": lambda w, text=text: wb.circuits.load_task(w.file(".jsonl", text)),
             f"texts of {name}": lambda w, text=text: wb.Corpus.load(w.file(".jsonl", text)),
             f"a dictionary of {name}": lambda w, text=text: wb.load_dictionary(w.dictionary_with("cfg.json", text)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,14 @@ class World:
     def saved_graph(self) -> Path:
         wb.attribution.save_graph(self.graph, self.folder / "graph.json")
         return self.folder / "graph.json"
+
+    @functools.cached_property
+    def published(self) -> Any:
+        return wb.attribution.to_neuronpedia(self.graph.prune(0.3, 0.3), "x")
+
+    @functools.cached_property
+    def direction(self) -> Any:
+        return wb.directions.Direction({POINT: torch.arange(1.0, 33)}, "sad")
 
     @functools.cached_property
     def task(self) -> Any:
@@ -204,7 +213,25 @@ FUNCTIONS: Calls = {
     "attribution.load_graph": lambda w: {"path": w.saved_graph},
     "attribution.save_graph": lambda w: {"graph": w.graph, "path": w.new(".json")},
     "attribution.to_json": lambda w: {"graph": w.graph},
-    "attribution.to_neuronpedia": lambda w: {"graph": w.graph, "slug": "x"},
+    "attribution.to_neuronpedia": lambda w: {
+        "graph": w.graph,
+        "slug": "x",
+        "scan": "",
+        "pinned": [1],
+        "supernodes": {"pets": [1]},
+        "labels": {1: "dogs"},
+    },
+    "attribution.read_viewer_graph": lambda w: {"text": json.dumps(w.published)},
+    "attribution.load_viewer_graph": lambda w: {"path": _published(w)},
+    "attribution.save_viewer_graph": lambda w: {"content": w.published, "path": w.new(".json")},
+    "dictionaries.Directions": lambda w: {"vectors": torch.ones(2, 32), "hook_point": POINT, "name": "sad"},
+    "directions.Direction": lambda w: {
+        "vectors": {POINT: torch.arange(1.0, 33)},
+        "name": "sad",
+        "model_name": "tiny",
+        "provenance": {},
+    },
+    "directions.load_direction": lambda w: {"path": _saved_direction(w)},
     "attribution.verify_graph": lambda w: {
         "model": w.model,
         "transcoders": w.transcoders,
@@ -340,6 +367,16 @@ FUNCTIONS: Calls = {
     },
     "harvest.Buffer": lambda w: {"source": w.harvest, "batch_size": 8, "block": 16, "seed": 0},
     "harvest.Store": lambda w: {"folder": w.saved_store, "hook_points": [POINT]},
+    "index.open_export": lambda w: {"path": _export(w), "layer": None, "examples": 3},
+    "index.export_features": lambda w: {
+        "index": w.index,
+        "folder": w.new(),
+        "form": "neuronpedia",
+        "model_id": "tiny",
+        "source_set": "res",
+        "creator": "",
+    },
+    "index.add_labels": lambda w: {"index": w.index, "export": wb.index.open_export(_export(w))},
     "index.build_index": lambda w: {
         "model": w.model,
         "dictionary": w.sae,
@@ -654,6 +691,9 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Codebook": lambda w: w.codebook.to(w.model.device),
     "KeyValueBottleneck": lambda w: w.bottleneck.to(w.model.device),
     "Graph": lambda w: w.graph,
+    "FeatureExport": lambda w: wb.index.open_export(_export(w)),
+    "ViewerGraph": lambda w: wb.attribution.read_viewer_graph(json.dumps(w.published)),
+    "Direction": lambda w: w.direction,
     "Harvest": lambda w: w.harvest,
     "Store": lambda w: wb.harvest.Store(w.saved_store),
     "Child": lambda w: w.child,
@@ -747,6 +787,12 @@ METHODS: Calls = {
     "Graph.node": lambda w: {"id": w.graph.nodes[0].id},
     "Graph.edges_of": lambda w: {"target": w.graph.nodes[0].id},
     "Graph.prune": lambda w: {"share": 0.8, "edges": 0.9, "keep": [], "kinds": ["latent"]},
+    "FeatureExport.feature": lambda w: {"index": 3},
+    "FeatureExport.search": lambda w: {"text": "dog", "limit": 3},
+    "ViewerGraph.node": lambda w: {"id": 0},
+    "ViewerGraph.prune": lambda w: {"share": 0.8, "edges": 0.9, "keep": [], "kinds": ["latent"]},
+    "Direction.at": lambda w: {"hook_point": POINT},
+    "Direction.save": lambda w: {"path": w.new(".safetensors")},
     "Harvest.run": lambda w: {"skip": 0},
     "Store.run": lambda w: {"skip": 0},
     "Store.write": lambda w: {"harvest": w.harvest, "folder": w.new(), "dtype": "float32", "commit_every": 2.0},
@@ -773,6 +819,24 @@ METHODS: Calls = {
     "Steer.along": lambda w: {"hook_point": POINT, "direction": [1.0] * 32, "amount": 1.0, "positions": "all"},
 }
 """By class and method."""
+
+
+def _export(w: World) -> Path:
+    path = w.folder / "export"
+    wb.index.export_features(w.index, path, model_id="tiny", source_set="res")
+    return path
+
+
+def _published(w: World) -> Path:
+    path = w.folder / "published.json"
+    wb.attribution.save_viewer_graph(w.published, path)
+    return path
+
+
+def _saved_direction(w: World) -> Path:
+    path = w.folder / "sad.safetensors"
+    w.direction.save(path)
+    return path
 
 
 def _labels(w: World) -> Path:

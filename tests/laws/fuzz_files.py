@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -206,6 +207,11 @@ def _gguf(w: World, folder: Path) -> Any:
     return [model(torch.tensor([[3, 4, 5]])).tolist(), model.to_tokens("The dog").tolist(), sorted(model.stop_tokens)]
 
 
+def _direction(file: Path) -> Any:
+    read = wb.directions.load_direction(file)
+    return {point: vector.tolist() for point, vector in read.vectors.items()}
+
+
 TIMES = "history|provenance|seconds"
 
 KEPT: dict[str, Kept] = {
@@ -235,6 +241,26 @@ KEPT: dict[str, Kept] = {
         lambda w, folder: wb.attribution.save_graph(w.graph.prune(0.3, 0.3), folder / "graph.json"),
         lambda w, folder: wb.attribution.to_json(wb.attribution.load_graph(folder / "graph.json")),
         ".",
+    ),
+    "export": Kept(
+        lambda w, folder: wb.index.export_features(w.index, folder / "export", model_id="tiny", source_set="res"),
+        lambda w, folder: [repr(one) for one in wb.index.open_export(folder / "export").features.values()],
+        ".",
+    ),
+    "published graph": Kept(
+        lambda w, folder: wb.attribution.save_viewer_graph(w.published, folder / "graph.json"),
+        lambda w, folder: json.dumps(wb.attribution.load_viewer_graph(folder / "graph.json").to_dict()),
+        ".",
+    ),
+    "control vector": Kept(
+        lambda w, folder: w.direction.save(folder / "sad.gguf"),
+        lambda w, folder: _direction(folder / "sad.gguf"),
+        "name",
+    ),
+    "direction": Kept(
+        lambda w, folder: w.direction.save(folder / "sad.safetensors"),
+        lambda w, folder: _direction(folder / "sad.safetensors"),
+        "name",
     ),
     "edits": Kept(
         lambda w, folder: wb.interventions.save_interventions(

@@ -29,7 +29,11 @@ import workbench as wb
 from workbench.surgery.child import files_of
 from workbench.surgery.notes import NOTE, sealed
 
-NAMED = {"labels", "labels csv", "corpus jsonl", "corpus parquet", "task", "graph", "edits", "GGUF"}
+NAMED = {"labels", "labels csv", "corpus jsonl", "corpus parquet", "task", "graph", "edits", "GGUF"} | {
+    "published graph",
+    "control vector",
+    "direction",
+}
 """Kinds of one file, which a person names: a link in its place is the person's own."""
 OURS = {"cached table", "cached hook points"}
 """What lies in the cache of the person alone."""

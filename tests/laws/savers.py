@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -26,6 +27,7 @@ from workbench.harvest import Harvest, Store
 
 PACKAGE = Path(wb.__file__).parent
 POINT = "blocks.1.hook_resid_post"
+PUBLISHED = Path(__file__).parents[1] / "fixtures" / "graphs" / "graph.json"
 GRAPH = Path(__file__).parents[1] / "fixtures" / "graph_format_1.json"
 EXEMPT = {
     ("model/default_model.py", "fetch_default"),
@@ -135,6 +137,31 @@ def _graph(number: int) -> Any:
 
 def _read_graph(path: Path) -> Any:
     return wb.attribution.load_graph(path).counts if path.exists() else None
+
+
+def _published(number: int) -> Any:
+    content = json.loads(PUBLISHED.read_text())
+    return {**content, "metadata": content["metadata"] | {"scan": f"model {number}"}}
+
+
+def _direction(number: int) -> Any:
+    return wb.directions.Direction({POINT: torch.full((32,), 1.0 + number)})
+
+
+def _export(path: Path, number: int) -> Any:
+    wb.index.export_features(
+        wb.open_index(path.parents[1] / "given" / "0"), path, model_id=f"tiny {number}", source_set="res"
+    )
+
+
+def _read_export(path: Path) -> Any:
+    return wb.index.open_export(path).model if path.exists() else None
+
+
+def _read_direction(path: Path) -> Any:
+    if not path.exists():
+        return None
+    return {point: one.tolist() for point, one in wb.directions.load_direction(path).vectors.items()}
 
 
 def _task(number: int) -> Any:
@@ -278,6 +305,14 @@ SAVERS = [
     Saver("corpus.jsonl", "c.jsonl", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("corpus.parquet", "c.parquet", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("graph", "g.json", lambda path, n: wb.attribution.save_graph(_graph(n), path), _read_graph),
+    Saver(
+        "published graph",
+        "g.json",
+        lambda path, n: wb.attribution.save_viewer_graph(_published(n), path),
+        lambda path: wb.attribution.load_viewer_graph(path).model if path.exists() else None,
+    ),
+    Saver("control vector", "v.gguf", lambda path, n: _direction(n).save(path), _read_direction),
+    Saver("direction", "v.safetensors", lambda path, n: _direction(n).save(path), _read_direction),
     Saver("task", "t.jsonl", lambda path, n: wb.circuits.save_task(_task(n), path), _read_text),
     Saver(
         "interventions",
@@ -297,6 +332,7 @@ SAVERS = [
     Saver("heal", "run", _heal, _read_healed, slow=True, resumes=True),
     Saver("index", "index", _index, _read_index, resumes=True),
     Saver("index over another", "index", _index, _read_index, lambda path: _index(path, 7), slow=True, resumes=True),
+    Saver("export", "export", _export, _read_export, _give_indexes),
     Saver("store", "store", _store, _read_store, resumes=True),
 ]
 

@@ -43,13 +43,14 @@ NOT_CALLED = {
 }
 """Rooms without functions that take what a person writes."""
 RECORDS = {
-    "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification",
+    "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification ViewerGraph ViewerLink ViewerNode",
     "circuits": "DiscreteCircuit EncodedTask GroundTruth PatchingResult ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
     "dictionaries": "Codes Dictionary Step Trainable",
     "evaluation": "Estimate TextSums",
     "harvest": "Activations Source",
-    "index": "Example FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
+    "index": "Example ExportedExample ExportedFeature ExportedLabel FeatureExport "
+    "FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
     "lens": "Attention Doubt EarlyExit HeadScores Lens LensGrid LogitAttribution Share TextWords",

@@ -21,3 +21,9 @@ from workbench.attribution.target import Target as Target
 from workbench.attribution.verification import REGIMES as REGIMES
 from workbench.attribution.verification import Verification as Verification
 from workbench.attribution.verification import verify_graph as verify_graph
+from workbench.attribution.viewer_graph import ViewerGraph as ViewerGraph
+from workbench.attribution.viewer_graph import ViewerLink as ViewerLink
+from workbench.attribution.viewer_graph import ViewerNode as ViewerNode
+from workbench.attribution.viewer_json import load_viewer_graph as load_viewer_graph
+from workbench.attribution.viewer_json import read_viewer_graph as read_viewer_graph
+from workbench.attribution.viewer_json import save_viewer_graph as save_viewer_graph

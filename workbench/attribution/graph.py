@@ -22,7 +22,7 @@ from workbench.core.checks import Integer, Number, checked
 from workbench.core.precision import in_float64
 from workbench.dictionaries.features import Feature
 
-FORMAT = 2
+FORMAT = 3
 Kind = Literal["target", "latent", "error", "mlp", "embedding", "bias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PositiveShare = Annotated[Number, Gt(0), Le(1)]
@@ -184,7 +184,7 @@ class Graph:
             AttributionError: a share that is not above 0 and up to 1, or an unknown kind.
         """
         sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in {*kinds}}
-        kept = {self.target.id, *keep} | _heaviest(sizes, share)
+        kept = {self.target.id, *keep} | heaviest(sizes, share)
         masked = self._only(kept, self.weights)
         influence = {self.target.id: 1.0} | {node.id: node.influence for node in self.nodes[1:]}
         flows = {}
@@ -192,7 +192,7 @@ class Graph:
             total = float(self.weights[row].abs().sum()) or 1.0
             for column in masked[row].nonzero()[:, 0].tolist():
                 flows[row, column] = influence[id] * abs(float(masked[row, column])) / total
-        strong = _heaviest(flows, edges)
+        strong = heaviest(flows, edges)
         cut = torch.zeros_like(masked)
         for place in strong:
             cut[place] = masked[place]
@@ -218,18 +218,31 @@ class Graph:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, in format 2; a graph that is not pruned has up to a million edges."""
-        rows = zip(self.rows, self.scales, self.totals, strict=True)
+        """The same as plain data, in format 3: each row has the ids of its sources, their weights and invariants.
+
+        Weights and invariants have the nine digits that state a float32.
+        """
         return {
             "format": FORMAT,
             "prompt": self.prompt,
             "tokens": self.tokens,
             "nodes": [node.to_dict() for node in self.nodes],
-            "rows": [{"node": id, "scale": scale, "read": total} for id, scale, total in rows],
-            "edges": [edge.to_dict() for edge in self.edges],
+            "rows": [self._row(row) for row in range(len(self.rows))],
             "shares": self.shares,
             "counts": self.counts,
             "provenance": self.provenance,
+        }
+
+    def _row(self, row: int) -> dict[str, Any]:
+        columns = self.weights[row].nonzero()[:, 0]
+        invariants = self.invariants[row, columns].tolist()
+        return {
+            "node": self.rows[row],
+            "scale": self.scales[row],
+            "read": self.totals[row],
+            "sources": [self.nodes[column].id for column in columns.tolist()],
+            "weights": [float(f"{one:.9g}") for one in self.weights[row, columns].tolist()],
+            "invariants": [None if math.isnan(one) else float(f"{one:.9g}") for one in invariants],
         }
 
     def _only(self, kept: set[int], weights: Tensor) -> Tensor:
@@ -274,7 +287,7 @@ def effects(weights: Tensor, rows: list[int], values: Tensor) -> Tensor:
     return slope * values
 
 
-def _heaviest(sizes: dict[Any, float], share: float) -> set[Any]:
+def heaviest(sizes: dict[Any, float], share: float) -> set[Any]:
     """The keys of the largest values that together have this share of the sum."""
     wanted, sum_, chosen = share * sum(sizes.values()), 0.0, set()
     for key in sorted(sizes, key=lambda key: -sizes[key]):

@@ -1,7 +1,6 @@
-"""Graphs as JSON files: format 2 is written, formats 1 and 2 are read.
+"""Graphs as JSON files: format 3 is written, formats 1 to 3 are read (`graph_forms.py`).
 
-Format 1 names two keys otherwise: a node's `free_effect` is `gradient_effect` since format 2, and the graph's `made` is
-`provenance`. A file ends with a seal, the SHA-256 of the text without it; files of older versions have none.
+A file ends with a seal, the SHA-256 of the text without it; files of older versions have none.
 """
 
 from __future__ import annotations
@@ -9,133 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any
 
 import torch
-from annotated_types import Ge, Le, Lt
-from typing_extensions import TypedDict
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.graph import FORMAT, Graph, Kind, Node
-from workbench.core.checks import Natural, Number, checked
+from workbench.attribution.graph import FORMAT, Graph, Node
+from workbench.attribution.graph_forms import FORMER, SavedEdge, SavedGraph, SavedGraph1, SavedGraph2, SavedNode
+from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import as_form, parse_json, read_text
 from workbench.dictionaries.features import Feature, FeatureError
 
 SEAL = "sha256"
 """Key of the seal, the last one of a file."""
-Layer = Annotated[int, Ge(-1), Lt(2**31)]
-TokenId = Annotated[int, Ge(0), Lt(2**31)]
-
-
-class _AnyNode(TypedDict):
-    id: int
-    kind: Kind
-    layer: Layer
-    position: Layer
-    value: Number
-    feature: str | None
-    label: str
-    influence: Number
-    effect: Number
-
-
-class SavedNode(_AnyNode):
-    """A node in format 2."""
-
-    gradient_effect: Number
-
-
-class SavedNode1(_AnyNode):
-    """A node in format 1."""
-
-    free_effect: Number
-
-
-class SavedRow(TypedDict):
-    """A node whose sources were traced."""
-
-    node: int
-    scale: Number
-    read: Number
-
-
-class SavedEdge(TypedDict):
-    """An edge, by the ids of its nodes."""
-
-    source: int
-    target: int
-    weight: Number
-    factor: Number
-    invariant: Number | None
-    scale: Number
-
-
-class SavedTranscoder(TypedDict):
-    """A transcoder that the graph was computed with."""
-
-    name: str
-    hash: str
-
-
-class SavedPruning(TypedDict):
-    """Arguments of `Graph.prune`."""
-
-    share: Number
-    edges: Number
-    kinds: list[Kind]
-
-
-class SavedProvenance(TypedDict):
-    """Model, transcoders and settings of a graph."""
-
-    model: str
-    model_hash: str
-    transcoders: list[SavedTranscoder]
-    target_tokens: list[TokenId]
-    target_probabilities: NotRequired[list[Annotated[Number, Ge(0), Le(1)]]]
-    mlps: Literal["linear", "frozen"]
-    first: Natural
-    max_latents: Natural
-    rest: Annotated[Number, Ge(0), Lt(1)]
-    pruned: NotRequired[SavedPruning]
-
-
-class _AnyGraph(TypedDict):
-    prompt: list[str]
-    tokens: list[TokenId]
-    rows: list[SavedRow]
-    edges: list[SavedEdge]
-    shares: dict[str, Number]
-    counts: dict[str, Natural]
-    sha256: NotRequired[str]
-
-
-class SavedGraph(_AnyGraph):
-    """A graph in format 2."""
-
-    format: Literal[2]
-    nodes: list[SavedNode]
-    provenance: SavedProvenance
-
-
-class SavedGraph1(_AnyGraph):
-    """A graph in format 1."""
-
-    format: Literal[1]
-    nodes: list[SavedNode1]
-    made: SavedProvenance
-
-
-_KEYS = SavedGraph.__annotations__.keys() - {SEAL}
-FORMER = (_KEYS, (_KEYS - {"provenance"}) | {"made"})
-"""The keys of files without a seal, in both formats."""
 
 
 @checked(AttributionError)
 def to_json(graph: Graph) -> str:
-    """A graph as JSON text; a graph that is not pruned has up to a million edges."""
-    return json.dumps(graph.to_dict(), indent=1, allow_nan=False)
+    """A graph as JSON text in one line; a graph that is not pruned has up to a million edges."""
+    return _text(graph.to_dict())
 
 
 @checked(AttributionError)
@@ -155,7 +47,9 @@ def save_graph(graph: Graph, path: str | Path) -> None:
     Raises:
         AttributionError: the file can't be written, or something else than a graph is there.
     """
-    with replacing(Path(path), AttributionError, form=SavedGraph | SavedGraph1, former=FORMER) as temporary:
+    with replacing(
+        Path(path), AttributionError, form=SavedGraph | SavedGraph2 | SavedGraph1, former=FORMER
+    ) as temporary:
         temporary.write_text(_sealed(to_json(graph)), encoding="utf-8")
 
 
@@ -177,19 +71,26 @@ def _opened(text: str, complaint: str) -> Graph:
         return graph
     if SEAL in content:
         rest = {key: value for key, value in content.items() if key != SEAL}
-        if _sha256(json.dumps(rest, indent=1, allow_nan=False)) != content[SEAL]:
+        indent = 1 if content["format"] < 3 else None
+        if _sha256(_text(rest, indent)) != content[SEAL]:
             raise AttributionError(f"{complaint}: it was altered after it was saved; save or copy it again.")
     return graph
 
 
+def _text(content: dict[str, Any], indent: int | None = None) -> str:
+    """The JSON text that is sealed; older formats have an indent of 1."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(content, indent=indent, separators=separators, allow_nan=False)
+
+
 def _sealed(text: str) -> str:
     """A text of `to_json` with its seal."""
-    return f'{text[:-2]},\n "{SEAL}": "{_sha256(text)}"\n}}'
+    return f'{text[:-1]},\n"{SEAL}":"{_sha256(text)}"}}'
 
 
 def _unsealed(text: str) -> str:
     """The text that was sealed, where `_sealed` wrote this one."""
-    return f"{text.rpartition(',')[0]}\n}}"
+    return f"{text.rpartition(',')[0]}}}"
 
 
 def _sha256(text: str) -> str:
@@ -200,6 +101,8 @@ def _graph(content: dict[str, Any], complaint: str) -> Graph:
     version = content.get("format")
     if version == 1:
         saved = _upgraded(as_form(content, SavedGraph1, AttributionError, complaint), complaint)
+    elif version == 2:
+        saved = _upgraded(as_form(content, SavedGraph2, AttributionError, complaint), complaint)
     elif version == FORMAT or not isinstance(version, int):
         saved = as_form(content, SavedGraph, AttributionError, complaint)
     else:
@@ -211,19 +114,20 @@ def _graph(content: dict[str, Any], complaint: str) -> Graph:
     except FeatureError as error:
         raise AttributionError(f"{complaint}: {error}") from error
     columns = {node.id: column for column, node in enumerate(nodes)}
-    places = {row["node"]: place for place, row in enumerate(saved["rows"])}
-    weights = torch.zeros(len(places), len(nodes))
+    weights = torch.zeros(len(saved["rows"]), len(nodes))
     invariants = torch.full_like(weights, float("nan"))
-    for edge in saved["edges"]:
-        place = places[edge["target"]], columns[edge["source"]]
-        weights[place] = edge["weight"]
-        if edge["invariant"] is not None:
-            invariants[place] = edge["invariant"]
+    for place, row in enumerate(saved["rows"]):
+        sources = torch.tensor([columns[id] for id in row["sources"]], dtype=torch.long)
+        weights[place, sources] = torch.tensor(row["weights"], dtype=torch.float32)
+        known = [float("nan") if one is None else one for one in row["invariants"]]
+        invariants[place, sources] = torch.tensor(known, dtype=torch.float32)
+    if bool(weights.isinf().any() or invariants.isinf().any()):
+        raise AttributionError(f"{complaint}: a weight in it is too large for 32 bits.")
     return Graph(
         prompt=saved["prompt"],
         tokens=saved["tokens"],
         nodes=nodes,
-        rows=list(places),
+        rows=[row["node"] for row in saved["rows"]],
         weights=weights,
         invariants=invariants,
         scales=[row["scale"] for row in saved["rows"]],
@@ -239,24 +143,43 @@ def _node(saved: SavedNode) -> Node:
     return Node(**{**saved, "feature": feature})
 
 
-def _upgraded(old: SavedGraph1, complaint: str) -> SavedGraph:
-    """A graph of format 1 in format 2."""
-    nodes = [{**node, "gradient_effect": node["free_effect"]} for node in old["nodes"]]
-    content = {**old, "format": 2, "nodes": nodes, "provenance": old["made"]}
-    return as_form(content, SavedGraph, AttributionError, complaint)
+def _upgraded(old: SavedGraph1 | SavedGraph2, complaint: str) -> SavedGraph:
+    """A graph of format 1 or 2 in format 3."""
+    content: dict[str, Any] = {**old}
+    if old["format"] == 1:
+        content["nodes"] = [{**node, "gradient_effect": node["free_effect"]} for node in old["nodes"]]
+        content["provenance"] = old["made"]
+    into: dict[int, dict[int, SavedEdge]] = {row["node"]: {} for row in old["rows"]}
+    for edge in content.pop("edges"):
+        if edge["target"] not in into:
+            raise AttributionError(f"{complaint}: an edge leads to a node without a row.")
+        into[edge["target"]][edge["source"]] = edge
+    content["rows"] = [
+        {
+            **row,
+            "sources": [*into[row["node"]]],
+            "weights": [edge["weight"] for edge in into[row["node"]].values()],
+            "invariants": [edge["invariant"] for edge in into[row["node"]].values()],
+        }
+        for row in old["rows"]
+    ]
+    return as_form(content | {"format": FORMAT}, SavedGraph, AttributionError, complaint)
 
 
 def _inconsistency(saved: SavedGraph) -> str:
     """The first way in which the parts of a graph don't fit each other; empty where all fit."""
-    nodes, edges = saved["nodes"], saved["edges"]
-    ids, rows = [node["id"] for node in nodes], [row["node"] for row in saved["rows"]]
+    nodes, rows = saved["nodes"], [row["node"] for row in saved["rows"]]
+    ids, named = [node["id"] for node in nodes], {id for row in saved["rows"] for id in row["sources"]}
     length = len(saved["tokens"])
     wrong = {
         "it has another number of tokens than of their texts": length != len(saved["prompt"]) or not length,
         "its first node is not its target": not nodes or nodes[0]["kind"] != "target" or rows[:1] != ids[:1],
         "two of its nodes or rows have the same id": len(set(ids)) < len(ids) or len(set(rows)) < len(rows),
-        "a row or edge names a node that is not there": not {*rows, *(edge["source"] for edge in edges)} <= set(ids),
-        "an edge leads to a node without a row": not {edge["target"] for edge in edges} <= set(rows),
+        "a row or edge names a node that is not there": not named.union(rows) <= set(ids),
+        "a row has another number of weights than of sources": any(
+            not len(row["sources"]) == len(row["weights"]) == len(row["invariants"]) for row in saved["rows"]
+        ),
+        "a row names a source twice": any(len(set(row["sources"])) < len(row["sources"]) for row in saved["rows"]),
         "a node lies outside the prompt": any(node["position"] >= length for node in nodes),
         "its target is neither a token nor a latent": bool(nodes)
         and nodes[0]["feature"] is None

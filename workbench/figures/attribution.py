@@ -13,7 +13,7 @@ from workbench.figures.common import AGAINST, FAINT, FOR, INK, dress
 
 
 class Drawn(Protocol):
-    """A node: an `attribution.Node`."""
+    """A node: an `attribution.Node`, or an `attribution.ViewerNode`, which knows no effects."""
 
     @property
     def id(self) -> int: ...
@@ -24,15 +24,15 @@ class Drawn(Protocol):
     @property
     def position(self) -> int: ...
     @property
-    def value(self) -> float: ...
+    def value(self) -> float | None: ...
     @property
     def label(self) -> str: ...
     @property
     def influence(self) -> float: ...
     @property
-    def effect(self) -> float: ...
+    def effect(self) -> float | None: ...
     @property
-    def gradient_effect(self) -> float: ...
+    def gradient_effect(self) -> float | None: ...
 
 
 class Line(Protocol):
@@ -47,7 +47,7 @@ class Line(Protocol):
 
 
 class Picture(Protocol):
-    """A pruned graph: an `attribution.Graph`."""
+    """A pruned graph: an `attribution.Graph`, or an `attribution.ViewerGraph`."""
 
     @property
     def prompt(self) -> list[str]: ...
@@ -63,6 +63,7 @@ LOOKS = {
     "mlp": ("MLPs without a transcoder", "square", "#b9c2bd"),
     "embedding": ("embeddings", "triangle-up", "#6b83a6"),
     "bias": ("biases", "cross", "#b9c2bd"),
+    "other": ("others", "diamond", "#b9c2bd"),
     "target": ("target", "star", INK),
 }
 """Name, symbol and colour of each kind of node."""
@@ -116,7 +117,8 @@ def attribution_graph(
             hovertemplate="%{hovertext}<extra></extra>",
         )
     dress(figure)
-    top = {max(layers): "target"} if graph.nodes[0].layer == max(layers) and len(layers) > 1 else {}
+    ends = any(node.kind == "target" and node.layer == max(layers) for node in graph.nodes)
+    top = {max(layers): "target"} if ends and len(layers) > 1 else {}
     figure.update_layout(
         height=max(420, 80 + 44 * len(layers)),
         margin={"l": 10, "r": 10, "t": 36, "b": 30},
@@ -208,10 +210,11 @@ def _hover_text(graph: Picture, node: Drawn, words: str) -> str:
         lines.append(f"on {figure_label(graph.prompt[node.position])} (position {node.position})")
     if words:
         lines.append(figure_label(words))
-    if node.kind == "target":
-        lines.append(f"value {node.value:.4g}")
-    else:
-        lines += [f"activation {node.value:.4g}"] if node.kind == "latent" else []
-        lines += [f"influence {node.influence:.2%}", f"adds {node.effect:+.3g} within the graph"]
-        lines += [f"adds {node.gradient_effect:+.3g} if all responds"] if node.kind == "latent" else []
+    if node.kind in ("target", "latent") and node.value is not None:
+        lines.append(f"{'value' if node.kind == 'target' else 'activation'} {node.value:.4g}")
+    if node.kind != "target":
+        lines.append(f"influence {node.influence:.2%}")
+        lines += [f"adds {node.effect:+.3g} within the graph"] if node.effect is not None else []
+        responds = node.kind == "latent" and node.gradient_effect is not None
+        lines += [f"adds {node.gradient_effect:+.3g} if all responds"] if responds else []
     return "<br>".join(lines)

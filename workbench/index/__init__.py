@@ -16,6 +16,13 @@ from workbench.index.card import QuantileExample as QuantileExample
 from workbench.index.card import RegexScore as RegexScore
 from workbench.index.card import TokenFeatures as TokenFeatures
 from workbench.index.card import TokenScore as TokenScore
+from workbench.index.export_reading import open_export as open_export
+from workbench.index.export_writing import add_labels as add_labels
+from workbench.index.export_writing import export_features as export_features
+from workbench.index.exported import ExportedExample as ExportedExample
+from workbench.index.exported import ExportedFeature as ExportedFeature
+from workbench.index.exported import ExportedLabel as ExportedLabel
+from workbench.index.exported import FeatureExport as FeatureExport
 from workbench.index.feature_index import FeatureIndex as FeatureIndex
 from workbench.index.feature_index import open_index as open_index
 from workbench.index.label_files import Remark as Remark

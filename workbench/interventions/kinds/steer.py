@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,8 +15,22 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Add, Affine, AffineChange, NotAffineError
 from workbench.interventions.protocol import FeatureIntervention, InterventionKind
 from workbench.model.edits import BoundEdit, Edit, EditError, as_positions
+from workbench.model.hookpoints import HookPoint
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
+
+JOIN = " + "
+"""Between the names of several hook points; no name has it."""
+
+
+@runtime_checkable
+class Vectors(Protocol):
+    """Vectors by hook point: a `directions.Direction`."""
+
+    @property
+    def vectors(self) -> Mapping[str, Tensor]:
+        """By hook point, `[d]`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,9 @@ class Steer(FeatureIntervention):
     """Add a direction: `x + amount * direction`.
 
     `Steer(feature, amount)` adds the feature's own direction where its dictionary writes, which for a neuron means
-    adding to its value. `Steer.along(hook_point, direction, amount)` adds any direction anywhere.
+    adding to its value. `Steer.along(hook_point, direction, amount)` adds any direction anywhere, and
+    `Steer.along(direction, amount)` all vectors of a direction at its hook points, whose names are then joined by " + "
+    and whose vectors stand one after another.
     """
 
     title: ClassVar[str] = "Steer"
@@ -49,11 +65,34 @@ class Steer(FeatureIntervention):
 
     @classmethod
     def along(
-        cls, hook_point: str, direction: Tensor | Sequence[float], amount: float = 1.0, *, positions: Any = "all"
+        cls,
+        hook_point: str | Vectors,
+        direction: Tensor | Sequence[float] | float | None = None,
+        amount: float | None = None,
+        *,
+        positions: Any = "all",
     ) -> Steer:
-        """Add `amount * direction` at a hook point; `direction` has the hook point's width, heads one after another."""
+        """Add `amount * direction` at a hook point, or all vectors of a direction: `Steer.along(direction, 4.0)`.
+
+        Args:
+            hook_point: the hook point, or a direction with vectors by hook point, such as `wb.directions.Direction`;
+                its second argument is the amount.
+            direction: of the hook point's width, heads one after another.
+            amount: 1 if None.
+            positions: as for every intervention.
+        """
+        if isinstance(hook_point, Vectors) and isinstance(hook_point.vectors, Mapping):
+            if amount is not None and direction is not None:
+                raise EditError("Steer.along(direction, amount) takes no other direction; its vectors are its own.")
+            amount = direction if amount is None else amount  # type: ignore[assignment]
+            vectors = hook_point.vectors
+            joined = torch.cat([vector.detach().cpu().flatten() for vector in vectors.values()])
+            hook_point, direction = JOIN.join(vectors), joined
+        if not isinstance(hook_point, str):
+            raise EditError("Steer.along takes a hook point's name, or a direction with vectors by hook point.")
         if direction is None:
             raise EditError("Steer.along takes a direction, a tensor or a list of finite numbers, not None.")
+        amount = 1.0 if amount is None else amount
         return cls(None, amount, hook_point, direction, positions=positions)  # type: ignore[arg-type]
 
     @classmethod
@@ -69,14 +108,23 @@ class Steer(FeatureIntervention):
         """As for every feature, or one edit that adds the direction."""
         if self.direction is None:
             return super().bind(model, plan)
-        point = model.hook_points[self.hook_point or ""]
-        if len(self.direction) != point.width:
-            raise EditError(
-                f"The direction has {len(self.direction):,} values, but {point.name} is {point.width:,} wide."
-            )
-        plan.close(point.key)
-        added = self.amount * torch.tensor(self.direction, device=model.device).view(point.shape)
-        return [] if self.amount == 0 else [Edit(point.name, lambda x: x + added.to(x), self.positions, str(self))]
+        edits = []
+        for point, vector in self._vectors(model):
+            plan.close(point.key)
+            added = self.amount * torch.tensor(vector, device=model.device).view(point.shape)
+            edits.append(Edit(point.name, _adding(added), self.positions, str(self)))
+        return [] if self.amount == 0 else edits
+
+    def _vectors(self, model: LanguageModel) -> list[tuple[HookPoint, tuple[float, ...]]]:
+        """The part of the direction that is added at each hook point; raises `EditError` where the widths differ."""
+        points = [model.hook_points[name] for name in (self.hook_point or "").split(JOIN)]
+        values, widths = self.direction or (), [point.width for point in points]
+        if len(values) != sum(widths):
+            at = " and ".join(f"{point.name} is {point.width:,} wide" for point in points[:2])
+            more = f", and {len(points) - 2} more" if len(points) > 2 else ""
+            raise EditError(f"The direction has {len(values):,} values, but {at}{more}.")
+        ends = [sum(widths[: place + 1]) for place in range(len(widths))]
+        return [(point, values[end - point.width : end]) for point, end in zip(points, ends, strict=True)]
 
     def as_affine(self) -> Affine:
         """The amount."""
@@ -88,8 +136,11 @@ class Steer(FeatureIntervention):
             return super().affine_changes(model)
         if self.positions != "all":
             raise NotAffineError("it acts at some positions only, which weights can't tell apart")
-        vector = self.amount * torch.tensor(self.direction)
-        return [(self.hook_point or "", Add(vector.double()))] if self.amount else []
+        if JOIN not in (self.hook_point or ""):
+            vector = self.amount * torch.tensor(self.direction)
+            return [(self.hook_point or "", Add(vector.double()))] if self.amount else []
+        parts = [(point.name, self.amount * torch.tensor(vector)) for point, vector in self._vectors(model)]
+        return [(name, Add(vector.double())) for name, vector in parts] if self.amount else []
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -106,3 +157,7 @@ class Steer(FeatureIntervention):
 
     def __str__(self) -> str:
         return super().__str__() if self.direction is None else f"Steer(along {self.hook_point}, {self.amount:g})"
+
+
+def _adding(added: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: x + added.to(x)
