@@ -12,7 +12,7 @@ from workbench.dictionaries.folder import CONFIG, DictionaryError, check_finite
 from workbench.dictionaries.hub_names import HUB, repository_of
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.recognition import explained, format_of, in_words, part_names, parts_of
-from workbench.dictionaries.remembered import remembered_hash
+from workbench.dictionaries.remembered import is_examined
 from workbench.model.grad_mode import lasting
 from workbench.model.placing import chosen_device
 
@@ -54,7 +54,7 @@ def opened(path: Path) -> Dictionary:
         return opened(parts[0])
     with explained(path):
         dictionary = form.read(path)
-        if remembered_hash(dictionary) is None:
+        if not is_examined(dictionary):
             check_finite(dictionary.tensors())
     if source := repository_of(path):
         dictionary.provenance[HUB] = source.address

@@ -36,7 +36,9 @@ class Prefix:
         gradient += more
 
 
-def prefixes(widths: Sequence[int], entries: Entries, directions: Tensor, spread: Tensor, square: float) -> list[Prefix]:
+def prefixes(
+    widths: Sequence[int], entries: Entries, directions: Tensor, spread: Tensor, square: float
+) -> list[Prefix]:
     """The prefixes of a batch.
 
     Args:

@@ -118,9 +118,10 @@ def _unknown(path: Path) -> str:
     names = sorted(one.name + "/" * one.is_dir() for one in path.iterdir())
     lacks = []
     for one in known_formats():
-        there = [pattern for pattern in one.FILES if any(path.glob(pattern))]
-        if there and len(there) < len(one.FILES):
-            gone = in_words([pattern for pattern in one.FILES if pattern not in there], "or")
+        needed = [pattern for pattern in one.FILES if pattern not in vars(one).get("OPTIONAL", ())]
+        there = [pattern for pattern in needed if any(path.glob(pattern))]
+        if there and len(there) < len(needed):
+            gone = in_words([pattern for pattern in needed if pattern not in there], "or")
             lacks.append(f"for {one.TITLE} it has no {gone}")
     found = f"it holds {in_words(names)}" if names else "it is empty"
     return f"{begun}: {', and '.join([found, *lacks])}."

@@ -9,15 +9,16 @@ A file offers two names and two functions:
                                           several; looks at names of files and headers, opens few; no two formats match
     read(path: Path) -> Dictionary        the dictionary; errors say what is wrong, `load_dictionary` names the folder
 
-and may offer two more:
+and may offer more:
 
+    OPTIONAL: tuple[str, ...]             those of FILES that a folder may lack
     parts(path: Path) -> list[Path]       of a path that holds several dictionaries, the paths that `load_dictionary`
                                           opens one by one; empty for a single one; looks at names and small files only
     write(dictionary: Dictionary, folder: Path) -> None
                                           writes a dictionary in this format, or refuses one that does not fit
 
 `load_dictionary` looks at every weight for values that are not finite, unless `read` did so and stated it with
-`remembered.hold_examined`, as a reader does whose tensors are mapped from their file.
+`remembered.hold_examined` or `hold_finite`, as a reader does whose tensors are mapped from their file.
 `workbench.dictionaries.recognition` asks all formats. `hub_names.repository_of(path)` says of which repository of the hub
 a path is a snapshot.
 """

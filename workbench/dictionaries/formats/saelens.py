@@ -18,12 +18,14 @@ from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError, check_settings, read_folder
 from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.protocol import Dictionary
-from workbench.dictionaries.remembered import hold_examined
+from workbench.dictionaries.remembered import hold_examined, hold_finite
 from workbench.dictionaries.saelens_fields import EXPECTED, WHITENED, declared, refuse_unknown
 from workbench.dictionaries.saelens_folding import SCALER, WHITENING, folded, rescale, threshold_of_training
 
 TITLE = "SAELens"
 FILES = (CONFIG, WEIGHTS, SCALER, WHITENING)
+OPTIONAL = (SCALER, WHITENING)
+"""Files of a training."""
 APART = ("dtype", "device", "metadata", "workbench", "reshape_activations")
 """Fields of our own folders that don't follow from the dictionary's weights and settings alone."""
 
@@ -48,7 +50,10 @@ def read(folder: Path) -> Dictionary:
     if not is_ours(content):
         refuse_unknown(content, known=inspect.signature(kind).parameters)
     dictionary = kind.from_config(config, tensors)
-    hold_examined(dictionary, dictionary.tensors(), stored.tensors, stored.fingerprint)
+    if stored.fingerprint:
+        hold_examined(dictionary, dictionary.tensors(), stored.tensors, stored.fingerprint)
+    else:
+        hold_finite(dictionary, stored.tensors)
     if is_ours(content):
         _check_stated(content, dictionary)
     check_settings(content)
