@@ -1,48 +1,111 @@
-"""`load_dictionary`: a dictionary from a folder or file of any known format."""
+"""`load_dictionary`: a dictionary from a folder or file of any known format, or of the hub."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from workbench.core.checks import checked
+from workbench.core.progress import Progress
 from workbench.core.shipped import missing, shipped
 from workbench.dictionaries.folder import CONFIG, DictionaryError, check_finite
-from workbench.dictionaries.hub_names import HUB, repository_of
+from workbench.dictionaries.hub import fetch
+from workbench.dictionaries.hub_names import HUB, PREFIX, as_address, repository_of
 from workbench.dictionaries.protocol import Dictionary
-from workbench.dictionaries.recognition import explained, format_of, in_words, part_names, parts_of
+from workbench.dictionaries.recognition import Format, explained, format_of, in_words, part_names, parts_of
 from workbench.dictionaries.remembered import is_examined
+from workbench.dictionaries.saelens_registry import entry_called
 from workbench.model.grad_mode import lasting
 from workbench.model.placing import chosen_device
 
 
 @checked(DictionaryError)
 @lasting
-def load_dictionary(path: str | Path, *, device: str | torch.device | None = None) -> Dictionary:
-    """Open a dictionary from a folder or a file, of the format that what lies there shows.
+def load_dictionary(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Dictionary:
+    """Open a dictionary from a folder, a file or the hub, of the format that what lies there shows.
 
     Weights in float32 stay in their file until they are used: every value is looked at once, a few MiB at a time, and
     a feature's direction reads a row. The first `encode` brings the encoder into memory; 16-bit weights become float32
     in memory at once.
 
+    Of the hub, the files that the format needs are fetched into the cache of `huggingface_hub`, and nothing is asked
+    where `HF_HUB_OFFLINE` is set. The dictionary's provenance holds the repository, the folder and the commit under
+    "hub"; after "hf:" these open the same dictionary, without the hub once it is there.
+
     Args:
-        path: a folder or file that `save`, SAELens or another tool with a file in `formats/` wrote; or the name of a
-            dictionary that comes with Workbench, such as "resid-15".
+        path: a folder or file that `save`, SAELens or another tool with a file in `formats/` wrote; as a text also the
+            name of a dictionary that comes with Workbench, such as "resid-15"; of one on the hub, such as
+            "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71", with "@REVISION" at its end if need be;
+            or SAELens's release and id with "/" between, where sae-lens is installed. What exists here has precedence,
+            and a name with "hf:" before it is one of the hub.
         device: where its tensors go, such as "cuda"; "auto" for CUDA, else MPS, else the processor; None for the
             processor. A dictionary follows the model that it is used on.
+        progress: called with the share of a download; without it `huggingface_hub` draws its bars.
+        cancel: asked about ten times a second during a download, which it stops; what was fetched stays in the cache.
 
     Raises:
         DictionaryError: there is none, there are several, it is damaged, holds a link out of its folder, or is of a
-            kind or format that this version does not know; or this machine has no such device.
+            kind or format that this version does not know; the hub can't be reached, or `cancel` returned True; or
+            this machine has no such device.
     """
     place = None if device is None else chosen_device(device, DictionaryError)
-    dictionary = opened(local(path))
+    dictionary = opened(located(path, progress=progress, cancel=cancel))
     return dictionary if place is None or place.type == "cpu" else dictionary.to(place)
 
 
-def opened(path: Path) -> Dictionary:
+@dataclass(frozen=True)
+class Place:
+    """Where dictionaries lie on this machine, and what is known of them beside their files."""
+
+    path: Path
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What the record takes over where the files do not say it."""
+    stated: dict[str, Any] = field(default_factory=dict)
+    """Settings that a list of releases states; see `saelens_registry`."""
+
+
+def located(
+    path: str | Path,
+    *,
+    several: bool = False,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Place:
+    """The folder or file that a path or a name stands for, fetched from the hub if need be; see `load_dictionary`.
+
+    Args:
+        path: a `Path` is never a name.
+        several: fetch a folder of several dictionaries too, which is refused otherwise.
+
+    Raises:
+        DictionaryError: there is none, or it can't be fetched.
+    """
+    if Path(path).exists() and not (isinstance(path, str) and path.startswith(PREFIX)):
+        return Place(Path(path))
+    if isinstance(path, Path) or path in bundled():
+        return Place(bundled_folder(path))
+    entry = entry_called(path)
+    address = entry.address if entry else as_address(path)
+    if address is None:
+        return Place(bundled_folder(path))
+    there = fetch(address, several=several, progress=progress, cancel=cancel)
+    return Place(there, entry.provenance, entry.stated) if entry else Place(there)
+
+
+def opened(place: Place) -> Dictionary:
     """The one dictionary in a folder or file, on the processor; see `load_dictionary`."""
+    path = place.path
     form = format_of(path)
     parts = parts_of(path, form)
     if len(parts) > 1:
@@ -51,24 +114,31 @@ def opened(path: Path) -> Dictionary:
             "open all with wb.dictionaries.load_set."
         )
     if parts[0] != path:
-        return opened(parts[0])
+        return opened(Place(parts[0], place.provenance, place.stated))
     with explained(path):
-        dictionary = form.read(path)
+        dictionary = _read(form, place)
         if not is_examined(dictionary):
             check_finite(dictionary.tensors())
+    dictionary.provenance = place.provenance | dictionary.provenance
     if source := repository_of(path):
         dictionary.provenance[HUB] = source.address
     dictionary.folder = str(path)
     return dictionary
 
 
-def local(path: str | Path) -> Path:
-    """The folder or file that a path or a name stands for.
-
-    Raises:
-        DictionaryError: there is none.
-    """
-    return Path(path) if Path(path).exists() else bundled_folder(path)
+def _read(form: Format, place: Place) -> Dictionary:
+    """The dictionary as its format reads it, with the settings that a list of releases states."""
+    if not place.stated:
+        return form.read(place.path)
+    if "stated" in inspect.signature(form.read).parameters:
+        read: Callable[[Path, Mapping[str, Any]], Dictionary] = form.read  # type: ignore[assignment]
+        return read(place.path, place.stated)
+    if changed := place.stated.keys() - {"norm_scaling_factor"}:  # a format whose files lack the factor refuses them
+        raise DictionaryError(
+            f"SAELens's list of releases states its {in_words(sorted(changed))}, which is not applied to those of "
+            f"{form.TITLE}; open it with SAELens and save it from there"
+        )
+    return form.read(place.path)
 
 
 def bundled() -> list[str]:

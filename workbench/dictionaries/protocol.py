@@ -23,6 +23,7 @@ from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
 from workbench.dictionaries.normalising import NONE, scale_of
 from workbench.dictionaries.remembered import held_tensors, remember_hash, remembered_hash
+from workbench.dictionaries.writing import write_as
 from workbench.model.edits import Masks
 from workbench.model.grad_mode import lasting
 
@@ -273,10 +274,26 @@ class Dictionary(nn.Module, ABC):
         raise DictionaryError(f"it is of the kind {shown(word)}, which this version does not know; it knows {known}")
 
     @checked(DictionaryError)
-    def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write the dictionary to a folder, which becomes its `folder`; see `write`."""
-        self.write(path, half=half)
-        self.folder = str(Path(path))
+    def save(self, path: str | Path, *, half: bool = False, format: str | None = None) -> None:
+        """Write the dictionary to a folder, which becomes its `folder`; or a copy for another tool.
+
+        Args:
+            path: the folder; a set of transcoders gets one more layer.
+            half: as in `write`; not for other tools.
+            format: of another tool: "saelens", "sparsify", "dictionary_learning" or "circuit_tracer". None for our
+                own, which is SAELens's with fields for what SAELens lacks.
+
+        Raises:
+            DictionaryError: as in `write`, or the format has no place for this kind.
+        """
+        if format is None:
+            self.write(path, half=half)
+            self.folder = str(Path(path))
+            return
+        if half:
+            raise DictionaryError(f"{self.name} is written for other tools with whole weights; leave half out.")
+        self.config()  # raises where the features belong to a model
+        write_as(format, self, Path(path))
 
     @checked(DictionaryError)
     def write(self, path: str | Path, *, half: bool = False) -> None:

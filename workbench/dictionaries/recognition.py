@@ -48,16 +48,27 @@ def format_of(path: Path) -> Format:
         raise DictionaryError(f"There is no {path}.")
     check_ordinary(path, DictionaryError)
     check_links(path, DictionaryError)
-    with explained(path):
-        found = [one for one in known_formats() if one.matches(path)]
+    found = recognised(path)
     if not found:
         raise DictionaryError(_unknown(path))
     if len(found) > 1:
         raise DictionaryError(
-            f"{path} could be a dictionary of {in_words([one.TITLE for one in found], 'or')}; put the files of each into "
-            "a folder of its own."
+            f"{path} could be a dictionary of {in_words([one.TITLE for one in found], 'or')}; put the files of each "
+            "into a folder of its own."
         )
     return found[0]
+
+
+def recognised(path: Path) -> list[Format]:
+    """The formats that say of a folder or file that it is theirs: one, unless it can't be opened."""
+    with explained(path):
+        return [one for one in known_formats() if one.matches(path)]
+
+
+def titles() -> str:
+    """The formats known, in words: "SAELens or sparsify"."""
+    names = sorted((one.TITLE for one in known_formats()), key=str.lower)
+    return in_words(names, "or", len(names))
 
 
 def parts_of(path: Path, form: Format | None = None) -> list[Path]:
@@ -110,18 +121,15 @@ def in_words(names: list[str], last: str = "and", most: int = NAMED) -> str:
 
 def _unknown(path: Path) -> str:
     """Why a path has none of the formats, in a sentence."""
-    titles = sorted((one.TITLE for one in known_formats()), key=str.lower)
-    known = in_words(titles, "or", len(titles))
-    begun = f"{path} is not a dictionary of {known}"
+    begun = f"{path} is not a dictionary of {titles()}"
     if not path.is_dir():
         return f"{begun}: it is a single file that none of them names; give the folder in which the tool wrote it."
     names = sorted(one.name + "/" * one.is_dir() for one in path.iterdir())
     lacks = []
     for one in known_formats():
-        needed = [pattern for pattern in one.FILES if pattern not in vars(one).get("OPTIONAL", ())]
-        there = [pattern for pattern in needed if any(path.glob(pattern))]
-        if there and len(there) < len(needed):
-            gone = in_words([pattern for pattern in needed if pattern not in there], "or")
+        there = [pattern for pattern in one.FILES if any(path.glob(pattern))]
+        if there and len(there) < len(one.FILES):
+            gone = next(pattern for pattern in one.FILES if pattern not in there)
             lacks.append(f"for {one.TITLE} it has no {gone}")
     found = f"it holds {in_words(names)}" if names else "it is empty"
     return f"{begun}: {', and '.join([found, *lacks])}."

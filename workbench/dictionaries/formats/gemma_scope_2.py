@@ -24,9 +24,7 @@ from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "Gemma Scope 2"
 CONFIG, PARAMS = "config.json", "params.safetensors"
-FILES = (CONFIG, PARAMS)
-OPTIONAL = (CONFIG,)
-"""Files that some folders lack."""
+FILES = (PARAMS, CONFIG)
 MODULE = re.compile(r"model\.(?:language_model\.)?layers\.([0-9]{1,4})\.(.+)")
 PLACES = {
     "output": "hook_resid_post",

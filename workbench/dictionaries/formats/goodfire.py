@@ -14,8 +14,6 @@ from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "Goodfire"
 FILES = ("Llama-*-Instruct-SAE-l*.pt", "Llama-*-Instruct-SAE-l*.pth")
-OPTIONAL = FILES
-"""One of the two endings."""
 NAME = re.compile(r"(Llama-[0-9.]+-[0-9]+B-Instruct)-SAE-l([0-9]{1,4})\.pth?")
 NAMES = {
     "encoder_linear.weight": "W_enc",

@@ -7,8 +7,9 @@ threshold holds for all latents. As in SAELens 6.54 (`loading/pretrained_sae_loa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NotRequired
+from typing import Any, NotRequired
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
@@ -19,6 +20,7 @@ from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.foreign import SHAPES, built, mapped_safetensors, taken
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.saelens_folding import checked_factor
 
 TITLE = "Llama Scope"
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
@@ -45,8 +47,12 @@ def matches(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
-def read(path: Path) -> Dictionary:
+def read(path: Path, stated: Mapping[str, Any] | None = None) -> Dictionary:
     """The dictionary of activations as they are.
+
+    Args:
+        path: the folder.
+        stated: settings of a list of releases: a `norm_scaling_factor` stands for the one of `hyperparams.json`.
 
     Raises:
         DictionaryError: a file is damaged, or the settings are of a dictionary that computes something else.
@@ -67,7 +73,8 @@ def read(path: Path) -> Dictionary:
         raise DictionaryError(f"its {CONFIG} does not say the dataset_average_activation_norm of what it reads")
     tensors = taken(mapped_safetensors(path / WEIGHTS, f"its {WEIGHTS}"), NAMES, SHAPES)
     factor = tensors["b_dec"].numel() ** 0.5 / norm
+    tensors["threshold"] = tensors["b_enc"].new_full(tensors["b_enc"].shape, config["jump_relu_threshold"] * factor)
+    factor = checked_factor((stated or {}).get("norm_scaling_factor", factor))
     tensors["W_enc"], tensors["W_dec"] = tensors["W_enc"].T * factor, tensors["W_dec"].T / factor
     tensors["b_dec"] = tensors["b_dec"] / factor
-    tensors["threshold"] = tensors["b_enc"].new_full(tensors["b_enc"].shape, config["jump_relu_threshold"] * factor)
     return built("jumprelu", tensors, reads=config["hook_point_in"], model=MODEL)
