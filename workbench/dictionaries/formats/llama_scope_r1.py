@@ -25,8 +25,6 @@ from workbench.dictionaries.saelens_folding import checked_factor
 TITLE = "Llama Scope R1"
 CONFIG = "config.json"
 FILES = (CONFIG, WEIGHTS)
-MODEL = "meta-llama/Llama-3.1-8B"
-"""As SAELens states it."""
 NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec", "decoder.bias": "b_dec"}
 NAMES |= {"log_jumprelu_threshold": "threshold"}
 
@@ -68,4 +66,4 @@ def read(path: Path, stated: Mapping[str, Any] | None = None) -> Dictionary:
     tensors["b_dec"] = tensors["b_dec"] / factor
     if tensors["W_enc"].shape != (config["d_model"], config["d_model"] * config["expansion_factor"]):
         raise DictionaryError(f"its weights are of another size than its {CONFIG} says")
-    return built("jumprelu", tensors, reads=config["hook_point_in"], model=MODEL)
+    return built("jumprelu", tensors, reads=config["hook_point_in"])
