@@ -82,15 +82,15 @@ def logits_under(
             handle.remove()
 
 
-def seen_at(module: nn.Module, place: nn.Module, side: str, tokens: Tensor) -> Tensor:
-    """The tensor that goes into or comes out of one module in a plain pass."""
+def seen_at(module: nn.Module, place: nn.Module, side: str, tokens: Tensor, edits: Sequence[PlainEdit] = ()) -> Tensor:
+    """The tensor that goes into or comes out of one module in a plain pass, under edits before it."""
     found = []
 
     def keep(vector: Tensor) -> Tensor:
         found.append(vector)
         return vector
 
-    logits_under(module, tokens, [PlainEdit(place, side, keep)])
+    logits_under(module, tokens, [*edits, PlainEdit(place, side, keep)])
     return torch.stack(found, 1)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 import workbench as wb
 from workbench.core.arguments import Argument
-from workbench.dictionaries.acting import places
 from workbench.dictionaries.codes import Change
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import places
 from workbench.interventions import FeatureIntervention, InterventionKind, choices
 from workbench.interventions.affine import NotAffineError
 from workbench.interventions.features import dictionary_of

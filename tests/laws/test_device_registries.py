@@ -87,10 +87,15 @@ def test_a_dictionary_learns_the_same_on_a_device(word: str, pair: tuple[Any, An
     how: dict[str, Any] = {"tokens": 400, "context": 16, "batch_size": 16, "block": 64, "dead_after": 48}
 
     def learn(model: Any, folder: Path) -> Any:
-        dictionary = kind(model.network.d_model, 24, **({"k": 3} if "topk" in kind.kind else {}))
+        d_in = model.network.d_model * kind.example().n_reads
+        dictionary = kind(d_in, 24, **({"k": 3} if "topk" in kind.kind else {}))
         places = {"hook_point": POINT} if not dictionary.transcodes else {}
         if dictionary.transcodes:
             dictionary.reads, dictionary.writes = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+        if dictionary.across:
+            sides = ("mlp.hook_in", "hook_mlp_out") if dictionary.transcodes else ("hook_resid_post",) * 2
+            places = {}
+            dictionary.reads, dictionary.writes = (f"blocks.0.{one} + blocks.1.{one}" for one in sides)
         wb.training.train(dictionary, model, *places.values(), corpus=CORPUS, folder=folder, **how)
         codes = dictionary.encode(torch.ones(2, dictionary.d_in, device=model.device))
         return plain([*dictionary.tensors().values(), codes])

@@ -7,6 +7,7 @@ tokenizer. A kind that registers itself is recounted as well, by its `example()`
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,16 +36,27 @@ every_kind = pytest.mark.parametrize(
 
 
 @functools.cache
-def plain() -> Any:
-    """A model as wide as the examples of the kinds."""
-    return tiny.build("llama", hidden_size=8)
+def plain(width: int) -> Any:
+    """A model as wide as the examples of the kinds; half as wide for kinds that read two hook points."""
+    return tiny.build("llama", hidden_size=width, num_attention_heads=2, num_key_value_heads=1)
 
 
 @pytest.fixture(scope="module")
-def narrow(_tiny_cache: Path) -> wb.model.LanguageModel:
+def models(_tiny_cache: Path) -> dict[int, wb.model.LanguageModel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_CACHE", str(_tiny_cache))
-        return wb.load_model(tiny.build("llama", hidden_size=8), tokenizer=tiny.tokenizer())
+        sizes = {"num_attention_heads": 2, "num_key_value_heads": 1}
+        return {
+            width: wb.load_model(tiny.build("llama", hidden_size=width, **sizes), tokenizer=tiny.tokenizer())
+            for width in (8, 4)
+        }
+
+
+@pytest.fixture
+def narrow(models: dict[int, wb.model.LanguageModel], request: pytest.FixtureRequest) -> wb.model.LanguageModel:
+    """The model that fits the kind of the test."""
+    kind = request.node.callspec.params.get("kind") if hasattr(request.node, "callspec") else None
+    return models[4 if kind is not None and kind.across else 8]
 
 
 def placed(kind: Any, model: wb.model.LanguageModel) -> Any:
@@ -60,6 +72,9 @@ def placed(kind: Any, model: wb.model.LanguageModel) -> Any:
     made.reads, made.writes = "blocks.1.hook_resid_post", "blocks.1.hook_resid_post"
     if made.transcodes:
         made.reads, made.writes = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+    if made.across:
+        made.reads = "blocks.0.mlp.hook_in + blocks.1.mlp.hook_in"
+        made.writes = "blocks.1.hook_mlp_out + blocks.2.hook_mlp_out"
     return made
 
 
@@ -84,44 +99,67 @@ def windows() -> list[Window]:
     return found
 
 
-def ends(dictionary: Any) -> tuple[tuple[Any, str], tuple[Any, str]]:
-    """The plain modules where a dictionary reads and writes, and on which side."""
-    block = plain().model.layers[1]
+Place = tuple[Any, str]
+"""A plain module, and the side on which it is looked at or changed."""
+
+
+def ends(dictionary: Any) -> tuple[list[Place], list[Place]]:
+    """Where a dictionary reads and writes in the plain model."""
+    if dictionary.across:
+        mlps = [block.mlp for block in plain(4).model.layers]
+        return [(mlps[0], "in"), (mlps[1], "in")], [(mlps[1], "out"), (mlps[2], "out")]
+    block = plain(8).model.layers[1]
     if dictionary.dense:
-        return (block.mlp.down_proj, "in"), (block.mlp.down_proj, "in")
+        return [(block.mlp.down_proj, "in")], [(block.mlp.down_proj, "in")]
     if dictionary.transcodes:
-        return (block.mlp, "in"), (block.mlp, "out")
-    return (block, "out"), (block, "out")
+        return [(block.mlp, "in")], [(block.mlp, "out")]
+    return [(block, "out")], [(block, "out")]
 
 
-def losses(ids: Tensor, edits: Any = ()) -> Tensor:
+def seen(module: Any, places: list[Place], ids: Tensor, edits: Any = ()) -> Tensor:
+    """What stands at places in a pass of a plain model, side by side: `[pos, width]`."""
+    return torch.cat([reference.seen_at(module, *place, ids, edits)[0] for place in places], -1)
+
+
+def through(module: Any, dictionary: Any, ids: Tensor) -> list[reference.PlainEdit]:
+    """Edits that put the reconstruction in the activations' place, one hook point after the other: what is read behind
+    one is read in the run that it changed."""
+    (reads, writes), edits = ends(dictionary), []
+    for number, place in enumerate(writes):
+        made = dictionary.reconstruct(seen(module, reads, ids, edits)).chunk(len(writes), -1)[number]
+        edits += put(place, made)
+    return edits
+
+
+def losses(ids: Tensor, edits: Any = (), module: Any = None) -> Tensor:
     """Cross-entropies of the predictions from a token that counts of one that counts: `[pos - 2]`, float64."""
-    logits = reference.logits_under(plain(), ids, edits)[0].double().log_softmax(-1)
+    logits = reference.logits_under(module or plain(8), ids, edits)[0].double().log_softmax(-1)
     return -logits[1:-1].gather(1, ids[0, 2:, None])[:, 0]
 
 
 def put(place: tuple[Any, str], values: Tensor) -> list[reference.PlainEdit]:
     """An edit that puts values `[pos, width]` in place of what is there, from the second position on."""
-    each = iter(values[1:])
+    each = itertools.cycle(values[1:])
     return [reference.PlainEdit(*place, lambda _: next(each)[None], tuple(range(1, len(values))))]
 
 
 @every_kind
 def test_fidelity_is_what_a_recount_finds(kind: Any, narrow: wb.model.LanguageModel) -> None:
     dictionary = placed(kind, narrow)
-    reads, writes = ends(dictionary)
+    module, (reads, writes) = plain(4 if kind.across else 8), ends(dictionary)
     codes, error, written, cosine = [], [], [], []
     ce: dict[str, list[Tensor]] = {"ce": [], "ce_spliced": [], "ce_zero": []}
     for window in windows():
-        x, y = (reference.seen_at(plain(), *place, window.ids)[0] for place in (reads, writes))
+        x, y = (seen(module, some, window.ids) for some in (reads, writes))
         made = dictionary.reconstruct(x)
         codes.append(dictionary.encode(x).dense()[1:])
         written.append(y[1:].double())
         error.append((made - y)[1:].double())
         cosine.append(torch.cosine_similarity(made[1:].double(), y[1:].double(), dim=-1))
-        ce["ce"].append(losses(window.ids))
-        ce["ce_spliced"].append(losses(window.ids, put(writes, made)))
-        ce["ce_zero"].append(losses(window.ids, put(writes, torch.zeros_like(y))))
+        nothing = [edit for place in writes for edit in put(place, torch.zeros(len(y), y.shape[1] // len(writes)))]
+        spliced = through(module, dictionary, window.ids)
+        for name, edits in (("ce", []), ("ce_spliced", spliced), ("ce_zero", nothing)):
+            ce[name].append(losses(window.ids, edits, module))
     active, y = torch.cat(codes) != 0, torch.cat(written)
     wanted = {name: float(torch.cat(some).mean()) for name, some in ce.items()}
     wanted |= {
@@ -147,10 +185,10 @@ def test_fidelity_is_what_a_recount_finds(kind: Any, narrow: wb.model.LanguageMo
 @every_kind
 def test_an_index_holds_what_a_recount_finds(kind: Any, narrow: wb.model.LanguageModel, tmp_path: Path) -> None:
     dictionary = placed(kind, narrow)
-    reads, _ = ends(dictionary)
+    (reads, _), module = ends(dictionary), plain(4 if kind.across else 8)
     places, codes = [], []
     for window in windows():
-        codes.append(dictionary.encode(reference.seen_at(plain(), *reads, window.ids)[0]).dense()[1:].half())
+        codes.append(dictionary.encode(seen(module, reads, window.ids)).dense()[1:].half())
         places += [(window.text, window.start + at) for at in range(1, window.ids.shape[1])]
     values = torch.cat(codes).float()
     index = wb.build_index(narrow, dictionary, CORPUS, tmp_path / "index", context=WINDOW, batch=3)

@@ -43,16 +43,18 @@ class Rows:
         for number in range(skip // 64, 10**6):
             x, y = self.rows(number)
             where = torch.arange(64)
-            yield Activations({"in": x, "out": y}, where, where, where)
+            parts = {f"{name}.{n}": one for name, z in (("in", x), ("out", y)) for n, one in enumerate(z.chunk(2, 1))}
+            yield Activations({"in": x, "out": y} | parts, where, where, where)
 
     def settings(self) -> dict[str, Any]:
         return {"model": "rows", "amount": self.amount}
 
 
 def trained(dictionary: Any, tokens: int = 2560, **how: Any) -> Any:
-    target = "out" if dictionary.transcodes else ""
+    reads, writes = ("in.0 + in.1", "out.0 + out.1") if dictionary.across else ("in", "out")
+    target = writes if dictionary.transcodes else ""
     settings: dict[str, Any] = {"batch_size": 64, "block": 256, "lr": 3e-3, "source": Rows(), **how}
-    return wb.train(dictionary, hook_point="in", target=target, tokens=tokens, **settings)
+    return wb.train(dictionary, hook_point=reads, target=target, tokens=tokens, **settings)
 
 
 def fvu(dictionary: Any) -> float:

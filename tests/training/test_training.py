@@ -56,7 +56,9 @@ class Synthetic:
             amounts = torch.rand(64, 24, generator=chance) * (torch.rand(64, 24, generator=chance) < 0.08)
             x = ((amounts @ self.directions + 0.3) * self.scale)[rank * size : (rank + 1) * size]
             rows = torch.arange(size)
-            yield Activations({"in": x, "out": x @ self.read}, rows, rows, rows)[rest:]
+            both = {"in": x, "out": x @ self.read}
+            parts = {f"{name}.{n}": one for name, z in both.items() for n, one in enumerate(z.chunk(2, 1))}
+            yield Activations(both | parts, rows, rows, rows)[rest:]
             number, rest = number + 1, 0
 
     def settings(self) -> dict[str, Any]:
@@ -67,9 +69,10 @@ def trained(
     kind: type[wb.dictionaries.Trainable] = wb.TopKSAE, tokens: int = 2560, **how: Any
 ) -> wb.dictionaries.Trainable:
     """A small dictionary after 40 steps on synthetic activations."""
-    target = "out" if kind.transcodes else ""
+    reads, writes = ("in.0 + in.1", "out.0 + out.1") if kind.across else ("in", "out")
+    target = writes if kind.transcodes else ""
     how = SMALL | {"source": Synthetic()} | how
-    return wb.train(kind.example(), hook_point="in", target=target, tokens=tokens, **how)
+    return wb.train(kind.example(), hook_point=reads, target=target, tokens=tokens, **how)
 
 
 def after(calls: int) -> Any:
@@ -380,7 +383,7 @@ def mean(lines: list[Any], name: str) -> float:
         ({"warmup": 1.5}, "warmup is a number from 0 to 1, not 1.5"),
         ({"decay": float("nan")}, "decay is a number from 0 to 1, not nan"),
         ({"checkpoint_every": float("nan")}, "checkpoint_every is a number"),
-        ({"hook_point": "middle"}, "The source holds activations at in, out, not at middle"),
+        ({"hook_point": "middle"}, "The source holds activations at in, out.*, not at middle"),
         ({"hook_point": ""}, "Name the hook point"),
         ({"source": None}, "Give a model, a hook point and a corpus"),
         ({"source": Synthetic(end=512)}, "ends after 512 of 2,560 tokens"),

@@ -14,10 +14,10 @@ from torch import Tensor
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.frozen import FrozenModel, along, mlp_at
 from workbench.attribution.graph import Kind, Node
-from workbench.dictionaries.acting import follow
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.origin import tell_origin
+from workbench.dictionaries.sites import follow
 from workbench.model.language_model import LanguageModel
 
 Transcoders = Sequence[SparseCoder] | Mapping[str, SparseCoder] | Mapping[int, SparseCoder]

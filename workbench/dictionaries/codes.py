@@ -84,6 +84,8 @@ class Change:
     positions: Positions = "all"
     source: str = ""
     """What it came from, for error messages."""
+    adds: float | None = None
+    """What `fn` adds to the value, where that is all that it does."""
 
     def apply(self, old: Tensor, masks: Masks = everywhere) -> Tensor:
         """The new value `[...]`; the old one outside its positions."""

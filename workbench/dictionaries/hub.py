@@ -97,18 +97,22 @@ def _missing(address: Address) -> DictionaryError:
 
 
 def _needed(listing: Listing, address: Address, inside: str, *, several: bool) -> list[str]:
-    """Of the files in a folder, those that a format reads: there, or in folders below where `several` are wanted."""
+    """Of the files in a folder, those that a format reads: there, or where `several` are wanted in folders below."""
+    known = list(known_formats())
+    sets = [one for one in known if "parts" in vars(one)]
     by_folder: dict[str, list[str]] = {}
     for name in listing.sizes:
         for folder in _folders_above(name, inside):
-            if any(lies_in(str(PurePosixPath(name).relative_to(folder)), one.FILES) for one in known_formats()):
+            forms = sets if several and folder != inside else known
+            if any(lies_in(str(PurePosixPath(name).relative_to(folder)), one.FILES) for one in forms):
                 by_folder.setdefault(folder, []).append(name)
     own = by_folder.pop(inside, [])
     if address.inside != inside:  # a single file, and small ones beside it
         return [name for name in own if _is_plain(name, listing)] + [address.inside]
     holders = {one: files for one, files in by_folder.items() if not all(_is_plain(name, listing) for name in files)}
     if several:
-        return sorted({*own, *(name for files in holders.values() for name in files)})
+        own = sorted({*own, *(name for files in holders.values() for name in files)})
+        holders = {}
     if all(_is_plain(name, listing) for name in own):
         if holders:
             names = sorted(str(PurePosixPath(one).relative_to(inside)) for one in holders)

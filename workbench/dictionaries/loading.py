@@ -117,7 +117,7 @@ def opened(place: Place) -> Dictionary:
         return opened(Place(parts[0], place.provenance, place.stated))
     with explained(path):
         dictionary = _read(form, place)
-        if not is_examined(dictionary):
+        if not is_examined(dictionary) and not dictionary.lazy:
             check_finite(dictionary.tensors())
     dictionary.provenance = place.provenance | dictionary.provenance
     if source := repository_of(path):

@@ -1,4 +1,4 @@
-"""The base of all dictionaries: it reads at one hook point, writes at one, and turns activations into sparse codes.
+"""The base of all dictionaries: it reads at hook points, writes at hook points, and makes activations sparse codes.
 
 A dictionary holds tensors and names hook points; it knows no model and opens no file but its own weights. The
 definition of a kind registers it under its word `kind`, where loading, training and the law tests look it up.
@@ -23,10 +23,13 @@ from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import FORMAT, DictionaryError, check_finite, write_folder
 from workbench.dictionaries.normalising import NONE, scale_of
 from workbench.dictionaries.remembered import held_tensors, remember_hash, remembered_hash
+from workbench.dictionaries.sites import Stage
 from workbench.dictionaries.writing import write_as
 from workbench.model.edits import Masks
 from workbench.model.grad_mode import lasting
 
+JOIN = " + "
+"""What stands between the names of several hook points."""
 IDENTITY = 2
 """Version of the identity; version 1 was the hash of the tensors alone."""
 
@@ -57,15 +60,27 @@ class Dictionary(nn.Module, ABC):
     dense: ClassVar[bool] = False
     """Whether a feature is a coordinate of the hook point itself: each has a value of either sign at every token, and a
     change of one sets that coordinate."""
+    across: ClassVar[bool] = False
+    """Whether it reads and writes at several hook points."""
     opened_by: ClassVar[str] = "wb.load_dictionary"
     """The function that makes one of a text; sentences name it where a text stands in a dictionary's place."""
     reads: str = ""
-    """Hook point of the activations it encodes; empty until it is known."""
+    """Hook point of the activations it encodes; empty until it is known. Several are joined by " + ", which is no name
+    of a hook point: what does not know of several refuses it."""
     writes: str = ""
-    """Hook point of the activations it reconstructs; empty until it is known."""
+    """Hook point of the activations it reconstructs, or several, as in `reads`; empty until it is known."""
+    n_reads: int = 1
+    """Number of hook points that it reads at; their activations, of equal widths, stand one behind the other."""
+    n_writes: int = 1
+    """Number of hook points that it writes at."""
     d_in: int
+    """Width of the activations that it encodes, of all hook points together."""
     d_out: int
+    """Width of the activations that it reconstructs, of all hook points together."""
     n_features: int
+    lazy: bool = False
+    """Whether its weights are looked at where they are used, and not when it is opened: they may be larger than any
+    memory."""
     normalises: str = NONE
     """The rule of `normalising.RULES` by which each activation is normalised before it is encoded."""
     groups: int = 1
@@ -104,6 +119,21 @@ class Dictionary(nn.Module, ABC):
     @name.setter
     def name(self, name: str) -> None:
         self._given_name = name
+
+    @property
+    def read_points(self) -> tuple[str, ...]:
+        """The hook points of `reads`, one by one."""
+        return tuple(self.reads.split(JOIN)) if self.reads else ()
+
+    @property
+    def write_points(self) -> tuple[str, ...]:
+        """The hook points of `writes`, one by one."""
+        return tuple(self.writes.split(JOIN)) if self.writes else ()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Its features by where they read and write: one stage, unless a kind has features of several layers."""
+        return (Stage(range(self.n_features), tuple(range(self.n_reads)), tuple(range(self.n_writes))),)
 
     @property
     def hash(self) -> str:
@@ -242,6 +272,14 @@ class Dictionary(nn.Module, ABC):
             # where nothing changed the activation keeps its bits
             written = torch.where(difference == 0, written, written + difference * self.direction(index))
         return written
+
+    def encode_stage(self, number: int, x: Tensor) -> Codes:
+        """The codes of the features of one of `stages`, from the activations where it reads; indices are as ever."""
+        return self.encode(x)
+
+    def reconstruct_stage(self, number: int, x: Tensor, codes: Codes) -> Tensor:
+        """A stage's share of `reconstruct` where it writes; the shares of all stages sum to it."""
+        return self.reconstruct(x, codes)
 
     def splice(self, hook_point: str) -> Splice:
         """A splice of this dictionary at a hook point, for `LanguageModel.spliced`."""

@@ -24,6 +24,7 @@ from workbench.dictionaries.folder import DictionaryError, check_finite
 from workbench.dictionaries.neurons import Neurons
 from workbench.dictionaries.origin import tell_origin
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import check_count
 from workbench.harvest import Harvest
 from workbench.index.feature_index import FeatureIndex
 from workbench.index.index_build import IndexBuild
@@ -94,7 +95,7 @@ def build_indexes(
     named = {Path(path): _named(model, dictionary) for path, dictionary in dictionaries.items()}
     if len({path.resolve() for path in named}) < len(dictionaries):
         raise FeatureIndexError("Two of the dictionaries have the same folder; give each its own.")
-    points = sorted({dictionary.reads for dictionary in named.values()})
+    points = sorted({point for dictionary in named.values() for point in dictionary.read_points})
     harvest = Harvest(model, corpus, points, tokens, context, batch, seed)
     jobs = [IndexBuild(path, model, dictionary, harvest, keep) for path, dictionary in named.items()]
     stops = remembering(cancel)
@@ -165,12 +166,18 @@ def _named(model: LanguageModel, dictionary: Dictionary | str) -> Dictionary:
         return dictionary_of(model, f"{dictionary if isinstance(dictionary, str) else dictionary.name}:0")
     if not dictionary.reads:
         raise FeatureIndexError(f"{dictionary.name} has no hook point yet; set its .reads and .writes.")
-    width = model.hook_points[dictionary.reads].width
-    if width != dictionary.d_in:
-        raise FeatureIndexError(
-            f"{dictionary.name} reads activations of width {dictionary.d_in:,}, "
-            f"but {dictionary.reads} of {model.name} is {width:,} wide."
-        )
+    wanted = dictionary.d_in // dictionary.n_reads
+    try:
+        check_count(dictionary.name, "reads", dictionary.read_points, dictionary.n_reads)
+    except DictionaryError as error:
+        raise FeatureIndexError(str(error)) from error
+    for point in dictionary.read_points:
+        width = model.hook_points[point].width
+        if width != wanted:
+            raise FeatureIndexError(
+                f"{dictionary.name} reads activations of width {wanted:,}, "
+                f"but {point} of {model.name} is {width:,} wide."
+            )
     try:
         check_finite(dictionary.tensors())
     except DictionaryError as error:

@@ -6,6 +6,7 @@ import torch
 
 from workbench.corpus import Corpus, TokenBatch
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import gather
 from workbench.index.card import TokenFeatures
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import check_length
@@ -22,8 +23,9 @@ def active_features(model: LanguageModel, dictionary: Dictionary, prompt: str, t
     """
     batch = _window(model, prompt)
     with torch.no_grad():
-        x = model.capture(batch.tokens, [dictionary.reads])[dictionary.reads]
-        codes = dictionary.encode(x[0].flatten(1).float())  # [pos, k]
+        seen = model.capture(batch.tokens, dictionary.read_points)
+        x = gather({name: value[0].flatten(1).float() for name, value in seen.items()}, dictionary.read_points)
+        codes = dictionary.encode(x)  # [pos, k]
     values, order = codes.values.sort(dim=-1, descending=True, stable=True)
     features = codes.indices.gather(-1, order)
     texts = model.token_texts(batch.tokens[0])

@@ -21,9 +21,9 @@ from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
 from workbench.core.provenance import command_line
 from workbench.core.settings import difference
-from workbench.dictionaries.acting import follow
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import follow, gather
 from workbench.harvest import Activations, Harvest
 from workbench.index.annotations import Annotations
 from workbench.index.append_files import AppendFiles
@@ -120,7 +120,7 @@ class IndexBuild:
     def append(self, part: Activations) -> None:
         """Append the codes of the next tokens."""
         with torch.no_grad():
-            codes = self.dictionary.encode(part.values[self.dictionary.reads])
+            codes = self.dictionary.encode(gather(part.values, self.dictionary.read_points))
         columns = codes.values.shape[-1]
         with explained(self.building, FeatureIndexError):
             self.spool.append(Codes(codes.values.view(-1, columns), codes.indices.view(-1, columns), codes.n_features))

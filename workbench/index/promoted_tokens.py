@@ -47,12 +47,11 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
             layer, site = dictionary.mlp_site
             return model.network.neuron_directions(layer, "down" if site == "post" else site)
         gain, centred = model.network.final_norm()
-        if _RESIDUAL.fullmatch(dictionary.writes) and dictionary.d_out == model.network.d_model:
-            vectors = directions(dictionary)
-            if not dictionary.writes.endswith(
-                "hook_resid_mid"
-            ):  # what only the MLP reads is in the stream's coordinates
-                vectors = model.network.written(model.hook_points[dictionary.writes], vectors)
+        points, width = dictionary.write_points, dictionary.d_out // dictionary.n_writes
+        if points and all(map(_RESIDUAL.fullmatch, points)) and width == model.network.d_model:
+            # at several hook points it writes into one stream, where everything is added up
+            each = zip(points, directions(dictionary).chunk(len(points), -1), strict=True)
+            vectors = torch.stack([_in_stream(model, point, rows) for point, rows in each]).sum(0)
         elif match := _POST.fullmatch(dictionary.writes):
             vectors = directions(dictionary) @ model.network.neuron_directions(int(match[1]), "down")
         else:
@@ -60,6 +59,13 @@ def residual_directions(model: LanguageModel, dictionary: Dictionary) -> Tensor 
     except ModelError:
         return None
     return (vectors - vectors.mean(-1, keepdim=True) if centred else vectors) * gain
+
+
+def _in_stream(model: LanguageModel, point: str, rows: Tensor) -> Tensor:
+    """What rows `[n, d_model]` that are written at a hook point add to the stream."""
+    if point.endswith("hook_resid_mid"):  # what only the MLP reads is in the stream's coordinates
+        return rows
+    return model.network.written(model.hook_points[point], rows)
 
 
 def promoted_tokens(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:

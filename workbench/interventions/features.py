@@ -6,11 +6,11 @@ import torch
 
 from workbench.core.checks import Natural, checked
 from workbench.core.type_words import shortened, shown
-from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.neurons import Neurons, layer_and_site
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import gather, sites
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
@@ -66,13 +66,13 @@ def mean_value(model: LanguageModel, dictionary: Dictionary, index: Natural) -> 
     For a trained dictionary the first token of each text does not count: it is the model's attention sink, with
     activations a hundred times larger than elsewhere, on which dictionaries are not trained.
     """
-    reads, _ = places(dictionary, model)
+    reads = [point.name for point in sites(dictionary, model).reads]
     first = 0 if dictionary.of_model else 1
     total, count = 0.0, 0
     with uninterrupted(), torch.inference_mode():
         for text in REFERENCE_TEXTS:
             tokens = model.to_tokens(text)[:, : model.network.n_ctx]
-            x = model.capture(tokens, [reads.name])[reads.name][0, first:]  # [pos, *shape]
-            value = dictionary.encode(x.flatten(1)).value_of(index)
+            seen = {name: x[0, first:].flatten(1) for name, x in model.capture(tokens, reads).items()}
+            value = dictionary.encode(gather(seen, reads)).value_of(index)
             total, count = total + float(value.sum()), count + len(value)
     return total / count

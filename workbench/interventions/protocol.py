@@ -36,10 +36,12 @@ from torch import Tensor
 
 from workbench.core.arguments import Argument
 from workbench.core.type_words import shown
-from workbench.dictionaries.acting import changing, places
+from workbench.dictionaries.acting import changing
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import check_order, sites
+from workbench.dictionaries.spreading import Spread, adding
 from workbench.interventions.affine import Add, Affine, AffineChange, Coordinate, NotAffineError
 from workbench.interventions.features import dictionary_of
 from workbench.model.edits import BoundEdit, EditError, Masks, Positions, as_positions
@@ -178,9 +180,14 @@ class FeatureIntervention(InterventionKind):
     def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | Rewrite | None:
         """The change of the feature's value, or of all codes; None where nothing changes."""
 
-    def value_change(self, fn: Callable[[Tensor], Tensor]) -> Change:
-        """The change of the feature's value `[...]` by a function, at this intervention's positions."""
-        return Change(self.feature.index, fn, self.positions, str(self))
+    def value_change(self, fn: Callable[[Tensor], Tensor], adds: float | None = None) -> Change:
+        """The change of the feature's value `[...]` by a function, at this intervention's positions.
+
+        Args:
+            fn: from the value to the new one.
+            adds: what it adds, where that is all that it does; such a change needs no value.
+        """
+        return Change(self.feature.index, fn, self.positions, str(self), adds)
 
     def as_affine(self) -> Affine | None:
         """The same as an affine map of the feature's value; None where it is none, or takes a value from the model."""
@@ -202,19 +209,26 @@ class FeatureIntervention(InterventionKind):
             changes.append(change)
         if splices:
             return []
-        reads, writes = places(dictionary, model)
-        owner = dictionary.name, id(self.feature.source)
-        joined = plan.join(owner, writes.key)
+        at = sites(dictionary, model)
+        adds = bool(at.late) and change.adds is not None if isinstance(change, Change) else False
+        if not adds:
+            check_order(dictionary, at)
+        owner, reads, writes = (dictionary.name, id(self.feature.source)), at.reads, at.writes
+        joined = plan.join(owner, [one.key for one in writes])
         if joined is not None:
             joined.append(change)
             return []
         changes: list[Change | Rewrite] = [change]
-        plan.open(owner, reads.key, writes.key, changes)
+        plan.open(owner, [one.key for one in reads if not adds], [one.key for one in writes], changes)
+        if adds:
+            return adding(dictionary, at, changes, source=str(self))
+        if len(reads) > 1 or len(writes) > 1:
+            return Spread(dictionary, at, changes, device=model.device, source=str(self), replaces=False).edits()
 
         def intervene(read: Tensor, written: Tensor, masks: Masks) -> Tensor:
             return dictionary.intervene(read, written, changes, masks)
 
-        return changing(reads, writes, intervene, changes, device=model.device, source=str(self))
+        return changing(reads[0], writes[0], intervene, changes, device=model.device, source=str(self))
 
     def affine_changes(self, model: LanguageModel) -> list[tuple[str, AffineChange]]:
         """A change of one coordinate for a `dense` dictionary, the addition of the feature's direction for others."""
@@ -226,10 +240,9 @@ class FeatureIntervention(InterventionKind):
         if affine == Affine(1.0, 0.0):
             return []
         dictionary = dictionary_of(model, self.feature)
-        _, writes = places(dictionary, model)
-        index = self.feature.index
+        writes, index = sites(dictionary, model).writes, self.feature.index
         if dictionary.dense:
-            return [(writes.name, Coordinate(index, affine.factor, affine.value))]
+            return [(writes[0].name, Coordinate(index, affine.factor, affine.value))]
         if affine.factor != 1:
             raise NotAffineError(
                 f"it depends on the input: how active the feature is, which {dictionary.name} works out"
@@ -238,7 +251,8 @@ class FeatureIntervention(InterventionKind):
             raise NotAffineError(
                 f"it depends on the input: {dictionary.name} multiplies what it writes by the size of each activation"
             )
-        return [(writes.name, Add(affine.value * dictionary.direction(index).detach().double()))]
+        each = dictionary.direction(index).detach().double().chunk(len(writes))
+        return [(point.name, Add(affine.value * one)) for point, one in zip(writes, each, strict=True) if one.any()]
 
     def to_python(self, *first: str) -> str:
         """The call that makes it; the expression of its feature is needed where the feature's name is not enough."""

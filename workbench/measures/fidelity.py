@@ -18,14 +18,16 @@ from torch import Tensor
 from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError, TokenBatch
-from workbench.dictionaries.acting import acting, places
+from workbench.dictionaries.acting import acting
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import check_order, flattened, gather, sites
+from workbench.dictionaries.spreading import Spread
 from workbench.dictionaries.variance import SAME
 from workbench.evaluation.bootstrap import TextSums, bootstrap
 from workbench.evaluation.losses import kl_divergence, predictions, token_losses
 from workbench.evaluation.runs import logits_under, windows_at_once
 from workbench.model.blame import first_not_finite
-from workbench.model.edits import Edit
+from workbench.model.edits import BoundEdit, Edit, Masks, SharedEdit
 from workbench.model.hookpoints import HookPoint
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
@@ -157,9 +159,14 @@ def _add_batch(model: LanguageModel, tallies: Sequence[_Tally], windows: TokenBa
 
     zeroed: dict[str, Tensor] = {}
     for tally in tallies:
-        if tally.writes.key not in zeroed:
-            zeroed[tally.writes.key] = losses(logits_under(model, windows.tokens, _zero(tally, content)))
-    plain = logits_under(model, windows.tokens, [])
+        if tally.written not in zeroed:
+            zeroed[tally.written] = losses(logits_under(model, windows.tokens, _zero(tally, content)))
+    across = [tally for tally in tallies if tally.across]
+    seen: dict[str, Tensor] = {}
+    plain = logits_under(model, windows.tokens, [edit for tally in across for edit in _looking(tally, seen)])
+    for tally in across:
+        read, written = (gather(seen, [one.name for one in side]) for side in (tally.at.reads, tally.at.writes))
+        tally.encode(read[content], written[content], texts[content])
     ce = losses(plain)
     for tally in tallies:
         spliced = logits_under(model, windows.tokens, _through(tally, content, texts[content]))
@@ -173,7 +180,7 @@ def _add_batch(model: LanguageModel, tallies: Sequence[_Tally], windows: TokenBa
             predictions=torch.ones_like(ce),
             ce=ce,
             ce_spliced=losses(spliced),
-            ce_zero=zeroed[tally.writes.key],
+            ce_zero=zeroed[tally.written],
             kl=kl_divergence(plain[:, :-1], spliced[:, :-1], pairs)[pairs],
         )
         del spliced  # before the next run
@@ -184,7 +191,10 @@ class _Tally:
 
     def __init__(self, model: LanguageModel, dictionary: Dictionary):
         self.dictionary = dictionary
-        self.reads, self.writes = places(dictionary, model)
+        self.at = sites(dictionary, model)
+        check_order(dictionary, self.at)
+        self.across = len(self.at.reads) > 1 or len(self.at.writes) > 1
+        self.written = " + ".join(one.key for one in self.at.writes)
         self.sums = TextSums()
         self.fired = torch.zeros(dictionary.n_features, dtype=torch.long, device=model.device)
         self.norms: list[Tensor] = []  # of the written activations, [n] each
@@ -219,7 +229,9 @@ class _Tally:
     def result(self, resamples: int, seed: int) -> Fidelity:
         """The measures, with intervals over texts."""
         sums = self.sums.tensors()
-        _check_varied({name: sums[name].sum(0, keepdim=True) for name in ("tokens", "square", "written")}, self.writes)
+        _check_varied(
+            {name: sums[name].sum(0, keepdim=True) for name in ("tokens", "square", "written")}, self.dictionary.writes
+        )
         tokens, n_predictions = sums["tokens"], sums["predictions"]
         estimates = bootstrap(sums, _measures, resamples, seed)
         return Fidelity(
@@ -260,31 +272,66 @@ def _varied(sums: Mapping[str, Tensor]) -> Tensor:
     return _variance(sums) > SAME**2 * sums["square"]
 
 
-def _check_varied(sums: Mapping[str, Tensor], at: HookPoint) -> None:
+def _check_varied(sums: Mapping[str, Tensor], at: str) -> None:
     if not bool(sums["square"].isfinite()):
-        raise CorpusError(f"The activations at {at.name} hold values that are not finite numbers.")
+        raise CorpusError(f"The activations at {at} hold values that are not finite numbers.")
     if not bool(_varied(sums)):
         raise CorpusError(
-            f"All measured activations at {at.name} are one and the same within rounding, so that there is no variance "
+            f"All measured activations at {at} are one and the same within rounding, so that there is no variance "
             "to explain; measure on texts with other tokens, or at another hook point."
         )
 
 
-def _through(tally: _Tally, content: Tensor, texts: Tensor) -> list[Edit]:
+def _through(tally: _Tally, content: Tensor, texts: Tensor) -> Sequence[BoundEdit]:
     """Edits that replace the activations at these positions `[batch, pos]` by their reconstruction.
 
-    Nothing upstream changes, so the activations are those of the plain model.
+    Where the dictionary writes at one hook point nothing upstream changes, so the activations are those of the plain
+    model. Where it writes at several, its codes are those of the run that it changes.
     """
+    if tally.across:
+        return _through_all(tally, content)
 
     def through(read: Tensor, written: Tensor) -> Tensor:
         new = written.clone()
         new[content] = tally.encode(read[content], written[content], texts).to(written.dtype)
         return new
 
-    return acting(tally.reads, tally.writes, through, device=content.device, source="the splice")
+    reads, writes = tally.at.reads[0], tally.at.writes[0]
+    return acting(reads, writes, through, device=content.device, source="the splice")
+
+
+def _through_all(tally: _Tally, content: Tensor) -> list[BoundEdit]:
+    """The same for a dictionary at several hook points."""
+    how: dict[str, Any] = {"device": content.device, "source": "the splice", "replaces": True}
+
+    def only_there(edit: SharedEdit) -> SharedEdit:
+        def change(x: Tensor, masks: Masks) -> Tensor:
+            at = content.view(*content.shape, *(1 for _ in x.shape[2:])).to(x.device)
+            return torch.where(at, edit.change(x, masks), x)
+
+        return SharedEdit(edit.hook_point, change, edit.parts, edit.source)
+
+    edits = Spread(tally.dictionary, tally.at, [], **how).edits()
+    return [only_there(edit) if isinstance(edit, SharedEdit) else edit for edit in edits]
+
+
+def _looking(tally: _Tally, seen: dict[str, Tensor]) -> list[Edit]:
+    """Edits that keep the activations `[batch, pos, width]` where a dictionary reads and writes, by hook point."""
+
+    def looking(point: HookPoint) -> Edit:
+        def look(x: Tensor) -> Tensor:
+            seen[point.name] = flattened(x, point)
+            return x
+
+        return Edit(point.name, look, reads_only=True)
+
+    return [looking(point) for point in (*tally.at.reads, *tally.at.writes)]
 
 
 def _zero(tally: _Tally, content: Tensor) -> list[Edit]:
-    """An edit that replaces the activations at these positions `[batch, pos]` by zero."""
-    at = content.view(*content.shape, *(1 for _ in tally.writes.shape))
-    return [Edit(tally.writes.name, lambda x: x.masked_fill(at.to(x.device), 0.0))]
+    """Edits that replace the activations at these positions `[batch, pos]` by zero."""
+
+    def zero(x: Tensor) -> Tensor:
+        return x.masked_fill(content.view(*content.shape, *(1 for _ in x.shape[2:])).to(x.device), 0.0)
+
+    return [Edit(point.name, zero) for point in tally.at.writes]

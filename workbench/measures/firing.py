@@ -11,9 +11,9 @@ import torch
 from workbench.core.checks import Natural, checked
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError
-from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.sites import gather, sites
 from workbench.model.language_model import LanguageModel
 
 
@@ -64,14 +64,16 @@ def active_features(
     """
     if not text.strip():
         raise CorpusError("There is no text; write something for the model to read.")
-    reads = {id(one): places(one, model)[0].name for one in dictionaries}
+    reads = {id(one): [point.name for point in sites(one, model).reads] for one in dictionaries}
+    points = sorted({name for names in reads.values() for name in names})
     corpus = Corpus([text])
     by_position: dict[int, Fired] = {}
     total = max(corpus.count_tokens(model, None, model.network.n_ctx), 1)
     with torch.inference_mode():
         for batch in corpus.batches(model, model.network.n_ctx, 1, shuffle=False):
-            activations = model.capture(batch.tokens, sorted(set(reads.values())), mask=batch.mask)
-            codes = [one.encode(activations[reads[id(one)]][0].flatten(1).float()) for one in dictionaries]
+            activations = model.capture(batch.tokens, points, mask=batch.mask)
+            seen = {name: value[0].flatten(1).float() for name, value in activations.items()}
+            codes = [one.encode(gather(seen, reads[id(one)])) for one in dictionaries]
             texts = model.token_texts(batch.tokens[0])
             for place in batch.mask[0].nonzero()[:, 0].tolist():
                 if int(batch.positions[0, place]) < 0:  # BOS

@@ -6,7 +6,7 @@ dictionaries: an owner is whatever the changes belong to.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ class _Open:
     """An edit that is bound already and still takes changes."""
 
     owner: Hashable
-    reads: str
-    """Key of the hook point that it reads."""
+    reads: frozenset[str]
+    """Keys of the hook points that it reads."""
+    writes: frozenset[str]
+    """Keys of the hook points that it writes."""
     changes: list[Any]
 
 
@@ -29,7 +31,7 @@ class Plan:
     """
 
     def __init__(self) -> None:
-        self._open: dict[str, _Open] = {}  # by the key of the hook point that the edit writes
+        self._open: list[_Open] = []
         self._spliced: dict[int, list[list[Any]]] = {}  # by the owner's identity
 
     def splice(self, owner: object, changes: list[Any]) -> None:
@@ -40,19 +42,19 @@ class Plan:
         """The lists of changes of each splice of `owner`; empty where the model does not run through it."""
         return self._spliced.get(id(owner), [])
 
-    def join(self, owner: Hashable, writes: str) -> list[Any] | None:
-        """The changes of the last edit at the hook point of the key `writes`, if they are of `owner`; else None."""
-        last = self._open.get(writes)
-        return last.changes if last is not None and last.owner == owner else None
+    def join(self, owner: Hashable, writes: Iterable[str]) -> list[Any] | None:
+        """The changes of the last edit at the hook points of the keys `writes`, if they are of `owner`; else None."""
+        keys = frozenset(writes)
+        return next((one.changes for one in self._open if one.writes == keys and one.owner == owner), None)
 
-    def open(self, owner: Hashable, reads: str, writes: str, changes: list[Any]) -> None:
+    def open(self, owner: Hashable, reads: Iterable[str], writes: Iterable[str], changes: list[Any]) -> None:
         """Declare an edit that reads and writes at hook points of these keys, and that later changes may join."""
-        self.close(writes)
-        self._open.pop(reads, None)
-        self._open[writes] = _Open(owner, reads, changes)
+        new = _Open(owner, frozenset(reads), frozenset(writes), changes)
+        for key in new.writes:
+            self.close(key)
+        self._open = [one for one in self._open if not one.writes & new.reads]
+        self._open.append(new)
 
     def close(self, key: str) -> None:
         """Declare another edit at the hook point of this key: edits that read or write there take no more changes."""
-        for writes, one in list(self._open.items()):
-            if key in (writes, one.reads):
-                del self._open[writes]
+        self._open = [one for one in self._open if key not in one.reads | one.writes]

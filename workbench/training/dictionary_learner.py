@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.loading import load_dictionary
+from workbench.dictionaries.protocol import JOIN
+from workbench.dictionaries.sites import gather
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Activations, Buffer
 from workbench.model.massive import massive
@@ -187,12 +189,12 @@ class DictionaryLearner:
 
     def _pair(self, batch: Activations) -> tuple[Tensor, Tensor | None]:
         """What is read, and what is to be written where that is something else."""
-        reads, writes = self.settings.reads, self.settings.writes
-        for name in (reads, writes):
+        reads, writes = (points.split(JOIN) for points in (self.settings.reads, self.settings.writes))
+        for name in (*reads, *writes):
             if name not in batch.values:
                 raise TrainingError(f"The source holds activations at {', '.join(batch.values)}, not at {name}.")
-        x = batch.values[reads].to(self.device)
-        return x, None if reads == writes else batch.values[writes].to(self.device)
+        x = gather(batch.values, reads).to(self.device)
+        return x, None if reads == writes else gather(batch.values, writes).to(self.device)
 
     def _joined(self, x: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The same with the rows of all processes."""

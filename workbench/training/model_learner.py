@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from workbench.core.hashing import fingerprint
 from workbench.core.type_words import reason_of, shown
 from workbench.corpus import TokenBatch
-from workbench.dictionaries.acting import acting, places
+from workbench.dictionaries.acting import acting
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.loading import load_dictionary
+from workbench.dictionaries.sites import places
 from workbench.dictionaries.trainable import Trainable
 from workbench.evaluation.losses import predictions
 from workbench.evaluation.runs import windows_at_once

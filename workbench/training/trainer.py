@@ -14,8 +14,9 @@ from workbench.core.checks import Natural, Positive, PositiveNumber, Share, chec
 from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.corpus import Corpus
-from workbench.dictionaries.acting import follow
 from workbench.dictionaries.origin import tell_origin
+from workbench.dictionaries.protocol import JOIN
+from workbench.dictionaries.sites import check_count, follow
 from workbench.dictionaries.trainable import Trainable
 from workbench.harvest import Buffer, Harvest, Source
 from workbench.model.grad_mode import lasting
@@ -165,6 +166,9 @@ def _hook_points(dictionary: Trainable, hook_point: str, target: str) -> tuple[s
             raise TrainingError(f"{dictionary.name} {verb} {own}, so it can't be trained at {asked}.")
     reads = hook_point or dictionary.reads
     writes = target or dictionary.writes or reads
+    for points, verb, count in ((reads, "reads", dictionary.n_reads), (writes, "writes", dictionary.n_writes)):
+        if points:
+            check_count(dictionary.name, verb, points.split(JOIN), count)
     if not reads:
         raise TrainingError("Name the hook point to read from, such as 'blocks.3.hook_resid_post'.")
     if reads == writes and (dictionary.d_in != dictionary.d_out or dictionary.transcodes):
@@ -185,12 +189,15 @@ def _harvest(
     """The endless source of a model's activations."""
     if model is None or corpus is None:
         raise TrainingError("Give a model, a hook point and a corpus, or a source of activations.")
-    for name, wanted, verb in zip(hook_points, (dictionary.d_in, dictionary.d_out), ("reads", "writes"), strict=True):
+    reads, writes = (points.split(JOIN) for points in hook_points)
+    each = [(name, dictionary.d_in // len(reads), "reads") for name in reads]
+    each += [(name, dictionary.d_out // len(writes), "writes") for name in writes]
+    for name, wanted, verb in each:
         width = model.hook_points[name].width
         if width != wanted:
             raise TrainingError(f"{name} is {width:,} wide, and {dictionary.name} {verb} activations of {wanted:,}.")
     tell_origin(dictionary, model)
     if not corpus.count_tokens(model, 1, context):
         raise TrainingError(f"{corpus.name} holds no token to learn from, only special ones and first ones of windows.")
-    points = list(dict.fromkeys(hook_points))
+    points = list(dict.fromkeys([*reads, *writes]))
     return Harvest(model, corpus, points, context=context, seed=seed, repeat=True, shard=shard)

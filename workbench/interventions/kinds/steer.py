@@ -63,7 +63,7 @@ class Steer(FeatureIntervention):
 
     def change(self, model: LanguageModel, dictionary: Dictionary) -> Change | None:
         """The sum of value and amount; None for an amount of 0."""
-        return None if self.amount == 0 else self.value_change(lambda old: old + self.amount)
+        return None if self.amount == 0 else self.value_change(lambda old: old + self.amount, adds=self.amount)
 
     def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
         """As for every feature, or one edit that adds the direction."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from workbench.core.checks import checked
-from workbench.dictionaries.acting import places
 from workbench.dictionaries.features import Feature, FeatureError
+from workbench.dictionaries.sites import places
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
 from workbench.surgery.child_building import SurgeryError
@@ -29,6 +29,8 @@ def direction_of(model: LanguageModel, feature: Feature | str) -> Tensor:
     if dictionary.mlp_site is not None:
         layer, _ = dictionary.mlp_site
         return model.network.neuron_directions(layer, "down")[feature.index]
+    if dictionary.n_writes > 1:
+        raise FeatureError(f"{feature} writes at {dictionary.n_writes} hook points, in no one direction; name another.")
     if dictionary.rescales:
         raise FeatureError(
             f"{feature} has no one direction: {dictionary.name} multiplies what it writes by the size of each "
