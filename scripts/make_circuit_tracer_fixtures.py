@@ -78,7 +78,9 @@ def one(
     x = torch.randn(ROWS, D)
     for layer, transcoder in enumerate(loaded(folder)):
         expected = {"x": x, **outputs(transcoder, x)}
-        save_file({name: tensor.contiguous() for name, tensor in expected.items()}, folder / f"expected_{layer}.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in expected.items()}, folder / f"expected_{layer}.safetensors"
+        )
 
 
 def loaded(folder: Path) -> TranscoderSet:

@@ -42,7 +42,9 @@ def linear(encoder: str, decoder: str, drawn: dict[str, Tensor]) -> dict[str, Te
     return stored | {f"{decoder}.weight": drawn["W_dec"].T.contiguous(), f"{decoder}.bias": drawn["b_dec"]}
 
 
-def expect(root: Path, repository: str, inside: str, loader: str, rows: int = ROWS, factor: float = 0.0, **own: Any) -> None:
+def expect(
+    root: Path, repository: str, inside: str, loader: str, rows: int = ROWS, factor: float = 0.0, **own: Any
+) -> None:
     """Write SAELens's outputs for what lies in the folder, beside it."""
     base = root / repository.rpartition("/")[2]
 
@@ -77,7 +79,12 @@ def expect(root: Path, repository: str, inside: str, loader: str, rows: int = RO
 
 def gemma(root: Path) -> None:
     """Gemma Scope."""
-    for place, loader in (("res", "gemma_2"), ("mlp", "gemma_2"), ("att", "gemma_2"), ("transcoders", "gemma_2_transcoder")):
+    for place, loader in (
+        ("res", "gemma_2"),
+        ("mlp", "gemma_2"),
+        ("att", "gemma_2"),
+        ("transcoders", "gemma_2_transcoder"),
+    ):
         repository, inside = f"google/gemma-scope-2b-pt-{place}", "layer_3/width_16k/average_l0_5"
         _npz(root / repository.rpartition("/")[2] / inside)
         expect(root, repository, inside, loader)

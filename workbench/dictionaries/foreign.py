@@ -124,6 +124,7 @@ def built(
     Raises:
         DictionaryError: the shapes do not fit together.
     """
+    tensors = {**tensors, "W_dec": tensors["W_dec"].contiguous()}  # its rows are read one at a time
     (d_in, width), d_out = tensors["W_enc"].shape, tensors["W_dec"].shape[-1]
     config: dict[str, Any] = {"d_in": d_in, "d_sae": width, "d_out": d_out, "apply_b_dec_to_input": False} | settings
     dictionary = Dictionary.kind_called(kind).from_config(config, tensors)

@@ -65,9 +65,7 @@ def read(path: Path, stated: Mapping[str, Any] | None = None) -> Dictionary:
             raise DictionaryError(f"its {CONFIG} says {name} = {shown(stated)}, which is not Llama Scope's {values[0]}")
     written = config.get("hook_point_out")
     if written not in (None, config["hook_point_in"]):
-        raise DictionaryError(
-            f"it reads {config['hook_point_in']} and writes {written}, and this reader is for one place"
-        )
+        raise DictionaryError(f"it reads {config['hook_point_in']} and writes {written}, which is a transcoder's")
     norm = config["dataset_average_activation_norm"].get("in")
     if norm is None:
         raise DictionaryError(f"its {CONFIG} does not say the dataset_average_activation_norm of what it reads")

@@ -56,8 +56,8 @@ def read(path: Path, stated: Mapping[str, Any] | None = None) -> Dictionary:
     config = parse_json((path / CONFIG).read_bytes(), Config, DictionaryError, f"its {CONFIG} is damaged")
     if "norm_scaling_factor" not in (stated or {}):
         raise DictionaryError(
-            "its files do not say by which factor its inputs are scaled; open it by the release and id of SAELens's list, "
-            "such as llama_scope_r1_distill/l0r_800m_slimpajama"
+            "its files do not say by which factor its inputs are scaled; open it by the release and id of SAELens's "
+            "list, such as llama_scope_r1_distill/l0r_800m_slimpajama"
         )
     factor = checked_factor((stated or {})["norm_scaling_factor"])
     tensors = taken(mapped_safetensors(path / WEIGHTS, f"its {WEIGHTS}"), NAMES, SHAPES)

@@ -16,12 +16,27 @@ import torch
 from torch import Tensor
 
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import CONFIG, SAELENS, WEIGHTS, DictionaryError, check_settings, read_folder, write_folder
+from workbench.dictionaries.folder import (
+    CONFIG,
+    SAELENS,
+    WEIGHTS,
+    DictionaryError,
+    check_settings,
+    read_folder,
+    write_folder,
+)
 from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_examined, hold_finite
 from workbench.dictionaries.saelens_fields import EXPECTED, WHITENED, declared, refuse_unknown
-from workbench.dictionaries.saelens_folding import SCALER, WHITENING, folded, rescale, threshold_of_training, unfolded_gate
+from workbench.dictionaries.saelens_folding import (
+    SCALER,
+    WHITENING,
+    folded,
+    rescale,
+    threshold_of_training,
+    unfolded_gate,
+)
 
 TITLE = "SAELens"
 FILES = (CONFIG, WEIGHTS, SCALER, WHITENING)
