@@ -43,7 +43,7 @@ def linear(encoder: str, decoder: str, drawn: dict[str, Tensor]) -> dict[str, Te
 
 
 def expect(
-    root: Path, repository: str, inside: str, loader: str, rows: int = ROWS, factor: float = 0.0, **own: Any
+    root: Path, repository: str, inside: str, loader: str, *, rows: int = ROWS, factor: float = 0.0, **own: Any
 ) -> None:
     """Write SAELens's outputs for what lies in the folder, beside it."""
     base = root / repository.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Dictionaries of normalised activations: edits in the activations' own units, and who refuses them for which reason."""
+"""Dictionaries of normalised activations: edits in the activations' own units, and who refuses them."""
 
 from __future__ import annotations
 

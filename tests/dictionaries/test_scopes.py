@@ -112,12 +112,19 @@ def cut(folder: Path) -> None:
     (folder / "params.npz").write_bytes((folder / "params.npz").read_bytes()[:-40])
 
 
+def flipped(folder: Path) -> None:
+    content = bytearray((folder / "params.npz").read_bytes())
+    content[600] ^= 1
+    (folder / "params.npz").write_bytes(content)
+
+
 BAD: dict[str, tuple[Path, Callable[[Path], Any], str]] = {
     "an object array": (GEMMA, arrays(b_dec=np.array([{}], dtype=object)), "holds Python objects"),
     "a packed array": (GEMMA, packed, "is packed; save the arrays with numpy.savez"),
     "a cut file": (GEMMA, cut, "is damaged"),
-    "words": (GEMMA, arrays(b_dec=np.array(["a"] * 8)), "which are no numbers"),
-    "another order of bytes": (GEMMA, arrays(b_dec=np.zeros(8, ">f4")), "which are no numbers that are read"),
+    "words": (GEMMA, arrays(b_dec=np.array(["a"] * 8)), "no array of numbers"),
+    "another order of bytes": (GEMMA, arrays(b_dec=np.zeros(8, ">f4")), "no array of numbers that are read"),
+    "a flipped bit": (GEMMA, flipped, "its checksum is another one"),
     "no numbers": (GEMMA, arrays(b_dec=np.full(8, np.nan, np.float32)), "b_dec holds values that are not finite"),
     "another width": (GEMMA, arrays(b_enc=np.zeros(9, np.float32)), r"b_enc has the shape \(9,\)"),
     "a missing array": (GEMMA, arrays(threshold=None), "lack threshold"),

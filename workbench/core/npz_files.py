@@ -10,16 +10,16 @@ header of a member.
 from __future__ import annotations
 
 import math
+import re
 import struct
-import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
@@ -36,6 +36,12 @@ TYPES = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64}
 TYPES |= {"i1": torch.int8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8}
 """Types of numbers that are read, by numpy's words without the order of bytes."""
 
+DESCRIPTION = re.compile(
+    rb"\{'descr': '([<|](?:f2|f4|f8|i1|i2|i4|i8|u1))', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n"
+)
+"""An npy file's header as numpy writes it: type, order and shape."""
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -47,6 +53,10 @@ class Placed:
     """Whether its first index runs fastest in the file."""
     start: int
     """The first of its bytes in the file."""
+    begun: int
+    """CRC-32 of what stands before them in their npy file."""
+    whole: int
+    """CRC-32 of that whole file, as the archive states it."""
 
     @property
     def stop(self) -> int:
@@ -57,6 +67,10 @@ class Placed:
     def kind(self) -> torch.dtype:
         """Its type as torch has it."""
         return TYPES[self.dtype.str[1:]]
+
+    def checked(self, before: int, piece: Tensor) -> int:
+        """The CRC-32 behind a further piece of its values, `[n]`, which follows what is counted in `before`."""
+        return zlib.crc32(piece.view(torch.uint8).numpy().data, before)
 
 
 def read_npz(file: Path, error: type[WorkbenchError], what: str) -> tuple[dict[str, Tensor], dict[str, Placed]]:
@@ -101,19 +115,21 @@ def _place(member: zipfile.ZipInfo, opened: BinaryIO, size: int, error: type[Wor
         raise error(f"{what} is damaged: {shown(member.filename)} is not where the file says; copy it again")
     content = member.header_offset + HEADER.size + name_length + more
     opened.seek(content)
-    major, _ = npy.read_magic(opened)
-    if major not in (1, 2):
-        raise error(f"in {what} {shown(member.filename)} has an npy format that is not known here, {major}")
-    reader = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shape, by_columns, dtype = reader(opened, max_header_size=LARGEST_HEADER)
-    if dtype.hasobject:
-        raise error(f"in {what} {shown(member.filename)} holds Python objects, which run code when they are read")
-    if dtype.str[1:] not in TYPES or dtype.str[0] == ">":
-        raise error(f"in {what} {shown(member.filename)} holds {shown(str(dtype))}, which are no numbers that are read")
-    placed = Placed(dtype, tuple(shape), by_columns, opened.tell())
-    if min(shape, default=1) < 0 or placed.stop != content + member.file_size or placed.stop > size:
+    begin = opened.read(8)
+    if begin[:6] != b"\x93NUMPY" or begin[6] not in (1, 2):
+        raise error(f"in {what} {shown(member.filename)} is no npy file of a format that is known here")
+    length = opened.read(2 if begin[6] == 1 else 4)
+    header = opened.read(min(int.from_bytes(length, "little"), LARGEST_HEADER))
+    stated = DESCRIPTION.fullmatch(header)
+    if stated is None:
+        if re.match(rb"\{'descr': '\|O", header):
+            raise error(f"in {what} {shown(member.filename)} holds Python objects, which run code when they are read")
+        raise error(f"in {what} {shown(member.filename)} holds no array of numbers that are read")
+    shape = tuple(int(one) for one in stated[3].replace(b",", b" ").split())
+    dtype, by_columns = np.dtype(stated[1].decode()), stated[2] == b"True"
+    checked = zlib.crc32(begin + length + header)
+    placed = Placed(dtype, shape, by_columns, opened.tell(), checked, member.CRC)
+    if placed.stop != content + member.file_size or placed.stop > size:
         raise error(f"{what} is damaged: {shown(member.filename)} has another size than it says; copy it again")
     return placed
 

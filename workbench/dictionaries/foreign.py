@@ -1,4 +1,4 @@
-"""What readers of foreign formats share: tensors that are mapped and looked at, and a dictionary of one of our kinds."""
+"""What readers of foreign formats share: tensors that are mapped and looked at, and the building of a dictionary."""
 
 from __future__ import annotations
 
@@ -55,10 +55,19 @@ def mapped_npz(file: Path, what: str) -> dict[str, Tensor]:
     tensors, places = read_npz(file, DictionaryError, what)
     parts = {name: (place.start, place.stop) for name, place in places.items()}
     types = {name: place.kind for name, place in places.items()}
+    sums = {name: place.begun for name, place in places.items()}
+
+    def look_and_count(name: str, piece: Tensor) -> None:
+        look(name, piece)
+        sums[name] = places[name].checked(sums[name], piece)
+
     try:
-        look_at_file(file, parts, types, DictionaryError, look)
+        look_at_file(file, parts, types, DictionaryError, look_and_count)
     except OSError as error:
         raise DictionaryError(f"{what} can't be read ({error})") from error
+    for name, place in places.items():
+        if sums[name] != place.whole:
+            raise DictionaryError(f"in {what} {name} is damaged: its checksum is another one; copy the file again")
     return tensors
 
 

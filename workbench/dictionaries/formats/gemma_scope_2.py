@@ -101,8 +101,8 @@ def _named(folder: Path) -> Config:
     place = in_path(folder.parent, f"^({'|'.join(NAMED)})(?:_all)?$")
     if repository is None or layer is None or place is None:
         raise DictionaryError(
-            f"it has no {CONFIG}, and its path does not say where it reads; keep Gemma Scope 2's names of folders, such "
-            "as gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_small"
+            f"it has no {CONFIG}, and its path does not say where it reads; keep Gemma Scope 2's names of folders, "
+            "such as gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_small"
         )
     read, written = (word and f"model.layers.{int(layer[0])}.{word}" for word in NAMED[place[0]])
     found: Config = {"architecture": "jump_relu", "model_name": f"gemma-3-{repository[0]}", "hf_hook_point_in": read}

@@ -16,8 +16,8 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Positive
 from workbench.core.forms import parse_json
-from workbench.dictionaries.folder import WEIGHTS, DictionaryError
 from workbench.dictionaries.folder import CONFIG as SAELENS_CONFIG
+from workbench.dictionaries.folder import WEIGHTS, DictionaryError
 from workbench.dictionaries.foreign import SHAPES, built, mapped_safetensors, taken
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.saelens_folding import checked_factor
