@@ -41,7 +41,7 @@ from workbench.dictionaries.saelens_folding import (
 TITLE = "SAELens"
 FILES = (CONFIG, WEIGHTS, SCALER, WHITENING)
 OPENED = (
-    *("standard", "topk", "jumprelu", "transcoder", "skip_transcoder", "jumprelu_transcoder"),
+    *("standard", "topk", "jumprelu", "gated", "transcoder", "skip_transcoder", "jumprelu_transcoder"),
     "jumprelu_skip_transcoder",
 )
 """Architectures of our kinds that SAELens opens."""
