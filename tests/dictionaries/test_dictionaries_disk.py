@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.neurons import Neurons
+from workbench.dictionaries.normalising import RULES
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.relu import Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
@@ -27,7 +29,7 @@ KINDS = sorted((k for k in Dictionary.kinds.values() if k.config is not Dictiona
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "saelens"
 FOLDERS = [*sorted(FIXTURES.iterdir()), *sorted(FIXTURES.with_name("saelens_inputs").iterdir())]
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_saelens_fixtures.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_saelens_fixtures.py"
 SAELENS = os.environ.get("WORKBENCH_SAELENS_PYTHON", "")
 
 
@@ -140,17 +142,24 @@ def test_folders_from_before_saelens_6(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SAELENS, reason="WORKBENCH_SAELENS_PYTHON does not name a Python with sae-lens 6.54")
 def test_saelens_reads_our_folders(tmp_path: Path) -> None:
     folders = []
-    for kind in KINDS:
-        if not issubclass(kind, SparseCoder) or kind.kind in ("topk_skip_transcoder", "gated"):
-            continue  # SAELens has nothing that is the same
+    for kind, rule in itertools.product(KINDS, RULES):
+        if not issubclass(kind, SparseCoder):
+            continue
         coder = trained(kind)
         coder.reads, coder.writes = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
-        folder = tmp_path / kind.kind
-        coder.save(folder)
+        coder.normalises = rule
+        folder = tmp_path / f"{kind.kind}_{rule}"
+        try:
+            coder.save(folder, format="saelens")
+        except DictionaryError as error:  # SAELens has nothing that is the same
+            assert "does not open" in str(error)
+            assert kind.kind == "topk_skip_transcoder" or "groupmax" in kind.kind or rule != "none"
+            continue
         x = torch.randn(30, 8)
         made = {"x": x, "codes": coder.encode(x).dense(), "reconstruction": coder.reconstruct(x)}
         save_file(made, folder / "expected.safetensors")
         folders.append(str(folder))
+    assert len(folders) > 30
     ended = subprocess.run([SAELENS, str(SCRIPT), "check", *folders], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
     assert ended.stdout.count("differs by at most") == len(folders)

@@ -36,7 +36,8 @@ PEERS = {
 TRANSCODERS = {"transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"}
 TOPK = {f"{word}{rest}" for word in ("topk", "groupmax") for rest in ("", "_transcoder", "_skip_transcoder")}
 FITS = {
-    "saelens": {"standard", "topk", "topk_transcoder", "jumprelu", "batchtopk", "matryoshka_batchtopk", *TRANSCODERS},
+    "saelens": {"standard", "topk", "topk_transcoder", "jumprelu", "batchtopk", "gated", "matryoshka_batchtopk"}
+    | TRANSCODERS,
     "sparsify": TOPK,
     "dictionary_learning": {"standard", "transcoder", "topk", "topk_transcoder", "jumprelu", "jumprelu_transcoder"}
     | {"batchtopk", "matryoshka_batchtopk", "gated"},

@@ -282,6 +282,8 @@ FUNCTIONS: Calls = {
     "corpus.as_corpus": lambda w: {"texts": w.corpus},
     "corpus.special_ids": lambda w: {"model": w.model},
     "dictionaries.BatchTopKSAE": _coder(k=2, **SAE),
+    "dictionaries.MatryoshkaBatchTopKSAE": _coder(k=2, widths=[4, 12], **SAE),
+    "dictionaries.GatedSAE": _coder(**SAE),
     "dictionaries.TopKSAE": _coder(k=2, **SAE),
     "dictionaries.TopKTranscoder": _coder(k=2, **ENDS),
     "dictionaries.TopKSkipTranscoder": _coder(k=2, **ENDS),

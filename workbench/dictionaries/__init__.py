@@ -4,6 +4,7 @@ import importlib as _importlib
 import pkgutil as _pkgutil
 
 from workbench.dictionaries.batchtopk import BatchTopKSAE as BatchTopKSAE
+from workbench.dictionaries.batchtopk import MatryoshkaBatchTopKSAE as MatryoshkaBatchTopKSAE
 from workbench.dictionaries.codebook import Codebook as Codebook
 from workbench.dictionaries.codes import Codes as Codes
 from workbench.dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
@@ -12,6 +13,7 @@ from workbench.dictionaries.directions import Directions as Directions
 from workbench.dictionaries.features import Feature as Feature
 from workbench.dictionaries.features import FeatureError as FeatureError
 from workbench.dictionaries.folder import DictionaryError as DictionaryError
+from workbench.dictionaries.gated import GatedSAE as GatedSAE
 from workbench.dictionaries.groupmax import GroupMaxSAE as GroupMaxSAE
 from workbench.dictionaries.groupmax import GroupMaxSkipTranscoder as GroupMaxSkipTranscoder
 from workbench.dictionaries.groupmax import GroupMaxTranscoder as GroupMaxTranscoder

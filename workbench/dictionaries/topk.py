@@ -17,6 +17,7 @@ from workbench.core.checks import Natural, Positive, checked
 from workbench.dictionaries.activations import Activation, check_even
 from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.settings import Active, Coefficient, Width
 from workbench.dictionaries.sparse import Entries, entries_at, top_k
 
@@ -128,7 +129,7 @@ class TopKTranscoder(SparseCoder):
 
     def config(self) -> dict[str, Any]:
         """As SAELens's `topk` where that is the same function; else under a name that SAELens refuses."""
-        same = not self.skip and self.d_in == self.d_out
+        same = not self.skip and self.d_in == self.d_out and self.normalises == NONE  # which an autoencoder undoes
         return super().config() | {"architecture": "topk" if same else self.kind}
 
 
