@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens lint zoo fuzz torture laws mutants bench clean
+.PHONY: setup app test durations test-saelens test-peers lint zoo fuzz torture laws mutants bench clean
 
 setup: $(READY)
 
@@ -38,6 +38,32 @@ test-saelens: $(READY) .venv-saelens/.ready
 	.venv-saelens/bin/python -m pip install --quiet torch==2.13.0
 	.venv-saelens/bin/python -m pip install --quiet sae-lens==6.54.12
 	touch .venv-saelens/.ready
+
+# each tool opens what was written for it, in an environment of its own
+PEER = $(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv
+test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peers/dictionary_learning/.ready .venv-peers/circuit_tracer/.ready
+	WORKBENCH_SAELENS_PYTHON=$(CURDIR)/.venv-saelens/bin/python \
+	WORKBENCH_SPARSIFY_PYTHON=$(CURDIR)/.venv-peers/sparsify/bin/python \
+	WORKBENCH_DICTIONARY_LEARNING_PYTHON=$(CURDIR)/.venv-peers/dictionary_learning/bin/python \
+	WORKBENCH_CIRCUIT_TRACER_PYTHON=$(CURDIR)/.venv-peers/circuit_tracer/bin/python \
+		$(BIN)/python -m pytest tests/dictionaries/test_peers.py
+
+.venv-peers/sparsify/.ready:
+	$(PEER) .venv-peers/sparsify
+	.venv-peers/sparsify/bin/python -m pip install --quiet torch==2.13.0 eai-sparsify==1.3.3
+	touch $@
+
+# the buffers of dictionary_learning want an old nnsight, which its dictionaries don't use
+.venv-peers/dictionary_learning/.ready:
+	$(PEER) .venv-peers/dictionary_learning
+	.venv-peers/dictionary_learning/bin/python -m pip install --quiet torch==2.13.0 transformers datasets einops tqdm wandb zstandard safetensors
+	.venv-peers/dictionary_learning/bin/python -m pip install --quiet --no-deps dictionary_learning==0.1.0
+	touch $@
+
+.venv-peers/circuit_tracer/.ready:
+	$(PEER) .venv-peers/circuit_tracer
+	.venv-peers/circuit_tracer/bin/python -m pip install --quiet torch==2.13.0 circuit-tracer==0.5.0
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

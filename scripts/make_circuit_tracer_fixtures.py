@@ -4,9 +4,9 @@
     ENV/bin/python scripts/make_circuit_tracer_fixtures.py make tests/fixtures/circuit_tracer
     ENV/bin/python scripts/make_circuit_tracer_fixtures.py check FOLDER ...
 
-`make` writes sets: what circuit-tracer saves, `config.yaml`, and for each layer `expected_N.safetensors` with inputs `x`
-[n, d], `codes` [n, width] and `reconstruction` [n, d]. `check` loads sets with such files by circuit-tracer's own loader,
-all weights read lazily, and compares. Runs in an environment of its own, without this project.
+`make` writes sets: what circuit-tracer saves, `config.yaml`, and for each layer `expected_N.safetensors` with inputs
+`x` [n, d], `codes` [n, width] and `reconstruction` [n, d]. `check` loads sets with such files by circuit-tracer's own
+loader, all weights read lazily, and compares. Runs in an environment of its own, without this project.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def one(
     x = torch.randn(ROWS, D)
     for layer, transcoder in enumerate(loaded(folder)):
         expected = {"x": x, **outputs(transcoder, x)}
-        save_file({name: tensor.contiguous() for name, tensor in expected.items()}, folder / f"expected_{layer}.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in expected.items()}, folder / f"expected_{layer}.safetensors"
+        )
 
 
 def loaded(folder: Path) -> TranscoderSet:

@@ -258,6 +258,9 @@ FUNCTIONS: Calls = {
     "dictionaries.TopKSAE": _coder(k=2, **SAE),
     "dictionaries.TopKTranscoder": _coder(k=2, **ENDS),
     "dictionaries.TopKSkipTranscoder": _coder(k=2, **ENDS),
+    "dictionaries.GroupMaxSAE": _coder(k=2, **SAE),
+    "dictionaries.GroupMaxTranscoder": _coder(k=2, **ENDS),
+    "dictionaries.GroupMaxSkipTranscoder": _coder(k=2, **ENDS),
     "dictionaries.JumpReLUSAE": _coder(l0=1.0, bandwidth=0.05, **SAE),
     "dictionaries.JumpReLUTranscoder": _coder(l0=1.0, bandwidth=0.05, **ENDS),
     "dictionaries.JumpReLUSkipTranscoder": _coder(l0=1.0, bandwidth=0.05, **ENDS),
@@ -274,6 +277,7 @@ FUNCTIONS: Calls = {
     },
     "dictionaries.Feature": lambda w: {"dictionary": "neurons.1.post", "index": 7},
     "dictionaries.load_dictionary": lambda w: {"path": w.saved_sae, "device": w.model.device},
+    "dictionaries.load_set": lambda w: {"path": w.saved_sae, "device": w.model.device},
     "evaluation.bootstrap": lambda w: {
         "sums": {"a": torch.arange(4.0)},
         "measures": lambda sums: {"a": sums["a"]},

@@ -76,6 +76,18 @@ def _saelens(name: str) -> Kept:
     return Kept(write, lambda w, folder: _behaviour(wb.load_dictionary(folder / "d")), f"{DICTIONARY}|swapped|bytes")
 
 
+def _foreign(name: str, free: str) -> Kept:
+    """A folder of another tool, which has no hashes: an altered number in it is another dictionary."""
+
+    def write(w: World, folder: Path) -> None:
+        shutil.copytree(SAELENS.parent / name, folder / "d", ignore=shutil.ignore_patterns("expected*"))
+
+    def content(w: World, folder: Path) -> list[Any]:
+        return [_behaviour(one) for one in wb.dictionaries.load_set(folder / "d")]
+
+    return Kept(write, content, f"{free}|swapped|bytes|inf in")
+
+
 def _index_content(w: World, folder: Path) -> list[Any]:
     index = wb.open_index(folder / "index", w.model, w.sae)
     cards = [index.feature(number).to_dict() for number in (0, 1, 2)]
@@ -199,6 +211,9 @@ TIMES = "history|provenance|seconds"
 KEPT: dict[str, Kept] = {
     **{f"dictionary {word}": _dictionary(kind) for word, kind in Dictionary.kinds.items() if not kind.of_model},
     **{f"SAELens {one.name}": _saelens(one.name) for one in sorted(SAELENS.iterdir())},
+    "sparsify": _foreign("sparsify/groupmax/layers.1.mlp", r"cfg.json: .*(k|activation|transcode)"),
+    "dictionary_learning": _foreign("dictionary_learning/trainer_5", r"config.json: .*(dict_class|\.k\b|io)"),
+    "circuit-tracer": _foreign("circuit_tracer/jumprelu", "threshold|line"),
     "index": Kept(
         _write_index, _index_content, r"people\.sqlite|index.json: .*(name|provenance|licence|source|command)"
     ),

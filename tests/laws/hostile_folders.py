@@ -270,6 +270,24 @@ def _dictionary_of_pickles(place: Place) -> Callable[[], Any]:
     return lambda: wb.load_dictionary(to)
 
 
+def _state_with_code(place: Place) -> Callable[[], Any]:
+    to = place.folder / "run"
+    to.mkdir()
+    (to / "ae.pt").write_bytes(place.archive())
+    (to / "config.json").write_text('{"trainer": {"dict_class": "AutoEncoder"}}')
+    return lambda: wb.load_dictionary(to)
+
+
+def _set_with_a_tag(place: Place) -> Callable[[], Any]:
+    to = place.folder / "set"
+    wb.dictionaries.Transcoder(8, 16, reads="blocks.0.mlp.hook_in", writes="blocks.0.mlp.hook_out").save(
+        to, format="circuit_tracer"
+    )
+    text = (to / "config.yaml").read_text()
+    (to / "config.yaml").write_text(text + f"other: !!python/object/apply:os.mkdir ['{place.marker}']\n")
+    return lambda: wb.dictionaries.load_set(to)
+
+
 def _index_of_paths(place: Place) -> Callable[[], Any]:
     to = place.folder / "index"
     shutil.copytree(place.world.index.path, to)
@@ -409,7 +427,9 @@ HOSTILE = [
     Hostile("an adapter in a pickle", _adapter("base", pickled="yes"), "as safetensors"),
     Hostile("dictionaries of a model by a path", _spliced({WIDTH: "../../secret/dictionary"}), "outside"),
     Hostile("dictionaries of a model by a link", _spliced({WIDTH: "0"}, link="yes"), LINK),
-    Hostile("a dictionary in pickles", _dictionary_of_pickles, "is not a dictionary"),
+    Hostile("a dictionary in pickles", _dictionary_of_pickles),
+    Hostile("a state of tensors with code", _state_with_code, "more than tensors and plain data"),
+    Hostile("a set whose configuration makes an object", _set_with_a_tag, "tags are not read"),
     Hostile("an index of features that names a path", _index_of_paths, "outside"),
     Hostile("a store that names paths", _store_of_paths, "outside"),
     Hostile("a corpus with a link", _corpus_of_links, LINK),

@@ -81,6 +81,15 @@ def _read_sae(path: Path) -> Any:
     return found.hash, found.config()["k"]
 
 
+def transcoder(number: int) -> wb.dictionaries.Transcoder:
+    reads, writes = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+    return wb.dictionaries.Transcoder(32, 24, reads=reads, writes=writes, seed=number)
+
+
+def _read_foreign(path: Path) -> Any:
+    return [one.tensors_hash for one in wb.dictionaries.load_set(path)] if path.exists() else None
+
+
 def _put_index(path: Path) -> None:
     (path / "index").mkdir(parents=True)
     (path / "index" / "people.sqlite").write_text("mine")
@@ -257,6 +266,15 @@ SAVERS = [
     Saver("dictionary", "sae", lambda path, n: sae(n).save(path), _read_sae),
     Saver("dictionary with index", "sae", lambda path, n: sae(n).save(path), _read_beside_index, _put_index),
     Saver("dictionary over SAELens", "sae", lambda path, n: sae(n).save(path), _read_beside_index, _put_saelens),
+    Saver("dictionary for SAELens", "sae", lambda path, n: sae(n).save(path, format="saelens"), _read_sae),
+    Saver("dictionary for sparsify", "d", lambda path, n: sae(n).save(path, format="sparsify"), _read_foreign),
+    Saver(
+        "dictionary for dictionary_learning",
+        "d",
+        lambda path, n: sae(n).save(path, format="dictionary_learning"),
+        _read_foreign,
+    ),
+    Saver("transcoder", "d", lambda path, n: transcoder(n).save(path, format="circuit_tracer"), _read_foreign),
     Saver("corpus.jsonl", "c.jsonl", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("corpus.parquet", "c.parquet", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("graph", "g.json", lambda path, n: wb.attribution.save_graph(_graph(n), path), _read_graph),

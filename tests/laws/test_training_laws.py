@@ -18,7 +18,16 @@ from workbench.harvest import Activations
 
 KINDS = sorted((k for k in Dictionary.kinds.values() if issubclass(k, Trainable)), key=lambda kind: kind.kind)
 CODERS = [kind for kind in KINDS if issubclass(kind, SparseCoder)]
-CHOOSING = {"topk", "topk_transcoder", "topk_skip_transcoder", "batchtopk", "matryoshka_batchtopk"}
+CHOOSING = {
+    "topk",
+    "topk_transcoder",
+    "topk_skip_transcoder",
+    "groupmax",
+    "groupmax_transcoder",
+    "groupmax_skip_transcoder",
+    "batchtopk",
+    "matryoshka_batchtopk",
+}
 """Kinds in which latents compete, so that norms can't move from one latent's decoder to its encoder."""
 NOTHING = 1e-9
 """A learning rate that changes no weight by more than its rounding."""

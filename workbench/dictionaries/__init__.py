@@ -10,6 +10,9 @@ from workbench.dictionaries.cross_layer import CrossLayerTranscoder as CrossLaye
 from workbench.dictionaries.features import Feature as Feature
 from workbench.dictionaries.features import FeatureError as FeatureError
 from workbench.dictionaries.folder import DictionaryError as DictionaryError
+from workbench.dictionaries.groupmax import GroupMaxSAE as GroupMaxSAE
+from workbench.dictionaries.groupmax import GroupMaxSkipTranscoder as GroupMaxSkipTranscoder
+from workbench.dictionaries.groupmax import GroupMaxTranscoder as GroupMaxTranscoder
 from workbench.dictionaries.jumprelu import JumpReLUSAE as JumpReLUSAE
 from workbench.dictionaries.jumprelu import JumpReLUSkipTranscoder as JumpReLUSkipTranscoder
 from workbench.dictionaries.jumprelu import JumpReLUTranscoder as JumpReLUTranscoder
@@ -19,6 +22,7 @@ from workbench.dictionaries.protocol import Dictionary as Dictionary
 from workbench.dictionaries.relu import SkipTranscoder as SkipTranscoder
 from workbench.dictionaries.relu import StandardSAE as StandardSAE
 from workbench.dictionaries.relu import Transcoder as Transcoder
+from workbench.dictionaries.sets import load_set as load_set
 from workbench.dictionaries.topk import TopKSAE as TopKSAE
 from workbench.dictionaries.topk import TopKSkipTranscoder as TopKSkipTranscoder
 from workbench.dictionaries.topk import TopKTranscoder as TopKTranscoder

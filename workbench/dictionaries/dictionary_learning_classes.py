@@ -19,6 +19,7 @@ from workbench.core.checks import as_integer
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.saelens_folding import fold_gate
 from workbench.dictionaries.weights_file import as_single, check_names, check_shapes, matrix_of
 
 LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}
@@ -86,6 +87,7 @@ def read_class(word: str, tensors: dict[str, Tensor], file: str, *, k: Any, acro
     own = _direct(word, tensors, file)
     width = len(own["W_dec"])
     if word == "GatedAutoEncoder":
+        fold_gate(own)
         return _built("gated", own, centred=True, across=across)
     if word == "AutoEncoder":
         _normalise(own)

@@ -125,11 +125,11 @@ def _matryoshka(own: dict[str, Tensor], centred: bool, settings: dict[str, Any])
 
 
 def _gated(own: dict[str, Tensor], centred: bool, settings: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:
-    if not centred:
-        own = own | {name: own[name] + own["b_dec"] @ own["W_enc"] for name in ("b_gate",)}
-        own["b_mag"] = own["b_mag"] + own["r_mag"].exp() * (own["b_dec"] @ own["W_enc"])
-    state = {"encoder.weight": own["W_enc"].T, "decoder.weight": own["W_dec"].T, "decoder_bias": own["b_dec"]}
-    return "GatedAutoEncoder", state | {"r_mag": own["r_mag"], "gate_bias": own["b_gate"], "mag_bias": own["b_mag"]}
+    """The encoder of the gates: that of the magnitudes without their gain."""
+    gain, bias = own["r_mag"].exp(), _bias(own, centred, True)
+    gate = (bias - own["threshold"]) / gain
+    state = {"encoder.weight": (own["W_enc"] / gain).T, "decoder.weight": own["W_dec"].T, "decoder_bias": own["b_dec"]}
+    return "GatedAutoEncoder", state | {"r_mag": own["r_mag"], "gate_bias": gate, "mag_bias": bias}
 
 
 def _has_one_threshold(own: dict[str, Tensor]) -> bool:

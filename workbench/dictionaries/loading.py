@@ -18,7 +18,7 @@ from workbench.dictionaries.hub import fetch
 from workbench.dictionaries.hub_names import HUB, PREFIX, as_address, repository_of
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.recognition import Format, explained, format_of, in_words, part_names, parts_of
-from workbench.dictionaries.remembered import remembered_hash
+from workbench.dictionaries.remembered import is_examined
 from workbench.dictionaries.saelens_registry import Entry, entry_called
 from workbench.model.grad_mode import lasting
 from workbench.model.placing import chosen_device
@@ -126,7 +126,7 @@ def opened(place: Place) -> Dictionary:
         return opened(Place(parts[0], place.provenance, place.stated))
     with explained(path):
         dictionary = _read(form, place)
-        if remembered_hash(dictionary) is None and not dictionary.lazy:
+        if not is_examined(dictionary) and not dictionary.lazy:
             check_finite(dictionary.tensors())
     dictionary.provenance = place.provenance | dictionary.provenance
     if source := repository_of(path):

@@ -171,7 +171,8 @@ def _stated(dictionary: Dictionary) -> tuple[int, dict[str, str]]:
     if reads is None or writes is None or reads[1] != writes[1]:
         raise DictionaryError(
             f"{dictionary.name} reads at {dictionary.reads or 'no place'} and writes at "
-            f"{dictionary.writes or 'no place'}, and a set of circuit-tracer needs two hook points of one layer; set .reads and .writes."
+            f"{dictionary.writes or 'no place'}, and a set of circuit-tracer needs two hook points of one layer; set "
+            ".reads and .writes."
         )
     name = str(dictionary.provenance.get("model_name") or "")
     config = {"model_name": name, "model_kind": SET, "feature_input_hook": reads[2], "feature_output_hook": writes[2]}
