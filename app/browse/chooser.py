@@ -66,5 +66,4 @@ def _titled(name: str, offered: dict[str, Known]) -> str:
     if one is None:
         return name
     count = f" · {one.n_features:,} {one.noun}s" if one.n_features else ""
-    where = one.reads if one.reads == one.writes else f"{one.reads} → {one.writes}"
-    return f"{one.title} · {one.kind.replace('_', ' ')}{count} · {where}"
+    return f"{one.title} · {one.kind.replace('_', ' ')}{count} · {one.where}"

@@ -65,6 +65,17 @@ class Known:
         return Dictionary.kinds.get(self.kind, Dictionary)
 
     @property
+    def points(self) -> list[str]:
+        """Every hook point at which it reads or writes, each once."""
+        return list(dict.fromkeys([*self.reads.split(JOIN), *self.writes.split(JOIN)]))
+
+    @property
+    def where(self) -> str:
+        """Where it reads and writes, in a line."""
+        reads, writes = several(self.reads), several(self.writes)
+        return reads if self.reads == self.writes else f"{reads} → {writes}"
+
+    @property
     def noun(self) -> str:
         """The word for one of its features."""
         return self.family.noun
@@ -129,8 +140,7 @@ def trouble(model: LanguageModel, one: Known) -> str:
         return one.complaint
     if one.model_hash and not model.is_named(one.model_hash):
         return f"{one.name} was trained on another model than {model.name}."
-    points = [point for several in (one.reads, one.writes) for point in several.split(JOIN)]
-    missing = [point for point in points if point not in model.hook_points]
+    missing = [point for point in one.points if point not in model.hook_points]
     if missing:
         made_for = f"was made for {one.made_for} and " if one.made_for else ""
         return (
@@ -148,9 +158,9 @@ def load(model: LanguageModel, one: Known) -> Dictionary:
     if complaint := trouble(model, one):
         raise DictionaryError(complaint)
     loaded = caching.dictionary(one.folder, one.name, one.stamp, str(model.device))
-    sites = [(point, loaded.d_in // loaded.n_reads) for point in loaded.read_points]
-    sites += [(point, loaded.d_out // loaded.n_writes) for point in loaded.write_points]
-    for point, width in sites:
+    each = [(point, loaded.d_in // loaded.n_reads) for point in loaded.read_points]
+    each += [(point, loaded.d_out // loaded.n_writes) for point in loaded.write_points]
+    for point, width in each:
         if model.hook_points[point].width != width:
             raise DictionaryError(
                 f"{one.name} is {width:,} wide and {point} of {model.name} is {model.hook_points[point].width:,} wide."
@@ -251,8 +261,13 @@ def latent_tokens(index: FeatureIndex, latent: int, count: int = 4) -> tuple[lis
 def about(one: Known) -> str:
     """A dictionary's kind, size and hook points in a line of Markdown."""
     size = f"{one.n_features:,} {one.noun}s" if one.n_features else f"{one.noun}s"
-    where = plain(one.reads) if one.reads == one.writes else f"{plain(one.reads)} → {plain(one.writes)}"
-    return f"{plain(one.kind.replace('_', ' '))}, {size}, at {where}"
+    return f"{plain(one.kind.replace('_', ' '))}, {size}, at {plain(one.where)}"
+
+
+def several(points: str) -> str:
+    """The names of hook points, the first and the last where they are many."""
+    names = points.split(JOIN)
+    return points if len(names) < 3 else f"{names[0]} … {names[-1]} ({len(names)})"
 
 
 def _described(folder: Path) -> Known:

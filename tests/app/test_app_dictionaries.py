@@ -218,6 +218,21 @@ def test_a_dictionary_of_the_hub_is_opened_by_its_name(
         assert {one.name for one in folder.iterdir()} == {"cfg.json", "sae_weights.safetensors"}
 
 
+def test_a_dictionary_of_several_hook_points_is_typed_in(shelf: Shelf, tmp_path: Path) -> None:
+    page = browse(shelf)
+    for layers, reads in ((3, "mlp.hook_in"), (4, "mlp.hook_in")):
+        made = wb.dictionaries.CrossLayerTranscoder(32 * layers, 12, layers=layers, name=f"clt{layers}")
+        made.reads = " + ".join(f"blocks.{layer}.{reads}" for layer in range(layers))
+        made.writes = " + ".join(f"blocks.{layer}.hook_mlp_out" for layer in range(layers))
+        made.save(tmp_path / f"clt{layers}")
+    page.text_input(key="typed folder").set_value(str(tmp_path / "clt4")).run()
+    assert "needs the hook point blocks.3.mlp.hook_in, which" in complaint(page)
+    page.text_input(key="typed folder").set_value(str(tmp_path / "clt3")).run()
+    assert page.selectbox(key="dictionary").value == "clt3"
+    shown = words(quiet(page)) + " ".join(page.selectbox(key="dictionary").options)
+    assert "blocks.0.mlp.hook_in … blocks.2.mlp.hook_in (3) → blocks.0.hook_mlp_out … blocks.2" in shown
+
+
 def test_an_index_is_built_from_the_page(shelf: Shelf) -> None:
     page = browse(shelf)
     page.selectbox(key="dictionary").set_value("bare").run()

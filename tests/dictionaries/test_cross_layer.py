@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.dictionaries import CrossLayerTranscoder, DictionaryError
+from workbench.dictionaries import Crosscoder, CrossLayerTranscoder, DictionaryError
 from workbench.dictionaries.formats import circuit_tracer_cross_layer
 from workbench.dictionaries.jumprelu import JumpReLU
+from workbench.measures.firing import active_features
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 D, N, LAYERS = 32, 12, 3
@@ -317,3 +320,87 @@ def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> No
     assert lazily.direction(1).isfinite().all()
     with pytest.raises(DictionaryError, match="not finite"):
         lazily.reconstruct(torch.randn(5, 24))
+
+
+def crosscoder(reads: str, writes: str) -> Crosscoder:
+    made = Crosscoder(2 * D, 20, points=2, reads=reads, writes=writes, name="cross")
+    chance = torch.Generator().manual_seed(8)
+    for name, tensor in made.state_dict().items():
+        noise = torch.randn(tensor.shape, generator=chance)
+        tensor.copy_(0.05 * noise.abs() if "threshold" in name else 0.3 * noise)
+    return made
+
+
+def test_a_crosscoder_that_reads_first_acts(plain: Any, model: Any) -> None:
+    made = crosscoder("blocks.0.mlp.hook_in + blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out + blocks.2.hook_mlp_out")
+    reads = [reference.seen_at(plain, plain.model.layers[layer].mlp, "in", TOKENS)[0] for layer in (0, 1)]
+    x = torch.cat(reads, -1)  # [pos, 2 * D]
+    codes = made.encode(x)
+    pieces = (made.decode(codes.with_value(3, torch.full((9,), 2.0))) - made.decode(codes)).chunk(2, -1)
+    remade = made.reconstruct(x).chunk(2, -1)
+
+    def under(values: Any, *, adds: bool) -> Tensor:
+        edits = []
+        for layer, value in zip((1, 2), values, strict=True):
+            each = itertools.cycle(value)
+            change = (lambda old, each=each: old + next(each)) if adds else (lambda _, each=each: next(each)[None])
+            edits.append(reference.PlainEdit(plain.model.layers[layer].mlp, "out", change))
+        return reference.logits_under(plain, TOKENS, edits)
+
+    with model.intervening([wb.Clamp(made.feature(3), 2.0)]):
+        torch.testing.assert_close(model(TOKENS), under(pieces, adds=True), rtol=1e-4, atol=1e-4)
+    with model.spliced({"blocks.2.hook_mlp_out": made}):
+        torch.testing.assert_close(model(TOKENS), under(remade, adds=False), rtol=1e-4, atol=1e-4)
+
+
+def test_a_crosscoder_that_writes_before_it_has_read_can_only_steer(plain: Any, model: Any) -> None:
+    points = "blocks.0.hook_resid_post + blocks.1.hook_resid_post"
+    made = crosscoder(points, points)
+    late = r"cross can't act: the model computes blocks\.0\.hook_resid_post, .* before blocks\.1\.hook_resid_post"
+    for refused in (wb.Clamp(made.feature(3), 2.0), wb.Scale(made.feature(3), 2.0), wb.Ablate(made.feature(3))):
+        with pytest.raises(DictionaryError, match=late), model.intervening([refused]):
+            pass
+    with pytest.raises(DictionaryError, match=late), model.spliced({"blocks.0.hook_resid_post": made}):
+        pass
+    with pytest.raises(DictionaryError, match=late):
+        wb.measure_fidelity(model, made, wb.Corpus(["The dog ran to the river."], "one"))
+    steered = [wb.Steer(made.feature(3), 1.5, positions=(2, 4)), wb.Steer(made.feature(5), -1.0)]
+    one, two = made.direction(3).chunk(2), made.direction(5).chunk(2)
+    edits = []
+    for layer in (0, 1):
+        edits.append(reference.PlainEdit(plain.model.layers[layer], "out", lambda x, v=one[layer]: x + 1.5 * v, (2, 4)))
+        edits.append(reference.PlainEdit(plain.model.layers[layer], "out", lambda x, v=two[layer]: x - v))
+    with model.intervening(steered):
+        found = model(TOKENS)
+    torch.testing.assert_close(found, reference.logits_under(plain, TOKENS, edits), rtol=1e-4, atol=1e-4)
+    with pytest.raises(DictionaryError, match=late), model.intervening([*steered, wb.Clamp(made.feature(3), 2.0)]):
+        pass
+
+
+def test_steering_is_baked_at_every_layer_written(plain: Any, model: Any) -> None:
+    clt = transcoder()
+    edits = [wb.Steer(clt.feature(N + 2), 1.5)]
+    with model.intervening(edits):
+        wanted = model(TOKENS)
+    child = wb.bake(model, edits)
+    torch.testing.assert_close(child.model(TOKENS), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(wb.WorkbenchError, match="depends on the input"):
+        wb.bake(model, [wb.Clamp(clt.feature(2), 1.0)])
+    with pytest.raises(wb.WorkbenchError, match="writes at 3 hook points, in no one direction"):
+        wb.surgery.direction_of(model, clt.feature(2))
+
+
+def test_tokens_that_are_promoted_are_those_of_all_layers_written_together(
+    plain: Any, model: Any, tmp_path: Path
+) -> None:
+    clt = transcoder()
+    corpus = wb.Corpus([f"The dog ran to the river {n} times and again." for n in range(6)], "six")
+    index = wb.build_index(model, clt, corpus, tmp_path / "index", context=16)
+    head, gain = plain.lm_head.weight.detach(), plain.model.norm.weight.detach()
+    for feature in (1, N + 4, 2 * N):
+        written = clt.direction(feature).view(LAYERS, D).sum(0) * gain
+        scores = head @ written
+        tokens = wb.load_model(plain, tokenizer=tiny.tokenizer()).token_texts(scores.topk(3).indices.tolist())
+        assert [one.token for one in index.feature(feature).promoted[:3]] == tokens
+    fired = active_features(model, [clt], "The dog ran.")
+    assert any(one.features for one in fired)
