@@ -51,10 +51,12 @@ def report(model: LanguageModel) -> None:
     """Draw the progress of a download, why a dictionary was not opened, or what was recognised."""
     key = st.session_state.get(FETCHED)
     background.finished(key, STOPPED)
+    if key is not None and ((task := caching.task(key)) is None or task.done):
+        st.session_state[FETCHED] = None  # its sentence is drawn once
     if complaint := st.session_state.pop(WRONG, ""):
         st.error(plain(complaint), icon=":material/error:")
     if recognised := st.session_state.pop(OPENED, ""):
-        st.success(plain(recognised), icon=":material/check:")
+        st.success(recognised, icon=":material/check:")
 
 
 class _in_the_session:
@@ -110,8 +112,8 @@ def _take(model: LanguageModel, place: Place) -> None:
     st.session_state["dictionary"] = one.name
     session.open_feature(None)
     st.session_state[TYPED] = ""
-    made_for = f", made for {one.made_for}" if one.made_for else ""
+    made_for = f", made for {plain(one.made_for)}" if one.made_for else ""
     st.session_state[OPENED] = (
-        f"Opened {one.title}: a dictionary in the format of {format_of(place.path).TITLE}, "
+        f"Opened {plain(one.title)}: a dictionary in the format of {plain(format_of(place.path).TITLE)}, "
         f"{dictionaries.about(one)}{made_for}."
     )
