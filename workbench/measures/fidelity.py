@@ -331,7 +331,8 @@ def _looking(tally: _Tally, seen: dict[str, Tensor]) -> list[Edit]:
 def _zero(tally: _Tally, content: Tensor) -> list[Edit]:
     """Edits that replace the activations at these positions `[batch, pos]` by zero."""
 
-    def zero(x: Tensor) -> Tensor:
-        return x.masked_fill(content.view(*content.shape, *(1 for _ in x.shape[2:])).to(x.device), 0.0)
+    def zero(point: HookPoint) -> Edit:
+        at = content.view(*content.shape, *(1 for _ in point.shape))
+        return Edit(point.name, lambda x: x.masked_fill(at.to(x.device), 0.0))
 
-    return [Edit(point.name, zero) for point in tally.at.writes]
+    return [zero(point) for point in tally.at.writes]

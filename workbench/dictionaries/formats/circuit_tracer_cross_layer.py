@@ -70,8 +70,8 @@ def read(path: Path) -> Dictionary:
         JOIN.join(_place(hook, layer) for layer in there)
         for hook in (config["feature_input_hook"], config["feature_output_hook"])
     )
-    if config.get("model_name"):
-        made.provenance["model_name"] = config["model_name"]
+    if model := config.get("model_name"):
+        made.provenance["model_name"] = model
     return made
 
 
