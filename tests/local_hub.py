@@ -31,6 +31,8 @@ class LocalHub:
     gated: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     """Paths of all requests."""
+    got: list[str] = field(default_factory=list)
+    """Of those, the files whose content was asked for, by their paths in the repository."""
     pause: float = 0.0
     """Seconds between two pieces of a file."""
     breaks: bool = False
@@ -38,10 +40,9 @@ class LocalHub:
     address: str = ""
 
     def files(self) -> list[str]:
-        """Names of the files that were asked for since the last call, each once."""
-        names = [path.split("/resolve/")[1].partition("/")[2] for path in self.asked if "/resolve/" in path]
-        self.asked.clear()
-        return list(dict.fromkeys(names))
+        """The files that were fetched since the last call, in order."""
+        names, self.got = self.got, []
+        return names
 
     def snapshot(self, repository: str) -> Path:
         """Where `huggingface_hub` keeps a repository's files."""
@@ -58,7 +59,7 @@ def handler(hub: LocalHub) -> type[http.server.BaseHTTPRequestHandler]:
             path = unquote(url.path)
             hub.asked.append(path)
             of_api, wanted = path.startswith("/api/models/"), path.removeprefix("/api/models").strip("/")
-            name = next((one for one in hub.repositories if wanted.startswith(f"{one}/")), None)
+            name = next((one for one in hub.repositories if f"{wanted}/".startswith(f"{one}/")), None)
             if name is None:
                 return self._send(b"", 200 if path == "/" else 401, {"X-Error-Code": "RepoNotFound"})
             action, _, rest = wanted.removeprefix(f"{name}/").partition("/")
@@ -72,6 +73,8 @@ def handler(hub: LocalHub) -> type[http.server.BaseHTTPRequestHandler]:
             if of_api:
                 deep = parse_qs(url.query).get("recursive") in (["true"], ["True"])
                 return self._tree(hub.repositories[name], place, deep=deep)
+            if self.command == "GET":
+                hub.got.append(inside)
             if name in hub.gated:
                 return self._send(b"", 403, {"X-Error-Code": "GatedRepo"})
             return self._file(place, commit)

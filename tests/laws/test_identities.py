@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Gemma3TextConf
 import workbench as wb
 from workbench.core.settings import difference
 from workbench.dictionaries import Feature, protocol
+from workbench.dictionaries.origin import is_of_another
 from workbench.harvest import Harvest, HarvestError, Store, checksums
 from workbench.index import FeatureIndexError
 from workbench.interventions.saved import from_json, to_json
@@ -472,6 +473,26 @@ def test_a_dictionary_made_for_another_model_says_so(caplog: pytest.LogCaptureFi
     model.name = "EleutherAI/pythia-70m"
     model.bind([wb.Clamp(foreign.feature(3), 1.0)])
     assert "was made for gpt2-small and is used on EleutherAI/pythia-70m" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "another"),
+    [
+        ("gemma-2-2b", "google/gemma-2-2b", False),
+        ("google/gemma-2-2b", "google/gemma-2-2b-it", True),
+        ("gemma-2-2b", "google/gemma-2-9b", True),
+        ("gpt2-small", "gpt2", False),
+        ("gpt2", "openai-community/gpt2-medium", True),
+        ("llama3.1-8b", "meta-llama/Meta-Llama-3.1-8B", False),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", True),
+        ("pythia-70m-deduped", "EleutherAI/pythia-70m", True),
+        ("", "gpt2", False),
+    ],
+)
+def test_names_of_models_in_the_words_of_tools(stated: str, name: str, *, another: bool) -> None:
+    model = fresh()
+    model.name = name
+    assert is_of_another({"model_name": stated}, model) == another
 
 
 def test_features_of_two_dictionaries_of_one_name_differ() -> None:

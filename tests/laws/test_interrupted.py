@@ -27,6 +27,8 @@ PARTIAL = {
     "attribution.attribute": "the graph of the latents traced so far",
     "measures.measure_fidelities": "measures of the tokens until then",
     "measures.measure_fidelity": "measures of the tokens until then",
+    "dictionaries.load_dictionary": "a folder takes no time; downloads stop in tests/dictionaries/test_hub.py",
+    "dictionaries.load_set": "as `load_dictionary`",
     "training.train": "what was learned until then, and a checkpoint; below",
     "training.fine_tune": "what was learned until then, and a checkpoint; below",
     "surgery.heal": "what was learned until then",

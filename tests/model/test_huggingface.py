@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.server
 import json
 import re
@@ -20,6 +19,7 @@ import pytest
 import tiny
 import torch
 import zoo as zoo_models
+from local_hub import serving
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config
 from wheels import DAMAGES, one_sentence
@@ -176,40 +176,9 @@ def test_unknown_names_without_network_are_one_sentence(source: str, monkeypatch
 @pytest.fixture
 def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What is asked of a hub on this machine that has one model, someone/tiny, and an empty cache of it."""
-    asked: list[str] = []
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.split("?")[0]
-            asked.append(path)
-            match = re.fullmatch(r"/someone/tiny/resolve/[^/]+/([\w.]+)", path)
-            there = match is not None and (saved / match[1]).is_file()
-            content = (saved / match[1]).read_bytes() if match and there else b""
-            self.send_response(200 if there else 404)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("X-Repo-Commit", "0a1b" * 10)
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            if not there:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
-
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the endpoint of its first use
-        yield asked
-        server.shutdown()
+    with serving(tmp_path / "hub", monkeypatch) as hub:
+        hub.repositories["someone/tiny"] = saved
+        yield hub.asked
 
 
 def test_what_the_hub_gave_before_is_not_asked_for_again(saved: Path, tmp_path: Path, hub: list[str]) -> None:

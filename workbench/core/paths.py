@@ -15,6 +15,9 @@ LONGEST_NAME = 255
 LONGEST_PATH = 4095
 """Bytes of a path; Linux allows no more."""
 
+SHARED, SHARED_MARK = "blobs", ".huggingface-shared-blobs"
+"""The folder of the hub's cache with files of all repositories, and the file in it by which it is known."""
+
 
 def path_fault(path: str | Path) -> str:
     """Why a path can't be one, as "a path … not '…'" goes on; empty where it can."""
@@ -79,7 +82,8 @@ def is_plain_name(name: str) -> bool:
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether a path inside a folder stands for something outside of it, by a link.
 
-    The cache of huggingface_hub keeps the files of a snapshot in `blobs` beside `snapshots`; these count as inside.
+    The cache of huggingface_hub keeps the files of a snapshot in `blobs` beside `snapshots`, or for all repositories in
+    `blobs` of the cache; these count as inside.
     """
     try:
         real, home = path.resolve(), folder.resolve()
@@ -88,7 +92,12 @@ def leads_out(path: Path, folder: Path) -> bool:
     if real.is_relative_to(home):
         return False
     snapshots = next((one for one in (home, *home.parents) if one.name == "snapshots"), None)
-    return snapshots is None or not real.is_relative_to(snapshots.parent / "blobs")
+    if snapshots is None:
+        return True
+    stores = [snapshots.parent / "blobs"]
+    if snapshots.parent.name.startswith("models--") and (snapshots.parents[1] / SHARED / SHARED_MARK).is_file():
+        stores.append(snapshots.parents[1] / SHARED)
+    return not any(real.is_relative_to(one) for one in stores)
 
 
 def check_links(folder: Path, error: type[WorkbenchError]) -> None:

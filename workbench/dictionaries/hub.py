@@ -55,9 +55,7 @@ def fetch(
     files = _needed(listing, address, inside, several=several)
     if not several:
         _check_single(listing, files, address, inside)
-    sizes = {name: listing.sizes[name] for name in files}
-    folder = download(address.repository, listing.commit, sizes, DictionaryError, progress=progress, cancel=cancel)
-    return folder / address.inside
+    return download(listing, files, DictionaryError, progress=progress, cancel=cancel) / address.inside
 
 
 def _here(address: Address) -> Path | None:
@@ -76,7 +74,7 @@ def _listed(address: Address) -> tuple[Listing, str]:
         try:
             beside = list_files(address.repository, folder, address.revision, DictionaryError, deep=False)
         except NoEntry:
-            beside = Listing("", {})
+            raise _missing(address) from None
         if address.inside in beside.sizes:
             return beside, folder
         raise _missing(address) from None
@@ -99,18 +97,22 @@ def _missing(address: Address) -> DictionaryError:
 
 
 def _needed(listing: Listing, address: Address, inside: str, *, several: bool) -> list[str]:
-    """Of the files in a folder, those that a format reads: there, or in folders below where `several` are wanted."""
+    """Of the files in a folder, those that a format reads: there, or where `several` are wanted in folders below."""
+    known = list(known_formats())
+    sets = [one for one in known if "parts" in vars(one)]
     by_folder: dict[str, list[str]] = {}
     for name in listing.sizes:
         for folder in _folders_above(name, inside):
-            if any(lies_in(str(PurePosixPath(name).relative_to(folder)), one.FILES) for one in known_formats()):
+            forms = sets if several and folder != inside else known
+            if any(lies_in(str(PurePosixPath(name).relative_to(folder)), one.FILES) for one in forms):
                 by_folder.setdefault(folder, []).append(name)
     own = by_folder.pop(inside, [])
     if address.inside != inside:  # a single file, and small ones beside it
         return [name for name in own if _is_plain(name, listing)] + [address.inside]
     holders = {one: files for one, files in by_folder.items() if not all(_is_plain(name, listing) for name in files)}
     if several:
-        return sorted({*own, *(name for files in holders.values() for name in files)})
+        own = sorted({*own, *(name for files in holders.values() for name in files)})
+        holders = {}
     if all(_is_plain(name, listing) for name in own):
         if holders:
             names = sorted(str(PurePosixPath(one).relative_to(inside)) for one in holders)
@@ -155,8 +157,8 @@ def _check_single(listing: Listing, files: list[str], address: Address, inside: 
     asking = [find for one in known_formats() if (find := vars(one).get("parts"))]
     if not asking or address.inside != inside:
         return
-    small = {name: listing.sizes[name] for name in files if _is_plain(name, listing)}
-    there = download(address.repository, listing.commit, small, DictionaryError, progress=lambda share, what: None)
+    small = [name for name in files if _is_plain(name, listing)]
+    there = download(listing, small, DictionaryError, progress=lambda share, what: None)
     with tempfile.TemporaryDirectory(prefix="workbench-") as scratch:
         for name in files:
             copy = Path(scratch) / name

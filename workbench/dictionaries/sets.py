@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from workbench.core.checks import checked
 from workbench.core.progress import Progress
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.loading import Place, located, opened
+from workbench.dictionaries.loading import located, opened
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.recognition import parts_of
 from workbench.model.grad_mode import lasting
@@ -31,19 +32,20 @@ def load_set(
     Weights in float32 stay in their files until they are used, as in `load_dictionary`.
 
     Args:
-        path: a set of transcoders, a run with a folder for each hook point, or a single dictionary; here or on the hub,
-            as in `load_dictionary`.
+        path: a set of transcoders, a run with a folder for each hook point, or a single dictionary; or the name of one
+            on the hub, as in `load_dictionary`.
         device: where their tensors go, as in `load_dictionary`.
-        progress: as in `load_dictionary`.
-        cancel: as in `load_dictionary`.
+        progress: called with the share of a download; without it `huggingface_hub` draws its bars.
+        cancel: asked about ten times a second during a download, which it stops; what was fetched stays in the cache.
 
     Returns:
         The dictionaries, at least one.
 
     Raises:
-        DictionaryError: there is none, a layer is missing, or one of them can't be opened.
+        DictionaryError: there is none, a layer is missing, or one of them can't be opened; or it can't be fetched, or
+            `cancel` returned True.
     """
-    chosen = None if device is None else chosen_device(device, DictionaryError)
+    where = None if device is None else chosen_device(device, DictionaryError)
     place = located(path, several=True, progress=progress, cancel=cancel)
-    found = [opened(Place(part, place.provenance, place.stated)) for part in parts_of(place.path)]
-    return found if chosen is None or chosen.type == "cpu" else [one.to(chosen) for one in found]
+    found = [opened(replace(place, path=part)) for part in parts_of(place.path)]
+    return found if where is None or where.type == "cpu" else [one.to(where) for one in found]

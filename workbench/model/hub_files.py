@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,8 @@ from workbench.core.type_words import reason_of
 
 EVERY = 0.1
 """Seconds between two questions whether to stop."""
+MAIN = "main"
+"""The branch that the hub takes where none is named."""
 COMMIT = re.compile("[0-9a-f]{40}")
 """The hash of a commit, which names one state of a repository for ever."""
 
@@ -32,6 +34,9 @@ class NoEntry(WorkbenchError):
 class Listing:
     """The files in a folder of a repository, at one commit."""
 
+    repository: str
+    revision: str
+    """A branch, tag or commit."""
     commit: str
     """Its hash, of 40 digits."""
     sizes: dict[str, int]
@@ -58,18 +63,17 @@ def list_files(
 
     with _explained(repository, revision, error):
         api = HfApi()
-        commit = api.model_info(repository, revision=revision or None, expand=["sha"]).sha
+        commit = api.model_info(repository, revision=revision or MAIN, expand=["sha"]).sha
         entries = api.list_repo_tree(repository, folder or None, recursive=deep, revision=commit)
         sizes = {one.path: one.size for one in entries if isinstance(one, RepoFile) and _is_inside(one.path, folder)}
     if commit is None or not COMMIT.fullmatch(commit):
         raise error(f"The hub does not say at which commit {repository} is; try again later.")
-    return Listing(commit, sizes)
+    return Listing(repository, revision or MAIN, commit, sizes)
 
 
 def download(
-    repository: str,
-    commit: str,
-    sizes: Mapping[str, int],
+    listing: Listing,
+    names: Iterable[str],
     error: type[WorkbenchError],
     *,
     progress: Progress | None = None,
@@ -78,9 +82,8 @@ def download(
     """The folder of a commit in the cache of `huggingface_hub`, with these files in it, small ones fetched first.
 
     Args:
-        repository: with its owner.
-        commit: of `list_files`.
-        sizes: bytes of each file, by its path in the repository.
+        listing: of `list_files`.
+        names: paths in the repository, from the listing.
         error: what is raised.
         progress: called with the share of all bytes; without it `huggingface_hub` draws its bars.
         cancel: asked about ten times a second. What was fetched until then stays in the cache.
@@ -88,14 +91,19 @@ def download(
     Raises:
         WorkbenchError: of the given kind: a file can't be fetched, or `cancel` returned True.
     """
+    sizes = {name: listing.sizes[name] for name in names}
     transfer = _Transfer(sum(sizes.values()), progress, remembering(cancel))
-    with _explained(repository, commit, error):
-        for name in sorted(sizes, key=lambda one: (sizes[one], one)):
-            if not transfer.fetch(repository, commit, name):
-                raise error(f"The download of {repository} was stopped; the same call goes on where it ended.")
+    folder = _storage(listing.repository) / "snapshots" / listing.commit
+    with _explained(listing.repository, listing.revision, error):
+        for number, name in enumerate(sorted(sizes, key=lambda one: (sizes[one], one))):
+            # by the first file the cache learns which commit the revision is, for when the hub can't be reached
+            if not transfer.fetch(listing.repository, listing.commit if number else listing.revision, name):
+                raise error(f"The download of {listing.repository} was stopped; the same call goes on where it ended.")
+            if not (folder / name).is_file():
+                raise error(f"{listing.repository} has just changed on the hub; try again.")
             transfer.before += sizes[name]
             transfer.tell(PurePosixPath(name).name, 0)
-    return _storage(repository) / "snapshots" / commit
+    return folder
 
 
 def cached(repository: str, revision: str) -> Path | None:
@@ -108,7 +116,7 @@ def cached(repository: str, revision: str) -> Path | None:
     storage = _storage(repository)
     commit = revision
     if not COMMIT.fullmatch(revision):
-        note = storage / "refs" / (revision or "main")
+        note = storage / "refs" / (revision or MAIN)
         if not note.is_file() or ".." in note.parts:
             return None
         commit = note.read_text().strip()
@@ -139,7 +147,7 @@ class _Transfer:
         self.total, self.progress, self.stops = total, progress, stops
         self.before, self.now, self.stopped = 0, 0, False
 
-    def fetch(self, repository: str, commit: str, name: str) -> bool:
+    def fetch(self, repository: str, revision: str, name: str) -> bool:
         """Fetch a file; False where it was stopped."""
         from huggingface_hub import hf_hub_download
 
@@ -149,7 +157,7 @@ class _Transfer:
 
         def work() -> None:
             try:
-                hf_hub_download(repository, name, revision=commit, tqdm_class=bar)
+                hf_hub_download(repository, name, revision=revision, tqdm_class=bar)
             except BaseException as error:  # noqa: BLE001 - raised below
                 failures.append(error)
 
@@ -216,9 +224,7 @@ def _explained(repository: str, revision: str, error: type[WorkbenchError]) -> I
     except theirs.RepositoryNotFoundError as failure:
         raise error(f"The hub has no repository {repository}, or keeps it private; check the name.") from failure
     except theirs.RevisionNotFoundError as failure:
-        raise error(
-            f"{repository} has no revision {revision or 'main'}; name a branch, a tag or a commit."
-        ) from failure
+        raise error(f"{repository} has no revision {revision or MAIN}; name a branch, a tag or a commit.") from failure
     except theirs.EntryNotFoundError as failure:
         raise NoEntry(reason_of(failure)) from failure
     except Exception as failure:
