@@ -154,6 +154,8 @@ Share = Annotated[Number, Ge(0), Le(1)]
 """A number from 0 to 1, both allowed."""
 PositiveNumber = Annotated[Number, Gt(0)]
 """A finite number above 0."""
+Rate = Annotated[Number, Gt(0), Le(3e38)]
+"""Such as a learning rate: a positive number that float32 holds."""
 
 Floats = Annotated[Tensor, AfterValidator(_floating)]
 """A tensor of floating-point numbers."""

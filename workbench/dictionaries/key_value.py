@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.core.checks import Floats, Natural, Positive, PositiveNumber, Share, Wholes, checked
+from workbench.core.checks import Floats, Natural, Positive, Rate, Share, Wholes, checked
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.folder import DictionaryError, check_fit
 from workbench.dictionaries.protocol import Dictionary
@@ -178,7 +178,7 @@ class KeyValueBottleneck(Dictionary):
 
     @checked(DictionaryError)
     @torch.no_grad()
-    def learn(self, x: Floats | Codes, labels: Wholes, lr: PositiveNumber = 0.3, smoothing: Share = 0.1) -> float:
+    def learn(self, x: Floats | Codes, labels: Wholes, lr: Rate = 0.3, smoothing: Share = 0.1) -> float:
         """One step of gradient descent on the fetched values, with the mean of the values as logits.
 
         Args:

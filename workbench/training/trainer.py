@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
+from workbench.core.checks import Natural, Positive, PositiveNumber, Rate, Share, checked
 from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.corpus import Corpus
@@ -42,7 +42,7 @@ def train(
     tokens: Positive,
     target: str = "",
     source: Source | None = None,
-    lr: PositiveNumber = 1e-3,
+    lr: Rate = 1e-3,
     batch_size: Positive = 4096,
     warmup: Share = 0.05,
     decay: Share = 0.2,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 from annotated_types import Ge
 
-from workbench.core.checks import Natural, Number, Positive, PositiveNumber, Share, checked
+from workbench.core.checks import Natural, Number, Positive, PositiveNumber, Rate, Share, checked
 from workbench.core.progress import Progress
 from workbench.corpus import TokenBatch
 from workbench.dictionaries.protocol import Dictionary
@@ -53,7 +53,7 @@ def fine_tune(
     spliced: Mapping[str, Dictionary] | None = None,
     *,
     tokens: Positive,
-    lr: PositiveNumber = 5e-4,
+    lr: Rate = 5e-4,
     batch: Positive = 16,
     context: Positive = 128,
     frozen: bool = False,

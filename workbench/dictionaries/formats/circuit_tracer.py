@@ -77,9 +77,7 @@ def parts(path: Path) -> list[Path]:
     layers = _layers(path)
     elsewhere = None if config is None else config.get("transcoders")
     if elsewhere:
-        raise DictionaryError(
-            f"its {CONFIG} names files elsewhere, such as {shown(elsewhere[0])}; open each"
-        )
+        raise DictionaryError(f"its {CONFIG} names files elsewhere, such as {shown(elsewhere[0])}; open each")
     if not layers:
         raise DictionaryError(f"it has no layer_0.safetensors: its {CONFIG} stands alone")
     for number in range(max(layers) + 1):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from workbench.core.checks import Natural, Positive, PositiveNumber, Share, checked
+from workbench.core.checks import Natural, Positive, PositiveNumber, Rate, Share, checked
 from workbench.core.patterns import SafePattern
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, as_corpus
@@ -67,7 +67,7 @@ def heal(
     texts: Texts | Corpus,
     *,
     tokens: Positive,
-    lr: PositiveNumber = 1e-4,
+    lr: Rate = 1e-4,
     batch: Positive = 8,
     context: Positive = 128,
     rank: Positive | None = None,
