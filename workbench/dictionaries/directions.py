@@ -83,4 +83,7 @@ class Directions(Dictionary):
             raise DictionaryError("its cfg.json states no sizes d_in and d_sae")
         check_fit({"vectors": torch.empty(size, device="meta")}, tensors)  # type: ignore[arg-type]
         own = config.get(OWN) or {}
-        return cls(tensors["vectors"], str(own.get("reads", "")))
+        made = cls(tensors["vectors"], str(own.get("reads", "")))
+        if tensors["vectors"].dtype == made.vectors.dtype:  # mapped, as the file has them
+            made.vectors = nn.Parameter(tensors["vectors"], requires_grad=False)
+        return made
