@@ -46,7 +46,7 @@ test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peer
 	WORKBENCH_SPARSIFY_PYTHON=$(CURDIR)/.venv-peers/sparsify/bin/python \
 	WORKBENCH_DICTIONARY_LEARNING_PYTHON=$(CURDIR)/.venv-peers/dictionary_learning/bin/python \
 	WORKBENCH_CIRCUIT_TRACER_PYTHON=$(CURDIR)/.venv-peers/circuit_tracer/bin/python \
-		$(BIN)/python -m pytest tests/dictionaries/test_peers.py
+		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py
 
 .venv-peers/sparsify/.ready:
 	$(PEER) .venv-peers/sparsify

@@ -18,7 +18,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder, load_clt
+from circuit_tracer.transcoder.cross_layer_transcoder import (
+    CrossLayerTranscoder,
+    load_clt,
+    load_gemma_scope_2_clt,
+)
 from safetensors.torch import load_file, save_file
 
 D, WIDTH, LAYERS, ROWS = 8, 12, 3, 10
@@ -35,6 +39,8 @@ def main() -> None:
         make(target / "relu", "relu", torch.float32)
         make(target / "jumprelu", "jump_relu", torch.float32)
         make(target / "halves", "relu", torch.bfloat16)
+        make_gemma_scope(target / "gemma-scope-2-1b-pt" / "clt" / "width_36_l0_small", skip=False)
+        make_gemma_scope(target / "gemma-scope-2-1b-pt" / "clt" / "width_36_l0_small_affine", skip=True)
     elif len(sys.argv) > 2 and sys.argv[1] == "check":
         agree = [check(Path(folder)) for folder in sys.argv[2:]]
         sys.exit(0 if all(agree) else 1)
@@ -57,6 +63,24 @@ def make(folder: Path, activation: str, dtype: torch.dtype) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(about))
     x = torch.randn(LAYERS, ROWS, D)
     save_file(outputs(folder, x), folder.parent / f"{folder.name}.safetensors")
+
+
+def make_gemma_scope(folder: Path, *, skip: bool) -> None:
+    """Write files as Gemma Scope 2 has them. The loader leaves out the last of the layers that it is told of."""
+    folder.mkdir(parents=True)
+    paths = {}
+    for layer in range(LAYERS):
+        tensors = {"w_enc": torch.randn(D, WIDTH), "b_enc": torch.randn(WIDTH), "b_dec": torch.randn(D)}
+        tensors |= {"threshold": torch.rand(WIDTH), "w_dec": 0.5 * torch.randn(WIDTH, LAYERS, D)}
+        tensors |= {"affine_skip_connection": torch.randn(D, D)} if skip else {}
+        paths[layer] = str(folder / f"params_layer_{layer}.safetensors")
+        save_file(tensors, paths[layer])
+    loaded = load_gemma_scope_2_clt(paths | {LAYERS: ""}, device=CPU, dtype=torch.float32)
+    x = torch.randn(LAYERS, ROWS, D)
+    with torch.no_grad():
+        codes = loaded.encode(x)
+        made = {"x": x, "codes": codes.contiguous(), "reconstruction": loaded.decode(codes.to_sparse(), x).contiguous()}
+    save_file(made, folder.parent / f"{folder.name}.safetensors")
 
 
 def outputs(folder: Path, x: torch.Tensor) -> dict[str, torch.Tensor]:

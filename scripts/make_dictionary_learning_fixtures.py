@@ -1,13 +1,13 @@
 """Small dictionaries saved as dictionary_learning does, with its outputs; and the reverse check of what we wrote.
 
-    python -m venv ENV && ENV/bin/pip install torch==2.13.0 transformers datasets einops tqdm wandb zstandard safetensors
+    python -m venv ENV && ENV/bin/pip install torch==2.13.0 transformers datasets einops tqdm wandb zstandard
     ENV/bin/pip install --no-deps dictionary_learning==0.1.0
     ENV/bin/python scripts/make_dictionary_learning_fixtures.py make tests/fixtures/dictionary_learning
     ENV/bin/python scripts/make_dictionary_learning_fixtures.py check FOLDER ...
 
 `make` writes a run with a folder for each class: `ae.pt`, `config.json` as a trainer writes it, and
-`expected.safetensors` with inputs `x` [n, d], `codes` [n, width] and `reconstruction` [n, d]. `check` loads folders
-with such a file by dictionary_learning's own `load_dictionary` and compares. Runs in an environment of its own, without this
+`expected.safetensors` with inputs `x` [n, d], `codes` [n, width], `reconstruction` [n, d]. `check` loads folders with
+such a file by dictionary_learning's own `load_dictionary` and compares. Runs in an environment of its own, without this
 project. An empty module stands for nnsight, which only its buffers use and of which it needs an old version.
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from shared import session
-from shared.dictionaries import Known
+from shared.dictionaries import Known, several
 from shared.waiting import one_sentence
 
 from attribution import panel
@@ -94,14 +94,15 @@ def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[AttributionRe
 
 def _choose(offered: dict[str, Known]) -> tuple[list[str], bool]:
     """The names of the chosen transcoders, at first one for each layer, and whether the button was pressed."""
-    by_layer = {_layer(one): name for name, one in reversed(offered.items())}
+    by_layer = {_layer(one): name for name, one in reversed(offered.items()) if not one.family.across}
     kept = [name for name in st.session_state.get("attributed with", []) if name in offered]
-    st.session_state["attributed with"] = kept or [name for name in offered if by_layer[_layer(offered[name])] == name]
+    first = list(reversed(by_layer.values())) or list(offered)[:1]  # a cross-layer transcoder stands for every layer
+    st.session_state["attributed with"] = kept or [name for name in offered if name in first]
     which, button = st.columns([6, 1.4], vertical_alignment="bottom")
     names = which.multiselect(
         "Transcoders",
         list(offered),
-        format_func=lambda name: f"{offered[name].title} · {offered[name].writes}",
+        format_func=lambda name: f"{offered[name].title} · {several(offered[name].writes)}",
         key="attributed with",
         persist_state="session",
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import caching
 import streamlit as st
 from shared import corpora, dictionaries, session
-from shared.dictionaries import Known
+from shared.dictionaries import Known, several
 from shared.waiting import one_sentence
 
 from compare import fidelity
@@ -42,7 +42,7 @@ def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[FidelityReque
             st.session_state[key] = first
 
     def titled(name: str) -> str:
-        return f"{offered[name].title} · {offered[name].reads}"
+        return f"{offered[name].title} · {several(offered[name].reads)}"
 
     left, right = st.columns(2)
     one = left.selectbox("First", names, key="compared first", format_func=titled, persist_state="session")

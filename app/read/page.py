@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 from shared import dictionaries, session
-from shared.dictionaries import Known
+from shared.dictionaries import Known, several
 from shared.sample import sample_text
 from shared.waiting import one_sentence
 
@@ -36,7 +36,7 @@ def show() -> None:
     names = which.multiselect(
         "Dictionaries",
         list(offered),
-        format_func=lambda name: f"{offered[name].title} · {offered[name].reads}",
+        format_func=lambda name: f"{offered[name].title} · {several(offered[name].reads)}",
         key="inspected with",
         persist_state="session",
     )

@@ -95,8 +95,11 @@ class Run:
 
 
 def kinds() -> dict[str, type[Trainable]]:
-    """The classes of dictionaries that can be trained, by the word of their kind; transcoders come last."""
-    can = {word: kind for word, kind in Dictionary.kinds.items() if issubclass(kind, Trainable)}
+    """The classes of dictionaries that can be trained, by the word of their kind; transcoders come last.
+
+    Those of several hook points are trained from a script: the page asks for one.
+    """
+    can = {word: kind for word, kind in Dictionary.kinds.items() if issubclass(kind, Trainable) and not kind.across}
     return dict(sorted(can.items(), key=lambda pair: (pair[1].transcodes, pair[0] != "topk", pair[0])))
 
 

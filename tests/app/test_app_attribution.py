@@ -12,6 +12,7 @@ from attribution_models import coder
 from pages import button, complaint, ended, quiet, run_code, script, words
 from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
+from test_graph_cross_layer import clt
 
 import workbench as wb
 from workbench.attribution import from_json
@@ -107,6 +108,21 @@ def test_a_graph_is_traced_and_shown(shelf: Shelf, tmp_path: Path, monkeypatch: 
     assert printed.splitlines()[0].split()[-1] == str(max(graph.completeness()))
     assert any(" -> " in line for line in printed.splitlines())
     assert wb.attribution.load_graph("graph.json").target.label == graph.target.label
+
+
+def test_a_cross_layer_transcoder_stands_for_every_layer(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = clt(shelf.model)
+    made.save(tmp_path / "clt")
+    monkeypatch.setenv("WORKBENCH_DICTIONARIES", str(tmp_path))
+    page = visit(shelf)
+    assert page.multiselect(key="attributed with").value == ["clt"]
+    page.text_area(key="attributed prompt").set_value(TEXT).run()
+    page = quiet(traced(page))
+    graph = wb.attribute(shelf.model, [made], TEXT)
+    assert page.metric[0].value == f"{graph.target.value:.3f}"
+    assert float(page.metric[2].value) < 1e-3
 
 
 def test_settings_reach_the_graph(shelf: Shelf) -> None:

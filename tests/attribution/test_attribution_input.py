@@ -30,9 +30,9 @@ from workbench.attribution.verification import verify_graph
         ({"target": 7, "rest": 1.0}, "rest"),
         ({"target": (wb.Feature("other", 3), 2)}, "not a latent of the transcoders"),
         ({"target": 7, "transcoders": "t0"}, "list"),
-        ({"target": 7, "transcoders": [3]}, r"transcoders is a list of SparseCoders, .* not \[3\]"),
+        ({"target": 7, "transcoders": [3]}, r"transcoders is a list of SparseCoders or .* not \[3\]"),
         ({"target": 7, "transcoders": [wb.TopKSAE(32, 8, k=2, hook_point="blocks.1.hook_mlp_out")]}, "nowhere|reads"),
-        ({"target": 7, "transcoders": [wb.Codebook(32, 8)]}, r"transcoders is a list of SparseCoders, .* not \["),
+        ({"target": 7, "transcoders": [wb.Codebook(32, 8)]}, r"transcoders is a list of SparseCoders or .* not \["),
     ],
 )
 def test_bad_input(llama: wb.model.LanguageModel, how: dict[str, Any], word: str) -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.dictionaries import CrossLayerTranscoder, DictionaryError
+from workbench.dictionaries import Crosscoder, CrossLayerTranscoder, DictionaryError
 from workbench.dictionaries.formats import circuit_tracer_cross_layer
 from workbench.dictionaries.jumprelu import JumpReLU
+from workbench.measures.firing import active_features
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 D, N, LAYERS = 32, 12, 3
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_cross_layer_fixtures.py"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "circuit_tracer_cross_layer"
 TOKENS = torch.arange(9)[None] * 37 % tiny.VOCAB
 READS = " + ".join(f"blocks.{layer}.mlp.hook_in" for layer in range(LAYERS))
@@ -275,6 +281,40 @@ def test_folders_of_circuit_tracer(name: str, tmp_path: Path) -> None:
     assert {one.name for one in (tmp_path / "again").iterdir()} == {one.name for one in (FIXTURES / name).iterdir()}
 
 
+def test_circuit_tracer_reads_what_we_write(tmp_path: Path) -> None:
+    python = os.environ.get("WORKBENCH_CIRCUIT_TRACER_PYTHON", "")
+    if not python:
+        pytest.skip("WORKBENCH_CIRCUIT_TRACER_PYTHON does not name a Python with it; see make test-peers")
+    made = transcoder()
+    made.save(tmp_path / "clt", format="circuit_tracer_cross_layer")
+    x = torch.randn(10, LAYERS * D)
+    outputs = {"x": x, "codes": made.encode(x).dense(), "reconstruction": made.reconstruct(x)}
+    each = {name: torch.stack(one.chunk(LAYERS, -1)).contiguous() for name, one in outputs.items()}
+    save_file(each, tmp_path / "clt.safetensors")
+    command = [python, str(SCRIPT), "check", str(tmp_path / "clt")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["width_36_l0_small", "width_36_l0_small_affine"])
+def test_folders_of_gemma_scope_2(name: str, tmp_path: Path) -> None:
+    folder = FIXTURES / "gemma-scope-2-1b-pt" / "clt" / name
+    expected = load_file(folder.parent / f"{name}.safetensors")
+    opened: Any = wb.load_dictionary(folder)
+    assert opened.read_points == tuple(f"blocks.{layer}.mlp.hook_in" for layer in range(3))
+    assert opened.write_points == tuple(f"blocks.{layer}.hook_mlp_out" for layer in range(3))
+    assert opened.provenance["model_name"] == "google/gemma-3-1b-pt"
+    opened.save(tmp_path / "again")
+    for one in (opened, wb.load_dictionary(tmp_path / "again")):
+        x = side_by_side(expected["x"])
+        torch.testing.assert_close(one.encode(x).dense(), side_by_side(expected["codes"]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.reconstruct(x), side_by_side(expected["reconstruction"]), rtol=0, atol=1e-5)
+    shutil.copytree(folder, tmp_path / "clt" / name)
+    (tmp_path / "clt" / name / "params_layer_2.safetensors").unlink()
+    with pytest.raises(DictionaryError, match=r"w_dec in params_layer_0\.safetensors has the shape .* 2 layers"):
+        wb.load_dictionary(tmp_path / "clt" / name)
+
+
 def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> None:
     def altered(change: Any) -> Path:
         shutil.rmtree(tmp_path / "d", ignore_errors=True)
@@ -299,7 +339,10 @@ def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> No
         (r"W_dec_2\.safetensors is missing", lambda folder: (folder / "W_dec_2.safetensors").unlink()),
         (r"no config\.yaml", lambda folder: (folder / "config.yaml").unlink()),
         ("tags are not read", say(whole + "more: !!python/object:os.system x\n")),
-        ("says that it is a 'transcoder_set'", say(whole.replace("cross_layer_transcoder", "transcoder_set"))),
+        (
+            "could be a dictionary of circuit-tracer or circuit-tracer, cross-layer",
+            say(whole.replace("cross_layer_transcoder", "transcoder_set")),
+        ),
         ("feature_input_hook", say("model_kind: cross_layer_transcoder\nfeature_output_hook: hook_mlp_out\n")),
         ("no name inside a block", say(whole.replace("hook_resid_mid", "'0 + 1'"))),
         (r"W_dec_1 has the shape \(12, 1, 8\)", with_tensor("W_dec_1.safetensors", "W_dec_1", lambda one: one[:, :1])),
@@ -317,3 +360,87 @@ def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> No
     assert lazily.direction(1).isfinite().all()
     with pytest.raises(DictionaryError, match="not finite"):
         lazily.reconstruct(torch.randn(5, 24))
+
+
+def crosscoder(reads: str, writes: str) -> Crosscoder:
+    made = Crosscoder(2 * D, 20, points=2, reads=reads, writes=writes, name="cross")
+    chance = torch.Generator().manual_seed(8)
+    for name, tensor in made.state_dict().items():
+        noise = torch.randn(tensor.shape, generator=chance)
+        tensor.copy_(0.05 * noise.abs() if "threshold" in name else 0.3 * noise)
+    return made
+
+
+def test_a_crosscoder_that_reads_first_acts(plain: Any, model: Any) -> None:
+    made = crosscoder("blocks.0.mlp.hook_in + blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out + blocks.2.hook_mlp_out")
+    reads = [reference.seen_at(plain, plain.model.layers[layer].mlp, "in", TOKENS)[0] for layer in (0, 1)]
+    x = torch.cat(reads, -1)  # [pos, 2 * D]
+    codes = made.encode(x)
+    pieces = (made.decode(codes.with_value(3, torch.full((9,), 2.0))) - made.decode(codes)).chunk(2, -1)
+    remade = made.reconstruct(x).chunk(2, -1)
+
+    def under(values: Any, *, adds: bool) -> Tensor:
+        edits = []
+        for layer, value in zip((1, 2), values, strict=True):
+            each = itertools.cycle(value)
+            change = (lambda old, each=each: old + next(each)) if adds else (lambda _, each=each: next(each)[None])
+            edits.append(reference.PlainEdit(plain.model.layers[layer].mlp, "out", change))
+        return reference.logits_under(plain, TOKENS, edits)
+
+    with model.intervening([wb.Clamp(made.feature(3), 2.0)]):
+        torch.testing.assert_close(model(TOKENS), under(pieces, adds=True), rtol=1e-4, atol=1e-4)
+    with model.spliced({"blocks.2.hook_mlp_out": made}):
+        torch.testing.assert_close(model(TOKENS), under(remade, adds=False), rtol=1e-4, atol=1e-4)
+
+
+def test_a_crosscoder_that_writes_before_it_has_read_can_only_steer(plain: Any, model: Any) -> None:
+    points = "blocks.0.hook_resid_post + blocks.1.hook_resid_post"
+    made = crosscoder(points, points)
+    late = r"cross can't act: the model computes blocks\.0\.hook_resid_post, .* before blocks\.1\.hook_resid_post"
+    for refused in (wb.Clamp(made.feature(3), 2.0), wb.Scale(made.feature(3), 2.0), wb.Ablate(made.feature(3))):
+        with pytest.raises(DictionaryError, match=late), model.intervening([refused]):
+            pass
+    with pytest.raises(DictionaryError, match=late), model.spliced({"blocks.0.hook_resid_post": made}):
+        pass
+    with pytest.raises(DictionaryError, match=late):
+        wb.measure_fidelity(model, made, wb.Corpus(["The dog ran to the river."], "one"))
+    steered = [wb.Steer(made.feature(3), 1.5, positions=(2, 4)), wb.Steer(made.feature(5), -1.0)]
+    one, two = made.direction(3).chunk(2), made.direction(5).chunk(2)
+    edits = []
+    for layer in (0, 1):
+        edits.append(reference.PlainEdit(plain.model.layers[layer], "out", lambda x, v=one[layer]: x + 1.5 * v, (2, 4)))
+        edits.append(reference.PlainEdit(plain.model.layers[layer], "out", lambda x, v=two[layer]: x - v))
+    with model.intervening(steered):
+        found = model(TOKENS)
+    torch.testing.assert_close(found, reference.logits_under(plain, TOKENS, edits), rtol=1e-4, atol=1e-4)
+    with pytest.raises(DictionaryError, match=late), model.intervening([*steered, wb.Clamp(made.feature(3), 2.0)]):
+        pass
+
+
+def test_steering_is_baked_at_every_layer_written(plain: Any, model: Any) -> None:
+    clt = transcoder()
+    edits = [wb.Steer(clt.feature(N + 2), 1.5)]
+    with model.intervening(edits):
+        wanted = model(TOKENS)
+    child = wb.bake(model, edits)
+    torch.testing.assert_close(child.model(TOKENS), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(wb.WorkbenchError, match="depends on the input"):
+        wb.bake(model, [wb.Clamp(clt.feature(2), 1.0)])
+    with pytest.raises(wb.WorkbenchError, match="writes at 3 hook points, in no one direction"):
+        wb.surgery.direction_of(model, clt.feature(2))
+
+
+def test_tokens_that_are_promoted_are_those_of_all_layers_written_together(
+    plain: Any, model: Any, tmp_path: Path
+) -> None:
+    clt = transcoder()
+    corpus = wb.Corpus([f"The dog ran to the river {n} times and again." for n in range(6)], "six")
+    index = wb.build_index(model, clt, corpus, tmp_path / "index", context=16)
+    head, gain = plain.lm_head.weight.detach(), plain.model.norm.weight.detach()
+    for feature in (1, N + 4, 2 * N):
+        written = clt.direction(feature).view(LAYERS, D).sum(0) * gain
+        scores = head @ written
+        tokens = wb.load_model(plain, tokenizer=tiny.tokenizer()).token_texts(scores.topk(3).indices.tolist())
+        assert [one.token for one in index.feature(feature).promoted[:3]] == tokens
+    fired = active_features(model, [clt], "The dog ran.")
+    assert any(one.features for one in fired)

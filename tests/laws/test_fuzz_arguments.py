@@ -61,14 +61,15 @@ RECORDS = {
 """Classes that functions return, and bases: nobody calls their constructors."""
 FOR_ROOMS = {
     "LanguageModel": "is_named take_hash",
-    "TopKSAE": "adopt begin calibrate centre config constrain force from_config fields initialise intervene is_named "
+    "TopKSAE": "adopt begin calibrate centre config constrain encode_stage force from_config fields initialise intervene "
+    "is_named reconstruct_stage "
     "kind_called loss_and_gradients origin parameter_groups pre_activations resample splice splice_terms take_origin "
     "tensors widen",
     "Codebook": "adopt begin calibrate check direction drawn_like feature force from_config group_of initialise "
     "intervene is_named kind_called loss_and_gradients origin parameter_groups pass_through prepare resample save "
-    "splice splice_terms take_origin widen write",
+    "encode_stage reconstruct_stage splice splice_terms take_origin widen write",
     "KeyValueBottleneck": "check direction feature force from_config intervene is_named kind_called reconstruct save "
-    "splice write",
+    "encode_stage reconstruct_stage splice write",
     "Harvest": "collect",
     "Steer": "affine_changes bind change example fits from_settings settle to_python value_change variants",
     "Store": "settings",

@@ -21,7 +21,8 @@ from workbench.attribution.errors import AttributionError
 from workbench.attribution.frozen import FrozenModel, freeze
 from workbench.attribution.gradient import full_gradient
 from workbench.attribution.graph import KINDS, Graph, Node, effects, influences
-from workbench.attribution.sources import Sources, Transcoders, transcoders_by_layer
+from workbench.attribution.parts import Transcoders, owners, transcoders_by_layer
+from workbench.attribution.sources import Sources
 from workbench.attribution.target import Reader, Target, latent_reader, read_target
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.progress import Progress
@@ -70,7 +71,8 @@ def attribute(
         model: the model.
         transcoders: dictionaries that read `blocks.L.mlp.hook_in` and write `blocks.L.hook_mlp_out`, at most one for
             each layer; a list, or a mapping with them as values. Where a norm or a factor stands between MLP and
-            stream, they may write before it instead, at `blocks.L.mlp.hook_out`.
+            stream, they may write before it instead, at `blocks.L.mlp.hook_out`; they may read the stream in front of
+            the MLP's norm, at `blocks.L.hook_resid_mid`. A cross-layer transcoder is one for each layer that it reads.
         prompt: a text, or token ids `[pos]`.
         target: the text or id of the token whose logit is explained, minus the mean over all tokens (a constant that
             no probability depends on); two tokens for the difference of their logits; a latent with a position for its
@@ -117,7 +119,7 @@ def attribute(
             traced.add(frozen, sources, best, readers)
     provenance = {
         **named,
-        "transcoders": [{"name": one.name, "hash": one.hash} for one in coders.values()],
+        "transcoders": [{"name": one.name, "hash": one.hash} for one in owners(coders)],
         "target_tokens": list(reader.tokens),
         "target_probabilities": list(reader.probabilities),
         "mlps": mlps,
@@ -188,7 +190,7 @@ def _graph(frozen: FrozenModel, sources: Sources, traced: _Traced, gradient_effe
         nodes=nodes,
         rows=ids,
         weights=weights,
-        invariants=sources.invariants(torch.stack(streams)).cpu(),
+        invariants=sources.invariants(torch.stack(streams), [one.layer for one in readers]).cpu(),
         scales=[float(frozen.norm(one.layer).scale[one.position]) for one in readers],
         totals=[nodes[0].value, *(float(_read(frozen, one)) for one in readers[1:])],
         shares=shares,

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.sources import encoder, transcoders_by_layer
+from workbench.attribution.parts import Transcoder, transcoders_by_layer
 from workbench.core.checks import Integer, Natural, Positive, checked
-from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
@@ -72,7 +71,7 @@ class DeEmbedding:
 
 @checked(AttributionError)
 def deembed(
-    model: LanguageModel, transcoder: SparseCoder, index: Integer, *, top: Positive = 10, heads: Natural = 5
+    model: LanguageModel, transcoder: Transcoder, index: Integer, *, top: Positive = 10, heads: Natural = 5
 ) -> DeEmbedding:
     """The de-embedding of a transcoder's latent.
 
@@ -100,8 +99,10 @@ def deembed(
         ends = _best(model, scores, top), _best(model, -scores, top, -1)
         strongest.append(HeadDrive(layer, head, float(spread[layer, head]), *ends))
     gain, centres = model.network.final_norm()
-    written = transcoder.direction(index).detach().float()
-    written = model.network.written(model.hook_points[transcoder.writes], written)
+    each = zip(
+        transcoder.write_points, transcoder.direction(index).detach().float().chunk(transcoder.n_writes), strict=True
+    )
+    written = torch.stack([model.network.written(model.hook_points[point], one) for point, one in each]).sum(0)
     written = (written - written.mean() if centres else written) * gain
     logits = model.network.lm_head.products(written) * model.network.logit_map.factor
     logits = logits - logits.mean()
@@ -117,7 +118,7 @@ def deembed(
 
 
 @checked(AttributionError)
-def token_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Tensor:
+def token_drives(model: LanguageModel, transcoder: Transcoder, index: int) -> Tensor:
     """Each token's contribution to a latent's pre-activation at its own position, per unit of the norm's scale.
 
     Returns:
@@ -127,7 +128,7 @@ def token_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> T
 
 
 @checked(AttributionError)
-def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Tensor:
+def head_drives(model: LanguageModel, transcoder: Transcoder, index: int) -> Tensor:
     """The same through each head up to the latent's layer, where the head attends to the token with weight 1.
 
     Returns:
@@ -146,10 +147,10 @@ def head_drives(model: LanguageModel, transcoder: SparseCoder, index: int) -> Te
         return _over_tokens(model, torch.stack(vectors))
 
 
-def _reader(model: LanguageModel, transcoder: SparseCoder, index: int) -> tuple[int, Tensor]:
-    (layer,) = transcoders_by_layer(model, [transcoder])
+def _reader(model: LanguageModel, transcoder: Transcoder, index: int) -> tuple[int, Tensor]:
     transcoder.check(index)
-    return layer, _before_norm(model, transcoder.reads, encoder(transcoder, index)[0])
+    ((layer, part),) = [one for one in transcoders_by_layer(model, [transcoder]).items() if one[1].holds(index)]
+    return layer, _before_norm(model, part.reads, part.encoder(index)[0])
 
 
 def _before_norm(model: LanguageModel, place: str, vectors: Tensor) -> Tensor:

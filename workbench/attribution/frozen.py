@@ -26,7 +26,7 @@ from torch import Tensor
 from workbench.attribution.blocks import FrozenBlock, names_of, read_block
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.norms import FrozenNorm, close
-from workbench.dictionaries.coder import SparseCoder
+from workbench.attribution.parts import Part
 from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.modules import through
@@ -43,7 +43,7 @@ class FrozenModel:
     entering: Tensor
     """The input of block 0, `[pos, d_model]`: token embeddings, plus position embeddings where the model has them."""
     read: list[Tensor]
-    """The input of each MLP, behind a norm in front of it: `[pos, d_model]`."""
+    """The input of each MLP, behind a norm in front of it, or what its transcoder reads: `[pos, d_model]`."""
     written: list[Tensor]
     """The output of each MLP at the block's `writes`: `[pos, d_model]`."""
     ending: Tensor
@@ -116,7 +116,7 @@ class FrozenModel:
 def freeze(
     model: LanguageModel,
     tokens: Tensor,
-    transcoders: Mapping[int, SparseCoder],
+    transcoders: Mapping[int, Part],
     *,
     first: int,
     linear_from: int,
@@ -135,7 +135,7 @@ def freeze(
     """
     layers = range(model.network.n_layers)
     names = [name for layer in layers for name in names_of(model, layer)]
-    names += [str(name) for one in transcoders.values() for name in (one.reads, one.writes)]
+    names += [name for one in transcoders.values() for name in (one.reads, one.writes)]
     names += ["ln_final.hook_in", "ln_final.hook_out"]
     seen = {name: value[0].float() for name, value in model.capture(tokens, names).items()}
     blocks = []
@@ -143,7 +143,10 @@ def freeze(
         transcoder, entered = transcoders.get(layer), seen[f"blocks.{layer}.mlp.hook_in"]
         block = read_block(model, layer, seen, None if transcoder is None else transcoder.writes)
         if transcoder is not None:
-            if not torch.equal(seen[str(transcoder.reads)], entered):
+            read, norm = seen[transcoder.reads], block.mlp_norm
+            if norm.at and torch.equal(read, seen[f"{norm.at}.hook_in"]):
+                block = replace(block, mlp_norm=FrozenNorm.factor(read))  # it reads the stream itself
+            elif not torch.equal(read, entered):
                 raise AttributionError(
                     f"{transcoder.name} reads {transcoder.reads}, which is not what MLP {layer} of {model.name} reads; "
                     f"train it at blocks.{layer}.mlp.hook_in."
@@ -163,7 +166,7 @@ def freeze(
         blocks,
         FrozenNorm.of(model, "ln_final", seen["ln_final.hook_in"], seen["ln_final.hook_out"]),
         seen["blocks.0.hook_resid_pre"],
-        [seen[f"blocks.{layer}.mlp.hook_in"] for layer in layers],
+        [seen[transcoders[layer].reads if layer in transcoders else f"blocks.{layer}.mlp.hook_in"] for layer in layers],
         [seen[block.writes] for block in blocks],
         seen["ln_final.hook_out"],
     )
@@ -199,11 +202,11 @@ def along(function: Callable[[Tensor], Tensor], x: Tensor, change: Tensor) -> Te
             return moved.detach()
 
 
-def _skip(transcoder: SparseCoder, first: int) -> Callable[[Tensor], Tensor] | None:
+def _skip(transcoder: Part, first: int) -> Callable[[Tensor], Tensor] | None:
     """The pull-back along a transcoder's linear path, from the first position where the transcoder is used."""
-    if transcoder.W_skip is None:
+    weight = transcoder.skip
+    if weight is None:
         return None
-    weight = transcoder.W_skip.detach()
 
     def back(gradient: Tensor) -> Tensor:
         normed = gradient @ weight

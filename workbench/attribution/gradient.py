@@ -19,8 +19,7 @@ from workbench.model.language_model import LanguageModel
 
 def read_stream(model: LanguageModel, tokens: Tensor, reader: Reader, groups: list[Group]) -> Tensor:
     """The target's value in a run with edits, for each row of `tokens` `[rows, pos]`: `[rows]`."""
-    last = reader.layer == model.network.n_layers
-    name = "ln_final.hook_out" if last else f"blocks.{reader.layer}.mlp.hook_in"
+    name = reader.at or "ln_final.hook_out"
     seen: list[Tensor] = []
     run = Run(groups, watch={model.hook_points[name].key: seen.append})
     model.network.capture(tokens, [name], run)

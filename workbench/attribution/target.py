@@ -11,10 +11,9 @@ from pydantic import SkipValidation
 from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
-from workbench.attribution.sources import encoder
+from workbench.attribution.parts import Part
 from workbench.core.checks import as_integer
 from workbench.core.type_words import shown
-from workbench.dictionaries.coder import SparseCoder
 from workbench.dictionaries.features import Feature
 from workbench.model.edits import Run
 from workbench.model.language_model import LanguageModel
@@ -47,6 +46,8 @@ class Reader:
     """The value in the model on the prompt; NaN for a latent."""
     probabilities: tuple[float, ...] = ()
     """The model's probability of each of `tokens`."""
+    at: str = ""
+    """The hook point of what is read; empty for the final norm's output."""
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """The target's value from logits `[..., vocab]` at its position."""
@@ -55,7 +56,7 @@ class Reader:
 
 
 def read_target(
-    model: LanguageModel, transcoders: Mapping[int, SparseCoder], tokens: Tensor, target: Any, position: int | None
+    model: LanguageModel, transcoders: Mapping[int, Part], tokens: Tensor, target: Any, position: int | None
 ) -> Reader:
     """The reader of a target on tokens `[1, pos]`; arguments and errors as in `attribute`."""
     length = tokens.shape[1]
@@ -127,15 +128,17 @@ def _factors(model: LanguageModel, products: Tensor, logits: Tensor) -> Tensor:
     return factors
 
 
-def latent_reader(transcoders: Mapping[int, SparseCoder], layer: int, feature: Feature, position: int) -> Reader:
+def latent_reader(transcoders: Mapping[int, Part], layer: int, feature: Feature, position: int) -> Reader:
     """The reader of one latent."""
-    vector, constant = encoder(transcoders[layer], feature.index)
-    return Reader(str(feature), layer, position, vector, constant, feature)
+    part = transcoders[layer]
+    vector, constant = part.encoder(feature.index)
+    return Reader(str(feature), layer, position, vector, constant, feature, at=part.reads)
 
 
-def _latent(transcoders: Mapping[int, SparseCoder], feature: Feature, position: int) -> Reader:
+def _latent(transcoders: Mapping[int, Part], feature: Feature, position: int) -> Reader:
     for layer, one in transcoders.items():
-        if feature.source is one or (feature.source is None and feature.dictionary == one.name):
+        named = feature.source is one.owner or (feature.source is None and feature.dictionary == one.name)
+        if named and one.feature(feature.index) and one.holds(feature.index):
             return latent_reader(transcoders, layer, one.feature(feature.index), position)
     raise AttributionError(f"{feature} is not a latent of the transcoders given; add its dictionary to them.")
 

@@ -20,10 +20,9 @@ from workbench.attribution.errors import AttributionError
 from workbench.attribution.frozen import FrozenModel, along, freeze, mlp_at
 from workbench.attribution.gradient import read_stream, read_target_value
 from workbench.attribution.graph import Graph, Node
-from workbench.attribution.sources import Transcoders, transcoders_by_layer
+from workbench.attribution.parts import Part, Transcoders, owners, transcoders_by_layer
 from workbench.attribution.target import Reader, latent_reader, read_target
 from workbench.core.checks import Integer, Number, Positive, checked
-from workbench.dictionaries.coder import SparseCoder
 from workbench.interventions.kinds import Scale
 from workbench.model.edits import BoundEdit, Edit, Group, running
 from workbench.model.in_force import uninterrupted
@@ -88,9 +87,9 @@ def verify_graph(
     """
     coders = transcoders_by_layer(model, transcoders)
     recorded = graph.provenance.get("transcoders", [])
-    same = len(recorded) == len(coders) and all(
+    same = len(recorded) == len(owners(coders)) and all(
         one.name == about["name"] and one.is_named(about["hash"])
-        for one, about in zip(coders.values(), recorded, strict=True)
+        for one, about in zip(owners(coders), recorded, strict=True)
     )
     if not same or not model.is_named(graph.provenance.get("model_hash")):
         raise AttributionError("The graph was computed with another model or other transcoders; give those.")
@@ -145,7 +144,7 @@ def verify_graph(
     )
 
 
-def _chosen(graph: Graph, nodes: int | Sequence[int], coders: Mapping[int, SparseCoder]) -> list[Node]:
+def _chosen(graph: Graph, nodes: int | Sequence[int], coders: Mapping[int, Part]) -> list[Node]:
     latents = [node for node in graph.nodes if node.kind == "latent"]
     if isinstance(nodes, int):
         latents.sort(key=lambda node: -abs(node.gradient_effect))
@@ -162,13 +161,13 @@ def _chosen(graph: Graph, nodes: int | Sequence[int], coders: Mapping[int, Spars
     return chosen
 
 
-def _check_layer(node: Node, coders: Mapping[int, SparseCoder]) -> None:
+def _check_layer(node: Node, coders: Mapping[int, Part]) -> None:
     """Refuse a node of a file whose layer was altered."""
     if node.layer not in coders:
         raise AttributionError(f"The graph has a latent in layer {node.layer}, for which it has no transcoder.")
 
 
-def _reader(model: LanguageModel, coders: Mapping[int, SparseCoder], graph: Graph) -> Reader:
+def _reader(model: LanguageModel, coders: Mapping[int, Part], graph: Graph) -> Reader:
     target = graph.target
     if target.feature is not None:
         _check_layer(target, coders)
@@ -178,7 +177,7 @@ def _reader(model: LanguageModel, coders: Mapping[int, SparseCoder], graph: Grap
     return read_target(model, coders, tokens, chosen if len(chosen) != 1 else chosen[0], target.position)
 
 
-def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, SparseCoder], graph: Graph) -> FrozenModel:
+def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, Part], graph: Graph) -> FrozenModel:
     return freeze(model, tokens, coders, first=graph.provenance["first"], linear_from=model.network.n_layers)
 
 
@@ -188,7 +187,7 @@ def _free(model: LanguageModel, tokens: Tensor, reader: Reader, scales: Sequence
     return read_target_value(model, tokens.expand(len(scales), -1), reader, groups)
 
 
-def _scale(coders: Mapping[int, SparseCoder], node: Node, factor: float) -> Scale:
+def _scale(coders: Mapping[int, Part], node: Node, factor: float) -> Scale:
     """The intervention on a latent's node; a feature of a loaded graph does not hold its dictionary."""
     assert node.feature is not None
     return Scale(coders[node.layer].feature(node.feature.index), factor, positions=(node.position,))
@@ -201,7 +200,7 @@ class _HeldModel:
         self,
         model: LanguageModel,
         frozen: FrozenModel,
-        coders: Mapping[int, SparseCoder],
+        coders: Mapping[int, Part],
         graph: Graph,
         *,
         latents: bool,
@@ -216,22 +215,25 @@ class _HeldModel:
     def edits(self, nodes: Sequence[Node], factor: float) -> Sequence[BoundEdit]:
         """The edits of a batch in which each row scales the latent of one node."""
         edits, home = [Edit(name, _put(value)) for name, value in self.attending.items()], self.model.device
-        for layer, block in enumerate(self.frozen.layers):
-            change = self.frozen.entering.new_zeros(len(nodes), *self.frozen.entering.shape)
-            for row, node in enumerate(nodes):
-                if node.layer == layer:
-                    assert node.feature is not None
-                    direction = self.coders[layer].direction(node.feature.index).detach().float()
-                    change[row, node.position] = (factor - 1) * node.value * direction
+        changes = [torch.zeros_like(self.frozen.entering).repeat(len(nodes), 1, 1) for _ in self.frozen.layers]
+        for row, node in enumerate(nodes):
+            assert node.feature is not None
+            part = self.coders[node.layer]
+            each = part.rows(torch.tensor([node.feature.index], device=self.model.device))
+            for layer, direction in zip(part.layers, each, strict=True):
+                changes[layer][row, node.position] += (factor - 1) * node.value * direction[0]
+        carried: dict[int, Tensor] = {}  # what latents that respond write into later layers
+        for layer, (block, change) in enumerate(zip(self.frozen.layers, changes, strict=True)):
             for norm in block.norms:
                 edits += _pair(home, f"{norm.at}.hook_in", f"{norm.at}.hook_out", norm.apply)
             if block.heads.cut is not None:
                 edits += _pair(home, f"blocks.{layer}.attn.hook_in", f"blocks.{layer}.attn.hook_z", block.heads.mix)
-            edits += _pair(home, f"blocks.{layer}.mlp.hook_in", block.writes, self._mlp(layer, change))
+            reads = self.coders[layer].reads if layer in self.coders else f"blocks.{layer}.mlp.hook_in"
+            edits += _pair(home, reads, block.writes, self._mlp(layer, change, carried))
         edits += _pair(home, "ln_final.hook_in", "ln_final.hook_out", self.frozen.final.apply)
         return self.model.network.prepare(edits)
 
-    def _mlp(self, layer: int, change: Tensor) -> Callable[[Tensor], Tensor]:
+    def _mlp(self, layer: int, change: Tensor, carried: dict[int, Tensor]) -> Callable[[Tensor], Tensor]:
         """A function from an MLP's input `[rows, pos, d_model]` to its output under the graph's assumptions."""
         before, written = self.frozen.read[layer], self.frozen.written[layer]
         coder, first = self.coders.get(layer), self.first
@@ -241,9 +243,12 @@ class _HeldModel:
             if coder is not None:
                 moved = x.new_zeros(x.shape)
                 if self.latents:
-                    moved[:, first:] = coder.reconstruct(x[:, first:]) - coder.reconstruct(before[first:])
-                elif coder.W_skip is not None:
-                    moved[:, first:] = (x - before)[:, first:] @ coder.W_skip.T
+                    each = zip(coder.layers, coder.written(x[:, first:]), coder.written(before[first:]), strict=True)
+                    for at, now, was in each:
+                        carried[at] = carried.pop(at, 0.0) + (now - was)  # type: ignore[operator]
+                    moved[:, first:] = carried.pop(layer)
+                elif coder.skip is not None:
+                    moved[:, first:] = (x - before)[:, first:] @ coder.skip.T
                 return out + moved
             if layer < self.linear_from:
                 return out

@@ -7,7 +7,6 @@ the content is looked at: mappings, lists, texts, numbers, truth values, None, a
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,14 +42,19 @@ def read_torch(path: Path, error: type[WorkbenchError], what: str) -> Any:
     _check_archive(path, error, what)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as wrong:
-        raise error(
-            f"{what} holds more than tensors and plain data, and none of it was read; save its state_dict() alone"
-        ) from wrong
     except Exception as wrong:  # what damaged bytes raise is of any kind
+        if type(wrong).__name__ == "UnpicklingError":
+            raise error(
+                f"{what} holds more than tensors and plain data, and none of it was read; save its state_dict() alone"
+            ) from wrong
         raise error(f"{what} is damaged ({_first(reason_of(wrong))}); copy it again") from wrong
     _check_content(content, error, what)
     return content
+
+
+def write_torch(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by their names as `torch.save` does, for a tool that reads nothing else."""
+    torch.save({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, file)
 
 
 def _check_archive(path: Path, error: type[WorkbenchError], what: str) -> None:

@@ -8,6 +8,7 @@ from workbench.dictionaries.batchtopk import MatryoshkaBatchTopKSAE as Matryoshk
 from workbench.dictionaries.codebook import Codebook as Codebook
 from workbench.dictionaries.codes import Codes as Codes
 from workbench.dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
+from workbench.dictionaries.crosscoder import Crosscoder as Crosscoder
 from workbench.dictionaries.features import Feature as Feature
 from workbench.dictionaries.features import FeatureError as FeatureError
 from workbench.dictionaries.folder import DictionaryError as DictionaryError

@@ -126,7 +126,7 @@ class Splice:
             follow(dictionary, model)
         changes: list[Change | Rewrite] = []
         plan.splice(dictionary, changes)
-        if len(at.reads) > 1 or len(at.writes) > 1:
+        if at.several:
             return Spread(dictionary, at, changes, device=model.device, source=str(self), replaces=True).edits()
 
         def through(read: Tensor, written: Tensor, masks: Masks) -> Tensor:

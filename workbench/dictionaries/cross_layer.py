@@ -25,7 +25,7 @@ from workbench.core.hashing import HALVES
 from workbench.dictionaries import cross_layer_learning as learning
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.folder import SAELENS, DictionaryError, check_fit
-from workbench.dictionaries.jumprelu import L0, JumpReLU
+from workbench.dictionaries.jumping import L0, JumpReLU
 from workbench.dictionaries.settings import Band, Setting, Width
 from workbench.dictionaries.sites import Stage
 from workbench.dictionaries.trainable import Step, Trainable
@@ -173,9 +173,9 @@ class CrossLayerTranscoder(Trainable):
                 latents, weight.flatten(1), starts, mode="sum", per_sample_weights=values.to(weight.dtype)
             )
         used, places = latents.unique(return_inverse=True)
-        each = [self._rows(layer, used, number) for number in range(weight.shape[1])]
         how: dict[str, Any] = {"mode": "sum", "per_sample_weights": values.to(_computed(weight[:0]).dtype)}
-        return torch.cat([embedding_bag(places, rows, starts, **how) for rows in each], -1)
+        each = range(weight.shape[1])  # the rows of one layer that is written are in memory at a time
+        return torch.cat([embedding_bag(places, self._rows(layer, used, number), starts, **how) for number in each], -1)
 
     def _rows(self, layer: int, latents: Tensor | int, number: int | slice = slice(None)) -> Tensor:
         """Decoder rows of latents in float32; raises `DictionaryError` for values that are not finite, which no

@@ -23,7 +23,6 @@ from workbench.dictionaries.variance import squares, unexplained
 class Layered(Protocol):
     """What these functions need of a dictionary of several layers; see `CrossLayerTranscoder`."""
 
-    name: str
     d_in: int
     d_out: int
     layers: int
@@ -39,6 +38,11 @@ class Layered(Protocol):
     b_dec: Any
     W_skip: Any
     activations: Any
+
+    @property
+    def name(self) -> str:
+        """What it is called in error messages."""
+        ...
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Activations where it writes `[n, d_out]`."""

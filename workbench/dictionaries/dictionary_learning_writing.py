@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.files import replacing
+from workbench.core.torch_files import write_torch
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 
@@ -50,7 +51,7 @@ def write_class(dictionary: Dictionary, folder: Path, files: Sequence[str]) -> N
     config = {"trainer": trainer, "workbench": {"reads": dictionary.reads, "writes": dictionary.writes}}
     with replacing(folder, DictionaryError, own=files) as new:
         new.mkdir()
-        torch.save({name: one.detach().cpu().contiguous() for name, one in state.items()}, new / files[1])
+        write_torch(new / files[1], state)
         (new / files[0]).write_text(json.dumps(config, indent=4), encoding="utf-8")
 
 

@@ -114,6 +114,11 @@ class Sites:
     """Why it can't encode in a run that it changes: the model computes a hook point where a feature writes before one
     where it reads. Empty where it can."""
 
+    @property
+    def several(self) -> bool:
+        """Whether there are several to read at, or several to write at."""
+        return len(self.reads) + len(self.writes) > 2
+
 
 def sites(dictionary: Actor, model: Any) -> Sites:
     """The hook points at which a dictionary reads and writes on a `LanguageModel`, to whose device it moves.
@@ -149,7 +154,7 @@ def places(dictionary: Actor, model: Any) -> tuple[HookPoint, HookPoint]:
         HookPointError: the model has no such hook point.
     """
     at = sites(dictionary, model)
-    if len(at.reads) > 1 or len(at.writes) > 1:
+    if at.several:
         raise DictionaryError(
             f"{dictionary.name} reads at {len(at.reads)} hook points and writes at {len(at.writes)}, and this is for "
             "dictionaries of one each."

@@ -131,7 +131,7 @@ class Spread:
         return self.made[place]
 
 
-def adding(dictionary: Actor, at: Sites, changes: Sequence[Change], *, source: str) -> list[BoundEdit]:
+def adding(dictionary: Actor, at: Sites, changes: Sequence[Change | Rewrite], *, source: str) -> list[BoundEdit]:
     """The edits of one run that add to features whatever their values are, without reading them.
 
     Args:
@@ -145,8 +145,10 @@ def adding(dictionary: Actor, at: Sites, changes: Sequence[Change], *, source: s
     def writer(number: int, point: HookPoint) -> Callable[[Tensor, Masks], Tensor]:
         def add(flat: Tensor, masks: Masks) -> Tensor:
             for change in changes:
+                if not isinstance(change, Change) or change.adds is None:
+                    raise DictionaryError(f"{change.source} needs values that {dictionary.name} does not read here.")
                 direction = dictionary.direction(change.index)[number * width : (number + 1) * width]
-                moved = flat + change.adds * direction.to(flat.device, torch.float32)  # type: ignore[operator]
+                moved = flat + change.adds * direction.to(flat.device, torch.float32)
                 mask = masks(change.positions)
                 flat = moved if mask is None else torch.where(mask.to(flat.device)[..., None], moved, flat)
             return flat

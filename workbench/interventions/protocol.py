@@ -222,7 +222,7 @@ class FeatureIntervention(InterventionKind):
         plan.open(owner, [one.key for one in reads if not adds], [one.key for one in writes], changes)
         if adds:
             return adding(dictionary, at, changes, source=str(self))
-        if len(reads) > 1 or len(writes) > 1:
+        if at.several:
             return Spread(dictionary, at, changes, device=model.device, source=str(self), replaces=False).edits()
 
         def intervene(read: Tensor, written: Tensor, masks: Masks) -> Tensor:

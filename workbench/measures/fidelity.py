@@ -193,7 +193,7 @@ class _Tally:
         self.dictionary = dictionary
         self.at = sites(dictionary, model)
         check_order(dictionary, self.at)
-        self.across = len(self.at.reads) > 1 or len(self.at.writes) > 1
+        self.across = self.at.several
         self.written = " + ".join(one.key for one in self.at.writes)
         self.sums = TextSums()
         self.fired = torch.zeros(dictionary.n_features, dtype=torch.long, device=model.device)
@@ -331,7 +331,8 @@ def _looking(tally: _Tally, seen: dict[str, Tensor]) -> list[Edit]:
 def _zero(tally: _Tally, content: Tensor) -> list[Edit]:
     """Edits that replace the activations at these positions `[batch, pos]` by zero."""
 
-    def zero(x: Tensor) -> Tensor:
-        return x.masked_fill(content.view(*content.shape, *(1 for _ in x.shape[2:])).to(x.device), 0.0)
+    def zero(point: HookPoint) -> Edit:
+        at = content.view(*content.shape, *(1 for _ in point.shape))
+        return Edit(point.name, lambda x: x.masked_fill(at.to(x.device), 0.0))
 
-    return [Edit(point.name, zero) for point in tally.at.writes]
+    return [zero(point) for point in tally.at.writes]
