@@ -27,6 +27,7 @@ from workbench.core.type_words import shown
 from workbench.core.yaml_text import parse_yaml
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.remembered import hold_finite
 from workbench.dictionaries.weights_file import check_names, check_shapes, matrix_of, names_in, read_weights
 
 TITLE = "circuit-tracer"
@@ -75,10 +76,9 @@ def parts(path: Path) -> list[Path]:
         return []
     config = _config(path) if (path / CONFIG).is_file() else None
     layers = _layers(path)
-    if config is not None and config.get("transcoders"):
-        raise DictionaryError(
-            f"its {CONFIG} names files elsewhere, such as {shown((config['transcoders'] or [''])[0])}; open each"
-        )
+    elsewhere = None if config is None else config.get("transcoders")
+    if elsewhere:
+        raise DictionaryError(f"its {CONFIG} names files elsewhere, such as {shown(elsewhere[0])}; open each")
     if not layers:
         raise DictionaryError(f"it has no layer_0.safetensors: its {CONFIG} stands alone")
     for number in range(max(layers) + 1):
@@ -111,12 +111,13 @@ def read(path: Path) -> Dictionary:
     tensors["W_enc"] = tensors["W_enc"].T
     stated = {"d_in": d, "d_out": d, "d_sae": width, "apply_b_dec_to_input": False}
     dictionary = Dictionary.kind_called(word).from_config(stated, tensors)
+    hold_finite(dictionary, tensors)
     number = _LAYER.fullmatch(path.name)
     if number and (path.parent / CONFIG).is_file() and (config := _config(path.parent)) is not None:
         dictionary.reads = _place(config["feature_input_hook"], number[1])
         dictionary.writes = _place(config["feature_output_hook"], number[1])
-        if config.get("model_name"):
-            dictionary.provenance["model_name"] = config["model_name"]
+        if model := config.get("model_name"):
+            dictionary.provenance["model_name"] = model
     return dictionary
 
 

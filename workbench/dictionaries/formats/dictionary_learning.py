@@ -148,8 +148,8 @@ def _place(dictionary: Dictionary, config: Config, *, across: bool) -> None:
     """Set hook points and record as the configuration states them; what it does not say stays empty."""
     trainer = config["trainer"]
     dictionary.provenance = {"dictionary_learning": {name: trainer.get(name) for name in ("layer", "submodule_name")}}
-    if isinstance(trainer.get("lm_name"), str) and trainer["lm_name"]:
-        dictionary.provenance["model_name"] = trainer["lm_name"]
+    if isinstance(model := trainer.get("lm_name"), str) and model:
+        dictionary.provenance["model_name"] = model
     if "workbench" in config:
         dictionary.reads, dictionary.writes = config["workbench"]["reads"], config["workbench"]["writes"]
         return
