@@ -11,20 +11,16 @@ from torch import Tensor
 from workbench.core.hashing import HALVES
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.foreign import mapped_safetensors
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped; those in 16 bits become float32 in memory.
+    """The tensors of a safetensors file, mapped, every value looked at once; those in 16 bits become float32 in memory.
 
     Raises:
-        DictionaryError: the file is damaged, or a tensor holds no floating-point numbers.
+        DictionaryError: the file is damaged, or a tensor holds no floating-point numbers or values that are not finite.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise DictionaryError(f"its {path.name} is damaged or cut short ({error}); copy it again") from error
-    return as_single(tensors, path.name)
+    return as_single(mapped_safetensors(path, f"its {path.name}"), path.name)
 
 
 def as_single(tensors: Mapping[str, Tensor], file: str) -> dict[str, Tensor]:

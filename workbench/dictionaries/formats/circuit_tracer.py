@@ -27,6 +27,7 @@ from workbench.core.type_words import shown
 from workbench.core.yaml_text import parse_yaml
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.remembered import hold_finite
 from workbench.dictionaries.weights_file import check_names, check_shapes, matrix_of, names_in, read_weights
 
 TITLE = "circuit-tracer"
@@ -110,6 +111,7 @@ def read(path: Path) -> Dictionary:
     tensors["W_enc"] = tensors["W_enc"].T
     stated = {"d_in": d, "d_out": d, "d_sae": width, "apply_b_dec_to_input": False}
     dictionary = Dictionary.kind_called(word).from_config(stated, tensors)
+    hold_finite(dictionary, tensors)
     number = _LAYER.fullmatch(path.name)
     if number and (path.parent / CONFIG).is_file() and (config := _config(path.parent)) is not None:
         dictionary.reads = _place(config["feature_input_hook"], number[1])

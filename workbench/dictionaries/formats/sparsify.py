@@ -28,6 +28,7 @@ from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.module_names import hook_points_of
 from workbench.dictionaries.protocol import Dictionary
+from workbench.dictionaries.remembered import hold_finite
 from workbench.dictionaries.weights_file import check_names, check_shapes, read_weights
 
 TITLE = "sparsify"
@@ -215,7 +216,9 @@ def _built(config: Config, tensors: dict[str, Tensor], width: int) -> Dictionary
         own["b_enc"] = own["b_enc"] - tensors["encoder.weight"] @ tensors["b_dec"]
     stated: dict[str, Any] = {"d_in": config["d_in"], "d_out": config["d_in"], "d_sae": width, "k": config["k"]}
     stated["apply_b_dec_to_input"] = not transcode and not skip
-    return Dictionary.kind_called(word).from_config(stated, own)
+    dictionary = Dictionary.kind_called(word).from_config(stated, own)
+    hold_finite(dictionary, own if own["b_enc"] is tensors["encoder.bias"] else {})
+    return dictionary
 
 
 def _is_one(path: Path) -> bool:
