@@ -63,8 +63,8 @@ RECORDS = {
 """Classes that functions return, and bases: nobody calls their constructors."""
 FOR_ROOMS = {
     "LanguageModel": "is_named take_hash",
-    "TopKSAE": "adopt begin calibrate centre config constrain encode_stage force from_config fields initialise intervene "
-    "is_named reconstruct_stage "
+    "TopKSAE": "adopt begin calibrate centre config constrain encode_stage force from_config fields initialise "
+    "intervene is_named reconstruct_stage "
     "kind_called loss_and_gradients origin parameter_groups pre_activations resample splice splice_terms take_origin "
     "tensors widen",
     "Codebook": "adopt begin calibrate check direction drawn_like feature force from_config group_of initialise "

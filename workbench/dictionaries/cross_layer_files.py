@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,13 +16,14 @@ from torch import Tensor
 from workbench.core.hashing import HALVES
 from workbench.core.tensor_files import file_fingerprint
 from workbench.core.type_words import shown
-from workbench.dictionaries.cross_layer import CrossLayerTranscoder
 from workbench.dictionaries.folder import DictionaryError, check_finite
+from workbench.dictionaries.protocol import Dictionary
 
+KIND = "cross_layer_transcoder"
 TYPES = (*HALVES, torch.float32)
 
 
-def assembled(layers: Sequence[Mapping[str, Tensor]]) -> CrossLayerTranscoder:
+def assembled(layers: Sequence[Mapping[str, Tensor]]) -> Dictionary:
     """A transcoder from the tensors of its layers; without hook points.
 
     Args:
@@ -62,7 +64,7 @@ def assembled(layers: Sequence[Mapping[str, Tensor]]) -> CrossLayerTranscoder:
     tensors["b_dec"] = torch.stack(biases)
     settings = {"layers": len(layers), "skip": "W_skip" in layers[0]}
     stated = {"d_in": d * len(layers), "d_sae": width * len(layers), "workbench": {"settings": settings}}
-    made = CrossLayerTranscoder.from_config(stated, tensors)
+    made: Any = Dictionary.kind_called(KIND).from_config(stated, tensors)
     made.lazy = made.initialised = True
     return made
 

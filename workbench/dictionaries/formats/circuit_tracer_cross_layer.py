@@ -23,7 +23,6 @@ from workbench.core.files import replacing
 from workbench.core.forms import as_form, read_text
 from workbench.core.type_words import shown
 from workbench.core.yaml_text import parse_yaml
-from workbench.dictionaries.cross_layer import CrossLayerTranscoder
 from workbench.dictionaries.cross_layer_files import assembled, look_at, mapped
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import JOIN, Dictionary
@@ -82,32 +81,33 @@ def write(dictionary: Dictionary, folder: Path) -> None:
         DictionaryError: another kind, one with a skip path, or one of other hook points than one of each layer from 0
             on; or the folder can't be written.
     """
-    if not isinstance(dictionary, CrossLayerTranscoder):
+    clt: Any = dictionary
+    if dictionary.kind != KIND:
         raise DictionaryError(
             f"{dictionary.name} is of the kind {dictionary.kind}, and this format is for cross-layer transcoders; save "
             "it in another."
         )
-    if dictionary.skip:
+    if clt.skip:
         raise DictionaryError(f"{dictionary.name} has a skip path, which files of circuit-tracer don't hold.")
     about = {"model_name": str(dictionary.provenance.get("model_name") or ""), "model_kind": KIND}
     about |= {"feature_input_hook": _hook(dictionary, dictionary.read_points)}
     about |= {"feature_output_hook": _hook(dictionary, dictionary.write_points), "scan": dictionary.name}
-    thresholds: list[Any] = [part.threshold for part in dictionary.activations]
+    thresholds: list[Any] = [part.threshold for part in clt.activations]
     jumps = any(bool(one.any()) for one in thresholds)
     with replacing(folder, DictionaryError) as new:
         new.mkdir()
         (new / CONFIG).write_text(
             "".join(f"{name}: {json.dumps(value)}\n" for name, value in about.items()), encoding="utf-8"
         )
-        for layer in range(dictionary.layers):
+        for layer in range(clt.layers):
             own = {
-                "W_enc": dictionary.W_enc_T[layer],
-                "b_enc": dictionary.b_enc[layer],
-                "b_dec": dictionary.b_dec[layer],
+                "W_enc": clt.W_enc_T[layer],
+                "b_enc": clt.b_enc[layer],
+                "b_dec": clt.b_dec[layer],
             }
             own |= {"threshold": thresholds[layer]} if jumps else {}
             _save(own, layer, new / f"W_enc_{layer}.safetensors")
-            _save({"W_dec": dictionary.W_dec[layer]}, layer, new / f"W_dec_{layer}.safetensors")
+            _save({"W_dec": clt.W_dec[layer]}, layer, new / f"W_dec_{layer}.safetensors")
 
 
 def _save(tensors: dict[str, Tensor], layer: int, file: Path) -> None:
