@@ -84,7 +84,7 @@ def _read_sae(path: Path) -> Any:
 
 
 def transcoder(number: int) -> wb.dictionaries.Transcoder:
-    reads, writes = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+    reads, writes = "blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out"
     return wb.dictionaries.Transcoder(32, 24, reads=reads, writes=writes, seed=number)
 
 

@@ -17,10 +17,9 @@ from typing import NotRequired
 
 from pydantic import ConfigDict, with_config
 from safetensors.torch import save_file
-from torch import Tensor
 from typing_extensions import TypedDict
 
-from workbench.core.files import replacing
+from workbench.core.files import is_empty, replacing
 from workbench.core.forms import as_form, read_text
 from workbench.core.locks import alone
 from workbench.core.type_words import shown
@@ -133,10 +132,10 @@ def write(dictionary: Dictionary, folder: Path) -> None:
     own["W_enc"] = own["W_enc"].T.contiguous()
     if "threshold" in own:
         own[THRESHOLD] = own.pop("threshold")
-    if not folder.exists():
+    if not folder.exists() or is_empty(folder):
         with replacing(folder, DictionaryError) as new:
             new.mkdir()
-            _write_layer(own, new / f"layer_{layer}.safetensors")
+            save_file(own, new / f"layer_{layer}.safetensors")
             (new / CONFIG).write_text(_yaml(config), encoding="utf-8")
         return
     if not (folder / CONFIG).is_file():
@@ -150,11 +149,7 @@ def write(dictionary: Dictionary, folder: Path) -> None:
     if file.exists() and not names_in(file) >= NAMES:
         raise DictionaryError(f"{file} is no layer of a set of transcoders; choose another folder.")
     with alone(folder, DictionaryError), replacing(file, DictionaryError, owned=True) as new:
-        _write_layer(own, new)
-
-
-def _write_layer(tensors: dict[str, Tensor], file: Path) -> None:
-    save_file(tensors, file)
+        save_file(own, new)
 
 
 def _stated(dictionary: Dictionary) -> tuple[int, dict[str, str]]:
