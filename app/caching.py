@@ -20,6 +20,7 @@ from jobs import Job, Stopped, Task  # noqa: F401 - a door to all long work
 if TYPE_CHECKING:
     from workbench import Feature
     from workbench.dictionaries import Dictionary
+    from workbench.dictionaries.loading import Place
     from workbench.index import FeatureIndex
     from workbench.model import LanguageModel
     from workbench.neurons import NeuronTable
@@ -211,19 +212,26 @@ def _kept() -> dict[tuple[str, str], Any]:
 
 
 @st.cache_resource(show_spinner=False)
-def typed_folders() -> list[str]:
-    """The folders of dictionaries that users typed, for all sessions."""
-    return []
+def typed_folders() -> dict[str, Place]:
+    """The dictionaries that users asked for, for all sessions, by their absolute paths."""
+    return {}
 
 
 @st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT)
 def dictionary(folder: str, name: str, stamp: tuple[int, ...], device: str = "cpu") -> Dictionary:
-    """The dictionary in a folder, with this name, on a device; read-only. `stamp` identifies the state of its files."""
-    import workbench as wb
+    """The dictionary in a folder or file, on a device; read-only. `stamp` identifies the state of its files.
 
-    loaded = wb.load_dictionary(folder)
-    loaded.to(device)
-    loaded.name = name
+    Args:
+        name: its name in the app; empty for its own.
+    """
+    from pathlib import Path
+
+    from workbench.dictionaries.loading import Place, opened
+
+    place = typed_folders().get(str(Path(folder).absolute()))
+    loaded = opened(place or Place(Path(folder))).to(device)
+    if name:
+        loaded.name = name
     return loaded
 
 
@@ -277,12 +285,12 @@ def strongest(
 
 @st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT, hash_funcs=_BY_WEIGHTS)
 def feature_index(
-    folder: str, name: str, stamp: tuple[int, ...], of: tuple[int, ...], model: LanguageModel
+    index_folder: str, folder: str, name: str, stamps: tuple[tuple[int, ...], tuple[int, ...]], model: LanguageModel
 ) -> FeatureIndex:
-    """The checked index of the dictionary in a folder; the stamps identify the state of both's files."""
+    """The checked index of the dictionary in a folder; the stamps identify the state of the files of both."""
     from workbench.index import open_index
 
-    index = open_index(f"{folder}/index", model, dictionary(folder, name, of, str(model.device)))
+    index = open_index(index_folder, model, dictionary(folder, name, stamps[1], str(model.device)))
     index.model = None  # pages run prompts by `active_features`; an index that is kept would keep the model
     return index
 

@@ -26,6 +26,8 @@ from safetensors.torch import load_file, save_file
 
 D_IN, D_OUT, WIDTH, ROWS = 8, 6, 16, 12
 TOLERANCE = 1e-5
+BESIDE = ("_covariance_whitening", "_expected_average_only_in", "_constant_norm_rescale", "_layer_norm")
+BESIDE += ("gated_uncentred", "matryoshka")
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "standard": {},
     "gated": {"apply_b_dec_to_input": False},
@@ -52,8 +54,10 @@ def main() -> None:
 
 
 def make(target: Path) -> None:
-    """Write every fixture anew."""
+    """Write every fixture anew; of many combinations, those that are no test of files go into a folder beside it."""
     shutil.rmtree(target, ignore_errors=True)
+    beside = target.with_name("saelens_inputs")
+    shutil.rmtree(beside, ignore_errors=True)
     own = {"metadata": HERE}
     inference(target / "standard", "standard", **own)
     inference(target / "standard_uncentred", "standard", apply_b_dec_to_input=False, **own)
@@ -74,17 +78,17 @@ def make(target: Path) -> None:
         inference(target / f"standard_{rule}", "standard", normalize_activations=rule, **own)
         inference(target / f"topk_{rule}", "topk", k=4, apply_b_dec_to_input=False, normalize_activations=rule, **own)
         inference(target / f"gated_{rule}", "gated", normalize_activations=rule, **own)
-        inference(
-            target / f"jumprelu_skip_transcoder_{rule}",
-            "jumprelu_skip_transcoder",
-            normalize_activations=rule,
-            **across,
-        )
+        skips = "jumprelu_skip_transcoder"
+        inference(target / f"{skips}_{rule}", skips, normalize_activations=rule, **across)
     training(target / "matryoshka", "matryoshka_batchtopk", final=True, k=4, matryoshka_widths=[4, 16], **own)
     training(target / "matryoshka_training", "matryoshka_batchtopk", k=4, matryoshka_widths=[4, 16], **own)
     for rule in ("expected_average_only_in", "covariance_whitening"):
         for architecture, more in ARCHITECTURES.items():
             checkpoint(target / f"{architecture}_{rule}", architecture, normalize_activations=rule, **own, **more)
+    beside.mkdir()
+    for folder in sorted(target.iterdir()):
+        if folder.name != "standard_layer_norm" and folder.name.endswith(BESIDE):
+            folder.rename(beside / folder.name)
 
 
 def inference(folder: Path, architecture: str, **settings: Any) -> None:

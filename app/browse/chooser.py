@@ -8,6 +8,7 @@ import streamlit as st
 from shared import dictionaries, session
 from shared.dictionaries import Known
 
+from browse import opening
 from workbench import Feature
 from workbench.core.text import plain
 from workbench.dictionaries import FeatureError
@@ -20,6 +21,7 @@ NEURONS = "Neurons (read through the LM head)"
 
 def choose(model: LanguageModel) -> Known | None:
     """Draw the chooser; returns the chosen dictionary, None for the neurons."""
+    opening.take_fetched(model)
     offered = {one.name: one for one in dictionaries.fitting(model)}
     if st.session_state.get("dictionary") not in (NEURONS, *offered):
         st.session_state["dictionary"] = NEURONS
@@ -34,18 +36,12 @@ def choose(model: LanguageModel) -> Known | None:
         persist_state="session",
         help="The model's own neurons, or the latents of a dictionary that was trained on its activations.",
     )
-    with folder.popover("Another folder", icon=":material/folder_open:", width="stretch"):
-        st.text_input(
-            "Folder of a dictionary",
-            key="typed folder",
-            placeholder="runs/my-sae",
-            on_change=_add,
-            args=(model,),
-            help="A folder that Workbench or SAELens wrote, with cfg.json and sae_weights.safetensors.",
-        )
-    if complaint := st.session_state.pop("trouble with folder", ""):
-        st.error(plain(complaint), icon=":material/error:")
-    return offered.get(name)
+    opening.ask(model, folder)
+    opening.report(model)
+    chosen = offered.get(name)
+    if chosen is not None and (warning := dictionaries.foreign(model, chosen)):
+        st.warning(plain(warning), icon=":material/warning:")
+    return chosen
 
 
 def follow(model: LanguageModel, link: str | None) -> None:
@@ -71,15 +67,3 @@ def _titled(name: str, offered: dict[str, Known]) -> str:
         return name
     count = f" · {one.n_features:,} {one.noun}s" if one.n_features else ""
     return f"{one.title} · {one.kind.replace('_', ' ')}{count} · {one.where}"
-
-
-def _add(model: LanguageModel) -> None:
-    typed = st.session_state["typed folder"].strip()
-    if not typed:
-        return
-    try:
-        st.session_state["dictionary"] = dictionaries.add_folder(model, typed).name
-        session.open_feature(None)
-        st.session_state["typed folder"] = ""
-    except (ValueError, KeyError, OSError, RuntimeError) as error:  # the last: ~ of an unknown user
-        st.session_state["trouble with folder"] = str(error)

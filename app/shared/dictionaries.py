@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
-from shared import places
 
 from workbench import Feature
 from workbench.core import shipped
+from workbench.core.cache import cache_folder
 from workbench.core.forms import parse_json
+from workbench.core.hashing import hash_of
 from workbench.core.text import plain
 from workbench.core.type_words import shortened
 from workbench.dictionaries import Dictionary, DictionaryError
 from workbench.dictionaries.folder import CONFIG, WEIGHTS
+from workbench.dictionaries.hub_names import repository_of
+from workbench.dictionaries.origin import foreign_sentence, is_of_another
 from workbench.dictionaries.protocol import JOIN
 from workbench.index import FeatureIndexError
 from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:
+    from workbench.dictionaries.loading import Place
     from workbench.index import FeatureIndex
     from workbench.model import LanguageModel
 
@@ -42,12 +46,17 @@ class Known:
     n_features: int | None
     model_hash: str
     """Hash of the model it was trained on; empty if the folder does not state it."""
+    made_for: str = ""
+    """Name of the model it was made for; empty if the folder does not state it."""
     complaint: str = ""
     """Why it can't be offered, in a sentence; empty if it can."""
 
     @property
     def title(self) -> str:
-        """Its name without the folders in front."""
+        """Its name without the folders in front; of a dictionary of the hub, with its repository."""
+        source = repository_of(Path(self.folder))
+        if source is not None and self.name == source.name:
+            return source.name.partition("/")[2]
         return Path(self.name).name
 
     @property
@@ -73,8 +82,11 @@ class Known:
 
     @property
     def index_folder(self) -> Path:
-        """The folder of its feature index, which may not exist."""
-        return Path(self.folder) / "index"
+        """The folder of its feature index, which may not exist: in its own, or in the cache for one that has none."""
+        path = Path(self.folder)
+        if path.is_dir() and repository_of(path) is None:
+            return path / "index"
+        return cache_folder() / "indexes" / hash_of(str(place(self)))[:32]
 
     @property
     def indexed(self) -> bool:
@@ -130,7 +142,11 @@ def trouble(model: LanguageModel, one: Known) -> str:
         return f"{one.name} was trained on another model than {model.name}."
     missing = [point for point in one.points if point not in model.hook_points]
     if missing:
-        return f"{one.name} needs the hook point {missing[0] or '(none is named)'}, which {model.name} does not have."
+        made_for = f"was made for {one.made_for} and " if one.made_for else ""
+        return (
+            f"{one.name} {made_for}needs the hook point {missing[0] or '(none is named)'}, which {model.name} does not "
+            "have."
+        )
     return ""
 
 
@@ -158,7 +174,11 @@ def open_index(model: LanguageModel, one: Known) -> FeatureIndex | None:
         return None
     load(model, one)
     return caching.feature_index(
-        one.folder, one.name, _stamp(one.index_folder / "data" / "index.json"), one.stamp, model
+        str(one.index_folder),
+        one.folder,
+        one.name,
+        (_stamp(one.index_folder / "data" / "index.json"), one.stamp),
+        model,
     )
 
 
@@ -196,17 +216,33 @@ def is_neuron(one: Feature) -> bool:
     return one.dictionary.split(".")[0] == "neurons"
 
 
-def add_folder(model: LanguageModel, typed: str) -> Known:
-    """Add the dictionary in a folder that a user typed; raises an error if it can't be used."""
-    folder = str(Path(places.allowed(typed.strip())).expanduser())
-    one = next((one for one in known() if place(one) == Path(folder).absolute()), None)
+def add(model: LanguageModel, place_of: Place) -> Known:
+    """Add the dictionary that a user asked for; raises an error if it can't be used."""
+    path, typed = place_of.path, str(place_of.path.absolute())
+    one = next((one for one in known() if place(one) == path.absolute()), None)
     if one is None:
-        one = _described(Path(folder))
-        load(model, one)
-        caching.typed_folders().append(folder)
-        one = next(known_one for known_one in known() if known_one.folder == folder)
+        caching.typed_folders()[typed] = place_of
+        try:
+            one = next(one for one in known() if place(one) == path.absolute())
+            load(model, one)
+        except Exception:
+            del caching.typed_folders()[typed]
+            raise
     load(model, one)
     return one
+
+
+def path_of(typed: str) -> str:
+    """What a user typed, with the home folder in place of "~"."""
+    return str(Path(typed).expanduser()) if typed.startswith("~") else typed
+
+
+def foreign(model: LanguageModel, one: Known) -> str:
+    """That a dictionary was made for another model than this, in a sentence; empty where it was not."""
+    record = {"model_name": one.made_for}
+    if one.model_hash or not is_of_another(record, model):
+        return ""
+    return foreign_sentence(one.title, record, model)
 
 
 def place(one: Known) -> Path:
@@ -235,8 +271,11 @@ def several(points: str) -> str:
 
 
 def _described(folder: Path) -> Known:
-    """The description in the folder's `cfg.json`."""
-    shown = os.path.relpath(folder) if folder.is_absolute() and folder.is_relative_to(Path.cwd()) else str(folder)
+    """The description in the folder's `cfg.json`, or that of the opened dictionary where another tool wrote it."""
+    relative = folder.is_absolute() and folder.is_relative_to(Path.cwd())
+    shown = os.path.relpath(folder) if relative else str(folder)
+    if str(folder.absolute()) in caching.typed_folders() or not (folder / CONFIG).is_file():
+        return _of_another_tool(folder, shown)
     try:
         config = parse_json((folder / CONFIG).read_text(), dict[str, Any], DictionaryError, "it is no configuration")
         own, metadata = config.get("workbench") or {}, config.get("metadata") or {}
@@ -250,32 +289,34 @@ def _described(folder: Path) -> Known:
             str(own.get("writes") or metadata.get("hook_name_out") or reads),
             int(config["d_sae"]) if "d_sae" in config else None,
             str(provenance.get("model_hash") or ""),
+            str(provenance.get("model_name") or metadata.get("model_name") or config.get("model_name") or ""),
         )
-    except FileNotFoundError:
-        return _of_another_tool(folder, shown)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         complaint = f"{folder / CONFIG} is damaged: {str(error).rstrip('.')}."
-    return Known(shown, shown, "", "", "", None, "", complaint)
+    return Known(shown, shown, "", "", "", None, "", complaint=complaint)
 
 
-def _of_another_tool(folder: Path, shown: str) -> Known:
-    """The description of a folder without a `cfg.json`, which has to be read for it."""
-    files = _files(folder)
+def _of_another_tool(path: Path, shown: str) -> Known:
+    """The description of a folder or file that has to be read for it."""
     try:
-        one = caching.dictionary(str(folder), shown, _stamp(*files)) if files else None
+        one = caching.dictionary(str(path), "", _stamp(*_files(path)))
     except DictionaryError as error:
-        return Known(shown, shown, "", "", "", None, "", str(error))
-    if one is None:
-        complaint = f"{folder} is not a dictionary: it has no {CONFIG}; type the folder that save() or SAELens wrote."
-        return Known(shown, shown, "", "", "", None, "", complaint)
-    return Known(shown, shown, one.kind, one.reads, one.writes, one.n_features, "")
+        return Known(shown, shown, "", "", "", None, "", complaint=str(error))
+    source = repository_of(path)
+    given = one.name if one.name != one.folder else ""
+    name = source.name if source is not None else given or shown
+    record = one.provenance
+    hash, made_for = str(record.get("model_hash") or ""), str(record.get("model_name") or "")
+    return Known(shown, name, one.kind, one.reads, one.writes, one.n_features, hash, made_for)
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(path: Path) -> list[Path]:
     """The files that a dictionary is read from: its `cfg.json` and weights, or all in the folder of another tool."""
-    if (folder / CONFIG).exists() or not folder.is_dir():
-        return [folder / CONFIG, folder / WEIGHTS] if folder.is_dir() else []
-    return sorted(file for file in folder.iterdir() if file.is_file())
+    if (path / CONFIG).exists() and (path / WEIGHTS).exists():
+        return [path / CONFIG, path / WEIGHTS]
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.is_file())
 
 
 def _stamp(*files: Path) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
@@ -61,7 +62,7 @@ def begin(model: LanguageModel, one: Known) -> None:
             places.allowed(one.index_folder)
             caching.begin(key, f"Building the index of {one.title}", _work(model, one, corpus, tokens))
             st.rerun()
-    snippets.show(_script(st.session_state["source"], one.folder, corpus, tokens))
+    snippets.show(_script(st.session_state["source"], one, corpus, tokens))
 
 
 def key_of(one: Known) -> tuple[str, ...]:
@@ -80,15 +81,17 @@ def _work(model: LanguageModel, one: Known, corpus: str, tokens: int) -> Callabl
     return work
 
 
-def _script(source: str, folder: str, corpus: str, tokens: int) -> str:
+def _script(source: str, one: Known, corpus: str, tokens: int) -> str:
     """The index of a dictionary, from a corpus or from walks of the model's own state machine."""
     corpus_code = (
         'wb.synthetic.TokFSM(**model.about["machine"]).corpus()'
         if corpus == corpora.WALKS
         else f"wb.Corpus.load({corpus!r})"
     )
+    own = one.index_folder == Path(one.folder) / "index"
+    index = snippets.place(one.folder) + "/index" if own else str(one.index_folder)
     return snippets.opening(source) + (
-        f"dictionary = wb.load_dictionary({snippets.place(folder)!r})\n"
+        f"dictionary = wb.load_dictionary({snippets.place(one.folder)!r})\n"
         f"corpus = {corpus_code}\n"
-        f"index = wb.build_index(model, dictionary, corpus, {snippets.place(folder) + '/index'!r}, tokens={tokens})\n"
+        f"index = wb.build_index(model, dictionary, corpus, {index!r}, tokens={tokens})\n"
     )

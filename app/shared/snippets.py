@@ -14,6 +14,7 @@ from shared.session import DEFAULT
 import workbench as wb
 from workbench.core.shipped import folders
 from workbench.dictionaries import Dictionary
+from workbench.dictionaries.hub_names import repository_of
 from workbench.interventions.protocol import feature_of
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ def _opened(dictionary: Any) -> str:
 
 
 def place(folder: str) -> str:
-    """A dictionary's folder for a script: the name of one that comes with Workbench, or the absolute path."""
+    """A dictionary's folder for a script: a name that comes with Workbench or is of the hub, or the absolute path."""
     path = Path(folder).absolute()
+    if source := repository_of(path):
+        return f"hf:{source.address}"
     return path.name if path.parent in folders("dictionaries") else str(path)
 
 

@@ -64,7 +64,8 @@ def quiet(page: AppTest) -> AppTest:
     """The page, after a check that it shows no error."""
     assert not page.exception
     assert [error.value for error in page.error] == []
-    shown = [text.value for text in (*page.markdown, *page.caption, *page.sidebar.caption)]
+    drawn = (*page.markdown, *page.caption, *page.sidebar.caption, *page.success, *page.info, *page.warning)
+    shown = [text.value for text in drawn]
     assert [text for text in shown if ESCAPED_TWICE.search(text)] == []
     return page
 

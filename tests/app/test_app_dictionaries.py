@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from annotated_types import Ge, Le
+from local_hub import COMMIT, serving
 from pages import button, complaint, ended, quiet, read_from, run_code, script, start, words
 from pages import visit as visit_page
 from streamlit.testing.v1 import AppTest
@@ -175,11 +176,46 @@ def test_a_bad_link_to_a_latent(shelf: Shelf, feature: str, word: str) -> None:
 def test_a_folder_typed_in(shelf: Shelf, tmp_path: Path) -> None:
     page = browse(shelf)
     page.text_input(key="typed folder").set_value(str(tmp_path / "nothing")).run()
-    assert "is not a dictionary" in complaint(page)
+    assert "There is no folder" in complaint(page)
     wb.TopKSAE(32, 12, k=2, hook_point=POINT).save(tmp_path / "mine")
     page.text_input(key="typed folder").set_value(str(tmp_path / "mine")).run()
     assert page.selectbox(key="dictionary").value == str(tmp_path / "mine")
     assert "has no index yet" in words(quiet(page))
+
+
+def test_a_dictionary_of_the_hub_is_opened_by_its_name(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shared import snippets
+
+    name = "someone/dictionaries/layer_1"
+    sae = wb.TopKSAE(32, 12, k=2, hook_point=POINT)
+    sae.provenance["model_name"] = "gpt2-small"
+    sae.save(tmp_path / "hub" / "layer_1")
+    with serving(tmp_path / "cache", monkeypatch) as hub:
+        hub.repositories["someone/dictionaries"] = tmp_path / "hub"
+        page = browse(shelf)
+        page.text_input(key="typed folder").set_value("someone/dictionaries/layer_2").run()
+        page = ended(page, ("open", "someone/dictionaries/layer_2"))
+        assert complaint(page) == f"The hub has no {name[:-1]}2; someone/dictionaries holds layer_1."
+        page.text_input(key="typed folder").set_value(name).run()
+        page = quiet(ended(page, ("open", name)))
+        assert page.selectbox(key="dictionary").value == name
+        (opened,) = [one.value.replace("\\", "") for one in page.success]
+        assert opened == (
+            "Opened dictionaries/layer_1: a dictionary in the format of SAELens, topk, 12 latents, at "
+            f"{POINT}, made for gpt2-small."
+        )
+        assert "has no index yet" in words(page)
+        folder = hub.snapshot("someone/dictionaries") / "layer_1"
+        assert snippets.place(str(folder)) == f"hf:{name}@{COMMIT}"
+        assert script(page, "load_dictionary").count(f"hf:{name}@{COMMIT}") == 1
+        read_from(page, "index corpus", shelf.texts)
+        page.number_input(key="index tokens").set_value(1000).run()
+        button(page, "Build the index").click().run()
+        page = quiet(ended(page, ("index", str(folder))))
+        assert latents(page)
+        assert {one.name for one in folder.iterdir()} == {"cfg.json", "sae_weights.safetensors"}
 
 
 def test_a_dictionary_of_several_hook_points_is_typed_in(shelf: Shelf, tmp_path: Path) -> None:

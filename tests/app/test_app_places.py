@@ -102,13 +102,16 @@ def test_pages_take_what_lies_outside_on_this_machine(own: Path) -> None:
 
 def test_every_path_of_a_visitor_goes_through_one_function() -> None:
     """What opens or expands a path in the app stands beside that function."""
-    opens = re.compile(r"Corpus\.load\(|load_model\(|load_dictionary\(|expanduser\(")
+    opens = re.compile(r"Corpus\.load\(|load_model\(|load_dictionary\(|located\(|expanduser\(")
     found = {}
     for file in APP.rglob("*.py"):
         lines = [line for line in file.read_text().splitlines() if opens.search(line) and not re.search(r"[\"']", line)]
         if lines and (left := [line for line in lines if "places.allowed(" not in line]):
             found[str(file.relative_to(APP))] = [line.strip() for line in left]
     assert found == {
-        "caching.py": ["loaded = wb.load_dictionary(folder)"],  # of a known dictionary
+        "browse/opening.py": [  # `_typed` asks first
+            "_take(model, located(name))",
+            "place = located(name, progress=tell, cancel=cancelled)",
+        ],
         "shared/places.py": ["return (START / Path(typed).expanduser()).resolve().is_relative_to(home.resolve())"],
     }

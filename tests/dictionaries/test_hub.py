@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from local_hub import COMMIT, LocalHub, serving
 
 from workbench.dictionaries import formats
@@ -17,6 +19,7 @@ from workbench.dictionaries.sets import load_set
 from workbench.dictionaries.topk import TopKSAE
 
 NAME = "someone/dictionaries"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "saelens"
 POINT = "blocks.1.hook_resid_post"
 
 
@@ -183,12 +186,18 @@ def read(path):
 """
 
 
+def with_format(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the format of sets be the only one."""
+    folder.mkdir()
+    (folder / "set_of_layers.py").write_text(SET)
+    monkeypatch.setattr(formats, "__path__", [str(folder)])
+    monkeypatch.delitem(sys.modules, f"{formats.__name__}.set_of_layers", raising=False)
+
+
 def test_a_set_is_refused_before_its_weights_are_fetched(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "set_of_layers.py").write_text(SET)
-    monkeypatch.setattr(formats, "__path__", [str(tmp_path / "code")])
+    with_format(tmp_path / "code", monkeypatch)
     root = hub.repositories[NAME]
     (root / "set").mkdir()
     (root / "set" / "set.json").write_text(POINT)
@@ -200,7 +209,6 @@ def test_a_set_is_refused_before_its_weights_are_fetched(
     assert hub.files() == ["set/layer_2.safetensors"]
     assert [one.name for one in load_set(f"{NAME}/set")] == [f"layer_{layer}.safetensors" for layer in range(9)]
     assert len(hub.files()) == 8
-    monkeypatch.delitem(sys.modules, f"{formats.__name__}.set_of_layers")
 
 
 REGISTRY = """
@@ -217,7 +225,12 @@ tiny-other:
   repo_id: someone/dictionaries
   model: gpt2-small
   config_overrides: {dataset_path: x, normalize_activations: constant_norm_rescale}
-  saes: [{id: a, path: layer_1/width_16}]
+  saes: [{id: a, path: foreign}]
+tiny-gemma:
+  repo_id: someone/dictionaries
+  model: gpt2-small
+  config_overrides: {normalize_activations: constant_norm_rescale}
+  saes: [{id: a, path: set/layer_0.safetensors}]
 """
 
 
@@ -233,7 +246,16 @@ def test_a_release_of_saelens_is_opened_by_its_id(
     assert found.provenance.items() >= wanted.items()
     assert sentence("tiny-res/x") == f"SAELens's release tiny-res has no x; it has {POINT} and layer."
     assert "tiny-res/layer is a part of the dictionary in someone/dictionaries; open that" in sentence("tiny-res/layer")
-    assert "states its normalize_activations, which is not applied" in sentence("tiny-other/a")
+    shutil.copytree(FIXTURES / "standard", hub.repositories[NAME] / "foreign")
+    plain, stated = load_dictionary(f"{NAME}/foreign"), load_dictionary("tiny-other/a")
+    assert plain.hash != stated.hash
+    x = torch.randn(4, plain.d_in)
+    scale = plain.d_in**0.5 / x.norm(dim=-1, keepdim=True)  # constant_norm_rescale, as SAELens has it
+    assert torch.allclose(stated.reconstruct(x), plain.reconstruct(x * scale) / scale, atol=1e-5)
+    with_format(tmp_path / "code", monkeypatch)
+    (hub.repositories[NAME] / "set").mkdir()
+    (hub.repositories[NAME] / "set" / "layer_0.safetensors").touch()
+    assert "states its normalize_activations, which is not applied to those of layers" in sentence("tiny-gemma/a")
     for content in ("a: !!python/object/apply:os.system [x]", "- a", "tiny-res: 3", "\x00"):
         file.write_text(content)
         assert str(file) in sentence(f"tiny-res/{POINT}")

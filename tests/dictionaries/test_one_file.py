@@ -249,3 +249,13 @@ def test_kinds_by_other_names() -> None:
     assert Dictionary.kind_called("relu") is StandardSAE
     with pytest.raises(DictionaryError, match=r"kind 'mine', .* it knows batchtopk"):
         Dictionary.kind_called("mine")
+
+
+def test_the_page_of_formats_has_a_row_for_each() -> None:
+    lines = (ROOT / "docs" / "formats.md").read_text().partition("## Formats")[2].partition("##")[0].splitlines()
+    rows = {cells[0]: cells for line in lines if len(cells := line.strip("| ").split(" | ")) == 4}
+    for one in known_formats():
+        assert one.FILES, one.TITLE
+        assert one.TITLE in rows, f"docs/formats.md has no row of {one.TITLE}"
+        assert (rows[one.TITLE][2] == "yes") == ("write" in vars(one)), one.TITLE
+        assert any(letter.isdigit() for letter in rows[one.TITLE][3]), f"{one.TITLE}: against which version?"

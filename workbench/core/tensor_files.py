@@ -10,7 +10,7 @@ header with each tensor's place, and the tensors' bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def file_fingerprint(
         WorkbenchError: of the given kind: the file ends too soon, or its header is another one.
         OSError: it can't be read.
     """
-    places = _places(file, error)
+    places = tensor_places(file, error)
 
     def digest(name: str) -> bytes:
         whole = hashlib.sha256(f"{name} {like[name].dtype} {tuple(like[name].shape)}".encode())
@@ -56,8 +56,38 @@ def file_fingerprint(
         return combined(dict(zip(sorted(like), pool.map(digest, sorted(like)), strict=True)))
 
 
-def _places(file: Path, error: type[WorkbenchError]) -> dict[str, tuple[int, int]]:
-    """Where the bytes of each tensor begin and end in the file."""
+def look_at_file(
+    file: Path,
+    places: Mapping[str, tuple[int, int]],
+    types: Mapping[str, torch.dtype],
+    error: type[WorkbenchError],
+    look: Callable[[str, Tensor], None],
+) -> None:
+    """One pass over the tensors of a file, without a hash.
+
+    Args:
+        file: any file that holds tensors as they are in memory.
+        places: where the bytes of each begin and end.
+        types: of their values.
+        error: as in `file_fingerprint`.
+        look: as in `file_fingerprint`.
+
+    Raises:
+        WorkbenchError: of the given kind: the file ends too soon.
+        OSError: it can't be read.
+    """
+
+    def each(name: str) -> None:
+        for piece in _pieces(file, places[name], error):
+            look(name, piece.view(types[name]))
+
+    with ThreadPoolExecutor(2) as pool:  # reading and sums release the interpreter lock
+        for _ in pool.map(each, sorted(places)):
+            pass
+
+
+def tensor_places(file: Path, error: type[WorkbenchError]) -> dict[str, tuple[int, int]]:
+    """Where the bytes of each tensor begin and end in a safetensors file."""
     with open(file, "rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         header = parse_json(opened.read(size).decode(errors="replace"), dict[str, Any], error, f"{file} is damaged")

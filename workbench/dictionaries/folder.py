@@ -33,7 +33,7 @@ from workbench.core.hashing import hash_of, not_finite
 from workbench.core.locks import alone
 from workbench.core.replacement import form_of
 from workbench.core.steady import read_steadily
-from workbench.core.tensor_files import file_fingerprint
+from workbench.core.tensor_files import file_fingerprint, look_at_file, tensor_places
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -154,7 +154,8 @@ class Stored:
     tensors: dict[str, Tensor]
     """Mapped from the file: what is not used takes no memory."""
     fingerprint: str
-    """Of the tensors, as `core.hashing.fingerprint`."""
+    """Of the tensors, as `core.hashing.fingerprint`; empty where the folder states none to compare with, so that no
+    time goes into it: values are looked at all the same."""
 
 
 def read_folder(path: Path) -> Stored:
@@ -219,8 +220,13 @@ def _read_files(path: Path) -> Stored:
     config = _config(text, metadata)
     own: Mapping[str, Any] = config.get(OWN) or {}
     _check_types(tensors)
+    weights, fingerprint = path / WEIGHTS, ""
     try:
-        fingerprint = file_fingerprint(path / WEIGHTS, tensors, DictionaryError, lambda *one: check_finite(dict([one])))
+        if own:
+            fingerprint = file_fingerprint(weights, tensors, DictionaryError, look)
+        else:
+            types = {name: tensor.dtype for name, tensor in tensors.items()}
+            look_at_file(weights, tensor_places(weights, DictionaryError), types, DictionaryError, look)
     except OSError as error:
         raise _damaged(error) from error
     if own.get("sha256", fingerprint) != fingerprint:
@@ -260,6 +266,11 @@ def _metadata(text: str, replaced: str = "") -> dict[str, str]:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def look(name: str, piece: Tensor) -> None:
+    """Raise `DictionaryError` where a piece of a weight holds what is no finite number; see `check_finite`."""
+    check_finite({name: piece})
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

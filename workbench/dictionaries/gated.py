@@ -2,8 +2,8 @@
 
 Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders" (2024), arXiv 2404.16014. There the
 gate opens where x W + b_gate > 0, and the value is the positive part of x W e^r_mag + b_mag. Here the encoder computes
-the latter, the magnitude m; the gate's pre-activation is (m - threshold) e^-r_mag with threshold = b_mag - e^r_mag b_gate,
-which is the same function (appendix E of the paper): a JumpReLU whose thresholds may be below 0.
+the latter, the magnitude m. The gate's pre-activation is (m - threshold) e^-r_mag, where the threshold is
+b_mag - e^r_mag b_gate. That is the same function (appendix E of the paper): a JumpReLU whose thresholds may be below 0.
 
 The loss is the squared error, plus l1 times the gate's positive pre-activations, plus the squared error of what these
 reconstruct through a decoder that they do not move.

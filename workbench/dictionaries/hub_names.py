@@ -33,10 +33,14 @@ class Address:
     """A branch, tag or hash of a commit; empty for the repository's main branch."""
 
     @property
+    def name(self) -> str:
+        """Repository and folder, without the revision."""
+        return f"{self.repository}/{self.inside}" if self.inside else self.repository
+
+    @property
     def address(self) -> str:
         """As `load_dictionary` takes it after "hf:": "google/gemma-scope-2b-pt-res/layer_20/width_16k@main"."""
-        path = f"{self.repository}/{self.inside}" if self.inside else self.repository
-        return f"{path}@{self.revision}" if self.revision else path
+        return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
 def repository_of(path: Path) -> Address | None:

@@ -18,8 +18,8 @@ from workbench.dictionaries.hub import fetch
 from workbench.dictionaries.hub_names import HUB, PREFIX, as_address, repository_of
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.recognition import Format, explained, format_of, in_words, part_names, parts_of
-from workbench.dictionaries.remembered import remembered_hash
-from workbench.dictionaries.saelens_registry import entry_called
+from workbench.dictionaries.remembered import is_examined
+from workbench.dictionaries.saelens_registry import Entry, entry_called
 from workbench.model.grad_mode import lasting
 from workbench.model.placing import chosen_device
 
@@ -91,16 +91,25 @@ def located(
     Raises:
         DictionaryError: there is none, or it can't be fetched.
     """
-    if Path(path).exists() and not (isinstance(path, str) and path.startswith(PREFIX)):
-        return Place(Path(path))
-    if isinstance(path, Path) or path in bundled():
-        return Place(bundled_folder(path))
-    entry = entry_called(path)
-    address = entry.address if entry else as_address(path)
-    if address is None:
-        return Place(bundled_folder(path))
-    there = fetch(address, several=several, progress=progress, cancel=cancel)
-    return Place(there, entry.provenance, entry.stated) if entry else Place(there)
+    entry = entry_on_hub(path)
+    if entry is None:
+        return Place(Path(path) if Path(path).exists() else bundled_folder(path))
+    there = fetch(entry.address, several=several, progress=progress, cancel=cancel)
+    return Place(there, entry.provenance, entry.stated)
+
+
+def entry_on_hub(path: str | Path) -> Entry | None:
+    """What a name stands for on the hub; None for a path or name of what lies here, and for what can be no name.
+
+    Raises:
+        DictionaryError: it begins with "hf:" and is no name, or is no id of a release of SAELens.
+    """
+    if isinstance(path, Path) or (not path.startswith(PREFIX) and (Path(path).exists() or path in bundled())):
+        return None
+    if entry := entry_called(path):
+        return entry
+    address = as_address(path)
+    return Entry(address) if address else None
 
 
 def opened(place: Place) -> Dictionary:
@@ -117,7 +126,7 @@ def opened(place: Place) -> Dictionary:
         return opened(Place(parts[0], place.provenance, place.stated))
     with explained(path):
         dictionary = _read(form, place)
-        if remembered_hash(dictionary) is None and not dictionary.lazy:
+        if not is_examined(dictionary) and not dictionary.lazy:
             check_finite(dictionary.tensors())
     dictionary.provenance = place.provenance | dictionary.provenance
     if source := repository_of(path):

@@ -16,6 +16,9 @@ _hashes: WeakKeyDictionary[nn.Module, tuple[list[Any], list[Tensor], str]] = Wea
 """The hash of each dictionary's tensors behind their versions when it was taken, and behind these tensors: while they
 are held, their memory has no other use."""
 
+_finite: WeakKeyDictionary[nn.Module, tuple[list[Any], list[Tensor]]] = WeakKeyDictionary()
+"""The versions of each dictionary's tensors, and these, when all their values were known to be finite."""
+
 
 def held_tensors(dictionary: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name."""
@@ -51,6 +54,23 @@ def hold_examined(dictionary: nn.Module, own: Mapping[str, Tensor], tensors: Map
     """
     if own.keys() == tensors.keys() and all(_is_same(own[name], tensors[name]) for name in own):
         remember_hash(dictionary, known)
+
+
+def hold_finite(dictionary: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Remember that a dictionary's values are finite, where its tensors are in the memory of tensors that were looked
+    at; one that holds others is left without."""
+    looked = {(one.data_ptr(), one.numel(), one.dtype) for one in tensors.values()}
+    held = [tensor.detach() for tensor in held_tensors(dictionary).values()]
+    if not _is_unversioned(dictionary) and all((one.data_ptr(), one.numel(), one.dtype) in looked for one in held):
+        _finite[dictionary] = _versions(dictionary), held
+
+
+def is_examined(dictionary: nn.Module) -> bool:
+    """Whether the values of a dictionary's tensors as they are now are known to be finite, from its hash or alone."""
+    if remembered_hash(dictionary) is not None:
+        return True
+    known = None if _is_unversioned(dictionary) else _finite.get(dictionary)
+    return known is not None and known[0] == _versions(dictionary)
 
 
 @contextmanager

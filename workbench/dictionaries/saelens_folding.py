@@ -36,13 +36,16 @@ class Scaler(TypedDict):
     has_whitening: NotRequired[bool]
 
 
-def folded(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path | None) -> Tensors:
+def folded(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path | None, factor: float | None = None
+) -> Tensors:
     """A foreign dictionary's tensors such that its encoder, activation function and decoder are all that it needs.
 
     Args:
         config: of `saelens_fields.declared`.
         tensors: in float32 or float64, by SAELens's names.
         folder: where the files of a training may lie.
+        factor: of the inputs, where it is known; else a file of the training says it.
 
     Raises:
         DictionaryError: something that the configuration names is missing, or has another shape.
@@ -55,7 +58,7 @@ def folded(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Pat
     if rule in (EXPECTED, WHITENED) and "transcoder" in config["architecture"]:
         raise DictionaryError(f"it normalises what it reads ({rule}) and does not say how what it writes is scaled")
     if rule == EXPECTED:
-        fold_scale(config, tensors, _scaling_factor(folder))
+        fold_scale(config, tensors, _scaling_factor(folder) if factor is None else checked_factor(factor))
     rescale(config, tensors)
     if rule == WHITENED:
         _fold_whitening(config, tensors, folder)
@@ -85,6 +88,14 @@ def fold_gate(tensors: Tensors) -> None:
     tensors["threshold"] = bias - gain * gate
     tensors["W_enc"] = tensors["W_enc"] * gain
     tensors["b_enc"] = bias
+
+
+def unfolded_gate(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The inverse of `fold_gate`."""
+    gain = tensors["r_mag"].exp()
+    own = {"W_enc": tensors["W_enc"] / gain, "b_mag": tensors["b_enc"], "r_mag": tensors["r_mag"]}
+    own["b_gate"] = (tensors["b_enc"] - tensors["threshold"]) / gain
+    return own | {name: tensors[name] for name in ("W_dec", "b_dec")}
 
 
 def fold_scale(config: Mapping[str, Any], tensors: Tensors, factor: float) -> None:
@@ -143,9 +154,14 @@ def _scaling_factor(folder: Path | None) -> float:
     except OSError as error:
         raise DictionaryError(f"its {SCALER} can't be read ({error})") from error
     factor = parse_json(content, Scaler, DictionaryError, f"its {SCALER} is damaged")["scaling_factor"]
-    if factor is None or not factor > 0:
-        raise DictionaryError(f"its {SCALER} has the scaling_factor {shown(factor)}, which is no number above 0")
-    return factor
+    return checked_factor(factor)
+
+
+def checked_factor(factor: Any) -> float:
+    """A factor of inputs; raises `DictionaryError` where it is no number above 0."""
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+        raise DictionaryError(f"the factor of its inputs is {shown(factor)}, which is no number above 0")
+    return float(factor)
 
 
 def _fold_whitening(config: Mapping[str, Any], tensors: Tensors, folder: Path | None) -> None:

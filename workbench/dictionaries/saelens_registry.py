@@ -32,10 +32,10 @@ NOTES = frozenset({"dataset_path", "model_from_pretrained_kwargs", "model_name",
 
 @dataclass(frozen=True)
 class Entry:
-    """A dictionary of a release."""
+    """A dictionary of the hub, with what a list of releases says of it."""
 
     address: Address
-    provenance: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
     """What a dictionary's record takes over: the name of its model, of the release and of Neuronpedia's page."""
     stated: dict[str, Any] = field(default_factory=dict)
     """Settings that stand for those of the dictionary's files, and `norm_scaling_factor`, which the files lack."""

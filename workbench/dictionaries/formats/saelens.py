@@ -8,6 +8,7 @@ Our folders are SAELens's with more fields under `workbench`. Folders of both ar
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,27 @@ import torch
 from torch import Tensor
 
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import CONFIG, SAELENS, WEIGHTS, DictionaryError, check_settings, read_folder
+from workbench.dictionaries.folder import (
+    CONFIG,
+    SAELENS,
+    WEIGHTS,
+    DictionaryError,
+    check_settings,
+    read_folder,
+    write_folder,
+)
 from workbench.dictionaries.normalising import NONE
 from workbench.dictionaries.protocol import Dictionary
-from workbench.dictionaries.remembered import hold_examined
+from workbench.dictionaries.remembered import hold_examined, hold_finite
 from workbench.dictionaries.saelens_fields import EXPECTED, WHITENED, declared, refuse_unknown
-from workbench.dictionaries.saelens_folding import SCALER, WHITENING, folded, rescale, threshold_of_training
+from workbench.dictionaries.saelens_folding import (
+    SCALER,
+    WHITENING,
+    folded,
+    rescale,
+    threshold_of_training,
+    unfolded_gate,
+)
 
 TITLE = "SAELens"
 FILES = (CONFIG, WEIGHTS, SCALER, WHITENING)
@@ -38,8 +54,13 @@ def matches(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
-def read(folder: Path) -> Dictionary:
+def read(folder: Path, stated: Mapping[str, Any] | None = None) -> Dictionary:
     """The dictionary in the folder, with its hook points, name and provenance.
+
+    Args:
+        folder: with the two files.
+        stated: settings of a list of releases, which stand for those of a foreign `cfg.json`, and the
+            `norm_scaling_factor` that it lacks.
 
     Raises:
         DictionaryError: a file is damaged, of another version, or not what `cfg.json` says; or the dictionary depends
@@ -48,12 +69,19 @@ def read(folder: Path) -> Dictionary:
     """
     stored = read_folder(folder)
     content, own = stored.config, stored.config.get("workbench") or {}
-    config, tensors = understood(content, stored.tensors, folder)
+    stated = dict(stated or {})
+    factor = stated.pop("norm_scaling_factor", None)
+    if stated and not is_ours(content):
+        content = content | stated
+    config, tensors = understood(content, stored.tensors, folder, factor)
     kind = Dictionary.kind_called(own.get("kind") or config["architecture"])
     if not is_ours(content):
         refuse_unknown(content, known=inspect.signature(kind).parameters)
     dictionary = kind.from_config(config, tensors)
-    hold_examined(dictionary, dictionary.tensors(), stored.tensors, stored.fingerprint)
+    if stored.fingerprint:
+        hold_examined(dictionary, dictionary.tensors(), stored.tensors, stored.fingerprint)
+    else:
+        hold_finite(dictionary, stored.tensors)
     if is_ours(content):
         _check_stated(content, dictionary)
     check_settings(content)
@@ -79,7 +107,16 @@ def write(dictionary: Dictionary, folder: Path) -> None:
             f"{dictionary.name} is of the kind {dictionary.kind}, which SAELens {SAELENS} does not open; leave format "
             "out to save it for Workbench."
         )
-    dictionary.write(folder)
+    if word == "gated":
+        write_folder(folder, *_gated(dictionary))
+    else:
+        dictionary.write(folder)
+
+
+def _gated(dictionary: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration and the tensors of a gated dictionary as SAELens has them."""
+    config = {name: value for name, value in dictionary.config().items() if name != "workbench"}
+    return config, unfolded_gate(dictionary.tensors())
 
 
 def is_ours(config: dict[str, Any]) -> bool:
@@ -88,7 +125,7 @@ def is_ours(config: dict[str, Any]) -> bool:
 
 
 def understood(
-    config: dict[str, Any], tensors: dict[str, Tensor], folder: Path | None = None
+    config: dict[str, Any], tensors: dict[str, Tensor], folder: Path | None = None, factor: float | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors in today's form; see `saelens_folding.folded`.
 
@@ -96,6 +133,7 @@ def understood(
         config: the content of `cfg.json`.
         tensors: the weights.
         folder: where they lie, with the files of a training.
+        factor: of the inputs, where a list of releases states it.
 
     Raises:
         DictionaryError: the dictionary depends on something that does not fit a dictionary here.
@@ -111,7 +149,7 @@ def understood(
     if ours:
         rescale(config, tensors)
         return config, tensors
-    tensors = folded(config, tensors, folder)
+    tensors = folded(config, tensors, folder, factor)
     if config.get("normalize_activations") in (EXPECTED, WHITENED):
         config["normalize_activations"] = NONE
     return config, tensors

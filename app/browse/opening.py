@@ -1,0 +1,119 @@
+"""Open: a dictionary from a folder, a file or the hub, with what was recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import caching
+import streamlit as st
+from shared import background, dictionaries, places, session
+
+from workbench.core.text import plain
+
+if TYPE_CHECKING:
+    from workbench.dictionaries.loading import Place
+    from workbench.model import LanguageModel
+
+TYPED, FETCHED, WRONG, OPENED = "typed folder", "fetched dictionary", "trouble with folder", "opened dictionary"
+"""In the session: what is typed, the key of the download that it waits for, why it failed, and what was recognised."""
+STOPPED = "The download was stopped; what was fetched is kept, and opening the same name goes on."
+
+
+def ask(model: LanguageModel, place: Any) -> None:
+    """Draw the button that asks for a dictionary."""
+    with place.popover("Open", icon=":material/folder_open:", width="stretch"):
+        st.text_input(
+            "Folder, file or name on the hub",
+            key=TYPED,
+            placeholder="google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
+            on_change=_typed,
+            args=(model,),
+            help="What Workbench, SAELens, sparsify, dictionary_learning or circuit-tracer wrote, or a dictionary on "
+            "Hugging Face: OWNER/REPOSITORY/FOLDER, with @REVISION if need be.",
+        )
+
+
+def take_fetched(model: LanguageModel) -> None:
+    """Choose the dictionary of a download that has ended; call this before the chooser is drawn."""
+    key = st.session_state.get(FETCHED)
+    task = caching.task(key) if key else None
+    if key is None or (task is not None and (not task.done or task.failed)):
+        return
+    st.session_state[FETCHED] = None
+    if task is not None:
+        with _in_the_session():
+            _take(model, task.result())
+        caching.forget(key)
+
+
+def report(model: LanguageModel) -> None:
+    """Draw the progress of a download, why a dictionary was not opened, or what was recognised."""
+    key = st.session_state.get(FETCHED)
+    background.finished(key, STOPPED)
+    if key is not None and ((task := caching.task(key)) is None or task.done):
+        st.session_state[FETCHED] = None  # its sentence is drawn once
+    if complaint := st.session_state.pop(WRONG, ""):
+        st.error(plain(complaint), icon=":material/error:")
+    if recognised := st.session_state.pop(OPENED, ""):
+        st.success(recognised, icon=":material/check:")
+
+
+class _in_the_session:
+    """Keeps an error for the next drawing of the page."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: object) -> bool:
+        # the last: ~ of an unknown user
+        if isinstance(error, ValueError | KeyError | OSError | RuntimeError):
+            st.session_state[WRONG] = str(error)
+            return True
+        return False
+
+
+def _typed(model: LanguageModel) -> None:
+    """Open what was typed, or begin its download."""
+    from workbench.dictionaries.loading import entry_on_hub, located
+
+    typed = st.session_state[TYPED].strip()
+    if not typed:
+        return
+    st.session_state[FETCHED] = None
+    with _in_the_session():
+        name = dictionaries.path_of(places.allowed(typed))
+        if entry_on_hub(name) is None:
+            _take(model, located(name))
+            return
+        key = ("open", name)
+        caching.forget(key)
+        caching.begin(key, f"Opening {name}", _fetching(name))
+        st.session_state[FETCHED], st.session_state[TYPED] = key, ""
+
+
+def _fetching(name: str) -> Callable[..., Place]:
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Place:
+        from workbench.dictionaries.loading import located, opened
+
+        place = located(name, progress=tell, cancel=cancelled)
+        tell(1.0, "Reading the weights")
+        opened(place)
+        return place
+
+    return work
+
+
+def _take(model: LanguageModel, place: Place) -> None:
+    """Add a dictionary to the known ones, choose it, and say what was recognised."""
+    from workbench.dictionaries.recognition import format_of
+
+    one = dictionaries.add(model, place)
+    st.session_state["dictionary"] = one.name
+    session.open_feature(None)
+    st.session_state[TYPED] = ""
+    made_for = f", made for {plain(one.made_for)}" if one.made_for else ""
+    st.session_state[OPENED] = (
+        f"Opened {plain(one.title)}: a dictionary in the format of {plain(format_of(place.path).TITLE)}, "
+        f"{dictionaries.about(one)}{made_for}."
+    )
