@@ -6,8 +6,8 @@
 
 `make` writes `control.gguf` by repeng's export, `steering.pt` with a SteeringVector as plain data, and
 `expected.safetensors` with `tokens` [pos] and logits [pos, vocab] of the tiny llama of `tests/tiny.py`: `plain`,
-`control` at a strength of 1.5, `steering` at 2. `check` opens a control vector that we wrote in repeng, compares it with
-what the package gguf reads, and prints its layers. Runs in an environment of its own, without this project.
+`control` at a strength of 1.5, `steering` at 2. `check` opens a control vector that we wrote in repeng, compares it
+with what the package gguf reads, and prints its layers. Runs in an environment of its own, without this project.
 """
 
 from __future__ import annotations
