@@ -79,6 +79,13 @@ def test_a_bad_prompt(prompt: str | None, word: str) -> None:
     assert word in complaint(page)
 
 
+@pytest.mark.parametrize(
+    ("page", "link", "word"), [("browse", "neurons.99.gate:1", "layer 99"), ("steer", "neurons.29.gate:99999", "99999")]
+)
+def test_a_bad_link(page: str, link: str, word: str) -> None:
+    assert word in complaint(visit(page, feature=link))
+
+
 def test_an_edit_that_can_never_act() -> None:
     page = visit("steer", feature=DOG)
     page.selectbox(key="where-0").set_value("generated")
@@ -146,6 +153,7 @@ def test_edits_survive_the_widgets(model: wb.model.LanguageModel) -> None:
         "",
         "{",
         "[]",
+        "[1, 2]",
         "3",
         '{"format": 1}',
         '{"format": 99, "model": {"name": "a", "hash": "b"}, "interventions": []}',

@@ -589,6 +589,10 @@ FUNCTIONS: Calls = {
     "surgery.swap_activation": lambda w: {"model": w.model, "kind": "relu", "corpus": w.corpus, "tokens": 40},
     "surgery.remove_causal_mask": lambda w: {"model": w.model, "layers": [0]},
     "surgery.dare": lambda w: {"base": w.model, "tuned": [w.model], "p": 0.5, "weights": 1.0},
+    "surgery.merge": lambda w: {
+        "recipe": {"merge_method": "linear", "models": [{"model": str(w.saved_child)}], "parameters": {"weight": 1.0}},
+        "device": "cpu",
+    },
     "surgery.extract_expert": lambda w: {"model": w.model, "corpus": w.corpus, "keep": 0.5, "tokens": 40},
     "surgery.keep_neurons": lambda w: {
         "model": w.model,

@@ -351,6 +351,23 @@ def _dare(change_folder: Callable[[Place, Path], None]) -> Callable[[Place], Cal
     return plant
 
 
+def _merge(change_folder: Callable[[Place, Path], None]) -> Callable[[Place], Callable[[], Any]]:
+    def plant(place: Place) -> Callable[[], Any]:
+        to = place.model("merged")
+        change_folder(place, to)
+        models = [{"model": str(place.base)}, {"model": str(to)}]
+        recipe = {"merge_method": "linear", "models": models, "parameters": {"weight": 1.0}}
+        return lambda: wb.surgery.merge(recipe)
+
+    return plant
+
+
+def _recipe_with_tags(place: Place) -> Callable[[], Any]:
+    to = place.folder / "recipe.yml"
+    to.write_text(f"merge_method: !!python/object/apply:os.system ['touch {place.marker}']\nmodels: []\n")
+    return lambda: wb.surgery.merge(to)
+
+
 def _link_weights(place: Place, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(place.secret / "model" / "model.safetensors")
@@ -441,6 +458,9 @@ HOSTILE = [
     Hostile("a corpus whose columns are unpickled", _pickling_parquet),
     Hostile("a tuned model by a link", _dare(_link_weights), LINK),
     Hostile("a tuned model with code", _dare(_bring_code)),
+    Hostile("a merged model by a link", _merge(_link_weights), LINK),
+    Hostile("a merged model with code", _merge(_bring_code)),
+    Hostile("a recipe of a merge with code", _recipe_with_tags, "has the tag"),
     Hostile("a child with code", _child_with_code, CODE),
 ]
 

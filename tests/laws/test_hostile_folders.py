@@ -133,7 +133,7 @@ EXEMPT = {
 }
 """Public functions with a path that open nothing of a stranger's in a way of their own, and why."""
 OPENS = {
-    "load_model verify_checkpoint dare open_child load_dictionary load_set open_index Store Corpus.load",
+    "load_model verify_checkpoint dare merge open_child load_dictionary load_set open_index Store Corpus.load",
     "load_viewer_graph load_direction open_export load_graph load_task load_interventions import_labels read_history",
 }
 """Loaders that are attacked above."""

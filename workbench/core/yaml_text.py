@@ -11,7 +11,7 @@ from workbench.core.forms import DEEPEST
 from workbench.core.paths import has_halves
 from workbench.core.type_words import reason_of, shown
 
-LARGEST_YAML = 2**20
+LARGEST_YAML = 2**16
 """Characters of a YAML text that is read."""
 
 

@@ -143,12 +143,7 @@ def read_huggingface(
         ModelError: there is no such model, or no network to fetch it; it brings code, or leads out of its folder; the
             device can't compute in the type, or has too little memory for it.
     """
-    if Path(source).exists() and not (Path(source) / "config.json").exists():
-        file = next(iter(sorted(Path(source).glob(f"*{GGUF}"))), None) if Path(source).is_dir() else None
-        advice = f"give the path of {file.name} in it" if file else "it has no config.json"
-        raise ModelError(f"{source!r} is not a model folder: {advice}.")
-    if Path(source).is_absolute() and not Path(source).exists():
-        raise ModelError(f"There is no folder {source!r}.")
+    _check_place(source)
     folder = Path(source)
     load = functools.partial(_load, source, device, dtype, trust_remote_code=trust_remote_code)
     with _in_one_sentence(source):
@@ -156,6 +151,16 @@ def read_huggingface(
             here = functools.partial(load, local_files_only=True)
             return read_steadily(here, (folder, folder / "config.json"), ModelError)
         return _read(source, load, fetch=fetch)
+
+
+def _check_place(source: str) -> None:
+    """Refuse a path that is there and is no folder of a checkpoint, and an absolute one that is not there."""
+    if Path(source).exists() and not (Path(source) / "config.json").exists():
+        file = next(iter(sorted(Path(source).glob(f"*{GGUF}"))), None) if Path(source).is_dir() else None
+        advice = f"give the path of {file.name} in it" if file else "it has no config.json"
+        raise ModelError(f"{source!r} is not a model folder: {advice}.")
+    if Path(source).is_absolute() and not Path(source).exists():
+        raise ModelError(f"There is no folder {source!r}.")
 
 
 def checkpoint_folder(source: str) -> Path:
@@ -168,6 +173,7 @@ def checkpoint_folder(source: str) -> Path:
     Raises:
         ModelError: as `read_huggingface`.
     """
+    _check_place(source)
     if Path(source).exists():
         check_opening(Path(source))
         return Path(source)

@@ -134,8 +134,6 @@ def folder_of(model: str) -> Path:
         for file, what in ((SPLICED, "runs through dictionaries"), (BESIDE, "has edits beside its weights")):
             if (Path(model) / file).exists():
                 raise SurgeryError(f"{model} {what}, which a merge would lose; merge plain checkpoints.")
-    elif Path(model).exists():
-        raise SurgeryError(f"{model} is no folder of a checkpoint; a merge reads folders with safetensors and names.")
     try:
         return checkpoint_folder(model)
     except ModelError as error:

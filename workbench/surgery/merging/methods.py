@@ -107,7 +107,7 @@ def linear(parts: Sequence[Part], shared: Mapping[str, Any], draws: Draws) -> Te
     for part, weight in zip(parts, weights, strict=True):
         total.addcmul_(part.tensor, weight)
     if shared["normalize"]:
-        whole = weights[None].sum(dim=1)
+        whole = weights[None].sum(dim=1)[0]
         if not whole:
             raise SurgeryError("The weights of a tensor sum to 0 and can't be normalised; set normalize: false.")
         total.div_(whole)

@@ -224,8 +224,8 @@ def _model(name: Any, where: str, *, optional: bool = False) -> str | None:
     """A folder or name; with `optional`, None where there is none."""
     if name is None and optional:
         return None
-    fault = path_fault(name) if isinstance(name, str) else "as a text"
-    if fault:
+    if not isinstance(name, str) or path_fault(name):
+        fault = path_fault(name) if isinstance(name, str) else "as a text"
         raise SurgeryError(f"{where} is the folder or name of a model {fault}, not {shown(name)}.")
     if not Path(name).exists():
         for mark, what in (("+", "an adapter"), ("@", "a revision")):
