@@ -157,13 +157,7 @@ def _table(
         column_order=shown,
         column_config={
             "place": st.column_config.NumberColumn(
-<<<<<<< HEAD
-                "Place",
-                width=60,
-                help="Among the tokens of the text, from 0; what the tokenizer puts in front is left out.",
-=======
                 "Place", width=60, help="In the text, from 0; a token that the tokenizer puts in front does not count."
->>>>>>> gemma
             ),
             "token": st.column_config.TextColumn("Token", width=110, help="␣ is a space."),
             "feature": st.column_config.TextColumn("Feature", width=150, help="dictionary:index"),
