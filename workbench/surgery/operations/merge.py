@@ -54,7 +54,7 @@ def merge(
 ) -> Child:
     """The child of a recipe of mergekit; its parent is the base model, or the first one where there is none.
 
-    Beside the parent and the child, about one tensor of each model is in memory.
+    Tensors of the models are read one at a time, and each merged one is at once in the child's type.
 
     Args:
         recipe: a YAML file, a YAML text, or the same as a mapping. Methods are linear, slerp, ties, dare_ties,
