@@ -137,7 +137,7 @@ def _node(graph: ViewerGraph, node: ViewerNode) -> None:
             (right, "Targets", [link for link in graph.edges if link.source == node.id]),
         ):
             with place:
-                st.markdown(f"**{title}**")
+                st.markdown(f"**{plain(title)}**")
                 _links(graph, links, title == "Sources")
 
 

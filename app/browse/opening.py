@@ -55,8 +55,14 @@ def report(model: LanguageModel) -> None:
         st.session_state[FETCHED] = None  # its sentence is drawn once
     if complaint := st.session_state.pop(WRONG, ""):
         st.error(plain(complaint), icon=":material/error:")
-    if recognised := st.session_state.pop(OPENED, ""):
-        st.success(recognised, icon=":material/check:")
+    if what := st.session_state.pop(OPENED, None):
+        one, form = what
+        made_for = f", made for {plain(one.made_for)}" if one.made_for else ""
+        st.success(
+            f"Opened {plain(one.title)}: a dictionary in the format of {plain(form)}, "
+            f"{dictionaries.about(one)}{made_for}.",
+            icon=":material/check:",
+        )
 
 
 class _in_the_session:
@@ -112,8 +118,4 @@ def _take(model: LanguageModel, place: Place) -> None:
     st.session_state["dictionary"] = one.name
     session.open_feature(None)
     st.session_state[TYPED] = ""
-    made_for = f", made for {plain(one.made_for)}" if one.made_for else ""
-    st.session_state[OPENED] = (
-        f"Opened {plain(one.title)}: a dictionary in the format of {plain(format_of(place.path).TITLE)}, "
-        f"{dictionaries.about(one)}{made_for}."
-    )
+    st.session_state[OPENED] = one, format_of(place.path).TITLE

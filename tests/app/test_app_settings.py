@@ -66,7 +66,7 @@ def test_an_index_that_is_kept_lets_its_model_go(tiny_cache: Path, tmp_path: Pat
     sae = wb.TopKSAE(32, 24, 4, hook_point="blocks.1.hook_resid_post", name="kept")
     sae.save(tmp_path / "d")
     wb.build_index(model, sae, wb.Corpus([tiny.TEXT]), tmp_path / "d" / "index", context=16)
-    index = caching.feature_index(str(tmp_path / "d"), "kept", (1,), (1,), model)
+    index = caching.feature_index(str(tmp_path / "d"), str(tmp_path / "d"), "kept", ((1,), (1,)), model)
     gone = weakref.ref(model)
     del model
     gc.collect()

@@ -252,6 +252,7 @@ CLASSES = {"CrossEntropyLoss", "NLLLoss", "KLDivLoss", "LogSoftmax"}
 ALLOWED = {
     "circuits/tasks.py": {"logsumexp"},  # the joint probability of several answers
     "dictionaries/key_value.py": {"cross_entropy"},  # the gradient of training
+    "lens/readout.py": {"logsumexp"},  # entropy, KL and top tokens of a row in one pass over it
     "sparsity/verification.py": {"cross_entropy"},  # shares nothing with what it verifies
     "surgery/finetuning/healer.py": {"cross_entropy"},  # the gradient of training
     "surgery/search/fitness.py": {"log_softmax"},  # keeps the dense model's log-probabilities in 16 bits

@@ -33,8 +33,9 @@ EXEMPT = {
     ("model/default_model.py", "fetch_default"),
     ("model/default_model.py", "_convert"),
     ("surgery/certificate/check.py", "verify_checkpoint"),
+    ("dictionaries/hub.py", "_check_single"),
 }
-"""The first two download; `tests/model/test_default_model.py` kills them. The last writes into the system's temporary
+"""The first two download; `tests/model/test_default_model.py` kills them. The others write into the system's temporary
 folder."""
 
 
@@ -86,6 +87,15 @@ def _read_sae(path: Path) -> Any:
 def transcoder(number: int) -> wb.dictionaries.Transcoder:
     reads, writes = "blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out"
     return wb.dictionaries.Transcoder(32, 24, reads=reads, writes=writes, seed=number)
+
+
+def clt(number: int) -> wb.dictionaries.CrossLayerTranscoder:
+    places = [" + ".join(f"blocks.{n}.{part}" for n in (0, 1)) for part in ("mlp.hook_in", "hook_mlp_out")]
+    return wb.dictionaries.CrossLayerTranscoder(64, 48, layers=2, reads=places[0], writes=places[1], seed=number)
+
+
+def _read_clt(path: Path) -> Any:
+    return wb.load_dictionary(path).tensors_hash if path.exists() else None
 
 
 def _read_foreign(path: Path) -> Any:
@@ -302,6 +312,7 @@ SAVERS = [
         _read_foreign,
     ),
     Saver("transcoder", "d", lambda path, n: transcoder(n).save(path, format="circuit_tracer"), _read_foreign),
+    Saver("clt", "d", lambda path, n: clt(n).save(path, format="circuit_tracer_cross_layer"), _read_clt),
     Saver("corpus.jsonl", "c.jsonl", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("corpus.parquet", "c.parquet", lambda path, n: corpus(n).save(path), _read_corpus),
     Saver("graph", "g.json", lambda path, n: wb.attribution.save_graph(_graph(n), path), _read_graph),

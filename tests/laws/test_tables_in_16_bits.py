@@ -35,8 +35,8 @@ def test_a_table_is_that_of_float32(
     plain: Any = zoo.build(name)
     whole = wb.load_model(plain).hook_points
     compared = []
-    compare = hookpoint_table._compared
-    monkeypatch.setattr(hookpoint_table, "_compared", lambda *args: compared.append(args[0]) or compare(*args))
+    compare = hookpoint_table.compared
+    monkeypatch.setattr(hookpoint_table, "compared", lambda *args: compared.append(args[0]) or compare(*args))
     half = wb.load_model(plain.to(dtype)).hook_points
     assert list(half.values()) == list(whole.values())
     assert [one.dtype for one in compared] == [torch.float32]  # found on the copy alone

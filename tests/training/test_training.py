@@ -377,7 +377,7 @@ def mean(lines: list[Any], name: str) -> float:
         ({"tokens": 1e6}, "tokens is a whole number"),
         ({"batch_size": -1}, "batch_size is a whole number"),
         ({"seed": -1}, "seed is a whole number from 0"),
-        ({"lr": float("nan")}, "lr is a number above 0, not nan"),
+        ({"lr": float("nan")}, "lr is a number above 0 to 3e\\+38, not nan"),
         ({"lr": 0.0}, "lr is a number above 0"),
         ({"clip": -1.0}, "clip is a number above 0"),
         ({"warmup": 1.5}, "warmup is a number from 0 to 1, not 1.5"),

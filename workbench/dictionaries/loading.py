@@ -13,6 +13,7 @@ import torch
 from workbench.core.checks import checked
 from workbench.core.progress import Progress
 from workbench.core.shipped import missing, shipped
+from workbench.core.steady import read_steadily
 from workbench.dictionaries.folder import CONFIG, DictionaryError, check_finite
 from workbench.dictionaries.hub import fetch
 from workbench.dictionaries.hub_names import HUB, PREFIX, as_address, repository_of
@@ -113,7 +114,12 @@ def entry_on_hub(path: str | Path) -> Entry | None:
 
 
 def opened(place: Place) -> Dictionary:
-    """The one dictionary in a folder or file, on the processor; see `load_dictionary`."""
+    """The one dictionary in a folder or file, on the processor, its files all in one state; see `load_dictionary`."""
+    return read_steadily(lambda: _opened(place), (place.path,), DictionaryError)
+
+
+def _opened(place: Place) -> Dictionary:
+    """The dictionary in the files as they are now."""
     path = place.path
     form = format_of(path)
     parts = parts_of(path, form)

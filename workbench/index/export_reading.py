@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from workbench.core.checks import Natural, Number, checked
 from workbench.core.forms import parse_json, read_json
 from workbench.core.paths import check_ordinary, leads_out
+from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of, shown
 from workbench.index.exported import ExportedExample, ExportedFeature, ExportedLabel, FeatureExport
 from workbench.index.layout import FeatureIndexError
@@ -115,6 +116,11 @@ def open_export(path: str | Path, *, layer: Natural | None = None, examples: Nat
             dictionaries.
     """
     folder = Path(path)
+    return read_steadily(lambda: _read(folder, layer, examples), (folder,), FeatureIndexError)
+
+
+def _read(folder: Path, layer: int | None, examples: int) -> FeatureExport:
+    """The export as it is now."""
     if any((folder / part).is_dir() for part in PARTS):
         if layer is not None:
             raise FeatureIndexError("A Neuronpedia export is of one layer and states indices; leave layer out.")

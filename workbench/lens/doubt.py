@@ -13,6 +13,7 @@ from workbench.core.checks import Natural, Number, Positive, Raises, Share, chec
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.evaluation.bootstrap import Estimate, TextSums, bootstrap
+from workbench.evaluation.losses import cross_entropy
 from workbench.lens.errors import LensError
 from workbench.lens.grid import LensGrid
 from workbench.lens.reading import read_lens
@@ -104,8 +105,7 @@ def _of_next(grid: LensGrid) -> Tensor:
     with torch.no_grad():
         for at in readout.blocks(len(streams)):
             logits = readout.logits(readout.normed(streams[at]))
-            own = logits.gather(1, grid.prompt_ids[1:][at].to(logits.device)[:, None])[:, 0]
-            found.append(own - logits.logsumexp(-1))
+            found.append(-cross_entropy(logits, grid.prompt_ids[1:][at].to(logits.device)))
     return torch.cat(found) if found else streams.new_zeros(0, dtype=torch.float32)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.evaluation.losses import cross_entropy
 from workbench.lens.errors import LensError
 from workbench.lens.places import Place
 from workbench.lens.readout import Readout
@@ -63,22 +64,26 @@ class LensGrid:
         Raises:
             LensError: a text of several tokens, or an id outside the vocabulary.
         """
-        return self._of_token(token, lambda logits, own: (logits > own).sum(-1))
+        return self._of_token(token, lambda logits, number: (logits > logits[:, number : number + 1]).sum(-1))
 
     @checked(LensError)
     def log_probability(self, token: str | int) -> Tensor:
         """The log-probability of a token in each cell, in nats: `[rows, pos]`; arguments and errors as `rank`."""
-        return self._of_token(token, lambda logits, own: (own - logits.logsumexp(-1, keepdim=True))[:, 0])
+
+        def measure(logits: Tensor, number: int) -> Tensor:
+            return -cross_entropy(logits, torch.full(logits.shape[:1], number, device=logits.device))
+
+        return self._of_token(token, measure)
 
     def _of_token(self, token: str | int, measure: Any) -> Tensor:
-        """A measure of each cell's logits `[cells, vocab]` and a token's own `[cells, 1]`: `[rows, pos]`."""
+        """A measure of each cell's logits `[cells, vocab]` and a token's id: `[rows, pos]`."""
         number, readout = token_id(self.model, token), Readout(self.model)
         cells = self.streams.flatten(0, 1)
         found = []
         with torch.no_grad():
             for at in readout.blocks(len(cells)):
                 logits = readout.logits(readout.normed(cells[at]))
-                found.append(measure(logits, logits[:, number : number + 1]))
+                found.append(measure(logits, number))
         return torch.cat(found).view(self.streams.shape[:2])
 
     def to_dict(self) -> dict[str, Any]:

@@ -106,12 +106,13 @@ def write(dictionary: Dictionary, folder: Path) -> None:
                 "b_dec": clt.b_dec[layer],
             }
             own |= {"threshold": thresholds[layer]} if jumps else {}
-            _save(own, layer, new / f"W_enc_{layer}.safetensors")
-            _save({"W_dec": clt.W_dec[layer]}, layer, new / f"W_dec_{layer}.safetensors")
+            save_file(_named(own, layer), new / f"W_enc_{layer}.safetensors")
+            save_file(_named({"W_dec": clt.W_dec[layer]}, layer), new / f"W_dec_{layer}.safetensors")
 
 
-def _save(tensors: dict[str, Tensor], layer: int, file: Path) -> None:
-    save_file({f"{name}_{layer}": one.detach().cpu().contiguous() for name, one in tensors.items()}, file)
+def _named(tensors: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """The tensors of a layer by their names in its file."""
+    return {f"{name}_{layer}": one.detach().cpu().contiguous() for name, one in tensors.items()}
 
 
 def _hook(dictionary: Dictionary, points: tuple[str, ...]) -> str:

@@ -68,7 +68,7 @@ class Steer(FeatureIntervention):
         cls,
         hook_point: str | Vectors,
         direction: Tensor | Sequence[float] | float | None = None,
-        amount: float | None = None,
+        amount: float = 1.0,
         *,
         positions: Any = "all",
     ) -> Steer:
@@ -78,13 +78,13 @@ class Steer(FeatureIntervention):
             hook_point: the hook point, or a direction with vectors by hook point, such as `wb.directions.Direction`;
                 its second argument is the amount.
             direction: of the hook point's width, heads one after another.
-            amount: 1 if None.
+            amount: how much of it.
             positions: as for every intervention.
         """
         if isinstance(hook_point, Vectors) and isinstance(hook_point.vectors, Mapping):
-            if amount is not None and direction is not None:
+            if direction is not None and amount != 1.0:
                 raise EditError("Steer.along(direction, amount) takes no other direction; its vectors are its own.")
-            amount = direction if amount is None else amount  # type: ignore[assignment]
+            amount = amount if direction is None else direction  # type: ignore[assignment]
             vectors = hook_point.vectors
             joined = torch.cat([vector.detach().cpu().flatten() for vector in vectors.values()])
             hook_point, direction = JOIN.join(vectors), joined
@@ -92,7 +92,6 @@ class Steer(FeatureIntervention):
             raise EditError("Steer.along takes a hook point's name, or a direction with vectors by hook point.")
         if direction is None:
             raise EditError("Steer.along takes a direction, a tensor or a list of finite numbers, not None.")
-        amount = 1.0 if amount is None else amount
         return cls(None, amount, hook_point, direction, positions=positions)  # type: ignore[arg-type]
 
     @classmethod
