@@ -57,10 +57,9 @@ def report(model: LanguageModel) -> None:
         st.error(plain(complaint), icon=":material/error:")
     if what := st.session_state.pop(OPENED, None):
         one, form = what
-        made_for = f", made for {plain(one.made_for)}" if one.made_for else ""
         st.success(
-            f"Opened {plain(one.title)}: a dictionary in the format of {plain(form)}, "
-            f"{dictionaries.about(one)}{made_for}.",
+            f"Opened {plain(one.title)}: a dictionary in the format of {plain(form)}, {dictionaries.about(one)}"
+            + (f", made for {plain(one.made_for)}." if one.made_for else "."),
             icon=":material/check:",
         )
 
