@@ -315,6 +315,12 @@ def test_folders_of_gemma_scope_2(name: str, tmp_path: Path) -> None:
         wb.load_dictionary(tmp_path / "clt" / name)
 
 
+def test_a_set_of_single_layers_below_a_folder_clt_is_circuit_tracers(tmp_path: Path) -> None:
+    one = wb.dictionaries.Transcoder(8, 16, reads="blocks.0.mlp.hook_in", writes="blocks.0.mlp.hook_out")
+    one.save(tmp_path / "clt" / "set", format="circuit_tracer")
+    assert wb.load_dictionary(tmp_path / "clt" / "set").kind == "transcoder"
+
+
 def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> None:
     def altered(change: Any) -> Path:
         shutil.rmtree(tmp_path / "d", ignore_errors=True)

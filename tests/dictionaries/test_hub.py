@@ -15,6 +15,7 @@ from workbench.dictionaries import formats
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.hub_names import Address, as_address, repository_of
 from workbench.dictionaries.loading import load_dictionary
+from workbench.dictionaries.relu import Transcoder
 from workbench.dictionaries.sets import load_set
 from workbench.dictionaries.topk import TopKSAE
 
@@ -116,6 +117,21 @@ def test_files_in_the_store_that_all_repositories_share_are_opened(hub: LocalHub
         load_dictionary(first.folder)
     (hub.cache / "blobs" / ".huggingface-shared-blobs").touch()
     assert load_dictionary(first.folder).hash == first.hash
+
+
+def test_a_part_of_a_set_that_is_here_is_not_taken_for_the_set(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.repositories["someone/set"] = tmp_path / "set"
+    for layer in range(3):
+        one = Transcoder(8, 16, reads=f"blocks.{layer}.mlp.hook_in", writes=f"blocks.{layer}.mlp.hook_out")
+        one.save(tmp_path / "set", format="circuit_tracer")
+    load_dictionary("someone/set/layer_0.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert len(load_set("someone/set")) == 1
+    assert "more of it may be on the hub" in caplog.text
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert len(load_set(f"someone/set@{COMMIT}")) == 3
 
 
 def test_a_hub_that_breaks_off_is_a_sentence(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +292,14 @@ def test_names_on_the_hub() -> None:
         assert as_address(Address(*parts).address) == Address(*parts)
     for name in ("resid-15", "/a/b", "./a/b", "../a/b", "~/a/b", "a/b/../c", "a//b", "", "a b/c", "a/b/."):
         assert as_address(name) is None, name
-    for name in ("hf:x", "hf:/a/b/..", "https://example.org/a/b", "http://huggingface.co/a/b"):
+    for name in (
+        "hf:x",
+        "hf:/a/b/..",
+        "https://example.org/a/b",
+        "http://huggingface.co/a/b",
+        "hf:a/b@/bin/ls",
+        "hf:a/b@../x",
+    ):
         with pytest.raises(DictionaryError, match="is no name on the hub"):
             as_address(name)
 

@@ -15,6 +15,7 @@ from workbench.dictionaries.codebook import Codebook
 from workbench.dictionaries.folder import CONFIG, WEIGHTS, DictionaryError
 from workbench.dictionaries.key_value import KeyValueBottleneck
 from workbench.dictionaries.loading import load_dictionary
+from workbench.dictionaries.relu import Transcoder
 from workbench.dictionaries.topk import TopKSAE, TopKTranscoder
 
 D, WIDTH = 8, 40
@@ -106,6 +107,20 @@ def test_what_the_file_says_is_computed(form: str, tmp_path: Path) -> None:
     torch.testing.assert_close(dictionary.reconstruct(X), out, atol=1e-4, rtol=0)
     dictionary.save(tmp_path / "again")
     torch.testing.assert_close(load_dictionary(tmp_path / "again").reconstruct(X), out, atol=1e-4, rtol=0)
+
+
+def test_a_transcoder_whose_file_does_not_say_where_it_writes_writes_nowhere(tmp_path: Path) -> None:
+    ours = Transcoder(8, 16, reads="blocks.0.mlp.hook_in", writes="blocks.0.hook_mlp_out")
+    ours.save(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config.pop("workbench")
+    assert config["metadata"].pop("hook_name_out")
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    found = load_dictionary(tmp_path)
+    assert (found.reads, found.writes) == ("blocks.0.mlp.hook_in", "")
+    ours.writes = ""
+    ours.save(tmp_path / "ours")
+    assert load_dictionary(tmp_path / "ours").hash == ours.hash
 
 
 def test_thresholds_and_factors_of_fine_tuning(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.formats import llama_scope_r1
+from workbench.dictionaries.formats import llama_scope, llama_scope_r1
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.recognition import format_of
@@ -74,6 +74,18 @@ def test_folders_of_several_and_of_one() -> None:
         load_dictionary(QWEN)
     assert load_dictionary(GOODFIRE).hash == load_dictionary(next(GOODFIRE.glob("*.pth"))).hash
     assert load_dictionary(GEMMA / "params.npz").hash == load_dictionary(GEMMA).hash
+
+
+def test_llama_scope_with_every_field_of_its_publisher(tmp_path: Path) -> None:
+    folder = tmp_path / LLAMA.name
+    shutil.copytree(LLAMA, folder)
+    whole = {"norm_activation": "dataset-wise", "use_glu_encoder": False, "use_decoder_bias": True}
+    config("hyperparams.json", **whole, apply_decoder_bias_to_pre_encoder=False)(folder)
+    plain = load_dictionary(LLAMA)
+    assert load_dictionary(folder).hash == plain.hash
+    stated = llama_scope.read(folder, {"norm_scaling_factor": 2.0})  # of a list of releases
+    weight = load_file(folder / "checkpoints" / "final.safetensors")["encoder.weight"]
+    torch.testing.assert_close(stated.tensors()["W_enc"], 2 * weight.T)
 
 
 def arrays(**changed: Any) -> Callable[[Path], None]:

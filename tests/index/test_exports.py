@@ -172,6 +172,14 @@ def test_an_index_is_written_as_neuronpedia_takes_it(sae_world: World, tmp_path:
     index.label(3, "")
 
 
+def test_a_dictionary_of_several_layers_is_of_no_layer_there(sae_world: World, tmp_path: Path) -> None:
+    index = wb.open_index(sae_world.index.path)
+    index.about["dictionary"]["reads"] = "blocks.0.mlp.hook_in + blocks.1.mlp.hook_in"
+    for form in ("neuronpedia", "circuit-tracer"):
+        with pytest.raises(FeatureIndexError, match="is no single layer"):
+            export_features(index, tmp_path / form, form=form, model_id="tiny", source_set="clt")
+
+
 def theirs(module: str, name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"neuronpedia_{module}", Path(str(MODELS)) / f"{module}.py")
     assert spec is not None

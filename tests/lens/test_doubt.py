@@ -36,6 +36,18 @@ def test_doubt_of_each_token(model, logs):
         assert int(doubt.settled[place]) == first
 
 
+def test_doubt_is_of_the_model_as_it_predicts(model):
+    direction = torch.randn(model.network.d_model, generator=torch.Generator().manual_seed(1)).tolist()
+    edit = wb.Steer.along("blocks.0.hook_resid_post", direction, 3.0)
+    with model.intervening([edit]):
+        logs = model(torch.as_tensor(IDS)[None])[0].log_softmax(-1)
+    wanted = -logs[:-1].gather(1, torch.as_tensor(IDS)[1:, None])[:, 0]
+    torch.testing.assert_close(read_doubt(model, IDS, interventions=[edit]).surprise[1:], wanted, atol=1e-4, rtol=0)
+    for behind in ("ln_final.hook_in", "ln_final.hook_out"):
+        with pytest.raises(LensError, match="predicts otherwise than its last layer's stream"):
+            read_doubt(model, IDS, interventions=[wb.Steer.along(behind, direction, 3.0)])
+
+
 def test_spans_are_the_stretches_of_low_surprise(model):
     doubt = read_doubt(model, IDS)
     bound = float(doubt.surprise[1:].median())

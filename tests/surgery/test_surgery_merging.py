@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 import workbench as wb
 from workbench.model.weights import state_of
@@ -195,3 +196,16 @@ def test_unlike_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "extra" / "config.json").write_text(json.dumps(config))
     with pytest.raises(SurgeryError, match="don't compute alike: hidden_act"):
         merge(extra)
+
+
+def test_layers_of_another_kind_stand_in_the_history(tmp_path: Path) -> None:
+    kinds = {"one": ["sliding_attention", "full_attention"], "two": ["full_attention", "sliding_attention"]}
+    for name, types in kinds.items():
+        sizes: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+        sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 32}
+        Gemma2ForCausalLM(Gemma2Config(**sizes, layer_types=types)).save_pretrained(tmp_path / name)
+    parts = [{"model": str(tmp_path / name), "parameters": {"weight": 1.0}} for name in kinds]
+    child = merge({"merge_method": "linear", "models": parts})
+    assert child.model.network.config.layer_types == kinds["one"]
+    unlike = child.history[-1]["unlike"]
+    assert unlike == {str(tmp_path / "two"): {"layer_types": [kinds["one"], kinds["two"]]}}

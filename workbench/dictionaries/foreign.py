@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from workbench.core.npz_files import read_npz
+from workbench.core.paths import leads_out
 from workbench.core.tensor_files import look_at_file, tensor_places
 from workbench.core.torch_files import read_torch
 from workbench.dictionaries.folder import DictionaryError, check_finite, look
@@ -144,6 +146,15 @@ def built(
     if model:
         dictionary.provenance["model_name"] = model
     return dictionary
+
+
+def check_beside(file: Path) -> None:
+    """Refuse a file beside the one that is opened that is a link out of its folder, or no file; nothing there passes.
+
+    A folder that is opened has been looked through for links; a single file stands among files of strangers.
+    """
+    if os.path.lexists(file) and (leads_out(file, file.parent) or not file.is_file()):
+        raise DictionaryError(f"its {file.name} is a link out of its folder or no file; put a copy in its place")
 
 
 def in_path(path: Path, pattern: str) -> Sequence[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -10,7 +11,15 @@ from pathlib import Path, PurePosixPath
 from workbench.core.progress import Progress
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.hub_names import Address
-from workbench.dictionaries.recognition import in_words, known_formats, lies_in, part_names, recognised, titles
+from workbench.dictionaries.recognition import (
+    in_words,
+    known_formats,
+    lies_in,
+    part_names,
+    parts_of,
+    recognised,
+    titles,
+)
 from workbench.model.hub import why_unreachable
 from workbench.model.hub_files import COMMIT, Listing, NoEntry, cached, download, list_files
 
@@ -18,6 +27,7 @@ SMALL = 2**20
 """Bytes up to which a file that is no tensor file is fetched before it is known which dictionaries there are."""
 PLAIN = frozenset({".json", ".yaml", ".yml", ".txt"})
 """Endings of files that hold no tensors."""
+_log = logging.getLogger("workbench")
 
 
 def fetch(
@@ -29,8 +39,9 @@ def fetch(
 ) -> Path:
     """The folder or file on this machine in which a dictionary of the hub lies, fetched if need be.
 
-    The files that a format needs are fetched, and no others. An address with a commit that is on this machine already
-    is not asked for. Where the hub can't be reached, what an earlier download left is taken.
+    The files that a format needs are fetched, and no others. A single dictionary of a commit that is on this machine
+    already is not asked for. Where the hub can't be reached, what an earlier download left is taken; of a set, a
+    warning says that it may be a part.
 
     Args:
         address: of a dictionary, or of a folder of several.
@@ -43,10 +54,12 @@ def fetch(
             several, or `cancel` returned True.
     """
     here = _here(address)
-    if here is not None and COMMIT.fullmatch(address.revision) and recognised(here):
+    if here is not None and COMMIT.fullmatch(address.revision) and _is_whole(here):
         return here
     if why := why_unreachable():
         if here is not None:
+            if not _is_whole(here):
+                _log.warning("%s is taken as it is on this machine; more of it may be on the hub.", address.address)
             return here
         raise DictionaryError(f"{address.address} is not on this machine, and the hub can't be asked: {why}.")
     if progress is not None:
@@ -63,6 +76,16 @@ def _here(address: Address) -> Path | None:
     folder = cached(address.repository, address.revision)
     path = folder / address.inside if folder is not None else None
     return path if path is not None and path.exists() else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether what is here has all files of a dictionary: of a set or of a file for each layer, that is not known."""
+    if path.is_file():
+        return bool(recognised(path))
+    try:
+        return any(parts_of(path, one) == [path] and "*" not in "".join(one.FILES) for one in recognised(path))
+    except DictionaryError:
+        return False
 
 
 def _listed(address: Address) -> tuple[Listing, str]:

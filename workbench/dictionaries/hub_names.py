@@ -69,7 +69,7 @@ def as_address(name: str) -> Address | None:
         owner, _, rest = path.strip("/").partition("/")
         repository, _, inside = rest.partition("/")
         found = Address(f"{owner}/{repository}", inside.strip("/"), revision)
-    steps = found.inside.split("/") if found.inside else []
+    steps = [step for part in (found.inside, found.revision) if part for step in part.split("/")]
     plain = all(steps) and not {".", ".."} & {*steps}
     if plain and not name.startswith(("/", ".", "~")) and is_repository(found.repository):
         return found

@@ -53,7 +53,7 @@ def export_features(
     """
     place = Path(folder)
     reads = str(index.about["dictionary"]["reads"])
-    match = re.fullmatch(r"blocks\.(\d+)\..+", reads)
+    match = re.fullmatch(r"blocks\.(\d+)\.[^ ]+", reads)
     if match is None:
         raise FeatureIndexError(f"{reads or 'An unknown place'} is no single layer, which both forms need.")
     layer = int(match[1])

@@ -23,6 +23,9 @@ from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 
+SAME, SAME_16_BITS = 1e-4, 0.05
+"""KL up to which the last layer's prediction is the model's own, in nats."""
+
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
@@ -83,8 +86,15 @@ def read_doubt(
 
     Raises:
         LensError, PromptError, EditError: as `read_lens`.
+        LensError: what the lens reads of the last layer is not the model's own prediction, as where an intervention
+            acts behind that layer.
     """
     grid = read_lens(model, text, kind, top_k=2, interventions=interventions)
+    if not float(grid.kl[-1].max()) <= (SAME if model.dtype == torch.float32 else SAME_16_BITS):
+        raise LensError(
+            f"{model.name} predicts otherwise than its last layer's stream, by which doubt is read; leave out what "
+            "acts behind the last layer, or take another lens."
+        )
     last = grid.probabilities[-1]
     surprise = torch.full((len(grid.prompt),), torch.nan, device=last.device)
     surprise[1:] = -_of_next(grid)

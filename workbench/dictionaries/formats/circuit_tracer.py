@@ -22,9 +22,11 @@ from typing_extensions import TypedDict
 from workbench.core.files import is_empty, replacing
 from workbench.core.forms import as_form, read_text
 from workbench.core.locks import alone
+from workbench.core.paths import check_links
 from workbench.core.type_words import shown
 from workbench.core.yaml_text import parse_yaml
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.foreign import check_beside
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_finite
 from workbench.dictionaries.weights_file import check_names, check_shapes, matrix_of, names_in, read_weights
@@ -111,6 +113,7 @@ def read(path: Path) -> Dictionary:
     stated = {"d_in": d, "d_out": d, "d_sae": width, "apply_b_dec_to_input": False}
     dictionary = Dictionary.kind_called(word).from_config(stated, tensors)
     hold_finite(dictionary, tensors)
+    check_beside(path.parent / CONFIG)
     number = _LAYER.fullmatch(path.name)
     if number and (path.parent / CONFIG).is_file() and (config := _config(path.parent)) is not None:
         dictionary.reads = _place(config["feature_input_hook"], number[1])
@@ -140,13 +143,14 @@ def write(dictionary: Dictionary, folder: Path) -> None:
         return
     if not (folder / CONFIG).is_file():
         raise DictionaryError(f"{folder} is there and has no {CONFIG} of a set of transcoders; choose another folder.")
+    check_links(folder, DictionaryError)
     there = _config(folder)
     if there is None or any(there.get(name) != value for name, value in config.items()):
         raise DictionaryError(
             f"The set of transcoders in {folder} is of another model or other hook points; choose another."
         )
     file = folder / f"layer_{layer}.safetensors"
-    if file.exists() and not names_in(file) >= NAMES:
+    if file.exists() and not NAMES <= names_in(file) <= NAMES | OPTIONAL:
         raise DictionaryError(f"{file} is no layer of a set of transcoders; choose another folder.")
     with alone(folder, DictionaryError), replacing(file, DictionaryError, owned=True) as new:
         save_file(own, new)

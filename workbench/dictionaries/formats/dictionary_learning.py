@@ -26,6 +26,7 @@ from workbench.core.type_words import shown
 from workbench.dictionaries.dictionary_learning_classes import CLASSES, class_of, read_class
 from workbench.dictionaries.dictionary_learning_writing import write_class
 from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.foreign import check_beside
 from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "dictionary_learning"
@@ -138,6 +139,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 def _config(file: Path) -> Config | None:
     """The configuration that belongs to a file of weights; None where there is none."""
     folder = file.parent.parent if file.parent.name == CHECKPOINTS else file.parent
+    check_beside(folder / CONFIG)
     if not (folder / CONFIG).is_file():
         return None
     text = read_text(folder / CONFIG, DictionaryError, "a configuration")

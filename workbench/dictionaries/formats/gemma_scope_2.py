@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from workbench.core.forms import parse_json
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.foreign import SHAPES, built, in_path, mapped_safetensors, taken
+from workbench.dictionaries.foreign import SHAPES, built, check_beside, in_path, mapped_safetensors, taken
 from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "Gemma Scope 2"
@@ -88,6 +88,7 @@ def read(path: Path) -> Dictionary:
 
 def _config(folder: Path) -> Config:
     """The content of `config.json`, or what the path's names say."""
+    check_beside(folder / CONFIG)
     try:
         content = (folder / CONFIG).read_bytes()
     except FileNotFoundError:

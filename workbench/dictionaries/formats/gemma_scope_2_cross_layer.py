@@ -21,7 +21,7 @@ TITLE = "Gemma Scope 2, cross-layer"
 FILES = ("params_layer_*.safetensors",)
 SKIP = "affine_skip_connection"
 NEEDED = {"w_enc", "b_enc", "w_dec", "b_dec", "threshold"}
-_LAYER = re.compile(r"(?:.*_)?layer_(0|[1-9][0-9]{0,3})(?:_.*)?\.safetensors")
+_LAYER = re.compile(r".*_layer_(0|[1-9][0-9]{0,3})(?:_.*)?\.safetensors")
 _REPOSITORY = re.compile(r"gemma-scope-2-([0-9]+[bm]-(?:pt|it))")
 
 

@@ -60,9 +60,9 @@ def read(path: Path, stated: Mapping[str, Any] | None = None) -> Dictionary:
     complaint = f"its {CONFIG} is damaged"
     config = parse_json((path / CONFIG).read_bytes(), Config, DictionaryError, complaint)
     for name, values in PLAIN.items():
-        stated = config.get(name)
-        if stated is not None and stated not in values:
-            raise DictionaryError(f"its {CONFIG} says {name} = {shown(stated)}, which is not Llama Scope's {values[0]}")
+        value = config.get(name)
+        if value is not None and value not in values:
+            raise DictionaryError(f"its {CONFIG} says {name} = {shown(value)}, which is not Llama Scope's {values[0]}")
     written = config.get("hook_point_out")
     if written not in (None, config["hook_point_in"]):
         raise DictionaryError(f"it reads {config['hook_point_in']} and writes {written}, which is a transcoder's")

@@ -87,7 +87,8 @@ def read(folder: Path, stated: Mapping[str, Any] | None = None) -> Dictionary:
     check_settings(content)
     metadata = config["metadata"]
     dictionary.reads = own.get("reads") or metadata.get("hook_name") or ""
-    dictionary.writes = own.get("writes") or metadata.get("hook_name_out") or dictionary.reads
+    unsaid = "" if kind.transcodes or kind.across else dictionary.reads  # where a transcoder writes its file says
+    dictionary.writes = own.get("writes") or metadata.get("hook_name_out") or unsaid
     dictionary.name = own.get("name") or ""
     dictionary.provenance = own.get("provenance") or {}
     if not is_ours(content) and (model := metadata.get("model_name") or content.get("model_name")):

@@ -181,11 +181,16 @@ def compared(name: str, config: Any, base: LanguageModel) -> dict[str, list[Any]
     for key in sorted({*own} & {*other}):
         if own[key] == other[key] or key.startswith("_") or UNIMPORTANT.search(key):
             continue
-        if POSITIONS.search(key) or key == "max_position_embeddings":
+        if POSITIONS.search(key) or key == "max_position_embeddings" or _kinds_differ(key, own[key], other[key]):
             unlike[key] = [own[key], other[key]]
         elif not MAY_DIFFER.search(key) and not (key == "tie_word_embeddings" and other[key]):
             raise SurgeryError(f"{name} and {base.name} don't compute alike: {key} is {other[key]!r} and {own[key]!r}.")
     return unlike
+
+
+def _kinds_differ(key: str, own: Any, other: Any) -> bool:
+    """Whether layers of one number are of another kind; lists of other lengths belong to other numbers of layers."""
+    return key == "layer_types" and bool(own) and bool(other) and len(own) == len(other)
 
 
 def _place(model: Checkpoint, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> None:
