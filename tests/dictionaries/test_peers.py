@@ -233,6 +233,7 @@ def _packed(file: Path) -> None:
             new.writestr(name, content)
 
 
+GEMMA_2 = "scopes/gemma-scope-2-1b-pt/transcoder/layer_5_width_16k_l0_small_affine"
 SPARSIFY, LEARNING, TRACER = "sparsify/topk/layers.1.mlp", "dictionary_learning/trainer_4", "circuit_tracer/jumprelu"
 BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "signed": (SPARSIFY, lambda f: _change(f / "cfg.json", signed=True), "values of either sign"),
@@ -347,3 +348,42 @@ def test_formats_that_are_unknown_or_have_no_place(tmp_path: Path) -> None:
     with pytest.raises(DictionaryError, match="two hook points of one layer"):
         wb.dictionaries.Transcoder(8, 16).save(tmp_path / "x", format="circuit_tracer")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_stands_beside_a_single_file_is_no_way_out(tmp_path: Path) -> None:
+    for source, file, config in (
+        ("circuit_tracer/jumprelu", "layer_0.safetensors", "config.yaml"),
+        ("dictionary_learning/trainer_4", "ae.pt", "config.json"),
+        (GEMMA_2, "params.safetensors", "config.json"),
+    ):
+        folder = tmp_path / file
+        shutil.copytree(FIXTURES / source, folder)
+        assert wb.load_dictionary(folder / file).reads
+        (folder / config).rename(tmp_path / "mine")
+        (folder / config).symlink_to(tmp_path / "mine")
+        with pytest.raises(DictionaryError, match=f"its {config} is a link out of its folder or no file"):
+            wb.load_dictionary(folder / file)
+        (folder / config).unlink()
+        os.mkfifo(folder / config)
+        for path in (folder / file, folder):
+            with pytest.raises(DictionaryError):
+                wb.load_dictionary(path)
+
+
+def test_a_layer_is_not_written_through_a_link(tmp_path: Path) -> None:
+    layers = [
+        wb.dictionaries.Transcoder(8, 16, reads=f"blocks.{n}.mlp.hook_in", writes=f"blocks.{n}.hook_mlp_out")
+        for n in (0, 1)
+    ]
+    layers[0].save(tmp_path / "set", format="circuit_tracer")
+    layers[1].save(tmp_path / "other", format="circuit_tracer")
+    mine, link = tmp_path / "other" / "layer_1.safetensors", tmp_path / "set" / "layer_1.safetensors"
+    before = mine.read_bytes()
+    link.symlink_to(mine)
+    with pytest.raises(DictionaryError, match="is a link out of its folder"):
+        layers[1].save(tmp_path / "set", format="circuit_tracer")
+    assert mine.read_bytes() == before
+    link.unlink()
+    save_file(load_file(mine) | {"precious": torch.zeros(1)}, link)
+    with pytest.raises(DictionaryError, match="is no layer of a set"):
+        layers[1].save(tmp_path / "set", format="circuit_tracer")

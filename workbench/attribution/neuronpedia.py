@@ -37,7 +37,7 @@ def to_neuronpedia(
         scan: the model's name in the viewer; the graph's model if empty.
         pinned: ids of nodes to pin.
         supernodes: groups of nodes, ids by the group's name.
-        labels: labels of nodes by id, in place of their own.
+        labels: labels of nodes by id, in place of their own; a target's is for the first graph's.
 
     Raises:
         AttributionError: no graph, graphs of different prompts, models or transcoders, several of which one explains
@@ -51,7 +51,8 @@ def to_neuronpedia(
     for place, one in enumerate(graphs):
         for node in one.nodes:
             if (name := names.get((place if node is one.target else -1, node.id))) and name not in nodes:
-                nodes[name] = _viewed(one, node, name, labels.get(node.id))
+                own = None if place and node is one.target else labels.get(node.id)  # every graph's target has one id
+                nodes[name] = _viewed(one, node, name, own)
                 nodes[name]["is_target_logit"] = place == 0 and nodes[name]["feature_type"] == "logit"
     for name, influence in _cumulative(graphs, names).items():
         nodes[name]["influence"] = influence
