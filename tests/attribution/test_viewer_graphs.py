@@ -175,8 +175,11 @@ def test_several_logits_make_one_graph(llama: wb.model.LanguageModel, tmp_path: 
         to_neuronpedia([], "tiny")
     part = [one.prune(0.7) for one in graphs]
     content = to_neuronpedia(
-        part, "tiny", pinned=[latent.id], supernodes={"pets": [latent.id]}, labels={latent.id: "dogs"}
+        part, "tiny", pinned=[latent.id], supernodes={"pets": [latent.id]}, labels={latent.id: "dogs", 0: "first"}
     )
+    assert [node["node_id"] for node in content["nodes"] if "first" in node["clerp"]] == [
+        node["node_id"] for node in content["nodes"] if node["is_target_logit"]
+    ]
     save_viewer_graph(content, tmp_path / "graph.json")
     back = load_viewer_graph(tmp_path / "graph.json")
     assert [back.node(id).label for id in back.pinned] == ["dogs"]
