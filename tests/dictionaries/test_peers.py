@@ -337,6 +337,24 @@ def test_an_older_folder_of_sparsify_says_less(tmp_path: Path) -> None:
         assert bool(ours.reads) == known
 
 
+def test_a_format_is_called_as_its_tool_is_spelled(tmp_path: Path) -> None:
+    ours = load_dictionary(FIXTURES / "circuit_tracer" / "relu" / "layer_0.safetensors")
+    ours.save(tmp_path / "set", format="circuit-tracer")
+    assert (tmp_path / "set" / "layer_0.safetensors").is_file()
+
+
+def test_what_is_printed_says_size_and_place() -> None:
+    printed = repr(load_dictionary(FIXTURES / "circuit_tracer" / "relu" / "layer_2.safetensors"))
+    assert "24 features, 8 → 8, at blocks.2.hook_resid_mid → blocks.2.hook_mlp_out" in printed
+    assert "'topk', 16 features, 8 → 8, at no hook point" in repr(wb.TopKSAE(8, 16, 2))
+
+
+def test_the_names_of_formats_hold_no_comma(tmp_path: Path) -> None:
+    with pytest.raises(DictionaryError) as refused:
+        load_dictionary(tmp_path)
+    assert "dictionary of circuit-tracer, circuit-tracer (cross-layer), DeepSeek" in str(refused.value)
+
+
 def test_formats_that_are_unknown_or_have_no_place(tmp_path: Path) -> None:
     sae = wb.TopKSAE(8, 16, 2)
     with pytest.raises(DictionaryError, match=r"circuit_tracer, .*not in 'pickle'"):

@@ -68,6 +68,12 @@ def test_a_recipe_is_a_file_a_text_or_a_mapping(tmp_path: Path) -> None:
     assert len(hashes) == 1
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_recipe_says_so(empty: str) -> None:
+    with pytest.raises(SurgeryError, match="The recipe is empty; give YAML"):
+        merge(empty)
+
+
 def test_a_merged_child_records_its_parents_and_opens_again(tmp_path: Path) -> None:
     child = merge(RECIPES["dare_ties"])
     step = child.history[-1]
@@ -79,7 +85,9 @@ def test_a_merged_child_records_its_parents_and_opens_again(tmp_path: Path) -> N
     assert step["recipe"]["merge_method"] == "dare_ties"
     assert step["seed"] == SEED
     assert 0.4 < step["kept"] < 0.5  # of densities 0.6 and 0.3
-    child.certify(wb.Corpus(["the dog ran to a house and my cat ran to the river"] * 4), 60, context=8)
+    certificate = child.certify(wb.Corpus(["the dog ran to a house and my cat ran to the river"] * 4), 60, context=8)
+    assert f"recipe `{json.dumps(step['recipe'], ensure_ascii=False)}`" in certificate.to_markdown()
+    assert "model.norm.weight" not in repr(child)
     child.save_pretrained(tmp_path / "merged")
     opened = wb.surgery.open_child(tmp_path / "merged", child.parent)
     assert (opened.model.hash, opened.certificate) == (child.model.hash, child.certificate)

@@ -297,6 +297,6 @@ def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
     for name, tensor in expected.items():
         there, shape = tensors[name], tuple(tensor.shape)
         if tuple(there.shape) != shape:
-            raise DictionaryError(f"{name} has the shape {tuple(there.shape)}, and cfg.json says {shape}")
+            raise DictionaryError(f"{name} has the shape {tuple(there.shape)}, and by its settings it is {shape}")
         if there.is_floating_point() != tensor.is_floating_point():
             raise DictionaryError(f"{name} holds {there.dtype}, which is no type for it")

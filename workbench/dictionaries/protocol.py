@@ -120,6 +120,13 @@ class Dictionary(nn.Module, ABC):
     def name(self, name: str) -> None:
         self._given_name = name
 
+    def extra_repr(self) -> str:
+        """Its name, size and place, at the head of what `print` shows."""
+        places = " → ".join(dict.fromkeys(place for place in (self.reads, self.writes) if place))
+        return (
+            f"{self.name!r}, {self.n_features:,} features, {self.d_in} → {self.d_out}, at {places or 'no hook point'}"
+        )
+
     @property
     def read_points(self) -> tuple[str, ...]:
         """The hook points of `reads`, one by one."""

@@ -16,7 +16,7 @@ def write_as(format: str, dictionary: Any, path: Path) -> None:
     """Write a dictionary in the format of another tool.
 
     Args:
-        format: the name of a file in `formats/` that has `write`.
+        format: the name of a file in `formats/` that has `write`, with "-" or "_": "circuit-tracer".
         dictionary: a `Dictionary` with weights of its own.
         path: the folder.
 
@@ -29,11 +29,11 @@ def write_as(format: str, dictionary: Any, path: Path) -> None:
         write = vars(importlib.import_module(f"{formats.__name__}.{module.name}")).get("write")
         if write is not None:
             known[module.name] = write
-    if format not in known:
+    if (name := format.replace("-", "_")) not in known:
         names = ", ".join(sorted(known))
         raise DictionaryError(f"A dictionary is written in the formats {names}, not in {shown(format)}.")
     try:
         check_finite(dictionary.tensors())
     except DictionaryError as error:
         raise DictionaryError(f"{dictionary.name} can't be saved: {error}.") from error
-    known[format](dictionary, path)
+    known[name](dictionary, path)

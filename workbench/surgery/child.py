@@ -78,7 +78,7 @@ class Child:
 
     model: LanguageModel
     parent: LanguageModel
-    own: tuple[str, ...]
+    own: tuple[str, ...] = field(repr=False)
     history: list[dict[str, Any]] = field(repr=False)
     reference: tuple[Any, ...] = ()
     beside: tuple[Any, ...] = ()

@@ -27,7 +27,7 @@ from workbench.dictionaries.cross_layer_files import assembled, look_at, mapped
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import JOIN, Dictionary
 
-TITLE = "circuit-tracer, cross-layer"
+TITLE = "circuit-tracer (cross-layer)"
 CONFIG = "config.yaml"
 FILES = (CONFIG, "W_enc_*.safetensors", "W_dec_*.safetensors")
 KIND = "cross_layer_transcoder"

@@ -17,7 +17,7 @@ from workbench.dictionaries.cross_layer_files import assembled, look_at, mapped
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import JOIN, Dictionary
 
-TITLE = "Gemma Scope 2, cross-layer"
+TITLE = "Gemma Scope 2 (cross-layer)"
 FILES = ("params_layer_*.safetensors",)
 SKIP = "affine_skip_connection"
 NEEDED = {"w_enc", "b_enc", "w_dec", "b_dec", "threshold"}

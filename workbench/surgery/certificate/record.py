@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -135,7 +136,7 @@ class Certificate:
         lines += [f"| weights | {code_span(self.child['hash'])} |", f"| computed in | {plain(self.dtype)} |", ""]
         lines += ["## What was done", ""]
         for number, step in enumerate(self.steps, 1):
-            words = "; ".join(plain(one) for one in _settings(step))
+            words = "; ".join(_settings(step))
             lines.append(f"{number}. **{plain(step['operation'])}**: {words} (edit {code_span(step['edit_hash'])})")
         lines += ["", "## What the weights do", "", self.exactness(), "", "## What it costs", ""]
         lines += ["| | before | after |", "|---|---|---|"]
@@ -183,14 +184,16 @@ class Certificate:
 
 
 def _settings(step: Mapping[str, Any]) -> list[str]:
-    """The settings of a step in words."""
+    """The settings of a step in words, as Markdown; a recipe is JSON, so that it shows what holds what."""
     ours = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
     words = []
     for key, value in step.items():
         if key == "edits":
-            words += [_short(one) for one in value]
+            words += [plain(_short(one)) for one in value]
+        elif key == "recipe":
+            words.append(f"recipe {code_span(json.dumps(value, ensure_ascii=False))}")
         elif key not in ours and value not in (None, [], {}, ""):
-            words.append(f"{key} {_short(value)}")
+            words.append(plain(f"{key} {_short(value)}"))
     return words or ["nothing"]
 
 

@@ -103,6 +103,8 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> Recipe:
         return check_recipe(_plain(recipe))
     if isinstance(recipe, str) and ("\n" in recipe or ": " in recipe) and not _is_file(recipe):
         return check_recipe(parse_yaml(recipe, SurgeryError, "This is not a recipe"))
+    if isinstance(recipe, str) and not recipe.strip():
+        raise SurgeryError("The recipe is empty; give YAML, its file or a mapping.")
     text = read_text(recipe, SurgeryError, "a recipe")
     return check_recipe(parse_yaml(text, SurgeryError, f"{recipe} is not a recipe"))
 
