@@ -346,7 +346,7 @@ def test_faulty_folders_of_circuit_tracer_are_one_sentence(tmp_path: Path) -> No
         (r"no config\.yaml", lambda folder: (folder / "config.yaml").unlink()),
         ("tags are not read", say(whole + "more: !!python/object:os.system x\n")),
         (
-            "could be a dictionary of circuit-tracer or circuit-tracer, cross-layer",
+            r"could be a dictionary of circuit-tracer or circuit-tracer \(cross-layer\)",
             say(whole.replace("cross_layer_transcoder", "transcoder_set")),
         ),
         ("feature_input_hook", say("model_kind: cross_layer_transcoder\nfeature_output_hook: hook_mlp_out\n")),
