@@ -88,7 +88,7 @@ def test_a_dictionary_learns_the_same_on_a_device(word: str, pair: tuple[Any, An
 
     def learn(model: Any, folder: Path) -> Any:
         d_in = model.network.d_model * kind.example().n_reads
-        dictionary = kind(d_in, 24, **({"k": 3} if "topk" in kind.kind else {}))
+        dictionary = kind(d_in, 24, **({"k": 3} if "topk" in kind.kind or "groupmax" in kind.kind else {}))
         places = {"hook_point": POINT} if not dictionary.transcodes else {}
         if dictionary.transcodes:
             dictionary.reads, dictionary.writes = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"

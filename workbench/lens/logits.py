@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, Raises, checked
+from workbench.core.precision import in_float64
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
 from workbench.lens.tokens import token_id
@@ -131,6 +132,7 @@ class _Stream:
 
     def __init__(self, model: LanguageModel, tokens: Tensor, place: int, interventions: Sequence[Intervention]):
         self._seen: dict[str, Tensor] = {}
+        self.device = model.device
         layers = range(model.network.n_layers)
         words = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "attn.hook_z", "hook_attn_out", "mlp.hook_post")
         names = [name for layer in layers for word in words if (name := f"blocks.{layer}.{word}") in model.hook_points]
@@ -154,7 +156,7 @@ class _Stream:
 
     def at(self, name: str) -> Tensor:
         """The tensor at a hook point, `[*shape]`."""
-        return self._seen[name]
+        return self._seen[name].to(self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +174,7 @@ class _Reader:
 
     def of(self, part: Tensor) -> float:
         """What a part of the stream `[d_model]` adds."""
-        return float(part.to(self.vector.device).double() @ self.vector)
+        return float(in_float64(part) @ self.vector)
 
 
 def _reader(model: LanguageModel, readout: Readout, stream: _Stream, target: Any) -> _Reader:
@@ -187,19 +189,19 @@ def _reader(model: LanguageModel, readout: Readout, stream: _Stream, target: Any
         raise LensError("The two tokens are the same, so their difference is always 0; name two others.")
     readout.check(stream.at(NORM).float().to(readout.head.device)[None], logits[None])
     gain, bias, centres = (
-        one.double().to(readout.head.device) if isinstance(one, Tensor) else one
+        in_float64(one.to(readout.head.device)) if isinstance(one, Tensor) else one
         for one in model.network.norm_weights(NORM)
     )
-    end = stream.at(END).to(readout.head.device).double()
+    end = in_float64(stream.at(END))
     shape = (end - end.mean() if centres else end) * gain
-    normed = stream.at(NORM).to(readout.head.device).double()
+    normed = in_float64(stream.at(NORM))
     scale = (normed - bias) @ shape / shape.square().sum().clamp(min=1e-30)
     exact = 1e-4 if model.dtype == torch.float32 else EXACT_16_BITS
     if not float((scale * shape + bias - normed).abs().max()) <= exact * float(normed.abs().max()):
         raise LensError(f"The final norm of {model.name} does more than scale by a gain, so no logit is a sum.")
     vector, constant = torch.zeros_like(end), 0.0
     for token, sign in zip(chosen, (1.0, -1.0), strict=False):
-        row = readout.head.rows(token).double()
+        row = in_float64(readout.head.rows(token))
         own = 0.0 if readout.bias is None else float(readout.bias[token])
         product = float(row @ normed) + own
         # a factor or a cap behind the head, as it is here
@@ -223,11 +225,11 @@ def _layer(model: LanguageModel, stream: _Stream, reader: _Reader, layer: int, d
     block = f"blocks.{layer}."
     before, after = stream.at(f"{block}hook_resid_pre"), stream.at(f"{block}hook_resid_post")
     if stream.has(f"{block}hook_resid_mid"):
-        attention = stream.at(f"{block}hook_resid_mid").double() - before.double()
+        attention = in_float64(stream.at(f"{block}hook_resid_mid")) - in_float64(before)
     else:
-        attention = _added(model, stream, f"{block}hook_attn_out").double()
+        attention = in_float64(_added(model, stream, f"{block}hook_attn_out"))
     of_attention = reader.of(attention)
-    of_mlp = reader.of(after.double() - before.double()) - of_attention
+    of_mlp = reader.of(in_float64(after) - in_float64(before)) - of_attention
     shares: list[Share] = []
     if detail == "parts" or not stream.has(f"{block}attn.hook_z"):
         shares.append(Share(f"attention {layer}", "attention", layer, of_attention))
@@ -270,9 +272,9 @@ def _neurons(model: LanguageModel, stream: _Stream, reader: _Reader, layer: int)
     except ModelError as error:
         raise LensError(f"Layer {layer} of {model.name} has no neurons of its own: {error}") from error
     x = stream.at(f"blocks.{layer}.mlp.hook_post")
-    units = path.units().to(reader.vector.device)  # [d_mlp, d_model]
+    units = path.units().to(x.device)  # [d_mlp, d_model]
     scales = path.scales(x[None])
-    values = x.to(units.device).float() * (units @ reader.vector.float())
+    values = x.float() * (units @ reader.vector.float().to(x.device))
     return (values if scales is None else values * scales.to(units.device).squeeze()).tolist()
 
 
@@ -285,7 +287,7 @@ def _parts(model: LanguageModel, reader: _Reader, name: str, whole: Tensor, part
     change = path.output(parts) - path.output(torch.zeros_like(parts[:1]))
     scales = path.scales(whole[None])
     written = path.directions(change) * (1.0 if scales is None else scales)
-    return (written.to(reader.vector.device).double() @ reader.vector).tolist()
+    return (in_float64(written) @ reader.vector).tolist()
 
 
 def _between(model: LanguageModel, stream: _Stream, reader: _Reader) -> list[Share]:
@@ -294,7 +296,7 @@ def _between(model: LanguageModel, stream: _Stream, reader: _Reader) -> list[Sha
     starts = [f"blocks.{layer}.hook_resid_pre" for layer in range(1, model.network.n_layers)] + [END]
     shares: list[Share] = []
     for layer, (one, other) in enumerate(zip(ends, starts, strict=True)):
-        value = reader.of(stream.at(other).double() - stream.at(one).double())
+        value = reader.of(in_float64(stream.at(other)) - in_float64(stream.at(one)))
         if value:
             shares.append(Share(f"behind layer {layer}", "rest", layer, value))
     return shares

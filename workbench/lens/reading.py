@@ -69,8 +69,8 @@ def read_lens(
     if not interventions:
         _check_norm(readout, seen[END][0], final)
     with torch.no_grad():
-        rows = [place.stream(seen[place.hook_point][0], lens) for place in places]
-    streams = torch.stack(rows).to(readout.head.device)  # [rows, pos, d_model]
+        rows = [place.stream(seen[place.hook_point][0], lens).to(readout.head.device) for place in places]
+    streams = torch.stack(rows)  # [rows, pos, d_model]
     reduced = _reduce(readout, streams, final, top_k, progress)
     prompt = [str(one) for one in tokens[0].tolist()] if model.tokenizer is None else model.token_texts(tokens[0])
     numbers = (reduced.ids, reduced.log_probabilities.exp(), reduced.entropy, reduced.kl)
