@@ -73,5 +73,5 @@ class Trial:
         again = in_fork(lambda: self.saver.save(path, 1), path.parent)
         assert again.status == 0, again.sentence
         assert self.saver.read(path) == self.after
-        assert names(path.parent) == self.names
+        assert names(path.parent) == self.names, (names(path.parent), self.names)
         shutil.rmtree(path.parent)

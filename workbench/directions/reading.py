@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 from workbench.core.forms import parse_json
 from workbench.core.hashing import fingerprint
 from workbench.core.paths import check_ordinary
+from workbench.core.steady import read_steadily
 from workbench.core.torch_files import read_torch
 from workbench.core.type_words import reason_of, shown
 from workbench.dictionaries.module_names import hook_points_of
@@ -64,7 +65,7 @@ def read_direction(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise DirectionError(f"There is no file {path}.")
     try:
-        vectors, about = reader(path)
+        vectors, about = read_steadily(lambda: reader(path), (path,), DirectionError)
     except ModelError as error:
         raise DirectionError(str(error)) from error
     except OSError as error:

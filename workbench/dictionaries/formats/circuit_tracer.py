@@ -19,7 +19,7 @@ from pydantic import ConfigDict, with_config
 from safetensors.torch import save_file
 from typing_extensions import TypedDict
 
-from workbench.core.files import is_empty, replacing
+from workbench.core.files import clear_leftovers, is_empty, replacing
 from workbench.core.forms import as_form, read_text
 from workbench.core.locks import alone
 from workbench.core.paths import check_links
@@ -152,6 +152,7 @@ def write(dictionary: Dictionary, folder: Path) -> None:
     file = folder / f"layer_{layer}.safetensors"
     if file.exists() and not NAMES <= names_in(file) <= NAMES | OPTIONAL:
         raise DictionaryError(f"{file} is no layer of a set of transcoders; choose another folder.")
+    clear_leftovers(folder)  # of a killed process that began the set
     with alone(folder, DictionaryError), replacing(file, DictionaryError, owned=True) as new:
         save_file(own, new)
 
