@@ -7,6 +7,7 @@ the content is looked at: mappings, lists, texts, numbers, truth values, None, a
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,8 +54,16 @@ def read_torch(path: Path, error: type[WorkbenchError], what: str) -> Any:
 
 
 def write_torch(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by their names as `torch.save` does, for a tool that reads nothing else."""
-    torch.save({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, file)
+    """Write tensors by their names as `torch.save` does, for a tool that reads nothing else.
+
+    Raises:
+        OSError: the file can't be written whole, as on a full disk.
+    """
+    content = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
+    try:
+        torch.save(content, file)
+    except RuntimeError as wrong:  # so torch says that the disk took a part
+        raise OSError(errno.ENOSPC, "the disk is full, or takes no file of this size") from wrong
 
 
 def _check_archive(path: Path, error: type[WorkbenchError], what: str) -> None:
