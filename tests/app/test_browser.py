@@ -128,8 +128,7 @@ def test_writing_can_be_stopped(visit: Visit) -> None:
     page = visit(f"/steer?feature={DOG}")
     expect(page.get_by_role("button", name="Generate")).to_be_visible(timeout=PATIENCE)
     page.get_by_role("button", name="Generate").click()
-    expect(page.locator(".wb-text").last).to_contain_text("most", timeout=PATIENCE)  # it has begun
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop").click(timeout=PATIENCE)  # as soon as it is there: the text is short
     expect(page.get_by_text("Stopped before the end")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Mapping
@@ -68,3 +69,7 @@ def _to_gguf(path: Path, vectors: Mapping[int, Tensor], note: str, provenance: M
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    try:
+        read_direction(path)
+    except DirectionError as error:  # NumPy writes arrays without a word on what the disk did not take
+        raise OSError(errno.ENOSPC, "the disk is full, or takes no file of this size") from error
