@@ -128,7 +128,8 @@ def test_writing_can_be_stopped(visit: Visit) -> None:
     page = visit(f"/steer?feature={DOG}")
     expect(page.get_by_role("button", name="Generate")).to_be_visible(timeout=PATIENCE)
     page.get_by_role("button", name="Generate").click()
-    page.get_by_role("button", name="Stop").click(timeout=PATIENCE)  # as soon as it is there: the text is short
+    expect(page.locator(".wb-text").last).to_contain_text("most", timeout=PATIENCE)  # it has begun
+    page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped before the end")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
