@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Raises, checked
 from workbench.lens.errors import LensError
+from workbench.lens.tokens import chosen_layers, one_row, texts_of
 from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
@@ -70,10 +71,8 @@ def read_attention(
 
     Source: Kobayashi et al. (2020, arXiv 2004.10102) for the norms.
     """
-    tokens = model.as_tokens(text)
-    if len(tokens) != 1:
-        raise LensError(f"Attention is read on one text at a time, not {len(tokens)} rows.")
-    chosen = _layers(model, layers)
+    tokens = one_row(model, text, "Attention is read on")
+    chosen = chosen_layers(model, layers)
     with model.intervening(interventions):
         patterns = _captured(model, tokens, chosen, "hook_pattern")  # [1, heads, query, key] each
         if weighted == "written":
@@ -81,8 +80,7 @@ def read_attention(
                 pattern * norms[:, :, None] * (1.0 if scales is None else scales[:, None])
                 for pattern, (norms, scales) in zip(patterns, _written(model, tokens, chosen, patterns), strict=True)
             ]
-    prompt = [str(one) for one in tokens[0].tolist()] if model.tokenizer is None else model.token_texts(tokens[0])
-    return Attention(prompt, chosen, torch.cat(patterns))
+    return Attention(texts_of(model, tokens[0]), chosen, torch.cat(patterns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,20 +137,12 @@ def score_heads(
     batch = torch.cat([torch.tensor(front, dtype=torch.long).expand(rows, -1), drawn, drawn], 1)
     start = len(front)
     queries = torch.arange(start + length, start + 2 * length)
-    layers = _layers(model, None)
+    layers = chosen_layers(model, None)
     found = [
         torch.stack([pattern[:, :, queries, queries - back].float().mean((0, 2)) for back in (1, length, length - 1)])
         for pattern in _captured(model, model.as_tokens(batch), layers, "hook_pattern")
     ]
     return HeadScores(*torch.stack(found, 1))
-
-
-def _layers(model: LanguageModel, layers: Sequence[int] | None) -> list[int]:
-    count = model.network.n_layers
-    chosen = list(range(count)) if layers is None else list(dict.fromkeys(layers))
-    if not chosen or max(chosen) >= count:
-        raise LensError(f"{model.name} has layers 0 to {count - 1}; name at least one of these.")
-    return chosen
 
 
 def _captured(model: LanguageModel, tokens: Tensor, layers: Sequence[int], part: str) -> list[Tensor]:

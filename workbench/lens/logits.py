@@ -18,7 +18,7 @@ from workbench.core.checks import Integer, Natural, Positive, Raises, checked
 from workbench.core.precision import in_float64
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
-from workbench.lens.tokens import token_id
+from workbench.lens.tokens import one_row, texts_of, token_id
 from workbench.model.edits import BoundEdit, Edit, EditError, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
@@ -99,9 +99,7 @@ def attribute_logit(
         PromptError: an empty text, or one longer than the context.
     """
     readout = Readout(model)
-    tokens = model.as_tokens(text)
-    if len(tokens) != 1:
-        raise LensError(f"A logit is attributed on one text at a time, not {len(tokens)} rows.")
+    tokens = one_row(model, text, "A logit is attributed on")
     length = tokens.shape[1]
     if not -length <= position < length:
         raise LensError(f"The text has positions 0 to {length - 1}; there is no position {position}.")
@@ -211,7 +209,7 @@ def _reader(model: LanguageModel, readout: Readout, stream: _Stream, target: Any
     read = vector * gain * scale
     read = read - read.mean() if centres else read
     logit = sum(float(logits[token]) * sign for token, sign in zip(chosen, (1.0, -1.0), strict=False))
-    name = " − ".join([str(one) for one in chosen] if model.tokenizer is None else model.token_texts(chosen))
+    name = " − ".join(texts_of(model, torch.tensor(chosen)))
     probability = float(logits.softmax(-1)[chosen[0]])
     return _Reader(name, read, constant + float(vector @ bias), logit, probability, float(logits.abs().max()))
 
@@ -291,7 +289,7 @@ def _parts(model: LanguageModel, reader: _Reader, name: str, whole: Tensor, part
 
 
 def _between(model: LanguageModel, stream: _Stream, reader: _Reader) -> list[Share]:
-    """What is added to the stream between layers and behind the last, where it is no rounding."""
+    """What is added to the stream between layers and behind the last, where it is not 0."""
     ends = [f"blocks.{layer}.hook_resid_post" for layer in range(model.network.n_layers)]
     starts = [f"blocks.{layer}.hook_resid_pre" for layer in range(1, model.network.n_layers)] + [END]
     shares: list[Share] = []

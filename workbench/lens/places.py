@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench.core.type_words import shown
 from workbench.lens.errors import LensError
+from workbench.lens.tokens import chosen_layers
 from workbench.lens.transports import Lens
 from workbench.model.language_model import LanguageModel
 from workbench.model.stream import StreamPath
@@ -61,13 +62,8 @@ def places_of(model: LanguageModel, at: str, layers: Sequence[int] | None) -> li
     """
     if at not in STREAM and at not in ADDED:
         raise LensError(f"A lens reads at {', '.join([*STREAM, *ADDED])}, not at {shown(at)}.")
-    count = model.network.n_layers
-    chosen = list(range(count)) if layers is None else list(dict.fromkeys(layers))
-    wrong = next((layer for layer in chosen if layer >= count), None)
-    if wrong is not None or not chosen:
-        raise LensError(f"{model.name} has layers 0 to {count - 1}; name at least one of these.")
     places: list[Place] = []
-    for layer in chosen:
+    for layer in chosen_layers(model, layers):
         name = f"blocks.{layer}.{(STREAM | ADDED)[at]}"
         point = model.hook_points[name]
         if at in STREAM:

@@ -15,6 +15,7 @@ from workbench.lens.errors import LensError
 from workbench.lens.grid import LensGrid
 from workbench.lens.places import places_of
 from workbench.lens.readout import NORM, Readout, Reduced, Reducer
+from workbench.lens.tokens import one_row, texts_of
 from workbench.lens.transports import Lens
 from workbench.model.edits import BoundEdit, Edit, EditError, Intervention
 from workbench.model.language_model import LanguageModel
@@ -58,7 +59,7 @@ def read_lens(
     """
     lens = _opened(kind)
     readout = Readout(model)
-    tokens = _one_row(model, text)
+    tokens = one_row(model, text, "A lens reads")
     places = places_of(model, at, layers)
     seen: dict[str, Tensor] = {}
     names = [*dict.fromkeys(place.hook_point for place in places), END, NORM]
@@ -72,9 +73,8 @@ def read_lens(
         rows = [place.stream(seen[place.hook_point][0], lens).to(readout.head.device) for place in places]
     streams = torch.stack(rows)  # [rows, pos, d_model]
     reduced = _reduce(readout, streams, final, top_k, progress)
-    prompt = [str(one) for one in tokens[0].tolist()] if model.tokenizer is None else model.token_texts(tokens[0])
     numbers = (reduced.ids, reduced.log_probabilities.exp(), reduced.entropy, reduced.kl)
-    return LensGrid(model, prompt, tokens[0], places, *numbers, streams)
+    return LensGrid(model, texts_of(model, tokens[0]), tokens[0], places, *numbers, streams)
 
 
 def _opened(kind: str | Lens) -> Lens:
@@ -84,13 +84,6 @@ def _opened(kind: str | Lens) -> Lens:
     if made.fitted:
         raise LensError(f"A {kind} lens is fitted to a model; open one and pass it in place of {shown(kind)}.")
     return made()
-
-
-def _one_row(model: LanguageModel, text: Prompt) -> Tensor:
-    tokens = model.as_tokens(text)
-    if len(tokens) != 1:
-        raise LensError(f"A lens reads one text at a time, not {len(tokens)} rows; call read_lens for each.")
-    return tokens
 
 
 def _reading(model: LanguageModel, names: Sequence[str], seen: dict[str, Tensor]) -> list[BoundEdit]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from workbench.core.checks import Positive, checked
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
+from workbench.lens.tokens import one_row, texts_of
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 
@@ -60,9 +61,7 @@ def read_words(model: LanguageModel, text: Prompt, top: Positive = 100) -> TextW
 
     Source: Formal et al. 2021, arXiv 2109.10086 (SPLADE); Doshi et al. 2024, arXiv 2408.11119 (Mistral-SPLADE).
     """
-    tokens = model.as_tokens(text)
-    if len(tokens) != 1:
-        raise LensError(f"Words are read of one text at a time, not {len(tokens)} rows.")
+    tokens = one_row(model, text, "Words are read of")
     readout = Readout(model)
     with torch.no_grad():
         normed = model.capture(tokens, [NORM])[NORM][0].float().to(readout.head.device)  # [pos, d_model]
@@ -72,5 +71,4 @@ def read_words(model: LanguageModel, text: Prompt, top: Positive = 100) -> TextW
         weights, ids = heaviest.log1p().topk(min(top, len(heaviest)))
     kept = weights > 0
     ids, weights = ids[kept], weights[kept]
-    words = [str(one) for one in ids.tolist()] if model.tokenizer is None else model.token_texts(ids)
-    return TextWords(ids, weights, words, len(heaviest))
+    return TextWords(ids, weights, texts_of(model, ids), len(heaviest))
