@@ -133,8 +133,8 @@ MUTANTS = [
         "a gradient with the wrong sign",
         "5",
         "dictionaries/learning.py",
-        "_grad(coder.b_dec).sub_(coder.W_enc @ _grad(coder.b_enc))",
-        "_grad(coder.b_dec).add_(coder.W_enc @ _grad(coder.b_enc))",
+        "gradient_of(coder.b_dec).sub_(coder.W_enc @ gradient_of(coder.b_enc))",
+        "gradient_of(coder.b_dec).add_(coder.W_enc @ gradient_of(coder.b_enc))",
         (GRADIENTS,),
     ),
     Mutant(

@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.learning import SAMPLE, _grad, _remove_parallel, _set, geometric_median, unit_of
+from workbench.dictionaries.learning import (
+    SAMPLE,
+    geometric_median,
+    gradient_of,
+    remove_parallel,
+    set_gradient,
+    unit_of,
+)
 from workbench.dictionaries.trainable import Step
 from workbench.dictionaries.variance import squares, unexplained
 
@@ -71,14 +78,14 @@ def loss_and_gradients(coder: Layered, x: Tensor, target: Tensor | None, sparsit
         lengthening = entries.value_sums(products)
         slopes, more = coder.activations[layer].backward(entries, products, coder.unit_out, sparsity)
         penalty += more
-        _set(coder.b_enc[layer], entries.per_latent(slopes))
-        gradient = _grad(coder.W_dec[layer]).flatten(1)  # a view
+        set_gradient(coder.b_enc[layer], entries.per_latent(slopes))
+        gradient = gradient_of(coder.W_dec[layer]).flatten(1)  # a view
         entries.outer(entries.values, behind, out=gradient)
-        _remove_parallel(gradient, decoder, lengthening)
-        entries.outer(slopes, read[layer].contiguous(), out=_grad(coder.W_enc_T[layer]))
-    _set(coder.b_dec, g.sum(0).view_as(coder.b_dec))
+        remove_parallel(gradient, decoder, lengthening)
+        entries.outer(slopes, read[layer].contiguous(), out=gradient_of(coder.W_enc_T[layer]))
+    set_gradient(coder.b_dec, g.sum(0).view_as(coder.b_dec))
     for layer, skip in enumerate(coder.W_skip):
-        _set(skip, read[layer].T @ g[:, layer * d : (layer + 1) * d])
+        set_gradient(skip, read[layer].T @ g[:, layer * d : (layer + 1) * d])
     fired = torch.cat([entries.fired() for entries in each])
     return Step(
         loss=squared / square + penalty,

@@ -98,20 +98,20 @@ def loss_and_gradients(coder: Coder, x: Tensor, target: Tensor | None, dead: Ten
         products[prefix.mask] += prefix.entries.products(prefix.gradient, coder.W_dec)
     lengthening = entries.value_sums(products)  # what each direction's gradient would change of its norm: [width]
     slopes, penalty = coder.activation.backward(entries, products, coder.unit_out, sparsity)
-    _set(coder.b_enc, entries.per_latent(slopes))
-    entries.outer(entries.values, g, out=_grad(coder.W_dec))
+    set_gradient(coder.b_enc, entries.per_latent(slopes))
+    entries.outer(entries.values, g, out=gradient_of(coder.W_dec))
     for prefix in first:
-        prefix.add_to_decoder(_grad(coder.W_dec))
-    _remove_parallel(_grad(coder.W_dec), coder.W_dec, lengthening)
-    entries.outer(slopes, centred, out=_grad(coder.W_enc_T))
+        prefix.add_to_decoder(gradient_of(coder.W_dec))
+    remove_parallel(gradient_of(coder.W_dec), coder.W_dec, lengthening)
+    entries.outer(slopes, centred, out=gradient_of(coder.W_enc_T))
     auxiliary = sum(prefix.loss for prefix in first)
     if dead is not None and coder.activation.auxiliary and bool(dead.any()):
         auxiliary += _auxiliary(coder, pre, centred, g, dead=dead, square=square)
-    _set(coder.b_dec, sum((prefix.gradient.sum(0) for prefix in first), g.sum(0)))
+    set_gradient(coder.b_dec, sum((prefix.gradient.sum(0) for prefix in first), g.sum(0)))
     if coder.centred:
-        _grad(coder.b_dec).sub_(coder.W_enc @ _grad(coder.b_enc))
+        gradient_of(coder.b_dec).sub_(coder.W_enc @ gradient_of(coder.b_enc))
     if coder.W_skip is not None:
-        _set(coder.W_skip, g.T @ source)
+        set_gradient(coder.W_skip, g.T @ source)
 
     fired = entries.fired()
     return Step(
@@ -144,14 +144,14 @@ def _auxiliary(coder: Coder, pre: Tensor, centred: Tensor, g: Tensor, *, dead: T
     slope = over * (2 * weight)
     slopes = (slope @ directions.T) * (values != 0)  # [batch, dead]
     gradient = values.T @ slope  # [dead, d_out]
-    _remove_parallel(gradient, directions)
-    _grad(coder.W_dec).index_add_(0, index, gradient)
-    _grad(coder.W_enc_T).index_add_(0, index, slopes.T @ centred)
-    _grad(coder.b_enc).index_add_(0, index, slopes.sum(0))
+    remove_parallel(gradient, directions)
+    gradient_of(coder.W_dec).index_add_(0, index, gradient)
+    gradient_of(coder.W_enc_T).index_add_(0, index, slopes.T @ centred)
+    gradient_of(coder.b_enc).index_add_(0, index, slopes.sum(0))
     return weight * squares(over)
 
 
-def _remove_parallel(gradient: Tensor, weights: Tensor, along: Tensor | None = None) -> None:
+def remove_parallel(gradient: Tensor, weights: Tensor, along: Tensor | None = None) -> None:
     """Take from the gradient of unit rows `[n, d]` what would only change the rows' norm (Gao et al. 2024).
 
     `along` is each row's product with its gradient `[n]`, where that is known already.
@@ -299,12 +299,12 @@ def _check(coder: Coder, x: Tensor, target: Tensor) -> None:
         )
 
 
-def _set(parameter: Tensor, gradient: Tensor) -> None:
+def set_gradient(parameter: Tensor, gradient: Tensor) -> None:
     """Put a gradient in place of the one that is there."""
-    _grad(parameter).copy_(gradient)
+    gradient_of(parameter).copy_(gradient)
 
 
-def _grad(parameter: Tensor) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
     """The gradient that is there, or memory for one."""
     if parameter.grad is None:
         parameter.grad = torch.empty_like(parameter)
