@@ -21,6 +21,8 @@ HINTS = {
         "the match, marks a token.",
     ),
 }
+UNASKED = {"sharpness": "sharpest", "density": "most often active"}
+"""Orders without a search."""
 ORDERS = {"f1": "both (F1)", "precision": "precision", "recall": "recall"}
 SHARES = [0.0, 0.00001, 0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 """Densities to choose from."""
@@ -35,6 +37,7 @@ class LatentQuery:
     mode: str
     density: tuple[float, float]
     starred: bool
+    unasked: str
     order: str
     min_precision: float
     min_recall: float
@@ -56,6 +59,8 @@ class LatentQuery:
             arguments[{WORDS: "text", TOKEN: "token", REGEX: "regex"}[self.mode]] = self.text
         if self.starred:
             arguments["starred"] = True
+        if not self.asks and self.unasked != "density":
+            arguments["unasked"] = self.unasked
         if self.density != (0.0, 1.0):
             arguments["density"] = self.density
         if self.regex:
@@ -96,6 +101,16 @@ def ask(noun: str) -> LatentQuery:
             help="The share of all tokens on which a latent is active.",
         )
         starred = st.toggle("Only with a star", key="latent starred", persist_state="session")
+        unasked = st.segmented_control(
+            "First without a search",
+            list(UNASKED),
+            default="sharpness",
+            required=True,
+            format_func=UNASKED.__getitem__,
+            key="latent unasked",
+            persist_state="session",
+            help=f"The sharpest {noun}s are highest on the fewest different tokens; those with a star stand before them.",
+        )
         regex = mode == REGEX
         order = st.selectbox(
             "Best by",
@@ -108,7 +123,7 @@ def ask(noun: str) -> LatentQuery:
         )
         precision = _share("Lowest precision", "latent precision", 0.0, regex)
         recall = _share("Lowest recall", "latent recall", 0.01, regex)
-    return LatentQuery(text or "", mode, tuple(density), starred, order, precision, recall)
+    return LatentQuery(text or "", mode, tuple(density), starred, unasked, order, precision, recall)
 
 
 def _share(label: str, key: str, value: float, used: bool) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 10
 SHOWN_TOKENS = 6
+FOUND = "▸"
 
 
 def show(model: LanguageModel, one: Known) -> None:
@@ -53,7 +54,7 @@ def _panel(model: LanguageModel, one: Known) -> None:
 def _summary(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int, noun: str) -> str:
     count = f"The first {LIMIT} {noun}s" if len(hits) == LIMIT else f"{len(hits)} {noun}{'s' if len(hits) != 1 else ''}"
     if not query.asks:
-        which = "with a star, the most often active first" if query.starred else "the most often active first"
+        which = f"{'with a star, ' if query.starred else ''}the {latent_query.UNASKED[query.unasked]} first"
         return f"**{count}, {which}.** The index covers {n_tokens:,} tokens."
     if not hits:
         return f"No {noun} fits “{plain(query.text)}” under these settings."
@@ -74,13 +75,13 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
             st.column_config.TextColumn("Label", width=160, help="The label that was written for it."),
         ),
         "active": (
-            [[visible(token) for token in hit.activating[:SHOWN_TOKENS]] for hit in hits],
+            [_shown(hit, "activating") for hit in hits],
             st.column_config.ListColumn(
                 "Most active on", width=wide, help="Tokens with its highest values, each once; ␣ is a space."
             ),
         ),
         "promotes": (
-            [[visible(token) for token in hit.promoted[:SHOWN_TOKENS]] for hit in hits],
+            [_shown(hit, "promoted") for hit in hits],
             st.column_config.ListColumn("Promotes", width=wide, help="Tokens that it makes likelier."),
         ),
         "density": (
@@ -109,18 +110,29 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
         column_config={name: config for name, (_, config) in columns.items()},
         column_order=order,
         on_select=lambda: _open(key, [f"{one.name}:{hit.index}" for hit in hits]),
-        selection_mode="single-row",
+        selection_mode="single-cell",
         height=35 * (min(len(hits), ROWS_SHOWN) + 1) + 3,
     )
     estimated = any(hit.score is not None and not hit.score.exact for hit in hits)
     st.caption(
-        "The box in front of a row opens its card."
+        "A click on a row opens its card."
+        + (f" {FOUND} stands in front of the token that was found." if any(hit.matched_token for hit in hits) else "")
         + (
             " Some of the precisions and recalls are estimates: the index keeps only part of these latents' tokens."
             if estimated
             else ""
         )
     )
+
+
+def _shown(hit: FeatureHit, field: str) -> list[str]:
+    """The first tokens of a list, and the found one wherever it stands, marked."""
+    tokens = getattr(hit, field)
+    found = hit.matched_token if hit.matched_in == field else None
+    first = tokens[:SHOWN_TOKENS]
+    if found and found not in first:
+        first = [*first[:-1], found]
+    return [f"{FOUND} {visible(token)}" if token == found else visible(token) for token in first]
 
 
 REGEX_COLUMNS = {
@@ -131,6 +143,6 @@ REGEX_COLUMNS = {
 
 
 def _open(key: str, features: list[str]) -> None:
-    rows = st.session_state[key]["selection"]["rows"]
-    session.open_feature(features[rows[0]] if rows else None)
+    cells = st.session_state[key]["selection"]["cells"]
+    session.open_feature(features[cells[0][0]] if cells else None)
     st.session_state["opened"] = True

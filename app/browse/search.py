@@ -192,13 +192,13 @@ def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | Non
         column_config=columns,
         column_order=list(columns),
         on_select=lambda: _open(key, list(frame["neuron"])),
-        selection_mode="single-row",
+        selection_mode="single-cell",
         height=35 * (min(len(hits), ROWS_SHOWN) + 1) + 3,
     )
-    st.caption("The box in front of a row opens its card.")
+    st.caption("A click on a row opens its card.")
 
 
 def _open(key: str, features: list[str]) -> None:
-    rows = st.session_state[key]["selection"]["rows"]
-    session.open_feature(features[rows[0]] if rows else None)
+    cells = st.session_state[key]["selection"]["cells"]
+    session.open_feature(features[cells[0][0]] if cells else None)
     st.session_state["opened"] = True

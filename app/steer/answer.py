@@ -10,6 +10,7 @@ import streamlit as st
 from shared import snippets
 from shared.tokens import show_scale, show_text, show_tokens
 
+from steer import conversation
 from steer.prompt import AnswerRequest
 from workbench import figures
 
@@ -70,13 +71,22 @@ def show(model: LanguageModel, answer: Answer, request: AnswerRequest) -> None:
     with columns[0]:
         show_tokens(_pieces(model, both.baseline), both.kl)
         _numbers(both.baseline_perplexity, both.baseline_repetition)
-    for column, side in zip(columns[1:], both.sides, strict=True):
+        _offer(answer, 0)
+    for number, (column, side) in enumerate(zip(columns[1:], both.sides, strict=True), 1):
         with column:
             show_tokens(_pieces(model, side.generation), side.kl_own)
             _numbers(side.perplexity, side.repetition, side)
+            _offer(answer, number)
     show_scale()
     _changes(both)
     snippets.show(answer.request.code())
+
+
+def _offer(answer: Answer, number: int) -> None:
+    """Draw the button that goes on from a side's answer, in a chat."""
+    if answer.request.chat and answer.request.earlier == conversation.turns():
+        side = HEADS[number].split(":")[0].lower()
+        conversation.offer(answer.request.text, answer.texts[number].strip(), side, number)
 
 
 def _heads(count: int) -> list[Any]:

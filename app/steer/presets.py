@@ -9,6 +9,7 @@ from shared import edits, session
 from shared.sample import QUESTION
 
 import workbench as wb
+from steer import conversation
 from steer.prompt import CHAT, CONTINUE
 
 STORY = "Once upon a time, there was a"
@@ -48,3 +49,4 @@ def _take(preset: Preset) -> None:
     st.session_state["prompt"] = preset.text
     st.session_state["mode"] = CHAT if preset.chat else CONTINUE
     st.session_state["generate"] = True
+    st.session_state.pop(conversation.TURNS, None)

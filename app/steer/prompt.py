@@ -11,6 +11,7 @@ from shared import snippets
 from shared.sample import QUESTION, sample_text
 
 import workbench as wb
+from steer import conversation
 
 if TYPE_CHECKING:
     from workbench.interventions import InterventionKind
@@ -38,10 +39,12 @@ class AnswerRequest:
     min_new_tokens: int
     stop: tuple[str, ...]
     control: bool
+    earlier: tuple[conversation.Turn, ...] = ()
+    """The turns before the prompt, of a chat."""
 
     def prompt(self, model: LanguageModel) -> str:
         """The model's input text: the prompt in its chat template, or as it is."""
-        return model.chat_prompt(self.text) if self.chat else self.text
+        return model.chat_prompt(conversation.messages(self.earlier, self.text)) if self.chat else self.text
 
     def steps(self, model: LanguageModel) -> Generator[Step, None, Comparison]:
         """The steps of generating the plain and the edited texts; see `compare_steps`."""
@@ -82,7 +85,9 @@ class AnswerRequest:
 
     def prompt_code(self) -> str:
         """The line that defines the prompt."""
-        return f"prompt = model.chat_prompt({self.text!r})\n" if self.chat else f"prompt = {self.text!r}\n"
+        if not self.chat:
+            return f"prompt = {self.text!r}\n"
+        return f"prompt = model.chat_prompt({conversation.messages(self.earlier, self.text)!r})\n"
 
 
 SHOW = """print("plain: ", both.baseline.text)
@@ -161,6 +166,8 @@ def show(model: LanguageModel, interventions: list[InterventionKind]) -> tuple[A
             persist_state="session",
             help="The text ends where it holds one of these strings; one a line, and \\n for a line break.",
         )
+    if mode == CHAT:
+        conversation.show()
     text = st.text_area("Prompt", key="prompt", height=70, persist_state="session", label_visibility="collapsed")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         button = st.empty()
@@ -185,5 +192,6 @@ def show(model: LanguageModel, interventions: list[InterventionKind]) -> tuple[A
         min_new_tokens=int(least),
         stop=tuple(line.replace("\\n", "\n") for line in stop.split("\n") if line),
         control=control,
+        earlier=conversation.turns() if mode == CHAT else (),
     )
     return request, button

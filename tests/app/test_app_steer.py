@@ -174,3 +174,22 @@ def test_a_bad_file_is_refused_in_one_sentence(model: wb.model.LanguageModel, te
         storage.read(model, text.replace("HASH", model.hash).encode())
     assert "\n" not in str(refused.value)
     assert str(refused.value).endswith(".")
+
+
+def test_a_reply_goes_on_from_the_chosen_answer(model: wb.model.LanguageModel) -> None:
+    page = visit("steer", feature=DOG)
+    page.slider(key="length").set_value(8)
+    page.text_area(key="prompt").set_value("Name an animal.").run()
+    button(page, "Generate").click().run()
+    answer = texts(quiet(page))[1]
+    page.button(key="reply 1").click().run()
+    assert page.text_area(key="prompt").value == ""
+    page.text_area(key="prompt").set_value("And another?").run()
+    button(quiet(page), "Generate").click().run()
+    said = [("user", "Name an animal."), ("assistant", answer.strip()), ("user", "And another?")]
+    prompt = model.chat_prompt([{"role": role, "content": words} for role, words in said])
+    alone = wb.compare(model, prompt, page.session_state["answer"].request.interventions, 8)
+    assert texts(quiet(page)) == [alone.baseline.text, alone.edited.text]
+    assert alone.edited.text in run_code(script(page, "wb.compare"))
+    button(page, "New conversation").click().run()
+    assert "have changed" in " ".join(caption.value for caption in page.caption)

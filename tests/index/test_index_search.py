@@ -147,3 +147,29 @@ def test_words_rank_by_place_then_number_then_density() -> None:
     found = list(searcher.with_text("word3", {}))
     rows = [(row.tolist().index(3), -row.tolist().count(3), density[n], n) for n, row in enumerate(peaks) if 3 in row]
     assert found == [n for *_, n in sorted(rows)]
+
+
+def test_without_a_query_the_sharpest_come_first(sae_world: World, tmp_path: Path) -> None:
+    index = wb.build_index(sae_world.model, sae_world.dictionary, sae_world.corpus, tmp_path / "i", **HOW)
+
+    def share(feature: int) -> float:
+        rows, _ = index.top(feature, 20)
+        texts = [text.strip().casefold() for text in index.tokens.strings(index.tokens.ids[rows])]
+        return max(Counter(texts).values(), default=0) / 20
+
+    hits = index.search(unasked="sharpness", limit=None)
+    shares = [share(hit.index) for hit in hits]
+    assert sorted(hit.index for hit in hits) == list(range(index.n_features))
+    assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+    dullest = hits[-1].index
+    index.star(dullest)
+    assert index.search(unasked="sharpness", limit=1)[0].index == dullest
+
+
+def test_a_hit_names_the_token_that_was_found(sae_world: World, tmp_path: Path) -> None:
+    index = wb.build_index(sae_world.model, sae_world.dictionary, sae_world.corpus, tmp_path / "i", **HOW)
+    hits = index.search("dog", limit=None)
+    assert hits and all("dog" in hit.matched_token.lower() for hit in hits)
+    assert all(hit.matched_token in getattr(hit, hit.matched_in) for hit in hits)
+    index.label(3, "a dog")
+    assert index.search("dog")[0].matched_token == ""

@@ -134,6 +134,8 @@ class FeatureHit:
     """Tokens it promotes most."""
     matched_in: str = ""
     """The field that contains the text: label, note, activating or promoted."""
+    matched_token: str = ""
+    """The token of that field that contains it; empty for a label or a note."""
     score: RegexScore | None = None
     """Its scores on the matches of a regular expression."""
 

@@ -22,6 +22,7 @@ from workbench.index.card import (
 from workbench.index.entries import Entries
 from workbench.index.examples import examples
 from workbench.index.label_files import Remark
+from workbench.index.searching import Match
 from workbench.index.selection import BANDS, shown
 from workbench.index.statistics import histogram_edges
 from workbench.index.tokens import TokenTable
@@ -85,8 +86,8 @@ class CardTables:
             cofiring=_partners(row, remarks),
         )
 
-    def hit(self, index: int, remark: Remark, matched_in: str, score: RegexScore | None) -> FeatureHit:
-        """A search hit; `matched_in` is the field that contains the text."""
+    def hit(self, index: int, remark: Remark, match: Match, score: RegexScore | None) -> FeatureHit:
+        """A search hit; `match` is where the text stands."""
         peaks = dict.fromkeys(self.statistics["peaks"][index].tolist())
         return FeatureHit(
             feature=Feature(self.name, index, source=self.dictionary),
@@ -97,7 +98,8 @@ class CardTables:
             highest=float(self.statistics["highest"][index]),
             activating=[text for text in self.tokens.strings(np.array(list(peaks))) if text],
             promoted=[text for text in self.tokens.strings(self.statistics["promoted"][index]) if text],
-            matched_in=matched_in,
+            matched_in=match.field,
+            matched_token="" if match.token is None else self.tokens.strings([match.token])[0],
             score=score,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,14 +23,16 @@ from workbench.index.firing import active_features
 from workbench.index.identity import check_same, identities
 from workbench.index.label_files import Remark
 from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
+from workbench.index.ordering import densest_first, sharpest_first
 from workbench.index.regex_scores import RegexScores
-from workbench.index.searching import Searcher
+from workbench.index.searching import NO_MATCH, Match, Searcher
 from workbench.index.selection import TOP
 from workbench.index.statistics import read_statistics
 from workbench.index.tokens import TokenTable
 from workbench.model.language_model import LanguageModel
 
 Order = Literal["f1", "precision", "recall"]
+Unasked = Literal["density", "sharpness"]
 INSIDE = "index"
 """The name of an index's folder in the folder of its dictionary."""
 
@@ -125,11 +127,12 @@ class FeatureIndex:
         starred: bool = False,
         density: tuple[Number, Number] = (0.0, 1.0),
         order: Order = "f1",
+        unasked: Unasked = "density",
         min_precision: Share = 0.0,
         min_recall: Share = 0.01,
         limit: Positive | None = 50,
     ) -> list[FeatureHit]:
-        """Features that meet all conditions, best first; without `text` and `regex`, densest first.
+        """Features that meet all conditions, best first; without `text` and `regex`, in the order of `unasked`.
 
         Args:
             text: words, between white space, all of them in the label, in the note, in the tokens that the feature is
@@ -142,6 +145,8 @@ class FeatureIndex:
             starred: only features with a star.
             density: bounds of the share of tokens on which the feature is active.
             order: the score that a regex search sorts by.
+            unasked: the order without `text` and `regex`: "density", densest first; or "sharpness": features with a
+                star, then those whose highest values stand on the fewest different tokens.
             min_precision: a regex search leaves out features with a lower precision.
             min_recall: a regex search leaves out features with a lower recall.
             limit: the largest number of hits; None for all.
@@ -157,13 +162,13 @@ class FeatureIndex:
             fits &= searcher.with_token(token)
         if label is not None:
             fits &= searcher.labelled(label, remarks)
-        matches = {} if text is None else searcher.with_text(text, remarks)
+        matches: dict[int, Match] = {} if text is None else searcher.with_text(text, remarks)
         if text is not None:
             fits &= searcher.among(matches)
         if regex == "":
             raise FeatureIndexError("There is nothing to search for; type a regular expression.")
         scores = None
-        ranked: Iterable[int] = matches or np.argsort(-self.statistics["density"], kind="stable").tolist()
+        ranked: Iterable[int] = matches or self._unasked(unasked, remarks)
         if regex is not None:
             scores = RegexScores(self.entries, np.unique(self.tokens.matches(SafePattern(regex, FeatureIndexError))))
             fits &= (scores.hits > 0) & (scores.recall >= min_recall) & (scores.precision >= min_precision)
@@ -173,11 +178,18 @@ class FeatureIndex:
             self._cards.hit(
                 feature,
                 remarks.get(feature, NO_REMARK),
-                matches.get(feature, ""),
+                matches.get(feature, NO_MATCH),
                 None if scores is None else scores.of(feature),
             )
             for feature in chosen
         ]
+
+    def _unasked(self, order: Unasked, remarks: Mapping[int, Remark]) -> list[int]:
+        """All features in an order that asks for nothing."""
+        if order == "density":
+            return densest_first(self.statistics).tolist()
+        ranked = sharpest_first(self.statistics, self.tokens.pieces).tolist()
+        return sorted(ranked, key=lambda feature: not remarks.get(feature, NO_REMARK).starred)
 
     @checked(FeatureIndexError)
     def fires_on(self, prompt: str, top: Natural = 20) -> list[TokenFeatures]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,18 @@ from workbench.index.words import ABSENT, BEGINNING, WHOLE, folded, match, match
 LONGEST = 1000
 """Characters of a search."""
 _TOKEN_COLUMNS = {"peaks": "activating", "promoted": "promoted"}
+
+
+class Match(NamedTuple):
+    """Where a feature holds the words of a search."""
+
+    field: str
+    """label, note, activating or promoted; empty for nowhere."""
+    token: int | None = None
+    """The id of the token with the word, in a list of tokens; of several words, the one furthest behind."""
+
+
+NO_MATCH = Match("")
 
 
 class Searcher:
@@ -53,25 +66,26 @@ class Searcher:
         ids = [token] if isinstance(token, int) else [one for one, text in pieces.items() if text == token]
         return np.logical_or.reduce([np.isin(self._statistics[name], ids).any(1) for name in _TOKEN_COLUMNS])
 
-    def with_text(self, text: str, remarks: Mapping[int, Remark]) -> dict[int, str]:
-        """Features with all words of a text in one field, best first, and the field: label, note, activating, promoted.
+    def with_text(self, text: str, remarks: Mapping[int, Remark]) -> dict[int, Match]:
+        """Features with all words of a text in one field, best first, and where they stand.
 
         Labels rank before notes, these before tokens that a feature is active on, these before tokens that it promotes.
         Whole words rank before beginnings of words: within labels and within notes, and in all tokens. Among tokens the
         place of the word in the feature's list decides, then how often it stands there, then the lower density.
         """
         words = _words(text)
-        matches: dict[int, str] = {}
+        matches: dict[int, Match] = {}
         for field in ("label", "note"):
             found = [(one, match_all(words, getattr(remark, field))) for one, remark in remarks.items()]
             for one, _ in sorted((pair for pair in found if pair[1]), key=lambda pair: -pair[1]):
-                matches.setdefault(one, field)
+                matches.setdefault(one, Match(field))
         grades = [self._grades(word) for word in words]
         for least in (WHOLE, BEGINNING):
             for name, field in _TOKEN_COLUMNS.items():
                 wanted = [grade >= least for grade in grades]
-                for feature in _ranked(self._statistics[name], wanted, self._statistics["density"]):
-                    matches.setdefault(feature, field)
+                ids = self._statistics[name]
+                for feature, place in _ranked(ids, wanted, self._statistics["density"]):
+                    matches.setdefault(feature, Match(field, int(ids[feature, place])))
         return matches
 
     def _grades(self, word: str) -> np.ndarray:
@@ -99,8 +113,8 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _ranked(ids: np.ndarray, wanted: list[np.ndarray], density: np.ndarray) -> list[int]:
-    """The features with a token of each set in their row, best first.
+def _ranked(ids: np.ndarray, wanted: list[np.ndarray], density: np.ndarray) -> list[tuple[int, int]]:
+    """The features with a token of each set in their row, best first, and the place in the row.
 
     The place of the first such token decides; among equal ones the number of such tokens, then the lower density.
 
@@ -113,4 +127,5 @@ def _ranked(ids: np.ndarray, wanted: list[np.ndarray], density: np.ndarray) -> l
     features = np.flatnonzero(np.logical_and.reduce([one.any(1) for one in found]))
     count = sum((one[features].sum(1) for one in found), np.zeros(len(features), int))
     first = np.max([one[features].argmax(1) for one in found], axis=0)
-    return features[np.lexsort((density[features], -count, first))].tolist()
+    order = np.lexsort((density[features], -count, first))
+    return list(zip(features[order].tolist(), first[order].tolist(), strict=True))
