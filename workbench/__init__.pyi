@@ -26,6 +26,8 @@ from .dictionaries.codebook import Codebook as Codebook
 from .dictionaries.features import Feature as Feature
 from .dictionaries.loading import load_dictionary as load_dictionary
 from .dictionaries.topk import TopKSAE as TopKSAE
+from .directions.finding import find_direction as find_direction
+from .directions.probing import probe as probe
 from .index import build_index as build_index
 from .index import open_index as open_index
 from .interventions.kinds import Ablate as Ablate
@@ -66,6 +68,7 @@ __all__ = [
     "directions",
     "evaluation",
     "figures",
+    "find_direction",
     "find_heads_discrete",
     "harvest",
     "index",
@@ -79,6 +82,7 @@ __all__ = [
     "model",
     "neurons",
     "open_index",
+    "probe",
     "read_lens",
     "sparsity",
     "surgery",

@@ -231,6 +231,32 @@ FUNCTIONS: Calls = {
         "model_name": "tiny",
         "provenance": {},
     },
+    "directions.find_direction": lambda w: {
+        "model": w.model,
+        "positives": ["a dog ran", "the dog sat", "one dog"],
+        "negatives": ["a cat ran", "the cat sat", "one cat"],
+        "at": [POINT],
+        "method": "difference",
+        "position": "last",
+        "seed": 0,
+    },
+    "directions.find_directions": lambda w: {
+        "model": w.model,
+        "positives": ["a dog ran", "the dog sat", "one dog"],
+        "negatives": ["a cat ran", "the cat sat", "one cat"],
+        "at": [POINT],
+        "method": "difference",
+        "position": "last",
+        "seed": 0,
+    },
+    "directions.probe": lambda w: {
+        "model": w.model,
+        "texts": [f"the {word} ran" for word in "dog cat man cow pig hen fox owl ant bee".split()],
+        "labels": [0, 1] * 5,
+        "at": [POINT],
+        "position": "last",
+        "seed": 0,
+    },
     "directions.load_direction": lambda w: {"path": _saved_direction(w)},
     "attribution.verify_graph": lambda w: {
         "model": w.model,
@@ -709,6 +735,9 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Feature": lambda w: wb.Feature.parse(NEURON),
     "Steer": lambda w: wb.Steer(NEURON, 1.0),
     "Attention": lambda w: wb.lens.read_attention(w.model, "The dog ran", layers=[1]),
+    "Probe": lambda w: wb.probe(
+        w.model, [f"the {word} ran" for word in "dog cat man cow pig hen fox owl ant bee".split()], [0, 1] * 5, POINT
+    ),
     "Doubt": lambda w: wb.lens.read_doubt(w.model, "The dog ran"),
     "TextWords": lambda w: wb.lens.read_words(w.model, "The dog ran"),
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
@@ -716,6 +745,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
 """Objects whose methods are called."""
 
 METHODS: Calls = {
+    "Probe.direction": lambda w: {"hook_point": POINT, "label": 1},
     "LanguageModel.to_tokens": lambda w: {"text": "The dog", "start": True},
     "LanguageModel.to_text": lambda w: {"tokens": [3, 4]},
     "LanguageModel.text_pieces": lambda w: {"tokens": [3, 4], "after": [5]},

@@ -46,6 +46,7 @@ RECORDS = {
     "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification ViewerGraph ViewerLink ViewerNode",
     "circuits": "DiscreteCircuit EncodedTask GroundTruth PatchingResult ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
+    "directions": "Probe Separation",
     "dictionaries": "Codes Dictionary Step Trainable",
     "evaluation": "Estimate TextSums",
     "harvest": "Activations Source",

@@ -15,6 +15,7 @@ from workbench.dictionaries.directions import Directions
 from workbench.dictionaries.features import Feature
 from workbench.directions.errors import DirectionError
 from workbench.directions.reading import read_direction
+from workbench.directions.separation import Separation
 from workbench.directions.writing import write_direction
 
 
@@ -34,6 +35,8 @@ class Direction:
     """The model that it was made for; empty where that is not known."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, as plain data."""
+    separation: Mapping[str, Separation] = field(default_factory=dict, repr=False)
+    """By hook point, how well directions found there separate held-out texts; empty where it was not found here."""
 
     def __post_init__(self) -> None:
         if not self.vectors:
@@ -58,7 +61,22 @@ class Direction:
             raise DirectionError(
                 f"{self.name} has no vector at {shown(hook_point)}; it has some at {', '.join(self.vectors)}."
             )
-        return Direction({hook_point: self.vectors[hook_point]}, self.name, self.model_name, dict(self.provenance))
+        one, about = {hook_point: self.vectors[hook_point]}, dict(self.provenance)
+        return Direction(one, self.name, self.model_name, about, self.separation)
+
+    @property
+    def strength(self) -> float:
+        """The natural amount of steering along it: the distance of the means of the classes that it was found on.
+
+        Raises:
+            DirectionError: it has vectors at several hook points, or was not found here.
+        """
+        (point, *others) = self.vectors
+        if others or point not in self.separation:
+            raise DirectionError(
+                f"{self.name} has no strength of its own; find it with find_direction, at one hook point."
+            )
+        return self.separation[point].strength
 
     @property
     def dictionary(self) -> Directions:

@@ -134,6 +134,8 @@ def _read(folder: Path, layer: int | None, examples: int) -> FeatureExport:
 
 
 def _neuronpedia(folder: Path, most: int) -> FeatureExport:
+    for file in folder.iterdir():  # also what is not read here
+        _stays(file, folder)
     named: set[tuple[str, str]] = set()
     hook_points: set[str] = set()
     features: dict[int, ExportedFeature] = {}
@@ -183,8 +185,7 @@ def _circuit_tracer(folder: Path, files: list[tuple[int, Path]], layer: int | No
     names: set[str] = set()
     features: dict[int, ExportedFeature] = {}
     for number, file in files:
-        if leads_out(file, folder):
-            raise FeatureIndexError(f"{file} is a link that leads out of its folder; put the file itself there.")
+        _stays(file, folder)
         saved = read_json(file, FeatureFile, FeatureIndexError, "a feature of circuit-tracer")
         if saved["index"] != number:
             raise FeatureIndexError(f"{file} says that it is feature {saved['index']}; name it after its number.")
@@ -236,6 +237,12 @@ def _best(examples: list[ExportedExample], most: int) -> list[ExportedExample]:
     return sorted(examples, key=lambda one: -max(one.values))[:most]
 
 
+def _stays(file: Path, home: Path) -> None:
+    """Raise `FeatureIndexError` for a link that leads out of the export's folder."""
+    if leads_out(file, home):
+        raise FeatureIndexError(f"{file} is a link that leads out of its folder; put the file itself there.")
+
+
 def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
 
@@ -253,8 +260,7 @@ def _index(value: int | str, folder: Path) -> int:
 def _lines(folder: Path, form: type[T], home: Path) -> Iterator[T]:
     """The lines of all files of a part, packed or not, in their form."""
     for file in sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
-        if leads_out(file, home):
-            raise FeatureIndexError(f"{file} is a link that leads out of its folder; put the file itself there.")
+        _stays(file, home)
         check_ordinary(file, FeatureIndexError)
         try:
             with cast("IO[bytes]", gzip.open(file) if file.suffix == ".gz" else open(file, "rb")) as opened:
