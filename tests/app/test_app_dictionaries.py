@@ -241,7 +241,9 @@ def test_an_index_is_built_from_the_page(shelf: Shelf) -> None:
     button(page, "Build the index").click().run()
     folder = shelf.dictionaries / "bare"
     page = ended(page, ("index", str(folder)))
-    assert latents(quiet(page)) == [hit.index for hit in open_index(folder / "index").search(unasked="sharpness", limit=200)]
+    assert latents(quiet(page)) == [
+        hit.index for hit in open_index(folder / "index").search(unasked="sharpness", limit=200)
+    ]
 
 
 # ---- Inspect

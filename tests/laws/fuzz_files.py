@@ -219,7 +219,7 @@ KEPT: dict[str, Kept] = {
     **{f"SAELens {one.name}": _saelens(one.name) for one in sorted(SAELENS.iterdir())},
     "sparsify": _foreign("sparsify/groupmax/layers.1.mlp", r"cfg.json: .*(k|activation|transcode)"),
     "dictionary_learning": _foreign("dictionary_learning/trainer_5", r"config.json: .*(dict_class|\.k\b|io)"),
-    "circuit-tracer": _foreign("circuit_tracer/jumprelu", "threshold|line"),
+    "circuit-tracer": _foreign("circuit_tracer/jumprelu", "threshold|line|layer_2.safetensors: gone"),
     "index": Kept(
         _write_index, _index_content, r"people\.sqlite|index.json: .*(name|provenance|licence|source|command)"
     ),

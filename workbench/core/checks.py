@@ -169,9 +169,9 @@ INFINITE = AllowInfNan(True)
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "numel: integer")
 """What torch says where sizes are too large."""
-UNORDERED = (set, frozenset, collections.abc.Mapping)
+UNORDERED = (set, frozenset)
 """What is no sequence, though it has a length and can be iterated over."""
-ONE_VALUE = (str, bytes, bytearray, memoryview, Tensor)
+ONE_VALUE = (str, bytes, bytearray, memoryview, Tensor, collections.abc.Mapping)
 """What counts as one value, though it can be iterated over."""
 
 

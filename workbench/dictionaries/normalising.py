@@ -58,8 +58,10 @@ def rule_of(config: Mapping[str, Any]) -> str:
     Raises:
         DictionaryError: it is none of `RULES`, or has no meaning for the dictionary's width.
     """
-    stated = config.get("normalize_activations") or NONE
-    if stated not in RULES:
+    stated = config.get("normalize_activations")
+    if stated is None or stated is False:  # SAELens's first files say True or False
+        stated = NONE
+    if not isinstance(stated, str) or stated not in RULES:
         raise DictionaryError(f"normalize_activations is one of {', '.join(RULES)}, not {shown(stated)}")
     if stated == LAYER_NORM and config["d_in"] < 2:
         raise DictionaryError("activations of width 1 have no deviation, by which layer_norm divides")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -265,7 +266,7 @@ def _lines(folder: Path, form: type[T], home: Path) -> Iterator[T]:
         try:
             with cast("IO[bytes]", gzip.open(file) if file.suffix == ".gz" else open(file, "rb")) as opened:
                 yield from _parsed(opened, file, form)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise FeatureIndexError(f"{file} can't be read: {reason_of(error)}.") from error
 
 

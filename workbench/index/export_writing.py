@@ -21,6 +21,8 @@ from workbench.index.layout import FeatureIndexError
 
 BATCH = 1024
 """Features of a file, as in Neuronpedia's own exports."""
+LONGEST_NAME = 200
+"""Characters of the name of a model or a set."""
 
 
 @checked(FeatureIndexError)
@@ -49,8 +51,11 @@ def export_features(
         creator: the id of the account that the set belongs to.
 
     Raises:
-        FeatureIndexError: the dictionary is of no single layer, or the folder can't be written or holds other files.
+        FeatureIndexError: the dictionary is of no single layer, a name is empty or too long, or the folder can't be written or holds other files.
     """
+    for name, value in (("model_id", model_id), ("source_set", source_set)):
+        if not value.strip() or len(value) > LONGEST_NAME:
+            raise FeatureIndexError(f"{name} is a name of 1 to {LONGEST_NAME} characters, not {shown(value)}.")
     place = Path(folder)
     reads = str(index.about["dictionary"]["reads"])
     match = re.fullmatch(r"blocks\.(\d+)\.[^ ]+", reads)

@@ -171,11 +171,13 @@ def measure_early_exit(
         progress: told the share that is done.
 
     Raises:
-        LensError: as `read_lens`.
+        LensError: as `read_lens`, or no confidence.
         CorpusError: texts without tokens.
 
     Source: the question of Kangaroo (Liu et al. 2024, arXiv 2404.18911) and SWIFT (Xia et al. 2024, arXiv 2410.06916).
     """
+    if not confidences:
+        raise LensError("There is no confidence; name at least one, such as 0.7.")
     sums = [TextSums() for _ in confidences]
     layers = model.network.n_layers
     by_layer = torch.zeros(len(confidences), layers)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
+from workbench.core.type_words import shown
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
@@ -127,7 +128,7 @@ def search_sparsity(
     if not levels or sparsity > max(levels):
         raise SurgeryError(
             f"sparsity, that of all matrices together, is at most the highest of levels; not {sparsity:g} with levels "
-            f"{list(levels)}."
+            f"{shown(levels)}."
         )
     known = all_matrices(model)
     covered = check_coverage(model, known)
