@@ -109,7 +109,7 @@ def ask(noun: str) -> LatentQuery:
             format_func=UNASKED.__getitem__,
             key="latent unasked",
             persist_state="session",
-            help=f"The sharpest {noun}s are highest on the fewest different tokens; those with a star stand before them.",
+            help=f"The sharpest {noun}s are highest on the fewest different tokens; those with a star come before.",
         )
         regex = mode == REGEX
         order = st.selectbox(
