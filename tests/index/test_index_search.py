@@ -160,7 +160,8 @@ def test_without_a_query_the_sharpest_come_first(sae_world: World, tmp_path: Pat
     hits = index.search(unasked="sharpness", limit=None)
     shares = [share(hit.index) for hit in hits]
     assert sorted(hit.index for hit in hits) == list(range(index.n_features))
-    assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > shares[-1]
     dullest = hits[-1].index
     index.star(dullest)
     assert index.search(unasked="sharpness", limit=1)[0].index == dullest
@@ -169,7 +170,8 @@ def test_without_a_query_the_sharpest_come_first(sae_world: World, tmp_path: Pat
 def test_a_hit_names_the_token_that_was_found(sae_world: World, tmp_path: Path) -> None:
     index = wb.build_index(sae_world.model, sae_world.dictionary, sae_world.corpus, tmp_path / "i", **HOW)
     hits = index.search("dog", limit=None)
-    assert hits and all("dog" in hit.matched_token.lower() for hit in hits)
+    assert hits
+    assert all("dog" in hit.matched_token.lower() for hit in hits)
     assert all(hit.matched_token in getattr(hit, hit.matched_in) for hit in hits)
     index.label(3, "a dog")
     assert index.search("dog")[0].matched_token == ""

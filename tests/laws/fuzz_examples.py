@@ -198,6 +198,8 @@ def _coder(**more: Any) -> Callable[[World], dict[str, Any]]:
 SAE = {"hook_point": POINT}
 ENDS = {"d_out": 8, "reads": MLP[0], "writes": MLP[1]}
 
+ANIMALS = ["dog", "cat", "man", "cow", "pig", "hen", "fox", "owl", "ant", "bee"]
+
 FUNCTIONS: Calls = {
     "attribution.attribute": lambda w: {
         "model": w.model,
@@ -251,7 +253,7 @@ FUNCTIONS: Calls = {
     },
     "directions.probe": lambda w: {
         "model": w.model,
-        "texts": [f"the {word} ran" for word in "dog cat man cow pig hen fox owl ant bee".split()],
+        "texts": [f"the {word} ran" for word in ANIMALS],
         "labels": [0, 1] * 5,
         "at": [POINT],
         "position": "last",
@@ -735,9 +737,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Feature": lambda w: wb.Feature.parse(NEURON),
     "Steer": lambda w: wb.Steer(NEURON, 1.0),
     "Attention": lambda w: wb.lens.read_attention(w.model, "The dog ran", layers=[1]),
-    "Probe": lambda w: wb.probe(
-        w.model, [f"the {word} ran" for word in "dog cat man cow pig hen fox owl ant bee".split()], [0, 1] * 5, POINT
-    ),
+    "Probe": lambda w: wb.probe(w.model, [f"the {word} ran" for word in ANIMALS], [0, 1] * 5, POINT),
     "Doubt": lambda w: wb.lens.read_doubt(w.model, "The dog ran"),
     "TextWords": lambda w: wb.lens.read_words(w.model, "The dog ran"),
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),

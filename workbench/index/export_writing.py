@@ -51,7 +51,8 @@ def export_features(
         creator: the id of the account that the set belongs to.
 
     Raises:
-        FeatureIndexError: the dictionary is of no single layer, a name is empty or too long, or the folder can't be written or holds other files.
+        FeatureIndexError: the dictionary is of no single layer, a name is empty or too long, or the folder can't be
+            written or holds other files.
     """
     for name, value in (("model_id", model_id), ("source_set", source_set)):
         if not value.strip() or len(value) > LONGEST_NAME:
