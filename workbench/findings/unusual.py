@@ -40,7 +40,7 @@ class Elsewhere:
 
 def of_index(index: FeatureIndex) -> Elsewhere:
     """The densities that an index holds."""
-    return Elsewhere(torch.as_tensor(index.statistics["density"]).float(), "the index", index.n_tokens)
+    return Elsewhere(torch.tensor(index.statistics["density"]).float(), "the index", index.n_tokens)
 
 
 def of_corpus(subject: Subject, dictionary: Dictionary, corpus: Corpus, tokens: int) -> Elsewhere:

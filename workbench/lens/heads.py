@@ -124,7 +124,7 @@ def head_card(
         corpus: texts.
         weighted: weights of the pairs: "pattern" for probabilities, "written" for the norm of what the head adds to the
             stream, as in `read_attention`.
-        sources: tokens whose writing is shown; None for the keys of `pairs`.
+        sources: tokens whose writing is shown, each once; None for the keys of `pairs`.
         top: pairs that are kept.
         promoted: tokens shown of what is written for each source.
         tokens: of the corpus, at most.
@@ -134,14 +134,16 @@ def head_card(
 
     Raises:
         LensError: a head that the model lacks, heads that keep no pattern or can't be read alone, a model without a
-            final norm or LM head of its own, or a source of several tokens.
+            final norm or LM head of its own, no source, or one of several tokens.
         CorpusError: texts without tokens, or a context of one position.
     """
     chosen_layers(model, [layer])
     writing = Writing(model, layer)
     if head >= writing.heads:
         raise LensError(f"There is no head {layer}.{head}: layer {layer} has heads 0 to {writing.heads - 1}.")
-    given = None if sources is None else [token_id(model, one) for one in sources]
+    if sources is not None and not len(sources):
+        raise LensError("There is no source token; name at least one, or leave sources out for the keys of the pairs.")
+    given = None if sources is None else list(dict.fromkeys(token_id(model, one) for one in dict.fromkeys(sources)))
     reading = _Reading(model, layer, head, weighted, top)
     for window in corpus.batches(model, context=context, batch=BATCH, tokens=tokens, seed=seed):
         reading.add(window)
