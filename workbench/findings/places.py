@@ -86,8 +86,9 @@ def _settled(subject: Subject, logits: Tensor) -> tuple[int, str]:
 
 
 def needed_token(subject: Subject, notes: list[str]) -> list[Finding]:
-    """The token of the text on which the score depends most."""
-    places = _inside(subject)
+    """The token of the text on which the score depends most, beside the last one, on which every prediction does."""
+    inside = _inside(subject)
+    places = [place for place in inside if place < subject.tokens.shape[1] - 1] or inside
     if not places:
         notes.append("The text has no token that could be taken out.")
         return []
@@ -107,8 +108,8 @@ def needed_token(subject: Subject, notes: list[str]) -> list[Finding]:
     call = f"model({row})[0, -1].log_softmax(-1)[{subject.targets}]"
     test = Ablation(effect, random_ones, "other tokens of the text", subject.score, call)
     sentence = (
-        f"The prediction depends on “{text}” (position {place}); it is taken out by {len(DRAWS)} random tokens in its "
-        "place, one after the other."
+        f"Beside the last token the prediction depends on “{text}” (position {place}); {len(DRAWS)} random tokens take "
+        "its place, one after the other."
     )
     return [Finding("token", f"{sentence} {test.sentence}", effect, call, test)]
 

@@ -60,10 +60,9 @@ class Ablation:
             of = f"of {count} random {self.kind}" if not self.as_much else f"random {self.kind}"
             return f"{without}, and {number} {of} does as much."
         verb = "do" if self.as_much > 1 else "does"
-        return (
-            f"{without}, but {self.as_much} of {count} random {self.kind} {verb} as much, so this is no more than "
-            "random ones show."
-        )
+        many = self.as_much > count / 2
+        verdict = "this is no more than random ones show" if many else "it does not stand out"
+        return f"{without}, but {self.as_much} of {count} random {self.kind} {verb} as much, so {verdict}."
 
     def to_dict(self) -> dict[str, Any]:
         """The test as plain data."""

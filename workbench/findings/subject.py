@@ -99,8 +99,10 @@ class Subject:
         model, length = self.model, self.tokens.shape[1]
         found: list[float] = []
         at_once = max(1, TOKENS // length)
+        # in 16 bits another shape of a batch rounds otherwise, so that the plain text is computed beside the others
+        beside = [] if model.dtype == torch.float32 else [Variant()]
         for start in range(0, len(variants), at_once):
-            some = variants[start : start + at_once]
+            some = [*beside, *variants[start : start + at_once]]
             rows = torch.cat([self.tokens if one.tokens is None else one.tokens[None] for one in some])
             groups = [
                 Group([*model.bind(one.interventions), *model.network.prepare(one.edits)], slice(place, place + 1))
@@ -108,7 +110,9 @@ class Subject:
             ]
             with torch.no_grad():
                 logits = model.network.run(rows, Run(groups), last=1)[:, -1].float()
-            found += [self.plain - score_of(one, self.targets) for one in logits]
+            scores = [score_of(one, self.targets) for one in logits]
+            plain = scores.pop(0) if beside else self.plain
+            found += [plain - one for one in scores]
         return found
 
     def tested(

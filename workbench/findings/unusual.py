@@ -94,7 +94,7 @@ def _finding(
     )
     text = texts_of(subject.model, subject.tokens[0, place : place + 1])[0]
     sentence = (
-        f"Latent {dictionary.feature(index)} is active on “{text}” (position {place}, {-value:.3g}) and on "
+        f"The latent {dictionary.feature(index)} is active on “{text}” (position {place}, {-value:.3g}) and on "
         f"{density:.3%} of the {elsewhere.tokens:,} tokens of {elsewhere.where}."
     )
     read = " + ".join(dictionary.read_points)
