@@ -99,6 +99,8 @@ def test_an_effect_is_weighed_against_random_ones():
     strong = Ablation(0.5, [0.0, -0.6, 0.1], "heads of layer 1", "the log-probability of “a”", "")
     weak = Ablation(0.1, [0.2, 0.0, 0.1], "heads of layer 1", "it", "")
     against = Ablation(0.3, [0.0, 0.1], "heads of layer 1", "it", "", sign=-1)
+    either = Ablation(-0.3, [0.1, 0.2], "latents", "it", "", sign=0)
+    nothing = Ablation(0.0, [0.1, 0.2], "latents", "it", "", sign=0)
     alone = Ablation(0.3, [], "other tokens of the text", "it", "")
     assert (strong.as_much, strong.share, strong.stands_out) == (0, 0.0, True)
     assert "none of 3 random heads of layer 1 does as much" in strong.sentence
@@ -106,6 +108,8 @@ def test_an_effect_is_weighed_against_random_ones():
     assert "2 of 3 random heads of layer 1 do as much, so this is no more than random ones show" in weak.sentence
     assert not against.stands_out
     assert "does not rise" in against.sentence
+    assert (either.stands_out, nothing.stands_out) == (True, False)
+    assert "it is not needed here" in nothing.sentence
     assert not alone.stands_out
     assert "no other tokens of the text to compare with" in alone.sentence
 

@@ -91,6 +91,7 @@ def _finding(
         [Ablate(dictionary.feature(other)) for other in drawn],
         kind=f"latents of {dictionary.name} that are active there",
         code=f"wb.Ablate(dictionary.feature({index}))",
+        sign=0,
     )
     text = texts_of(subject.model, subject.tokens[0, place : place + 1])[0]
     sentence = (
