@@ -6,6 +6,7 @@ from . import dictionaries as dictionaries
 from . import directions as directions
 from . import evaluation as evaluation
 from . import figures as figures
+from . import findings as findings
 from . import harvest as harvest
 from . import index as index
 from . import interventions as interventions
@@ -28,6 +29,7 @@ from .dictionaries.loading import load_dictionary as load_dictionary
 from .dictionaries.topk import TopKSAE as TopKSAE
 from .directions.finding import find_direction as find_direction
 from .directions.probing import probe as probe
+from .findings.scan import scan as scan
 from .index import build_index as build_index
 from .index import open_index as open_index
 from .interventions.kinds import Ablate as Ablate
@@ -70,6 +72,7 @@ __all__ = [
     "figures",
     "find_direction",
     "find_heads_discrete",
+    "findings",
     "harvest",
     "index",
     "interventions",
@@ -84,6 +87,7 @@ __all__ = [
     "open_index",
     "probe",
     "read_lens",
+    "scan",
     "sparsity",
     "surgery",
     "synthetic",
