@@ -18,7 +18,7 @@ from workbench.core.checks import Integer, Natural, Positive, Raises, checked
 from workbench.core.precision import in_float64
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
-from workbench.lens.tokens import one_row, texts_of, token_id
+from workbench.lens.tokens import one_row, token_id
 from workbench.model.edits import BoundEdit, Edit, EditError, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
@@ -209,7 +209,7 @@ def _reader(model: LanguageModel, readout: Readout, stream: _Stream, target: Any
     read = vector * gain * scale
     read = read - read.mean() if centres else read
     logit = sum(float(logits[token]) * sign for token, sign in zip(chosen, (1.0, -1.0), strict=False))
-    name = " − ".join(texts_of(model, torch.tensor(chosen)))
+    name = " − ".join(model.token_labels(chosen))
     probability = float(logits.softmax(-1)[chosen[0]])
     return _Reader(name, read, constant + float(vector @ bias), logit, probability, float(logits.abs().max()))
 
