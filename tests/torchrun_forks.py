@@ -12,7 +12,7 @@ import torch
 
 
 def forked_as_by_torchrun(work: Callable[[], None]) -> None:
-    """Run a piece of work in two forks, with the environment that `torchrun` gives its processes; both have to end well."""
+    """Run a piece of work in two forks with the environment of `torchrun`; both have to end well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -192,7 +192,7 @@ class LanguageModel:
 
     @checked(PromptError)
     def token_labels(self, tokens: Wholes | Sequence[int]) -> list[str]:
-        """A word to show for each single token: its text as in `token_texts`, and its id where there is no tokenizer."""
+        """What to show of each single token: its text as in `token_texts`, or its id where there is no tokenizer."""
         return [str(one) for one in _ids(tokens)] if self.tokenizer is None else self.token_texts(tokens)
 
     @checked(PromptError)

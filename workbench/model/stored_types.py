@@ -58,9 +58,9 @@ def exact_type(values: Mapping[torch.dtype, int]) -> torch.dtype:
 def mixed_identity(module: nn.Module, source: str, named: str | None = None, **where: Any) -> str:
     """The `identity` of a checkpoint's values, of which a model in 16 bits has rounded some; empty where it is unclear.
 
-    Those are read from its files in pieces, so that the model is not built in the wider type. It is unclear where one of
-    them has another name in the model, but for the prefix that transformers adds to a checkpoint of the layers alone,
-    and for a name of a tied tensor.
+    Those are read from its files in pieces, so that the model is not built in the wider type. It is unclear where one
+    of them has another name in the model, but for the prefix that transformers adds to a checkpoint of the layers
+    alone, and for a name of a tied tensor.
 
     Args:
         module: the model as it was opened in 16 bits.
@@ -78,20 +78,20 @@ def mixed_identity(module: nn.Module, source: str, named: str | None = None, **w
 
     def digest(name: str) -> bytes:
         one = tensors[name]
-        return _digest_of_file(name, one, *wider[name], infinite) if name in wider else values_digest(name, one)
+        return _digest_of_file(name, one, wider[name], infinite) if name in wider else values_digest(name, one)
 
     with ThreadPoolExecutor(2) as pool:  # hashing and reading release the interpreter lock
         digests = dict(zip(tensors, pool.map(digest, tensors), strict=True))
     return combined(digests) if all(digests.values()) else ""
 
 
-Wider = dict[str, tuple[Path, tuple[int, int], torch.dtype]]
-"""The file of a tensor, where its bytes are in it, and their type; by its name in the model."""
+Stored = tuple[Path, tuple[int, int], torch.dtype]
+"""The file of a tensor, where its bytes are in it, and their type."""
 
 
-def _wider(module: Any, tensors: Mapping[str, Tensor], files: list[Path]) -> Wider | None:
-    """The tensors that files hold in another type than a model does; None where that is unclear."""
-    found: Wider = {}
+def _wider(module: Any, tensors: Mapping[str, Tensor], files: list[Path]) -> dict[str, Stored] | None:
+    """The tensors that files hold in another type than a model does, by name; None where that is unclear."""
+    found: dict[str, Stored] = {}
     seen: set[str] = set()
     tied = module.state_dict().keys() - tensors.keys()
     for file in files:
@@ -114,10 +114,9 @@ def _wider(module: Any, tensors: Mapping[str, Tensor], files: list[Path]) -> Wid
     return found if seen == tensors.keys() else None
 
 
-def _digest_of_file(
-    name: str, held: Tensor, file: Path, place: tuple[int, int], kind: torch.dtype, infinite: list[str]
-) -> bytes:
+def _digest_of_file(name: str, held: Tensor, stored: Stored, infinite: list[str]) -> bytes:
     """The `values_digest` of a tensor of a file, which a model holds in another type; empty where it holds another."""
+    file, place, kind = stored
     whole, flat, done = Digest(name, held.shape, torch.float32), held.reshape(-1), 0
     for piece in file_pieces(file, place, ModelError):
         values = piece.view(kind)

@@ -1,7 +1,8 @@
 """Weights that stay in their file until they are asked for in a type, and are then read a piece at a time.
 
-transformers maps a checkpoint's files and converts what it reads there. What has been read of a mapping counts as memory
-until it is closed, so that a model in 16 bits would take three times its weights on its way out of files in float32.
+transformers maps a checkpoint's files and converts what it reads there. What has been read of a mapping counts as
+memory until it is closed, so that a model in 16 bits would take three times its weights on its way out of files in
+float32.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class _Slice:
 def unread_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, each `Unread`."""
     with UnreadFile(file) as opened:
-        return {name: opened.get_slice(name)[...] for name in opened.keys()}
+        return {name: opened.get_slice(name)[...] for name in opened.keys()}  # noqa: SIM118 - it is no mapping
 
 
 @contextlib.contextmanager
