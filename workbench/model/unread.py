@@ -23,7 +23,7 @@ from workbench.model.weights import ModelError
 class Unread(Tensor):
     """A mapped tensor that `to` reads from its file, not through the mapping; all else is done with the mapping."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # results are plain tensors
+    __torch_function__: Any = torch._C._disabled_torch_function_impl  # results are plain tensors
     _from: tuple[Path, tuple[int, int]]
 
     @staticmethod
@@ -98,10 +98,10 @@ def reading_in_pieces() -> Iterator[None]:
     """A block in which transformers opens files of weights as `UnreadFile`; inside `building`, which locks it."""
     from transformers import modeling_utils
 
-    names = vars(modeling_utils)
-    former = names["safe_open"]
-    names["safe_open"] = UnreadFile
+    reader: Any = modeling_utils
+    former = reader.safe_open
+    reader.safe_open = UnreadFile
     try:
         yield
     finally:
-        names["safe_open"] = former
+        reader.safe_open = former
