@@ -43,11 +43,13 @@ class Job(Generic[Result]):
 
     @property
     def seconds_left(self) -> float | None:
-        """The estimated remaining seconds; None before the first report and in the first second."""
+        """The estimated remaining seconds; None before the first report, in the first second, and where the work goes
+        on though they have passed."""
         worked = self._reported - self.begun
         if self.share <= 0 or worked < 1:
             return None
-        return max(0.0, worked * (1 - self.share) / self.share - (time.monotonic() - self._reported))
+        left = worked * (1 - self.share) / self.share - (time.monotonic() - self._reported)
+        return left if left >= 1 else None
 
     def wait(self, seconds: float) -> None:
         """Block until it is done, at most for this time."""

@@ -61,12 +61,12 @@ def _ask(model: LanguageModel) -> tuple[CircuitRequest, bool]:
     methods = which.multiselect(
         "Methods",
         list(METHODS),
-        default=["discrete", "attribution", "patch"],
+        default=["attribution"],
         format_func=METHODS.__getitem__,
         key="circuit methods",
         persist_state="session",
-        help="Patching and the ablations run the model once for every head and prompt: a minute or two for 10 pairs. "
-        "The other methods are compared with patching.",
+        help="Attribution patching takes seconds. Patching and the ablations run the model once for every head and "
+        "prompt: a minute or two for 10 pairs. The other methods are compared with patching where it is among them.",
     )
     wanted = button.button(
         "Find heads", type="primary", icon=":material/lan:", width="stretch", key="find heads", disabled=not methods

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import caching
@@ -37,7 +38,7 @@ def show() -> None:
 def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[FidelityRequest, bool]:
     """The widgets' request, and whether the button was pressed."""
     names = list(offered)
-    for key, first in (("compared first", names[0]), ("compared second", names[1])):
+    for key, first in zip(("compared first", "compared second"), _first_pair(list(offered.values())), strict=True):
         if st.session_state.get(key) not in offered:
             st.session_state[key] = first
 
@@ -72,6 +73,15 @@ def _ask(model: LanguageModel, offered: dict[str, Known]) -> tuple[FidelityReque
         repr([caching.as_placed(model), *(offered[name].stamp for name in chosen)]),
     )
     return request, wanted
+
+
+def _first_pair(offered: list[Known]) -> tuple[str, str]:
+    """The names of the first two of one kind and place, else of one place, else of all."""
+    pairs = list(itertools.combinations(offered, 2))
+    alike = [pair for pair in pairs if pair[0].where == pair[1].where]
+    same = [pair for pair in alike if pair[0].kind == pair[1].kind]
+    one, other = (same or alike or pairs)[0]
+    return one.name, other.name
 
 
 if __name__ == "__main__":

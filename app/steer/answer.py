@@ -13,14 +13,14 @@ from shared.tokens import show_scale, show_text, show_tokens
 from steer import conversation
 from steer.prompt import AnswerRequest
 from workbench import figures
+from workbench.core.text import plain
+from workbench.measures.comparison import random_twins
 
 if TYPE_CHECKING:
     from workbench.measures import Comparison
     from workbench.measures.comparison import Side
     from workbench.model import LanguageModel
     from workbench.model.generation import Generation
-
-HEADS = ["Plain", "Edited", "Control: random feature"]
 
 
 @dataclass
@@ -39,7 +39,7 @@ def write(model: LanguageModel, request: AnswerRequest, stop: Any) -> None:
     sides = 3 if request.control else 2
     answer = Answer(request, [""] * sides)
     steps = request.steps(model)
-    places = [column.empty() for column in _heads(sides)]
+    places = [column.empty() for column in _heads(model, request, sides)]
     stop.button("Stop", icon=":material/stop:", key="stop writing")
     with st.spinner("The model is writing …"):
         while True:
@@ -61,7 +61,7 @@ def show(model: LanguageModel, answer: Answer, request: AnswerRequest) -> None:
     """Draw the texts with their measurements."""
     if answer.request != request:
         st.caption(":material/info: The settings have changed since this was generated; press Generate to update it.")
-    columns = _heads(len(answer.texts))
+    columns = _heads(model, answer.request, len(answer.texts))
     both = answer.comparison
     if both is None:
         for column, text in zip(columns, answer.texts, strict=True):
@@ -85,14 +85,18 @@ def show(model: LanguageModel, answer: Answer, request: AnswerRequest) -> None:
 def _offer(answer: Answer, number: int) -> None:
     """Draw the button that goes on from a side's answer, in a chat."""
     if answer.request.chat and answer.request.earlier == conversation.turns():
-        side = HEADS[number].split(":")[0].lower()
+        side = ("plain", "edited", "control")[number]
         conversation.offer(answer.request.text, answer.texts[number].strip(), side, number)
 
 
-def _heads(count: int) -> list[Any]:
+def _heads(model: LanguageModel, request: AnswerRequest, count: int) -> list[Any]:
     columns = st.columns(count, gap="medium", border=True)
-    for column, head in zip(columns, HEADS, strict=False):
-        column.markdown(f"**{head}**")
+    heads = ["Plain", "Edited"]
+    if request.control:
+        twins = random_twins(model, request.interventions, request.seed)
+        heads.append(f"Control: {', '.join(dict.fromkeys(str(one.feature) for one in twins))}")
+    for column, head in zip(columns, heads, strict=False):
+        column.markdown(f"**{plain(head)}**", help="Drawn at random." if head.startswith("Control") else None)
     return columns
 
 

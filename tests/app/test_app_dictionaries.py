@@ -432,6 +432,20 @@ def test_texts_that_are_not_there(shelf: Shelf) -> None:
 # ---- Compare
 
 
+def test_the_first_pair_is_of_one_kind_and_place() -> None:
+    from compare.page import _first_pair
+    from shared.dictionaries import Known
+
+    def known(name: str, kind: str, place: str) -> Known:
+        return Known(name, name, kind, place, place, 8, "")
+
+    coder, other = known("a", "transcoder", "x"), known("b", "topk", "x")
+    deep, twin = known("c", "topk", "y"), known("d", "topk", "y")
+    assert _first_pair([coder, other, deep, twin]) == ("c", "d")
+    assert _first_pair([deep, coder, other]) == ("a", "b")
+    assert _first_pair([coder, deep]) == ("a", "c")
+
+
 def test_two_dictionaries_are_measured_side_by_side(shelf: Shelf) -> None:
     page = visit(shelf, "compare")
     page.selectbox(key="compared first").set_value("small")

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pages import APP, quiet, start
@@ -123,6 +124,23 @@ def test_long_work_that_nobody_waits_for_can_be_stopped() -> None:
     assert job.failed
     with pytest.raises(caching.Stopped):
         job.result()
+
+
+def test_no_time_is_left_where_the_work_goes_on_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import jobs
+
+    now, go = [100.0], threading.Event()
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    job = jobs.Job(lambda tell: go.wait(60))
+    now[0] = 130.0
+    job._tell(0.75, "Measuring")
+    assert job.seconds_left == pytest.approx(10)
+    now[0] = 136.0
+    assert job.seconds_left == pytest.approx(4)
+    for later in (139.5, 141.0, 500.0):
+        now[0] = later
+        assert job.seconds_left is None
+    go.set()
 
 
 def test_failed_work_is_tried_again() -> None:

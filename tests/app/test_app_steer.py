@@ -6,8 +6,10 @@ import pytest
 from pages import button, complaint, quiet, run_code, script, texts, visit
 
 import workbench as wb
+from workbench.core.text import plain
 from workbench.interventions.protocol import FeatureIntervention
 from workbench.interventions.saved import to_json
+from workbench.measures.comparison import random_twins
 
 DOG = "neurons.29.gate:808"
 
@@ -24,7 +26,7 @@ def test_a_preset_shows_an_effect_at_one_click(model: wb.model.LanguageModel) ->
     assert plain != edited
 
 
-def test_the_copied_answer_is_the_shown_one() -> None:
+def test_the_copied_answer_is_the_shown_one(model: wb.model.LanguageModel) -> None:
     page = visit("steer", feature=DOG)
     page.slider(key="length").set_value(8)
     page.slider(key="temperature").set_value(0.8)
@@ -38,6 +40,8 @@ def test_the_copied_answer_is_the_shown_one() -> None:
     button(page, "Generate").click().run()
     shown = texts(quiet(page))
     assert len(shown) == 3
+    (twin,) = random_twins(model, [wb.Clamp(DOG, 20.0)], 3)
+    assert f"**{plain(f'Control: {twin.feature}')}**" in [one.value for one in page.markdown]
     printed = run_code(script(page, "wb.compare"))
     for text in shown:
         assert text in printed

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from browsing import PATIENCE, ROOT, Server, serve
 from in_browser import DOG, Visit, complaint, generate, settled, shorten, written
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import BrowserContext, expect
 
 import workbench as wb
 
@@ -139,7 +139,7 @@ def test_writing_can_be_stopped(visit: Visit) -> None:
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
-def test_markup_is_shown_and_not_run(browser: Browser, app: Server, tmp_path: Path) -> None:
+def test_markup_is_shown_and_not_run(context: BrowserContext, tmp_path: Path) -> None:
     markup = ["<script>window.hacked=1</script>", '<img src="x" onerror="window.hacked=2">', "[a](javascript:hacked=3)"]
     script = tmp_path / "page.py"
     script.write_text(
@@ -157,7 +157,7 @@ def test_markup_is_shown_and_not_run(browser: Browser, app: Server, tmp_path: Pa
         "st.write('end')\n"
     )
     with serve(script, tmp_path / "log") as server:
-        page = browser.new_page()
+        page = context.new_page()
         page.goto(server.url)
         expect(page.get_by_text("end", exact=True)).to_be_visible()
         expect(page.locator(".ytick text")).to_have_count(3)
@@ -180,7 +180,7 @@ def test_markup_typed_into_the_app_is_shown_and_not_run(visit: Visit) -> None:
 
 
 def test_names_of_strangers_fetch_nothing(
-    browser: Browser, app: Server, shelf: Path, model: wb.model.LanguageModel
+    context: BrowserContext, app: Server, shelf: Path, model: wb.model.LanguageModel
 ) -> None:
     """A browser asks no address that stands in the name of a dictionary, a label or a run."""
     name, run = "![x](http://127.0.0.1:9/x.png)<img src=http://127.0.0.1:9/y>", "[a](javascript:alert(1))<img src=x>"
@@ -193,7 +193,7 @@ def test_names_of_strangers_fetch_nothing(
         index.label(latent, name)
     (shelf / "runs" / run).mkdir(parents=True)
     (shelf / "runs" / run / "history.jsonl").touch()
-    page = browser.new_page()
+    page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     feature = quote(f"{name}:3")

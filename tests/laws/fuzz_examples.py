@@ -775,6 +775,7 @@ METHODS: Calls = {
     "LanguageModel.to_tokens": lambda w: {"text": "The dog", "start": True},
     "LanguageModel.to_text": lambda w: {"tokens": [3, 4]},
     "LanguageModel.text_pieces": lambda w: {"tokens": [3, 4], "after": [5]},
+    "LanguageModel.token_labels": lambda w: {"tokens": [3, 4]},
     "LanguageModel.token_texts": lambda w: {"tokens": [3, 4]},
     "LanguageModel.chat_prompt": lambda w: {"messages": [{"role": "user", "content": "hi"}]},
     "LanguageModel.as_tokens": lambda w: {"tokens": TOKENS},

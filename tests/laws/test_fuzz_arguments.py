@@ -121,6 +121,7 @@ PASSES: dict[str, set[str]] = {
     "measures.dose_response.values": {*LISTS, "a list of -1", "a long list"},
     "synthetic.state_column.written index.text_ends.texts": LISTS,
     "LanguageModel.text_pieces.tokens LanguageModel.token_texts.tokens LanguageModel.to_text.tokens": LISTS,
+    "LanguageModel.token_labels.tokens": LISTS,
     "circuits.Task.positives circuits.Task.negatives circuits.Task.answers circuits.Task.wrong": {"a list of a NUL"},
     "model.Sampling.stop": {"a list of a NUL"},
     "attribution.attribute.position attribution.attribute.first": {"0"},

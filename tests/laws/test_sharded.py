@@ -7,20 +7,17 @@ The processes compute on the processor and talk by gloo. Each compares every cal
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
-import torch
 from public_calls import CALLS, QUICK
+from torchrun_forks import forked_as_by_torchrun
 
 WHOLE = bool(os.environ.get("WORKBENCH_LAWS"))
 LAWS = Path(__file__).parent
@@ -52,29 +49,6 @@ SENTENCES = {
 }
 
 
-def fork(checkpoint: Path, results: Path, keys: list[str]) -> None:
-    """Run both processes as `torchrun` would."""
-    from sharded_process import main
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def run(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
-        processor: Any = lambda *_: torch.device("cpu")  # noqa: E731 - not the device that other tests emulate
-        torch._C._get_accelerator = processor
-        main(str(checkpoint), str(results), keys)
-
-    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in range(2)]
-    for one in processes:
-        one.start()
-    for one in processes:
-        one.join(200)
-    assert [one.exitcode for one in processes] == [0, 0]
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Mapping[str, str]]:
     """What each process found."""
@@ -82,7 +56,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[Mapping[str, str]]:
     tiny.build("llama").save_pretrained(checkpoint)
     keys = [*dict.fromkeys([*SAMPLE, "measures.measure_fidelity", "Harvest.run"])]
     if not WHOLE:  # processes that are forked import nothing
-        fork(checkpoint, results, keys)
+        from sharded_process import main
+
+        forked_as_by_torchrun(lambda: main(str(checkpoint), str(results), keys))
         return [json.loads((results / f"{rank}.json").read_text()) for rank in range(2)]
     script = LAWS / "sharded_process.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import tiny
@@ -489,3 +490,23 @@ def test_the_context_can_be_filled_to_the_last_position(llama) -> None:
 def test_sampling_settings_as_one_or_apart(llama) -> None:
     apart = llama.generate(PROMPTS[0], 8, temperature=0.9, top_k=20, top_p=0.9, seed=4)
     assert apart == llama.generate(PROMPTS[0], 8, sampling=wb.model.Sampling(0.9, 20, 0.9, 4))
+
+
+@pytest.mark.parametrize("word", ["cache", "past_key_values"])
+def test_a_cache_is_handed_over_under_the_name_that_the_model_has_for_it(word: str, llama, tiny_cache) -> None:
+    """Versions of transformers differ in it."""
+    plain = tiny.build("llama")
+    seen: list[Any] = []
+    own = type(plain).forward
+
+    def forward(self: Any, input_ids: Any = None, cache: Any = None, **how: Any) -> Any:
+        assert "past_key_values" not in how
+        seen.append(cache)
+        return own(self, input_ids, past_key_values=cache, **how)
+
+    if word == "cache":
+        plain.__class__ = type(type(plain).__name__, (type(plain),), {"forward": forward})
+    model = wb.load_model(plain, tokenizer=tiny.tokenizer())
+    seen.clear()
+    assert model.generate(PROMPTS[0], 8, stop=False) == llama.generate(PROMPTS[0], 8, stop=False)
+    assert len([one for one in seen if one is not None]) == (8 if word == "cache" else 0)

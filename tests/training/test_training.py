@@ -7,24 +7,21 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny  # noqa: F401 (for the processes that import this file)
 import torch
 from safetensors.torch import load_file, save_file
+from torchrun_forks import forked_as_by_torchrun
 
 import workbench as wb
 from workbench.core.hashing import fingerprint
 from workbench.dictionaries.protocol import Dictionary
-from workbench.harvest import Activations
+from workbench.harvest import Activations, process_shard
 from workbench.training import ramp, read_history
 
-ROOT = Path(__file__).parents[2]
 TEXTS = [f"Story {number}. " + "The dog ran to the river. " * (number % 7 + 1) for number in range(40)]
 POINT = "blocks.1.hook_resid_post"
 KINDS = sorted(
@@ -323,29 +320,22 @@ def test_only_checkpoints_are_cleared(tmp_path: Path) -> None:
 # Several processes
 
 
-SHARED = """
-import sys
-sys.path.insert(0, {tests!r})
-import test_training as T
-from workbench.harvest import process_shard
+SHARED = (wb.TopKSAE, wb.dictionaries.BatchTopKSAE, wb.dictionaries.StandardSAE, wb.dictionaries.TopKTranscoder)
 
-kinds = T.wb.dictionaries
-for kind in (T.wb.TopKSAE, kinds.BatchTopKSAE, kinds.StandardSAE, kinds.TopKTranscoder):
-    T.trained(kind, source=T.Synthetic(process_shard()), block=64, folder={folder!r} + "/" + kind.kind)
-T.trained(source=T.Synthetic(process_shard()), block=64, folder={folder!r} + "/again", cancel=T.after(30))
-T.trained(source=T.Synthetic(process_shard()), block=64, folder={folder!r} + "/again")
-model = T.wb.load_model(T.tiny.build("llama"), tokenizer=T.tiny.tokenizer())
-sae = T.wb.train(T.wb.TopKSAE(32, 64, 4), model, T.POINT, T.wb.Corpus(T.TEXTS, "forty"), tokens=4096,
-                 folder={folder!r} + "/model", **T.SMALL)
-"""
+
+def learn_together(folder: Path, model: wb.model.LanguageModel, corpus: wb.Corpus) -> None:
+    """What each of two processes does."""
+    share: dict[str, Any] = {"source": Synthetic(process_shard()), "block": 64}
+    for kind in SHARED:
+        trained(kind, folder=folder / kind.kind, **share)
+    trained(folder=folder / "again", cancel=after(30), **share)
+    trained(folder=folder / "again", **share)
+    wb.train(wb.TopKSAE(32, 64, 4), model, POINT, corpus, tokens=4096, folder=folder / "model", **SMALL)
 
 
 def test_two_processes_learn_what_one_does(llama: wb.model.LanguageModel, corpus: wb.Corpus, tmp_path: Path) -> None:
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED.format(tests=str(ROOT / "tests"), folder=str(tmp_path)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
-    for kind in (wb.TopKSAE, wb.dictionaries.BatchTopKSAE, wb.dictionaries.StandardSAE, wb.dictionaries.TopKTranscoder):
+    forked_as_by_torchrun(lambda: learn_together(tmp_path, llama, corpus))
+    for kind in SHARED:
         alone: list[Any] = []
         trained(kind, block=64, log=alone.append)
         together = read_history(tmp_path / kind.kind)

@@ -103,7 +103,7 @@ def attribute(
         linear_from = min(coders) if coders and mlps == "linear" else model.network.n_layers
         reader = read_target(model, coders, tokens, target, position)
         frozen = freeze(model, tokens, coders, first=first, linear_from=linear_from)
-        texts = [str(one) for one in tokens[0].tolist()] if model.tokenizer is None else model.token_texts(tokens[0])
+        texts = model.token_labels(tokens[0])
         value = reader.value if reader.tokens else float(_read(frozen, reader))
         node = Node(0, "target", reader.layer, reader.position, value, reader.feature, reader.label)
         sources = Sources(model, frozen, coders, target=node, first=first, texts=texts)

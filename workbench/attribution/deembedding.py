@@ -217,5 +217,5 @@ def _over_tokens(model: LanguageModel, vectors: Tensor) -> Tensor:
 def _best(model: LanguageModel, scores: Tensor, top: int, sign: int = 1) -> TokenScores:
     best = scores.topk(min(top, len(scores)))
     ids = best.indices.tolist()
-    texts = [str(one) for one in ids] if model.tokenizer is None else model.token_texts(ids)
+    texts = model.token_labels(ids)
     return TokenScores(ids, texts, [sign * value for value in best.values.tolist()])

@@ -89,7 +89,7 @@ def read_target(
     else:
         shares[chosen[1]] = -1.0
     shares *= factors
-    name = " − ".join(_texts(model, chosen))
+    name = " − ".join(model.token_labels(chosen))
     reader = Reader(name, model.network.n_layers, place, head.combination(shares), float(shares @ bias), None, chosen)
     probabilities = logits.softmax(-1)[list(chosen)].tolist()
     return replace(reader, value=float(reader.of_logits(logits)), probabilities=tuple(probabilities))
@@ -166,7 +166,3 @@ def _token(model: LanguageModel, token: Any) -> int:
             f"A target is a token's text or its id from 0 to {model.network.vocab_size - 1}, not {shown(token)}."
         )
     return number
-
-
-def _texts(model: LanguageModel, ids: tuple[int, ...]) -> list[str]:
-    return [str(one) for one in ids] if model.tokenizer is None else model.token_texts(list(ids))

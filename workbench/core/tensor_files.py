@@ -9,7 +9,6 @@ header with each tensor's place, and the tensors' bytes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,16 +19,19 @@ from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.forms import parse_json
-from workbench.core.hashing import combined
+from workbench.core.hashing import Digest, combined
 
-PIECE = 4 * 2**20
+PIECE = 2**20
 """Bytes read at a time."""
 METADATA = "__metadata__"
 """The key of the header that names no tensor."""
 
 
 def file_fingerprint(
-    file: Path, like: dict[str, Tensor], error: type[WorkbenchError], look: Callable[[str, Tensor], None]
+    file: Path,
+    like: Mapping[str, Tensor],
+    error: type[WorkbenchError],
+    look: Callable[[str, Tensor], None] = lambda name, piece: None,
 ) -> str:
     """The `fingerprint` of a file's tensors, from one pass over the file.
 
@@ -46,10 +48,11 @@ def file_fingerprint(
     places = tensor_places(file, error)
 
     def digest(name: str) -> bytes:
-        whole = hashlib.sha256(f"{name} {like[name].dtype} {tuple(like[name].shape)}".encode())
-        for piece in _pieces(file, places[name], error):
-            look(name, piece.view(like[name].dtype))
-            whole.update(piece.numpy().data)
+        whole = Digest(name, like[name].shape, like[name].dtype)
+        for piece in file_pieces(file, places[name], error):
+            values = piece.view(like[name].dtype)
+            look(name, values)
+            whole.update(values)
         return whole.digest()
 
     with ThreadPoolExecutor(2) as pool:  # hashing and reading release the interpreter lock
@@ -78,7 +81,7 @@ def look_at_file(
     """
 
     def each(name: str) -> None:
-        for piece in _pieces(file, places[name], error):
+        for piece in file_pieces(file, places[name], error):
             look(name, piece.view(types[name]))
 
     with ThreadPoolExecutor(2) as pool:  # reading and sums release the interpreter lock
@@ -95,8 +98,13 @@ def tensor_places(file: Path, error: type[WorkbenchError]) -> dict[str, tuple[in
     return {name: (8 + size + start, 8 + size + stop) for name, (start, stop) in offsets.items()}
 
 
-def _pieces(file: Path, place: tuple[int, int], error: type[WorkbenchError]) -> Iterator[Tensor]:
-    """The bytes between two places of a file, `PIECE` of them at a time, in memory that is used again."""
+def file_pieces(file: Path, place: tuple[int, int], error: type[WorkbenchError]) -> Iterator[Tensor]:
+    """The bytes between two places of a file, `PIECE` of them at a time, in memory that is used again.
+
+    Raises:
+        WorkbenchError: of the given kind: the file ends too soon.
+        OSError: it can't be read.
+    """
     start, stop = place
     room = torch.empty(min(PIECE, stop - start), dtype=torch.uint8)
     with open(file, "rb", buffering=0) as opened:

@@ -13,7 +13,6 @@ from workbench.findings.results import Ablation, Finding
 from workbench.findings.subject import Subject, Variant
 from workbench.interventions.kinds import RemoveLayer
 from workbench.lens.readout import Readout
-from workbench.lens.tokens import texts_of
 from workbench.model.edits import Edit
 from workbench.model.grad_mode import taking_gradients
 from workbench.model.weights import ModelError
@@ -103,7 +102,7 @@ def needed_token(subject: Subject, notes: list[str]) -> list[Finding]:
     others = [one for one in places if one != place]
     drawn = subject.chance("token").sample(others, min(subject.controls, len(others)))
     effect, *random_ones = _replaced(subject, [place, *drawn], DRAWS)
-    text = texts_of(subject.model, subject.tokens[0, place : place + 1])[0]
+    text = subject.model.token_labels(subject.tokens[0, place : place + 1])[0]
     row = _row(subject, place, DRAWS[0]).tolist()
     call = f"model({row})[0, -1].log_softmax(-1)[{subject.targets}]"
     test = Ablation(effect, random_ones, "other tokens of the text", subject.score, call)

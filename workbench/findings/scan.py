@@ -15,7 +15,6 @@ from workbench.findings.results import Finding, Scan
 from workbench.findings.subject import Subject, Token
 from workbench.findings.unusual import matched, of_corpus, of_index, unusual_latents
 from workbench.index import FeatureIndex
-from workbench.lens.tokens import texts_of
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 
@@ -89,7 +88,7 @@ def scan(
             found += unusual_latents(subject, dictionary, elsewhere, top, notes)
     found.sort(key=lambda one: (not one.test.stands_out, -abs(one.test.effect)))
     told(1.0, "Done")
-    return Scan(texts_of(model, subject.tokens[0]), subject.name, subject.plain, found, notes)
+    return Scan(model.token_labels(subject.tokens[0]), subject.name, subject.plain, found, notes)
 
 
 def _known(dictionaries: Sequence[Dictionary], indexes: Sequence[FeatureIndex]) -> list[Dictionary]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.core.precision import in_float64
 from workbench.findings.results import Ablation
-from workbench.lens.tokens import one_row, texts_of, token_id
+from workbench.lens.tokens import one_row, token_id
 from workbench.model.edits import Edit, Group, Intervention, Run
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import ChatPrompt, Prompt
@@ -74,7 +74,7 @@ class Subject:
     @property
     def name(self) -> str:
         """The target, for people."""
-        return " − ".join(f"“{one}”" for one in texts_of(self.model, torch.tensor(self.targets)))
+        return " − ".join(f"“{one}”" for one in self.model.token_labels(torch.tensor(self.targets)))
 
     @property
     def score(self) -> str:

@@ -17,7 +17,6 @@ from workbench.findings.results import Finding
 from workbench.findings.subject import Subject
 from workbench.index import FeatureIndex
 from workbench.interventions.kinds import Ablate
-from workbench.lens.tokens import texts_of
 from workbench.model.weights import ModelError
 
 STRONG = 0.25
@@ -93,7 +92,7 @@ def _finding(
         code=f"wb.Ablate(dictionary.feature({index}))",
         sign=0,
     )
-    text = texts_of(subject.model, subject.tokens[0, place : place + 1])[0]
+    text = subject.model.token_labels(subject.tokens[0, place : place + 1])[0]
     sentence = (
         f"The latent {dictionary.feature(index)} is active on “{text}” (position {place}, {-value:.3g}) and on "
         f"{density:.3%} of the {elsewhere.tokens:,} tokens of {elsewhere.where}."

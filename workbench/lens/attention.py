@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Raises, checked
 from workbench.lens.errors import LensError
-from workbench.lens.tokens import chosen_layers, one_row, texts_of
+from workbench.lens.tokens import chosen_layers, one_row
 from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
@@ -81,7 +81,7 @@ def read_attention(
                 pattern * norms[:, :, None] * (1.0 if scales is None else scales[:, None])
                 for pattern, (norms, scales) in zip(patterns, written, strict=True)
             ]
-    return Attention(texts_of(model, tokens[0]), chosen, torch.cat(patterns))
+    return Attention(model.token_labels(tokens[0]), chosen, torch.cat(patterns))
 
 
 @dataclass(frozen=True, eq=False)

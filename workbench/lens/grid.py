@@ -47,9 +47,7 @@ class LensGrid:
     @property
     def tokens(self) -> list[list[list[str]]]:
         """The texts of `ids`: rows of positions of tokens, best first."""
-        if self.model.tokenizer is None:
-            return [[[str(one) for one in cell] for cell in row] for row in self.ids.tolist()]
-        flat = self.model.token_texts(self.ids)
+        flat = self.model.token_labels(self.ids)
         k, pos = self.ids.shape[2], self.ids.shape[1]
         cells = [flat[start : start + k] for start in range(0, len(flat), k)]
         return [cells[start : start + pos] for start in range(0, len(cells), pos)]

@@ -23,7 +23,7 @@ from workbench.lens.attention import (
 )
 from workbench.lens.errors import LensError
 from workbench.lens.ov import FROZEN, Writing
-from workbench.lens.tokens import chosen_layers, texts_of, token_id
+from workbench.lens.tokens import chosen_layers, token_id
 from workbench.model.language_model import LanguageModel
 
 Token = str | int
@@ -175,8 +175,8 @@ def _writes(
         return []
     scores, ids = writing.promoted(sources, head, promoted)
     return [
-        WrittenTokens(source, texts_of(model, best), values.tolist())
-        for source, best, values in zip(texts_of(model, torch.tensor(sources)), ids, scores, strict=True)
+        WrittenTokens(source, model.token_labels(best), values.tolist())
+        for source, best, values in zip(model.token_labels(torch.tensor(sources)), ids, scores, strict=True)
     ]
 
 
@@ -239,7 +239,7 @@ class _Reading:
         """The pairs with the largest weights, best first."""
         found = []
         for one in self._best.values():
-            text = texts_of(self.model, one.window)
+            text = self.model.token_labels(one.window)
             found.append(AttendedPair(text[one.query], text[one.key], one.weight, text, one.query, one.key))
         return found
 

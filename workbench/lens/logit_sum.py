@@ -16,7 +16,7 @@ from torch import Tensor
 from workbench.core.precision import in_float64
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
-from workbench.lens.tokens import texts_of, token_id
+from workbench.lens.tokens import token_id
 from workbench.model.edits import BoundEdit, Edit, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.stream import StreamPath
@@ -144,7 +144,7 @@ def reader_of(readout: Readout, stream: Stream, target: Any) -> Reader:
     read = vector * gain * scale
     read = read - read.mean() if centres else read
     logit = sum(float(logits[token]) * sign for token, sign in zip(chosen, (1.0, -1.0), strict=False))
-    name = " − ".join(texts_of(model, torch.tensor(chosen)))
+    name = " − ".join(model.token_labels(torch.tensor(chosen)))
     probability = float(logits.softmax(-1)[chosen[0]])
     return Reader(name, read, constant + float(vector @ bias), logit, probability, float(logits.abs().max()), exact)
 

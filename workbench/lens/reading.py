@@ -15,7 +15,7 @@ from workbench.lens.errors import LensError
 from workbench.lens.grid import LensGrid
 from workbench.lens.places import check_reached, places_of
 from workbench.lens.readout import NORM, Readout, Reduced, Reducer
-from workbench.lens.tokens import one_row, texts_of
+from workbench.lens.tokens import one_row
 from workbench.lens.transports import Lens
 from workbench.model.edits import BoundEdit, Edit, EditError, Intervention
 from workbench.model.language_model import LanguageModel
@@ -75,7 +75,7 @@ def read_lens(
     streams = torch.stack(rows)  # [rows, pos, d_model]
     reduced = _reduce(readout, streams, final, top_k, progress)
     numbers = (reduced.ids, reduced.log_probabilities.exp(), reduced.entropy, reduced.kl)
-    return LensGrid(model, texts_of(model, tokens[0]), tokens[0], places, *numbers, streams)
+    return LensGrid(model, model.token_labels(tokens[0]), tokens[0], places, *numbers, streams)
 
 
 def _opened(kind: str | Lens) -> Lens:

@@ -59,8 +59,3 @@ def chosen_layers(model: LanguageModel, layers: Sequence[int] | None) -> list[in
     if not chosen or max(chosen) >= count:
         raise LensError(f"{model.name} has layers 0 to {count - 1}; name at least one of these.")
     return chosen
-
-
-def texts_of(model: LanguageModel, ids: Tensor) -> list[str]:
-    """The text of each token `[n]`; its id for a model without a tokenizer."""
-    return [str(one) for one in ids.tolist()] if model.tokenizer is None else model.token_texts(ids)

@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench.core.checks import Positive, checked
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
-from workbench.lens.tokens import one_row, texts_of
+from workbench.lens.tokens import one_row
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 
@@ -71,4 +71,4 @@ def read_words(model: LanguageModel, text: Prompt, top: Positive = 100) -> TextW
         weights, ids = heaviest.log1p().topk(min(top, len(heaviest)))
     kept = weights > 0
     ids, weights = ids[kept], weights[kept]
-    return TextWords(ids, weights, texts_of(model, ids), len(heaviest))
+    return TextWords(ids, weights, model.token_labels(ids), len(heaviest))

@@ -31,9 +31,11 @@ from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.hashing import file_sha256, fingerprint
 from workbench.core.progress import Progress, SpokenProgress
+from workbench.core.tensor_files import file_fingerprint
 from workbench.model.gguf_files import GgufModel
 from workbench.model.placing import check_memory, chosen_dtype
 from workbench.model.reading import Opened, read_tokenizer
+from workbench.model.unread import unread_tensors
 from workbench.model.weights import ModelError, building, identity
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -158,9 +160,11 @@ def read_default(device: torch.device, dtype: str | torch.dtype, progress: Progr
         try:
             note = read_json(folder / "workbench.json", CacheNote, ModelError, "the note of a cached model")
             altered = [name for name, digest in note["files"].items() if file_sha256(folder / name) != digest]
-            tensors = load_file(folder / "model.safetensors")
-            if fingerprint(tensors) != note["fingerprint"]:
-                altered.append("model.safetensors")
+            file = folder / "model.safetensors"
+            tensors = load_file(file) if chosen == torch.float32 else unread_tensors(file)
+            found = fingerprint(tensors) if chosen == torch.float32 else file_fingerprint(file, tensors, ModelError)
+            if found != note["fingerprint"]:
+                altered.append(file.name)
             if not altered:
                 return _opened(folder, tensors, note["fingerprint"], device, chosen)
             reason = f"{altered[0]} is not what was written"

@@ -1,7 +1,7 @@
 """Models in GGUF files, the format of llama.cpp, as plain Hugging Face models with their tokenizers.
 
-Weights are dequantised tensor by tensor: the float32 values of one are hashed and rounded to the type that is asked for
-before the next is read. Every tensor of the file has to be a parameter of the model in the same shape, and every
+Weights are dequantised some rows at a time: their float32 values are hashed and rounded to the type that is asked for
+before the next are read. Every tensor of the file has to be a parameter of the model in the same shape, and every
 parameter has to be in the file. No code is run, and nothing of the package `gguf` reads the file.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workbench.core.hashing import combined, not_finite, values_digest
+from workbench.core.hashing import Digest, combined, in_pieces, not_finite, values_digest
 from workbench.core.progress import Progress
 from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of, shown
@@ -30,7 +31,7 @@ from workbench.model.weights import ModelError, building, parameters_of
 
 FLOATS = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
 """Types of ggml that are no blocks, by number."""
-AT_ONCE = 2**22
+AT_ONCE = 2**18
 """Values that are dequantised at once."""
 Plan = dict[str, list[tuple[str, StoredTensor]]]
 """For each parameter, the tensors that make it, each with its part of the architecture."""
@@ -144,13 +145,7 @@ class GgufModel:
         for done, (name, parts) in enumerate(self._plan.items()):
             if progress is not None:
                 progress(done / len(self._plan), "Converting the weights")
-            values = self._values(parts)
-            if not_finite({name: values}):
-                raise ModelError(
-                    f"{self.header.path} holds values in {parts[0][1].name} that are not finite; fetch it again."
-                )
-            found[name] = values.to(dtype)
-            exact[name] = values_digest(name, values)
+            found[name], exact[name] = self._rounded(name, parts, dtype)
             held[name] = exact[name] if dtype == torch.float32 else values_digest(name, found[name])
         return found, combined(exact), combined(held)
 
@@ -228,10 +223,32 @@ class GgufModel:
                 f"{self._shapes[name]}; fetch it again."
             )
 
-    def _values(self, parts: list[tuple[str, StoredTensor]]) -> Tensor:
-        """A parameter in float32."""
-        pieces = [self._architecture.change(part, dequantised(tensor), self.settings) for part, tensor in parts]
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)).contiguous()
+    def _rounded(self, name: str, parts: list[tuple[str, StoredTensor]], dtype: torch.dtype) -> tuple[Tensor, bytes]:
+        """A parameter in a type, and what its float32 values add to a fingerprint.
+
+        A tensor that is changed or joined is held in float32 meanwhile, and another one not.
+        """
+        shape = self._shapes[name]
+        made, exact, done = torch.empty(math.prod(shape), dtype=dtype), Digest(name, shape, torch.float32), 0
+        for values in self._pieces(parts):
+            if not_finite({name: values}):
+                raise ModelError(
+                    f"{self.header.path} holds values in {parts[0][1].name} that are not finite; fetch it again."
+                )
+            exact.update(values)
+            made[done : done + values.numel()] = values.reshape(-1)
+            done += values.numel()
+        return made.view(shape), exact.digest()
+
+    def _pieces(self, parts: list[tuple[str, StoredTensor]]) -> Iterable[Tensor]:
+        """The float32 values of a parameter, in parts that follow one another."""
+        if len(parts) == 1:
+            part, tensor = parts[0]
+            unread = torch.empty(tensor.shape, device="meta")
+            if self._architecture.change(part, unread, self.settings) is unread:
+                return rows_of(tensor)
+        changed = [self._architecture.change(part, dequantised(tensor), self.settings) for part, tensor in parts]
+        return in_pieces((changed[0] if len(changed) == 1 else torch.cat(changed, 1)).contiguous())
 
     def _check_types(self) -> None:
         """Refuse a file with blocks that the package `gguf` has no rule for."""
@@ -248,22 +265,30 @@ class GgufModel:
 
 
 def dequantised(tensor: StoredTensor) -> Tensor:
-    """The float32 values of a tensor of a file, in the shape in which it lies there.
-
-    Source: the rules of the package `gguf`, for the blocks; a piece of rows at a time.
-    """
+    """The float32 values of a tensor of a file, in the shape in which it lies there."""
     values = torch.empty(tensor.shape, dtype=torch.float32)
-    rows = values.view(-1, tensor.shape[-1])
-    step = max(AT_ONCE // tensor.shape[-1], 1)
+    rows, done = values.view(-1, tensor.shape[-1]), 0
+    for piece in rows_of(tensor):
+        rows[done : done + len(piece)] = piece
+        done += len(piece)
+    return values
+
+
+def rows_of(tensor: StoredTensor) -> Iterator[Tensor]:
+    """The float32 values of a tensor of a file, some of its rows `[n, width]` at a time.
+
+    Source: the rules of the package `gguf`, for the blocks.
+    """
+    width = tensor.shape[-1]
+    count, step = math.prod(tensor.shape) // width, max(AT_ONCE // width, 1)
     with open(tensor.file, "rb") as file:
         file.seek(tensor.offset)
-        for start in range(0, len(rows), step):
-            piece = rows[start : start + step]
-            raw = np.fromfile(file, np.uint8, tensor.size // len(rows) * len(piece))
-            if len(raw) != tensor.size // len(rows) * len(piece):
+        for start in range(0, count, step):
+            some = min(step, count - start)
+            raw = np.fromfile(file, np.uint8, tensor.size // count * some)
+            if len(raw) != tensor.size // count * some:
                 raise ModelError(f"{tensor.file} ended while it was read; fetch it again.")
-            piece.copy_(_read(raw.reshape(len(piece), -1), tensor.form))
-    return values
+            yield _read(raw.reshape(some, -1), tensor.form).float()
 
 
 def _read(raw: np.ndarray, form: int) -> Tensor:

@@ -191,6 +191,11 @@ class LanguageModel:
         return token_texts(prompt_forms.require_tokenizer(self.tokenizer, self.name), _ids(tokens))
 
     @checked(PromptError)
+    def token_labels(self, tokens: Wholes | Sequence[int]) -> list[str]:
+        """What to show of each single token: its text as in `token_texts`, or its id where there is no tokenizer."""
+        return [str(one) for one in _ids(tokens)] if self.tokenizer is None else self.token_texts(tokens)
+
+    @checked(PromptError)
     def chat_prompt(self, messages: str | Sequence[dict[str, str]]) -> ChatPrompt:
         """The prompt for an answer, in the model's chat template; its tokens are those of the template.
 

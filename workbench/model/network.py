@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -76,6 +77,8 @@ class Network:
         self.d_model: int = sizes.hidden_size
         self.n_ctx: int = context_length(self.module, tokenizer)
         self.vocab_size: int = self.module.get_output_embeddings().weight.shape[0]
+        takes = inspect.signature(type(self.module).forward).parameters
+        self._cache_name = "cache" if "cache" in takes else "past_key_values"  # as older versions of transformers say
 
     @property
     def device(self) -> torch.device:
@@ -154,9 +157,9 @@ class Network:
             try:
                 out = host(
                     input_ids=tokens,
-                    past_key_values=cache,
                     use_cache=cache is not None,
                     logits_to_keep=kept,
+                    **{self._cache_name: cache},
                     **extra,
                 )
             except IndexError as error:  # of the embeddings: looking before each step would cost more

@@ -34,6 +34,7 @@ from workbench.model.hub import (
 )
 from workbench.model.placing import check_memory, chosen_dtype, placed
 from workbench.model.stored_types import exact_type, mixed_identity, own_type, stored_values
+from workbench.model.unread import reading_in_pieces
 from workbench.model.weights import LEFT_OUT, ModelError, building, identity
 
 T = TypeVar("T")
@@ -130,7 +131,8 @@ def read_huggingface(
 
     A model that Hugging Face's cache holds whole is read from there, and the hub is not asked: its weights could change
     from one day to the next. Otherwise the hub is asked if one short request reaches it. Weights are read from
-    safetensors only. The files are mapped into memory, and weights in the checkpoint's own type are not copied.
+    safetensors only. The files are mapped into memory: weights in the type that they are stored in are not copied.
+    Those in another type are read from the files in pieces, so that memory holds them once.
 
     Args:
         source: the name or the folder.
@@ -261,8 +263,12 @@ def _load(
     exact = chosen in (torch.float32, widest)
     if not exact and widest == torch.float32:
         module = _load_module(source, chosen, trust_remote_code=trust_remote_code, **where)
-        if hash := mixed_identity(module, source, config.to_dict().get("transformers_weights"), **where):
+        with ThreadPoolExecutor(1) as pool:
+            named = config.to_dict().get("transformers_weights")
+            hashed = pool.submit(mixed_identity, module, source, named, **where)
             tokenizer = _own_tokenizer(source, trust_remote_code=trust_remote_code, **where)
+            hash = hashed.result()
+        if hash:
             rounded = identity(module)
             return Opened(module.to(device), tokenizer, hash, "" if rounded == hash else rounded, own_type(stored))
         del module
@@ -291,7 +297,8 @@ def _own_tokenizer(source: str, **how: Any) -> Any:
 def _load_module(source: str, dtype: torch.dtype, *, trust_remote_code: bool = False, **where: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    with building(), _refusing(source, OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError):
+    known = (OSError, ValueError, KeyError, SafetensorError, ConnectionError, RuntimeError)
+    with building(), reading_in_pieces(), _refusing(source, *known):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,

@@ -28,7 +28,7 @@ WHY = (
 )
 
 
-CACHES = ("past_key_values", "past_key_value", "layer_past")
+CACHES = ("cache", "past_key_values", "past_key_value", "layer_past")
 """Names of the cache of keys and values in attention modules."""
 
 
