@@ -2,7 +2,7 @@
 
 The pages of `api/` list the public names of each room, as the room's `__init__.py` imports them; mkdocstrings writes
 their signatures and docstrings. `contributing.md` is `CONTRIBUTING.md`. In the navigation a folder stands for its
-pages. Nothing of Workbench is imported.
+pages, and "*" for pages that nothing else names: a new page is one file. Nothing of Workbench is imported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ ICON = "images/icon.svg"
 """The app's icon on the site."""
 FACE = "api/wb.md"
 """The page of the package, before those of the rooms; `index` is a room."""
+REST = "*"
 FOLDERS = ("decisions/", "api/")
 """Entries of the navigation that stand for all pages of a folder."""
 
@@ -29,7 +30,7 @@ def tree(file: Path) -> ast.Module:
 
 
 def imported(file: Path) -> dict[str, str]:
-    """By the public names that a file imports under the same name, where each is defined, such as `workbench.lens.grid.LensGrid`."""
+    """Where each name is defined that a file imports under the same name, such as `workbench.lens.grid.LensGrid`."""
     package = ".".join(file.parent.relative_to(ROOT).parts)
     names = {}
     for node in tree(file).body:
@@ -50,7 +51,9 @@ def stands_alone(where: str) -> bool:
     module, _, name = where.rpartition(".")
     path = ROOT.joinpath(*module.split("."))
     body = tree(path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).body
-    lines = [node.targets[0] for node in body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)]
+    lines = [
+        node.targets[0] for node in body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
+    ]
     return not any(isinstance(one, ast.Name) and one.id == name for line in lines for one in line.elts)
 
 
@@ -70,8 +73,9 @@ def face_page() -> str:
     here = rooms()
     rows = [f"| `wb.{name}` | [`{parts[1]}`]({parts[1]}.md) |" for name, parts in face.items() if parts[1] in here]
     lists = [f"- [`wb.{room}`]({room}.md): {', '.join(f'`{name}`' for name in names)}" for room, names in here.items()]
-    top = "# API\n\nThe names used most stand in `wb` itself; all else is reached through its room, such as `wb.surgery.prune`.\n\n"
-    return top + "| name | in the room |\n|---|---|\n" + "\n".join(sorted(set(rows))) + "\n\n## Rooms\n\n" + "\n".join(lists) + "\n"
+    top = "# API\n\nThe names used most stand in `wb` itself; all else is reached through its room: `wb.surgery.prune`."
+    table = "\n".join(["| name | in the room |", "|---|---|", *sorted(set(rows))])
+    return "\n\n".join([top, table, "## Rooms", "\n".join(lists)]) + "\n"
 
 
 @functools.cache
@@ -81,23 +85,31 @@ def made_pages() -> dict[str, str]:
     return pages | {f"api/{room}.md": room_page(room, names) for room, names in rooms().items()}
 
 
-def pages_of(folder: str) -> list[str]:
-    """The paths of the pages that a folder stands for, in their order."""
-    made = [path for path in made_pages() if path.startswith(folder)]
+def named(nav: list[Any]) -> set[str]:
+    """The entries of a navigation, at every depth."""
+    inner = [next(iter(entry.values())) if isinstance(entry, dict) else entry for entry in nav]
+    return set().union(*(named(one) if isinstance(one, list) else {one} for one in inner))
+
+
+def pages_of(entry: str, others: set[str]) -> list[str]:
+    """The paths of the pages that a folder stands for; for "*" those of `docs/` itself that are in no other entry."""
+    folder = "" if entry == REST else entry
     kept = [f"{folder}{file.name}" for file in (ROOT / "docs" / folder).glob("*.md")]
-    return sorted([*made, *kept], key=lambda path: (path != FACE, path))
+    made = [path for path in made_pages() if folder and path.startswith(folder)]
+    return sorted({*made, *kept} - others, key=lambda path: (path != FACE, path))
 
 
-def whole(nav: list[Any]) -> list[Any]:
-    """A navigation in which folders are replaced by their pages."""
+def whole(nav: list[Any], others: set[str] | None = None) -> list[Any]:
+    """A navigation in which folders and "*" are replaced by their pages."""
+    others = others or named(nav)
     out: list[Any] = []
     for entry in nav:
         ((title, inner),) = entry.items() if isinstance(entry, dict) else [("", entry)]
         if isinstance(inner, list):
-            inner = whole(inner)
-        elif inner in FOLDERS:
-            inner = pages_of(inner)
-        out.append({title: inner} if title else inner)
+            inner = whole(inner, others)
+        elif inner == REST or inner in FOLDERS:
+            inner = pages_of(inner, others)
+        out += [{title: inner}] if title else inner if isinstance(inner, list) else [inner]
     return out
 
 

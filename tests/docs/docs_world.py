@@ -22,7 +22,9 @@ from workbench.model import LanguageModel
 
 WIDTH, HEADS, LAYERS = 40, 5, 3
 POINT = "blocks.1.hook_resid_post"
-STORY = "Last week we went to New York with the dog. The capital of France is Paris. I feel so sad, and I feel so glad.\n"
+STORY = (
+    "Last week we went to New York with the dog. The capital of France is Paris. I feel so sad, and I feel so glad.\n"
+)
 NEW_TOKENS = 4
 """Tokens of a continuation where an example names no number."""
 WORDS = " ".join([tasks_generated.NAMES, tasks_generated.PLACES, tasks_generated.OBJECTS])
@@ -63,7 +65,9 @@ class World:
         self.models["tokfsm-attention"] = self._speaker()
         (self.data / "corpora").mkdir(parents=True)
         texts = [f"{STORY}{tiny.TEXT.splitlines()[n % 3]} It was day {n}." for n in range(16)]
-        wb.Corpus(texts, "stories", {"source": "tests", "licence": "MIT"}).save(self.data / "corpora" / "stories.parquet")
+        wb.Corpus(texts, "stories", {"source": "tests", "licence": "MIT"}).save(
+            self.data / "corpora" / "stories.parquet"
+        )
         self._dictionaries(wb.Corpus(texts, "stories"))
 
     def _coded(self, words: Any) -> Any:

@@ -19,9 +19,7 @@ import workbench as wb
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(?:^<!-- not run: (?P<reason>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$", re.M | re.S)
 PAGES = [
-    path
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    if "```python" in path.read_text()
+    path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if "```python" in path.read_text()
 ]
 SMALLER = {
     r"tokens=1_000_000|tokens=100_000_000": "tokens=1_024, batch_size=512",
