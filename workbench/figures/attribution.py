@@ -71,8 +71,10 @@ WIDTHS = (0.6, 1.4, 2.6, 4.5)
 """Widths of edges, from the weakest to the strongest; a trace of lines has one width."""
 MOST_EDGES = 600
 """The largest number of edges drawn, those with the largest parts in what their targets read."""
-LARGEST, SMALLEST, TARGET = 24.0, 5.0, 18.0
-"""Diameters in pixels: of the most influential node, the least one that can be clicked, and that of the target."""
+LARGEST, SMALLEST, TARGET = 20.0, 5.0, 18.0
+"""Diameters in pixels: of the most influential node at most, the least one that can be clicked, and of the target."""
+WIDE = 850
+"""Pixels between the edges of the figure on a page, by which nodes side by side are kept apart."""
 SIDE_BY_SIDE, STEP = 5, 0.18
 """Nodes of one layer and position that stand in a row, and their distance, in columns."""
 GAP = 0.8
@@ -109,6 +111,7 @@ def attribution_graph(
     figure = go.Figure()
     _draw_edges(figure, lines, places, chosen)
     weights = _weights_beside(lines, chosen)
+    largest = max(SMALLEST, min(LARGEST, 1.7 * STEP * WIDE / (len(graph.prompt) + 1)))
     most = max((node.influence for node in graph.nodes if node.kind != "target"), default=0.0)
     for kind, (name, symbol, colour) in LOOKS.items():
         mine = sorted((node for node in graph.nodes if node.kind == kind), key=lambda node: -node.influence)
@@ -123,7 +126,7 @@ def attribution_graph(
             marker={
                 "symbol": symbol,
                 "color": colour,
-                "size": [TARGET if kind == "target" else _diameter(node.influence, most) for node in mine],
+                "size": [TARGET if kind == "target" else _diameter(node.influence, most, largest) for node in mine],
                 "opacity": 1.0,
                 "line": {
                     "color": [AGAINST if mark else (FAINT if kind == "error" else "white") for mark in marked],
@@ -162,9 +165,9 @@ def attribution_graph(
     return figure
 
 
-def _diameter(influence: float, most: float) -> float:
+def _diameter(influence: float, most: float, largest: float) -> float:
     """The size of a node: its area is proportional to its influence, down to the least that can be clicked."""
-    return max(SMALLEST, LARGEST * math.sqrt(influence / most)) if most > 0 else SMALLEST
+    return max(SMALLEST, largest * math.sqrt(influence / most)) if most > 0 else SMALLEST
 
 
 def _cells(nodes: Sequence[Drawn]) -> dict[tuple[int, int], list[Drawn]]:
