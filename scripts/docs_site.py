@@ -47,8 +47,10 @@ def rooms() -> dict[str, dict[str, str]]:
 
 
 def stands_alone(where: str) -> bool:
-    """Whether a statement of its own defines a name, which is what mkdocstrings finds; not one of several in a line."""
+    """Whether mkdocstrings finds a name; it does not find constants of which one statement defines several."""
     module, _, name = where.rpartition(".")
+    if not name.isupper():
+        return True
     path = ROOT.joinpath(*module.split("."))
     body = tree(path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).body
     lines = [
