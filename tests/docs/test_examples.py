@@ -38,10 +38,10 @@ SMALLER = {
     r"blocks\.15\.": "blocks.1.",
     r"blocks\.2[09]\.": "blocks.2.",
     r"neurons\.29\.gate:808": "neurons.2.gate:8",
-    r"range\(10, 16\)": "range(1, 3)",
+    r"range\(10, [13][06]\)": "range(1, 3)",
     r"tokens\[20\]": "tokens[2]",
     r"layers=\[20\]": "layers=[2]",
-    r"(head|RemoveHead)\(2[03], 4\)": r"\1(2, 4)",
+    r"(head\(|Head\(|model, )2[03], 4": r"\1" "2, 4",
 }
 """Numbers of the examples as patterns, and those that a tiny model has in their place."""
 
