@@ -41,7 +41,7 @@ SMALLER = {
     r"range\(10, [13][06]\)": "range(1, 3)",
     r"tokens\[20\]": "tokens[2]",
     r"layers=\[20\]": "layers=[2]",
-    r"(head\(|Head\(|model, )2[03], 4": r"\1" "2, 4",
+    r"(head\(|Head\(|model, )2[03], 4": r"\g<1>2, 4",
 }
 """Numbers of the examples as patterns, and those that a tiny model has in their place."""
 
