@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens test-peers lint zoo fuzz torture laws mutants bench clean
+.PHONY: setup app test docs durations test-saelens test-peers lint zoo fuzz torture laws mutants bench clean
 
 setup: $(READY)
 
@@ -24,6 +24,15 @@ app: $(READY)
 # says, since a third of the time until the first test goes into compiling the tests
 test: $(READY)
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# the documentation site, into site/; a broken link, a missing anchor or a page outside of the navigation stops it
+docs: .venv/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+.venv/.docs-ready: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[docs]"
+	touch $@
 
 # the seconds of each test file, by which `make test` orders them
 durations: PYTEST = --write-durations
@@ -105,4 +114,4 @@ bench: $(READY)
 	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
 clean:
-	rm -rf .venv .venv-saelens build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-saelens build site *.egg-info .pytest_cache .ruff_cache

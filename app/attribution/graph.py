@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from attribution.request import CHART, NODE, PINS, AttributionRequest, named
 from workbench.core.text import visible
 
 if TYPE_CHECKING:
-    from workbench.attribution import Graph
+    from workbench.attribution import Edge, Graph
     from workbench.model import LanguageModel
 
 SHOWN = 0.3
@@ -22,6 +23,10 @@ SHOWN = 0.3
 KINDS = {"latent": "latents", "embedding": "embeddings", "error": "errors", "mlp": "other MLPs", "bias": "biases"}
 FIRST = ["latent", "embedding", "error"]
 """The kinds that are shown at first."""
+EDGES = 0.8
+"""Share of what each node reads whose edges are drawn."""
+NEAR = 8
+"""Edges of the chosen node that are drawn in each direction, whatever else is shown."""
 
 
 def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> None:
@@ -49,14 +54,18 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
         selection_mode="multi",
         key="attribution kinds",
     )
-    graph = whole.prune(share, 0.9, keep=tuple(pins), kinds=kinds or list(KINDS))
+    chosen = st.session_state.get(NODE)
+    if chosen not in known:
+        chosen = None
+    near = [] if chosen is None else _edges_of(whole, chosen, kinds or list(KINDS))
+    beside = {end for edge in near for end in (edge.source, edge.target)} - {whole.target.id}
+    graph = whole.prune(share, EDGES, keep=(*pins, *beside), kinds=kinds or list(KINDS))
     st.caption(f"{len(graph):,} of {sum(whole.counts.values()):,} nodes, {sum(1 for _ in graph.edges):,} edges.")
     words = _words(model, graph)
-    chosen = st.session_state.get(NODE)
     from workbench.figures.attribution import attribution_graph
 
     st.plotly_chart(
-        attribution_graph(graph, words, chosen=chosen, pinned=pins),
+        attribution_graph(graph, words, chosen=chosen, pinned=pins, further=near),
         theme=None,
         key=CHART,
         on_select=partial(_picked, whole),
@@ -64,8 +73,9 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
         config={"displayModeBar": False},
     )
     st.caption(
-        "Each column is a token of the prompt, each row a layer. A node's size is its influence, an edge's width its "
-        "weight; green adds, red subtracts. Click a node, or choose it here."
+        "Each column is a token of the prompt, each band a layer. A node's area is its influence, an edge's width its "
+        "part in what its end reads; green adds, red subtracts. Click a node, or choose it here: its inputs and "
+        "outputs are drawn too."
     )
     ids = [node.id for node in sorted(graph.nodes, key=lambda node: -node.influence)]
     if chosen not in ids:
@@ -82,6 +92,20 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
         attribution_node.show(model, request, whole, graph, graph.node(chosen))
     attribution_node.measure(model, request, whole)
     _files(graph, pins)
+
+
+def pruning() -> str:
+    """The arguments of `prune` of the part of a graph that the page shows, without the neighbours of a chosen node."""
+    kinds, pins = st.session_state.get("attribution kinds") or list(KINDS), st.session_state.get(PINS)
+    kept = f"keep={pins!r}, " if pins else ""
+    return f"{st.session_state['attribution share']}, {EDGES}, {kept}kinds={kinds!r}"
+
+
+def _edges_of(whole: Graph, chosen: int, kinds: Sequence[str]) -> list[Edge]:
+    """The strongest edges into and out of a node, from and to nodes of these kinds."""
+    wanted = {node.id for node in whole.nodes if node.kind in kinds or node.kind == "target"}
+    into = [edge for edge in whole.edges_of(chosen) if edge.source in wanted][:NEAR]
+    return into + [edge for edge in whole.edges_from(chosen) if edge.target in wanted][:NEAR]
 
 
 def _belongs(request: AttributionRequest) -> None:

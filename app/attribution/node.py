@@ -55,7 +55,7 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph, graph:
             _edges(whole, sources, [edge.source for edge in sources])
         with right:
             st.markdown("**Targets**")
-            targets = sorted((e for e in graph.edges if e.source == node.id), key=lambda e: -abs(e.weight))[:ROWS]
+            targets = whole.edges_from(node.id)[:ROWS]
             _edges(whole, targets, [edge.target for edge in targets])
         if node.feature is not None and node.kind == "latent":
             _words(model, request, node)

@@ -64,8 +64,9 @@ def show(model: LanguageModel, request: AttributionRequest) -> None:
     if task.stopping:
         st.caption(":material/pause: Stopped early: fewer latents were traced than requested.")
     _numbers(outcome)
+    _likelier(outcome)
     attribution_graph.show(model, request, outcome.graph)
-    snippets.show(script.attribution(request))
+    snippets.show(script.attribution(request, [f"{KEPT}, {KEPT}", attribution_graph.pruning()]))
 
 
 def _numbers(outcome: AttributionOutcome) -> None:
@@ -87,3 +88,19 @@ def _numbers(outcome: AttributionOutcome) -> None:
         f"{MEANINGS[kind][0]} {share:.0%}" for kind, share in graph.shares.items() if kind in MEANINGS and share >= 5e-3
     )
     st.caption(plain(f"Sources of the influence on it: {shares}."))
+
+
+def _likelier(outcome: AttributionOutcome) -> None:
+    """Say which token the model finds likelier than the one that was asked for, where there is one."""
+    about = outcome.graph.provenance
+    best, asked = about.get("likeliest"), about["target_tokens"]
+    if best is None or not asked or best["token"] == asked[0]:
+        return
+    chance = about["target_probabilities"][0]
+    st.info(
+        plain(
+            f"The model finds {visible(best['text'])} likelier here ({best['probability']:.1%}) than the token that "
+            f"the graph explains ({chance:.1%})."
+        ),
+        icon=":material/info:",
+    )

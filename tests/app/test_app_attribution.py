@@ -104,10 +104,16 @@ def test_a_graph_is_traced_and_shown(shelf: Shelf, tmp_path: Path, monkeypatch: 
     assert page.metric[0].value == f"{graph.target.value:.3f}"
     assert float(page.metric[2].value) < 1e-3
     monkeypatch.chdir(tmp_path)  # where the script writes its file
+    page.slider(key="attribution share").set_value(0.6).run()
     printed = run_code(script(page, "wb.attribute("))
     assert printed.splitlines()[0].split()[-1] == str(max(graph.completeness()))
     assert any(" -> " in line for line in printed.splitlines())
-    assert wb.attribution.load_graph("graph.json").target.label == graph.target.label
+    part = wb.attribution.load_graph("graph.json")
+    assert part.target.label == graph.target.label
+    said = f"{len(part):,} of {sum(graph.counts.values()):,} nodes, {len(part.edges):,} edges."
+    assert said in [one.value for one in page.caption]
+    assert any(edge.target != part.target.id for edge in part.edges)
+    assert not any("likelier" in one.value for one in page.info)
 
 
 def test_a_cross_layer_transcoder_stands_for_every_layer(
@@ -137,6 +143,9 @@ def test_settings_reach_the_graph(shelf: Shelf) -> None:
     graph = wb.attribute(shelf.model, shelf.coders[::2], TEXT, ("a", "b"), max_latents=3, mlps="frozen")
     assert page.metric[0].value == f"{graph.target.value:.3f}"
     assert page.metric[1].value == "3"
+    best = graph.provenance["likeliest"]
+    assert best["text"] not in ("a", "b")
+    assert any(f"likelier here ({best['probability']:.1%})" in one.value.replace("\\", "") for one in page.info)
     page.text_input(key="other token").set_value("").run()
     assert any("settings have changed" in one.value for one in page.caption)
 
@@ -248,6 +257,53 @@ def test_the_picture_shows_what_the_graph_holds(shelf: Shelf) -> None:
     assert "<i>" not in said
     assert "&lt;i&gt;words" in said
     assert "<b>ran" not in said
+
+
+def test_every_node_can_be_clicked_and_its_area_is_its_influence(shelf: Shelf) -> None:
+    """Plotly opens what is nearest: within a point's radius the smaller one, else the one whose edge is nearer."""
+    graph = shelf.graph().prune(0.95, kinds=["latent", "embedding", "error"])
+    chosen = next(id for id in graph.rows if id != graph.target.id)
+    figure = attribution_graph(graph, chosen=chosen)
+    across = 850 / (figure.layout.xaxis.range[1] - figure.layout.xaxis.range[0])
+    high = (figure.layout.height - 66) / (figure.layout.yaxis.range[1] - figure.layout.yaxis.range[0])
+    points = [
+        (id, x * across, y * high, max(3.0, size / 2))
+        for one in figure.data
+        if one.hoverinfo != "skip"
+        for id, x, y, size in zip(one.customdata, one.x, one.y, one.marker.size, strict=True)
+    ]
+    assert len(points) == len(graph) > 50
+    for id, x, y, _ in points:
+        away = [
+            max(((x - there) ** 2 + (y - up) ** 2) ** 0.5 - radius, 1 - 3 / radius) for _, there, up, radius in points
+        ]
+        nearest = min(range(len(points)), key=away.__getitem__)
+        assert points[nearest][0] == id
+        assert away.count(away[nearest]) == 1
+    influence = {node.id: node.influence for node in graph.nodes}
+    shares = [influence[id] / radius**2 for id, _, _, radius in points if radius > 3 and id != graph.target.id]
+    assert len(shares) > 5
+    assert max(shares) == pytest.approx(min(shares))
+
+
+def test_edges_of_the_chosen_node_are_drawn_though_they_were_pruned(shelf: Shelf) -> None:
+    whole = shelf.graph()
+    graph = whole.prune(0.6, 0.5)
+    chosen = next(id for id in graph.rows if id != graph.target.id)
+    into = [edge for edge in whole.edges_of(chosen) if edge.source in {node.id for node in graph.nodes}]
+    further = [edge for edge in into if edge not in graph.edges]
+    assert further
+    figure = attribution_graph(graph, chosen=chosen, further=into)
+    lines = [one for one in figure.data if one.mode == "lines"]
+    assert sum(len(one.x) for one in lines) == 3 * (len(graph.edges) + len(further))
+    said = {
+        id: text
+        for one in figure.data
+        if one.customdata
+        for id, text in zip(one.customdata, one.hovertext, strict=True)
+    }
+    for edge in into:
+        assert f"into the chosen node {edge.weight:+.3g}" in said[edge.source]
 
 
 def test_a_graph_of_circuit_tracer_is_drawn_without_cards(shelf: Shelf) -> None:

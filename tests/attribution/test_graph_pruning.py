@@ -72,6 +72,37 @@ def test_pruning_keeps_the_share_asked_for(llama: wb.model.LanguageModel) -> Non
         whole.prune(0.5, kinds=["edge"])
 
 
+def test_edges_are_pruned_for_each_target_so_that_chains_stay(llama: wb.model.LanguageModel) -> None:
+    whole = attribute(llama, coders(llama), PROMPT, target=7)
+    between, small = whole.prune(0.6, 1.0), whole.prune(0.6, 0.5)
+    assert any(edge.target != whole.target.id for edge in small.edges)
+    for row in small.rows:
+        sizes = sorted((abs(edge.weight) for edge in between.edges_of(row)), reverse=True)
+        kept = [abs(edge.weight) for edge in small.edges_of(row)]
+        assert kept == sizes[: len(kept)]
+        assert sum(kept) >= 0.5 * sum(sizes) * (1 - 1e-6)
+        assert sum(kept[:-1]) < 0.5 * sum(sizes) or not kept
+
+
+def test_edges_out_of_a_node_are_those_whose_source_it_is(llama: wb.model.LanguageModel) -> None:
+    graph = attribute(llama, coders(llama), PROMPT, target=7, max_latents=30)
+    for node in graph.nodes[:12]:
+        out = graph.edges_from(node.id)
+        assert sorted(out, key=str) == sorted((edge for edge in graph.edges if edge.source == node.id), key=str)
+        assert [abs(edge.weight) for edge in out] == sorted((abs(edge.weight) for edge in out), reverse=True)
+    with pytest.raises(AttributionError, match="no node"):
+        graph.edges_from(10**6)
+
+
+def test_a_graph_says_which_token_is_likeliest(llama: wb.model.LanguageModel) -> None:
+    chances = llama(PROMPT[None])[0, -1].softmax(-1)
+    best = int(chances.argmax())
+    for target in (None, 7):
+        likeliest = attribute(llama, coders(llama), PROMPT, target=target, max_latents=0).provenance["likeliest"]
+        assert (likeliest["token"], likeliest["text"]) == (best, llama.token_texts([best])[0])
+        assert likeliest["probability"] == pytest.approx(float(chances[best]), rel=1e-3)
+
+
 def test_tracing_can_be_stopped(llama: wb.model.LanguageModel) -> None:
     told: list[float] = []
     graph = attribute(

@@ -848,6 +848,7 @@ METHODS: Calls = {
     "Codebook.to": lambda w: {"device": w.model.device},
     "KeyValueBottleneck.to": lambda w: {"device": w.model.device},
     "Graph.node": lambda w: {"id": w.graph.nodes[0].id},
+    "Graph.edges_from": lambda w: {"source": w.graph.nodes[1].id},
     "Graph.edges_of": lambda w: {"target": w.graph.nodes[0].id},
     "Graph.prune": lambda w: {"share": 0.8, "edges": 0.9, "keep": [], "kinds": ["latent"]},
     "FeatureExport.feature": lambda w: {"index": 3},

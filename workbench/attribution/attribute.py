@@ -127,6 +127,10 @@ def attribute(
         "max_latents": max_latents,
         "rest": rest,
     }
+    if reader.likeliest is not None:
+        best, chance = reader.likeliest
+        text = str(best) if model.tokenizer is None else model.token_texts([best])[0]
+        provenance["likeliest"] = {"token": best, "text": text, "probability": chance}
     about = {"prompt": texts, "tokens": tokens[0].tolist(), "provenance": provenance}
     return _graph(frozen, sources, traced, gradient_effects[0].cpu(), **about)
 

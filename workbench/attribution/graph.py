@@ -150,13 +150,31 @@ class Graph:
                 continue
             weights = self.weights[row]
             for column in weights.abs().argsort(descending=True).tolist():
-                weight = float(weights[column])
-                if weight == 0:
+                if float(weights[column]) == 0:
                     break
-                source, invariant = self.nodes[column], float(self.invariants[row, column])
-                factor = weight / source.value if source.kind == "latent" else weight
-                known = None if math.isnan(invariant) else invariant
-                yield Edge(source.id, id, weight, factor, known, self.scales[row])
+                yield self._edge(row, column)
+
+    def _edge(self, row: int, column: int) -> Edge:
+        """The edge that a weight stands for."""
+        weight, source, invariant = (
+            float(self.weights[row, column]),
+            self.nodes[column],
+            float(self.invariants[row, column]),
+        )
+        factor = weight / source.value if source.kind == "latent" else weight
+        known = None if math.isnan(invariant) else invariant
+        return Edge(source.id, self.rows[row], weight, factor, known, self.scales[row])
+
+    @checked(AttributionError)
+    def edges_from(self, source: int) -> list[Edge]:
+        """Edges out of one source, by its id, the strongest first.
+
+        Raises:
+            AttributionError: the graph has no node of this id.
+        """
+        column = self.nodes.index(self.node(source))
+        rows = self.weights[:, column].abs().argsort(descending=True).tolist()
+        return [self._edge(row, column) for row in rows if float(self.weights[row, column])]
 
     def completeness(self) -> list[float]:
         """For each row |sum of its weights - its node's value| / |its node's value|; of a graph that is not pruned."""
@@ -176,7 +194,8 @@ class Graph:
 
         Args:
             share: the nodes kept are the most influential ones that together have this share of all nodes' influence.
-            edges: of the edges between those, the most influential that together have this share are kept.
+            edges: of the edges into each of them, the strongest that together have this share of the absolute weight
+                are kept, so that chains of latents stay beside the edges into the target.
             keep: ids of further nodes to keep.
             kinds: kinds of nodes to keep; shares are of the influence of these kinds.
 
@@ -186,16 +205,11 @@ class Graph:
         sizes = {node.id: node.influence for node in self.nodes[1:] if node.kind in {*kinds}}
         kept = {self.target.id, *keep} | heaviest(sizes, share)
         masked = self._only(kept, self.weights)
-        influence = {self.target.id: 1.0} | {node.id: node.influence for node in self.nodes[1:]}
-        flows = {}
-        for row, id in enumerate(self.rows):
-            total = float(self.weights[row].abs().sum()) or 1.0
-            for column in masked[row].nonzero()[:, 0].tolist():
-                flows[row, column] = influence[id] * abs(float(masked[row, column])) / total
-        strong = heaviest(flows, edges)
         cut = torch.zeros_like(masked)
-        for place in strong:
-            cut[place] = masked[place]
+        for row in range(len(self.rows)):
+            columns = masked[row].nonzero()[:, 0].tolist()
+            strong = heaviest(dict(zip(columns, masked[row, columns].abs().tolist(), strict=True)), edges)
+            cut[row, [*strong]] = masked[row, [*strong]]
         column_of = {node.id: column for column, node in enumerate(self.nodes)}
         reached = {self.target.id}
         for row, id in enumerate(self.rows):  # from late layers to early ones: a row's readers come before it
@@ -289,7 +303,7 @@ def effects(weights: Tensor, rows: list[int], values: Tensor) -> Tensor:
 
 def heaviest(sizes: dict[Any, float], share: float) -> set[Any]:
     """The keys of the largest values that together have this share of the sum."""
-    wanted, sum_, chosen = share * sum(sizes.values()), 0.0, set()
+    wanted, sum_, chosen = (share * sum(sizes.values()) if share < 1 else math.inf), 0.0, set()
     for key in sorted(sizes, key=lambda key: -sizes[key]):
         if sum_ >= wanted or sizes[key] <= 0:
             break

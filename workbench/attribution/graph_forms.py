@@ -85,6 +85,14 @@ class SavedPruning(TypedDict):
     kinds: list[Kind]
 
 
+class SavedLikeliest(TypedDict):
+    """The token that the model finds likeliest where the target is read."""
+
+    token: TokenId
+    text: str
+    probability: Annotated[Number, Ge(0), Le(1)]
+
+
 class SavedProvenance(TypedDict):
     """Model, transcoders and settings of a graph."""
 
@@ -93,6 +101,7 @@ class SavedProvenance(TypedDict):
     transcoders: list[SavedTranscoder]
     target_tokens: list[TokenId]
     target_probabilities: NotRequired[list[Annotated[Number, Ge(0), Le(1)]]]
+    likeliest: NotRequired[SavedLikeliest]
     mlps: Literal["linear", "frozen"]
     first: Natural
     max_latents: Natural

@@ -46,6 +46,8 @@ class Reader:
     """The value in the model on the prompt; NaN for a latent."""
     probabilities: tuple[float, ...] = ()
     """The model's probability of each of `tokens`."""
+    likeliest: tuple[int, float] | None = None
+    """The token that the model finds likeliest there, and its probability; None for a latent."""
     at: str = ""
     """The hook point of what is read; empty for the final norm's output."""
 
@@ -91,8 +93,13 @@ def read_target(
     shares *= factors
     name = " − ".join(model.token_labels(chosen))
     reader = Reader(name, model.network.n_layers, place, head.combination(shares), float(shares @ bias), None, chosen)
-    probabilities = logits.softmax(-1)[list(chosen)].tolist()
-    return replace(reader, value=float(reader.of_logits(logits)), probabilities=tuple(probabilities))
+    chances, best = logits.softmax(-1), int(logits.argmax())
+    return replace(
+        reader,
+        value=float(reader.of_logits(logits)),
+        probabilities=tuple(chances[list(chosen)].tolist()),
+        likeliest=(best, float(chances[best])),
+    )
 
 
 def _predicted(model: LanguageModel, tokens: Tensor, place: int) -> tuple[Tensor, Tensor]:

@@ -70,30 +70,51 @@ LOOKS = {
 WIDTHS = (0.6, 1.4, 2.6, 4.5)
 """Widths of edges, from the weakest to the strongest; a trace of lines has one width."""
 MOST_EDGES = 600
-"""The largest number of edges drawn, the strongest."""
+"""The largest number of edges drawn, those with the largest parts in what their targets read."""
+LARGEST, SMALLEST, TARGET = 20.0, 5.0, 18.0
+"""Diameters in pixels: of the most influential node at most, the least one that can be clicked, and of the target."""
+WIDE = 850
+"""Pixels between the edges of the figure on a page, by which nodes side by side are kept apart."""
+SIDE_BY_SIDE, STEP = 5, 0.18
+"""Nodes of one layer and position that stand in a row, and their distance, in columns."""
+GAP = 0.8
+"""Rows between the nodes of a layer and the edge of the figure."""
+ROW = 30
+"""Pixels of a row of nodes; a layer has as many rows as its fullest position needs."""
 
 
 def attribution_graph(
-    graph: Picture, words: Mapping[int, str] | None = None, *, chosen: int | None = None, pinned: Sequence[int] = ()
+    graph: Picture,
+    words: Mapping[int, str] | None = None,
+    *,
+    chosen: int | None = None,
+    pinned: Sequence[int] = (),
+    further: Sequence[Line] = (),
 ) -> go.Figure:
     """The nodes of a pruned graph and the strongest edges between them.
 
-    The size of a node shows its influence, the width of an edge its weight; weights above 0 are green, those below are
-    red. The `customdata` of a point is its node's id.
+    The area of a node shows its influence, the width of an edge its part in what its target reads; weights above 0 are
+    green, those below are red. The `customdata` of a point is its node's id; nothing else takes hover or clicks.
 
     Args:
         graph: a pruned graph.
         words: by node id a further line on hover, such as a latent's label.
-        chosen: the id of a node whose edges stand out.
+        chosen: the id of a node whose edges stand out; the nodes at their ends state the weights on hover.
         pinned: ids of nodes to mark.
+        further: edges between nodes of the graph that are drawn too, such as all those of the chosen node.
     """
     words = words or {}
     layers = sorted({node.layer for node in graph.nodes})
-    places = _places(graph.nodes, {layer: height for height, layer in enumerate(layers)})
+    heights = _heights(graph.nodes, layers)
+    places = _places(graph.nodes, heights)
+    lines = _lines(graph, further, places)
     figure = go.Figure()
-    _draw_edges(figure, graph, places, chosen)
+    _draw_edges(figure, lines, places, chosen)
+    weights = _weights_beside(lines, chosen)
+    largest = max(SMALLEST, min(LARGEST, 1.7 * STEP * WIDE / (len(graph.prompt) + 1)))
+    most = max((node.influence for node in graph.nodes if node.kind != "target"), default=0.0)
     for kind, (name, symbol, colour) in LOOKS.items():
-        mine = [node for node in graph.nodes if node.kind == kind]
+        mine = sorted((node for node in graph.nodes if node.kind == kind), key=lambda node: -node.influence)
         if not mine:
             continue
         marked = [node.id == chosen or node.id in pinned for node in mine]
@@ -105,7 +126,7 @@ def attribution_graph(
             marker={
                 "symbol": symbol,
                 "color": colour,
-                "size": [18.0 if kind == "target" else 7 + 26 * math.sqrt(min(node.influence, 1.0)) for node in mine],
+                "size": [TARGET if kind == "target" else _diameter(node.influence, most, largest) for node in mine],
                 "opacity": 1.0,
                 "line": {
                     "color": [AGAINST if mark else (FAINT if kind == "error" else "white") for mark in marked],
@@ -113,24 +134,24 @@ def attribution_graph(
                 },
             },
             customdata=[node.id for node in mine],
-            hovertext=[_hover_text(graph, node, words.get(node.id, "")) for node in mine],
+            hovertext=[_hover_text(graph, node, words.get(node.id, ""), weights.get(node.id, [])) for node in mine],
             hovertemplate="%{hovertext}<extra></extra>",
         )
     dress(figure)
     ends = any(node.kind == "target" and node.layer == max(layers) for node in graph.nodes)
     top = {max(layers): "target"} if ends and len(layers) > 1 else {}
     figure.update_layout(
-        height=max(420, 80 + 44 * len(layers)),
+        height=max(420, 80 + int(ROW * (heights[layers[-1]][1] + GAP))),
         margin={"l": 10, "r": 10, "t": 36, "b": 30},
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "itemclick": False, "itemdoubleclick": False},
         hovermode="closest",
     )
     figure.update_yaxes(
-        tickvals=list(range(len(layers))),
+        tickvals=[(low + high) / 2 for low, high in (heights[layer] for layer in layers)],
         ticktext=[top.get(layer, "embedding" if layer < 0 else f"layer {layer}") for layer in layers],
         zeroline=False,
-        range=[-0.6, len(layers) - 0.4],
+        range=[-GAP, heights[layers[-1]][1] + GAP],
     )
     columns = range(-1 if any(node.position < 0 for node in graph.nodes) else 0, len(graph.prompt))
     figure.update_xaxes(
@@ -144,33 +165,75 @@ def attribution_graph(
     return figure
 
 
-def _places(nodes: Sequence[Drawn], heights: Mapping[int, int]) -> dict[int, tuple[float, float]]:
-    """Coordinates of nodes by id; those of one layer and position stand side by side, the most influential centred."""
+def _diameter(influence: float, most: float, largest: float) -> float:
+    """The size of a node: its area is proportional to its influence, down to the least that can be clicked."""
+    return max(SMALLEST, largest * math.sqrt(influence / most)) if most > 0 else SMALLEST
+
+
+def _cells(nodes: Sequence[Drawn]) -> dict[tuple[int, int], list[Drawn]]:
+    """Nodes by layer and position, the most influential first."""
     cells: dict[tuple[int, int], list[Drawn]] = {}
-    for node in nodes:
-        cells.setdefault((node.position, heights[node.layer]), []).append(node)
+    for node in sorted(nodes, key=lambda node: -node.influence):
+        cells.setdefault((node.layer, node.position), []).append(node)
+    return cells
+
+
+def _heights(nodes: Sequence[Drawn], layers: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """The lowest and the highest row of each layer, in rows from the bottom; layers are a row and a half apart."""
+    rows = dict.fromkeys(layers, 1)
+    for (layer, _), mine in _cells(nodes).items():
+        rows[layer] = max(rows[layer], math.ceil(len(mine) / SIDE_BY_SIDE))
+    heights, low = {}, 0.0
+    for layer in layers:
+        heights[layer] = low, low + rows[layer] - 1
+        low += rows[layer] + 0.5
+    return heights
+
+
+def _places(nodes: Sequence[Drawn], heights: Mapping[int, tuple[float, float]]) -> dict[int, tuple[float, float]]:
+    """Coordinates of nodes by id; those of one layer and position stand in rows, the most influential in the middle."""
     places = {}
-    for (position, height), mine in cells.items():
-        mine.sort(key=lambda node: -node.influence)
-        step = min(0.16, 0.8 / len(mine))
-        for number, node in enumerate(mine):
-            side = (number + 1) // 2 * (1 if number % 2 else -1)
-            places[node.id] = position + side * step, height + 0.12 * (number % 3 - 1) * (len(mine) > 1)
+    for (layer, position), mine in _cells(nodes).items():
+        for row, start in enumerate(range(0, len(mine), SIDE_BY_SIDE)):
+            for number, node in enumerate(mine[start : start + SIDE_BY_SIDE]):
+                side = (number + 1) // 2 * (1 if number % 2 else -1)
+                places[node.id] = position + side * STEP, heights[layer][0] + row
     return places
 
 
-def _draw_edges(
-    figure: go.Figure, graph: Picture, places: Mapping[int, tuple[float, float]], chosen: int | None
-) -> None:
-    """Draw edges, in one trace for each width and sign; hovering over the middle of an edge shows its weight."""
-    edges = sorted(graph.edges, key=lambda edge: -abs(edge.weight))[:MOST_EDGES]
-    if not edges:
-        return
-    names = {node.id: node for node in graph.nodes}
-    highest = abs(edges[0].weight)
-    traces: dict[tuple[int, bool, bool], list[Line]] = {}
+def _lines(
+    graph: Picture, further: Sequence[Line], places: Mapping[int, tuple[float, float]]
+) -> list[tuple[Line, float]]:
+    """The edges to draw, each with its part in what its target reads: 1 for the strongest edge into a node."""
+    both = {(edge.source, edge.target): edge for edge in (*graph.edges, *further)}
+    edges = [edge for edge in both.values() if edge.weight and edge.source in places and edge.target in places]
+    strongest: dict[int, float] = {}
     for edge in edges:
-        share = math.sqrt(abs(edge.weight) / highest)
+        strongest[edge.target] = max(strongest.get(edge.target, 0.0), abs(edge.weight))
+    shares = [(edge, abs(edge.weight) / strongest[edge.target]) for edge in edges]
+    return sorted(shares, key=lambda pair: -pair[1])[:MOST_EDGES]
+
+
+def _weights_beside(lines: Sequence[tuple[Line, float]], chosen: int | None) -> dict[int, list[str]]:
+    """By node at the other end of an edge of the chosen node what its hover text says of the edge."""
+    found: dict[int, list[str]] = {}
+    for edge, _ in lines:
+        if edge.target == chosen:
+            found.setdefault(edge.source, []).append(f"into the chosen node {edge.weight:+.3g}")
+        elif edge.source == chosen:
+            found.setdefault(edge.target, []).append(f"from the chosen node {edge.weight:+.3g}")
+    return found
+
+
+def _draw_edges(
+    figure: go.Figure,
+    lines: Sequence[tuple[Line, float]],
+    places: Mapping[int, tuple[float, float]],
+    chosen: int | None,
+) -> None:
+    """Draw edges, in one trace for each width and sign; they take neither hover nor clicks."""
+    traces: dict[tuple[int, bool, bool], list[Line]] = {}
+    for edge, share in lines:
         near = chosen in (edge.source, edge.target)
         traces.setdefault((min(int(share * 4), 3), edge.weight > 0, near), []).append(edge)
     for (width, positive, near), mine in sorted(traces.items(), key=lambda item: (item[0][2], item[0][0])):
@@ -184,27 +247,14 @@ def _draw_edges(
             hoverinfo="skip",
             showlegend=False,
         )
-    figure.add_scatter(
-        x=[(places[edge.source][0] + places[edge.target][0]) / 2 for edge in edges],
-        y=[(places[edge.source][1] + places[edge.target][1]) / 2 for edge in edges],
-        mode="markers",
-        marker={"size": 8, "opacity": 0},
-        hovertext=[
-            " → ".join(figure_label(names[end].label) for end in (edge.source, edge.target))
-            + f"<br>weight {edge.weight:+.3g}"
-            for edge in edges
-        ],
-        hovertemplate="%{hovertext}<extra></extra>",
-        showlegend=False,
-    )
 
 
 def _line(edge: Line, places: Mapping[int, tuple[float, float]], axis: int) -> tuple[float, float, None]:
     return places[edge.source][axis], places[edge.target][axis], None
 
 
-def _hover_text(graph: Picture, node: Drawn, words: str) -> str:
-    """The hover text of a node, as HTML."""
+def _hover_text(graph: Picture, node: Drawn, words: str, weights: Sequence[str]) -> str:
+    """The hover text of a node, as HTML; `weights` are lines on its edges with the chosen node."""
     lines = [f"<b>{figure_label(node.label)}</b>"]
     if node.position >= 0:
         lines.append(f"on {figure_label(graph.prompt[node.position])} (position {node.position})")
@@ -217,4 +267,5 @@ def _hover_text(graph: Picture, node: Drawn, words: str) -> str:
         lines += [f"adds {node.effect:+.3g} within the graph"] if node.effect is not None else []
         responds = node.kind == "latent" and node.gradient_effect is not None
         lines += [f"adds {node.gradient_effect:+.3g} if all responds"] if responds else []
+    lines += weights
     return "<br>".join(lines)

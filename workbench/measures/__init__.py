@@ -1,3 +1,5 @@
+"""What interventions and dictionaries do to a model: comparisons, dose curves, fidelity."""
+
 from workbench.measures.comparison import Comparison as Comparison
 from workbench.measures.comparison import compare as compare
 from workbench.measures.comparison import compare_steps as compare_steps

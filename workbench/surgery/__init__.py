@@ -1,3 +1,5 @@
+"""Changes of the weights: operations, children with certificates, searches, fine-tunes, merges."""
+
 from workbench.surgery.bake.bake import BakeError as BakeError
 from workbench.surgery.bake.direction import direction_of as direction_of
 from workbench.surgery.certificate.check import verify_checkpoint as verify_checkpoint
