@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from workbench.core.hashing import HALVES
 from workbench.core.npz_files import read_npz
 from workbench.core.paths import leads_out
 from workbench.core.tensor_files import look_at_file, tensor_places
@@ -25,6 +26,8 @@ from workbench.dictionaries.remembered import hold_finite
 
 SHAPES = {"W_enc": 2, "b_enc": 1, "W_dec": 2, "b_dec": 1, "threshold": 1, "W_skip": 2}
 """Numbers of dimensions of the tensors of an encoder-decoder dictionary."""
+MATRICES = ("W_enc", "W_dec")
+"""Those that such a dictionary keeps in a file's 16 bits until they are used."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,16 @@ def transposed(file: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
     return tensors | {"W_enc": tensors["W_enc"].T, "W_dec": tensors["W_dec"].T.contiguous()}
 
 
-def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], ndims: Mapping[str, int]) -> dict[str, Tensor]:
+def taken(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], ndims: Mapping[str, int], packed: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Tensors under our names, in float32.
 
     Args:
         tensors: of a file.
         names: our name of each of the file's; others in the file are refused.
         ndims: number of dimensions of each of ours.
+        packed: those of ours that stay in 16 bits where the file has them so.
 
     Raises:
         DictionaryError: one is missing, unknown, or of another number of dimensions.
@@ -152,7 +158,8 @@ def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], ndims: Mappin
             raise DictionaryError(f"its {name} holds {tensor.dtype}, not floating-point numbers")
         if tensor.ndim != ndims[ours]:
             raise DictionaryError(f"{name} has the shape {tuple(tensor.shape)}, and not {ndims[ours]} dimensions")
-        found[ours] = tensor if tensor.dtype == torch.float32 else tensor.float()
+        stays = tensor.dtype == torch.float32 or (ours in packed and tensor.dtype in HALVES)
+        found[ours] = tensor if stays else tensor.float()
     return found
 
 

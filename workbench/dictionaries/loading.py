@@ -44,9 +44,10 @@ def load_dictionary(
 ) -> Dictionary:
     """Open a dictionary from a folder, a file or the hub, of the format that what lies there shows.
 
-    Weights in float32 stay in their file until they are used: every value is looked at once, a few MiB at a time, and
-    a feature's direction reads a row. The first `encode` brings the encoder into memory; 16-bit weights become float32
-    in memory at once.
+    Weights stay in their file until they are used: every value is looked at once, a few MiB at a time, and a feature's
+    direction reads a row. The first `encode` brings the encoder into memory, in float32 where the file has 16 bits.
+    16-bit weights of formats whose files need arithmetic first (SAELens, dictionary_learning, Llama Scope) become
+    float32 in memory at once.
 
     Of the hub, the files that the format needs are fetched into the cache of `huggingface_hub`, and nothing is asked
     where `HF_HUB_OFFLINE` is set. The dictionary's provenance holds the repository, the folder and the commit under

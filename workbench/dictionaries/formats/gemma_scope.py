@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.foreign import SHAPES, Said, built, in_path, mapped_npz, taken
+from workbench.dictionaries.foreign import MATRICES, SHAPES, Said, built, in_path, mapped_npz, taken
 from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "Gemma Scope"
@@ -85,7 +85,7 @@ def _arrays(file: Path) -> dict[str, Tensor]:
     if len(set(names.values())) < len(names):
         raise DictionaryError(f"its {PARAMS} holds one array under two names")
     known = {other: ours for other, ours in names.items() if ours in ARRAYS}
-    return taken(arrays, known | {name: name for name in ARRAYS if name not in known.values()}, SHAPES)
+    return taken(arrays, known | {name: name for name in ARRAYS if name not in known.values()}, SHAPES, MATRICES)
 
 
 def _of_embeddings(tensors: dict[str, Tensor], place: str, model: str) -> Dictionary:
@@ -93,5 +93,6 @@ def _of_embeddings(tensors: dict[str, Tensor], place: str, model: str) -> Dictio
     if place != "res":
         raise DictionaryError(f"a dictionary of embeddings is of the residual stream, and its path says {place}")
     root = tensors["W_enc"].shape[0] ** 0.5
-    scaled = {"W_enc": tensors["W_enc"] / root, "W_dec": tensors["W_dec"] * root, "b_dec": tensors["b_dec"] * root}
+    scaled = {name: tensors[name].float() * root for name in ("W_dec", "b_dec")}
+    scaled["W_enc"] = tensors["W_enc"].float() / root
     return built("jumprelu", tensors | scaled, reads="hook_embed", model=model)

@@ -19,7 +19,16 @@ from typing_extensions import TypedDict
 from workbench.core.forms import parse_json
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.foreign import SHAPES, Said, built, check_beside, in_path, mapped_safetensors, taken
+from workbench.dictionaries.foreign import (
+    MATRICES,
+    SHAPES,
+    Said,
+    built,
+    check_beside,
+    in_path,
+    mapped_safetensors,
+    taken,
+)
 from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "Gemma Scope 2"
@@ -140,7 +149,7 @@ def _tensors(file: Path) -> tuple[dict[str, Tensor], bool]:
     skips, across = SKIP in tensors, tensors.get("w_dec")
     if across is not None and across.ndim == 3:
         raise DictionaryError("it writes at several layers, and this reader is for dictionaries that write at one")
-    found = taken(tensors, NAMES | ({SKIP: "W_skip"} if skips else {}), SHAPES)
+    found = taken(tensors, NAMES | ({SKIP: "W_skip"} if skips else {}), SHAPES, MATRICES)
     if skips:
         found["W_skip"] = found["W_skip"].T.contiguous()  # stored as [d_in, d_out]
     return found, skips

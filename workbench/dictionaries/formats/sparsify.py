@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import Any, NotRequired
 
+import torch
 from pydantic import ConfigDict, with_config
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,7 +26,8 @@ from workbench.core.checks import Natural, Positive
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json, read_text
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.coder import ROWS
+from workbench.dictionaries.folder import DictionaryError, check_finite
 from workbench.dictionaries.module_names import hook_points_of
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_finite
@@ -89,7 +91,7 @@ def read(path: Path) -> Dictionary:
     text = read_text(path / CONFIG, DictionaryError, "a configuration")
     config = parse_json(text, Config, DictionaryError, f"its {CONFIG} is not sparsify's")
     _check_fields(config)
-    tensors = read_weights(path / WEIGHTS)
+    tensors = read_weights(path / WEIGHTS, ("encoder.weight", "W_dec"))
     names = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} | (
         {"W_skip"} if config.get("skip_connection") else set()
     )
@@ -213,11 +215,13 @@ def _built(config: Config, tensors: dict[str, Tensor], width: int) -> Dictionary
     own = {name: tensors[name] for name in ("W_dec", "b_dec", "W_skip") if name in tensors}
     own |= {"W_enc": tensors["encoder.weight"].T, "b_enc": tensors["encoder.bias"]}
     if skip and not transcode:
-        own["b_enc"] = own["b_enc"] - tensors["encoder.weight"] @ tensors["b_dec"]
+        shift = [rows.float() @ tensors["b_dec"] for rows in tensors["encoder.weight"].split(ROWS)]
+        own["b_enc"] = own["b_enc"] - torch.cat(shift)
+        check_finite({"encoder.bias": own["b_enc"]})
     stated: dict[str, Any] = {"d_in": config["d_in"], "d_out": config["d_in"], "d_sae": width, "k": config["k"]}
     stated["apply_b_dec_to_input"] = not transcode and not skip
     dictionary = Dictionary.kind_called(word).from_config(stated, own)
-    hold_finite(dictionary, own if own["b_enc"] is tensors["encoder.bias"] else {})
+    hold_finite(dictionary, own)
     return dictionary
 
 
