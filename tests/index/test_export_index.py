@@ -127,9 +127,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     only = build_from_export(export(index=3, labels=[]), tmp_path / "index")
     assert only.feature(3).top_examples == []
     note = tmp_path / "index" / "data" / "index.json"
-    note.write_text(note.read_text().replace('"format": 2', '"format": 1'))
-    with pytest.raises(FeatureIndexError, match="of a corpus or of an export"):
-        wb.open_index(tmp_path / "index")
+    content = note.read_text()
+    for old, new, words in (
+        ('"format": 2', '"format": 1', "of a corpus or of an export"),
+        ("tracer/a", "b", "altered"),
+    ):
+        note.write_text(content.replace(old, new))
+        with pytest.raises(FeatureIndexError, match=words):
+            wb.open_index(tmp_path / "index")
 
 
 def test_single_files_of_an_export_are_read(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.forms import parse_json
 from workbench.core.hashing import combined
 
-PIECE = 4 * 2**20
+PIECE = 2**20
 """Bytes read at a time."""
 METADATA = "__metadata__"
 """The key of the header that names no tensor."""

@@ -33,6 +33,7 @@ from workbench.index.layout import (
     PATTERNS,
     FeatureIndexError,
     check_ours,
+    seal_of,
     write_array,
     write_note,
 )
@@ -124,7 +125,7 @@ def export_identity(export: FeatureExport) -> str:
 
 def _note(export: FeatureExport, size: int, identity: str, n_tokens: int) -> dict[str, Any]:
     dictionary = {"name": called(export), "kind": "", "reads": "", "writes": export.hook_point, "n_features": size}
-    return {
+    note: dict[str, Any] = {
         "format": EXPORTED,
         "dictionary": dictionary | {"hash": identity, "provenance": {"model_name": export.model}},
         "harvest": {"model": export.model, "model_hash": ""},
@@ -135,6 +136,8 @@ def _note(export: FeatureExport, size: int, identity: str, n_tokens: int) -> dic
         "versions": {name: version(name) for name in ("numpy", "pyarrow")},
         "command": command_line(),
     }
+    note["export"]["seal"] = seal_of(note)
+    return note
 
 
 def _write_tokens(folder: Path, export: FeatureExport, vocabulary: dict[str, int]) -> int:

@@ -26,6 +26,7 @@ from workbench.core.checks import Natural, Positive
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import is_empty, replacing
 from workbench.core.forms import as_form, read_json
+from workbench.core.hashing import hash_of
 from workbench.core.paths import check_links, is_plain_name
 from workbench.core.type_words import shown
 
@@ -96,6 +97,11 @@ class IndexNote(TypedDict):
     export: NotRequired[ExportNote]
 
 
+def seal_of(note: Mapping[str, Any]) -> str:
+    """SHA-256 of what the note of an export's index says; no dictionary is there to compare it with."""
+    return hash_of({name: note.get(name) for name in ("dictionary", "harvest", "export", "keep", "signed", "n_tokens")})
+
+
 def checksum(file: Path) -> str:
     """SHA-256 in hex: of all bytes, or of a large file's evenly spaced pieces and its size."""
     size = file.stat().st_size
@@ -142,6 +148,8 @@ def read_note(folder: Path) -> IndexNote:
     note = as_form(content, IndexNote, FeatureIndexError, f"{file} is not the note of an index")
     if (version == EXPORTED) != ("export" in note):
         raise FeatureIndexError(f"{file} does not say whether it is of a corpus or of an export; build the index anew.")
+    if "export" in note and note["export"].get("seal") != seal_of(_unsealed(content)):
+        raise FeatureIndexError(f"{file} was altered after it was saved; build the index anew.")
     for name, about in note["files"].items():
         if not is_plain_name(name):
             raise FeatureIndexError(f"{file} names a file outside of its folder, {shown(name)}; build the index anew.")
@@ -169,6 +177,10 @@ def check_ours(path: Path) -> None:
 def _written_here(file: Path) -> bool:
     unfinished = file.name.startswith(f".{PROGRESS}.") and file.suffix == ".part"  # of a commit
     return unfinished or (not file.is_dir() and (file.suffix == ".bin" or file.name == PROGRESS))
+
+
+def _unsealed(note: Mapping[str, Any]) -> dict[str, Any]:
+    return {**note, "export": {name: one for name, one in note["export"].items() if name != "seal"}}
 
 
 def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:
