@@ -350,7 +350,7 @@ SAVERS = [
     Saver("index", "index", _index, _read_index, resumes=True),
     Saver("index over another", "index", _index, _read_index, lambda path: _index(path, 7), slow=True, resumes=True),
     Saver("export", "export", _export, _read_export, _give_indexes),
-    Saver("index of an export", "index", _index_export, _read_index),
+    Saver("index of an export", "index", _index_export, _read_index, resumes=True),
     Saver("store", "store", _store, _read_store, resumes=True),
 ]
 
