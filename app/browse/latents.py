@@ -56,7 +56,7 @@ def _summary(query: LatentQuery, hits: Sequence[FeatureHit], index: FeatureIndex
     if not query.asks:
         which = "with a star, the most often active first" if query.starred else "the most often active first"
         if one.exported:
-            return f"**{count}.** The export holds {one.n_features:,} {noun}s, with examples that somebody chose."
+            return f"**{count}.** The export holds {dictionaries.counted(one)}, with examples that somebody chose."
         return f"**{count}, {which}.** The index covers {n_tokens:,} tokens."
     if not hits:
         return f"No {noun} fits “{plain(query.text)}” under these settings."

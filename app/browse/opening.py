@@ -65,7 +65,7 @@ def report(model: LanguageModel) -> None:
         made_for = f", made for {plain(one.made_for)}." if one.made_for else "."
         opened = f"a dictionary in the format of {plain(form)}, {dictionaries.about(one)}"
         if one.exported:
-            opened = f"an export of {plain(form)} with {one.n_features:,} features, without their dictionary"
+            opened = f"an export of {plain(form)} with {dictionaries.counted(one)}, without their dictionary"
         st.success(f"Opened {plain(one.title)}: {opened}{made_for}", icon=":material/check:")
 
 

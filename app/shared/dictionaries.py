@@ -268,6 +268,11 @@ def about(one: Known) -> str:
     return f"{plain(one.kind.replace('_', ' '))}, {size}, at {plain(one.where)}"
 
 
+def counted(one: Known) -> str:
+    """The number of its features, with their word."""
+    return f"{one.n_features:,} {one.noun}{'s' * (one.n_features != 1)}"
+
+
 def several(points: str) -> str:
     """The names of hook points, the first and the last where they are many."""
     names = points.split(JOIN)
