@@ -18,6 +18,8 @@ import streamlit as st
 from jobs import Job, Stopped, Task  # noqa: F401 - a door to all long work
 
 if TYPE_CHECKING:
+    from shared.dictionaries import Known
+
     from workbench import Feature
     from workbench.dictionaries import Dictionary
     from workbench.dictionaries.loading import Place
@@ -147,7 +149,7 @@ def let_go() -> None:
             del _jobs()[key]
         for key in [key for key, one in _tasks().items() if one.done]:
             del _tasks()[key]
-    for cached in (dictionary, reading, neighbours, strongest, feature_index, state_counts):
+    for cached in (dictionary, reading, neighbours, strongest, feature_index, exported_index, state_counts):
         cached.clear()
 
 
@@ -215,6 +217,20 @@ def _kept() -> dict[tuple[str, str], Any]:
 def typed_folders() -> dict[str, Place]:
     """The dictionaries that users asked for, for all sessions, by their absolute paths."""
     return {}
+
+
+@st.cache_resource(show_spinner=False)
+def typed_exports() -> dict[str, Known]:
+    """The exports of features that users opened, for all sessions, by their names."""
+    return {}
+
+
+@st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT)
+def exported_index(folder: str, stamp: tuple[int, ...]) -> FeatureIndex:
+    """The checked index of an export; the stamp identifies the state of its files."""
+    from workbench.index import open_index
+
+    return open_index(folder)
 
 
 @st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT)

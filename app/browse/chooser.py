@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from shared import dictionaries, session
+from shared import dictionaries, exports, session
 from shared.dictionaries import Known
 
 from browse import opening
@@ -22,7 +22,7 @@ NEURONS = "Neurons (read through the LM head)"
 def choose(model: LanguageModel) -> Known | None:
     """Draw the chooser; returns the chosen dictionary, None for the neurons."""
     opening.take_fetched(model)
-    offered = {one.name: one for one in dictionaries.fitting(model)}
+    offered = {one.name: one for one in _all(model)}
     if st.session_state.get("dictionary") not in (NEURONS, *offered):
         st.session_state["dictionary"] = NEURONS
     which, folder = st.columns([5, 2], vertical_alignment="bottom")
@@ -56,9 +56,14 @@ def follow(model: LanguageModel, link: str | None) -> None:
     if dictionaries.is_neuron(feature):
         st.session_state["dictionary"] = NEURONS
         return
-    known = [one.name for one in dictionaries.fitting(model) if feature.dictionary in (one.name, one.folder, one.title)]
+    known = [one.name for one in _all(model) if feature.dictionary in (one.name, one.folder, one.title)]
     if known:
         st.session_state["dictionary"] = known[0]
+
+
+def _all(model: LanguageModel) -> list[Known]:
+    """The dictionaries that fit the model, and the exports that were opened, which may be of any."""
+    return [*dictionaries.fitting(model), *exports.known()]
 
 
 def _titled(name: str, offered: dict[str, Known]) -> str:
@@ -66,4 +71,4 @@ def _titled(name: str, offered: dict[str, Known]) -> str:
     if one is None:
         return name
     count = f" · {one.n_features:,} {one.noun}s" if one.n_features else ""
-    return f"{one.title} · {one.kind.replace('_', ' ')}{count} · {one.where}"
+    return f"{one.title} · {one.kind.replace('_', ' ')}{count}" + (f" · {one.where}" if one.where else "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
-from shared import dictionaries, session, snippets
+from shared import dictionaries, exports, session, snippets
 from shared.dictionaries import Known
 from shared.waiting import one_sentence
 
@@ -16,7 +16,7 @@ from browse.latent_query import LIMIT, LatentQuery
 from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
-    from workbench.index import FeatureHit
+    from workbench.index import FeatureHit, FeatureIndex
     from workbench.model import LanguageModel
 
 ROWS_SHOWN = 10
@@ -40,20 +40,23 @@ def _panel(model: LanguageModel, one: Known) -> None:
     if st.session_state.pop("opened", False) and not st.session_state["whole page"]:
         st.rerun()  # a card is to be drawn
     with one_sentence():
-        index = dictionaries.open_index(model, one)
+        index = exports.index_of(one) if one.exported else dictionaries.open_index(model, one)
         if index is None:
             st.rerun()
         hits = index.search(**query.how())
-        st.markdown(_summary(query, hits, index.n_tokens, one.noun))
+        st.markdown(_summary(query, hits, index, one))
         if hits:
             _show_table(one, hits, query)
         labels.show(index)
         snippets.show(script.latent_search(one.folder, query.how()))
 
 
-def _summary(query: LatentQuery, hits: Sequence[FeatureHit], n_tokens: int, noun: str) -> str:
+def _summary(query: LatentQuery, hits: Sequence[FeatureHit], index: FeatureIndex, one: Known) -> str:
+    noun, n_tokens = one.noun, index.n_tokens
     count = f"The first {LIMIT} {noun}s" if len(hits) == LIMIT else f"{len(hits)} {noun}{'s' if len(hits) != 1 else ''}"
     if not query.asks:
+        if one.exported:
+            return f"**{count}.** The export holds {dictionaries.counted(one)}, with examples that somebody chose."
         which = f"{'with a star, ' if query.starred else ''}the {latent_query.UNASKED[query.unasked]} first"
         return f"**{count}, {which}.** The index covers {n_tokens:,} tokens."
     if not hits:
@@ -85,7 +88,7 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
             st.column_config.ListColumn("Promotes", width=wide, help="Tokens that it makes likelier."),
         ),
         "density": (
-            [100 * hit.density for hit in hits],
+            [None if hit.density is None else 100 * hit.density for hit in hits],
             st.column_config.NumberColumn(
                 "Active", format="%.3g%%", width=70, help="The share of all tokens on which it is active."
             ),

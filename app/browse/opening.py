@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import background, dictionaries, places, session
+from shared import background, dictionaries, exports, places, session
 
 from workbench.core.text import plain
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
 TYPED, FETCHED, WRONG, OPENED = "typed folder", "fetched dictionary", "trouble with folder", "opened dictionary"
 """In the session: what is typed, the key of the download that it waits for, why it failed, and what was recognised."""
+BOX = "box to open a dictionary"
+"""In the session: whether the box is open."""
 STOPPED = "The download was stopped; what was fetched is kept, and opening the same name goes on."
 
 
 def ask(model: LanguageModel, place: Any) -> None:
     """Draw the button that asks for a dictionary."""
-    with place.popover("Open", icon=":material/folder_open:", width="stretch"):
+    # what is typed closes the box, which would hide a part of the sentence below it
+    with place.popover("Open", icon=":material/folder_open:", width="stretch", key=BOX, on_change="rerun"):
         st.text_input(
             "Folder, file or name on the hub",
             key=TYPED,
@@ -30,7 +34,8 @@ def ask(model: LanguageModel, place: Any) -> None:
             on_change=_typed,
             args=(model,),
             help="What Workbench, SAELens, sparsify, dictionary_learning or circuit-tracer wrote, or a dictionary on "
-            "Hugging Face: OWNER/REPOSITORY/FOLDER, with @REVISION if need be.",
+            "Hugging Face: OWNER/REPOSITORY/FOLDER, with @REVISION if need be. Or an export of features of Neuronpedia "
+            "or circuit-tracer, whose dictionary need not be there.",
         )
 
 
@@ -57,11 +62,11 @@ def report(model: LanguageModel) -> None:
         st.error(plain(complaint), icon=":material/error:")
     if what := st.session_state.pop(OPENED, None):
         one, form = what
-        st.success(
-            f"Opened {plain(one.title)}: a dictionary in the format of {plain(form)}, {dictionaries.about(one)}"
-            + (f", made for {plain(one.made_for)}." if one.made_for else "."),
-            icon=":material/check:",
-        )
+        made_for = f", made for {plain(one.made_for)}." if one.made_for else "."
+        opened = f"a dictionary in the format of {plain(form)}, {dictionaries.about(one)}"
+        if one.exported:
+            opened = f"an export of {plain(form)} with {dictionaries.counted(one)}, without their dictionary"
+        st.success(f"Opened {plain(one.title)}: {opened}{made_for}", icon=":material/check:")
 
 
 class _in_the_session:
@@ -85,16 +90,23 @@ def _typed(model: LanguageModel) -> None:
     typed = st.session_state[TYPED].strip()
     if not typed:
         return
-    st.session_state[FETCHED] = None
+    st.session_state[FETCHED], st.session_state[BOX] = None, False
     with _in_the_session():
         name = dictionaries.path_of(places.allowed(typed))
-        if entry_on_hub(name) is None:
+        if exports.recognised(Path(name)):
+            _begin(name, exports.opening(Path(name)))
+        elif entry_on_hub(name) is None:
             _take(model, located(name))
-            return
-        key = ("open", name)
-        caching.forget(key)
-        caching.begin(key, f"Opening {name}", _fetching(name))
-        st.session_state[FETCHED], st.session_state[TYPED] = key, ""
+        else:
+            _begin(name, _fetching(name))
+
+
+def _begin(name: str, work: Callable[..., Place | Path]) -> None:
+    """Begin long work that opens what is called so."""
+    key = ("open", name)
+    caching.forget(key)
+    caching.begin(key, f"Opening {name}", work)
+    st.session_state[FETCHED], st.session_state[TYPED] = key, ""
 
 
 def _fetching(name: str) -> Callable[..., Place]:
@@ -109,12 +121,17 @@ def _fetching(name: str) -> Callable[..., Place]:
     return work
 
 
-def _take(model: LanguageModel, place: Place) -> None:
-    """Add a dictionary to the known ones, choose it, and say what was recognised."""
+def _take(model: LanguageModel, place: Place | Path) -> None:
+    """Add a dictionary, or the index of an export, to the known ones, choose it, and say what was recognised."""
     from workbench.dictionaries.recognition import format_of
 
-    one = dictionaries.add(model, place)
+    if isinstance(place, Path):
+        one = exports.add(place)
+        form = exports.index_of(one).about["export"]["source"]
+    else:
+        one = dictionaries.add(model, place)
+        form = format_of(place.path).TITLE
     st.session_state["dictionary"] = one.name
     session.open_feature(None)
     st.session_state[TYPED] = ""
-    st.session_state[OPENED] = one, format_of(place.path).TITLE
+    st.session_state[OPENED] = one, form

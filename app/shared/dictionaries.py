@@ -50,6 +50,8 @@ class Known:
     """Name of the model it was made for; empty if the folder does not state it."""
     complaint: str = ""
     """Why it can't be offered, in a sentence; empty if it can."""
+    exported: bool = False
+    """Whether it is an export of features, whose dictionary is not there; the folder is then that of its index."""
 
     @property
     def title(self) -> str:
@@ -84,6 +86,8 @@ class Known:
     def index_folder(self) -> Path:
         """The folder of its feature index, which may not exist: in its own, or in the cache for one that has none."""
         path = Path(self.folder)
+        if self.exported:
+            return path
         if path.is_dir() and repository_of(path) is None:
             return path / "index"
         return cache_folder() / "indexes" / hash_of(str(place(self)))[:32]
@@ -262,6 +266,11 @@ def about(one: Known) -> str:
     """A dictionary's kind, size and hook points in a line of Markdown."""
     size = f"{one.n_features:,} {one.noun}s" if one.n_features else f"{one.noun}s"
     return f"{plain(one.kind.replace('_', ' '))}, {size}, at {plain(one.where)}"
+
+
+def counted(one: Known) -> str:
+    """The number of its features, with their word."""
+    return f"{one.n_features:,} {one.noun}{'s' * (one.n_features != 1)}"
 
 
 def several(points: str) -> str:

@@ -6,14 +6,16 @@ import math
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from shared import dictionaries, pages, remarks, session, snippets
+from shared import dictionaries, exports, pages, remarks, session, snippets
 from shared.dictionaries import Known
-from shared.tokens import show_examples
+from shared.tokens import show_chips, show_examples
 
 from workbench import Feature, figures
 from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from workbench.index import FeatureCard, FeatureIndex
     from workbench.model import LanguageModel
 
@@ -23,9 +25,7 @@ SHOWN, MORE = 8, 20
 
 def show(model: LanguageModel, text: str) -> None:
     """Draw the card of a latent, given its feature id; raises an error of the package if there is none."""
-    feature = dictionaries.feature(model, text)
-    one = dictionaries.called(model, feature.dictionary)
-    index = dictionaries.usable_index(model, one)
+    feature, one, index = _found(model, text)
     with st.container(border=True, key="card"):
         card = index.feature(feature.index) if index else None
         _head(feature, one, card)
@@ -33,13 +33,29 @@ def show(model: LanguageModel, text: str) -> None:
             st.caption("Its examples, tokens and neighbours show here once the dictionary has an index.")
             return
         remarks.show(one, index, feature.index)
+        for label in card.labels:
+            st.caption(f"{plain(label.source)}: “{plain(label.text)}”")
         if card.active == 0:
             st.info(f"This {one.noun} was active on none of the index's {index.n_tokens:,} tokens.")
         else:
             _examples(card)
         _words(card)
-        _relations(one, index, card)
-        snippets.show(_script(one.folder, feature.index))
+        if one.exported:
+            lacking = index.about["export"]["absent"]
+            st.caption(f"Not known here, as the export does not hold it: {plain(', '.join(lacking))}.")
+        else:
+            _relations(one, index, card)
+        snippets.show((_script_of_export if one.exported else _script)(one.folder, feature.index))
+
+
+def _found(model: LanguageModel, text: str) -> tuple[Feature, Known, FeatureIndex | None]:
+    """A feature with its dictionary, or with the export that holds it, and the index of either."""
+    parsed = Feature.parse(text)
+    if (export := exports.called(parsed.dictionary)) is not None:
+        return parsed, export, exports.index_of(export)
+    feature = dictionaries.feature(model, text)
+    one = dictionaries.called(model, feature.dictionary)
+    return feature, one, dictionaries.usable_index(model, one)
 
 
 def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
@@ -47,33 +63,54 @@ def _head(feature: Feature, one: Known, card: FeatureCard | None) -> None:
     name.subheader(f"{plain(one.title)}, {one.noun} {feature.index}", anchor=False)
     name.caption(dictionaries.about(one))
     if card is not None:
-        with numbers.container(horizontal=True, gap="medium"):
-            st.metric("Active on", f"{card.density:.2%}", width="content", help=f"{card.active:,} tokens of the index.")
-            st.metric("Highest", f"{card.highest:.3g}", width="content", help="Its highest value in the index.")
-            st.metric("Mean", f"{card.mean:.3g}", width="content", help="Its mean value where it is active.")
+        _numbers(card, numbers.container(horizontal=True, gap="medium"))
     with actions.container(horizontal=True, horizontal_alignment="right"):
-        if st.button(f"Steer this {one.noun}", type="primary", icon=":material/tune:", key="steer this"):
+        if not one.exported and st.button(
+            f"Steer this {one.noun}", type="primary", icon=":material/tune:", key="steer this"
+        ):
             st.session_state.pop("linked", None)
             st.switch_page(pages.script("steer"), query_params=session.link(feature))
         st.button("Close", key="close card", on_click=session.open_feature, args=(None,), icon=":material/close:")
 
 
+def _numbers(card: FeatureCard, place: DeltaGenerator) -> None:
+    """Draw the card's numbers; one that an export does not say is not known."""
+    count = "By the count of the export." if card.active is None else f"{card.active:,} tokens of the index."
+    for name, number, form, help in (
+        ("Active on", card.density, ".2%", count),
+        ("Highest", card.highest, ".3g", "Its highest value in the index."),
+        ("Mean", card.mean, ".3g", "Its mean value where it is active."),
+    ):
+        place.metric(name, "not known" if number is None else format(number, form), width="content", help=help)
+
+
 def _examples(card: FeatureCard) -> None:
+    full = max([card.highest or 0.0, *(one.value for one in card.top_examples)])
+    if card.active is None:  # an export's: its examples are all that is known of its values
+        st.markdown(
+            "**Strongest examples of the export**" if card.top_examples else "The export holds no examples of it."
+        )
+        _strongest(card, full)
+        return
     top, weaker, histogram = st.tabs(["Strongest examples", "From weak to strong", "All values"])
     with top:
-        show_examples(card.top_examples[:SHOWN], card.highest)
-        rest = card.top_examples[SHOWN:MORE]
-        if rest:
-            with st.expander(f"{len(rest)} more"):
-                show_examples(rest, card.highest)
+        _strongest(card, full)
     with weaker:
         for low, high in sorted({example.band for example in card.quantile_examples}):
             st.caption(f"From the {_part(low)} quarter of its values")
-            show_examples([one for one in card.quantile_examples if one.band == (low, high)], card.highest)
+            show_examples([one for one in card.quantile_examples if one.band == (low, high)], full)
     with histogram:
         st.caption(f"The distribution of its values over the {card.active:,} tokens on which it is active.")
         figure = figures.activation_histogram(card.histogram.edges, card.histogram.counts)
         st.plotly_chart(figure, theme=None, key="histogram", config={"displayModeBar": False})
+
+
+def _strongest(card: FeatureCard, full: float) -> None:
+    show_examples(card.top_examples[:SHOWN], full)
+    rest = card.top_examples[SHOWN:MORE]
+    if rest:
+        with st.expander(f"{len(rest)} more"):
+            show_examples(rest, full)
 
 
 def _part(low: float) -> str:
@@ -90,9 +127,11 @@ def _words(card: FeatureCard) -> None:
     ):
         with place:
             st.markdown(f"**{name}**")
-            figure = figures.token_bars(
-                [one.token for one in tokens], [abs(one.score) for one in tokens], colour=colour
-            )
+            scores = [abs(one.score) for one in tokens if one.score is not None]
+            if len(scores) < len(tokens):  # an export names the tokens alone
+                show_chips([one.token for one in tokens])
+                continue
+            figure = figures.token_bars([one.token for one in tokens], scores, colour=colour)
             st.plotly_chart(figure, theme=None, key=f"latent {name}", config={"displayModeBar": False})
     st.caption("Bar: the amount that one unit of the latent adds to the token's score, before the final norm divides.")
 
@@ -138,4 +177,20 @@ def _script(folder: str, latent: int) -> str:
         "    print(round(example.value, 2), ''.join(example.tokens))\n"
         "print('nearest', [(one.index, round(one.cosine, 2)) for one in card.neighbours])\n"
         "print('active together', [(one.index, round(one.share, 2)) for one in card.cofiring])\n"
+    )
+
+
+def _script_of_export(folder: str, latent: int) -> str:
+    """The card of a feature from the index of an export."""
+    return (
+        "import workbench as wb\n\n"
+        f"index = wb.open_index({snippets.place(folder)!r})\n"
+        f"card = index.feature({latent})\n"
+        "print(card.density, card.highest)  # None where the export does not say it\n"
+        "for label in card.labels:\n"
+        "    print(repr(label.text), label.source)\n"
+        "print('promoted  ', [one.token for one in card.promoted])\n"
+        "print('suppressed', [one.token for one in card.suppressed])\n"
+        "for example in card.top_examples:\n"
+        "    print(round(example.value, 2), ''.join(example.tokens))\n"
     )

@@ -464,3 +464,45 @@ def test_two_dictionaries_are_measured_side_by_side(shelf: Shelf) -> None:
     assert list(frame["value 1"])[:2] == [f"{alone[1].loss_recovered:.4g}", f"{alone[1].fvu:.4g}"]
     printed = run_code(script(page, "measure_fidelities"))
     assert f"{alone[0].fvu:9.4f}" in printed
+
+
+def test_an_export_is_browsed_without_its_dictionary(shelf: Shelf, tmp_path: Path) -> None:
+    """What the export does not say is not known on the page, and its features can't be used as edits."""
+    export, ids = tmp_path / "export", {"modelId": "other", "layer": "6-res", "index": "7"}
+    for part, row in (
+        ("features", {"frac_nonzero": None, "maxActApprox": 9.5, "pos_str": [" dog"]}),
+        ("activations", {"tokens": ["a", " dog"], "values": [0.0, 2.0]}),
+        ("explanations", {"description": "pets <b>", "typeName": "auto"}),
+    ):
+        (export / part).mkdir(parents=True)
+        (export / part / "batch-0.jsonl").write_text(json.dumps(ids | row))
+    page = browse(shelf)
+    page.text_input(key="typed folder").set_value(str(export)).run()
+    page = quiet(ended(page, ("open", str(export))))
+    assert page.session_state["box to open a dictionary"] is False
+    name = "Neuronpedia/other/6-res"
+    assert page.selectbox(key="dictionary").value == name
+    assert page.success[0].value.replace("\\", "") == (
+        "Opened 6-res: an export of Neuronpedia with 1 latent, without their dictionary, made for other."
+    )
+    assert latents(page) == [7]
+    assert (page.dataframe[0].value["label"][0], list(page.dataframe[0].value["density"])) == ("pets <b>", [None])
+    page.text_input(key="latent query").set_value("pets").run()
+    assert latents(quiet(page)) == [7]
+    page.segmented_control(key="latent mode").set_value("regular expression").run()
+    assert "holds no corpus for regular expressions" in complaint(page)
+    page.segmented_control(key="latent mode").set_value("words").run()
+    page.session_state["open"] = f"{name}:7"
+    shown = words(quiet(page.run()))
+    assert [(one.label, one.value) for one in page.metric] == [
+        ("Active on", "not known"),
+        ("Highest", "9.5"),
+        ("Mean", "not known"),
+    ]
+    assert page.text_input(key=f"label of {name}:7").value == "pets <b>"
+    assert "Not known here, as the export does not hold it: densities" in " ".join(one.value for one in page.caption)
+    assert "Neuronpedia, auto" in " ".join(one.value for one in page.caption)
+    assert "Strongest examples of the export" in shown
+    assert "Steer this latent" not in [one.label for one in page.button]
+    assert "'pets <b>' Neuronpedia, auto" in run_code(script(page, "index.feature"))
+    assert "not loaded" in complaint(visit(shelf, "steer", f"{name}:7"))

@@ -337,6 +337,32 @@ def test_an_older_folder_of_sparsify_says_less(tmp_path: Path) -> None:
         assert bool(ours.reads) == known
 
 
+def test_the_run_of_an_older_folder_says_what_it_is(tmp_path: Path) -> None:
+    """The place of an MLP's is open unless the run's file or the caller says it; what is computed is the same."""
+    folder = tmp_path / "run" / "layers.1.mlp"
+    shutil.copytree(FIXTURES / "sparsify" / "topk" / "layers.1", folder)
+    _change(folder / "cfg.json", transcode="gone")
+    expected, ends = load_file(folder / "expected.safetensors"), ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
+    for content, places in (
+        (None, ("", "")),
+        ({"a": 1}, ("", "")),
+        ({"sae": {"k": 4}}, (ends[1], ends[1])),
+        ({"sae": {"k": 4}, "transcode": True}, ends),
+    ):
+        if content is not None:
+            (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+        ours = load_dictionary(folder)
+        equal(ours, expected)
+        assert (ours.reads, ours.writes) == places
+        assert ours.transcodes == (places == ends)
+    with pytest.raises(DictionaryError, match=r"that it reads at blocks.1.mlp.hook_in"):
+        load_dictionary(folder, hook_point=ends[1])
+    (tmp_path / "run" / "config.json").unlink()
+    told = load_dictionary(folder, hook_point=ends[0], writes=ends[1])
+    equal(told, expected)
+    assert (told.reads, told.writes, told.transcodes) == (*ends, True)
+
+
 def test_a_format_is_called_as_its_tool_is_spelled(tmp_path: Path) -> None:
     ours = load_dictionary(FIXTURES / "circuit_tracer" / "relu" / "layer_0.safetensors")
     ours.save(tmp_path / "set", format="circuit-tracer")

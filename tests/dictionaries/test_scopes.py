@@ -185,3 +185,64 @@ def test_what_only_names_say_is_not_guessed(tmp_path: Path) -> None:
 def test_each_has_one_format() -> None:
     for expected in EXPECTED:
         assert format_of(place(expected))
+
+
+def test_a_caller_says_what_files_do_not(tmp_path: Path) -> None:
+    """The same codes as in the publisher's folders; another place than the files' is refused."""
+    openai = SCOPES / "resid_post_mlp_v5_32k" / "autoencoders" / "6.pt"
+    for source in (GEMMA / "params.npz", openai):
+        copy = tmp_path / "mine" / source.name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(source, copy)
+        with pytest.raises(DictionaryError, match="say it: load_dictionary"):
+            load_dictionary(copy)
+        ours = load_dictionary(copy, hook_point="blocks.2.hook_resid_mid", model_name="me/my-model")
+        assert (ours.reads, ours.writes) == ("blocks.2.hook_resid_mid",) * 2
+        assert ours.provenance["model_name"] == "me/my-model"
+        x = torch.randn(5, ours.d_in)
+        assert torch.equal(ours.encode(x).dense(), load_dictionary(source).encode(x).dense())
+    moved = tmp_path / "mine" / "params.npz"
+    both = load_dictionary(moved, hook_point="blocks.2.ln2.hook_normalized", writes="blocks.2.hook_mlp_out")
+    assert (both.kind, both.writes) == ("jumprelu_transcoder", "blocks.2.hook_mlp_out")
+    scaled = load_dictionary(moved, hook_point="hook_embed")
+    root = scaled.d_in**0.5
+    torch.testing.assert_close(scaled.encode(x := torch.randn(5, scaled.d_in)).dense(), ours_at(moved, x / root))
+    for how, words in (
+        ({"hook_point": "blocks.3.hook_resid_mid"}, "its files say that it reads at"),
+        ({"writes": "blocks.3.hook_resid_mid"}, "writes stands beside hook_point"),
+        ({"model_name": "gpt2"}, "its files say that it was made for google/gemma-2-2b"),
+    ):
+        with pytest.raises(DictionaryError, match=words):
+            load_dictionary(GEMMA, **how)
+    same = load_dictionary(GEMMA, hook_point="blocks.3.hook_resid_post", model_name="gemma-2-2b")
+    assert same.provenance["model_name"] == "google/gemma-2-2b"
+    shutil.copytree(GEMMA_2, tmp_path / "two")
+    (tmp_path / "two" / "config.json").unlink()
+    with pytest.raises(DictionaryError, match="say it: load_dictionary"):
+        load_dictionary(tmp_path / "two")
+    places = {"hook_point": "blocks.1.mlp.hook_in", "writes": "blocks.1.hook_mlp_out"}
+    assert load_dictionary(tmp_path / "two", **places).kind == "jumprelu_skip_transcoder"
+
+
+def ours_at(path: Path, x: torch.Tensor) -> torch.Tensor:
+    return load_dictionary(path, hook_point="blocks.0.hook_resid_pre").encode(x).dense()
+
+
+def test_what_openais_files_may_hold(tmp_path: Path) -> None:
+    good = torch.load(SCOPES / "resid_post_mlp_v5_32k" / "autoencoders" / "6.pt", weights_only=True)
+    state = {"activation_state_dict": {"k": 4, "postact_fn": "Identity"}}
+    for change, words in (
+        ({"activation": "Identity"}, "activation is 'Identity'"),
+        (state, "then applies 'Identity'"),
+        ({"activation_state_dict": {"k": True, "postact_fn": "ReLU"}}, "keeps True latents"),
+        ({"more": torch.zeros(2)}, "unknown more"),
+        ({"pre_bias": torch.full((8,), torch.nan)}, "not finite"),
+    ):
+        torch.save({**good, **change}, tmp_path / "0.pt")
+        with pytest.raises(DictionaryError, match=words):
+            load_dictionary(tmp_path / "0.pt", hook_point="blocks.0.hook_resid_post")
+    folder = tmp_path / "crosscoder" / "layer_1_2"
+    folder.mkdir(parents=True)
+    save_file({"w_enc": torch.zeros(2, 2)}, folder / "params_layer_0.safetensors")
+    with pytest.raises(DictionaryError, match="crosscoder of Gemma Scope 2"):
+        load_dictionary(folder)

@@ -357,7 +357,13 @@ FUNCTIONS: Calls = {
         "d_key": 2,
     },
     "dictionaries.Feature": lambda w: {"dictionary": "neurons.1.post", "index": 7},
-    "dictionaries.load_dictionary": lambda w: {"path": w.saved_sae, "device": w.model.device},
+    "dictionaries.load_dictionary": lambda w: {
+        "path": w.saved_sae,
+        "hook_point": w.sae.reads,
+        "writes": None,
+        "model_name": None,
+        "device": w.model.device,
+    },
     "dictionaries.load_set": lambda w: {"path": w.saved_sae, "device": w.model.device},
     "evaluation.bootstrap": lambda w: {
         "sums": {"a": torch.arange(4.0)},
@@ -406,6 +412,7 @@ FUNCTIONS: Calls = {
         "source_set": "res",
         "creator": "",
     },
+    "index.build_from_export": lambda w: {"export": wb.index.open_export(_export(w)), "path": w.new()},
     "index.add_labels": lambda w: {"index": w.index, "export": wb.index.open_export(_export(w))},
     "index.build_index": lambda w: {
         "model": w.model,

@@ -101,6 +101,19 @@ def _write_index(w: World, folder: Path) -> None:
     wb.open_index(folder / "index").label(1, "a word")
 
 
+def _exported_content(w: World, folder: Path) -> list[Any]:
+    index = wb.open_index(folder / "index")
+    about = {name: index.about[name] for name in ("dictionary", "export", "n_tokens")}
+    return [about, index.feature(3).to_dict(), [hit.index for hit in index.search("dog")]]
+
+
+def _write_exported(w: World, folder: Path) -> None:
+    labels = [wb.index.ExportedLabel("dogs", "me")]
+    example = wb.index.ExportedExample([" dog", "s"], [2.0, 0.0])
+    features = {3: wb.index.ExportedFeature(3, labels, [example], 0.5, promoted=[" cat"])}
+    wb.index.build_from_export(wb.index.FeatureExport("Neuronpedia", "m", "6-res", "", features), folder / "index")
+
+
 def _labels(name: str) -> Kept:
     def write(w: World, folder: Path) -> None:
         w.index.label(1, "a word")
@@ -223,6 +236,7 @@ KEPT: dict[str, Kept] = {
     "index": Kept(
         _write_index, _index_content, r"people\.sqlite|index.json: .*(name|provenance|licence|source|command)"
     ),
+    "index of an export": Kept(_write_exported, _exported_content, r"index.json: .*(versions|command)"),
     "labels": _labels("labels.json"),
     "labels csv": _labels("labels.csv"),
     "store": Kept(

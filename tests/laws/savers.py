@@ -164,6 +164,12 @@ def _export(path: Path, number: int) -> Any:
     )
 
 
+def _index_export(path: Path, number: int) -> Any:
+    example = wb.index.ExportedExample([" dog", "s"], [2.0 + number, 0.0])
+    features = {3: wb.index.ExportedFeature(3, examples=[example], promoted=[" cat"])}
+    return wb.index.build_from_export(wb.index.FeatureExport("Neuronpedia", "m", "6-res", "", features), path)
+
+
 def _read_export(path: Path) -> Any:
     return wb.index.open_export(path).model if path.exists() else None
 
@@ -344,6 +350,7 @@ SAVERS = [
     Saver("index", "index", _index, _read_index, resumes=True),
     Saver("index over another", "index", _index, _read_index, lambda path: _index(path, 7), slow=True, resumes=True),
     Saver("export", "export", _export, _read_export, _give_indexes),
+    Saver("index of an export", "index", _index_export, _read_index, resumes=True),
     Saver("store", "store", _store, _read_store, resumes=True),
 ]
 

@@ -126,7 +126,7 @@ def test_a_person_may_allow_code(place: Place) -> None:
 
 EXEMPT = {
     "save_model save_graph save_task save_interventions save_sparsities export_labels Corpus.save TopKSAE.save"
-    " save_viewer_graph Direction.save export_features "
+    " save_viewer_graph Direction.save export_features build_from_export "
     "TopKSAE.write Child.save_pretrained": "write, see `test_kills.py`",
     "train build_index build_indexes fine_tune heal Store.write": "resume what is in a folder: attacked as "
     "`training`, `fine-tuning`, `index` and `store`",

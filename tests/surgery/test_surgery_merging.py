@@ -87,6 +87,7 @@ def test_a_merged_child_records_its_parents_and_opens_again(tmp_path: Path) -> N
     assert 0.4 < step["kept"] < 0.5  # of densities 0.6 and 0.3
     certificate = child.certify(wb.Corpus(["the dog ran to a house and my cat ran to the river"] * 4), 60, context=8)
     assert f"recipe `{json.dumps(step['recipe'], ensure_ascii=False)}`" in certificate.to_markdown()
+    assert f"seed {SEED}" in certificate.to_markdown()
     assert "model.norm.weight" not in repr(child)
     child.save_pretrained(tmp_path / "merged")
     opened = wb.surgery.open_child(tmp_path / "merged", child.parent)

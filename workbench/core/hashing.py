@@ -130,8 +130,8 @@ def first_difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> s
 def not_finite(tensors: Mapping[str, Tensor], *, infinite: Sequence[str] = ()) -> str:
     """The name of the first tensor with a value that is not a finite number; empty where there is none.
 
-    A sum reads a tensor once and at the speed of memory. It is finite only if every value is; where it is not, the
-    values are looked at one by one, since a sum of large ones overflows.
+    A sum reads a tensor once and at the speed of memory, as the ends of 16-bit values do. It is finite only if every
+    value is; where it is not, the values are looked at one by one, since a sum of large ones overflows.
 
     Args:
         tensors: by name; tensors of whole numbers are finite.
@@ -141,8 +141,12 @@ def not_finite(tensors: Mapping[str, Tensor], *, infinite: Sequence[str] = ()) -
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         kind = torch.promote_types(tensor.dtype, torch.float32)
-        for piece in in_pieces(tensor):  # a sum in another type copies what it reads
-            if math.isfinite(float(piece.sum(dtype=kind))):
+        for piece in in_pieces(tensor):
+            if tensor.dtype in HALVES:  # a sum in another type copies what it reads
+                whole = all(math.isfinite(float(end)) for end in piece.aminmax())  # NaN is an end of what holds it
+            else:
+                whole = math.isfinite(float(piece.sum(dtype=kind)))
+            if whole:
                 continue
             if bool((piece.isnan() if name in infinite else ~piece.isfinite()).any()):
                 return name

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize, pad
 
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.hashing import HALVES
 from workbench.core.type_words import shown
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
@@ -37,6 +38,10 @@ ROWS = 1024
 
 class SparseCoder(Trainable):
     """An encoder, an activation function and a decoder.
+
+    Matrices that are mapped from a file in 16 bits keep its type until they are used: the first use of the encoder
+    brings it into memory in float32, and decoder rows become float32 where they are read. All that is computed, and the
+    hash, is in float32.
 
     Args:
         d_in: width of the activations that are read.
@@ -84,6 +89,7 @@ class SparseCoder(Trainable):
         self.activation = activation
         self.resamples = activation.resamples
         self._room: tuple[Tensor, Tensor, Tensor] | None = None
+        self._packed: frozenset[str] = frozenset()  # the matrices that have their file's 16 bits
         self.W_enc_T = nn.Parameter(torch.empty(width, d_in), requires_grad=False)
         self.b_enc = nn.Parameter(torch.zeros(width), requires_grad=False)
         self.W_dec = nn.Parameter(torch.empty(width, d_out), requires_grad=False)
@@ -95,20 +101,37 @@ class SparseCoder(Trainable):
     @property
     def W_enc(self) -> Tensor:
         """See `SparseCoder`; the first use of an encoder that is mapped from a file brings it into memory."""
-        if not self.W_enc_T.is_contiguous():
+        if not self.W_enc_T.is_contiguous() or "W_enc_T" in self._packed:
             self._bring_encoder()
         return self.W_enc_T.T
 
     def _bring_encoder(self) -> None:
         """Lay an encoder that is mapped from a file, where it is `[d_in, width]`, out latent by latent in memory."""
+        if "W_enc_T" in self._packed:
+            self._widen("W_enc_T")
+            return
         with torch.inference_mode(False), keeping_hash(self):
             self.W_enc_T.data = self.W_enc_T.detach().contiguous()
 
+    def _widen(self, *names: str) -> None:
+        """Bring matrices in 16 bits into memory in float32."""
+        with torch.inference_mode(False), keeping_hash(self):
+            for name in self._packed.intersection(names):
+                parameter = self.get_parameter(name)
+                parameter.data = parameter.detach().to(torch.float32, memory_format=torch.contiguous_format)
+            self._packed = self._packed.difference(names)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What moves is laid out before."""
+        self._widen(*self._packed)
         if not self.W_enc_T.is_contiguous():
             self._bring_encoder()
         return super()._apply(fn, recurse)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; values are not rounded to 16 bits that a file had."""
+        self._widen(*self._packed)
+        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def _randomise(self, generator: torch.Generator) -> None:
@@ -149,9 +172,12 @@ class SparseCoder(Trainable):
     def decode(self, codes: Codes) -> Tensor:
         """Codes as activations: `[..., d_out]`."""
         check_codes(codes, self.n_features, self.name, self.b_dec.device)
-        values = codes.values.reshape(-1, codes.values.shape[-1]).to(self.W_dec.dtype)
-        latents = codes.indices.reshape(values.shape)
-        out = embedding_bag(latents, self.W_dec, mode="sum", per_sample_weights=values) + self.b_dec
+        values = codes.values.reshape(-1, codes.values.shape[-1]).to(self.b_dec.dtype)
+        latents, weight = codes.indices.reshape(values.shape), self.W_dec
+        if "W_dec" in self._packed:
+            used, latents = latents.unique(return_inverse=True)
+            weight = weight[used].float()
+        out = embedding_bag(latents, weight, mode="sum", per_sample_weights=values) + self.b_dec
         return out.view(*codes.values.shape[:-1], self.d_out)
 
     def reconstruct(self, x: Tensor, codes: Codes | None = None) -> Tensor:
@@ -182,17 +208,19 @@ class SparseCoder(Trainable):
     def direction(self, index: int) -> Tensor:
         """The latent's decoder row: `[d_out]`."""
         self.check(index)
-        return self.W_dec[index]
+        return self.W_dec[index].float() if "W_dec" in self._packed else self.W_dec[index]
 
     def initialise(self, x: Tensor, target: Tensor | None = None) -> None:
         """`b_dec` becomes the target's geometric median, and the encoder's size such that reconstructions have the
         target's; see `Trainable`."""
         self._check_units()
+        self._widen(*self._packed)
         learning.initialise(self, x, target)
 
     def adopt(self, x: Tensor, target: Tensor | None = None) -> None:
         """Units where no file states them, and decoder rows of norm 1; see `Trainable`."""
         self._check_units()
+        self._widen(*self._packed)
         learning.adopt(self, x, target)
 
     @torch.no_grad()
@@ -203,6 +231,7 @@ class SparseCoder(Trainable):
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """One group for each parameter; see `Trainable`."""
+        self._widen(*self._packed)
         ratio = self.unit_out / self.unit_in
         sizes = {"W_enc_T": ratio, "W_dec": 1.0, "W_skip": ratio}  # all others have the unit of what is written
         return [
@@ -250,6 +279,7 @@ class SparseCoder(Trainable):
     def tensors(self) -> dict[str, Tensor]:
         """The weights by SAELens's names."""
         tensors = {_short(name): tensor for name, tensor in self.state_dict().items()}
+        tensors |= {name: tensors[name].float() for name in self._packed}
         return {"W_enc": tensors.pop("W_enc_T").T.contiguous()} | tensors
 
     def deciding_settings(self) -> dict[str, Any]:
@@ -267,7 +297,7 @@ class SparseCoder(Trainable):
             "architecture": self.architecture or self.kind,
             "d_in": self.d_in,
             "d_sae": self.n_features,
-            "dtype": str(self.W_dec.dtype).removeprefix("torch."),
+            "dtype": str(self.b_dec.dtype).removeprefix("torch."),
             "device": "cpu",
             "apply_b_dec_to_input": self.centred,
             "normalize_activations": self.normalises,
@@ -304,6 +334,9 @@ class SparseCoder(Trainable):
         check_fit(coder.tensors(), tensors)
         by_name = {"W_enc_T": tensors["W_enc"].T} | dict(tensors)  # as it is in memory, until it is used
         coder.load_state_dict({name: by_name[_short(name)] for name in coder.state_dict()}, assign=True)
+        if coder.b_dec.dtype == torch.float32:
+            halves = (name for name in ("W_enc_T", "W_dec") if coder.get_parameter(name).dtype in HALVES)
+            coder._packed = frozenset(halves)
         return coder
 
 

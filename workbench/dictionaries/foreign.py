@@ -4,24 +4,64 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from workbench.core.hashing import HALVES
 from workbench.core.npz_files import read_npz
 from workbench.core.paths import leads_out
 from workbench.core.tensor_files import look_at_file, tensor_places
 from workbench.core.torch_files import read_torch
+from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError, check_finite, look
+from workbench.dictionaries.origin import plain_name
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_finite
 
 SHAPES = {"W_enc": 2, "b_enc": 1, "W_dec": 2, "b_dec": 1, "threshold": 1, "W_skip": 2}
 """Numbers of dimensions of the tensors of an encoder-decoder dictionary."""
+MATRICES = ("W_enc", "W_dec")
+"""Those that such a dictionary keeps in a file's 16 bits until they are used."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a caller says of a dictionary whose files and path do not say it; empty texts say nothing."""
+
+    reads: str = ""
+    writes: str = ""
+    """Empty where it writes where it reads."""
+    model: str = ""
+    ASKED: ClassVar[str] = "say it: load_dictionary(path, hook_point=…), with writes=… for a transcoder"
+    """The end of a sentence that asks for it."""
+
+    def check(self, dictionary: Dictionary) -> None:
+        """Write what is said into a dictionary, where its files do not say it.
+
+        Raises:
+            DictionaryError: its files say something else, or it writes where it reads and another place is said.
+        """
+        if self.writes and not (self.reads and (dictionary.transcodes or dictionary.across)):
+            raise DictionaryError(
+                "writes stands beside hook_point, for a dictionary that reads at one place and writes at another"
+            )
+        unsaid = "" if dictionary.transcodes or dictionary.across else self.reads
+        for name, said in (("reads", self.reads), ("writes", self.writes or unsaid)):
+            stated = getattr(dictionary, name)
+            if said and stated and said != stated:
+                raise DictionaryError(f"its files say that it {name} at {stated}, and not at {shown(said)}")
+            setattr(dictionary, name, stated or said)
+        stated = dictionary.provenance.get("model_name")
+        if self.model and stated and plain_name(stated) != plain_name(self.model):
+            raise DictionaryError(f"its files say that it was made for {stated}, and not for {shown(self.model)}")
+        if self.model and not stated:
+            dictionary.provenance["model_name"] = self.model
 
 
 def mapped_safetensors(file: Path, what: str) -> dict[str, Tensor]:
@@ -95,13 +135,16 @@ def transposed(file: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
     return tensors | {"W_enc": tensors["W_enc"].T, "W_dec": tensors["W_dec"].T.contiguous()}
 
 
-def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], ndims: Mapping[str, int]) -> dict[str, Tensor]:
+def taken(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], ndims: Mapping[str, int], packed: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Tensors under our names, in float32.
 
     Args:
         tensors: of a file.
         names: our name of each of the file's; others in the file are refused.
         ndims: number of dimensions of each of ours.
+        packed: those of ours that stay in 16 bits where the file has them so.
 
     Raises:
         DictionaryError: one is missing, unknown, or of another number of dimensions.
@@ -115,7 +158,8 @@ def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], ndims: Mappin
             raise DictionaryError(f"its {name} holds {tensor.dtype}, not floating-point numbers")
         if tensor.ndim != ndims[ours]:
             raise DictionaryError(f"{name} has the shape {tuple(tensor.shape)}, and not {ndims[ours]} dimensions")
-        found[ours] = tensor if tensor.dtype == torch.float32 else tensor.float()
+        stays = tensor.dtype == torch.float32 or (ours in packed and tensor.dtype in HALVES)
+        found[ours] = tensor if stays else tensor.float()
     return found
 
 

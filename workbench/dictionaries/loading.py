@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 
 from workbench.core.checks import checked
 from workbench.core.progress import Progress
 from workbench.core.shipped import missing, shipped
 from workbench.core.steady import read_steadily
 from workbench.dictionaries.folder import CONFIG, DictionaryError, check_finite
+from workbench.dictionaries.foreign import Said
 from workbench.dictionaries.hub import fetch
 from workbench.dictionaries.hub_names import HUB, PREFIX, as_address, repository_of
 from workbench.dictionaries.protocol import Dictionary
@@ -24,21 +26,28 @@ from workbench.dictionaries.saelens_registry import Entry, entry_called
 from workbench.model.grad_mode import lasting
 from workbench.model.placing import chosen_device
 
+Text = Annotated[str, MinLen(1)]
+"""A text that says something."""
+
 
 @checked(DictionaryError)
 @lasting
 def load_dictionary(
     path: str | Path,
     *,
+    hook_point: Text | None = None,
+    writes: Text | None = None,
+    model_name: Text | None = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Dictionary:
     """Open a dictionary from a folder, a file or the hub, of the format that what lies there shows.
 
-    Weights in float32 stay in their file until they are used: every value is looked at once, a few MiB at a time, and
-    a feature's direction reads a row. The first `encode` brings the encoder into memory; 16-bit weights become float32
-    in memory at once.
+    Weights stay in their file until they are used: every value is looked at once, a few MiB at a time, and a feature's
+    direction reads a row. The first `encode` brings the encoder into memory, in float32 where the file has 16 bits.
+    16-bit weights of formats whose files need arithmetic first (SAELens, dictionary_learning, Llama Scope) become
+    float32 in memory at once.
 
     Of the hub, the files that the format needs are fetched into the cache of `huggingface_hub`, and nothing is asked
     where `HF_HUB_OFFLINE` is set. The dictionary's provenance holds the repository, the folder and the commit under
@@ -50,6 +59,10 @@ def load_dictionary(
             "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71", with "@REVISION" at its end if need be;
             or SAELens's release and id with "/" between, where sae-lens is installed. What exists here has precedence,
             and a name with "hf:" before it is one of the hub.
+        hook_point: where it reads, and writes unless `writes` is given, for files that don't say it, as for a
+            `params.npz` that is not in its publisher's folders; several are joined by " + ".
+        writes: where a transcoder writes.
+        model_name: the model that it was made for. What the files say has precedence: another name is refused.
         device: where its tensors go, such as "cuda"; "auto" for CUDA, else MPS, else the processor; None for the
             processor. A dictionary follows the model that it is used on.
         progress: called with the share of a download; without it `huggingface_hub` draws its bars.
@@ -57,11 +70,13 @@ def load_dictionary(
 
     Raises:
         DictionaryError: there is none, there are several, it is damaged, holds a link out of its folder, or is of a
-            kind or format that this version does not know; the hub can't be reached, or `cancel` returned True; or
+            kind or format that this version does not know; its place is not known, or its files say another than the
+            arguments; the hub can't be reached, or `cancel` returned True; or
             this machine has no such device.
     """
     place = None if device is None else chosen_device(device, DictionaryError)
-    dictionary = opened(located(path, progress=progress, cancel=cancel))
+    said = Said(hook_point or "", writes or "", model_name or "")
+    dictionary = opened(replace(located(path, progress=progress, cancel=cancel), said=said))
     return dictionary if place is None or place.type == "cpu" else dictionary.to(place)
 
 
@@ -74,6 +89,8 @@ class Place:
     """What the record takes over where the files do not say it."""
     stated: dict[str, Any] = field(default_factory=dict)
     """Settings that a list of releases states; see `saelens_registry`."""
+    said: Said = field(default_factory=Said)
+    """What the caller says where the files do not."""
 
 
 def located(
@@ -129,9 +146,10 @@ def _opened(place: Place) -> Dictionary:
             "open all with wb.dictionaries.load_set."
         )
     if parts[0] != path:
-        return opened(Place(parts[0], place.provenance, place.stated))
+        return opened(replace(place, path=parts[0]))
     with explained(path):
         dictionary = _read(form, place)
+        place.said.check(dictionary)
         if not is_examined(dictionary) and not dictionary.lazy:
             check_finite(dictionary.tensors())
     dictionary.provenance = place.provenance | dictionary.provenance
@@ -143,6 +161,9 @@ def _opened(place: Place) -> Dictionary:
 
 def _read(form: Format, place: Place) -> Dictionary:
     """The dictionary as its format reads it, with the settings that a list of releases states."""
+    if "said" in inspect.signature(form.read).parameters and not place.stated:
+        told: Callable[[Path, Said], Dictionary] = form.read  # type: ignore[assignment]
+        return told(place.path, place.said)
     if not place.stated:
         return form.read(place.path)
     if "stated" in inspect.signature(form.read).parameters:

@@ -65,12 +65,12 @@ def is_of_another(record: Mapping[str, Any], model: Any) -> bool:
     """
     if recorded := record.get("model_hash"):
         return not model.is_named(recorded)
-    stated, own = _plain(record.get("model_name")), _plain(model.name)
+    stated, own = plain_name(record.get("model_name")), plain_name(model.name)
     unclear = own == type(model.network.module).__name__.lower() or Path(model.name).exists()
     return bool(stated and own) and not unclear and stated != own
 
 
-def _plain(name: Any) -> str:
+def plain_name(name: Any) -> str:
     """A model's name without its owner, in small letters and digits, under one of the names that tools have for it."""
     last = str(name or "").rstrip("/").rpartition("/")[-1].lower()
     plain = re.sub(r"[^a-z0-9]", "", last.removeprefix("meta-").removesuffix("-hf"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,21 +14,28 @@ from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.foreign import mapped_safetensors
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, packed: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors of a safetensors file, mapped, every value looked at once; those in 16 bits become float32 in memory.
+
+    Args:
+        path: the file.
+        packed: names of those that stay in 16 bits.
 
     Raises:
         DictionaryError: the file is damaged, or a tensor holds no floating-point numbers or values that are not finite.
     """
-    return as_single(mapped_safetensors(path, f"its {path.name}"), path.name)
+    return as_single(mapped_safetensors(path, f"its {path.name}"), path.name, packed)
 
 
-def as_single(tensors: Mapping[str, Tensor], file: str) -> dict[str, Tensor]:
-    """Tensors of floating-point numbers, those in 16 bits as float32."""
+def as_single(tensors: Mapping[str, Tensor], file: str, packed: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors of floating-point numbers, those in 16 bits as float32 unless they are `packed`."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise DictionaryError(f"{shown(name)} in its {file} holds {tensor.dtype}, not floating-point numbers")
-    return {name: one.detach().float() if one.dtype in HALVES else one.detach() for name, one in tensors.items()}
+    return {
+        name: one.detach().float() if one.dtype in HALVES and name not in packed else one.detach()
+        for name, one in tensors.items()
+    }
 
 
 def names_in(path: Path) -> frozenset[str]:

@@ -16,6 +16,7 @@ from workbench.index.card import QuantileExample as QuantileExample
 from workbench.index.card import RegexScore as RegexScore
 from workbench.index.card import TokenFeatures as TokenFeatures
 from workbench.index.card import TokenScore as TokenScore
+from workbench.index.export_index import build_from_export as build_from_export
 from workbench.index.export_reading import open_export as open_export
 from workbench.index.export_writing import add_labels as add_labels
 from workbench.index.export_writing import export_features as export_features

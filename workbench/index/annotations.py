@@ -7,7 +7,7 @@ so that labels never end up on the latents of another dictionary.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,9 @@ class Annotations:
                 for field, value in fields.items():
                     connection.execute(f"UPDATE remarks SET {field} = ? WHERE feature = ?", (value, feature))
 
-    def save(self, path: Path, name: str) -> None:
-        """Write all to a JSON or CSV file."""
-        write_labels(path, name, self.dictionary, self.all())
+    def save(self, path: Path, name: str, remarks: Mapping[int, Remark]) -> None:
+        """Write remarks on the features of the dictionary to a JSON or CSV file."""
+        write_labels(path, name, self.dictionary, remarks)
 
     def load(self, path: Path, n_features: int) -> int:
         """Add what `save` wrote, replacing the remarks on its features; returns their number.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workbench.dictionaries.features import Feature
+from workbench.index.exported import ExportedLabel
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class QuantileExample(Example):
 class TokenScore:
     """A token that a feature promotes or suppresses."""
 
-    id: int
+    id: int | None
+    """None in an index from an export, which holds texts of tokens alone."""
     token: str
-    score: float
-    """The contribution of one unit of the feature to the token's logit, before the final norm divides."""
+    score: float | None
+    """The contribution of one unit of the feature to the token's logit, before the final norm divides; None where an
+    export does not say it."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +85,23 @@ class Histogram:
 
 @dataclass(frozen=True)
 class FeatureCard:
-    """Everything that an index holds on a feature."""
+    """Everything that an index holds on a feature; None for a number that an export does not say."""
 
     feature: Feature
     index: int
     label: str
     note: str
     starred: bool
-    active: int
+    active: int | None
     """Number of tokens on which the feature is not 0."""
-    density: float
+    density: float | None
     """Their share of all tokens."""
-    mean: float
+    mean: float | None
     """Mean value on them."""
-    highest: float
-    lowest: float
+    highest: float | None
+    lowest: float | None
     histogram: Histogram
+    """Without bins in an index from an export."""
     top_examples: list[Example]
     """Highest values, best first."""
     quantile_examples: list[QuantileExample]
@@ -111,6 +115,8 @@ class FeatureCard:
     """Nearest first."""
     cofiring: list[Partner]
     """By share times PMI; empty for neurons, which are active everywhere."""
+    labels: list[ExportedLabel] = field(default_factory=list)
+    """Every label of the export that the index was made from, with its source."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, the feature as its id."""
@@ -126,8 +132,9 @@ class FeatureHit:
     index: int
     label: str
     starred: bool
-    density: float
-    highest: float
+    density: float | None
+    """None where an export does not say it, as `highest`."""
+    highest: float | None
     activating: list[str]
     """Tokens it is most active on, each once."""
     promoted: list[str]

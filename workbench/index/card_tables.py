@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,12 +23,14 @@ from workbench.index.card import (
 from workbench.index.entries import Entries
 from workbench.index.examples import examples
 from workbench.index.label_files import Remark
+from workbench.index.published import Published
 from workbench.index.searching import Match
-from workbench.index.selection import BANDS, shown
+from workbench.index.selection import BANDS
 from workbench.index.statistics import histogram_edges
 from workbench.index.tokens import TokenTable
 
 NO_REMARK = Remark()
+T = TypeVar("T", int, float)
 
 
 class CardTables:
@@ -39,6 +42,7 @@ class CardTables:
         statistics: columns by name, see `FeatureIndex.statistics`.
         entries: positions and values, sorted by feature.
         tokens: the token table.
+        published: labels of an export.
     """
 
     def __init__(
@@ -48,14 +52,16 @@ class CardTables:
         statistics: dict[str, np.ndarray],
         entries: Entries,
         tokens: TokenTable,
+        *,
+        published: Published,
     ):
         self.name, self.dictionary = name, dictionary
-        self.statistics, self.entries, self.tokens = statistics, entries, tokens
+        self.statistics, self.entries, self.tokens, self.published = statistics, entries, tokens, published
 
     def card(self, index: int, remarks: Mapping[int, Remark]) -> FeatureCard:
         """The card of a feature; `remarks` hold its own label and those of other features."""
         row = {name: column[index].tolist() for name, column in self.statistics.items()}
-        places = shown(self.entries.kept(index), self.entries.signed)
+        places = self.entries.shown(index)
         groups = [places.top, *places.bands, places.lowest]
         ends = np.cumsum([len(group) for group in groups])
         every = examples(self.entries, self.tokens, index, places.all())
@@ -67,12 +73,12 @@ class CardTables:
             label=own.label,
             note=own.note,
             starred=own.starred,
-            active=row["active"],
-            density=row["density"],
-            mean=row["mean"],
-            highest=row["highest"],
-            lowest=row["lowest"],
-            histogram=Histogram(histogram_edges(row["lowest"], row["highest"]).tolist(), row["histogram"]),
+            active=known(row["active"]),
+            density=known(row["density"]),
+            mean=known(row["mean"]),
+            highest=known(row["highest"]),
+            lowest=known(row["lowest"]),
+            histogram=_histogram(row),
             top_examples=parts[0],
             quantile_examples=[
                 QuantileExample(**vars(example), band=(1 - (number + 1) / BANDS, 1 - number / BANDS))
@@ -84,6 +90,7 @@ class CardTables:
             suppressed=self._token_scores(row["suppressed"], row["suppressed_scores"]),
             neighbours=_neighbours(row, remarks),
             cofiring=_partners(row, remarks),
+            labels=list(self.published.get(index, [])),
         )
 
     def hit(self, index: int, remark: Remark, match: Match, score: RegexScore | None) -> FeatureHit:
@@ -94,8 +101,8 @@ class CardTables:
             index=index,
             label=remark.label,
             starred=remark.starred,
-            density=float(self.statistics["density"][index]),
-            highest=float(self.statistics["highest"][index]),
+            density=known(float(self.statistics["density"][index])),
+            highest=known(float(self.statistics["highest"][index])),
             activating=[text for text in self.tokens.strings(np.array(list(peaks))) if text],
             promoted=[text for text in self.tokens.strings(self.statistics["promoted"][index]) if text],
             matched_in=match.field,
@@ -105,13 +112,28 @@ class CardTables:
 
     def _token_scores(self, ids: list[int], scores: list[float]) -> list[TokenScore]:
         texts = self.tokens.strings(ids)
-        return [TokenScore(*one) for one in zip(ids, texts, scores, strict=True) if one[0] >= 0]
+        return [
+            TokenScore(None if self.entries.chosen else id, text, known(score))
+            for id, text, score in zip(ids, texts, scores, strict=True)
+            if id >= 0
+        ]
+
+
+def known(number: T) -> T | None:
+    """A number of a table; None for NaN, which stands for one that an export does not say."""
+    return None if math.isnan(number) else number
+
+
+def _histogram(row: Mapping[str, Any]) -> Histogram:
+    if "histogram" not in row:
+        return Histogram([], [])
+    return Histogram(histogram_edges(row["lowest"], row["highest"]).tolist(), row["histogram"])
 
 
 def _neighbours(row: Mapping[str, Any], remarks: Mapping[int, Remark]) -> list[Neighbour]:
     return [
         Neighbour(index=other, label=remarks.get(other, NO_REMARK).label, cosine=cosine)
-        for other, cosine in zip(row["neighbours"], row["neighbour_cosines"], strict=True)
+        for other, cosine in zip(row.get("neighbours", []), row.get("neighbour_cosines", []), strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from workbench.index.append_files import AppendFiles
 from workbench.index.layout import mapped, write_array
-from workbench.index.selection import Kept, kept, shown
+from workbench.index.selection import BANDS, Kept, Shown, kept, shown
 from workbench.index.tokens import TokenTable
 
 
@@ -59,6 +59,18 @@ class EntriesWriter:
         near = near[np.argsort(rows[near])]
         self._sets["around"].add(rows[near], values[near])
 
+    def add_examples(self, peaks: np.ndarray, heights: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:
+        """Write the next feature, of which some examples are known and nothing else.
+
+        Args:
+            peaks: the row of each example's peak `[n]`, the highest value first.
+            heights: the values there `[n]`.
+            rows: every row of an example whose value is not 0, `[count]`.
+            values: the values there `[count]`.
+        """
+        self._sets["entries"].add(peaks, heights)
+        self._sets["around"].add(rows, values)
+
 
 class _Rows:
     """Three files: rows, values, and offsets; closing writes the offsets."""
@@ -84,23 +96,34 @@ class Entries:
     Args:
         folder: `data/` of an index.
         n_tokens: size of its token table.
-        counts: number of entries of each feature before any was left out, `[n_features]`.
+        counts: number of entries of each feature before any was left out, `[n_features]`; None for those of
+            `add_examples`, of which each is the peak of an example that somebody chose.
         keep, signed: as in `EntriesWriter`.
 
     Attributes:
+        chosen: whether `counts` is None.
         rows: `[kept entries]`, token positions.
         values: `[kept entries]` float16.
         offsets: `[n_features + 1]`, the first entry of each feature.
     """
 
-    def __init__(self, folder: Path, n_tokens: int, counts: np.ndarray, keep: int | None, signed: bool):
-        self.n_tokens, self.keep, self.signed, self.counts = n_tokens, keep, signed, counts
+    def __init__(self, folder: Path, n_tokens: int, counts: np.ndarray | None, keep: int | None, signed: bool):
+        self.n_tokens, self.keep, self.signed = n_tokens, keep, signed
         self.rows, self.values, self.offsets = _read(folder, "entries")
         self._around = _read(folder, "around")
+        self.chosen = counts is None
+        self.counts = np.diff(self.offsets) if counts is None else counts
 
     def kept(self, feature: int) -> Kept:
         """Ranks of a feature's entries that are kept."""
         return kept(int(self.counts[feature]), self.keep, self.signed)
+
+    def shown(self, feature: int) -> Shown:
+        """Places of a card's examples among the kept entries: of chosen ones all, which tell nothing of quantiles."""
+        entries = self.kept(feature)
+        if self.chosen:
+            return Shown(np.arange(len(entries)), [np.arange(0)] * BANDS, np.arange(0))
+        return shown(entries, self.signed)
 
     def of(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and values of a feature's entries, highest value first; views of the mapped files."""
@@ -110,7 +133,7 @@ class Entries:
     def at(self, feature: int, rows: np.ndarray) -> np.ndarray:
         """A feature's values at rows `[n]`, float32; 0 where it has no entry."""
         known_rows, known_values = self.of(feature)
-        if not self.kept(feature).complete:
+        if self.chosen or not self.kept(feature).complete:
             there_rows, there_values, offsets = self._around
             here = slice(int(offsets[feature]), int(offsets[feature + 1]))
             known_rows = np.concatenate([known_rows, there_rows[here]])

@@ -6,7 +6,6 @@ import numpy as np
 
 from workbench.index.card import Example
 from workbench.index.entries import Entries
-from workbench.index.selection import shown
 from workbench.index.tokens import TokenTable
 
 
@@ -15,7 +14,7 @@ def examples(entries: Entries, tokens: TokenTable, feature: int, places: np.ndar
     rows, values = entries.of(feature)
     kept = entries.kept(feature)
     # whether all values around the peak are known
-    known = np.full(len(places), kept.complete) | np.isin(places, shown(kept, entries.signed).all())
+    known = np.full(len(places), kept.complete) | np.isin(places, entries.shown(feature).all())
     rows, values = rows[places], values[places].astype(np.float32)
     begins, ends = tokens.windows(rows)
     lengths = ends - begins

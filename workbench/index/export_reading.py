@@ -6,7 +6,7 @@ import gzip
 import math
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Annotated, Any, NotRequired, TypeVar, cast
@@ -29,6 +29,7 @@ LONGEST = 8 * 2**20
 """Bytes of a line."""
 RATIO = 100
 """Bytes of a packed file's content for each byte of the file, beside `LONGEST`; JSON has about ten."""
+LINES = (".jsonl", ".jsonl.gz")
 PARTS = ("features", "activations", "explanations")
 
 
@@ -43,6 +44,8 @@ class FeatureLine(TypedDict):
     maxActApprox: NotRequired[Number | None]
     pos_str: NotRequired[list[str] | None]
     neg_str: NotRequired[list[str] | None]
+    pos_values: NotRequired[list[Number] | None]
+    neg_values: NotRequired[list[Number] | None]
     hookName: NotRequired[str | None]
 
 
@@ -106,7 +109,7 @@ def open_export(path: str | Path, *, layer: Natural | None = None, examples: Nat
 
     Args:
         path: a folder with `features/`, `activations/` or `explanations/`, or one with a file `NUMBER.json` for each
-            feature.
+            feature; or a single file of these.
         layer: of circuit-tracer's files, the layer whose features are read: their numbers are then the pairs of layer
             and index by Cantor's function that its viewer asks for. None if they are the indices.
         examples: kept of each feature, those with the highest values; up to 20 tokens in front of the highest value and
@@ -122,10 +125,14 @@ def open_export(path: str | Path, *, layer: Natural | None = None, examples: Nat
 
 def _read(folder: Path, layer: int | None, examples: int) -> FeatureExport:
     """The export as it is now."""
+    if folder.is_file():
+        return _single(folder, layer, examples)
     if any((folder / part).is_dir() for part in PARTS):
+        for file in folder.iterdir():  # also what is not read here
+            _stays(file, folder)
         if layer is not None:
             raise FeatureIndexError("A Neuronpedia export is of one layer and states indices; leave layer out.")
-        return _neuronpedia(folder, examples)
+        return _neuronpedia(folder, {part: _files(folder / part) for part in PARTS}, examples)
     files = sorted((int(file.stem), file) for file in folder.glob("*.json") if _is_number(file.stem))
     if not files:
         raise FeatureIndexError(
@@ -134,14 +141,39 @@ def _read(folder: Path, layer: int | None, examples: int) -> FeatureExport:
     return _circuit_tracer(folder, files, layer, examples)
 
 
-def _neuronpedia(folder: Path, most: int) -> FeatureExport:
-    for file in folder.iterdir():  # also what is not read here
-        _stays(file, folder)
+def is_export(path: Path) -> bool:
+    """Whether a folder or file has the names of an export's."""
+    if path.is_file():
+        return path.name.endswith(LINES) or (path.suffix == ".json" and _is_number(path.stem))
+    if not path.is_dir():
+        return False
+    parts = (file for part in PARTS for ending in LINES for file in (path / part).glob(f"*{ending}"))
+    return any(parts) or any(_is_number(file.stem) for file in path.glob("*.json"))
+
+
+def _single(file: Path, layer: int | None, most: int) -> FeatureExport:
+    """The features of one file."""
+    if file.suffix == ".json" and _is_number(file.stem):
+        return _circuit_tracer(file.parent, [(int(file.stem), file)], layer, most)
+    if not file.name.endswith(LINES):
+        raise FeatureIndexError(f"{file} is no file of an export: neither lines of JSON nor a file as 17.json.")
+    if layer is not None:
+        raise FeatureIndexError("A Neuronpedia export is of one layer and states indices; leave layer out.")
+    keys = next(iter(_lines([file], dict[str, Any], file.parent)), {}).keys()
+    part = "activations" if "tokens" in keys else "explanations" if "description" in keys else "features"
+    return _neuronpedia(file.parent, {part: [file]}, most)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for ending in LINES for file in folder.glob(f"*{ending}"))
+
+
+def _neuronpedia(folder: Path, files: Mapping[str, list[Path]], most: int) -> FeatureExport:
     named: set[tuple[str, str]] = set()
     hook_points: set[str] = set()
     features: dict[int, ExportedFeature] = {}
-    for part in PARTS:
-        for line in _lines(folder / part, FORMS[part], folder):
+    for part, own in files.items():
+        for line in _lines(own, FORMS[part], folder):
             named.add((line["modelId"], line["layer"]))
             if len(named) > 1:
                 pairs = " and ".join(f"{shown(model)} {shown(layer)}" for model, layer in sorted(named))
@@ -159,13 +191,23 @@ def _neuronpedia(folder: Path, most: int) -> FeatureExport:
 
 
 def _with_facts(feature: ExportedFeature, line: FeatureLine) -> ExportedFeature:
+    promoted, suppressed = line.get("pos_str") or [], line.get("neg_str") or []
     return replace(
         feature,
         density=_number(line.get("frac_nonzero")),
         highest=_number(line.get("maxActApprox")),
-        promoted=line.get("pos_str") or [],
-        suppressed=line.get("neg_str") or [],
+        promoted=promoted,
+        suppressed=suppressed,
+        promoted_scores=_scores(promoted, line.get("pos_values"), feature.index),
+        suppressed_scores=_scores(suppressed, line.get("neg_values"), feature.index),
     )
+
+
+def _scores(tokens: list[str], values: list[float] | None, index: int) -> list[float]:
+    """The scores of tokens; none where nothing is said."""
+    if values and len(values) != len(tokens):
+        raise FeatureIndexError(f"Feature {index} has {len(tokens)} tokens with {len(values)} scores.")
+    return [float(one) for one in values or []]
 
 
 def _with_example(feature: ExportedFeature, line: ActivationLine, most: int) -> ExportedFeature:
@@ -258,9 +300,9 @@ def _index(value: int | str, folder: Path) -> int:
     return int(value)
 
 
-def _lines(folder: Path, form: type[T], home: Path) -> Iterator[T]:
+def _lines(files: list[Path], form: type[T], home: Path) -> Iterator[T]:
     """The lines of all files of a part, packed or not, in their form."""
-    for file in sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
+    for file in files:
         _stays(file, home)
         check_ordinary(file, FeatureIndexError)
         try:

@@ -53,6 +53,9 @@ class ExportedFeature:
     promoted: list[str] = field(default_factory=list)
     """Texts of the tokens that it promotes most, best first."""
     suppressed: list[str] = field(default_factory=list)
+    promoted_scores: list[float] = field(default_factory=list)
+    """The contribution of one unit of the feature to each promoted token's logit; empty where nothing is said."""
+    suppressed_scores: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

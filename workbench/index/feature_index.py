@@ -24,6 +24,7 @@ from workbench.index.identity import check_same, identities
 from workbench.index.label_files import Remark
 from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
 from workbench.index.ordering import densest_first, sharpest_first
+from workbench.index.published import Published, read_published, with_published
 from workbench.index.regex_scores import RegexScores
 from workbench.index.searching import NO_MATCH, Match, Searcher
 from workbench.index.selection import TOP
@@ -51,7 +52,8 @@ class FeatureIndex:
         about: the note of the index: `dictionary`, `harvest` (with the hashes of model and corpus), `versions`, …
         n_features, n_tokens: sizes.
         statistics: by name, `[n_features]` or `[n_features, n]`: `active`, `density`, `mean`, `highest`, `lowest`,
-            `histogram`, `peaks` (ids of the tokens of the top examples), `promoted`, `neighbours`, `partners`, …
+            `histogram`, `peaks` (ids of the tokens of the top examples), `promoted`, `neighbours`, `partners`, …; of an
+            index from an export `held` (which features it has) and NaN for what the export does not say.
         entries: positions and values, sorted by feature.
         tokens: the tokens that it was built on.
 
@@ -67,11 +69,12 @@ class FeatureIndex:
         self.model, self.dictionary = model, dictionary
         folder = self.path / DATA
         read_steadily(self._open, (folder, folder / NOTE), FeatureIndexError)
-        about = self.about["dictionary"]
+        about, named = self.about["dictionary"], self.about["dictionary"]["name"]
         others = (about.get("former_hash", ""), *([] if dictionary is None else identities(model, dictionary)))
         self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"], *others)
         self._searcher = Searcher(self.tokens, self.statistics)
-        self._cards = CardTables(about["name"], dictionary, self.statistics, self.entries, self.tokens)
+        tables = self.statistics, self.entries, self.tokens
+        self._cards = CardTables(named, dictionary, *tables, published=self._published)
 
     def _open(self) -> None:
         """Open the files of `data`, all of them: another process may replace them later."""
@@ -81,14 +84,23 @@ class FeatureIndex:
         self.n_features, self.n_tokens = note["dictionary"]["n_features"], note["n_tokens"]
         self.tokens = TokenTable(folder, self.n_tokens)
         self.statistics = read_statistics(folder / "features.parquet")
-        self.entries = Entries(folder, self.n_tokens, self.statistics["active"], note["keep"], note["signed"])
+        exported = "export" in note
+        counts = None if exported else self.statistics["active"]
+        self.entries = Entries(folder, self.n_tokens, counts, note["keep"], note["signed"])
+        self._published: Published = read_published(folder) if exported else {}
 
     def __len__(self) -> int:
         return self.n_features
 
     def __repr__(self) -> str:
         name = self.about["dictionary"]["name"]
-        return f"<FeatureIndex of {name}: {self.n_features:,} features, {self.n_tokens:,} tokens>"
+        held = f"{int(self.statistics['held'].sum()):,} of " if self.exported else ""
+        return f"<FeatureIndex of {name}: {held}{self.n_features:,} features, {self.n_tokens:,} tokens>"
+
+    @property
+    def exported(self) -> bool:
+        """Whether it was made from an export: of some features alone, without a corpus; see `build_from_export`."""
+        return "export" in self.about
 
     @checked(FeatureIndexError)
     def top(self, index: Natural, n: Natural = TOP) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +126,7 @@ class FeatureIndex:
     def feature(self, index: Natural) -> FeatureCard:
         """The card of a feature; raises `FeatureIndexError` if there is no such feature."""
         self._check(index)
-        return self._cards.card(index, self._annotations.all())
+        return self._cards.card(index, self.remarks())
 
     @checked(FeatureIndexError)
     def search(
@@ -143,7 +155,8 @@ class FeatureIndex:
             label: words in the label, as in `text`.
             token: one token, exactly (" dog" with its space) or as its id, among the most active or promoted ones.
             starred: only features with a star.
-            density: bounds of the share of tokens on which the feature is active.
+            density: bounds of the share of tokens on which the feature is active; where an export does not say it, a
+                feature passes the widest bounds alone.
             order: the score that a regex search sorts by.
             unasked: the order without `text` and `regex`: "density", densest first; or "sharpness": features with a
                 star, then those whose highest values stand on the fewest different tokens.
@@ -154,7 +167,12 @@ class FeatureIndex:
         Raises:
             FeatureIndexError: a regular expression that can't be read, or a setting out of range.
         """
-        remarks, searcher = self._annotations.all(), self._searcher
+        if self.exported and (regex is not None or isinstance(token, int)):
+            raise FeatureIndexError(
+                "An index from an export holds no corpus for regular expressions and no ids of tokens; search for "
+                "words or for the text of a token."
+            )
+        remarks, searcher = self.remarks(), self._searcher
         fits = searcher.dense(density)
         if starred:
             fits &= searcher.among(feature for feature, remark in remarks.items() if remark.starred)
@@ -223,8 +241,11 @@ class FeatureIndex:
         self._remark(index, starred=starred)
 
     def remarks(self) -> dict[int, Remark]:
-        """Every feature that has a label, a note or a star."""
-        return self._annotations.all()
+        """Every feature that has a label, a note or a star.
+
+        In an index from an export, a feature without a label of one's own has the export's first.
+        """
+        return with_published(self._annotations.all(), self._published)
 
     @checked(FeatureIndexError)
     def export_labels(self, path: str | Path) -> None:
@@ -236,7 +257,7 @@ class FeatureIndex:
             FeatureIndexError: another ending, or the file can't be written, or something else than such an export is
                 there.
         """
-        self._annotations.save(Path(path), self.about["dictionary"]["name"])
+        self._annotations.save(Path(path), self.about["dictionary"]["name"], self.remarks())
 
     @checked(FeatureIndexError)
     def import_labels(self, path: str | Path) -> int:
@@ -261,6 +282,8 @@ class FeatureIndex:
                 f"{self.about['dictionary']['name']} has {self.n_features:,} features, 0 to {self.n_features - 1}; "
                 f"there is no {index!r}."
             )
+        if self.exported and not self.statistics["held"][index]:
+            raise FeatureIndexError(f"The export of {self.about['dictionary']['name']} holds no feature {index}.")
 
     def _remark(self, index: int, **fields: Any) -> None:
         self._check(index)

@@ -33,6 +33,11 @@ def check_same(path: Path, note: IndexNote, model: LanguageModel | None, diction
         FeatureIndexError: the index was built on another model, or for another dictionary.
     """
     harvest, about = note["harvest"], note["dictionary"]
+    if "export" in note and not (model is None and dictionary is None):
+        raise FeatureIndexError(
+            f"{path} was made from an export, which does not say the weights of its model and dictionary; open it "
+            "without these."
+        )
     if model is not None and not model.is_named(harvest["model_hash"]):
         alike = harvest.get("former_hash") == model.former_hash
         raise FeatureIndexError(

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural
 from workbench.core.failures import explained
-from workbench.core.files import clear_leftovers, is_empty, replacing
+from workbench.core.files import clear_leftovers, replacing
 from workbench.core.forms import read_json
 from workbench.core.locks import alone, clear_lock
 from workbench.core.provenance import command_line
@@ -34,7 +34,10 @@ from workbench.index.layout import (
     BUILDING,
     DATA,
     NOTE,
+    PATTERNS,
+    PROGRESS,
     FeatureIndexError,
+    check_ours,
     save_json,
     write_note,
 )
@@ -47,9 +50,6 @@ from workbench.model.language_model import LanguageModel
 NEURONS_KEPT = 512
 """Entries kept per neuron where `keep` is None: every neuron has a value at every token."""
 COLUMNS = ("tokens", "texts", "positions")
-PROGRESS = "progress.json"
-PATTERNS = ("*.bin", "*.parquet", "*.sqlite")
-"""Names of the files of `data`, besides its note; older indexes have a file `words.sqlite`."""
 
 
 class SavedProgress(TypedDict):
@@ -77,7 +77,7 @@ class IndexBuild:
             "signed": dense,
         }
         self.building = path / BUILDING
-        _check_ours(path)
+        check_ours(path)
         Annotations(path / ANNOTATIONS, *hashes.values())  # raises for labels of another dictionary
         self.spool: Spool = (DenseSpool if dense else SparseSpool)(self.building, dictionary.n_features)
         self._files: list[AppendFiles] = []
@@ -161,26 +161,6 @@ class IndexBuild:
             write_entries(folder, self.spool, note, relations, check)
             write_note(folder, note)
         shutil.rmtree(self.building, ignore_errors=True)
-
-
-def _check_ours(path: Path) -> None:
-    """Raise `FeatureIndexError` where `data` or `building`, which are replaced, hold files of something else."""
-    data, building = path / DATA, path / BUILDING
-    if data.exists() and not (data / NOTE).is_file() and not is_empty(data):
-        raise FeatureIndexError(f"{data} is there already and is no index; choose another folder for the index.")
-    try:
-        ours = all(_written_here(one) for one in building.iterdir())
-    except FileNotFoundError:  # there is none, or another process has just come to the end of its build
-        return
-    except OSError:  # it is a file, or may not be read
-        ours = False
-    if not ours:
-        raise FeatureIndexError(f"{building} is there already and is no unfinished index; choose another folder.")
-
-
-def _written_here(file: Path) -> bool:
-    unfinished = file.name.startswith(f".{PROGRESS}.") and file.suffix == ".part"  # of a commit
-    return unfinished or (not file.is_dir() and (file.suffix == ".bin" or file.name == PROGRESS))
 
 
 def _plain(note: dict[str, Any]) -> dict[str, Any]:

@@ -24,14 +24,19 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Positive
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import replacing
+from workbench.core.files import is_empty, replacing
 from workbench.core.forms import as_form, read_json
+from workbench.core.hashing import hash_of
 from workbench.core.paths import check_links, is_plain_name
 from workbench.core.type_words import shown
 
-FORMAT = 1
-"""Version of the files."""
+FORMAT, EXPORTED = 1, 2
+"""Version of the files: of an index of a corpus, and of one that was made from an export."""
 DATA, BUILDING, ANNOTATIONS, NOTE = "data", "building", "people.sqlite", "index.json"
+PATTERNS = ("*.bin", "*.parquet", "*.sqlite")
+"""Names of the files of `data`, besides its note; older indexes have a file `words.sqlite`."""
+PROGRESS = "progress.json"
+"""The note of an unfinished build."""
 WHOLE = 1 << 25
 """Files up to this size (32 MiB) are checked byte for byte; larger ones by as many bytes in evenly spaced pieces."""
 PIECE = 1 << 16
@@ -70,6 +75,15 @@ class FileNote(TypedDict):
 
 
 @with_config(ConfigDict(extra="allow"))
+class ExportNote(TypedDict):
+    """The export that an index was made from; the note holds its name and hook point too."""
+
+    source: str
+    model: str
+    absent: list[str]
+
+
+@with_config(ConfigDict(extra="allow"))
 class IndexNote(TypedDict):
     """The note of an index; it holds corpus, versions and command too."""
 
@@ -80,6 +94,12 @@ class IndexNote(TypedDict):
     keep: Positive | None
     signed: bool
     files: dict[str, FileNote]
+    export: NotRequired[ExportNote]
+
+
+def seal_of(note: Mapping[str, Any]) -> str:
+    """SHA-256 of what the note of an export's index says; no dictionary is there to compare it with."""
+    return hash_of({name: note.get(name) for name in ("dictionary", "harvest", "export", "keep", "signed", "n_tokens")})
 
 
 def checksum(file: Path) -> str:
@@ -121,11 +141,15 @@ def read_note(folder: Path) -> IndexNote:
         raise FeatureIndexError(f"{folder} holds {what}.")
     content = read_json(file, dict[str, Any], FeatureIndexError, "the note of an index")
     version = content.get("format")
-    if isinstance(version, int) and version != FORMAT:
+    if isinstance(version, int) and version not in (FORMAT, EXPORTED):
         raise FeatureIndexError(
             f"{folder} is in format {version} and this version reads format {FORMAT}; build the index anew."
         )
     note = as_form(content, IndexNote, FeatureIndexError, f"{file} is not the note of an index")
+    if (version == EXPORTED) != ("export" in note):
+        raise FeatureIndexError(f"{file} does not say whether it is of a corpus or of an export; build the index anew.")
+    if "export" in note and note["export"].get("seal") != seal_of(_unsealed(content)):
+        raise FeatureIndexError(f"{file} was altered after it was saved; build the index anew.")
     for name, about in note["files"].items():
         if not is_plain_name(name):
             raise FeatureIndexError(f"{file} names a file outside of its folder, {shown(name)}; build the index anew.")
@@ -133,6 +157,30 @@ def read_note(folder: Path) -> IndexNote:
         if not file.is_file() or file.stat().st_size != about["bytes"] or checksum(file) != about["sha256"]:
             raise FeatureIndexError(f"{file} is missing, cut short or altered; copy it again or build the index anew.")
     return note
+
+
+def check_ours(path: Path) -> None:
+    """Raise `FeatureIndexError` where `data` or `building`, which are replaced, hold files of something else."""
+    data, building = path / DATA, path / BUILDING
+    if data.exists() and not (data / NOTE).is_file() and not is_empty(data):
+        raise FeatureIndexError(f"{data} is there already and is no index; choose another folder for the index.")
+    try:
+        ours = all(_written_here(one) for one in building.iterdir())
+    except FileNotFoundError:  # there is none, or another process has just come to the end of its build
+        return
+    except OSError:  # it is a file, or may not be read
+        ours = False
+    if not ours:
+        raise FeatureIndexError(f"{building} is there already and is no unfinished index; choose another folder.")
+
+
+def _written_here(file: Path) -> bool:
+    unfinished = file.name.startswith(f".{PROGRESS}.") and file.suffix == ".part"  # of a commit
+    return unfinished or (not file.is_dir() and (file.suffix == ".bin" or file.name == PROGRESS))
+
+
+def _unsealed(note: Mapping[str, Any]) -> dict[str, Any]:
+    return {**note, "export": {name: one for name, one in note["export"].items() if name != "seal"}}
 
 
 def mapped(file: Path, dtype: Any, *shape: int) -> np.ndarray:

@@ -48,10 +48,16 @@ class Searcher:
         return mask
 
     def dense(self, bounds: tuple[float, float]) -> np.ndarray:
-        """A mask of the features with a density within the bounds, both included."""
+        """A mask of the features with a density within the bounds, both included; of an export, of those it holds.
+
+        A density that an export does not say is within bounds that leave out nothing.
+        """
         low, high = bounds
-        density = self._statistics["density"]
-        return (density >= low) & (density <= high)
+        density, held = self._statistics["density"], self._statistics.get("held")
+        fits = (density >= low) & (density <= high)
+        if held is None:
+            return fits
+        return (held > 0) & (fits | (np.isnan(density) & (low <= 0) & (high >= 1)))
 
     def labelled(self, text: str, remarks: Mapping[int, Remark]) -> np.ndarray:
         """A mask of the features with these words in their label."""

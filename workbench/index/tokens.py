@@ -175,7 +175,12 @@ def write_tokens(folder: Path, columns: dict[str, np.ndarray], model: Any, corpu
     known = pa.table({"id": pa.array(used, pa.int32()), "text": [corpus.texts[text] for text in used.tolist()]})
     pq.write_table(known, folder / "texts.parquet", compression="zstd")
     needed = np.unique(np.concatenate([ids, *(more[more >= 0] for more in extra)]))
-    pieces = pa.table({"id": pa.array(needed, pa.int32()), "text": model.token_texts(needed.tolist())})
+    write_pieces(folder, needed.tolist(), model.token_texts(needed.tolist()))
+
+
+def write_pieces(folder: Path, ids: Sequence[int], texts: Sequence[str]) -> None:
+    """Write the text of each token id."""
+    pieces = pa.table({"id": pa.array(ids, pa.int32()), "text": pa.array(texts, pa.string())})
     pq.write_table(pieces, folder / "pieces.parquet", compression="zstd")
 
 

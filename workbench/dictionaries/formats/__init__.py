@@ -20,6 +20,7 @@ and may offer two more:
 `load_dictionary` looks at every weight for values that are not finite, unless `read` did so and stated it with
 `remembered.hold_examined` or `hold_finite`, as a reader does whose tensors are mapped from their file.
 Where SAELens's list of releases states a setting that files lack, `read` gets it as `stated`, if it takes that:
-`read(path, stated=None)`; see `saelens_registry`. `recognition` asks all formats. `hub_names.repository_of(path)` says
-which repository of the hub a path belongs to.
+`read(path, stated=None)`; see `saelens_registry`. What a caller of `load_dictionary` says of hook points and model is
+compared with the dictionary that was read; a `read` that refuses files without a place gets it as `said`.
+`recognition` asks all formats. `hub_names.repository_of(path)` says which repository of the hub a path belongs to.
 """

@@ -10,6 +10,7 @@ Source: https://github.com/safety-research/circuit-tracer, `circuit_tracer/utils
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -26,7 +27,7 @@ from workbench.core.paths import check_links
 from workbench.core.type_words import shown
 from workbench.core.yaml_text import parse_yaml
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.foreign import check_beside
+from workbench.dictionaries.foreign import MATRICES, check_beside
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_finite
 from workbench.dictionaries.weights_file import check_names, check_shapes, matrix_of, names_in, read_weights
@@ -96,7 +97,7 @@ def read(path: Path) -> Dictionary:
     Raises:
         DictionaryError: the file is damaged, or a tensor does not fit. The message does not name the folder.
     """
-    tensors = read_weights(path)
+    tensors = read_weights(path, MATRICES)
     check_names(tensors, path.name, NAMES, OPTIONAL)
     width, d = matrix_of(tensors, "W_enc", path.name)
     shapes = {"W_dec": (width, d), "b_enc": (width,), "b_dec": (d,), THRESHOLD: (width,), "W_skip": (d, d)}
@@ -200,14 +201,19 @@ def _config(folder: Path, *, strict: bool = True) -> Config | None:
     Raises:
         DictionaryError: it is damaged, has tags or another form.
     """
-    complaint = f"its {CONFIG} is not circuit-tracer's"
     try:
-        content = parse_yaml(read_text(folder / CONFIG, DictionaryError, "a configuration"), DictionaryError, complaint)
-        return as_form(content, Config, DictionaryError, complaint)
+        return _understood(read_text(folder / CONFIG, DictionaryError, "a configuration"))
     except DictionaryError:
         if strict:
             raise
         return None
+
+
+@functools.lru_cache(maxsize=8)
+def _understood(text: str) -> Config:
+    """The configuration in a text, which every layer of a set asks for."""
+    complaint = f"its {CONFIG} is not circuit-tracer's"
+    return as_form(parse_yaml(text, DictionaryError, complaint), Config, DictionaryError, complaint)
 
 
 def _place(hook: str, layer: str) -> str:

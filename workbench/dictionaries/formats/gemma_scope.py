@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.foreign import SHAPES, built, in_path, mapped_npz, taken
+from workbench.dictionaries.foreign import MATRICES, SHAPES, Said, built, in_path, mapped_npz, taken
 from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "Gemma Scope"
@@ -37,8 +37,8 @@ def matches(path: Path) -> bool:
     return path.name == PARAMS if path.is_file() else (path / PARAMS).is_file()
 
 
-def read(path: Path) -> Dictionary:
-    """The dictionary; its place and model are those of the path's names.
+def read(path: Path, said: Said | None = None) -> Dictionary:
+    """The dictionary; its place and model are those of the path's names, or as a caller says.
 
     Raises:
         DictionaryError: the file is damaged or holds other arrays, or the path does not have the repository's name and
@@ -47,10 +47,13 @@ def read(path: Path) -> Dictionary:
     file = path if path.is_file() else path / PARAMS
     named = in_path(file.parent, REPOSITORY)
     layer, embeds = in_path(file.parent, r"^layer_(\d{1,4})$"), in_path(file.parent, r"^(embedding)$")
+    unnamed = named is None or (layer is None) == (embeds is None)
+    if unnamed and said is not None and said.reads:
+        return _said(file, said)
     if named is None or (layer is None) == (embeds is None):
         raise DictionaryError(
             f"its {PARAMS} does not say where it reads, and its path does not either; keep Gemma Scope's names of "
-            "folders, such as gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"
+            f"folders, such as gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, or {Said.ASKED}"
         )
     size, tuned, place = named
     tensors = _arrays(file)
@@ -63,6 +66,15 @@ def read(path: Path) -> Dictionary:
     return built("jumprelu", tensors, reads=f"{block}.{PLACES[place]}", model=model)
 
 
+def _said(file: Path, said: Said) -> Dictionary:
+    """The dictionary at the place that a caller says; the arrays of both kinds are the same."""
+    tensors = _arrays(file)
+    if said.reads == "hook_embed":
+        return _of_embeddings(tensors, "res", said.model)
+    kind = "jumprelu_transcoder" if said.writes and said.writes != said.reads else "jumprelu"
+    return built(kind, tensors, reads=said.reads, writes=said.writes, model=said.model)
+
+
 def _arrays(file: Path) -> dict[str, Tensor]:
     """The five arrays by our names; the first letter of a matrix may be small."""
     arrays = mapped_npz(file, f"its {PARAMS}")
@@ -73,7 +85,7 @@ def _arrays(file: Path) -> dict[str, Tensor]:
     if len(set(names.values())) < len(names):
         raise DictionaryError(f"its {PARAMS} holds one array under two names")
     known = {other: ours for other, ours in names.items() if ours in ARRAYS}
-    return taken(arrays, known | {name: name for name in ARRAYS if name not in known.values()}, SHAPES)
+    return taken(arrays, known | {name: name for name in ARRAYS if name not in known.values()}, SHAPES, MATRICES)
 
 
 def _of_embeddings(tensors: dict[str, Tensor], place: str, model: str) -> Dictionary:
@@ -81,5 +93,6 @@ def _of_embeddings(tensors: dict[str, Tensor], place: str, model: str) -> Dictio
     if place != "res":
         raise DictionaryError(f"a dictionary of embeddings is of the residual stream, and its path says {place}")
     root = tensors["W_enc"].shape[0] ** 0.5
-    scaled = {"W_enc": tensors["W_enc"] / root, "W_dec": tensors["W_dec"] * root, "b_dec": tensors["b_dec"] * root}
+    scaled = {name: tensors[name].float() * root for name in ("W_dec", "b_dec")}
+    scaled["W_enc"] = tensors["W_enc"].float() / root
     return built("jumprelu", tensors | scaled, reads="hook_embed", model=model)

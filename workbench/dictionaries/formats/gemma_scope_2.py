@@ -19,7 +19,16 @@ from typing_extensions import TypedDict
 from workbench.core.forms import parse_json
 from workbench.core.type_words import shown
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.foreign import SHAPES, built, check_beside, in_path, mapped_safetensors, taken
+from workbench.dictionaries.foreign import (
+    MATRICES,
+    SHAPES,
+    Said,
+    built,
+    check_beside,
+    in_path,
+    mapped_safetensors,
+    taken,
+)
 from workbench.dictionaries.protocol import Dictionary
 
 TITLE = "Gemma Scope 2"
@@ -57,15 +66,22 @@ def matches(path: Path) -> bool:
     return path.name == PARAMS if path.is_file() else (path / PARAMS).is_file()
 
 
-def read(path: Path) -> Dictionary:
-    """The dictionary, with the hook points that its `config.json` or its path names.
+def read(path: Path, said: Said | None = None) -> Dictionary:
+    """The dictionary, with the hook points that its `config.json` or its path names, or as a caller says.
 
     Raises:
         DictionaryError: a file is damaged, the configuration is of something else, or it contradicts the weights or the
             path.
     """
     file = path if path.is_file() else path / PARAMS
-    config = _config(file.parent)
+    config = _config(file.parent, said)
+    if config is None:
+        assert said is not None
+        tensors, skips = _tensors(file)
+        kind = "jumprelu" if said.writes in ("", said.reads) else f"jumprelu{'_skip' * skips}_transcoder"
+        if skips and kind == "jumprelu":
+            raise DictionaryError(f"its weights have {SKIP}, and it writes where it reads")
+        return built(kind, tensors, reads=said.reads, writes=said.writes, model=said.model)
     if config["architecture"] != "jump_relu":
         raise DictionaryError(f"its architecture is {shown(config['architecture'])}, and Gemma Scope 2's is jump_relu")
     reads, writes = _hook_point(config["hf_hook_point_in"]), _hook_point(config.get("hf_hook_point_out") or "")
@@ -86,13 +102,13 @@ def read(path: Path) -> Dictionary:
     return built(kind, tensors, reads=reads, writes=writes, model=_model(config["model_name"]))
 
 
-def _config(folder: Path) -> Config:
-    """The content of `config.json`, or what the path's names say."""
+def _config(folder: Path, said: Said | None) -> Config | None:
+    """The content of `config.json`, or what the path's names say; None where a caller says it."""
     check_beside(folder / CONFIG)
     try:
         content = (folder / CONFIG).read_bytes()
     except FileNotFoundError:
-        return _named(folder)
+        return None if said is not None and said.reads else _named(folder)
     return parse_json(content, Config, DictionaryError, f"its {CONFIG} is damaged")
 
 
@@ -103,7 +119,7 @@ def _named(folder: Path) -> Config:
     if repository is None or layer is None or place is None:
         raise DictionaryError(
             f"it has no {CONFIG}, and its path does not say where it reads; keep Gemma Scope 2's names of folders, "
-            "such as gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_small"
+            f"such as gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_small, or {Said.ASKED}"
         )
     read, written = (word and f"model.layers.{int(layer[0])}.{word}" for word in NAMED[place[0]])
     found: Config = {"architecture": "jump_relu", "model_name": f"gemma-3-{repository[0]}", "hf_hook_point_in": read}
@@ -133,7 +149,7 @@ def _tensors(file: Path) -> tuple[dict[str, Tensor], bool]:
     skips, across = SKIP in tensors, tensors.get("w_dec")
     if across is not None and across.ndim == 3:
         raise DictionaryError("it writes at several layers, and this reader is for dictionaries that write at one")
-    found = taken(tensors, NAMES | ({SKIP: "W_skip"} if skips else {}), SHAPES)
+    found = taken(tensors, NAMES | ({SKIP: "W_skip"} if skips else {}), SHAPES, MATRICES)
     if skips:
         found["W_skip"] = found["W_skip"].T.contiguous()  # stored as [d_in, d_out]
     return found, skips

@@ -21,13 +21,15 @@ TITLE = "Gemma Scope 2 (cross-layer)"
 FILES = ("params_layer_*.safetensors",)
 SKIP = "affine_skip_connection"
 NEEDED = {"w_enc", "b_enc", "w_dec", "b_dec", "threshold"}
+CROSSCODERS = ("crosscoder", "crosscoders")
+"""Names of folders."""
 _LAYER = re.compile(r".*_layer_(0|[1-9][0-9]{0,3})(?:_.*)?\.safetensors")
 _REPOSITORY = re.compile(r"gemma-scope-2-([0-9]+[bm]-(?:pt|it))")
 
 
 def matches(path: Path) -> bool:
-    """Whether a folder below one called "clt" holds files of layers."""
-    return path.is_dir() and "clt" in path.absolute().parts and bool(_files(path))
+    """Whether a folder below one called "clt", or one of crosscoders, holds files of layers."""
+    return path.is_dir() and bool({"clt", *CROSSCODERS} & {*path.absolute().parts}) and bool(_files(path))
 
 
 def read(path: Path) -> Dictionary:
@@ -37,6 +39,12 @@ def read(path: Path) -> Dictionary:
         DictionaryError: a layer is missing or twice there, a file is damaged, or a tensor does not fit. The message
             does not name the folder.
     """
+    if "clt" not in path.absolute().parts:
+        raise DictionaryError(
+            "it is a crosscoder of Gemma Scope 2 by the name of its folder, and neither SAELens 6.54 nor "
+            "circuit-tracer 0.5 reads those, so that nothing says what its files compute; open its autoencoders and "
+            "transcoders"
+        )
     files = _files(path)
     for number in range(len(files)):
         if [layer for layer, _ in files].count(number) != 1:

@@ -5,7 +5,9 @@ several seeds, a folder `seedN` in each. An autoencoder reads and writes the mod
 input and writes its output.
 
 Versions: before 2025-02-12 `transcode` did not stand in `cfg.json`, and b_dec was subtracted from the input of
-everything, transcoders too; today's loader reads such files so. Source: https://github.com/EleutherAI/sparsify,
+everything, transcoders too; today's loader reads such files so. From 2024-11-13 on the run's `config.json`, in the
+folder above, said whether it was one of transcoders. Where neither says it, a dictionary of a part of a block may be
+either, and its place stays open; whole blocks are read as autoencoders, as today's trainer does. Source: https://github.com/EleutherAI/sparsify,
 `sparsify/config.py`, `sparsify/sparse_coder.py` (1.3.3).
 """
 
@@ -16,6 +18,7 @@ import re
 from pathlib import Path
 from typing import Any, NotRequired
 
+import torch
 from pydantic import ConfigDict, with_config
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,7 +28,9 @@ from workbench.core.checks import Natural, Positive
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json, read_text
 from workbench.core.type_words import shown
-from workbench.dictionaries.folder import DictionaryError
+from workbench.dictionaries.coder import ROWS
+from workbench.dictionaries.folder import DictionaryError, check_finite
+from workbench.dictionaries.foreign import Said, check_beside
 from workbench.dictionaries.module_names import hook_points_of
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.remembered import hold_finite
@@ -35,6 +40,8 @@ TITLE = "sparsify"
 CONFIG = "cfg.json"
 WEIGHTS = "sae.safetensors"
 FILES = (CONFIG, WEIGHTS)
+RUN, CODER = "config.json", "sae"
+"""The file of a whole run, and a field of it that other tools' files of this name lack."""
 HARMLESS = ("normalize_decoder", "multi_topk")
 """Fields that decide nothing of what a trained dictionary computes; the decoder is saved as it is used."""
 SEED = re.compile("seed[0-9]{1,9}")
@@ -65,6 +72,13 @@ class Config(TypedDict):
     workbench: NotRequired[Place]
 
 
+@with_config(ConfigDict(extra="allow"))
+class Run(TypedDict):
+    """The field of a run's `config.json` that decides."""
+
+    transcode: NotRequired[bool]
+
+
 def matches(path: Path) -> bool:
     """Whether a folder has the two files, or folders with them."""
     return _is_one(path) or bool(parts(path))
@@ -79,8 +93,12 @@ def parts(path: Path) -> list[Path]:
     return sorted((one for one in [*inner, *seeds] if _is_one(one)), key=lambda one: _natural(str(one)))
 
 
-def read(path: Path) -> Dictionary:
+def read(path: Path, said: Said | None = None) -> Dictionary:
     """The dictionary in the folder; its hook points are those that the folder's name says, where it says any.
+
+    Args:
+        path: the folder.
+        said: what a caller says of its place.
 
     Raises:
         DictionaryError: a file is damaged, a field or tensor does not fit, or it computes what has no kind here. The
@@ -89,7 +107,7 @@ def read(path: Path) -> Dictionary:
     text = read_text(path / CONFIG, DictionaryError, "a configuration")
     config = parse_json(text, Config, DictionaryError, f"its {CONFIG} is not sparsify's")
     _check_fields(config)
-    tensors = read_weights(path / WEIGHTS)
+    tensors = read_weights(path / WEIGHTS, ("encoder.weight", "W_dec"))
     names = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} | (
         {"W_skip"} if config.get("skip_connection") else set()
     )
@@ -98,9 +116,29 @@ def read(path: Path) -> Dictionary:
     shapes = {"encoder.weight": (width, config["d_in"]), "encoder.bias": (width,), "W_dec": (width, config["d_in"])}
     shapes |= {"b_dec": (config["d_in"],), "W_skip": (config["d_in"], config["d_in"])}
     check_shapes(tensors, WEIGHTS, shapes, f"its {CONFIG} with d_in = {config['d_in']} and {width:,} latents")
-    dictionary = _built(config, tensors, width)
-    _place(dictionary, config, path)
+    transcodes = config["transcode"] if "transcode" in config else _of_run(path)
+    if transcodes is None and said is not None and said.reads:
+        transcodes = said.writes not in ("", said.reads)
+    dictionary = _built(config, tensors, width, transcodes=bool(transcodes))
+    _place(dictionary, config, path, transcodes)
     return dictionary
+
+
+def _of_run(path: Path) -> bool | None:
+    """Whether the run that an older dictionary is of was one of transcoders; None where no file of it is there.
+
+    Raises:
+        DictionaryError: its `config.json` is damaged.
+    """
+    real = path.absolute()
+    file = (real.parent.parent if SEED.fullmatch(real.name) else real.parent) / RUN
+    check_beside(file)
+    if not file.is_file():
+        return None
+    text = read_text(file, DictionaryError, "the configuration of a run")
+    if f'"{CODER}"' not in text:  # of something else
+        return None
+    return parse_json(text, Run, DictionaryError, f"the {RUN} of its run is not sparsify's").get("transcode", False)
 
 
 def module_of(path: Path) -> str:
@@ -109,7 +147,7 @@ def module_of(path: Path) -> str:
     return real.parent.name if SEED.fullmatch(real.name) else real.name
 
 
-def _place(dictionary: Dictionary, config: Config, path: Path) -> None:
+def _place(dictionary: Dictionary, config: Config, path: Path, transcodes: bool | None) -> None:
     """Set hook points and record as the files and the folder's name state them; what they do not say stays empty."""
     if "workbench" in config:
         own = config["workbench"]
@@ -119,10 +157,9 @@ def _place(dictionary: Dictionary, config: Config, path: Path) -> None:
         return
     dictionary.provenance["module"] = module_of(path)
     reads, writes = hook_points_of(module_of(path))
-    if "transcode" in config:
-        dictionary.reads, dictionary.writes = reads if config["transcode"] else writes, writes
-    elif not config.get("skip_connection"):
-        dictionary.reads = dictionary.writes = writes
+    if transcodes is None and (config.get("skip_connection") or not writes.endswith("hook_resid_post")):
+        return
+    dictionary.reads, dictionary.writes = reads if transcodes else writes, writes
 
 
 def write(dictionary: Dictionary, folder: Path) -> None:
@@ -202,22 +239,24 @@ def _width(config: Config) -> int:
     return width
 
 
-def _built(config: Config, tensors: dict[str, Tensor], width: int) -> Dictionary:
+def _built(config: Config, tensors: dict[str, Tensor], width: int, *, transcodes: bool) -> Dictionary:
     """The dictionary of the kind that the fields state.
 
-    b_dec is subtracted from the input unless `transcode` is stated. No kind with a skip path does that: the product
-    with the encoder goes into b_enc there.
+    b_dec is subtracted from the input unless `transcode` stands in `cfg.json`. No transcoder and no kind with a skip
+    path does that: the product with the encoder goes into b_enc there.
     """
     skip, transcode = config.get("skip_connection", False), config.get("transcode", False)
-    word = config.get("activation", "topk") + ("_skip_transcoder" if skip else "_transcoder" if transcode else "")
+    word = config.get("activation", "topk") + ("_skip_transcoder" if skip else "_transcoder" if transcodes else "")
     own = {name: tensors[name] for name in ("W_dec", "b_dec", "W_skip") if name in tensors}
     own |= {"W_enc": tensors["encoder.weight"].T, "b_enc": tensors["encoder.bias"]}
-    if skip and not transcode:
-        own["b_enc"] = own["b_enc"] - tensors["encoder.weight"] @ tensors["b_dec"]
+    if (skip or transcodes) and not transcode:
+        shift = [rows.float() @ tensors["b_dec"] for rows in tensors["encoder.weight"].split(ROWS)]
+        own["b_enc"] = own["b_enc"] - torch.cat(shift)
+        check_finite({"encoder.bias": own["b_enc"]})
     stated: dict[str, Any] = {"d_in": config["d_in"], "d_out": config["d_in"], "d_sae": width, "k": config["k"]}
-    stated["apply_b_dec_to_input"] = not transcode and not skip
+    stated["apply_b_dec_to_input"] = not transcodes and not skip
     dictionary = Dictionary.kind_called(word).from_config(stated, own)
-    hold_finite(dictionary, own if own["b_enc"] is tensors["encoder.bias"] else {})
+    hold_finite(dictionary, own)
     return dictionary
 
 

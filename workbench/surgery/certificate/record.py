@@ -19,6 +19,8 @@ from workbench.surgery.notes import ModelName, Step, with_current_names
 
 AGREES = 1e-4
 """The largest difference of a logit at which two models agree."""
+DRAWING = ("dare", "merge")
+"""Operations whose weights depend on random masks, and so on the seed."""
 JSON, MARKDOWN = "certificate.json", "certificate.md"
 """Names of a certificate's files."""
 
@@ -185,7 +187,9 @@ class Certificate:
 
 def _settings(step: Mapping[str, Any]) -> list[str]:
     """The settings of a step in words, as Markdown; a recipe is JSON, so that it shows what holds what."""
-    ours = ("operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command")
+    ours = {"operation", "edit_hash", "parent", "hash", "own_tensors", "config", "seed", "versions", "command"}
+    if step["operation"] in DRAWING:
+        ours.remove("seed")
     words = []
     for key, value in step.items():
         if key == "edits":
