@@ -7,14 +7,15 @@ Framework for Transformer Circuits".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, Raises, checked
+from workbench.core.display import Rows, Shown, Tabular, record_of
 from workbench.core.precision import in_float64
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
@@ -24,6 +25,9 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 from workbench.model.weights import ModelError
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 END = "ln_final.hook_in"
 EXACT, EXACT_16_BITS = 1e-4, 0.03
 """The largest difference between the logit and the sum of its parts, as a share of the largest logit."""
@@ -32,7 +36,7 @@ Detail = Literal["parts", "heads", "neurons"]
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Shown):
     """What one part adds to the logit."""
 
     label: str
@@ -44,7 +48,7 @@ class Share:
 
 
 @dataclass(frozen=True, eq=False)
-class LogitAttribution:
+class LogitAttribution(Tabular):
     """A logit as a sum; `attribute_logit` returns one."""
 
     target: str
@@ -57,9 +61,20 @@ class LogitAttribution:
     """The model's probability of the token; of the first where there are two."""
 
     @property
-    def largest(self) -> list[Share]:
+    def largest(self) -> Rows[Share]:
         """The parts from the largest absolute share to the smallest."""
-        return sorted(self.shares, key=lambda share: -abs(share.value))
+        return Rows(sorted(self.shares, key=lambda share: -abs(share.value)))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each part, the largest first."""
+        return map(record_of, self.largest)
+
+    def figure(self) -> Figure:
+        """The 30 largest parts as bars."""
+        from workbench.figures.predictions import logit_bars
+
+        shown = self.largest[:30]
+        return logit_bars([one.label for one in shown], [one.value for one in shown])
 
     def to_dict(self) -> dict[str, Any]:
         """The sum as plain data."""
