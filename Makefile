@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens test-peers lint zoo fuzz torture laws mutants bench clean
+.PHONY: setup app test durations test-saelens test-peers lint zoo fuzz torture laws notebooks mutants bench clean
 
 setup: $(READY)
 
@@ -96,6 +96,10 @@ fuzz: $(READY)
 # input have targets of their own, `make torture` and `make fuzz`, and run here as in `make test`
 laws: $(READY)
 	WORKBENCH_LAWS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/laws
+
+# the notebooks as they are written, where `make test` runs them with small settings; a quarter of an hour
+notebooks: $(READY)
+	WORKBENCH_LAWS=all $(BIN)/python -m pytest tests/test_notebooks.py
 
 # faults planted by hand, one by one, each of which the laws have to find; it takes a quarter of an hour
 mutants: $(READY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,12 +37,12 @@ Notebook.__module__ = "ipykernel.iostream"
 
 
 @pytest.fixture
-def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock: a list of one number."""
     now = [100.0]
     monkeypatch.setattr(rule.time, "time", lambda: now[0])
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    yield now
+    return now
 
 
 def work(seconds: list[float], step: float, inner: Callable[..., Any] | None = None) -> Callable[..., Any]:
