@@ -18,6 +18,8 @@ LINES = 10
 """Rows of a table that are drawn."""
 LONGEST = 160
 """Characters of a value."""
+TOKEN = 24
+"""Characters of a text that may be a token, whose spaces at the ends count."""
 TINT, OTHER_TINT = "200, 100, 60", "31, 122, 109"
 """Of values above 0 and below it."""
 _LINE = "padding: 2px 12px 2px 0; text-align: left; vertical-align: top;"
@@ -34,8 +36,7 @@ def _words(value: object, most: int) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str):
-        cut = value[: most + 1]
-        return cut if cut.isprintable() and cut == cut.strip() else visible(cut)
+        return _line(value[: most + 1])
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return _array(value)
     if isinstance(value, Mapping | list | tuple | set | frozenset | range):
@@ -43,6 +44,13 @@ def _words(value: object, most: int) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__str__ is object.__str__:
         return f"a {type(value).__name__}"
     return " ".join(str(value).split())
+
+
+def _line(text: str) -> str:
+    """A text of one line; what may be a token shows its spaces."""
+    if len(text) <= TOKEN and not (text.isprintable() and text == text.strip()):
+        return visible(text)
+    return "".join(one if one.isprintable() else visible(one) for one in text)
 
 
 def _inner(value: object) -> str:
@@ -54,7 +62,7 @@ def _inner(value: object) -> str:
 
 def _array(value: Any) -> str:
     """A tensor or an array: its shape; its number where it has no axis."""
-    return " × ".join(f"{size:,}" for size in value.shape) + " numbers" if value.shape else f"{float(value):.6g}"
+    return " × ".join(f"{size:,}" for size in value.shape) + " numbers" if value.shape else words(value.item())
 
 
 def _several(value: Collection[object]) -> str:
@@ -81,6 +89,7 @@ def facts(pairs: Mapping[str, object]) -> str:
     rows = "".join(
         f'<tr><td style="{_LINE} opacity: 0.7">{escaped(name)}</td><td style="{_LINE}">{escaped(value)}</td></tr>'
         for name, value in pairs.items()
+        if not (value is None or (isinstance(value, str) and not value))
     )
     return f"<table>{rows}</table>" if rows else ""
 
@@ -142,4 +151,4 @@ def grid(rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]], columns: 
             for text, share, hover in cells
         )
         lines.append(f'<tr><td style="{_LINE} opacity: 0.7">{escaped(name)}</td>{drawn}</tr>')
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return f'<div style="overflow-x: auto"><table><tr>{head}</tr>{"".join(lines)}</table></div>'

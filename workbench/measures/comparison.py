@@ -126,7 +126,7 @@ class Comparison(Tabular):
         return token_changes(self.top_changes)
 
     def _facts(self) -> Mapping[str, object]:
-        return {"prompt": self.prompt}
+        return {"prompt": self.prompt, "mean KL": sum(self.kl) / max(len(self.kl), 1)}
 
     def _parts(self) -> Iterator[str]:
         for row in self.records():
