@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 PYTEST ?=
 
-.PHONY: setup app test durations test-saelens test-peers lint zoo fuzz torture laws notebooks mutants bench clean
+.PHONY: setup app test durations test-saelens test-peers lint zoo fuzz torture laws mutants bench clean
 
 setup: $(READY)
 
@@ -98,6 +98,7 @@ laws: $(READY)
 	WORKBENCH_LAWS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/laws
 
 # the notebooks as they are written, where `make test` runs them with small settings; a quarter of an hour
+.PHONY: notebooks
 notebooks: $(READY)
 	WORKBENCH_LAWS=all $(BIN)/python -m pytest tests/test_notebooks.py
 

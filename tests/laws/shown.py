@@ -24,6 +24,10 @@ TAGS |= {"td": {"style", "title"}, "th": {"style"}}
 """What our HTML consists of."""
 
 
+ARGUMENTS: dict[str, Callable[[Any], Any]] = {"layer": lambda it: it.layers[0], "head": lambda it: 0}
+"""Of figures, from their results."""
+
+
 class _Reader(HTMLParser):
     """Finds tags and attributes that are not ours, and tags that are not closed in order."""
 
@@ -168,5 +172,7 @@ def _faults(one: Shown) -> Iterator[str]:
             table = it.to_pandas()
             if not len(table.columns) and not isinstance(it, Rows):
                 yield "its table has no columns"
-        if hasattr(it, "figure") and not inspect.signature(it.figure).parameters:
-            yield from (f"markup in its figure: {text}" for text in texts_in(it.figure().to_dict()) if "<img" in text)
+        if hasattr(it, "figure"):
+            how = {name: ARGUMENTS[name](it) for name in inspect.signature(it.figure).parameters}
+            drawn = it.figure(**how).to_dict()
+            yield from (f"markup in its figure: {text}" for text in texts_in(drawn) if "<img" in text)
