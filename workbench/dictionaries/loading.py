@@ -52,7 +52,7 @@ def load_dictionary(
             and a name with "hf:" before it is one of the hub.
         device: where its tensors go, such as "cuda"; "auto" for CUDA, else MPS, else the processor; None for the
             processor. A dictionary follows the model that it is used on.
-        progress: called with the share of a download; without it `huggingface_hub` draws its bars.
+        progress: called with the share of a download; None: a bar; False: nothing.
         cancel: asked about ten times a second during a download, which it stops; what was fetched stays in the cache.
 
     Raises:

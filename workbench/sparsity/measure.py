@@ -71,7 +71,7 @@ def measure_sparsities(
         batch: windows that run at once.
         seed: of the choice of the texts, and of the bootstrap for the intervals.
         resamples: draws of the bootstrap, over texts.
-        progress: called with about the share done and a word on what is being done.
+        progress: called with about the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each batch; once it returns True, the last results that `on_update` got are returned.
         on_update: called with results as they come: from a part of the texts, from all, with each baseline.
 
