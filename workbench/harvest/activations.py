@@ -136,7 +136,7 @@ class Harvest:
         Args:
             skip: leave out so many tokens; the model does not run on batches that are left out whole.
             progress: called with the share done, and in words the speed and an estimate of the time left;
-                None: a bar; False: nothing.
+                None and False: nothing, since the caller works between the batches. `collect` draws a bar.
             cancel: called before each batch; once it returns True, the iteration ends.
         """
         return self._run(skip, progress, cancel, in_force())
