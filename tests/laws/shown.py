@@ -1,4 +1,4 @@
-"""What results show of themselves: a short `repr`, HTML without anybody's markup, tables, figures."""
+"""What results show of themselves: a short `repr`, HTML without the markup of any text, tables, figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Reader(HTMLParser):
 
 
 def html_faults(html: str) -> list[str]:
-    """Tags and attributes of somebody else, and tags left open."""
+    """Tags and attributes that are not ours, and tags left open."""
     reader = _Reader()
     reader.feed(html)
     reader.close()

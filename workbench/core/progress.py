@@ -1,6 +1,6 @@
 """How far long work is, told to whoever waits for it.
 
-A public function takes `progress`: a function, which is called; None, for a bar where somebody waits; or False, for
+A public function takes `progress`: a function, which is called; None, for a bar where a person waits; or False, for
 nothing. `checked` opens the bar (`reporting`), so that no function does. A bar is drawn in the main thread, where
 standard error is a terminal or a notebook, once the work has taken longer than a second, and for the outermost call
 alone. `TQDM_DISABLE=1` in the environment turns all bars off.
@@ -30,7 +30,7 @@ _reporting: ContextVar[bool] = ContextVar("reporting", default=False)
 
 
 def silence(share: float, what: str) -> None:
-    """Progress that tells nobody."""
+    """Progress that is told to no one."""
 
 
 class Bar:
@@ -68,7 +68,7 @@ def _new_bar() -> Any:
     return tqdm(total=1.0, bar_format=LAYOUT, file=sys.stderr, miniters=0, smoothing=0)
 
 
-def _somebody_waits() -> bool:
+def _is_watched() -> bool:
     """Whether standard error is a terminal or a notebook, and this the main thread."""
     if threading.current_thread() is not threading.main_thread() or sys.stderr is None:
         return False
@@ -80,11 +80,11 @@ def reporting(progress: Progress | None) -> Iterator[Tell | None]:
     """What a call tells its progress to; a bar ends with the block.
 
     Args:
-        progress: the caller's: a function, False, or None. None stays None where nobody waits or a call around this
+        progress: the caller's: a function, False, or None. None stays None where no person waits or a call around this
             one decides what is told.
     """
     outermost, token = not _reporting.get(), _reporting.set(True)
-    bar = Bar() if progress is None and outermost and _somebody_waits() else None
+    bar = Bar() if progress is None and outermost and _is_watched() else None
     done = False
     try:
         yield silence if progress is False else (bar or progress)
