@@ -106,6 +106,11 @@ fuzz: $(READY)
 laws: $(READY)
 	WORKBENCH_LAWS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/laws
 
+# the notebooks as they are written, where `make test` runs them with small settings; a quarter of an hour
+.PHONY: notebooks
+notebooks: $(READY)
+	WORKBENCH_LAWS=all $(BIN)/python -m pytest tests/test_notebooks.py
+
 # faults planted by hand, one by one, each of which the laws have to find; it takes a quarter of an hour
 mutants: $(READY)
 	$(BIN)/python scripts/run_mutants.py

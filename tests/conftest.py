@@ -25,6 +25,7 @@ from workbench.model.default_model import GGUF_SHA256
 HERE = Path(__file__).parent
 ROOMS = [str(path) for path in sorted(HERE.iterdir()) if path.is_dir() and path.name[0] not in "._"]
 sys.path += [room for room in ROOMS if room not in sys.path]
+os.environ["TQDM_DISABLE"] = "1"  # no bars in the output of tests, nor of the processes that they start
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), *ROOMS, os.environ.get("PYTHONPATH")]))
 """Tests share helpers over rooms, and so do the processes that they start."""
 

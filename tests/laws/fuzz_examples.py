@@ -816,6 +816,7 @@ METHODS: Calls = {
     "Corpus.count_tokens": lambda w: {"model": w.model, "at_most": 10},
     "Corpus.batches": lambda w: {"model": w.model, "bos": True, "repeat": False, "shard": (0, 1), **READS},
     "Attention.head": lambda w: {"layer": 1, "head": 0},
+    "Attention.figure": lambda w: {"layer": 1, "head": 0},
     "Doubt.spans": lambda w: {"at_most": 3.0, "least": 1},
     "TextWords.similarity": lambda w: {"other": wb.lens.read_words(w.model, "A cat sat")},
     "LensGrid.rank": lambda w: {"token": 3},

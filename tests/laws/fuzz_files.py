@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,7 @@ KEPT: dict[str, Kept] = {
     ),
     "export": Kept(
         lambda w, folder: wb.index.export_features(w.index, folder / "export", model_id="tiny", source_set="res"),
-        lambda w, folder: [repr(one) for one in wb.index.open_export(folder / "export").features.values()],
+        lambda w, folder: [repr(asdict(one)) for one in wb.index.open_export(folder / "export").features.values()],
         ".",
     ),
     "published graph": Kept(

@@ -206,7 +206,8 @@ def parameters(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
         hints = typing.get_type_hints(function, include_extras=True)
     else:
         made = function.__init__ if isinstance(function, type) else function
-        hints = typing.get_type_hints(inspect.unwrap(made), include_extras=True)
+        drawn = {"Figure": Any}  # what `figure` returns is known to type checkers alone, so that Plotly is not imported
+        hints = typing.get_type_hints(inspect.unwrap(made), localns=drawn, include_extras=True)
     for name, one in inspect.signature(function).parameters.items():
         if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) and name != "self":
             yield name, hints.get(name, Any)

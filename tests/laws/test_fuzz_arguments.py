@@ -23,8 +23,10 @@ import pytest
 import torch
 from fuzz_examples import FUNCTIONS, METHODS, OBJECTS, World, public
 from fuzz_values import SUSPECT, VALUES, meant, parameters, short, wrong_sentence
+from shown import faults
 
 import workbench as wb
+from workbench.core.display import Shown
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
@@ -64,6 +66,15 @@ RECORDS = {
     "synthetic": "StateCounts",
 }
 """Classes that functions return, and bases: nobody calls their constructors."""
+SILENT = {
+    "Source": "a protocol",
+    "TextSums": "sums inside a measure",
+    "TokenTable": "the tokens of an index",
+    "Lens": "a way to read",
+    "FeatureIntervention": "written as the call that makes it",
+    "InterventionKind": "written as the call that makes it",
+}
+"""Records that are no results, with what they are."""
 FOR_ROOMS = {
     "LanguageModel": "is_named take_hash",
     "TopKSAE": "adopt begin calibrate centre config constrain encode_stage force from_config fields initialise "
@@ -215,7 +226,7 @@ def callable_of(key: str, world: World) -> Callable[..., Any]:
     return getattr(wb if first == "wb" else getattr(wb, first), name)
 
 
-def call(function: Callable[..., Any], how: dict[str, Any]) -> None:
+def call(function: Callable[..., Any], how: dict[str, Any]) -> Any:
     """Call it and read what it returns: some items of an iterator, the inside of a context."""
     result = function(**how)
     if inspect.isgenerator(result):
@@ -224,6 +235,7 @@ def call(function: Callable[..., Any], how: dict[str, Any]) -> None:
     elif isinstance(result, contextlib._GeneratorContextManager):
         with result:
             pass
+    return result
 
 
 @contextlib.contextmanager
@@ -317,10 +329,22 @@ def form_of(key: str, name: str, world: World) -> Any:
     return dict(parameters(callable_of(BEHIND[key], world))).get(name, Any) if key in BEHIND else Any
 
 
-def test_every_example_is_valid(world: World) -> None:
+def test_every_example_is_valid_and_its_result_shows_itself(world: World) -> None:
+    """Whatever a function returns has a short `repr`, and HTML, tables and figures without the markup of any text."""
+    wrong: list[str] = []
+    known: set[type] = set()
     for key, example in {**FUNCTIONS, **METHODS}.items():
         if key not in SLOW and key not in REFUSED:
-            call(callable_of(key, world), example(world))
+            wrong += faults(key, call(callable_of(key, world), example(world)), known)
+    for kind, make in OBJECTS.items():
+        wrong += faults(kind, make(world), known)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_result_shows_itself() -> None:
+    named = {name: class_called(name) for names in RECORDS.values() for name in names.split()}
+    silent = {name for name, kind in named.items() if not issubclass(kind, Shown)}
+    assert silent == set(SILENT), "A new result derives from Shown or Tabular of workbench/core/display.py."
 
 
 def test_nothing_foreign_is_raised_and_nothing_passes_in_silence(world: World) -> None:

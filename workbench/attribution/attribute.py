@@ -87,7 +87,7 @@ def attribute(
         first: before this position MLP outputs are nodes themselves: a first token is an attention sink, which
             transcoders are not trained on.
         batch: latents traced at once.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each batch; once it returns True, the graph of the latents traced so far is returned.
 
     Raises:
@@ -163,7 +163,7 @@ class _Traced:
     def more(self, sources: Sources, most: int, rest: float, progress: Progress | None) -> bool:
         """Whether there are latents to trace; reports the progress."""
         done = len(self.ids) - 1
-        if progress is not None:
+        if progress:
             progress(done / max(most, 1), f"{done:,} of up to {most:,} latents traced")
         return done < most and float(self.waiting(sources).sum()) > rest
 

@@ -8,8 +8,9 @@ depend on a prompt and are left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,25 +18,39 @@ from torch import Tensor
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.parts import Transcoder, transcoders_by_layer
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.display import Shown, Tabular, columns
 from workbench.dictionaries.features import Feature
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
 
 TOKENS = 4096
 """Tokens that are read at once."""
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class TokenScores(Tabular):
     """Tokens with the highest or the lowest scores, the strongest first."""
 
     ids: list[int]
     tokens: list[str]
     scores: list[float]
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each token."""
+        return columns(id=self.ids, token=self.tokens, score=self.scores)
+
+    def figure(self) -> Figure:
+        """The scores as bars."""
+        from workbench.figures.tokens import token_bars
+
+        return token_bars(self.tokens, self.scores)
+
 
 @dataclass(frozen=True)
-class HeadDrive:
+class HeadDrive(Shown):
     """The tokens that drive a latent through one head."""
 
     layer: int
@@ -47,7 +62,7 @@ class HeadDrive:
 
 
 @dataclass(frozen=True)
-class DeEmbedding:
+class DeEmbedding(Tabular):
     """The tokens of a latent, from weights alone."""
 
     feature: Feature
@@ -63,6 +78,15 @@ class DeEmbedding:
     """Tokens whose logits the latent raises most, along the residual stream alone."""
     suppresses: TokenScores
     """Those whose logits it lowers most."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each token of the four lists."""
+        for name in ("drives", "opposes", "promotes", "suppresses"):
+            one: TokenScores = getattr(self, name)
+            yield from ({"list": name} | record for record in one.records())
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"feature": self.feature, "strength": self.strength, "heads": len(self.heads)}
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

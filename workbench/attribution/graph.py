@@ -8,10 +8,10 @@ is the part of its target's value that comes from its source. Influence follows 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import torch
 from annotated_types import Gt, Le
@@ -19,8 +19,12 @@ from torch import Tensor
 
 from workbench.attribution.errors import AttributionError
 from workbench.core.checks import Integer, Number, checked
+from workbench.core.display import Rows, Shown, Tabular, record_of
 from workbench.core.precision import in_float64
 from workbench.dictionaries.features import Feature
+
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
 
 FORMAT = 3
 Kind = Literal["target", "latent", "error", "mlp", "embedding", "bias"]
@@ -29,7 +33,7 @@ PositiveShare = Annotated[Number, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True)
-class Node:
+class Node(Shown):
     """A vector that is written into the residual stream at a position, or the target."""
 
     id: int
@@ -62,7 +66,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Edge:
+class Edge(Shown):
     """The part of `target`'s value that comes from `source`: `weight = value of the source * factor`."""
 
     source: int
@@ -83,7 +87,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Tabular):
     """The attribution graph of one prediction, from `attribute`.
 
     Weights are exact: over all sources of the whole graph, a row's weights sum to its node's value.
@@ -132,9 +136,9 @@ class Graph:
         return len(self.nodes)
 
     @property
-    def edges(self) -> list[Edge]:
+    def edges(self) -> Rows[Edge]:
         """All edges, for each target the strongest first."""
-        return list(self.edges_of())
+        return Rows(self.edges_of())
 
     @checked(AttributionError)
     def edges_of(self, target: int | None = None) -> Iterator[Edge]:
@@ -230,6 +234,29 @@ class Graph:
             totals=[self.totals[row] for row in rows],
             provenance=self.provenance | {"pruned": {"share": share, "edges": edges, "kinds": sorted(kinds)}},
         )
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each node; `edges` is the table of the edges."""
+        for node in self.nodes:
+            token = self.prompt[node.position] if 0 <= node.position < len(self.prompt) else ""
+            yield record_of(node) | {"token": token}
+
+    def figure(self) -> Figure:
+        """The graph over positions and layers; of a graph that was not pruned the most influential part."""
+        from workbench.figures.attribution import attribution_graph
+
+        whole = "pruned" not in self.provenance
+        return attribution_graph(self.prune() if whole else self)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "prompt": "".join(self.prompt),
+            "target": self.target.label,
+            "nodes": self.counts,
+            "shown nodes": len(self.nodes),
+            "edges": int((self.weights != 0).sum()),
+            "shares": self.shares,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, in format 3: each row has the ids of its sources, their weights and invariants.

@@ -9,9 +9,9 @@ Three regimes, from the graph's own assumptions to the unchanged model:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from workbench.attribution.graph import Graph, Node
 from workbench.attribution.parts import Part, Transcoders, owners, transcoders_by_layer
 from workbench.attribution.target import Reader, latent_reader, read_target
 from workbench.core.checks import Integer, Number, Positive, checked
+from workbench.core.display import Tabular, columns
 from workbench.interventions.kinds import Scale
 from workbench.model.edits import BoundEdit, Edit, Group, running
 from workbench.model.in_force import uninterrupted
@@ -36,7 +37,7 @@ AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Tabular):
     """Predicted and measured changes of a graph's target where one latent at its position is scaled."""
 
     nodes: list[int]
@@ -59,6 +60,15 @@ class Verification:
     that regime was not measured."""
 
     to_dict = asdict
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each latent."""
+        by_regime = {f"predicted_{one}": self.predicted[one] for one in self.predicted}
+        by_regime |= {f"measured_{one}": self.measured[one] for one in self.measured}
+        return columns(node=self.nodes, label=self.labels, position=self.positions, **by_regime)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"factor": self.factor, "pearson": self.pearson, "slope": self.slope}
 
 
 @checked(AttributionError)

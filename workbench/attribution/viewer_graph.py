@@ -7,21 +7,25 @@ left after pruning, so its weights sum to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workbench.attribution.errors import AttributionError
 from workbench.attribution.graph import PositiveShare, heaviest
 from workbench.core.checks import Integer, checked
+from workbench.core.display import Rows, Shown, Tabular, record_of
+
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
 
 ViewerKind = Literal["target", "latent", "error", "embedding", "bias", "other"]
 VIEWER_KINDS: tuple[ViewerKind, ...] = get_args(ViewerKind)
 
 
 @dataclass(frozen=True)
-class ViewerNode:
+class ViewerNode(Shown):
     """A node of a published graph."""
 
     id: int
@@ -48,7 +52,7 @@ class ViewerNode:
 
 
 @dataclass(frozen=True)
-class ViewerLink:
+class ViewerLink(Shown):
     """A link: the part of the target that comes from the source, by the ids of the nodes."""
 
     source: int
@@ -57,7 +61,7 @@ class ViewerLink:
 
 
 @dataclass(frozen=True)
-class ViewerGraph:
+class ViewerGraph(Tabular):
     """A published graph, from `load_viewer_graph` or `read_viewer_graph`."""
 
     prompt: list[str]
@@ -83,9 +87,10 @@ class ViewerGraph:
         return self.metadata["scan"]
 
     @property
-    def targets(self) -> list[ViewerNode]:
+    def targets(self) -> Rows[ViewerNode]:
         """The logits, the likeliest first."""
-        return sorted((node for node in self.nodes if node.kind == "target"), key=lambda node: -(node.value or 0.0))
+        targets = (node for node in self.nodes if node.kind == "target")
+        return Rows(sorted(targets, key=lambda node: -(node.value or 0.0)))
 
     @checked(AttributionError)
     def node(self, id: Integer) -> ViewerNode:
@@ -134,6 +139,25 @@ class ViewerGraph:
             nodes=[node for node in self.nodes if node.id in reached],
             edges=[edge for edge in links if edge.target in reached and edge.source in reached],
         )
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each node."""
+        return map(record_of, self.nodes)
+
+    def figure(self) -> Figure:
+        """The graph over positions and layers."""
+        from workbench.figures.attribution import attribution_graph
+
+        return attribution_graph(self)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "prompt": "".join(self.prompt),
+            "model": self.model,
+            "nodes": len(self.nodes),
+            "edges": len(self.edges),
+            "pinned": len(self.pinned),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The same in the published form, with everything that the file held for the nodes that are left."""

@@ -7,9 +7,9 @@ corrupted prompts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from annotated_types import Ge, Le, Lt
@@ -20,12 +20,16 @@ from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import capture_all, head_matrices, head_path, head_point
 from workbench.circuits.tasks import prompt_tokens
 from workbench.core.checks import Integer, Number, Positive, PositiveNumber, checked
+from workbench.core.display import Tabular, cells
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 
 @dataclass(frozen=True)
-class DiscreteCircuit:
+class DiscreteCircuit(Tabular):
     """Scores of heads and edges by the codes of heads."""
 
     heads: Tensor
@@ -40,6 +44,16 @@ class DiscreteCircuit:
     losses: list[float]
     """The loss of every epoch."""
     seconds: float
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each head."""
+        return cells(("layer", "head"), score=self.heads)
+
+    def figure(self) -> Figure:
+        """The scores of heads as a map."""
+        from workbench.figures.circuits import head_maps
+
+        return head_maps({"codes of the task alone": self.heads.tolist()})
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data; of the losses only the last epoch's."""
@@ -94,7 +108,7 @@ def find_circuit_discrete(
         centred: whether each head's mean over all prompts is subtracted first, so that codes describe what varies
             between prompts; the paper does not subtract it.
         seed: of the choice of the prompts and of the initial weights.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each epoch; once it returns True, the work stops with a `TaskError`.
 
     Raises:

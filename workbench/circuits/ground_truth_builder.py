@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.circuits.tasks import Task
+from workbench.core.display import Tabular, cells
 from workbench.interventions.opening import load_model
 from workbench.model.language_model import LanguageModel
 
@@ -31,7 +32,7 @@ DIGITS = list("0123456789")
 
 
 @dataclass(frozen=True)
-class GroundTruth:
+class GroundTruth(Tabular):
     """A model with a known circuit, and its task."""
 
     model: LanguageModel
@@ -41,6 +42,13 @@ class GroundTruth:
     """Bool `[layer, head, layer, head]`."""
     task: Callable[[int, int], Task]
     """From a number of examples and a seed to the task."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each head."""
+        return cells(("layer", "head"), member=self.heads)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"model": self.model.name, "heads": self.heads.nonzero().tolist()}
 
 
 class ModelBuilder:

@@ -7,9 +7,9 @@ by its output on the corrupted prompt (Wang et al. 2022, arXiv 2211.00593; Zhang
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import torch
 from annotated_types import Ge, Lt
@@ -19,10 +19,14 @@ from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import Variant, capture_all, head_point, last_logits, mlp_points, run_variants
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import Integer, checked
+from workbench.core.display import Tabular, cells
 from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
 
 Method = Literal["patch", "mean", "zero", "resample"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -31,7 +35,7 @@ position by position; zero; its output on another positive prompt."""
 
 
 @dataclass(frozen=True)
-class PatchingResult:
+class PatchingResult(Tabular):
     """The loss of `log P(right) - log P(wrong)`, in nats, where a component is changed; below 0 for a gain."""
 
     method: str
@@ -43,6 +47,17 @@ class PatchingResult:
     """`log P(right) - log P(wrong)` of the unchanged model, mean over the prompts."""
     examples: int
     seconds: float
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each head, and one without a head for each MLP."""
+        yield from cells(("layer", "head"), loss=self.heads)
+        yield from ({"layer": layer, "head": None, "loss": loss} for layer, loss in enumerate(self.mlps.tolist()))
+
+    def figure(self) -> Figure:
+        """The losses of heads as a map."""
+        from workbench.figures.circuits import head_maps
+
+        return head_maps({self.method: self.heads.tolist()})
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -78,7 +93,7 @@ def patch_components(
         method: the replacement of a component's output, one of `METHODS`.
         mlps: whether MLPs are changed too.
         seed: of the choice of the other prompt for "resample".
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each batch; once it returns True, the work stops with a `TaskError`.
 
     Raises:

@@ -51,7 +51,7 @@ def patch_edges(
         model: the model.
         task: the prompts.
         edges: `(layer, head, later layer, head)`.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each layer; once it returns True, the work stops with a `TaskError`.
 
     Raises:

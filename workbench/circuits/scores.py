@@ -12,10 +12,11 @@ from torch import Tensor
 
 from workbench.circuits.errors import TaskError
 from workbench.core.checks import Floats, Number, checked
+from workbench.core.display import Shown
 
 
 @dataclass(frozen=True)
-class ScoreEvaluation:
+class ScoreEvaluation(Shown):
     """Agreement of scores with a circuit."""
 
     auc: float

@@ -11,13 +11,14 @@ from workbench.circuits.errors import TaskError
 from workbench.circuits.patching_runs import last_logits
 from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
+from workbench.core.display import Shown
 from workbench.core.precision import in_float64
 from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
-class TaskResult:
+class TaskResult(Shown):
     """A model's performance on a task, over all its prompts."""
 
     examples: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired
@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from workbench.circuits.errors import TaskError
 from workbench.core.checks import Floats, checked
+from workbench.core.display import Shown, Tabular, columns
 from workbench.core.files import replacing
 from workbench.core.forms import as_form, parse_json, read_text
 from workbench.model.language_model import LanguageModel
@@ -26,9 +27,13 @@ from workbench.model.language_model import LanguageModel
 FORMAT = 1
 
 
+def _joined(words: str | Sequence[str]) -> str:
+    return words if isinstance(words, str) else " | ".join(words)
+
+
 @checked(TaskError)
 @dataclass(frozen=True)
-class Task:
+class Task(Tabular):
     """Pairs of prompts with right and wrong next tokens.
 
     Raises:
@@ -69,9 +74,17 @@ class Task:
         ends = ([one[row] for row in chosen] for one in (self.answers, self.wrong))
         return Task(self.name, *prompts, *ends, about=self.about)
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each prompt."""
+        answers, wrong = map(_joined, self.answers), map(_joined, self.wrong)
+        return columns(prompt=self.positives, corrupted=self.corrupted, answers=answers, wrong=wrong)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"name": self.name, "about": self.about, "prompts": len(self.positives)}
+
 
 @dataclass(frozen=True)
-class EncodedTask:
+class EncodedTask(Shown):
     """A task in the tokens of one model."""
 
     tokens: Tensor

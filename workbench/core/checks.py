@@ -42,6 +42,7 @@ from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import has_halves, path_fault
+from workbench.core.progress import reporting
 from workbench.core.type_words import MANY, PLAIN, described, how_to_open, inside, shown
 from workbench.core.validation import validator
 
@@ -196,6 +197,7 @@ def checked(error: type[WorkbenchError], of: Callable[..., Any] | None = None) -
 
 def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
+    tells = "progress" in signature.parameters
 
     @functools.cache
     def adapters() -> dict[str, tuple[SchemaValidator, Any]]:
@@ -223,6 +225,9 @@ def _checking(error: type[WorkbenchError], function: Callable[..., Any]) -> Call
             else:
                 bound.arguments[name] = _checked(own, adapter, form, name, value)
         try:
+            if tells:
+                with reporting(bound.arguments.get("progress")) as bound.arguments["progress"]:
+                    return function(*bound.args, **bound.kwargs)
             return function(*bound.args, **bound.kwargs)
         except (RuntimeError, MemoryError) as wrong:  # torch has no kind of its own for it on processors
             if isinstance(wrong, MemoryError) or any(words in str(wrong) for words in NO_MEMORY):

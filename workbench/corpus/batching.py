@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.core.display import Shown
 from workbench.core.vocabulary import beyond_vocabulary, special_tokens
 from workbench.corpus.reading import CorpusError
 
@@ -43,7 +44,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class TokenBatch:
+class TokenBatch(Shown):
     """Windows of texts as tokens on the model's device, padded on the right. Unpacks as `tokens, mask = batch`."""
 
     tokens: Tensor

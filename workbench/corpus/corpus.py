@@ -14,6 +14,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
+from workbench.core.display import Tabular, columns
 from workbench.core.type_words import shown
 from workbench.corpus.batching import (
     Model,
@@ -36,7 +37,7 @@ STREAMED_TEXTS = 20_000
 
 @checked(CorpusError)
 @dataclass(frozen=True, eq=False)
-class Corpus:
+class Corpus(Tabular):
     """Texts with a name and their source.
 
     Attributes:
@@ -239,6 +240,13 @@ class Corpus:
         windows = windows_of(self.texts, model, room, tokens=tokens, **how)
         batches = batched(windows, model, batch, np.random.default_rng([seed, 1]) if shuffle else None, bos)
         return itertools.islice(batches, rank, None, world)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each text."""
+        return columns(text=self.texts)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"name": self.name, "texts": len(self), "source": self.source, "licence": self.licence}
 
 
 def as_corpus(texts: object) -> Corpus:

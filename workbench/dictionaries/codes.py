@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workbench.core.display import Shown
 from workbench.dictionaries.folder import DictionaryError
 from workbench.model.edits import Masks, Positions
 
 
 @dataclass(frozen=True)
-class Codes:
+class Codes(Shown):
     """Sparse features: for each activation the features that are present, and how strongly."""
 
     values: Tensor

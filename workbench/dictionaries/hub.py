@@ -62,7 +62,7 @@ def fetch(
                 _log.warning("%s is taken as it is on this machine; more of it may be on the hub.", address.address)
             return here
         raise DictionaryError(f"{address.address} is not on this machine, and the hub can't be asked: {why}.")
-    if progress is not None:
+    if progress:
         progress(0.0, f"Looking into {address.repository}")
     listing, inside = _listed(address)
     files = _needed(listing, address, inside, several=several)

@@ -65,7 +65,7 @@ def load_dictionary(
         model_name: the model that it was made for. What the files say has precedence: another name is refused.
         device: where its tensors go, such as "cuda"; "auto" for CUDA, else MPS, else the processor; None for the
             processor. A dictionary follows the model that it is used on.
-        progress: called with the share of a download; without it `huggingface_hub` draws its bars.
+        progress: called with the share of a download; None: a bar; False: nothing.
         cancel: asked about ten times a second during a download, which it stops; what was fetched stays in the cache.
 
     Raises:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import as_integer, checked
+from workbench.core.display import Shown
 from workbench.core.hashing import fingerprint, hash_of
-from workbench.core.type_words import reason_of, shown
+from workbench.core.type_words import reason_of, shortened, shown
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.features import Feature, FeatureError
@@ -34,7 +35,7 @@ IDENTITY = 2
 """Version of the identity; version 1 was the hash of the tensors alone."""
 
 
-class Dictionary(nn.Module, ABC):
+class Dictionary(nn.Module, ABC, Shown):
     """Features at a hook point.
 
     Kinds differ in `encode` and `decode`; all else follows from these and from the attributes below, which a kind sets
@@ -123,9 +124,11 @@ class Dictionary(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Its name, size and place, at the head of what `print` shows."""
         places = " → ".join(dict.fromkeys(place for place in (self.reads, self.writes) if place))
-        return (
-            f"{self.name!r}, {self.n_features:,} features, {self.d_in} → {self.d_out}, at {places or 'no hook point'}"
-        )
+        at = shortened(places or "no hook point", 200)
+        return f"{self.name!r}, {self.n_features:,} features, {self.d_in} → {self.d_out}, at {at}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     @property
     def read_points(self) -> tuple[str, ...]:
@@ -386,3 +389,13 @@ class Dictionary(nn.Module, ABC):
         if known is not None and types == {name: tensor.dtype for name, tensor in held_tensors(self).items()}:
             remember_hash(self, known)
         return self
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "features": self.n_features,
+            "width": f"{self.d_in} → {self.d_out}",
+            "reads": self.reads,
+            "writes": self.writes,
+        }

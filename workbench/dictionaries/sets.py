@@ -35,7 +35,7 @@ def load_set(
         path: a set of transcoders, a run with a folder for each hook point, or a single dictionary; or the name of one
             on the hub, as in `load_dictionary`.
         device: where their tensors go, as in `load_dictionary`.
-        progress: called with the share of a download; without it `huggingface_hub` draws its bars.
+        progress: called with the share of a download; None: a bar; False: nothing.
         cancel: asked about ten times a second during a download, which it stops; what was fetched stays in the cache.
 
     Returns:

@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.display import Shown
 from workbench.dictionaries.codes import Codes
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.settings import Field, fields_of
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Shown):
     """Measures of one training step, on its batch and before the weights change."""
 
     loss: float

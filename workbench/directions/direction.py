@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.core.display import Shown
 from workbench.core.type_words import shown
 from workbench.dictionaries.directions import Directions
 from workbench.dictionaries.features import Feature
@@ -21,7 +22,7 @@ from workbench.directions.writing import write_direction
 
 @checked(DirectionError)
 @dataclass(frozen=True, eq=False)
-class Direction:
+class Direction(Shown):
     """Vectors by hook point; `wb.Steer.along(direction, amount)` adds each of them, times the amount, at its place.
 
     Raises:
@@ -115,6 +116,9 @@ class Direction:
                 of several widths, or the file can't be written or holds something else.
         """
         write_direction(Path(path), self.vectors, self.name, self.model_name, self.provenance)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"name": self.name, "model": self.model_name, "hook points": self.hook_points}
 
 
 @checked(DirectionError)

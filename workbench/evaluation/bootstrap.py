@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.display import Shown
 from workbench.core.precision import in_float64
 from workbench.evaluation.errors import EvaluationError
 
@@ -56,7 +57,7 @@ class TextSums:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Shown):
     """A measure with its 95% confidence interval."""
 
     value: Tensor

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.core.text import figure_text
 from workbench.figures.common import AGAINST, FAINT, FOR, GRID, axis_title, dress
 
 COLOURS = (FOR, AGAINST, "#8a6d3b", "#4b6c9e", "#8d5a97", FAINT)
@@ -19,6 +20,7 @@ def head_maps(maps: Mapping[str, Sequence[Sequence[float]]], circuit: Sequence[t
         maps: by name, `[layer][head]`; 0 is white, also in maps with values below 0.
         circuit: heads to mark in every map, as (layer, head).
     """
+    maps = {figure_text(name): rows for name, rows in maps.items()}
     names = list(maps)
     layers = max(len(rows) for rows in maps.values())
     figure = make_subplots(1, len(names), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.025)
@@ -63,6 +65,7 @@ def roc_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) ->
     """
     figure = go.Figure()
     for number, (name, (false, true)) in enumerate(curves.items()):
+        name = figure_text(name)  # noqa: PLW2901 - for markup and mathematics
         figure.add_scatter(
             x=list(false),
             y=list(true),

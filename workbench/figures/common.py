@@ -8,6 +8,8 @@ import plotly.graph_objects as go
 
 from workbench.core.text import figure_label, visible
 
+Figure = go.Figure
+"""What figures are, for rooms that name it."""
 INK, FAINT, GRID = "#1f2b2a", "#7c8b93", "#e6ebe6"
 FOR, AGAINST = "#1f7a6d", "#c8643c"
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, checked
+from workbench.core.display import Shown
 from workbench.core.errors import WorkbenchError
-from workbench.core.progress import Progress, time_left
+from workbench.core.progress import Progress, Tell, time_left
 from workbench.corpus import Corpus
 from workbench.corpus.batching import bos_id
 from workbench.model.in_force import InForce, as_of, in_force
@@ -29,7 +30,7 @@ class HarvestError(WorkbenchError):
 
 
 @dataclass(frozen=True)
-class Activations:
+class Activations(Shown):
     """What the model computed at some tokens."""
 
     values: Mapping[str, Tensor]
@@ -134,7 +135,8 @@ class Harvest:
 
         Args:
             skip: leave out so many tokens; the model does not run on batches that are left out whole.
-            progress: called with the share done, and in words the speed and an estimate of the time left.
+            progress: called with the share done, and in words the speed and an estimate of the time left;
+                None and False: nothing, since the caller works between the batches. `collect` draws a bar.
             cancel: called before each batch; once it returns True, the iteration ends.
         """
         return self._run(skip, progress, cancel, in_force())
@@ -166,6 +168,7 @@ class Harvest:
             if clock:
                 clock.tell(passed)
 
+    @checked(HarvestError)
     def collect(self, *, progress: Progress | None = None, cancel: Callable[[], bool] | None = None) -> Activations:
         """All of it in memory."""
         if self.repeat and self.tokens is None:
@@ -192,7 +195,7 @@ class Harvest:
 class _Clock:
     """Tells how far a harvest is and how long it will take."""
 
-    def __init__(self, total: int | None, skipped: int, progress: Progress):
+    def __init__(self, total: int | None, skipped: int, progress: Tell):
         self.total, self.skipped, self.progress = total, skipped, progress
         self.begun = time.monotonic()
 

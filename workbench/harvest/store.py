@@ -170,7 +170,8 @@ class Store:
             folder: where to; each rank needs its own.
             dtype: "float16" or "float32".
             commit_every: seconds between commits, which wait for the disk; a killed writer loses at most so much work.
-            progress: called with the share done, and in words the speed and an estimate of the time left.
+            progress: called with the share done, and in words the speed and an estimate of the time left;
+                None: a bar; False: nothing.
             cancel: called before each batch; once it returns True, the store is left incomplete, ready to go on.
 
         Raises:

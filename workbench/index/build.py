@@ -78,7 +78,8 @@ def build_indexes(
             all entries in the windows around a card's examples. None keeps all; of neurons `NEURONS_KEPT`, a third of
             them the highest and a third the lowest.
         commit_every: seconds between commits.
-        progress: called with the share done and a word on what is being done, with an estimate of the time left.
+        progress: called with the share done and a word on what is being done, with an estimate of the time left;
+            None: a bar; False: nothing.
         cancel: called before each batch; once it returns True, building stops with a `FeatureIndexError`.
 
     Returns:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from workbench.core import markup
+from workbench.core.display import Shown, Tabular, columns, record_of
 from workbench.dictionaries.features import Feature
 from workbench.index.exported import ExportedLabel
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 
 @dataclass(frozen=True)
-class Example:
+class Example(Shown):
     """A token on which a feature is active, in its context: a piece of its text.
 
     Up to 20 tokens in front and 10 behind, as far as they were read one after another: windows of a text are read in
@@ -32,6 +38,12 @@ class Example:
     row: int
     """The row of the peak among the tokens of the index."""
 
+    def _parts(self) -> Iterator[str]:
+        yield markup.tokens(self.tokens, self.activations)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"value": self.value, "text": self.text, "position": self.position, "context": "".join(self.tokens)}
+
 
 @dataclass(frozen=True)
 class QuantileExample(Example):
@@ -42,7 +54,7 @@ class QuantileExample(Example):
 
 
 @dataclass(frozen=True)
-class TokenScore:
+class TokenScore(Shown):
     """A token that a feature promotes or suppresses."""
 
     id: int | None
@@ -54,7 +66,7 @@ class TokenScore:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbour(Shown):
     """A feature whose direction has a high cosine with this feature's."""
 
     index: int
@@ -63,7 +75,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Partner:
+class Partner(Shown):
     """A feature that is active on the same tokens."""
 
     index: int
@@ -75,16 +87,26 @@ class Partner:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class Histogram(Tabular):
     """Numbers of tokens by the feature's value, where it is active."""
 
     edges: list[float]
     """Ends of the bins, one more than counts."""
     counts: list[int]
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each bin."""
+        return columns(low=self.edges[:-1], high=self.edges[1:], tokens=self.counts)
+
+    def figure(self) -> Figure:
+        """The counts as bars."""
+        from workbench.figures.tokens import activation_histogram
+
+        return activation_histogram(self.edges, self.counts)
+
 
 @dataclass(frozen=True)
-class FeatureCard:
+class FeatureCard(Tabular):
     """Everything that an index holds on a feature; None for a number that an export does not say."""
 
     feature: Feature
@@ -118,6 +140,36 @@ class FeatureCard:
     labels: list[ExportedLabel] = field(default_factory=list)
     """Every label of the export that the index was made from, with its source."""
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each example."""
+        for kind in ("top", "quantile", "lowest"):
+            for one in getattr(self, f"{kind}_examples"):
+                place = {"text": one.text, "position": one.position}
+                yield {
+                    "examples": kind,
+                    "value": one.value,
+                    "token": one.tokens[one.peak],
+                    **place,
+                    "context": "".join(one.tokens),
+                }
+
+    def figure(self) -> Figure:
+        """The histogram of its values."""
+        from workbench.figures.tokens import activation_histogram
+
+        return activation_histogram(self.histogram.edges, self.histogram.counts)
+
+    def _facts(self) -> Mapping[str, object]:
+        names = ("feature", "label", "note", "starred", "active", "density", "mean", "highest", "lowest")
+        tokens = {name: [one.token for one in getattr(self, name)] for name in ("promoted", "suppressed")}
+        return {name: getattr(self, name) for name in names} | tokens
+
+    def _parts(self) -> Iterator[str]:
+        for one in self.top_examples[: markup.LINES]:
+            yield markup.tokens(one.tokens, one.activations, full=self.highest)
+        for name in ("neighbours", "cofiring"):
+            yield markup.table(map(record_of, getattr(self, name)), name)
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, the feature as its id."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "feature"}
@@ -125,7 +177,7 @@ class FeatureCard:
 
 
 @dataclass(frozen=True)
-class FeatureHit:
+class FeatureHit(Shown):
     """A feature that meets the conditions of a search."""
 
     feature: Feature
@@ -153,7 +205,7 @@ class FeatureHit:
 
 
 @dataclass(frozen=True)
-class RegexScore:
+class RegexScore(Shown):
     """A feature's scores as a classifier of the tokens that a regular expression marks."""
 
     hits: float
@@ -172,7 +224,7 @@ class RegexScore:
 
 
 @dataclass(frozen=True)
-class TokenFeatures:
+class TokenFeatures(Shown):
     """The features that are active on one token of a prompt."""
 
     id: int

@@ -9,16 +9,18 @@ Such a folder holds examples that somebody chose and no corpus: what can't be to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.core import markup
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.display import Shown, Tabular
 from workbench.index.layout import FeatureIndexError
 
 
 @dataclass(frozen=True)
-class ExportedLabel:
+class ExportedLabel(Shown):
     """What somebody says that a feature is."""
 
     text: str
@@ -27,7 +29,7 @@ class ExportedLabel:
 
 
 @dataclass(frozen=True)
-class ExportedExample:
+class ExportedExample(Shown):
     """A piece of text, with the feature's value on each token."""
 
     tokens: list[str]
@@ -38,9 +40,15 @@ class ExportedExample:
         """The place of the highest value, from 0."""
         return max(range(len(self.values)), key=self.values.__getitem__)
 
+    def _parts(self) -> Iterator[str]:
+        yield markup.tokens(self.tokens, self.values)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"context": "".join(self.tokens), "highest": max(self.values, default=0.0)}
+
 
 @dataclass(frozen=True)
-class ExportedFeature:
+class ExportedFeature(Shown):
     """What a folder holds on one feature; None and empty lists where it says nothing."""
 
     index: int
@@ -57,9 +65,14 @@ class ExportedFeature:
     """The contribution of one unit of the feature to each promoted token's logit; empty where nothing is said."""
     suppressed_scores: list[float] = field(default_factory=list)
 
+    def _parts(self) -> Iterator[str]:
+        yield from super()._parts()
+        for one in self.examples[: markup.LINES]:
+            yield markup.tokens(one.tokens, one.values)
+
 
 @dataclass(frozen=True)
-class FeatureExport:
+class FeatureExport(Tabular):
     """The features of a folder, from `open_export`; no index, since it has no corpus to count in."""
 
     source: str
@@ -105,6 +118,18 @@ class FeatureExport:
         }
         always = ["a corpus to search by regular expressions", "neighbours", "features that are active together"]
         return [what for what, is_so in lacks.items() if is_so] + always
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each feature."""
+        for one in self.features.values():
+            words = [label.text for label in one.labels]
+            yield {
+                "index": one.index,
+                "labels": words,
+                "density": one.density,
+                "highest": one.highest,
+                "promoted": one.promoted,
+            }
 
     def to_dict(self) -> dict[str, Any]:
         """Source, model, name, hook point, size, and what is absent."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from workbench.core.checks import Natural, Number, Positive, Share, checked
+from workbench.core.display import Rows, Tabular, columns
 from workbench.core.patterns import SafePattern
 from workbench.core.steady import read_steadily
 from workbench.dictionaries.folder import CONFIG
@@ -38,7 +39,7 @@ INSIDE = "index"
 """The name of an index's folder in the folder of its dictionary."""
 
 
-class FeatureIndex:
+class FeatureIndex(Tabular):
     """The index of one dictionary's features over one corpus; built by `build_index`, opened by `open_index`.
 
     Many threads can read it at once.
@@ -110,7 +111,7 @@ class FeatureIndex:
         return rows[:n], values[:n]
 
     @checked(FeatureIndexError)
-    def examples(self, index: Natural, n: Natural = TOP, start: Natural = 0) -> list[Example]:
+    def examples(self, index: Natural, n: Natural = TOP, start: Natural = 0) -> Rows[Example]:
         """Examples of a feature, highest value first, without the first `start`.
 
         An index with `keep` has few examples of ranks above `TOP`, and values around their peaks may lack.
@@ -120,7 +121,7 @@ class FeatureIndex:
         """
         self._check(index)
         places = np.arange(start, min(start + n, len(self.entries.kept(index))))
-        return examples(self.entries, self.tokens, index, places)
+        return Rows(examples(self.entries, self.tokens, index, places))
 
     @checked(FeatureIndexError)
     def feature(self, index: Natural) -> FeatureCard:
@@ -143,7 +144,7 @@ class FeatureIndex:
         min_precision: Share = 0.0,
         min_recall: Share = 0.01,
         limit: Positive | None = 50,
-    ) -> list[FeatureHit]:
+    ) -> Rows[FeatureHit]:
         """Features that meet all conditions, best first; without `text` and `regex`, in the order of `unasked`.
 
         Args:
@@ -192,7 +193,7 @@ class FeatureIndex:
             fits &= (scores.hits > 0) & (scores.recall >= min_recall) & (scores.precision >= min_precision)
             ranked = np.lexsort((-scores.f1, -getattr(scores, order))).tolist()
         chosen = [feature for feature in ranked if fits[feature]][:limit]
-        return [
+        return Rows(
             self._cards.hit(
                 feature,
                 remarks.get(feature, NO_REMARK),
@@ -200,7 +201,7 @@ class FeatureIndex:
                 None if scores is None else scores.of(feature),
             )
             for feature in chosen
-        ]
+        )
 
     def _unasked(self, order: Unasked, remarks: Mapping[int, Remark]) -> list[int]:
         """All features in an order that asks for nothing."""
@@ -210,7 +211,7 @@ class FeatureIndex:
         return sorted(ranked, key=lambda feature: not remarks.get(feature, NO_REMARK).starred)
 
     @checked(FeatureIndexError)
-    def fires_on(self, prompt: str, top: Natural = 20) -> list[TokenFeatures]:
+    def fires_on(self, prompt: str, top: Natural = 20) -> Rows[TokenFeatures]:
         """The features that are active on each token of a prompt, under the interventions in force here.
 
         Args:
@@ -223,7 +224,7 @@ class FeatureIndex:
         """
         if self.model is None or self.dictionary is None:
             raise FeatureIndexError("To run a prompt, open the index with open_index(path, model, dictionary).")
-        return active_features(self.model, self.dictionary, prompt, top)
+        return Rows(active_features(self.model, self.dictionary, prompt, top))
 
     @checked(FeatureIndexError)
     def label(self, index: Natural, text: str) -> None:
@@ -288,6 +289,18 @@ class FeatureIndex:
     def _remark(self, index: int, **fields: Any) -> None:
         self._check(index)
         self._annotations.change({index: fields})
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each feature."""
+        remarks = self.remarks()
+        numbers = {name: self.statistics[name].tolist() for name in ("active", "density", "mean", "highest", "lowest")}
+        for index, row in enumerate(columns(**numbers)):
+            remark = remarks.get(index, NO_REMARK)
+            yield {"index": index, "label": remark.label, "starred": remark.starred, **row}
+
+    def _facts(self) -> Mapping[str, object]:
+        about = self.about["dictionary"]
+        return {"dictionary": about["name"], "features": self.n_features, "tokens": self.n_tokens, "folder": self.path}
 
 
 @checked(FeatureIndexError)

@@ -17,6 +17,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from workbench.core.delimited import ENDINGS, Table, read_table
+from workbench.core.display import Shown
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.type_words import shortened, shown
@@ -29,7 +30,7 @@ _STARS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 
 @dataclass(frozen=True)
-class Remark:
+class Remark(Shown):
     """Label, note and star of a feature."""
 
     label: str = ""

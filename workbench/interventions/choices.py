@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.core.arguments import Argument
 from workbench.core.checks import checked
+from workbench.core.display import Shown
 from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
@@ -16,7 +17,7 @@ from workbench.model.edits import Positions
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Shown):
     """One entry of the list of what can be done with a feature."""
 
     title: str

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Raises, checked
+from workbench.core.display import Tabular, cells
 from workbench.lens.errors import LensError
 from workbench.lens.tokens import chosen_layers, one_row
 from workbench.model.edits import EditError, Intervention
@@ -17,13 +18,16 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 from workbench.model.weights import ModelError
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 Weighted = Literal["pattern", "written"]
 EXACT, EXACT_16_BITS = 1e-3, 0.05
 """The largest difference between a head's output and its pattern times its values, as a share of the largest."""
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
+class Attention(Tabular):
     """What each head attends to on a text; `read_attention` returns one."""
 
     prompt: list[str]
@@ -39,6 +43,18 @@ class Attention:
             heads = self.patterns.shape[1] - 1
             raise LensError(f"There is no head {layer}.{head} here: layers {self.layers}, heads 0 to {heads}.")
         return self.patterns[self.layers.index(layer), head]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each query and key of each head; keys behind the query only where they weigh anything."""
+        for row in cells(("layer", "head", "query", "key"), weight=self.patterns):
+            if row["key"] <= row["query"] or row["weight"]:
+                yield row | {"layer": self.layers[row["layer"]]}
+
+    def figure(self, layer: int, head: int) -> Figure:
+        """The pattern of one head as a map; raises `LensError` if it was not read."""
+        from workbench.figures.predictions import attention_map
+
+        return attention_map(self.prompt, self.head(layer, head).tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """The patterns as plain data."""
@@ -85,7 +101,7 @@ def read_attention(
 
 
 @dataclass(frozen=True, eq=False)
-class HeadScores:
+class HeadScores(Tabular):
     """Behaviours of each head on repeated random tokens, from 0 to 1; `score_heads` returns one."""
 
     previous: Tensor
@@ -96,6 +112,16 @@ class HeadScores:
     """`[layer, head]`: at the token behind that occurrence, in the second half."""
     first: Tensor
     """`[layer, head]`: at the first position, in the second half."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each head."""
+        return cells(("layer", "head"), **{name: getattr(self, name) for name in self.to_dict()})
+
+    def figure(self) -> Figure:
+        """The scores of heads as maps."""
+        from workbench.figures.circuits import head_maps
+
+        return head_maps(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as plain data."""

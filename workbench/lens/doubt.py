@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
+from workbench.core import markup
 from workbench.core.checks import Natural, Number, Positive, Raises, Share, checked
+from workbench.core.display import Rows, Tabular, columns
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.evaluation.bootstrap import Estimate, TextSums, bootstrap
@@ -23,12 +25,15 @@ from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 SAME, SAME_16_BITS = 1e-4, 0.05
 """KL up to which the last layer's prediction is the model's own, in nats."""
 
 
 @dataclass(frozen=True, eq=False)
-class Doubt:
+class Doubt(Tabular):
     """How sure a model is of each token of a text; `read_doubt` returns one."""
 
     prompt: list[str]
@@ -60,6 +65,24 @@ class Doubt:
                     found.append((start, place - 1))
                 start = None
         return found
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each token."""
+        numbers = {name: getattr(self, name).tolist() for name in ("surprise", "entropy", "margin", "settled")}
+        return columns(position=range(len(self.prompt)), token=self.prompt, **numbers)
+
+    def figure(self) -> Figure:
+        """Surprise and entropy of each token."""
+        from workbench.figures.predictions import doubt_bars
+
+        return doubt_bars(self.prompt, self.surprise.tolist(), self.entropy.tolist())
+
+    def _parts(self) -> Iterator[str]:
+        yield markup.tokens(self.prompt, self.surprise.tolist(), unit="nats of surprise")
+        yield from super()._parts()
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"tokens": len(self.prompt), "mean surprise": float(self.surprise[1:].mean())}
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain data; the first surprise is None."""
@@ -120,7 +143,7 @@ def _of_next(grid: LensGrid) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EarlyExit:
+class EarlyExit(Tabular):
     """What becomes of tokens that leave at the first layer which is confident enough; `measure_early_exit`."""
 
     confidence: float
@@ -132,6 +155,24 @@ class EarlyExit:
     layers: Estimate
     """The mean share of the layers that is computed."""
     tokens: int
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each layer."""
+        return columns(layer=range(len(self.left)), left=self.left)
+
+    def figure(self) -> Figure:
+        """The share of tokens that has left, by layer."""
+        from workbench.figures.predictions import exit_curve
+
+        return exit_curve(self.left, self.confidence)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "confidence": self.confidence,
+            "agreement": _with_ends(self.agreement),
+            "layers": _with_ends(self.layers),
+            "tokens": self.tokens,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -154,7 +195,7 @@ def measure_early_exit(
     resamples: Positive = 1000,
     seed: Natural = 0,
     progress: Progress | None = None,
-) -> list[EarlyExit]:
+) -> Rows[EarlyExit]:
     """How many tokens could leave before the last layer, and how often that agrees with the whole model.
 
     A token leaves at the first layer whose likeliest token has at least the confidence.
@@ -168,7 +209,7 @@ def measure_early_exit(
         context: tokens of a window.
         resamples: of the bootstrap over texts; the intervals hold 95%.
         seed: of the bootstrap.
-        progress: told the share that is done.
+        progress: told the share that is done; None: a bar; False: nothing.
 
     Raises:
         LensError: as `read_lens`, or no confidence.
@@ -197,10 +238,15 @@ def measure_early_exit(
         done += len(text)
         if progress:
             progress(min(1.0, done / tokens), f"Reading {done:,} of {tokens:,} tokens")
-    return [
+    return Rows(
         _result(confidence, one, counts, resamples, seed)
         for confidence, one, counts in zip(confidences, sums, by_layer, strict=True)
-    ]
+    )
+
+
+def _with_ends(one: Estimate) -> str:
+    low, high = one.interval
+    return f"{float(one.value):.1%}, {low:.1%} to {high:.1%}"
 
 
 def _exits(grid: LensGrid, confidence: float) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from workbench.core import markup
 from workbench.core.checks import checked
+from workbench.core.display import Tabular, cells
 from workbench.evaluation.losses import cross_entropy
 from workbench.lens.errors import LensError
 from workbench.lens.places import Place
@@ -16,9 +19,12 @@ from workbench.lens.readout import Readout
 from workbench.lens.tokens import token_id
 from workbench.model.language_model import LanguageModel
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LensGrid:
+class LensGrid(Tabular):
     """What each row predicts behind each position of a text; `read_lens` returns one."""
 
     model: LanguageModel = field(repr=False)
@@ -83,6 +89,33 @@ class LensGrid:
                 logits = readout.logits(readout.normed(cells[at]))
                 found.append(measure(logits, number))
         return torch.cat(found).view(self.streams.shape[:2])
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each cell, with the likeliest token."""
+        flat = iter(cells(("row", "position"), entropy=self.entropy, kl=self.kl))
+        for place, texts, shares in zip(self.places, self.tokens, self.probabilities.tolist(), strict=True):
+            for token, words, some in zip(self.prompt, texts, shares, strict=True):
+                top = {"token": token, "top": words[0], "probability": some[0], "others": words[1:]}
+                yield next(flat) | {"row": place.label} | top
+
+    def figure(self) -> Figure:
+        """The likeliest token of each cell, coloured by its probability."""
+        from workbench.figures.predictions import lens_map
+
+        labels = [place.label for place in self.places]
+        words = [[cell[0] for cell in row] for row in self.tokens]
+        return lens_map(self.prompt, labels, words, self.probabilities[..., 0].tolist())
+
+    def _parts(self) -> Iterator[str]:
+        shares = self.probabilities[..., 0].tolist()
+        rows = [
+            (place.label, [(word[0], share, f"{share:.1%}") for word, share in zip(*row, strict=True)])
+            for place, *row in list(zip(self.places, self.tokens, shares, strict=True))[::-1]
+        ]
+        yield markup.grid(rows, self.prompt)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"rows": len(self.places), "positions": len(self.prompt), "tokens of each cell": self.ids.shape[2]}
 
     def to_dict(self) -> dict[str, Any]:
         """The grid as plain data, without `streams`."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.display import Shown
 from workbench.core.precision import in_float64
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
@@ -29,7 +30,7 @@ Token = str | int
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Shown):
     """What one part adds to the logit."""
 
     label: str

@@ -7,13 +7,14 @@ Framework for Transformer Circuits".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 
 from workbench.core.checks import Integer, Natural, Positive, Raises, checked
+from workbench.core.display import Rows, Tabular, record_of
 from workbench.core.precision import in_float64
 from workbench.dictionaries.protocol import Dictionary
 from workbench.lens.errors import LensError
@@ -35,11 +36,14 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 from workbench.model.weights import ModelError
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 Detail = Literal["parts", "heads", "neurons", "latents"]
 
 
 @dataclass(frozen=True, eq=False)
-class LogitAttribution:
+class LogitAttribution(Tabular):
     """A logit as a sum; `attribute_logit` returns one."""
 
     target: str
@@ -52,9 +56,20 @@ class LogitAttribution:
     """The model's probability of the token; of the first where there are two."""
 
     @property
-    def largest(self) -> list[Share]:
+    def largest(self) -> Rows[Share]:
         """The parts from the largest absolute share to the smallest."""
-        return sorted(self.shares, key=lambda share: -abs(share.value))
+        return Rows(sorted(self.shares, key=lambda share: -abs(share.value)))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each part, the largest first."""
+        return map(record_of, self.largest)
+
+    def figure(self) -> Figure:
+        """The 30 largest parts as bars."""
+        from workbench.figures.predictions import logit_bars
+
+        shown = self.largest[:30]
+        return logit_bars([one.label for one in shown], [one.value for one in shown])
 
     def to_dict(self) -> dict[str, Any]:
         """The sum as plain data."""

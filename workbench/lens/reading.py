@@ -47,7 +47,7 @@ def read_lens(
         layers: only these; None for all.
         top_k: tokens that are kept of each cell.
         interventions: act in the run that is read, beside those in force here.
-        progress: told the share that is done.
+        progress: told the share that is done; None: a bar; False: nothing.
 
     Raises:
         LensError: a model without a final norm or LM head of its own, an unknown kind or place, or a layer that the
@@ -114,7 +114,7 @@ def _reduce(readout: Readout, streams: Tensor, final: Tensor, top_k: int, progre
         streams: `[rows, pos, d_model]`.
         final: behind the final norm, `[pos, d_model]`.
         top_k: tokens kept.
-        progress: told the share that is done.
+        progress: told the share that is done; None: a bar; False: nothing.
     """
     reducer = Reducer(readout, top_k)
     blocks: list[Reduced] = []

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from workbench.core.checks import Positive, checked
+from workbench.core.display import Tabular, columns
 from workbench.lens.errors import LensError
 from workbench.lens.readout import NORM, Readout
 from workbench.lens.tokens import one_row
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 
 @dataclass(frozen=True, eq=False)
-class TextWords:
+class TextWords(Tabular):
     """A text as a sparse vector over the vocabulary; `read_words` returns one."""
 
     ids: Tensor
@@ -40,6 +45,19 @@ class TextWords:
         one, two = (part.ids.new_zeros(self.vocabulary, dtype=torch.float32) for part in (self, other))
         one[self.ids], two[other.ids.to(two.device)] = self.weights, other.weights.to(two)
         return float(torch.nn.functional.cosine_similarity(one, two.to(one.device), dim=0))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each word, the heaviest first."""
+        return columns(word=self.words, weight=self.weights.tolist())
+
+    def figure(self) -> Figure:
+        """The 30 heaviest words as bars."""
+        from workbench.figures.tokens import token_bars
+
+        return token_bars(self.words[:30], self.weights[:30].tolist())
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"words": self.words}
 
     def to_dict(self) -> dict[str, Any]:
         """The words and their weights."""

@@ -8,15 +8,17 @@ perplexity of the edited text under the plain model.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
+from workbench.core import markup
 from workbench.core.checks import Natural, Positive, Raises, checked
+from workbench.core.display import Rows, Shown, Tabular
 from workbench.evaluation.losses import cross_entropy, kl_divergence, perplexity
 from workbench.evaluation.repetition import repetition
 from workbench.interventions.features import dictionary_of
@@ -31,6 +33,9 @@ from workbench.model.prompts import Prompt, require_tokenizer
 from workbench.model.sampling import PromptError, Sampling
 from workbench.model.token_texts import TextStreamer
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 CHUNK = 64
 """Tokens scored at once, at most: a chunk costs about as much as four decoding steps."""
 VALUES = 1 << 22
@@ -38,7 +43,7 @@ VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
-class TokenChange:
+class TokenChange(Shown):
     """The change that an intervention makes to the probability of one token."""
 
     token: int
@@ -50,7 +55,7 @@ class TokenChange:
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(Shown):
     """One edited text beside the plain one."""
 
     generation: Generation
@@ -65,9 +70,13 @@ class Side:
     top_changes: list[TokenChange]
     """The tokens whose mean probability changes most, up or down, over the positions of the plain text."""
 
+    def _facts(self) -> Mapping[str, object]:
+        numbers = {"perplexity": self.perplexity, "repetition": self.repetition}
+        return {"text": self.generation.text, "mean KL": sum(self.kl) / max(len(self.kl), 1), **numbers}
+
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """Plain and edited text, and how far apart the two models are."""
 
     prompt: str
@@ -89,9 +98,9 @@ class Comparison:
         return self.sides[0].kl
 
     @property
-    def top_changes(self) -> list[TokenChange]:
+    def top_changes(self) -> Rows[TokenChange]:
         """The tokens whose probability changes most."""
-        return self.sides[0].top_changes
+        return Rows(self.sides[0].top_changes)
 
     @property
     def edited_perplexity(self) -> float:
@@ -103,13 +112,33 @@ class Comparison:
         """The same for random features changed equally hard; None without `control=True`."""
         return self.sides[1] if len(self.sides) > 1 else None
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each side: its text, and how far it is from the plain one."""
+        plain = {"perplexity": self.baseline_perplexity, "repetition": self.baseline_repetition}
+        yield {"side": "plain", "text": self.baseline.text, "mean KL": 0.0, **plain}
+        for name, side in zip(("edited", "control"), self.sides, strict=False):
+            yield {"side": name, **side._facts()}
+
+    def figure(self) -> Figure:
+        """The tokens whose probability changes most."""
+        from workbench.figures.tokens import token_changes
+
+        return token_changes(self.top_changes)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"prompt": self.prompt, "mean KL": sum(self.kl) / max(len(self.kl), 1)}
+
+    def _parts(self) -> Iterator[str]:
+        for row in self.records():
+            yield markup.box(row.pop("side"), markup.tokens([row.pop("text")]), markup.facts(row))
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Shown):
     """The text of one step of a comparison."""
 
     pieces: list[str]

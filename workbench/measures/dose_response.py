@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from workbench.core.checks import Number, checked
+from workbench.core.display import Tabular, columns
 from workbench.core.progress import Progress
 from workbench.evaluation.losses import cross_entropy
 from workbench.model.blame import blamed, check_extreme, first_not_finite
@@ -18,12 +19,15 @@ from workbench.model.in_force import acting_on
 from workbench.model.language_model import LanguageModel
 from workbench.model.sampling import PromptError
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 ROWS = 8
 """Strengths in one forward pass."""
 
 
 @dataclass(frozen=True)
-class DoseResponse:
+class DoseResponse(Tabular):
     """A word's log-probability against the strength of an intervention."""
 
     word: str
@@ -32,6 +36,19 @@ class DoseResponse:
     """Natural logarithm of the word's probability directly after the prompt, for each value."""
     plain: float
     """The same without the intervention."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each strength."""
+        return columns(value=self.values, logprob=self.logprobs)
+
+    def figure(self) -> Figure:
+        """The probability against the strength."""
+        from workbench.figures.tokens import dose_curve
+
+        return dose_curve(self)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"word": self.word, "plain": self.plain}
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -57,7 +74,7 @@ def dose_response(
             counts.
         values: the strengths; one that stands there twice is measured once.
         make: the interventions of one strength, such as `lambda value: [Clamp(feature, value)]`.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
 
     Raises:
         PromptError: an empty prompt or word, or a word of several tokens and a model that sees later ones.

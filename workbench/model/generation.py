@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from workbench.core import markup
+from workbench.core.display import Rows, Shown
 from workbench.model.decoding import DecodingStep
 
 
 @dataclass(frozen=True)
-class Token:
+class Token(Shown):
     """One generated token."""
 
     id: int
@@ -21,7 +23,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Shown):
     """A generated text."""
 
     prompt: str
@@ -34,6 +36,12 @@ class Generation:
     stopped: Literal["end", "length"]
     """`end`: the model ended its turn, or wrote a string that stops it; `length`: the text has `max_new_tokens`
     tokens."""
+
+    def _parts(self) -> Iterator[str]:
+        yield markup.tokens([self.prompt, self.text], [0.0, 1.0])
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"text": self.text, "tokens": len(self.tokens), "stopped": self.stopped}
 
 
 def tokens_of(step: DecodingStep) -> list[Token | None]:
@@ -68,7 +76,7 @@ def generations(
     rows: Sequence[Sequence[int]],
     steps: Iterable[DecodingStep],
     to_text: Callable[[Sequence[int], Sequence[int]], str],
-) -> list[Generation]:
+) -> Rows[Generation]:
     """Run a decoding to its end.
 
     Args:
@@ -84,7 +92,7 @@ def generations(
         for row, token in zip(written, tokens_of(step), strict=True):
             if token is not None:
                 row.append(token)
-    return [
+    return Rows(
         Generation(
             prompt,
             to_text([token.id for token in tokens], before),
@@ -93,4 +101,4 @@ def generations(
             "end" if over else "length",
         )
         for prompt, before, tokens, over in zip(prompts, rows, written, complete, strict=True)
-    ]
+    )

@@ -56,7 +56,7 @@ def read_gguf(
         device: where the model goes.
         dtype: its type, as for `chosen_dtype`.
         tokenizer: in place of the file's own.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
 
     Raises:
         ModelError: the file is damaged, or holds what is not read; the device can't compute in the type, or has too
@@ -134,7 +134,7 @@ class GgufModel:
 
         Args:
             dtype: of the tensors.
-            progress: called with the share done and a word on what is being done.
+            progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
 
         Raises:
             ModelError: a tensor of another shape than the model's, or a value that is not finite.
@@ -143,7 +143,7 @@ class GgufModel:
         exact: dict[str, bytes] = {}
         held: dict[str, bytes] = {}
         for done, (name, parts) in enumerate(self._plan.items()):
-            if progress is not None:
+            if progress:
                 progress(done / len(self._plan), "Converting the weights")
             found[name], exact[name] = self._rounded(name, parts, dtype)
             held[name] = exact[name] if dtype == torch.float32 else values_digest(name, found[name])

@@ -144,7 +144,8 @@ class _Transfer:
     """Downloads of several files, each on a thread of its own, so that stopping does not wait for the network."""
 
     def __init__(self, total: int, progress: Progress | None, stops: Callable[[], bool]):
-        self.total, self.progress, self.stops = total, progress, stops
+        self.total, self.stops = total, stops
+        self.progress: Progress | None = progress
         self.before, self.now, self.stopped = 0, 0, False
 
     def fetch(self, repository: str, revision: str, name: str) -> bool:
@@ -178,7 +179,7 @@ class _Transfer:
 
     def tell(self, name: str, now: int) -> None:
         """Report the bytes so far."""
-        if self.progress is not None:
+        if self.progress:
             done = min(self.before + now, self.total)
             words = f"Downloading {name}, {_megabytes(done)} of {_megabytes(self.total)}"
             self.progress(done / max(self.total, 1), words)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import Flags, Natural, Positive, Raises, Wholes, checked
+from workbench.core.display import Rows, Shown
 from workbench.core.hashing import HALVES, fingerprint
 from workbench.model import prompts as prompt_forms
 from workbench.model.blame import blaming
@@ -32,7 +33,7 @@ from workbench.model.token_texts import TextStreamer, added_text, token_texts
 from workbench.model.weights import ModelError, state_of
 
 
-class LanguageModel:
+class LanguageModel(Shown):
     """A model with its tokenizer; `load_model` opens one.
 
     Attributes:
@@ -389,7 +390,7 @@ class LanguageModel:
         seed: int = 0,
         interventions: Annotated[Sequence[Intervention], Raises(EditError)] = (),
         stop: bool = True,
-    ) -> list[Generation]:
+    ) -> Rows[Generation]:
         """The continuations of several prompts, decoded together.
 
         Args:
@@ -517,6 +518,17 @@ class LanguageModel:
         if len(rows) != 1:
             raise PromptError(f"A prompt is one row of tokens, not {len(rows)}; give generate_batch a list of rows.")
         return rows[0].tolist()
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "name": self.name,
+            "layers": self.network.n_layers,
+            "width": self.network.d_model,
+            "vocabulary": self.network.vocab_size,
+            "device": self.device,
+            "type": self.dtype,
+            "hash": self.hash,
+        }
 
 
 def _blamed(steps: Iterator[DecodingStep], blame: AbstractContextManager[None]) -> Iterator[DecodingStep]:

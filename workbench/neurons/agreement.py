@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.core.checks import checked
+from workbench.core.display import Tabular, columns
 from workbench.neurons.table import NeuronError, NeuronTable
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Tabular):
     """The agreement of two models' neurons in their top tokens."""
 
     top_token: float
@@ -19,6 +21,13 @@ class Agreement:
     """Mean share of the top-k tokens that both have."""
     by_layer: list[float]
     """`top_token` within each layer."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each layer."""
+        return columns(layer=range(len(self.by_layer)), top_token=self.by_layer)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"top_token": self.top_token, "overlap": self.overlap}
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

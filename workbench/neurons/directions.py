@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Number, Positive, Raises, checked
+from workbench.core.display import Rows
 from workbench.dictionaries.features import Feature
 from workbench.interventions.features import dictionary_of
 from workbench.model.language_model import LanguageModel
@@ -56,7 +57,7 @@ def neurons_writing(
     layers: Sequence[Natural] | None = None,
     min_score: Number | None = None,
     top: Positive = 20,
-) -> list[tuple[Feature, float]]:
+) -> Rows[tuple[Feature, float]]:
     """The neurons whose vectors have the highest scores for a token, at any rank among their tokens.
 
     Args:
@@ -85,7 +86,7 @@ def neurons_writing(
     scores, starts = torch.cat([row.new_zeros(0), *of_each]), [0, *accumulate(len(one) for one in of_each)]
     site = "post" if weights == "down" else weights
     best = scores.topk(min(top, len(scores)))
-    found = []
+    found: Rows[tuple[Feature, float]] = Rows()
     for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True):
         which = bisect(starts, place) - 1
         if min_score is None or value >= min_score:
@@ -94,7 +95,7 @@ def neurons_writing(
 
 
 @checked(NeuronError)
-def nearest_neurons(model: LanguageModel, feature: Feature, top: Positive = 10) -> list[tuple[Feature, float]]:
+def nearest_neurons(model: LanguageModel, feature: Feature, top: Positive = 10) -> Rows[tuple[Feature, float]]:
     """The neurons of the same site, in any layer, whose weight vectors have the highest cosine with this neuron's.
 
     Args:
@@ -119,10 +120,10 @@ def nearest_neurons(model: LanguageModel, feature: Feature, top: Positive = 10) 
     every[layer, feature.index] = -2
     best = every.flatten().topk(min(top, every.numel() - 1))
     site = feature.dictionary.rsplit(".", 1)[1]
-    return [
+    return Rows(
         (Feature(f"neurons.{place // every.shape[1]}.{site}", place % every.shape[1]), value)
         for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    )
 
 
 def _place(model: LanguageModel, feature: Feature) -> tuple[int, Weights]:

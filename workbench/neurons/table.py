@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from workbench.core.checks import Natural, Number, Positive, checked
+from workbench.core.display import Rows, Tabular, columns, record_of
 from workbench.core.errors import WorkbenchError
 from workbench.core.type_words import shortened
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.neurons import layer_and_site
+
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
 
 MANY_TOKENS = 500
 """From so many tokens on, a search reads the whole table instead of the places of each token."""
@@ -36,7 +40,7 @@ def check_layers(layers: Sequence[int], n_layers: int) -> None:
 
 
 @dataclass(frozen=True)
-class Hit:
+class Hit(Tabular):
     """A neuron that a search returns."""
 
     feature: Feature
@@ -53,8 +57,18 @@ class Hit:
     excess: float
     """How far the top score lies above that of random directions of the same norm, in their standard deviations."""
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each token."""
+        return columns(token=self.tokens, score=self.scores)
 
-class NeuronTable:
+    def figure(self) -> Figure:
+        """The scores of its tokens as bars."""
+        from workbench.figures.tokens import token_bars
+
+        return token_bars(self.tokens, self.scores)
+
+
+class NeuronTable(Tabular):
     """The top tokens of every neuron of one weight, for both signs; `decode_neurons` returns one.
 
     Rows run through the layers: row = layer * d_mlp + index.
@@ -130,7 +144,7 @@ class NeuronTable:
         max_rank: Natural | None = None,
         min_score: Number | None = None,
         limit: Positive | None = 200,
-    ) -> list[Hit]:
+    ) -> Rows[Hit]:
         """The neurons that have a token among their top ones, best first: by rank, then by score.
 
         Args:
@@ -160,7 +174,8 @@ class NeuronTable:
         if min_score is not None:
             keep &= scores >= min_score
         rows, ranks, scores = rows[keep], ranks[keep], scores[keep]
-        hits, seen = [], set()
+        hits: Rows[Hit] = Rows()
+        seen: set[int] = set()
         for rank in range(self.top_k):  # rank by rank, so that a limit spares the sorting of the rest
             here = np.flatnonzero(ranks == rank)
             for row in rows[here[np.argsort(-scores[here], kind="stable")]].tolist():
@@ -210,3 +225,17 @@ class NeuronTable:
             starts = np.searchsorted(flat[places], np.arange(len(self.vocabulary) + 1))
             self._postings[side] = (places, starts)
         return self._postings[side]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each neuron's own direction."""
+        for row in range(len(self)):
+            yield record_of(self.hit(row))
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "neurons": len(self),
+            "layers": self.n_layers,
+            "weights": self.weights,
+            "scale": self.scale,
+            "top tokens": self.top_k,
+        }

@@ -47,7 +47,7 @@ def decode_neurons(
         top_k: tokens kept per neuron and sign, at most 1,000.
         scale: `raw`: the weights themselves; `unit`: each divided by its norm; `norm`: sent through the final norm, as
             if the residual stream held nothing but this vector.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
 
     Returns:
         A `NeuronTable`, from the cache on disk where it holds this one.

@@ -8,7 +8,7 @@ the size of each group's contributions, fitted by ridge regression on the same t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
+from workbench.core.display import Rows, Shown, Tabular, columns
 from workbench.core.precision import in_float64
 from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
@@ -31,7 +32,7 @@ RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
-class NeuronGroups:
+class NeuronGroups(Tabular):
     """Each layer's neurons in groups of equal size, to one neuron, and a router for each layer."""
 
     member: Tensor = field(repr=False)
@@ -48,9 +49,16 @@ class NeuronGroups:
         """The number of groups of a layer."""
         return self.routers.shape[-1]
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each layer."""
+        return columns(layer=range(len(self.together)), together=self.together, apart=self.apart)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {"groups": self.groups, "neurons of a layer": self.member.shape[1]}
+
 
 @dataclass(frozen=True)
-class Routed:
+class Routed(Shown):
     """A model that runs only the groups of neurons that a router picks."""
 
     picked: int
@@ -140,7 +148,7 @@ def measure_routing(
     seed: Natural = 0,
     resamples: Positive = 1000,
     on_batch: Callable[[int], None] = lambda _: None,
-) -> list[Routed]:
+) -> Rows[Routed]:
     """The perplexity of a model that runs only the groups that a router picks, for several numbers of groups.
 
     Args:
@@ -166,7 +174,7 @@ def measure_routing(
     norms = [one.norm(dim=1) for one in weights]
     matrices = len(model.network.neuron_sites)  # two, or three with a gate
     overhead = groups.groups / (matrices * len(norms[0])) if router == "linear" else 0.0
-    results = []
+    results: Rows[Routed] = Rows()
     with uninterrupted(), torch.inference_mode():
         sample = Sample.read(model, corpus, on_batch, tokens=tokens, context=context, batch=batch, seed=seed)
         sample.run_plain()

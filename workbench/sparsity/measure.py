@@ -17,6 +17,7 @@ import torch
 from annotated_types import Ge
 
 from workbench.core.checks import Integer, Natural, Positive, PositiveNumber, checked
+from workbench.core.display import Rows
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.model.in_force import uninterrupted
@@ -52,7 +53,7 @@ def measure_sparsities(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     on_update: Callable[[list[Sparsity]], None] | None = None,
-) -> list[Sparsity]:
+) -> Rows[Sparsity]:
     """The share of its neurons that a model can do without for each token, before perplexity rises by p; for each p.
 
     Interventions and splices in force around the call are set aside; dictionaries that belong to the model stay. A
@@ -70,7 +71,7 @@ def measure_sparsities(
         batch: windows that run at once.
         seed: of the choice of the texts, and of the bootstrap for the intervals.
         resamples: draws of the bootstrap, over texts.
-        progress: called with about the share done and a word on what is being done.
+        progress: called with about the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each batch; once it returns True, the last results that `on_update` got are returned.
         on_update: called with results as they come: from a part of the texts, from all, with each baseline.
 
@@ -101,7 +102,7 @@ def measure_sparsities(
             if not measurement.results:
                 raise SparsityError("The measurement was stopped before there was an answer.") from None
     by_increase = {one.asked: one for one in measurement.results}
-    return [by_increase[p] for p in wanted]
+    return Rows(by_increase[p] for p in wanted)
 
 
 @checked(SparsityError)

@@ -66,7 +66,8 @@ class Measurement:
     ):
         self.model, self.corpora, self.wanted, self.baselines = model, corpora, sorted(set(wanted)), baselines
         self.resamples, self.seed = resamples, 0
-        self.progress, self.cancel, self.on_update = progress, cancel, on_update
+        self.progress: Progress | None = progress
+        self.cancel, self.on_update = cancel, on_update
         self.results: list[Sparsity] = []
         self.done, self.size, self.what = 0, 1, "Reading the texts"
         # each p takes about five passes over half of the texts, each baseline as many; then what is run once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, Share, checked
+from workbench.core.display import Tabular, cells
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.dictionaries.features import Feature
@@ -43,7 +44,7 @@ def kind_of(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class NeuronActivity:
+class NeuronActivity(Tabular):
     """How often each neuron takes part, over the tokens of some texts, and on what kinds of token."""
 
     tokens: int
@@ -87,6 +88,15 @@ class NeuronActivity:
             rows.append((share / float(self.kind_shares[number]), (feature, self.kinds[number], share, rate)))
         return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each neuron: how often it takes part, and its activity by kind of token."""
+        shares = {kind: self.by_kind[..., number] for number, kind in enumerate(self.kinds)}
+        return cells(("layer", "index"), rate=self.rates, **shares)
+
+    def _facts(self) -> Mapping[str, object]:
+        kinds = dict(zip(self.kinds, self.kind_shares.tolist(), strict=True))
+        return {"tokens": self.tokens, "kinds": kinds}
+
     def to_dict(self) -> dict[str, Any]:
         """The counts as plain data."""
         tensors = ("rates", "kind_shares", "by_kind")
@@ -116,7 +126,7 @@ def neuron_activity(
         tokens: at most so many.
         context, batch, seed: as in `measure_sparsities`.
         kind: from a token's text to its kind; `kind_of` knows `KINDS`.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: called after each batch; once it returns True, the counts so far are the result.
 
     Raises:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from workbench.core.display import Tabular, columns
 from workbench.evaluation.bootstrap import bootstrap
+
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
 
 
 @dataclass(frozen=True)
-class SparsityOutcome:
+class SparsityOutcome(Tabular):
     """A model with neurons left out beside the plain one, on the same texts; cross-entropies in nats per token."""
 
     tokens: int
@@ -36,6 +40,17 @@ class SparsityOutcome:
     """95% confidence intervals of sparsity, ce_plain, ce and ppl_increase, by name, as (low, high)."""
     by_layer_intervals: list[tuple[float, float]] = field(repr=False)
     """The same of each layer's sparsity."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each layer."""
+        low, high = zip(*self.by_layer_intervals, strict=True)
+        return columns(layer=range(len(self.by_layer)), sparsity=self.by_layer, low=low, high=high)
+
+    def figure(self) -> Figure:
+        """The share left out by layer."""
+        from workbench.figures.sparsity import sparsity_by_layer
+
+        return sparsity_by_layer([""], [self])
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as plain data."""

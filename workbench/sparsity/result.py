@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from workbench.core.display import Shown, Tabular
 from workbench.sparsity.outcome import SparsityOutcome
+
+if TYPE_CHECKING:
+    from workbench.figures.common import Figure
 
 MISSED = 0.001
 """A rise in perplexity that differs from what was asked by more than this, and more than a tenth of it, is reported."""
@@ -15,7 +20,7 @@ NAMES = {"fixed": "one threshold", "top_k": "top-k"}
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Shown):
     """What another way of choosing neurons leaves out at the same rise in perplexity."""
 
     setting: float
@@ -32,7 +37,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Sparsity:
+class Sparsity(Tabular):
     """PPL-p% sparsity of a model."""
 
     asked: float
@@ -91,6 +96,27 @@ class Sparsity:
             texts = f"{self.reported.texts} text{'s' if self.reported.texts > 1 else ''}"
             sentences.append(f"Only {texts} to report on: an interval over so few says little; take more tokens.")
         return sentences
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each layer, on the reported texts."""
+        for row, threshold in zip(self.reported.records(), self.thresholds, strict=True):
+            yield row | {"threshold": threshold}
+
+    def figure(self) -> Figure:
+        """The rise in perplexity against the share of neurons left out; `reported.figure()` is that by layer."""
+        from workbench.figures.sparsity import sparsity_price
+
+        return sparsity_price([""], [self])
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "asked rise in perplexity": self.asked,
+            "sparsity": self.sparsity,
+            "interval": self.reported.intervals["sparsity"],
+            "rise on the reported texts": self.reported.ppl_increase,
+            "cett": self.cett,
+            "warnings": self.warnings,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.core.display import Rows, Shown
 from workbench.corpus import Corpus, CorpusError
 from workbench.model.edits import Edit
 from workbench.model.in_force import uninterrupted
@@ -18,7 +19,7 @@ from workbench.sparsity.masking import Keep, SparsityError, checked_thresholds, 
 
 
 @dataclass(frozen=True)
-class Demand:
+class Demand(Shown):
     """The share of neurons that a token takes while the model runs with weakly contributing ones left out."""
 
     token: int
@@ -34,7 +35,7 @@ class Demand:
 
 
 @checked(SparsityError)
-def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Demand]:
+def token_activity(model: LanguageModel, thresholds: Any, text: str) -> Rows[Demand]:
     """The share of the neurons that each token of a text takes, in the order of the text.
 
     The text is read after the tokenizer's BOS token, which is not in the result, and in windows where it is longer than
@@ -61,7 +62,7 @@ def token_activity(model: LanguageModel, thresholds: Any, text: str) -> list[Dem
                 if at >= 0:
                     row = shares[place]
                     by_position[at] = Demand(int(batch.tokens[0, place]), texts[place], float(row.mean()), row.tolist())
-    return [by_position[at] for at in sorted(by_position)]
+    return Rows(by_position[at] for at in sorted(by_position))
 
 
 def active_shares(model: LanguageModel, tokens: Tensor, keeps: Sequence[Keep]) -> Tensor:

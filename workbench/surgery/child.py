@@ -27,6 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.core.display import Shown
 from workbench.core.failures import explained
 from workbench.core.files import is_empty, replacing
 from workbench.core.hashing import file_hashes, values_fingerprint
@@ -59,7 +60,7 @@ CUSTOM = "custom"
 
 
 @dataclass(eq=False)
-class Child:
+class Child(Shown):
     """A changed model.
 
     A child's `model` keeps its parent in memory, and so the model of every earlier step with that step's own tensors
@@ -152,6 +153,16 @@ class Child:
         note |= {"rounded_from": model.weights_hash} if model.rounded_hash else {}
         note |= {"files": files_of(folder), "history": self.history}
         (folder / NOTE).write_text(json.dumps(sealed(note), indent=2))
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "model": self.model.name,
+            "parent": self.parent.name,
+            "steps": [step["operation"] for step in self.history],
+            "own tensors": len(self.own),
+            "beside": len(self.beside),
+            "certificate": "not measured" if self.certificate is None else self.certificate.exactness(),
+        }
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -120,7 +120,7 @@ def apply_operation(
     Args:
         model: it stays as it is.
         operation: its name in `OPERATIONS`.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: asked now and then; the operation stops when it returns True.
         **arguments: of the operation; those left out have their defaults.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Wholes, checked
+from workbench.core.display import Shown
 from workbench.core.precision import in_float64
 from workbench.core.type_words import shown
 from workbench.corpus import CorpusError
@@ -29,7 +30,7 @@ ROWS = 64
 
 
 @dataclass(frozen=True)
-class StateCounts:
+class StateCounts(Shown):
     """Numbers of activations of each feature at the last digit of each state."""
 
     counts: Mapping[str, Tensor]

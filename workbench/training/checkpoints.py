@@ -30,6 +30,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, checked
+from workbench.core.display import Rows
 from workbench.core.errors import WorkbenchError
 from workbench.core.failures import explained
 from workbench.core.files import clear_leftovers, replacing
@@ -276,7 +277,7 @@ class RunFolder:
 
 
 @checked(TrainingError)
-def read_history(folder: str | Path) -> list[dict[str, Any]]:
+def read_history(folder: str | Path) -> Rows[dict[str, Any]]:
     """What a training in this folder has measured so far, a line for each logged step; also while it runs.
 
     Raises:
@@ -285,11 +286,11 @@ def read_history(folder: str | Path) -> list[dict[str, Any]]:
     check_links(Path(folder), TrainingError)
     file = Path(folder) / HISTORY
     if not file.exists():
-        return []
+        return Rows()
     lines = read_text(file, TrainingError, "the history of a training").split("\n")[:-1]  # the last is half written
     complaints = (f"Line {number} of {file} is not of a training's history" for number in range(1, len(lines) + 1))
     pairs = zip(lines, complaints, strict=True)
-    return [dict(parse_json(line, SavedLine, TrainingError, complaint)) for line, complaint in pairs]
+    return Rows(dict(parse_json(line, SavedLine, TrainingError, complaint)) for line, complaint in pairs)
 
 
 def _to_disk(path: Path) -> None:

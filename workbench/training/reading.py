@@ -21,7 +21,8 @@ class Monitor:
     """
 
     def __init__(self, tokens: int, progress: Progress | None, cancel: Callable[[], bool] | None):
-        self.tokens, self.progress, self.cancel = tokens, progress, cancel
+        self.progress: Progress | None = progress
+        self.tokens, self.cancel = tokens, cancel
         self._stopped = False
         self._done = self._done_before = 0
         self._begun = time.monotonic()

@@ -92,7 +92,8 @@ def train(
             and their norms move into the encoder.
         folder: for checkpoints, history and the trained dictionary.
         checkpoint_every: seconds between checkpoints, which bounds what a killed process loses.
-        progress: called with the share done, and in words the speed and an estimate of the time left.
+        progress: called with the share done, and in words the speed and an estimate of the time left;
+            None: a bar; False: nothing.
         cancel: called at each step and while activations are read; once it returns True, a checkpoint is written and
             the dictionary returned as it is.
         log: called with each line of history: `step`, `tokens`, `seconds`, `tokens_per_second`, `loss`, `error`,

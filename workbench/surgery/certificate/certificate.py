@@ -79,7 +79,7 @@ def certify(
         context: positions of a window.
         batch: windows that run at once, at most; fewer where the vocabulary is large.
         seed: of the choice of the texts.
-        progress: called with the share done and a word on what is being done.
+        progress: called with the share done and a word on what is being done; None: a bar; False: nothing.
         cancel: asked after each batch; when it returns True, the measurement ends with the tokens so far.
 
     Raises:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from workbench.core.checks import Wholes, checked
+from workbench.core.display import Shown
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
 from workbench.model.reading import check_opening
@@ -27,7 +28,7 @@ from workbench.surgery.child_building import tolerance
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown):
     """The outcome of running a checkpoint in plain transformers, in a process of its own."""
 
     max_logit_difference: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -12,6 +12,7 @@ from annotated_types import Len
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
+from workbench.core.display import Tabular
 from workbench.core.forms import as_form, read_json
 from workbench.core.text import code_span, plain
 from workbench.surgery.child_building import SurgeryError
@@ -54,7 +55,7 @@ class Form(TypedDict):
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Tabular):
     """The steps of a changed model, their exactness and their cost."""
 
     parent: dict[str, str]
@@ -104,6 +105,23 @@ class Certificate:
         if self.max_logit_difference is None or (self.unmeasured and self.max_logit_difference <= AGREES):
             return None
         return self.max_logit_difference <= AGREES
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each measure, before and after."""
+        yield {"measure": "perplexity", "before": self.perplexity_before, "after": self.perplexity_after}
+        yield from ({"measure": name, "before": one, "after": two} for name, (one, two) in self.tasks.items())
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "child": self.child["name"],
+            "parent": self.parent["name"],
+            "steps": [step["operation"] for step in self.steps],
+            "exactness": self.exactness(),
+            "KL": self.kl,
+            "same top token": self.same_top,
+            "perplexity": [self.perplexity_before, self.perplexity_after],
+            "measured on": f"{self.predictions:,} predictions in {self.corpus['name']}",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate as plain data."""

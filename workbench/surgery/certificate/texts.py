@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from workbench.core.checks import Positive, checked
+from workbench.core.display import Shown
 from workbench.evaluation.losses import kl_divergence
 from workbench.model.generation import Generation
 from workbench.model.in_force import uninterrupted
@@ -18,7 +19,7 @@ from workbench.surgery.child_building import SurgeryError
 
 
 @dataclass(frozen=True)
-class Texts:
+class Texts(Shown):
     """Greedy continuations of one prompt by the model at the start and the changed one."""
 
     before: Generation

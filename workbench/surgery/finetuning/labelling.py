@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.display import Shown
 from workbench.corpus import Corpus
 from workbench.evaluation.runs import windows_at_once
 from workbench.model.in_force import uninterrupted
@@ -30,7 +31,7 @@ MARKS = {",": "comma", ".": "stop", "?": "question", "!": "cry"}
 
 @checked(SurgeryError)
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Shown):
     """Texts as words with labels, for `heal` and `label_scores`.
 
     Attributes:
@@ -129,7 +130,7 @@ def punctuation(corpus: Corpus, words: Positive = 60, marks: Sequence[str] = (",
 
 
 @dataclass(frozen=True)
-class LabelScores:
+class LabelScores(Shown):
     """Accuracy and F1 of a model's labels."""
 
     words: int

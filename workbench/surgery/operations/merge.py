@@ -109,7 +109,8 @@ class _Teller:
 
     def __init__(self, progress: Progress | None, cancel: Callable[[], bool] | None):
         self.steps = 1
-        self._done, self._progress, self._cancel = 0, progress, cancel
+        self._progress: Progress | None = progress
+        self._done, self._cancel = 0, cancel
 
     def __call__(self, what: str) -> bool:
         """Begin a step; True."""

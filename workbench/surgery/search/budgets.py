@@ -6,13 +6,14 @@ level. `SearchSpace` lists the levels and applies them; `Fitness` measures the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from workbench.core.checks import Number, Positive, checked
+from workbench.core.display import Tabular, columns
 from workbench.core.progress import Progress
 from workbench.surgery.child_building import SurgeryError
 from workbench.surgery.registry import Cancelled
@@ -74,7 +75,7 @@ class DifferentiableSpace(SearchSpace, Protocol):
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Tabular):
     """The best candidate of a search."""
 
     parts: tuple[str, ...]
@@ -94,6 +95,20 @@ class SearchResult:
     def chosen(self) -> dict[str, int]:
         """The changed parts, with their levels."""
         return {part: level for part, level in zip(self.parts, self.levels, strict=True) if level}
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each part."""
+        return columns(part=self.parts, level=self.levels)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "changed parts": len(self.chosen),
+            "parts": len(self.parts),
+            "cost": self.cost,
+            "kl": self.kl,
+            "token_forwards": self.token_forwards,
+            "evaluations": self.evaluations,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -126,7 +141,8 @@ class CandidateEvaluator:
         cancel: Callable[[], bool] | None = None,
     ):
         self.space, self.fitness, self.budget, self.passes = space, fitness, budget, passes
-        self.progress, self.cancel = progress, cancel
+        self.progress: Progress | None = progress
+        self.cancel = cancel
         self.evaluations, self._before = 0, fitness.token_forwards
         self._known: dict[tuple[Candidate, int], tuple[float, int]] = {}
         most, least = (sum(part[place] for part in space.costs) for place in (0, -1))
