@@ -14,9 +14,9 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["core"], 1),
     **dict.fromkeys(["model", "corpus", "figures"], 2),
     **dict.fromkeys(["dictionaries", "harvest", "evaluation"], 3),
-    **dict.fromkeys(["interventions", "training"], 4),
+    **dict.fromkeys(["interventions", "training", "directions"], 4),
     **dict.fromkeys(["neurons", "index", "measures", "sparsity", "lens", "attribution"], 5),
-    **dict.fromkeys(["circuits", "directions", "synthetic", "surgery"], 5),
+    **dict.fromkeys(["circuits", "synthetic", "surgery"], 5),
 }
 """The rooms of `workbench/`; above them are the face (6) and the pages, scripts and benchmarks (7)."""
 FACE = {"__init__.py", "__init__.pyi", "__main__.py", "console.py", "py.typed"}
