@@ -109,6 +109,10 @@ class World:
         return self.folder / "task.jsonl"
 
     @functools.cached_property
+    def jacobian_lens(self) -> Any:
+        return wb.lens.fit_jacobian_lens(self.model, self.corpus, prompts=1, context=8, skip=2)
+
+    @functools.cached_property
     def table(self) -> Any:
         return wb.decode_neurons(self.model, "gate", 5)
 
@@ -414,6 +418,13 @@ FUNCTIONS: Calls = {
         "direction": None,
         "positions": "all",
     },
+    "interventions.SwapDirections": lambda w: {
+        "hook_point": POINT,
+        "first": [1.0] * 32,
+        "second": [1.0, -1.0] * 16,
+        "amount": 1.0,
+        "positions": "all",
+    },
     "interventions.load_interventions": lambda w: {
         "path": w.saved_edits,
         "model": w.model,
@@ -491,6 +502,15 @@ FUNCTIONS: Calls = {
         **READS,
     },
     "lens.LogitLens": lambda w: {},
+    "lens.fit_jacobian_lens": lambda w: {
+        "model": w.model,
+        "texts": w.corpus,
+        "prompts": 1,
+        "context": 8,
+        "skip": 2,
+        "checkpoint": None,
+        "checkpoint_every": 60.0,
+    },
     "lens.attribute_logit": lambda w: {
         "model": w.model,
         "text": "The dog ran",
@@ -711,6 +731,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Attention": lambda w: wb.lens.read_attention(w.model, "The dog ran", layers=[1]),
     "Doubt": lambda w: wb.lens.read_doubt(w.model, "The dog ran"),
     "TextWords": lambda w: wb.lens.read_words(w.model, "The dog ran"),
+    "JacobianLens": lambda w: w.jacobian_lens,
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
 }
 """Objects whose methods are called."""
@@ -754,6 +775,17 @@ METHODS: Calls = {
     "Attention.head": lambda w: {"layer": 1, "head": 0},
     "Doubt.spans": lambda w: {"at_most": 3.0, "least": 1},
     "TextWords.similarity": lambda w: {"other": wb.lens.read_words(w.model, "A cat sat")},
+    "JacobianLens.save": lambda w: {"folder": w.new(), "format": "workbench", "half": True},
+    "JacobianLens.vectors": lambda w: {"model": w.model, "tokens": [3, 5], "layer": 1},
+    "JacobianLens.direction": lambda w: {"model": w.model, "token": 3, "layer": 1},
+    "JacobianLens.swap": lambda w: {
+        "model": w.model,
+        "first": 3,
+        "second": 5,
+        "layers": [1],
+        "amount": 1.0,
+        "positions": "all",
+    },
     "LensGrid.rank": lambda w: {"token": 3},
     "LensGrid.log_probability": lambda w: {"token": 3},
     "FeatureIndex.top": lambda w: {"index": 1, "n": 2},

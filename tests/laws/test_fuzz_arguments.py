@@ -53,7 +53,8 @@ RECORDS = {
     "FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
-    "lens": "Attention Doubt EarlyExit HeadScores Lens LensGrid LogitAttribution Share TextWords",
+    "lens": "Attention Doubt EarlyExit HeadScores JacobianLens Lens LensFidelity LensGrid LensRecord LogitAttribution "
+    "Share TextWords TunedLens",
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",
@@ -72,6 +73,7 @@ FOR_ROOMS = {
     "encode_stage reconstruct_stage splice splice_terms take_origin widen write",
     "KeyValueBottleneck": "check direction feature force from_config intervene is_named kind_called reconstruct save "
     "encode_stage reconstruct_stage splice write",
+    "JacobianLens": "carried check_model fits from_tensors kind_called to transport",
     "Harvest": "collect",
     "Steer": "affine_changes bind change example fits from_settings settle to_python value_change variants",
     "Store": "settings",

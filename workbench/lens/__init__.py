@@ -11,9 +11,9 @@ from workbench.lens.doubt import read_doubt as read_doubt
 from workbench.lens.errors import LensError as LensError
 from workbench.lens.files import load_lens as load_lens
 from workbench.lens.fitting import fit_tuned_lens as fit_tuned_lens
+from workbench.lens.grid import LensGrid as LensGrid
 from workbench.lens.jacobian import JacobianLens as JacobianLens
 from workbench.lens.jacobian_fit import fit_jacobian_lens as fit_jacobian_lens
-from workbench.lens.grid import LensGrid as LensGrid
 from workbench.lens.logits import LogitAttribution as LogitAttribution
 from workbench.lens.logits import Share as Share
 from workbench.lens.logits import attribute_logit as attribute_logit

@@ -103,7 +103,9 @@ class JacobianLens(Lens):
         vector = self.vectors(model, [token], layer)[0]
         text = token if isinstance(token, str) else texts_of(model, torch.tensor([token]))[0]
         about: dict[str, Any] = {"lens": self.kind, "token": text, "layer": layer, "model_hash": model.hash}
-        return Direction({hook_point_behind(layer): vector}, f"{text.strip()} by the {self.kind} lens", model.name, about)
+        return Direction(
+            {hook_point_behind(layer): vector}, f"{text.strip()} by the {self.kind} lens", model.name, about
+        )
 
     @checked(LensError)
     def swap(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -16,7 +16,8 @@ from workbench.corpus import Corpus
 from workbench.lens import jacobian_rows
 from workbench.lens.errors import LensError
 from workbench.lens.jacobian import JacobianLens
-from workbench.lens.jacobian_blocks import Blocks, UnlikeError
+from workbench.lens.jacobian_blocks import Blocks
+from workbench.lens.jacobian_reading import UnlikeError
 from workbench.lens.jacobian_sums import Sums
 from workbench.lens.transports import LensRecord
 from workbench.model.grad_mode import lasting
@@ -56,7 +57,7 @@ def fit_jacobian_lens(
         prompts: texts that count, at most.
         context: tokens of a text, at most.
         skip: first positions that count neither as sources nor as targets, where attention has its sink.
-        checkpoint: a `.safetensors` file for the sums over the texts that are done.
+        checkpoint: a file for the sums over the texts that are done, in the form of safetensors.
         checkpoint_every: seconds between writing it; it is written at the end, too.
         progress: told the share that is done.
         cancel: asked at each layer or pass; the lens of the texts done so far is returned, which states fewer `prompts`

@@ -58,10 +58,8 @@ class Sums:
         """The sums in a file, or new ones where there is none.
 
         Raises:
-            LensError: another ending, a file that is damaged or holds something else, or the sums of another fit.
+            LensError: a file that is damaged or holds something else, or the sums of another fit.
         """
-        if path is not None and path.suffix != ".safetensors":
-            raise LensError(f"The checkpoint of a fit is a .safetensors file, not {path.name}.")
         if path is None or not path.exists():
             return cls(path, settings, torch.zeros(shape))
         note, total = _read(path)
@@ -96,6 +94,8 @@ def _seal(note: Mapping[str, Any], total: Tensor) -> str:
 
 def _read(path: Path) -> tuple[SavedSums, Tensor]:
     """What a file says, and its sums; raises `LensError` where it was not written by `Sums.save`."""
+    if path.is_dir():
+        raise LensError(f"{path} is a folder; the checkpoint of a fit is a file.")
     check_ordinary(path, LensError)
     try:
         with safe_open(path, "pt") as file:

@@ -64,9 +64,9 @@ class SwapDirections(InterventionKind):
 
     @classmethod
     def example(cls, model: LanguageModel) -> Self:
-        """Of two fixed directions."""
+        """Of two fixed directions in what an MLP writes."""
         angles = torch.arange(1.0, model.network.d_model + 1)
-        return cls("blocks.0.hook_resid_post", angles.sin(), angles.cos())  # type: ignore[arg-type]
+        return cls("blocks.0.hook_mlp_out", angles.sin(), angles.cos())  # type: ignore[arg-type]
 
     def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
         """Fresh edits for one run: one, or none for an amount of 0."""
