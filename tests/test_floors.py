@@ -23,7 +23,7 @@ FACE = {"__init__.py", "__init__.pyi", "__main__.py", "console.py", "py.typed"}
 """Files of the face."""
 ABOVE = ("app", "analyses", "benchmarks")
 DOORS = {
-    "transformer_lens": ("workbench/model/network.py",),
+    "transformer_lens": ("workbench/model/network.py", "benchmarks/bench_lens.py"),
     "streamlit": ("app/",),
     "plotly": ("workbench/figures/", "analyses/"),
 }

@@ -176,7 +176,7 @@ def _read_direction(path: Path) -> Any:
 
 @functools.cache
 def _jacobian_lens(number: int) -> Any:
-    return wb.lens.fit_jacobian_lens(model(), corpus(number), prompts=1, context=8, skip=2)
+    return wb.lens.fit_jacobian_lens(model(), corpus(), prompts=1, context=8 + number, skip=2)
 
 
 def _save_jacobian_lens(path: Path, number: int) -> None:
@@ -188,8 +188,8 @@ def _read_jacobian_lens(path: Path) -> Any:
 
 
 def _fit_jacobian_lens(path: Path, number: int) -> Any:
-    how = {"prompts": 2, "context": 8, "skip": 2, "checkpoint_every": 0.0}
-    return wb.lens.fit_jacobian_lens(model(), corpus(number), checkpoint=path, **how)
+    how = {"prompts": 2, "context": 8 + number, "skip": 2, "checkpoint_every": 0.0}
+    return wb.lens.fit_jacobian_lens(model(), corpus(), checkpoint=path, **how)
 
 
 def _read_sums(path: Path) -> Any:

@@ -69,9 +69,9 @@ LONG: dict[str, Callable[[Path, Any], Any]] = {
     ),
     "lens sums": lambda path, cancel: wb.lens.fit_jacobian_lens(
         model(),
-        corpus(1),
+        corpus(),
         prompts=2,
-        context=8,
+        context=9,
         skip=2,
         checkpoint=path,
         checkpoint_every=0.0,

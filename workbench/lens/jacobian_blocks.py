@@ -31,6 +31,8 @@ from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import ModelError
 
+CHECKED = 6
+"""Positions of a text at which gradients are compared with autograd's."""
 VALUES = 1 << 28
 """Values of gradients that are kept at once: 1 GiB in float32."""
 
@@ -63,7 +65,7 @@ class Blocks:
             raise UnlikeError(str(error)) from error
         self.rooms = Rooms()
         self._act: nn.Module | None = None
-        self._check(tokens)
+        self._check(tokens[:, : first + CHECKED])
 
     def read(self, tokens: Tensor) -> dict[int, Local]:
         """The blocks on a prompt `[1, pos]`; raises `UnlikeError` where they compute something else there."""

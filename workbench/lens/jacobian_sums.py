@@ -66,7 +66,7 @@ class Sums:
         differ = [name for name in settings if note["settings"].get(name) != settings[name]]
         if differ or note["settings"].keys() != settings.keys() or total.shape != shape:
             names = ", ".join(differ) or "shape"
-            raise LensError(f"{path} holds the sums of another fit ({names}); choose another checkpoint.")
+            raise LensError(f"{path} holds another fit, which differs in {names}; choose another checkpoint.")
         return cls(path, settings, total, note["next"], note["done"], note["tokens"])
 
     def add(self, jacobians: Tensor, tokens: int) -> None:
