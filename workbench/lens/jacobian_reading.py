@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from workbench.core.precision import in_float64
 from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.model.mlp import linear_shape
@@ -201,12 +202,12 @@ def _turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 def _rotation(plain: Tensor, turned: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines `[pos, d_head]` of the rotation between `[pos, heads, d_head]` before and after it."""
-    one, other = plain.double().chunk(2, -1)
-    first, second = turned.double().chunk(2, -1)
+    one, other = in_float64(plain).chunk(2, -1)
+    first, second = in_float64(turned).chunk(2, -1)
     length = (one.square() + other.square()).sum(1).clamp(min=1e-30)
     cosines = ((one * first + other * second).sum(1) / length).repeat(1, 2)
     sines = ((one * second - other * first).sum(1) / length).repeat(1, 2)
-    cosines, sines = cosines.to(plain.dtype), sines.to(plain.dtype)
+    cosines, sines = (one.to(plain.dtype).to(plain.device) for one in (cosines, sines))
     check_close(_turn(plain, cosines[:, None], sines[:, None]), turned, "queries are turned in another way")
     return cosines, sines
 
