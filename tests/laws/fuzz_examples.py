@@ -109,6 +109,15 @@ class World:
         return self.folder / "task.jsonl"
 
     @functools.cached_property
+    def lens(self) -> Any:
+        return wb.lens.fit_tuned_lens(self.model, self.corpus, tokens=40, context=16, batch=2)
+
+    @functools.cached_property
+    def saved_lens(self) -> Path:
+        self.lens.save(self.folder / "lens")
+        return self.folder / "lens"
+
+    @functools.cached_property
     def table(self) -> Any:
         return wb.decode_neurons(self.model, "gate", 5)
 
@@ -500,6 +509,18 @@ FUNCTIONS: Calls = {
         "top": 3,
         "interventions": w.edits,
     },
+    "lens.fit_tuned_lens": lambda w: {"model": w.model, "texts": w.corpus, "start_tokens": 30, **LEARNS},
+    "lens.load_lens": lambda w: {"path": w.saved_lens, "model": w.model},
+    "lens.measure_lens": lambda w: {
+        "model": w.model,
+        "lens": w.lens,
+        "corpus": wb.Corpus(["A cat ran to the river.", "The dog sat."]),
+        "tokens": 20,
+        "batch": 2,
+        "context": 16,
+        "resamples": 9,
+        "seed": 0,
+    },
     "lens.measure_early_exit": lambda w: {
         "model": w.model,
         "corpus": w.corpus,
@@ -711,6 +732,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Attention": lambda w: wb.lens.read_attention(w.model, "The dog ran", layers=[1]),
     "Doubt": lambda w: wb.lens.read_doubt(w.model, "The dog ran"),
     "TextWords": lambda w: wb.lens.read_words(w.model, "The dog ran"),
+    "TunedLens": lambda w: w.lens,
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
 }
 """Objects whose methods are called."""
@@ -753,6 +775,7 @@ METHODS: Calls = {
     "Corpus.batches": lambda w: {"model": w.model, "bos": True, "repeat": False, "shard": (0, 1), **READS},
     "Attention.head": lambda w: {"layer": 1, "head": 0},
     "Doubt.spans": lambda w: {"at_most": 3.0, "least": 1},
+    "TunedLens.save": lambda w: {"folder": w.new(), "format": "workbench", "half": True},
     "TextWords.similarity": lambda w: {"other": wb.lens.read_words(w.model, "A cat sat")},
     "LensGrid.rank": lambda w: {"token": 3},
     "LensGrid.log_probability": lambda w: {"token": 3},
