@@ -109,7 +109,7 @@ def test_gradients_are_those_of_autograd_through_plain_logits(name: str) -> None
         for place, h in enumerate(streams.layers)
     ]
     torch.stack(losses).sum().backward()
-    assert measured["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
+    assert measured["loss"] == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-4)
     torch.testing.assert_close(learner.weight.grad, weight.grad, rtol=1e-3, atol=1e-5 * float(weight.grad.abs().max()))
     torch.testing.assert_close(learner.bias.grad, bias.grad, rtol=1e-3, atol=1e-5 * float(bias.grad.abs().max()))
 
@@ -117,9 +117,9 @@ def test_gradients_are_those_of_autograd_through_plain_logits(name: str) -> None
 def test_steps_bring_the_lens_nearer_than_its_start(model: wb.model.LanguageModel) -> None:
     lines: list[float] = []
     fit_tuned_lens(
-        model, TEXTS, tokens=2000, batch=4, context=24, start_tokens=0, log=lambda one: lines.append(one["loss"])
+        model, TEXTS, tokens=800, batch=4, context=24, start_tokens=0, log=lambda one: lines.append(one["loss"])
     )
-    assert lines[-1] < 0.6 * lines[0]
+    assert lines[-1] < 0.75 * lines[0]
 
 
 def test_a_stopped_fit_goes_on_to_the_same_bits(model: wb.model.LanguageModel, lens: TunedLens, tmp_path: Path) -> None:

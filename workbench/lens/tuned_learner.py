@@ -112,23 +112,25 @@ class LensLearner:
     @torch.no_grad()
     def _regress(self) -> bool:
         """Set the maps by ridge regression on the first tokens; False where the caller stops it."""
-        read, enough = 0, self.start_tokens / self.processes.count
+        read, total = 0, 0
         sample = Regression(len(self.layers), self.model.network.d_model, self.device)
         every = [*self.layers, self.model.network.n_layers - 1]
-        for batch in self._batches:
-            for part in in_parts(self.model, batch, len(every)):
-                if self.processes.any(self.watch is not None and self.watch.stops()):
-                    return False
+        batches = iter(self._batches)
+        while total < self.start_tokens:
+            if self.processes.any(self.watch is not None and self.watch.stops()):
+                return False
+            for part in in_parts(self.model, next(batches), len(every)):
+                if not bool(part.content.any()):
+                    continue
                 *streams, end = read_streams(self.model, self.readout, part, every).layers
                 if sample.shift is None:
                     sample.begin(streams, end)
                     self.processes.copy_first([sample.shift])
                 sample.add(streams, end)
                 read += len(end)
-                if self.watch is not None:
-                    self.watch.tell(None, f"{read:,} tokens read for the start")
-            if read >= enough:
-                break
+            total = int(self.processes.add(torch.tensor(read, device=self.device)))
+            if self.watch is not None:
+                self.watch.tell(None, f"{total:,} tokens read for the start")
         for one in sample.sums():
             one.copy_(self.processes.add(one))
         for place in range(len(self.layers)):
