@@ -113,6 +113,18 @@ class World:
         return wb.lens.fit_jacobian_lens(self.model, self.corpus, prompts=1, context=8, skip=2)
 
     @functools.cached_property
+    def lens(self) -> Any:
+        layers = tuple(range(-1, self.model.network.n_layers - 1))
+        record = wb.lens.LensRecord(self.model.name, self.model.hash, layers, {"tokens": 40})
+        maps = 0.05 * self.floats(len(layers), 33, 32)
+        return wb.lens.TunedLens(maps[:, :32].contiguous(), maps[:, 32].contiguous(), record)
+
+    @functools.cached_property
+    def saved_lens(self) -> Path:
+        self.lens.save(self.folder / "lens")
+        return self.folder / "lens"
+
+    @functools.cached_property
     def table(self) -> Any:
         return wb.decode_neurons(self.model, "gate", 5)
 
@@ -520,6 +532,18 @@ FUNCTIONS: Calls = {
         "top": 3,
         "interventions": w.edits,
     },
+    "lens.fit_tuned_lens": lambda w: {"model": w.model, "texts": w.corpus, "start_tokens": 30, **LEARNS},
+    "lens.load_lens": lambda w: {"path": w.saved_lens, "model": w.model},
+    "lens.measure_lens": lambda w: {
+        "model": w.model,
+        "lens": w.lens,
+        "corpus": wb.Corpus(["A cat ran to the river.", "The dog sat."]),
+        "tokens": 20,
+        "batch": 2,
+        "context": 16,
+        "resamples": 9,
+        "seed": 0,
+    },
     "lens.measure_early_exit": lambda w: {
         "model": w.model,
         "corpus": w.corpus,
@@ -732,6 +756,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Doubt": lambda w: wb.lens.read_doubt(w.model, "The dog ran"),
     "TextWords": lambda w: wb.lens.read_words(w.model, "The dog ran"),
     "JacobianLens": lambda w: w.jacobian_lens,
+    "TunedLens": lambda w: w.lens,
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
 }
 """Objects whose methods are called."""
@@ -774,6 +799,7 @@ METHODS: Calls = {
     "Corpus.batches": lambda w: {"model": w.model, "bos": True, "repeat": False, "shard": (0, 1), **READS},
     "Attention.head": lambda w: {"layer": 1, "head": 0},
     "Doubt.spans": lambda w: {"at_most": 3.0, "least": 1},
+    "TunedLens.save": lambda w: {"folder": w.new(), "format": "workbench", "half": True},
     "TextWords.similarity": lambda w: {"other": wb.lens.read_words(w.model, "A cat sat")},
     "JacobianLens.save": lambda w: {"folder": w.new(), "format": "workbench", "half": True},
     "JacobianLens.vectors": lambda w: {"model": w.model, "tokens": [3, 5], "layer": 1},

@@ -200,6 +200,24 @@ def _read_sums(path: Path) -> Any:
         return file.get_tensor("sums").tolist() if note["done"] == 2 else None
 
 
+@functools.cache
+def _lens(number: int) -> Any:
+    return wb.lens.fit_tuned_lens(model(), corpus(number), tokens=32, batch=2, context=16)
+
+
+def _read_lens(path: Path) -> Any:
+    return wb.lens.load_lens(path, model()).bias.tolist() if path.exists() else None
+
+
+def _fit_lens(path: Path, number: int) -> Any:
+    how = {"tokens": 64, "batch": 2, "context": 16, "start_tokens": 32, "checkpoint_every": 0.0, "seed": number}
+    return wb.lens.fit_tuned_lens(model(), corpus(), folder=path, **how)
+
+
+def _read_lens_training(path: Path) -> Any:
+    return _read_lens(path) if (path / "progress.json").exists() else None
+
+
 def _task(number: int) -> Any:
     return wb.circuits.Task("own", [f"The dog {number}"], ["The cat 0"], [" ran"], [" sat"])
 
@@ -352,6 +370,9 @@ SAVERS = [
     Saver("direction", "v.safetensors", lambda path, n: _direction(n).save(path), _read_direction),
     Saver("lens for jacobian-lens", "l.pt", _save_jacobian_lens, _read_jacobian_lens),
     Saver("lens sums", "s.safetensors", _fit_jacobian_lens, _read_sums, resumes=True),
+    Saver("lens", "lens", lambda path, n: _lens(n).save(path), _read_lens),
+    Saver("lens for tuned-lens", "lens", lambda path, n: _lens(n).save(path, format="tuned-lens"), _read_lens),
+    Saver("lens training", "run", _fit_lens, _read_lens_training, slow=True, resumes=True),
     Saver("task", "t.jsonl", lambda path, n: wb.circuits.save_task(_task(n), path), _read_text),
     Saver(
         "interventions",

@@ -10,7 +10,7 @@ from workbench.core.progress import Progress
 from workbench.corpus import Corpus, TokenBatch
 from workbench.lens.errors import LensError
 from workbench.lens.tuned import TunedLens
-from workbench.lens.tuned_learner import LensLearner, LensSettings
+from workbench.lens.tuned_learner import SAMPLE, LensLearner, LensSettings
 from workbench.model.grad_mode import lasting
 from workbench.model.in_force import acting_on
 from workbench.model.language_model import LanguageModel
@@ -35,6 +35,7 @@ def fit_tuned_lens(
     *,
     tokens: Positive = 1_000_000,
     lr: Rate = 1.0,
+    start_tokens: Natural | None = None,
     batch: Positive = 16,
     context: Positive = 128,
     warmup: Share = 0.0,
@@ -49,7 +50,7 @@ def fit_tuned_lens(
 ) -> TunedLens:
     """A tuned lens of a model: for each layer, and for the embedding, an affine map of the stream behind it.
 
-    The maps begin as the logit lens. Each learns so that its prediction has the least KL divergence from the model's
+    Each map learns so that its prediction has the least KL divergence from the model's
     own, in float32 also for a model in 16 bits, by gradient descent with Nesterov's momentum of 0.9 and a weight decay
     of 1e-3. One run of the model serves all layers; logits are computed for a block of tokens of one layer at a time.
     The same call gives the same lens. With a `folder` it continues where an earlier one was stopped, to the same bits.
@@ -59,6 +60,9 @@ def fit_tuned_lens(
         texts: a `Corpus` or a `TokFSM`; used again, in another order, when `tokens` are more than they have.
         tokens: to learn from, rounded up to whole batches; special tokens and first positions do not count.
         lr: learning rate, of a mean gradient over its last steps.
+        start_tokens: tokens from which each map is set first, by ridge regression of the end of the stream on the
+            stream behind the layer; None for 32 · d_model, or `tokens` where they are fewer. With 0 the maps begin as
+            the logit lens, as the paper's do, and take far more tokens to come as far.
         batch: windows of a step, over all processes.
         context: positions of a window.
         warmup: share of the steps during which the learning rate rises in a line.
@@ -76,7 +80,8 @@ def fit_tuned_lens(
         TrainingError: texts with nothing to learn from; a folder with another training; a loss that is not finite.
         CorpusError: texts that can't be read.
 
-    Source: Belrose et al. 2023, arXiv 2303.08112, with the settings of its program but for the sizes.
+    Source: Belrose et al. 2023, arXiv 2303.08112, with the settings of its program but for the sizes and the start;
+    regression: Din et al. 2023, arXiv 2303.09435.
     """
     check_whole(model)
     if acting_on(model):
@@ -98,10 +103,12 @@ def fit_tuned_lens(
         batch=batch,
         context=context,
         processes=processes.count,
+        start_tokens=min(tokens, SAMPLE * model.network.d_model) if start_tokens is None else start_tokens,
     )
     how = {"context": context, "batch": batch, "seed": seed}
     batches = TextBatches(texts, model, tokens, **how, processes=processes, counted=counted)
-    learner = LensLearner(model, batches, processes)
+    watch = Monitor(tokens, progress if processes.rank == 0 else None, cancel)
+    learner = LensLearner(model, batches, processes, start_tokens=settings.start_tokens, watch=watch)
     training = Training(learner, settings, processes, RunOptions(folder, checkpoint_every, progress, cancel, log))
-    training.finish(Monitor(tokens, progress if processes.rank == 0 else None, cancel))
+    training.finish(watch)
     return learner.lens()

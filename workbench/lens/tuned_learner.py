@@ -16,6 +16,7 @@ from workbench.corpus import TokenBatch
 from workbench.lens.errors import LensError
 from workbench.lens.formats.workbench import read, write_files
 from workbench.lens.readout import Readout, Reducer
+from workbench.lens.regression import Regression
 from workbench.lens.streams import in_parts, read_streams
 from workbench.lens.transports import LensRecord
 from workbench.lens.tuned import TunedLens
@@ -23,11 +24,14 @@ from workbench.model.grad_mode import taking_gradients
 from workbench.model.language_model import LanguageModel
 from workbench.training.checkpoints import TrainingError
 from workbench.training.processes import Processes
+from workbench.training.reading import Monitor
 from workbench.training.settings import TEXT_TOKENS, TrainingSettings
 from workbench.training.text_batches import TextBatches
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3
 """Of the paper's program, which multiplies the learning rate by 1 - momentum."""
+SAMPLE = 32
+"""Tokens from which maps begin with a regression, as a multiple of the stream's width."""
 NAMED = ("model_name", "model_hash")
 """Of the provenance, what a `LensRecord` has fields for."""
 
@@ -42,6 +46,8 @@ class LensSettings(TrainingSettings):
     """Positions of a window."""
     processes: int
     """Processes that learn together."""
+    start_tokens: int
+    """Tokens of the sample that sets the maps first."""
     momentum: float = MOMENTUM
     weight_decay: float = WEIGHT_DECAY
     counts: str = TEXT_TOKENS
@@ -55,13 +61,24 @@ class LensLearner:
         model: left as it is.
         batches: the endless token batches.
         processes: those that learn together.
+        start_tokens: of a sample that sets the maps by regression, over all processes; 0 leaves them 0.
+        watch: asked whether to stop while the sample is read.
     """
 
     n_features = 0
     resamples = False
 
-    def __init__(self, model: LanguageModel, batches: TextBatches, processes: Processes):
-        self.model, self._batches = model, batches
+    def __init__(
+        self,
+        model: LanguageModel,
+        batches: TextBatches,
+        processes: Processes,
+        *,
+        start_tokens: int = 0,
+        watch: Monitor | None = None,
+    ):
+        self.model, self._batches, self.processes = model, batches, processes
+        self.start_tokens, self.watch = start_tokens, watch
         self.readout = Readout(model)
         self.device = self.readout.head.device
         self.layers = tuple(range(-1, model.network.n_layers - 1))
@@ -87,8 +104,39 @@ class LensLearner:
         return self._batches.tokens_after(step)
 
     def batches(self, done: int, begins: bool) -> Iterator[TokenBatch] | None:
-        """See `Learner`; nothing is set from a sample."""
+        """See `Learner`; where the maps begin with a regression, the first batches set them."""
+        if begins and self.start_tokens and not self._regress():
+            return None
         return itertools.islice(self._batches, done, None)
+
+    @torch.no_grad()
+    def _regress(self) -> bool:
+        """Set the maps by ridge regression on the first tokens; False where the caller stops it."""
+        read, total = 0, 0
+        sample = Regression(len(self.layers), self.model.network.d_model, self.device)
+        every = [*self.layers, self.model.network.n_layers - 1]
+        batches = iter(self._batches)
+        while total < self.start_tokens:
+            if self.processes.any(self.watch is not None and self.watch.stops()):
+                return False
+            for part in in_parts(self.model, next(batches), len(every)):
+                if not bool(part.content.any()):
+                    continue
+                *streams, end = read_streams(self.model, self.readout, part, every).layers
+                if sample.shift is None:
+                    sample.begin(streams, end)
+                    self.processes.copy_first([sample.shift])
+                sample.add(streams, end)
+                read += len(end)
+            total = int(self.processes.add(torch.tensor(read, device=self.device)))
+            if self.watch is not None:
+                self.watch.tell(None, f"{total:,} tokens read for the start")
+        for one in sample.sums():
+            one.copy_(self.processes.add(one))
+        for place in range(len(self.layers)):
+            weight, bias = sample.solve(place)
+            self.weight[place], self.bias[place] = weight, bias
+        return True
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The maps."""
