@@ -50,12 +50,13 @@ test-saelens: $(READY) .venv-saelens/.ready
 
 # each tool opens what was written for it, in an environment of its own
 PEER = $(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv
-test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peers/dictionary_learning/.ready .venv-peers/circuit_tracer/.ready
+test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peers/dictionary_learning/.ready .venv-peers/circuit_tracer/.ready .venv-peers/tuned_lens/.ready
 	WORKBENCH_SAELENS_PYTHON=$(CURDIR)/.venv-saelens/bin/python \
 	WORKBENCH_SPARSIFY_PYTHON=$(CURDIR)/.venv-peers/sparsify/bin/python \
 	WORKBENCH_DICTIONARY_LEARNING_PYTHON=$(CURDIR)/.venv-peers/dictionary_learning/bin/python \
 	WORKBENCH_CIRCUIT_TRACER_PYTHON=$(CURDIR)/.venv-peers/circuit_tracer/bin/python \
-		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py
+	WORKBENCH_TUNED_LENS_PYTHON=$(CURDIR)/.venv-peers/tuned_lens/bin/python \
+		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py tests/lens/test_tuned.py
 
 .venv-peers/sparsify/.ready:
 	$(PEER) .venv-peers/sparsify
@@ -72,6 +73,13 @@ test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peer
 .venv-peers/circuit_tracer/.ready:
 	$(PEER) .venv-peers/circuit_tracer
 	.venv-peers/circuit_tracer/bin/python -m pip install --quiet torch==2.13.0 circuit-tracer==0.5.0
+	touch $@
+
+# tuned-lens asks for programs that its lenses don't use
+.venv-peers/tuned_lens/.ready:
+	$(PEER) .venv-peers/tuned_lens
+	.venv-peers/tuned_lens/bin/python -m pip install --quiet torch==2.13.0 transformers==5.23.0 accelerate datasets safetensors
+	.venv-peers/tuned_lens/bin/python -m pip install --quiet --no-deps tuned-lens==0.2.0
 	touch $@
 
 lint: $(READY)

@@ -14,9 +14,9 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["core"], 1),
     **dict.fromkeys(["model", "corpus", "figures"], 2),
     **dict.fromkeys(["dictionaries", "harvest", "evaluation"], 3),
-    **dict.fromkeys(["interventions", "training"], 4),
+    **dict.fromkeys(["interventions", "training", "directions"], 4),
     **dict.fromkeys(["neurons", "index", "measures", "sparsity", "lens", "attribution"], 5),
-    **dict.fromkeys(["circuits", "directions", "synthetic", "surgery"], 5),
+    **dict.fromkeys(["circuits", "synthetic", "surgery"], 5),
     **dict.fromkeys(["findings"], 6),
 }
 """The rooms of `workbench/`; above them are the face (7) and the pages, scripts and benchmarks (8)."""
@@ -24,7 +24,7 @@ FACE = {"__init__.py", "__init__.pyi", "__main__.py", "console.py", "py.typed"}
 """Files of the face."""
 ABOVE = ("app", "analyses", "benchmarks")
 DOORS = {
-    "transformer_lens": ("workbench/model/network.py",),
+    "transformer_lens": ("workbench/model/network.py", "benchmarks/bench_lens.py"),
     "streamlit": ("app/",),
     "plotly": ("workbench/figures/", "analyses/"),
 }

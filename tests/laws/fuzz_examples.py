@@ -109,6 +109,22 @@ class World:
         return self.folder / "task.jsonl"
 
     @functools.cached_property
+    def jacobian_lens(self) -> Any:
+        return wb.lens.fit_jacobian_lens(self.model, self.corpus, prompts=1, context=8, skip=2)
+
+    @functools.cached_property
+    def lens(self) -> Any:
+        layers = tuple(range(-1, self.model.network.n_layers - 1))
+        record = wb.lens.LensRecord(self.model.name, self.model.hash, layers, {"tokens": 40})
+        maps = 0.05 * self.floats(len(layers), 33, 32)
+        return wb.lens.TunedLens(maps[:, :32].contiguous(), maps[:, 32].contiguous(), record)
+
+    @functools.cached_property
+    def saved_lens(self) -> Path:
+        self.lens.save(self.folder / "lens")
+        return self.folder / "lens"
+
+    @functools.cached_property
     def table(self) -> Any:
         return wb.decode_neurons(self.model, "gate", 5)
 
@@ -449,6 +465,13 @@ FUNCTIONS: Calls = {
         "direction": None,
         "positions": "all",
     },
+    "interventions.SwapDirections": lambda w: {
+        "hook_point": POINT,
+        "first": [1.0] * 32,
+        "second": [1.0, -1.0] * 16,
+        "amount": 1.0,
+        "positions": "all",
+    },
     "interventions.load_interventions": lambda w: {
         "path": w.saved_edits,
         "model": w.model,
@@ -526,6 +549,15 @@ FUNCTIONS: Calls = {
         **READS,
     },
     "lens.LogitLens": lambda w: {},
+    "lens.fit_jacobian_lens": lambda w: {
+        "model": w.model,
+        "texts": w.corpus,
+        "prompts": 1,
+        "context": 8,
+        "skip": 2,
+        "checkpoint": None,
+        "checkpoint_every": 60.0,
+    },
     "lens.attribute_logit": lambda w: {
         "model": w.model,
         "text": "The dog ran",
@@ -534,6 +566,18 @@ FUNCTIONS: Calls = {
         "detail": "neurons",
         "top": 3,
         "interventions": w.edits,
+    },
+    "lens.fit_tuned_lens": lambda w: {"model": w.model, "texts": w.corpus, "start_tokens": 30, **LEARNS},
+    "lens.load_lens": lambda w: {"path": w.saved_lens, "model": w.model},
+    "lens.measure_lens": lambda w: {
+        "model": w.model,
+        "lens": w.lens,
+        "corpus": wb.Corpus(["A cat ran to the river.", "The dog sat."]),
+        "tokens": 20,
+        "batch": 2,
+        "context": 16,
+        "resamples": 9,
+        "seed": 0,
     },
     "lens.measure_early_exit": lambda w: {
         "model": w.model,
@@ -773,6 +817,8 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Probe": lambda w: wb.probe(w.model, [f"the {word} ran" for word in ANIMALS], [0, 1] * 5, POINT),
     "Doubt": lambda w: wb.lens.read_doubt(w.model, "The dog ran"),
     "TextWords": lambda w: wb.lens.read_words(w.model, "The dog ran"),
+    "JacobianLens": lambda w: w.jacobian_lens,
+    "TunedLens": lambda w: w.lens,
     "LensGrid": lambda w: wb.read_lens(w.model, "The dog ran", layers=[1], top_k=3),
 }
 """Objects whose methods are called."""
@@ -818,7 +864,19 @@ METHODS: Calls = {
     "Attention.head": lambda w: {"layer": 1, "head": 0},
     "Attention.figure": lambda w: {"layer": 1, "head": 0},
     "Doubt.spans": lambda w: {"at_most": 3.0, "least": 1},
+    "TunedLens.save": lambda w: {"folder": w.new(), "format": "workbench", "half": True},
     "TextWords.similarity": lambda w: {"other": wb.lens.read_words(w.model, "A cat sat")},
+    "JacobianLens.save": lambda w: {"folder": w.new(), "format": "workbench", "half": True},
+    "JacobianLens.vectors": lambda w: {"model": w.model, "tokens": [3, 5], "layer": 1},
+    "JacobianLens.direction": lambda w: {"model": w.model, "token": 3, "layer": 1},
+    "JacobianLens.swap": lambda w: {
+        "model": w.model,
+        "first": 3,
+        "second": 5,
+        "layers": [1],
+        "amount": 1.0,
+        "positions": "all",
+    },
     "LensGrid.rank": lambda w: {"token": 3},
     "LensGrid.log_probability": lambda w: {"token": 3},
     "FeatureIndex.top": lambda w: {"index": 1, "n": 2},

@@ -225,6 +225,11 @@ def _direction(file: Path) -> Any:
     return {point: vector.tolist() for point, vector in read.vectors.items()}
 
 
+def _lens(w: World, folder: Path) -> Any:
+    lens = wb.lens.load_lens(folder / "lens", w.model)
+    return [lens.transport(0, torch.ones(2, 32)).tolist(), lens.about.model_name, list(lens.about.layers)]
+
+
 TIMES = "history|provenance|seconds"
 
 KEPT: dict[str, Kept] = {
@@ -270,6 +275,17 @@ KEPT: dict[str, Kept] = {
         lambda w, folder: w.direction.save(folder / "sad.gguf"),
         lambda w, folder: _direction(folder / "sad.gguf"),
         "name",
+    ),
+    "lens": Kept(lambda w, folder: w.lens.save(folder / "lens"), _lens, r"lens.json: .*(versions|command)"),
+    "jacobian-lens": Kept(
+        lambda w, folder: w.jacobian_lens.save(folder / "lens.pt", format="jacobian-lens"),
+        lambda w, folder: wb.lens.load_lens(folder / "lens.pt", w.model).weight.tolist(),
+        "bytes altered",
+    ),
+    "tuned-lens": Kept(
+        lambda w, folder: w.lens.save(folder / "lens", format="tuned-lens"),
+        _lens,
+        "base_model|fitted_on|model_name|lens_type|bias$|unembed|bytes altered",
     ),
     "direction": Kept(
         lambda w, folder: w.direction.save(folder / "sad.safetensors"),

@@ -180,6 +180,50 @@ def _read_direction(path: Path) -> Any:
     return {point: one.tolist() for point, one in wb.directions.load_direction(path).vectors.items()}
 
 
+@functools.cache
+def _jacobian_lens(number: int) -> Any:
+    return wb.lens.fit_jacobian_lens(model(), corpus(), prompts=1, context=8 + number, skip=2)
+
+
+def _save_jacobian_lens(path: Path, number: int) -> None:
+    _jacobian_lens(number).save(path, format="jacobian-lens")
+
+
+def _read_jacobian_lens(path: Path) -> Any:
+    return wb.lens.load_lens(path, model()).weight.tolist() if path.exists() else None
+
+
+def _fit_jacobian_lens(path: Path, number: int) -> Any:
+    how = {"prompts": 2, "context": 8 + number, "skip": 2, "checkpoint_every": 0.0}
+    return wb.lens.fit_jacobian_lens(model(), corpus(), checkpoint=path, **how)
+
+
+def _read_sums(path: Path) -> Any:
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        note = json.loads(file.metadata()["workbench"])
+        return file.get_tensor("sums").tolist() if note["done"] == 2 else None
+
+
+@functools.cache
+def _lens(number: int) -> Any:
+    return wb.lens.fit_tuned_lens(model(), corpus(number), tokens=32, batch=2, context=16)
+
+
+def _read_lens(path: Path) -> Any:
+    return wb.lens.load_lens(path, model()).bias.tolist() if path.exists() else None
+
+
+def _fit_lens(path: Path, number: int) -> Any:
+    how = {"tokens": 64, "batch": 2, "context": 16, "start_tokens": 32, "checkpoint_every": 0.0, "seed": number}
+    return wb.lens.fit_tuned_lens(model(), corpus(), folder=path, **how)
+
+
+def _read_lens_training(path: Path) -> Any:
+    return _read_lens(path) if (path / "progress.json").exists() else None
+
+
 def _task(number: int) -> Any:
     return wb.circuits.Task("own", [f"The dog {number}"], ["The cat 0"], [" ran"], [" sat"])
 
@@ -330,6 +374,11 @@ SAVERS = [
     ),
     Saver("control vector", "v.gguf", lambda path, n: _direction(n).save(path), _read_direction),
     Saver("direction", "v.safetensors", lambda path, n: _direction(n).save(path), _read_direction),
+    Saver("lens for jacobian-lens", "l.pt", _save_jacobian_lens, _read_jacobian_lens),
+    Saver("lens sums", "s.safetensors", _fit_jacobian_lens, _read_sums, resumes=True),
+    Saver("lens", "lens", lambda path, n: _lens(n).save(path), _read_lens),
+    Saver("lens for tuned-lens", "lens", lambda path, n: _lens(n).save(path, format="tuned-lens"), _read_lens),
+    Saver("lens training", "run", _fit_lens, _read_lens_training, slow=True, resumes=True),
     Saver("task", "t.jsonl", lambda path, n: wb.circuits.save_task(_task(n), path), _read_text),
     Saver(
         "interventions",

@@ -57,8 +57,8 @@ RECORDS = {
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
     "findings": "Ablation Finding Scan",
-    "lens": "AttendedPair Attention Doubt EarlyExit HeadCard HeadHit HeadScores Lens LensGrid LogitAttribution Share "
-    "TextWords WrittenTokens",
+    "lens": "AttendedPair Attention Doubt EarlyExit HeadCard HeadHit HeadScores JacobianLens Lens LensFidelity LensGrid "
+    "LensRecord LogitAttribution Share TextWords TunedLens WrittenTokens",
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",
@@ -86,6 +86,8 @@ FOR_ROOMS = {
     "encode_stage reconstruct_stage splice splice_terms take_origin widen write",
     "KeyValueBottleneck": "check direction feature force from_config intervene is_named kind_called reconstruct save "
     "encode_stage reconstruct_stage splice write",
+    "JacobianLens": "carried check_model fits from_tensors kind_called to transport",
+    "TunedLens": "carried check_model fits from_tensors kind_called to transport",
     "Harvest": "collect",
     "Steer": "affine_changes bind change example fits from_settings settle to_python value_change variants",
     "Store": "settings",
@@ -124,7 +126,7 @@ PASSES: dict[str, set[str]] = {
     "value factor amount mean thresholds": {"2**63", "10**400"},
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
     "at_most target source": {"0"},
-    "lens.attribute_logit.position": {"0"},
+    "lens.attribute_logit.position start_tokens": {"0"},
     "lens.head_card.sources": {"a list of a NUL", "a long list"},
     "Doubt.spans.at_most": {"0", "-1", "3e38", "2**63", "10**400"},
     "sign position": {"-1"},

@@ -126,15 +126,17 @@ def test_a_person_may_allow_code(place: Place) -> None:
 
 EXEMPT = {
     "save_model save_graph save_task save_interventions save_sparsities export_labels Corpus.save TopKSAE.save"
-    " save_viewer_graph Direction.save export_features build_from_export "
+    " save_viewer_graph Direction.save export_features build_from_export TunedLens.save JacobianLens.save "
     "TopKSAE.write Child.save_pretrained": "write, see `test_kills.py`",
-    "train build_index build_indexes fine_tune heal Store.write": "resume what is in a folder: attacked as "
-    "`training`, `fine-tuning`, `index` and `store`",
+    "fit_jacobian_lens": "goes on with one file of safetensors under a seal: `tests/lens/test_jacobian.py`",
+    "train build_index build_indexes fine_tune heal fit_tuned_lens Store.write": "resume what is in a folder: attacked "
+    "as `training`, `fine-tuning`, `lens`, `index` and `store`",
 }
 """Public functions with a path that open nothing of a stranger's in a way of their own, and why."""
 OPENS = {
     "load_model verify_checkpoint dare merge open_child load_dictionary load_set open_index Store Corpus.load",
-    "load_viewer_graph load_direction open_export load_graph load_task load_interventions import_labels read_history",
+    "load_viewer_graph load_direction load_lens open_export load_graph load_task load_interventions import_labels",
+    "read_history",
 }
 """Loaders that are attacked above."""
 

@@ -29,10 +29,13 @@ REFUSED = {
         ("Attention", "lens.read_attention", "lens.score_heads", "lens.head_card", "lens.find_heads"),
         "sharded over processes",
     ),
+    **dict.fromkeys(("JacobianLens", "lens.fit_jacobian_lens"), "sharded over processes"),
     **dict.fromkeys(
         ("circuits.attribution_patching", "circuits.edge_attribution_patching"), "Gradients can't be taken"
     ),
-    **dict.fromkeys(("training.train", "training.fine_tune"), "which share the work of a training otherwise"),
+    **dict.fromkeys(
+        ("training.train", "training.fine_tune", "lens.fit_tuned_lens"), "which share the work of a training otherwise"
+    ),
     "sparsity.verify_sparsity": "verify it in one",
     "interventions.load_model": "leave device and dtype out",
     "interventions.save_model": "save it with its own save_pretrained",

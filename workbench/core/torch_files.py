@@ -53,17 +53,29 @@ def read_torch(path: Path, error: type[WorkbenchError], what: str) -> Any:
     return content
 
 
-def write_torch(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by their names as `torch.save` does, for a tool that reads nothing else.
+def write_torch(file: Path, content: Mapping[Any, Any]) -> None:
+    """Write tensors and plain data as `torch.save` does, for a tool that reads nothing else.
+
+    Args:
+        file: the file.
+        content: tensors, numbers, texts, truth values, None, and lists and mappings of these.
 
     Raises:
         OSError: the file can't be written whole, as on a full disk.
     """
-    content = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     try:
-        torch.save(content, file)
+        torch.save(_plain(content), file)
     except RuntimeError as wrong:  # so torch says that the disk took a part
         raise OSError(errno.ENOSPC, "the disk is full, or takes no file of this size") from wrong
+
+
+def _plain(content: Any) -> Any:
+    """Content with tensors of memory of their own, on the processor, in dicts and lists of Python's."""
+    if isinstance(content, Tensor):
+        return content.detach().cpu().contiguous().clone()
+    if isinstance(content, Mapping):
+        return {key: _plain(one) for key, one in content.items()}
+    return [_plain(one) for one in content] if isinstance(content, list | tuple) else content
 
 
 def _check_archive(path: Path, error: type[WorkbenchError], what: str) -> None:

@@ -12,6 +12,7 @@ from workbench.interventions.kinds import RemoveLayer as RemoveLayer
 from workbench.interventions.kinds import RemoveSublayer as RemoveSublayer
 from workbench.interventions.kinds import Scale as Scale
 from workbench.interventions.kinds import Steer as Steer
+from workbench.interventions.kinds import SwapDirections as SwapDirections
 from workbench.interventions.opening import bundled_models as bundled_models
 from workbench.interventions.opening import load_model as load_model
 from workbench.interventions.opening import save_model as save_model

@@ -12,6 +12,7 @@ from workbench.interventions.kinds.remove_layer import RemoveLayer as RemoveLaye
 from workbench.interventions.kinds.remove_sublayer import RemoveSublayer as RemoveSublayer
 from workbench.interventions.kinds.scale import Scale as Scale
 from workbench.interventions.kinds.steer import Steer as Steer
+from workbench.interventions.kinds.swap_directions import SwapDirections as SwapDirections
 
 for _module in _pkgutil.iter_modules(__path__):
     _importlib.import_module(f"{__name__}.{_module.name}")
