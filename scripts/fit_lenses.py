@@ -12,6 +12,7 @@ layer as JSON.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -33,10 +34,10 @@ def main() -> None:
     parser.add_argument("--save")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--passages", type=int, default=450)
-    parser.add_argument("--start-tokens", type=int, default=40_000)
-    parser.add_argument("--tokens", type=int, default=60_000)
-    parser.add_argument("--lr", type=float, default=0.3)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--start-tokens", type=int, default=24_000)
+    parser.add_argument("--tokens", type=int, default=30_000)
+    parser.add_argument("--lr", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -49,6 +50,11 @@ def main() -> None:
         model, corpus, **how, decay=1.0, folder=given.run, checkpoint_every=120.0, progress=SpokenProgress()
     )
     if given.save:
+        assert lens.about is not None
+        sizes = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in how.items())
+        command = f"scripts/fit_lenses.py --real WIKITEXT --run RUN --passages {given.passages} {sizes}"
+        about = {**lens.about.fitted_on, "command": command}
+        lens.about = dataclasses.replace(lens.about, fitted_on=about)
         lens.save(given.save, half=True)
         lens = wb.lens.load_lens(given.save, model)
     if given.measure:

@@ -33,9 +33,10 @@ class Regression:
         self.shift: Tensor | None = None
         """Of the streams, and of the end less the stream: `[layers, 2, width]`."""
 
-    def begin(self, streams: Sequence[Tensor], end: Tensor) -> None:
-        """Set the shift from a first block."""
+    def begin(self, streams: Sequence[Tensor], end: Tensor) -> Tensor:
+        """Set the shift from a first block, and return it; arguments as in `add`."""
         self.shift = torch.stack([torch.stack([x.float().mean(0), (end - x).float().mean(0)]) for x in streams])
+        return self.shift
 
     def add(self, streams: Sequence[Tensor], end: Tensor) -> None:
         """Add a block of tokens.

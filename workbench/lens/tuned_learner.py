@@ -124,8 +124,7 @@ class LensLearner:
                     continue
                 *streams, end = read_streams(self.model, self.readout, part, every).layers
                 if sample.shift is None:
-                    sample.begin(streams, end)
-                    self.processes.copy_first([sample.shift])
+                    self.processes.copy_first([sample.begin(streams, end)])
                 sample.add(streams, end)
                 read += len(end)
             total = int(self.processes.add(torch.tensor(read, device=self.device)))
