@@ -57,8 +57,8 @@ RECORDS = {
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
     "findings": "Ablation Finding Scan",
-    "lens": "AttendedPair Attention Doubt EarlyExit HeadCard HeadHit HeadScores JacobianLens Lens LensFidelity LensGrid "
-    "LensRecord LogitAttribution Share TextWords TunedLens WrittenTokens",
+    "lens": "AttendedPair Attention Doubt EarlyExit HeadCard HeadHit HeadScores JacobianLens Lens LensFidelity "
+    "LensGrid LensRecord LogitAttribution Share TextWords TunedLens WrittenTokens",
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Number, checked
@@ -22,7 +21,7 @@ from workbench.directions.direction import Direction
 from workbench.interventions.kinds.swap_directions import SwapDirections
 from workbench.lens.errors import LensError
 from workbench.lens.streams import hook_point_behind
-from workbench.lens.tokens import texts_of, token_id
+from workbench.lens.tokens import token_id
 from workbench.lens.transports import Lens, LensRecord, place_of
 from workbench.model.language_model import LanguageModel
 
@@ -101,7 +100,7 @@ class JacobianLens(Lens):
             LensError: as `vectors`.
         """
         vector = self.vectors(model, [token], layer)[0]
-        text = token if isinstance(token, str) else texts_of(model, torch.tensor([token]))[0]
+        text = token if isinstance(token, str) else model.token_labels([token])[0]
         about: dict[str, Any] = {"lens": self.kind, "token": text, "layer": layer, "model_hash": model.hash}
         return Direction(
             {hook_point_behind(layer): vector}, f"{text.strip()} by the {self.kind} lens", model.name, about
