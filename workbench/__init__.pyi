@@ -6,6 +6,7 @@ from . import dictionaries as dictionaries
 from . import directions as directions
 from . import evaluation as evaluation
 from . import figures as figures
+from . import findings as findings
 from . import harvest as harvest
 from . import index as index
 from . import interventions as interventions
@@ -26,6 +27,7 @@ from .dictionaries.codebook import Codebook as Codebook
 from .dictionaries.features import Feature as Feature
 from .dictionaries.loading import load_dictionary as load_dictionary
 from .dictionaries.topk import TopKSAE as TopKSAE
+from .findings.scan import scan as scan
 from .index import build_index as build_index
 from .index import open_index as open_index
 from .interventions.kinds import Ablate as Ablate
@@ -67,6 +69,7 @@ __all__ = [
     "evaluation",
     "figures",
     "find_heads_discrete",
+    "findings",
     "harvest",
     "index",
     "interventions",
@@ -80,6 +83,7 @@ __all__ = [
     "neurons",
     "open_index",
     "read_lens",
+    "scan",
     "sparsity",
     "surgery",
     "synthetic",

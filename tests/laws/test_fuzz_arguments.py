@@ -53,7 +53,9 @@ RECORDS = {
     "FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
-    "lens": "Attention Doubt EarlyExit HeadScores Lens LensGrid LogitAttribution Share TextWords",
+    "findings": "Ablation Finding Scan",
+    "lens": "AttendedPair Attention Doubt EarlyExit HeadCard HeadHit HeadScores Lens LensGrid LogitAttribution Share "
+    "TextWords WrittenTokens",
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",
@@ -97,7 +99,7 @@ PASSES: dict[str, set[str]] = {
     "name about slug scan of note label text source word prompt message messages target": TEXTS,
     "hook_point reads writes dictionary hash token column pattern only": TEXTS,
     "texts names words labels": {"a word", "an empty text"},
-    "edits interventions dictionaries keep layers pinned tasks note about config beside": LISTS,
+    "edits interventions dictionaries indexes keep layers pinned tasks note about config beside": LISTS,
     "source interventions heads edges per_part sparsities spliced baselines picked kinds direction": LISTS,
     "keep pinned layers": {"a list of -1", "a long list"},
     "tokens positions written": {"a long list"},
@@ -109,6 +111,7 @@ PASSES: dict[str, set[str]] = {
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
     "at_most target source": {"0"},
     "lens.attribute_logit.position": {"0"},
+    "lens.head_card.sources": {"a list of a NUL", "a long list"},
     "Doubt.spans.at_most": {"0", "-1", "3e38", "2**63", "10**400"},
     "sign position": {"-1"},
     "Graph.prune.keep": {"a set"},

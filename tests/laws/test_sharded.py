@@ -28,7 +28,10 @@ ROOT = LAWS.parents[1]
 REFUSED = {
     **dict.fromkeys(("surgery", "Child", "Certificate", "wb.bake"), "surgery makes a model on one device"),
     **dict.fromkeys(("attribution", "Graph", "ViewerGraph"), "sharded over processes"),
-    **dict.fromkeys(("Attention", "lens.read_attention", "lens.score_heads"), "sharded over processes"),
+    **dict.fromkeys(
+        ("Attention", "lens.read_attention", "lens.score_heads", "lens.head_card", "lens.find_heads"),
+        "sharded over processes",
+    ),
     **dict.fromkeys(
         ("circuits.attribution_patching", "circuits.edge_attribution_patching"), "Gradients can't be taken"
     ),

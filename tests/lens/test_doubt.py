@@ -46,6 +46,11 @@ def test_doubt_is_of_the_model_as_it_predicts(model):
     for behind in ("ln_final.hook_in", "ln_final.hook_out"):
         with pytest.raises(LensError, match="predicts otherwise than its last layer's stream"):
             read_doubt(model, IDS, interventions=[wb.Steer.along(behind, direction, 3.0)])
+        with (
+            model.intervening([wb.Steer.along(behind, direction, 3.0)]),
+            pytest.raises(LensError, match=f"acts behind it, at {behind}"),
+        ):
+            wb.read_lens(model, IDS)
 
 
 def test_spans_are_the_stretches_of_low_surprise(model):

@@ -74,18 +74,19 @@ def read_attention(
     tokens = one_row(model, text, "Attention is read on")
     chosen = chosen_layers(model, layers)
     with model.intervening(interventions):
-        patterns = _captured(model, tokens, chosen, "hook_pattern")  # [1, heads, query, key] each
+        patterns = captured(model, tokens, chosen, "hook_pattern")  # [1, heads, query, key] each
         if weighted == "written":
+            written = written_norms(model, tokens, chosen, patterns)
             patterns = [
                 pattern * norms[:, :, None] * (1.0 if scales is None else scales[:, None])
-                for pattern, (norms, scales) in zip(patterns, _written(model, tokens, chosen, patterns), strict=True)
+                for pattern, (norms, scales) in zip(patterns, written, strict=True)
             ]
     return Attention(texts_of(model, tokens[0]), chosen, torch.cat(patterns))
 
 
 @dataclass(frozen=True, eq=False)
 class HeadScores:
-    """Three behaviours of each head on repeated random tokens, from 0 to 1; `score_heads` returns one."""
+    """Behaviours of each head on repeated random tokens, from 0 to 1; `score_heads` returns one."""
 
     previous: Tensor
     """`[layer, head]`: the mean probability at the token before."""
@@ -93,10 +94,12 @@ class HeadScores:
     """`[layer, head]`: at the earlier occurrence of the same token, in the second half."""
     induction: Tensor
     """`[layer, head]`: at the token behind that occurrence, in the second half."""
+    first: Tensor
+    """`[layer, head]`: at the first position, in the second half."""
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as plain data."""
-        return {name: getattr(self, name).tolist() for name in ("previous", "duplicate", "induction")}
+        return {name: getattr(self, name).tolist() for name in ("previous", "duplicate", "induction", "first")}
 
 
 @checked(LensError)
@@ -108,7 +111,7 @@ def score_heads(
     tokens: Sequence[Natural] | None = None,
     seed: Natural = 0,
 ) -> HeadScores:
-    """How much each head is a previous-token, a duplicate-token and an induction head.
+    """How much each head is a previous-token, a duplicate-token, an induction and a first-token head.
 
     A row is what the tokenizer puts in front of a text, then random tokens without repetition, then the same again.
 
@@ -125,9 +128,21 @@ def score_heads(
 
     Source: Elhage et al. (2021) and Olsson et al. (2022, arXiv 2209.11895).
     """
-    front = _front(model)
-    special = set() if model.tokenizer is None else set(model.tokenizer.all_special_ids)
-    pool = [one for one in (range(model.network.vocab_size) if tokens is None else tokens) if one not in special]
+    batch, start = repeated_tokens(model, length, rows, tokens, seed)
+    return HeadScores(*behaviours(model, chosen_layers(model, None), batch, start))
+
+
+def repeated_tokens(
+    model: LanguageModel, length: int, rows: int, tokens: Sequence[int] | None, seed: int
+) -> tuple[Tensor, int]:
+    """Rows of random tokens that are repeated, `[rows, pos]`, and where the first of them stands.
+
+    Raises:
+        LensError: as `score_heads`.
+    """
+    front, pool = _front(model), _pool(model, tokens)
+    if length < 1:
+        raise LensError(f"{model.name} has no token or no context for random tokens that are repeated.")
     if len(pool) < length:
         raise LensError(f"There are {len(pool)} tokens to draw from, fewer than length = {length}.")
     if len(front) + 2 * length > model.network.n_ctx:
@@ -135,17 +150,40 @@ def score_heads(
     chance = torch.Generator().manual_seed(seed)
     drawn = torch.stack([torch.tensor(pool)[torch.randperm(len(pool), generator=chance)[:length]] for _ in range(rows)])
     batch = torch.cat([torch.tensor(front, dtype=torch.long).expand(rows, -1), drawn, drawn], 1)
-    start = len(front)
+    return model.as_tokens(batch), len(front)
+
+
+def longest_repeat(model: LanguageModel, tokens: Sequence[int] | None = None) -> int:
+    """The largest `length` of `score_heads` on a model, 32 at most."""
+    return min(32, len(_pool(model, tokens)), (model.network.n_ctx - len(_front(model))) // 2)
+
+
+def _pool(model: LanguageModel, tokens: Sequence[int] | None) -> list[int]:
+    """The ids that random tokens are drawn from."""
+    special = set() if model.tokenizer is None else set(model.tokenizer.all_special_ids)
+    return [one for one in (range(model.network.vocab_size) if tokens is None else tokens) if one not in special]
+
+
+def behaviours(model: LanguageModel, layers: Sequence[int], batch: Tensor, start: int) -> Tensor:
+    """The scores of `HeadScores` in its order, `[4, layers, heads]`.
+
+    Args:
+        model: the model.
+        layers: these only.
+        batch: from `repeated_tokens`.
+        start: where the repeated tokens begin.
+    """
+    length = (batch.shape[1] - start) // 2
     queries = torch.arange(start + length, start + 2 * length)
-    layers = chosen_layers(model, None)
+    keys = [*(queries - back for back in (1, length, length - 1)), torch.zeros_like(queries)]
     found = [
-        torch.stack([pattern[:, :, queries, queries - back].float().mean((0, 2)) for back in (1, length, length - 1)])
-        for pattern in _captured(model, model.as_tokens(batch), layers, "hook_pattern")
+        torch.stack([pattern[:, :, queries, key].float().mean((0, 2)) for key in keys])
+        for pattern in captured(model, batch, layers, "hook_pattern")
     ]
-    return HeadScores(*torch.stack(found, 1))
+    return torch.stack(found, 1)
 
 
-def _captured(model: LanguageModel, tokens: Tensor, layers: Sequence[int], part: str) -> list[Tensor]:
+def captured(model: LanguageModel, tokens: Tensor, layers: Sequence[int], part: str) -> list[Tensor]:
     """The tensors at a hook point of the attention of each layer."""
     names = [f"blocks.{layer}.attn.{part}" for layer in layers]
     missing = next((name for name in names if name not in model.hook_points), None)
@@ -156,7 +194,7 @@ def _captured(model: LanguageModel, tokens: Tensor, layers: Sequence[int], part:
     return [seen[name] for name in names]
 
 
-def _written(
+def written_norms(
     model: LanguageModel, tokens: Tensor, layers: Sequence[int], patterns: Sequence[Tensor]
 ) -> list[tuple[Tensor, Tensor | None]]:
     """For each layer the norms of what each key's value writes `[1, heads, key]`, and the scales of the norm behind
@@ -165,7 +203,7 @@ def _written(
     Raises:
         LensError: the patterns times the values are not what the heads return.
     """
-    values, outputs = (_captured(model, tokens, layers, part) for part in ("hook_v", "hook_z"))
+    values, outputs = (captured(model, tokens, layers, part) for part in ("hook_v", "hook_z"))
     exact = EXACT if model.dtype == torch.float32 else EXACT_16_BITS
     found = []
     for layer, pattern, value, output in zip(layers, patterns, values, outputs, strict=True):

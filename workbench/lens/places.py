@@ -12,6 +12,7 @@ from workbench.core.type_words import shown
 from workbench.lens.errors import LensError
 from workbench.lens.tokens import chosen_layers
 from workbench.lens.transports import Lens
+from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 from workbench.model.stream import StreamPath
 from workbench.model.weights import ModelError
@@ -20,6 +21,8 @@ STREAM = {"resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_p
 """Places of the stream, by their word, and their hook points in a block."""
 ADDED = {"attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "heads": "attn.hook_z"}
 """Places of what is added to it."""
+BEHIND = ("ln_final.hook_in", "ln_final.hook_out", "unembed.hook_in", "unembed.hook_out")
+"""Hook points behind the last layer."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,19 @@ class Place:
         scales = self.path.scales(whole)
         part = self.path.directions(change)
         return lens.transport(self.layer, part if scales is None else scales * part)
+
+
+def check_reached(model: LanguageModel, edits: Sequence[BoundEdit]) -> None:
+    """Raise `LensError` where a bound edit acts behind the last layer, on what no row of a grid passes."""
+    points = model.hook_points
+    last = points[f"blocks.{model.network.n_layers - 1}.hook_resid_post"].key
+    behind = {points[name].key: name for name in BEHIND if name in points and points[name].key != last}
+    for edit in edits:
+        if edit.hook_point in behind and not edit.reads_only:
+            raise LensError(
+                f"{model.name} predicts otherwise than its last layer's stream, by which a lens reads: an intervention "
+                f"acts behind it, at {behind[edit.hook_point]}; leave that out."
+            )
 
 
 def places_of(model: LanguageModel, at: str, layers: Sequence[int] | None) -> list[Place]:

@@ -13,7 +13,7 @@ from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.lens.errors import LensError
 from workbench.lens.grid import LensGrid
-from workbench.lens.places import places_of
+from workbench.lens.places import check_reached, places_of
 from workbench.lens.readout import NORM, Readout, Reduced, Reducer
 from workbench.lens.tokens import one_row, texts_of
 from workbench.lens.transports import Lens
@@ -60,6 +60,7 @@ def read_lens(
     lens = _opened(kind)
     readout = Readout(model)
     tokens = one_row(model, text, "A lens reads")
+    check_reached(model, model.bind(interventions))
     places = places_of(model, at, layers)
     seen: dict[str, Tensor] = {}
     names = [*dict.fromkeys(place.hook_point for place in places), END, NORM]
