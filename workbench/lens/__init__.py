@@ -9,6 +9,8 @@ from workbench.lens.doubt import EarlyExit as EarlyExit
 from workbench.lens.doubt import measure_early_exit as measure_early_exit
 from workbench.lens.doubt import read_doubt as read_doubt
 from workbench.lens.errors import LensError as LensError
+from workbench.lens.files import load_lens as load_lens
+from workbench.lens.fitting import fit_tuned_lens as fit_tuned_lens
 from workbench.lens.grid import LensGrid as LensGrid
 from workbench.lens.head_search import HeadHit as HeadHit
 from workbench.lens.head_search import find_heads as find_heads
@@ -19,8 +21,12 @@ from workbench.lens.heads import head_card as head_card
 from workbench.lens.logit_sum import Share as Share
 from workbench.lens.logits import LogitAttribution as LogitAttribution
 from workbench.lens.logits import attribute_logit as attribute_logit
+from workbench.lens.measuring import LensFidelity as LensFidelity
+from workbench.lens.measuring import measure_lens as measure_lens
 from workbench.lens.reading import read_lens as read_lens
 from workbench.lens.transports import Lens as Lens
+from workbench.lens.transports import LensRecord as LensRecord
 from workbench.lens.transports import LogitLens as LogitLens
+from workbench.lens.tuned import TunedLens as TunedLens
 from workbench.lens.words import TextWords as TextWords
 from workbench.lens.words import read_words as read_words

@@ -15,6 +15,7 @@ from workbench.corpus import Corpus
 from workbench.evaluation.bootstrap import Estimate, TextSums, bootstrap
 from workbench.evaluation.losses import cross_entropy
 from workbench.lens.errors import LensError
+from workbench.lens.files import opened
 from workbench.lens.grid import LensGrid
 from workbench.lens.reading import read_lens
 from workbench.lens.readout import Readout
@@ -188,13 +189,14 @@ def measure_early_exit(
 
     Source: the question of Kangaroo (Liu et al. 2024, arXiv 2404.18911) and SWIFT (Xia et al. 2024, arXiv 2410.06916).
     """
+    lens = opened(model, kind)
     sums = [TextSums() for _ in confidences]
     layers = model.network.n_layers
     by_layer = torch.zeros(len(confidences), layers)
     done = 0
     for window in corpus.batches(model, tokens=tokens, context=context, batch=1):
         mask = window.mask[0]
-        grid = read_lens(model, window.tokens[0][mask], kind, top_k=1)
+        grid = read_lens(model, window.tokens[0][mask], lens, top_k=1)
         counted = window.content[0][mask]
         text = window.texts.expand(int(counted.sum()))
         for number, confidence in enumerate(confidences):

@@ -47,14 +47,14 @@ class Place:
             behind = self.layer - 1 if self.hook_point.endswith("hook_resid_pre") else self.layer
             return lens.transport(behind, x)
         if self.head is None:
-            return lens.transport(self.layer, self.path.added(x))
+            return lens.carried(self.layer, self.path.added(x))
         alone = torch.zeros_like(x)
         alone[..., self.head, :] = x[..., self.head, :]
         whole = x.flatten(-2)
         change = self.path.output(alone.flatten(-2)) - self.path.output(torch.zeros_like(whole))
         scales = self.path.scales(whole)
         part = self.path.directions(change)
-        return lens.transport(self.layer, part if scales is None else scales * part)
+        return lens.carried(self.layer, part if scales is None else scales * part)
 
 
 def check_reached(model: LanguageModel, edits: Sequence[BoundEdit]) -> None:

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Raises, checked
 from workbench.core.progress import Progress
-from workbench.core.type_words import shown
 from workbench.lens.errors import LensError
+from workbench.lens.files import opened
 from workbench.lens.grid import LensGrid
 from workbench.lens.places import check_reached, places_of
 from workbench.lens.readout import NORM, Readout, Reduced, Reducer
+from workbench.lens.streams import END, watching
 from workbench.lens.tokens import one_row, texts_of
 from workbench.lens.transports import Lens
-from workbench.model.edits import BoundEdit, Edit, EditError, Intervention
+from workbench.model.edits import EditError, Intervention
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
-
-END = "ln_final.hook_in"
 
 
 @checked(LensError)
@@ -41,23 +40,27 @@ def read_lens(
     Args:
         model: the model.
         text: a text, a `chat_prompt`, or token ids `[pos]`.
-        kind: "logit" (the stream as it is), or a fitted lens.
+        kind: "logit" (the stream as it is), "tuned" or "jacobian" (the lens of this kind that is kept for this very
+            model), or a lens that was fitted to it.
         at: the place in a layer that is read: "resid_pre", "resid_mid" or "resid_post" for the stream; "attn_out",
-            "mlp_out" or "heads" for what is added to it there, which is read alone.
+            "mlp_out" or "heads" for what is added to it there, which is read alone. A fitted lens does not read
+            "resid_mid", which stands behind no layer.
         layers: only these; None for all.
         top_k: tokens that are kept of each cell.
         interventions: act in the run that is read, beside those in force here.
         progress: told the share that is done.
 
     Raises:
-        LensError: a model without a final norm or LM head of its own, an unknown kind or place, or a layer that the
-            model lacks.
+        LensError: a model without a final norm or LM head of its own, an unknown kind or place, a layer that the
+            model lacks or that a fitted lens does not read, a lens of another model, or none that is kept for this one.
         PromptError: an empty text, or one longer than the context.
         EditError: an intervention that can't act in this run.
 
     Source: nostalgebraist (2020), "interpreting GPT: the logit lens".
     """
-    lens = _opened(kind)
+    lens = opened(model, kind)
+    if lens.fitted and at == "resid_mid":
+        raise LensError(f"A {lens.kind} lens reads the stream behind layers, not at resid_mid; choose resid_post.")
     readout = Readout(model)
     tokens = one_row(model, text, "A lens reads")
     check_reached(model, model.bind(interventions))
@@ -65,45 +68,17 @@ def read_lens(
     seen: dict[str, Tensor] = {}
     names = [*dict.fromkeys(place.hook_point for place in places), END, NORM]
     with torch.no_grad():
-        logits = model.run(tokens, [*model.bind(interventions), *_reading(model, names, seen)], last=1)
+        logits = model.run(tokens, [*model.bind(interventions), *watching(model, names, seen)], last=1)
     final = seen[NORM][0].float().to(readout.head.device)  # [pos, d_model]
     readout.check(final[-1:], logits[0])
     if not interventions:
-        _check_norm(readout, seen[END][0], final)
+        readout.check_norm(seen[END][0], final)
     with torch.no_grad():
         rows = [place.stream(seen[place.hook_point][0], lens).to(readout.head.device) for place in places]
     streams = torch.stack(rows)  # [rows, pos, d_model]
     reduced = _reduce(readout, streams, final, top_k, progress)
     numbers = (reduced.ids, reduced.log_probabilities.exp(), reduced.entropy, reduced.kl)
     return LensGrid(model, texts_of(model, tokens[0]), tokens[0], places, *numbers, streams)
-
-
-def _opened(kind: str | Lens) -> Lens:
-    if isinstance(kind, Lens):
-        return kind
-    made = Lens.kind_called(kind)
-    if made.fitted:
-        raise LensError(f"A {kind} lens is fitted to a model; open one and pass it in place of {shown(kind)}.")
-    return made()
-
-
-def _reading(model: LanguageModel, names: Sequence[str], seen: dict[str, Tensor]) -> list[BoundEdit]:
-    """Edits behind all others that keep what stands at hook points and change nothing."""
-
-    def keep(name: str, x: Tensor) -> Tensor:
-        seen[name] = x.detach()
-        return x
-
-    edits = [Edit(name, lambda x, name=name: keep(name, x), source="read_lens", reads_only=True) for name in names]
-    return model.network.prepare(edits)
-
-
-def _check_norm(readout: Readout, stream: Tensor, final: Tensor) -> None:
-    """Raise `LensError` unless the norm's output is that of the stream in front of it, `[pos, d_model]` both."""
-    if not torch.allclose(readout.normed(stream), final, rtol=1e-3, atol=1e-3 * float(final.abs().max())):
-        raise LensError(
-            f"{readout.model.name} has no lens: what its final norm returns depends on more than its input."
-        )
 
 
 def _reduce(readout: Readout, streams: Tensor, final: Tensor, top_k: int, progress: Progress | None) -> Reduced:

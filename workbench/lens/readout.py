@@ -6,6 +6,7 @@ positions at a time, in memory that every block uses again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.hashing import HALVES
 from workbench.dictionaries.sparse import top_k
 from workbench.lens.errors import LensError
 from workbench.model.language_model import LanguageModel
 from workbench.model.lm_head import highest
 from workbench.model.logit_map import LogitMap
-from workbench.model.modules import through
+from workbench.model.modules import sharing_copy, through
 from workbench.model.weights import ModelError
 
 POSITIONS = 64
@@ -74,9 +76,18 @@ class Readout:
         return max(1, min(POSITIONS, VALUES // len(self.head)))
 
     def normed(self, stream: Tensor) -> Tensor:
-        """Vectors of the stream `[..., d_model]` behind the final norm, in float32."""
-        with torch.no_grad():
-            return through(self.norm, stream).float().to(self.head.device)
+        """Vectors of the stream `[..., d_model]` behind the final norm, in float32.
+
+        The norm computes in the type of the vectors: a fitted lens estimates in float32 what a model in 16 bits holds.
+        Gradients flow where they are taken; the norm's weights get none.
+        """
+        narrow = self.model.dtype in HALVES and stream.dtype == torch.float32
+        return through(self._exact_norm if narrow else self.norm, stream).float().to(self.head.device)
+
+    @functools.cached_property
+    def _exact_norm(self) -> Any:
+        """The norm of a model in 16 bits, with weights of float32."""
+        return sharing_copy(self.norm).float()
 
     def logits(self, normed: Tensor, out: Tensor | None = None) -> Tensor:
         """Logits `[rows, vocab]` of vectors behind the final norm, `[rows, d_model]`.
@@ -91,6 +102,22 @@ class Readout:
         if self.bias is not None:
             room += self.bias
         return room if self.map == LogitMap(1.0) else self.map.logits(room)
+
+    def pulled(self, slopes: Tensor) -> Tensor:
+        """Slopes by vectors behind the norm, `[rows, d_model]`, of what has these by the head's products, `[rows, vocab]`."""
+        result = slopes.new_zeros(len(slopes), self.head.width)
+        for start, rows in self.head.pieces():
+            result.addmm_(slopes[:, start : start + len(rows)], rows)
+        return result
+
+    def check_norm(self, stream: Tensor, final: Tensor) -> None:
+        """Raise `LensError` unless the norm's output is that of the stream in front of it, `[rows, d_model]` both."""
+        with torch.no_grad():
+            same = torch.allclose(self.normed(stream), final, rtol=1e-3, atol=1e-3 * float(final.abs().max()))
+        if not same:
+            raise LensError(
+                f"{self.model.name} has no lens: what its final norm returns depends on more than its input."
+            )
 
     def check(self, normed: Tensor, logits: Tensor) -> None:
         """Raise `LensError` unless logits of the model `[rows, vocab]` are those of what its final norm returned.
@@ -153,6 +180,29 @@ class Reducer:
         entropy = log_total - _dot(second, logits) / total
         kl = self._final_negentropy[:rows] - _dot(self.final[:rows], logits) + log_total
         return Reduced(ids, values - top - log_total[:, None], entropy, kl)
+
+    def slope(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(final ‖ these) at each row, `[rows]`, and its slope by the vectors behind the norm, `[rows, d_model]`.
+
+        Arguments as in `reduce`; what the block's final vectors give is a constant.
+        """
+        rows = len(normed)
+        first, second = (room[:rows] for room in self._rooms)
+        logits = self.readout.logits(normed, first)
+        torch.sub(logits, logits.logsumexp(-1, keepdim=True), out=second)  # log-probabilities
+        bend = self.readout.map.slopes(logits)
+        second.clamp_(min=torch.finfo(second.dtype).min)
+        kl = self._final_negentropy[:rows] - _dot(self.final[:rows], second)
+        second.exp_().sub_(self.final[:rows])
+        return kl, self.readout.pulled(second if bend is None else second.mul_(bend))
+
+    def divergence(self, normed: Tensor) -> Tensor:
+        """KL(final ‖ these) at each row, `[rows]`; arguments as in `reduce`."""
+        rows = len(normed)
+        logits = self.readout.logits(normed, self._rooms[0][:rows])
+        torch.sub(logits, logits.logsumexp(-1, keepdim=True), out=self._rooms[1][:rows])
+        log_q = self._rooms[1][:rows].clamp_(min=torch.finfo(logits.dtype).min)
+        return self._final_negentropy[:rows] - _dot(self.final[:rows], log_q)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

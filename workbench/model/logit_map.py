@@ -34,6 +34,12 @@ class LogitMap:
         scaled = self.factor * products
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
+    def slopes(self, logits: Tensor) -> Tensor | None:
+        """The derivative of the logits by the products, at logits that came of them; None where it is 1 everywhere."""
+        if self.cap is None:
+            return None if self.factor == 1 else torch.full_like(logits, self.factor)
+        return self.factor * (1 - (logits / self.cap) ** 2)
+
 
 def measure_logit_map(module: Any) -> LogitMap:
     """The map of a plain model, from one pass in which known numbers stand in for the head's products.

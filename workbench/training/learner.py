@@ -49,7 +49,10 @@ class Learner(Protocol):
         ...
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The parameters as an optimiser takes them; each group has a `name`."""
+        """The parameters as an optimiser takes them; each group has a `name`.
+
+        Groups with a `momentum` learn by gradient descent with Nesterov's momentum, others by Adam.
+        """
         ...
 
     def unit(self, lr: float) -> float:

@@ -140,8 +140,7 @@ class Training:
     def _begin(self) -> State:
         """Bring everything to its beginning, or to where the checkpoint is."""
         learner, processes = self.learner, self.processes
-        groups = learner.parameter_groups(self.settings.lr)
-        optimiser = torch.optim.Adam(groups or [{"params": [], "name": ""}], lr=self.settings.lr, fused=True)
+        optimiser = _optimiser(learner.parameter_groups(self.settings.lr), self.settings.lr)
         for group in optimiser.param_groups:
             group["full_lr"] = group["lr"]
         state = State(optimiser, torch.zeros(learner.n_features, dtype=torch.long, device=learner.device))
@@ -213,6 +212,13 @@ class Training:
         chance = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + state.step)
         self.learner.resample(batch, dead, state.optimiser, chance)
         state.tokens_since_fired[dead] = 0
+
+
+def _optimiser(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """Adam, or gradient descent with Nesterov's momentum where the groups state a `momentum`."""
+    if groups and "momentum" in groups[0]:
+        return torch.optim.SGD(groups, lr=lr, momentum=groups[0]["momentum"], nesterov=True)
+    return torch.optim.Adam(groups or [{"params": [], "name": ""}], lr=lr, fused=True)
 
 
 def _shown(line: dict[str, float]) -> str:
