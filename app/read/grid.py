@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import caching
 import streamlit as st
 from shared import tokens
 
 from read.reading import LayerReading
-from read.request import KIND, PLACES, LensRequest
+from read.request import KIND, PLACES, LensRequest, kept
 from workbench.core.text import visible
 
 if TYPE_CHECKING:
@@ -44,10 +45,17 @@ _grid = st.components.v2.component(
 
 
 def kinds(model: LanguageModel) -> list[str]:
-    """The lenses that are there for the model."""
-    from workbench.lens import Lens
+    """The lenses that are there for the model: those without a fit, and the fitted ones that are kept for it."""
+    from workbench.lens import Lens, LensError
+    from workbench.lens.files import kept as kept_lens
 
-    return [word for word, one in Lens.kinds.items() if not one.fitted]
+    def there(kind: type[Lens]) -> bool:
+        try:
+            return not kind.fitted or bool(kept_lens(model, kind))
+        except LensError:
+            return False
+
+    return kept(("lenses", caching.as_placed(model)), lambda: [word for word, one in Lens.kinds.items() if there(one)])
 
 
 def ask(model: LanguageModel, kinds: list[str]) -> tuple[LensRequest, str]:

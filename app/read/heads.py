@@ -28,6 +28,7 @@ LOOKS = 3
 SCORES = {
     "previous": ("Previous token", "The mean probability at the token before, on random tokens."),
     "duplicate": ("Duplicate token", "At the earlier occurrence of the same token, where random tokens repeat."),
+    "first": ("First token", "The mean probability at the first position: a head that rests there."),
     "induction": ("Induction", "At the token behind that occurrence: what followed the last time."),
 }
 
@@ -35,8 +36,7 @@ SCORES = {
 def table(cell: Cell) -> None:
     """Draw the layer's share of the answer's logit by part, and what each head attends to."""
     layer, position = cell.layer, cell.position
-    answer = plain(visible(cell.answer_text))
-    st.markdown(f"**What layer {layer} adds to the logit of {answer}**")
+    st.markdown(f"**What layer {layer} adds to the logit of {plain(visible(cell.answer_text))}**")
     with st.spinner("Taking the logit apart …"):
         shares = [one for one in _sum(cell).shares if one.layer == layer]
     rest = max((abs(one.value) for one in shares), default=0.0) / 1000
@@ -170,9 +170,10 @@ def card(cell: Cell) -> None:
 def _scores(model: LanguageModel, layer: int, head: int) -> None:
     """Draw what the head does on repeated random tokens."""
     import workbench as wb
+    from workbench.lens.attention import longest_repeat
 
     def make() -> HeadScores:
-        return wb.lens.score_heads(model, length=max(1, min(32, model.network.n_ctx // 2 - 2)))
+        return wb.lens.score_heads(model, length=longest_repeat(model))
 
     try:
         with st.spinner("Scoring all heads on random tokens …"):

@@ -10,7 +10,7 @@ from shared import edits, session, snippets
 from shared.sample import sample_text
 from shared.waiting import begin_again, one_sentence, wait_for
 
-from read import cell, grid, reading, script, strip
+from read import cell, findings, grid, reading, script, strip
 from read.reading import Cell
 from read.request import TextRequest
 
@@ -83,6 +83,8 @@ def _show(model: LanguageModel, text: TextRequest) -> None:
     row, position = grid.show(read, lens, by)
     opened = Cell(model, text, lens, read, row, position)
     cell.show(opened)
+    with one_sentence():
+        findings.show(opened)
     snippets.show(script.reading(opened))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from workbench.interventions import RemoveHead, RemoveSublayer
 from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:
+    from workbench.findings.results import Ablation
     from workbench.interventions import InterventionKind
-    from workbench.measures.removal import Removal
 
 OTHERS = 5
 """Random ones of the same kind, at most."""
@@ -50,6 +51,19 @@ class Drawn:
     part: Part
     others: list[tuple[str, InterventionKind]]
 
+    @property
+    def removals(self) -> list[InterventionKind]:
+        """Those of the part, and of the others."""
+        return [self.part.removal, *(one for _, one in self.others)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A test with the log-probability of the answer before it."""
+
+    plain: float
+    test: Ablation
+
 
 def show(cell: Cell, active: Sequence[Feature]) -> None:
     """Draw the chooser of a part, the button, and the effect of the part that was taken out last.
@@ -77,8 +91,7 @@ def show(cell: Cell, active: Sequence[Feature]) -> None:
     if task is not None and not task.stopping:
         drawn: Drawn = task.about
         _result(drawn, answer, task.result())
-        removals = [drawn.part.removal, *(one for _, one in drawn.others)]
-        snippets.show(script.removal(cell.text, removals, cell.answer, cell.position))
+        snippets.show(script.removal(cell, drawn.removals))
 
 
 def _parts(cell: Cell, active: Sequence[Feature]) -> list[Part]:
@@ -92,14 +105,14 @@ def _parts(cell: Cell, active: Sequence[Feature]) -> list[Part]:
     heads = {head: (f"head {layer}.{head}", RemoveHead(layer, head)) for head in range(model.network.n_heads)}
     for head, (label, one) in heads.items():
         rest = [other for place, other in heads.items() if place != head]
-        found.append(Part(label, one, "heads of this layer", partial(list, rest)))
+        found.append(Part(label, one, f"heads of layer {layer}", partial(list, rest)))
     for part, word in (("attention", "attention"), ("mlp", "MLP")):
         rest = [
             (f"the {word} of layer {number}", RemoveSublayer(number, part))
             for number in range(model.network.n_layers)
             if number != layer
         ]
-        kind = f"other layers' {word}s"
+        kind = f"{word}s of other layers"
         found.append(Part(f"the {word} of layer {layer}", RemoveSublayer(layer, part), kind, partial(list, rest)))
     return found
 
@@ -119,50 +132,45 @@ def _begin(cell: Cell, part: Part, key: tuple[str, ...]) -> None:
     pool = part.others()
     drawn = Drawn(part, random.Random(part.label).sample(pool, min(OTHERS, len(pool))))
 
-    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Removal:
-        from workbench.measures.removal import measure_removal
-
-        def on_progress(share: float, what: str) -> None:
-            tell(share, what)
-            if cancelled():
-                raise caching.Stopped
-
-        return measure_removal(
-            cell.model,
-            cell.prompt,
-            [part.removal],
-            [[one] for _, one in drawn.others],
-            target=cell.answer,
-            position=cell.position,
-            interventions=cell.text.interventions,
-            progress=on_progress,
-        )
+    def work(tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Outcome:
+        with cell.model.intervening(cell.text.interventions):
+            return _tested(cell, drawn, tell, cancelled)
 
     caching.begin(key, "Taking it out", work, drawn).wait(SOON)
 
 
-def _result(drawn: Drawn, answer: str, result: Removal) -> None:
+def _tested(cell: Cell, drawn: Drawn, tell: Callable[[float, str], None], cancelled: Callable[[], bool]) -> Outcome:
+    """The test of a part behind the text up to the cell, several removals in a pass."""
+    from workbench.findings.results import Ablation
+    from workbench.findings.subject import TOKENS, Subject, Variant
+
+    ids = cell.reading.ids[: cell.position + 1]
+    subject = Subject.of(cell.model, ids, cell.answer, OTHERS, 0)
+    falls: list[float] = []
+    at_once = max(1, TOKENS // len(ids))
+    for start in range(0, len(drawn.removals), at_once):
+        if cancelled():
+            raise caching.Stopped
+        tell(start / len(drawn.removals), "Taking it out, and random others")
+        falls += subject.losses([Variant([one]) for one in drawn.removals[start : start + at_once]])
+    effect, *others = falls
+    test = Ablation(effect, others, drawn.part.kind, subject.score, "", 1 if effect >= 0 else -1)
+    return Outcome(subject.plain, test)
+
+
+def _result(drawn: Drawn, answer: str, outcome: Outcome) -> None:
     """Draw the effect beside the others', and say what it amounts to."""
-    effect, part = result.effect, drawn.part
-    as_much = sum(abs(one.change) >= abs(effect.change) for one in result.others)
-    verdict = ""
-    if result.others:
-        verdict = (
-            f"None of {len(result.others)} random {part.kind} does as much."
-            if as_much == 0
-            else f"{as_much} of {len(result.others)} random {part.kind} do as much or more, so this says little."
-        )
-    st.markdown(
-        plain(
-            f"Without {part.label} the probability of {answer} goes from {result.before:.1%} to "
-            f"{effect.probability:.1%} ({effect.change:+.2f} nats); the whole prediction moves by {effect.kl:.3f} nats "
-            f"(KL). {verdict}"
-        )
-    )
+    test = outcome.test
+    before, after = math.exp(outcome.plain), math.exp(min(outcome.plain - test.effect, 0.0))
+    st.markdown(f"**{plain(drawn.part.label)}.** {plain(test.sentence)}")
+    st.markdown(plain(f"The probability of {answer} goes from {before:.1%} to {after:.1%}."))
     from workbench.figures.reading import removal_bars
 
-    others = [(name, one.change) for (name, _), one in zip(drawn.others, result.others, strict=True)]
+    others = [(name, -fall) for (name, _), fall in zip(drawn.others, test.random, strict=True)]
     st.plotly_chart(
-        removal_bars(part.label, effect.change, others), theme=None, key="removed", config={"displayModeBar": False}
+        removal_bars(drawn.part.label, -test.effect, others),
+        theme=None,
+        key="removed",
+        config={"displayModeBar": False},
     )
     st.caption("Bars: the change of the answer's log-probability, in nats; grey ones are the random others.")

@@ -48,18 +48,31 @@ def reading(cell: Cell) -> str:
     )
 
 
-def removal(text: TextRequest, removals: Sequence[InterventionKind], target: int, position: int) -> str:
-    """The test of a part: its removal, which is the first, beside those of others."""
-    lines, names = snippets.loading([*text.interventions, *removals])
-    calls = "".join(f"    [{snippets.intervention(one, names)}],\n" for one in removals)
+def removal(cell: Cell, removals: Sequence[InterventionKind]) -> str:
+    """The test of a part: its removal, which is the first, beside those of random others."""
+    lines, names = snippets.loading([*cell.text.interventions, *removals])
+    calls = "".join(f"    {snippets.intervention(one, names)},\n" for one in removals)
     return (
-        text.code()
+        cell.text.code()
         + lines
-        + "from workbench.measures.removal import measure_removal\n\n"
-        + f"removed, *others = [\n{calls}]\n"
-        + "result = measure_removal(\n"
-        f"    model, prompt, removed, others, target={target}, position={position}, interventions=edits\n)\n"
-        "print(result.before, result.effect)\n"
-        "for other in result.others:\n"
-        "    print('random', other)\n"
+        + f"removals = [\n{calls}]  # the first is the one that was taken out\n\n\n"
+        + "def score(*taken):\n"
+        "    with model.intervening([*edits, *taken]):\n"
+        f"        return float(model(prompt)[0, {cell.position}].float().log_softmax(-1)[{cell.answer}])\n\n\n"
+        "plain = score()\n"
+        "for one in removals:\n"
+        "    print(one, round(score(one) - plain, 4))\n"
+    )
+
+
+def scan(cell: Cell, folders: Sequence[str]) -> str:
+    """What matters for the answer of a cell."""
+    return (
+        cell.text.code()
+        + f"dictionaries = [wb.load_dictionary(folder) for folder in {list(map(snippets.place, folders))!r}]\n"
+        f"ids = {cell.reading.ids[: cell.position + 1]!r}  # the prompt up to the cell\n"
+        "with model.intervening(edits):\n"
+        f"    found = wb.scan(model, ids, {cell.answer}, dictionaries=dictionaries)\n"
+        "for one in found:\n"
+        "    print('stands out:' if one.test.stands_out else 'no more than random:', one.sentence)\n"
     )
