@@ -24,15 +24,16 @@ def show(cell: Cell) -> None:
         left, right = st.columns(2, gap="large")
         with left:
             _words(cell)
+        largest: list[str] = []
         with right, one_sentence():
-            heads.table(cell)
+            largest = heads.table(cell)
         with one_sentence():
             heads.card(cell)
         active: Rows = []
         with one_sentence():
             active = _features(cell)
         with one_sentence():
-            removal.show(cell, [feature for _, _, feature, _ in active])
+            removal.show(cell, [feature for _, _, feature, _ in active], largest)
 
 
 def _choosers(cell: Cell) -> None:
@@ -96,7 +97,7 @@ def _prefix(cell: Cell) -> str | None:
 def _words(cell: Cell) -> None:
     """Draw the tokens that the row expects at the position."""
     reading, row, position = cell.reading, cell.row, cell.position
-    st.markdown("**What it expects**")
+    st.markdown(f"**What {'head' if cell.lens.at == 'heads' else 'layer'} {plain(reading.labels[row])} expects**")
     ids, shares = reading.tops[row, position].tolist(), reading.probabilities[row, position].tolist()
     figure = figures.token_bars([reading.words[id] for id in ids], shares)
     st.plotly_chart(figure, theme=None, key="cell words", config={"displayModeBar": False})

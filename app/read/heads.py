@@ -33,8 +33,12 @@ SCORES = {
 }
 
 
-def table(cell: Cell) -> None:
-    """Draw the layer's share of the answer's logit by part, and what each head attends to."""
+def table(cell: Cell) -> list[str]:
+    """Draw the layer's share of the answer's logit by part, and what each head attends to.
+
+    Returns:
+        The labels of the parts, the largest share first.
+    """
     layer, position = cell.layer, cell.position
     st.markdown(f"**What layer {layer} adds to the logit of {plain(visible(cell.answer_text))}**")
     with st.spinner("Taking the logit apart …"):
@@ -67,6 +71,7 @@ def table(cell: Cell) -> None:
         height=35 * (len(frame) + 1) + 3,
     )
     st.caption(plain(trouble or "The final norm stays as it is here. The box in front of a head opens its card."))
+    return [one.label for one in shares]
 
 
 def _sum(cell: Cell) -> LogitAttribution:

@@ -65,14 +65,15 @@ class Outcome:
     test: Ablation
 
 
-def show(cell: Cell, active: Sequence[Feature]) -> None:
+def show(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> None:
     """Draw the chooser of a part, the button, and the effect of the part that was taken out last.
 
     Args:
         cell: the open cell.
         active: the features that are active there.
+        largest: labels of the layer's heads, in the order in which they are offered.
     """
-    parts = {one.label: one for one in _parts(cell, active)}
+    parts = {one.label: one for one in _parts(cell, active, largest)}
     st.markdown("**Does it matter?**")
     if st.session_state.get("removed part") not in parts:
         st.session_state["removed part"] = next(iter(parts))
@@ -94,7 +95,7 @@ def show(cell: Cell, active: Sequence[Feature]) -> None:
         snippets.show(script.removal(cell, drawn.removals))
 
 
-def _parts(cell: Cell, active: Sequence[Feature]) -> list[Part]:
+def _parts(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> list[Part]:
     """What can be taken out: active features, the heads of the layer, its attention and its MLP."""
     model, layer = cell.model, cell.layer
     found = []
@@ -102,7 +103,9 @@ def _parts(cell: Cell, active: Sequence[Feature]) -> list[Part]:
         noun = dictionary_of(model, feature).noun
         kind = f"{noun}s that are active on this text"
         found.append(Part(str(feature), Ablate(feature), kind, partial(_active_elsewhere, cell, feature)))
-    heads = {head: (f"head {layer}.{head}", RemoveHead(layer, head)) for head in range(model.network.n_heads)}
+    order = {label: place for place, label in enumerate(largest)}
+    numbers = sorted(range(model.network.n_heads), key=lambda head: order.get(f"head {layer}.{head}", len(order)))
+    heads = {head: (f"head {layer}.{head}", RemoveHead(layer, head)) for head in numbers}
     for head, (label, one) in heads.items():
         rest = [other for place, other in heads.items() if place != head]
         found.append(Part(label, one, f"heads of layer {layer}", partial(list, rest)))
