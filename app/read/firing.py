@@ -69,9 +69,6 @@ def show(model: LanguageModel, text: TextRequest) -> None:
         )
         return
     names, top = _choose(known)
-    if not names:
-        st.caption("Choose at least one dictionary.")
-        return
     with st.spinner("Reading the features …"):
         tokens = fired(model, text, [known[name] for name in names], top)
     features = _strongest(tokens)

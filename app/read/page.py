@@ -78,7 +78,7 @@ def _show(model: LanguageModel, text: TextRequest) -> None:
     st.subheader("Layer by layer", anchor=False)
     lens, by = grid.ask(model, grid.kinds(model))
     read = wait_for(lambda: reading.start(model, text, lens), WHAT, may_stop=True)
-    with above:
+    with above, one_sentence():
         strip.show(model, text, read)
     row, position = grid.show(read, lens, by)
     opened = Cell(model, text, lens, read, row, position)
