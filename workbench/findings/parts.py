@@ -97,7 +97,7 @@ def _neuron(subject: Subject, attributed: LogitAttribution, share: Share) -> Fin
         code=f'wb.Ablate("{share.label}")',
         sign=_sign(share),
     )
-    sentence = _adds(subject, f"Neuron {share.label}", share, attributed.logit)
+    sentence = _adds(subject, f"The neuron {share.label}", share, attributed.logit)
     return Finding("neuron", f"{sentence} {test.sentence}", share.value, _call(subject, "neurons"), test)
 
 
@@ -132,6 +132,6 @@ def _latent(
         code=f"wb.Ablate(dictionary.feature({index}))",
         sign=_sign(share),
     )
-    sentence = _adds(subject, f"Latent {share.label}", share, attributed.logit)
+    sentence = _adds(subject, f"The latent {share.label}", share, attributed.logit)
     call = _call(subject, "latents", ", dictionaries=[dictionary]")
     return Finding("latent", f"{sentence} {test.sentence}", share.value, call, test)

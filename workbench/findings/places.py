@@ -18,12 +18,15 @@ from workbench.model.edits import Edit
 from workbench.model.grad_mode import taking_gradients
 from workbench.model.weights import ModelError
 
-DRAWS = 2
-"""Random tokens that take a token's place, one after the other."""
-TRIED = 2
-"""Tokens that are tried out, of those on which the score depends most by its slope."""
-SHORT = 24
-"""Tokens of a text, at most, of which all are tried where there is no slope."""
+DRAWS = (1, 2)
+"""Random tokens that take a token's place, one after the other; a token is chosen by draw 0, apart from these."""
+TRIED = 3
+"""Tokens among which it is chosen: those on which the score depends most by its slope."""
+LONG = 256
+"""Tokens of a text, at most, whose slopes are measured where gradients can't be taken."""
+FIRST = "blocks.0.hook_resid_pre"
+NUDGE = 0.003
+"""The share of a token's distance from the mean by which it is moved for that."""
 
 
 def answer_layer(subject: Subject, notes: list[str]) -> list[Finding]:
@@ -83,32 +86,30 @@ def _settled(subject: Subject, logits: Tensor) -> tuple[int, str]:
 
 
 def needed_token(subject: Subject, notes: list[str]) -> list[Finding]:
-    """The token of the text on which the score depends most."""
-    places = _inside(subject)
+    """The token of the text on which the score depends most, beside the last one, on which every prediction does."""
+    inside = _inside(subject)
+    places = [place for place in inside if place < subject.tokens.shape[1] - 1] or inside
     if not places:
         notes.append("The text has no token that could be taken out.")
         return []
     try:
         slopes = _slopes(subject)
-        tried = sorted(places, key=lambda place: -slopes[place])[:TRIED]
     except (WorkbenchError, ModelError) as error:
-        if len(places) > SHORT:
-            notes.append(f"The token that the answer depends on is not looked at: {error}")
-            return []
-        tried = places
-    chance = subject.chance("token")
-    others = [place for place in places if place not in tried]
-    drawn = chance.sample(others, min(subject.controls, len(others)))
-    losses = _replaced(subject, [*tried, *drawn])
-    best = max(range(len(tried)), key=lambda number: losses[number])
-    place, effect, random_ones = tried[best], losses[best], losses[len(tried) :]
+        notes.append(f"The token that the answer depends on is not looked at: {error}")
+        return []
+    tried = sorted(places, key=lambda place: -slopes[place])[:TRIED]
+    first = _replaced(subject, tried, [0])
+    place = tried[max(range(len(tried)), key=lambda number: first[number])]
+    others = [one for one in places if one != place]
+    drawn = subject.chance("token").sample(others, min(subject.controls, len(others)))
+    effect, *random_ones = _replaced(subject, [place, *drawn], DRAWS)
     text = texts_of(subject.model, subject.tokens[0, place : place + 1])[0]
-    row = _row(subject, place, 0).tolist()
+    row = _row(subject, place, DRAWS[0]).tolist()
     call = f"model({row})[0, -1].log_softmax(-1)[{subject.targets}]"
     test = Ablation(effect, random_ones, "other tokens of the text", subject.score, call)
     sentence = (
-        f"The prediction depends on “{text}” (position {place}), in whose place stand {DRAWS} random tokens, one after "
-        "the other."
+        f"Beside the last token the prediction depends on “{text}” (position {place}); {len(DRAWS)} random tokens take "
+        "its place, one after the other."
     )
     return [Finding("token", f"{sentence} {test.sentence}", effect, call, test)]
 
@@ -121,7 +122,20 @@ def _inside(subject: Subject) -> list[int]:
 
 
 def _slopes(subject: Subject) -> list[float]:
-    """To first order, how much the score depends on what each token brings into the first layer, beside the mean."""
+    """To first order, how much the score depends on what each token brings into the first layer, beside the mean.
+
+    Raises:
+        ModelError: no gradients can be taken, and the text is too long to measure them one by one.
+    """
+    try:
+        return _gradients(subject)
+    except ModelError:
+        if subject.tokens.shape[1] > LONG:
+            raise
+        return _measured(subject)
+
+
+def _gradients(subject: Subject) -> list[float]:
     model = subject.model
     seen: list[Tensor] = []
     with taking_gradients():
@@ -131,13 +145,27 @@ def _slopes(subject: Subject) -> list[float]:
             seen.append(x.detach())
             return x + leaf.to(x.device, x.dtype)
 
-        logits = model.run(subject.tokens, [*model.bind(()), Edit("blocks.0.hook_resid_pre", add)], last=1)[0, -1]
-        logits = logits.float()
+        logits = model.run(subject.tokens, [*model.bind(()), Edit(FIRST, add)], last=1)[0, -1].float()
         one, *other = subject.targets
         score = logits[one] - logits[other[0]] if other else logits.log_softmax(-1)[one]
         (gradient,) = torch.autograd.grad(score, [leaf])
     stream = seen[0][0].float().to(gradient.device)
     return ((stream - stream.mean(0)) * gradient[0]).sum(-1).abs().tolist()
+
+
+def _measured(subject: Subject) -> list[float]:
+    """The same from a small step at each token, one after the other."""
+
+    def nudged(place: int) -> Edit:
+        def change(x: Tensor) -> Tensor:
+            moved = x.clone()
+            moved[:, place] += NUDGE * (x[:, place] - x.mean(1))
+            return moved
+
+        return Edit(FIRST, change)
+
+    edits = [Variant(edits=[nudged(place)]) for place in range(subject.tokens.shape[1])]
+    return [abs(loss) / NUDGE for loss in subject.losses(edits)]
 
 
 def _row(subject: Subject, place: int, draw: int) -> Tensor:
@@ -154,8 +182,8 @@ def _row(subject: Subject, place: int, draw: int) -> Tensor:
     return row
 
 
-def _replaced(subject: Subject, places: Sequence[int]) -> list[float]:
-    """By how much the score falls with random tokens at each position, the mean over `DRAWS`."""
-    variants = [Variant(tokens=_row(subject, place, draw)) for place in places for draw in range(DRAWS)]
+def _replaced(subject: Subject, places: Sequence[int], draws: Sequence[int]) -> list[float]:
+    """By how much the score falls with random tokens at each position, the mean over draws."""
+    variants = [Variant(tokens=_row(subject, place, draw)) for place in places for draw in draws]
     losses = torch.tensor(subject.losses(variants), dtype=torch.float64)
-    return losses.view(len(places), DRAWS).mean(1).tolist()
+    return losses.view(len(places), len(draws)).mean(1).tolist()

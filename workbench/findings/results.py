@@ -27,12 +27,16 @@ class Ablation:
     call: str
     """Python that takes it out."""
     sign: int = 1
-    """-1 where the finding speaks against the target, so that its score is to rise."""
+    """-1 where the finding speaks against the target, so that its score is to rise; 0 where it says neither."""
+
+    def _size(self, effect: float) -> float:
+        """An effect in the direction that the finding says."""
+        return effect * self.sign if self.sign else abs(effect)
 
     @property
     def as_much(self) -> int:
-        """How many of the random ones have an effect as large, in the same direction."""
-        return sum(one * self.sign >= self.effect * self.sign for one in self.random)
+        """How many of the random ones have an effect as large, in the same direction where the finding says one."""
+        return sum(self._size(one) >= self._size(self.effect) for one in self.random)
 
     @property
     def share(self) -> float:
@@ -42,7 +46,7 @@ class Ablation:
     @property
     def stands_out(self) -> bool:
         """Whether it has an effect in the direction that the finding says, as few random ones have."""
-        return self.effect * self.sign > LEAST and bool(self.random) and self.share <= RARE
+        return self._size(self.effect) > LEAST and bool(self.random) and self.share <= RARE
 
     @property
     def sentence(self) -> str:
@@ -51,19 +55,18 @@ class Ablation:
         without = f"Without it {self.score} {moves} by {abs(self.effect):.2g} nats"
         if not self.random:
             return f"{without}; there are no {self.kind} to compare with."
-        if self.effect * self.sign <= LEAST:
-            wanted = "fall" if self.sign > 0 else "rise"
-            return f"{without}, so it does not {wanted} as the finding would have it."
+        if self._size(self.effect) <= LEAST:
+            wanted = {1: "does not fall as the finding would have it", -1: "does not rise as the finding would have it"}
+            return f"{without}, so it {wanted.get(self.sign, 'is not needed here')}."
         count = len(self.random)
         if self.stands_out:
             number = "none" if not self.as_much else f"{self.as_much} of {count}"
             of = f"of {count} random {self.kind}" if not self.as_much else f"random {self.kind}"
             return f"{without}, and {number} {of} does as much."
         verb = "do" if self.as_much > 1 else "does"
-        return (
-            f"{without}, but {self.as_much} of {count} random {self.kind} {verb} as much, so this is no more than "
-            "random ones show."
-        )
+        many = self.as_much > count / 2
+        verdict = "this is no more than random ones show" if many else "it does not stand out"
+        return f"{without}, but {self.as_much} of {count} random {self.kind} {verb} as much, so {verdict}."
 
     def to_dict(self) -> dict[str, Any]:
         """The test as plain data."""

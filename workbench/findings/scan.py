@@ -82,10 +82,11 @@ def scan(
     found += carrying_latents(subject, known, top, notes)
     for dictionary in known:
         index = next((one for one in indexes if matched(known, one) is dictionary), None)
-        if index is None and corpus is None:
-            continue
-        elsewhere = of_index(index) if index is not None else of_corpus(subject, dictionary, corpus, tokens)
-        found += unusual_latents(subject, dictionary, elsewhere, top, notes)
+        elsewhere = None if index is None else of_index(index)
+        if elsewhere is None and corpus is not None:
+            elsewhere = of_corpus(subject, dictionary, corpus, tokens)
+        if elsewhere is not None:
+            found += unusual_latents(subject, dictionary, elsewhere, top, notes)
     found.sort(key=lambda one: (not one.test.stands_out, -abs(one.test.effect)))
     told(1.0, "Done")
     return Scan(texts_of(model, subject.tokens[0]), subject.name, subject.plain, found, notes)

@@ -13,7 +13,7 @@ from torch import Tensor
 from workbench.core.precision import in_float64
 from workbench.findings.results import Ablation
 from workbench.lens.tokens import one_row, texts_of, token_id
-from workbench.model.edits import Group, Intervention, Run
+from workbench.model.edits import Edit, Group, Intervention, Run
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import ChatPrompt, Prompt
 
@@ -29,6 +29,8 @@ class Variant:
     interventions: Sequence[Intervention] = ()
     tokens: Tensor | None = None
     """`[pos]`, in place of the text's own."""
+    edits: Sequence[Edit] = ()
+    """Behind those of the interventions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +99,20 @@ class Subject:
         model, length = self.model, self.tokens.shape[1]
         found: list[float] = []
         at_once = max(1, TOKENS // length)
+        # in 16 bits another shape of a batch rounds otherwise, so that the plain text is computed beside the others
+        beside = [] if model.dtype == torch.float32 else [Variant()]
         for start in range(0, len(variants), at_once):
-            some = variants[start : start + at_once]
+            some = [*beside, *variants[start : start + at_once]]
             rows = torch.cat([self.tokens if one.tokens is None else one.tokens[None] for one in some])
-            groups = [Group(model.bind(one.interventions), slice(place, place + 1)) for place, one in enumerate(some)]
+            groups = [
+                Group([*model.bind(one.interventions), *model.network.prepare(one.edits)], slice(place, place + 1))
+                for place, one in enumerate(some)
+            ]
             with torch.no_grad():
                 logits = model.network.run(rows, Run(groups), last=1)[:, -1].float()
-            found += [self.plain - score_of(one, self.targets) for one in logits]
+            scores = [score_of(one, self.targets) for one in logits]
+            plain = scores.pop(0) if beside else self.plain
+            found += [plain - one for one in scores]
         return found
 
     def tested(

@@ -91,10 +91,11 @@ def _finding(
         [Ablate(dictionary.feature(other)) for other in drawn],
         kind=f"latents of {dictionary.name} that are active there",
         code=f"wb.Ablate(dictionary.feature({index}))",
+        sign=0,
     )
     text = texts_of(subject.model, subject.tokens[0, place : place + 1])[0]
     sentence = (
-        f"Latent {dictionary.feature(index)} is active on “{text}” (position {place}, {-value:.3g}) and on "
+        f"The latent {dictionary.feature(index)} is active on “{text}” (position {place}, {-value:.3g}) and on "
         f"{density:.3%} of the {elsewhere.tokens:,} tokens of {elsewhere.where}."
     )
     read = " + ".join(dictionary.read_points)

@@ -151,19 +151,20 @@ def head_card(
             progress(min(1.0, reading.tokens / tokens), f"Reading {reading.tokens:,} of {tokens:,} tokens")
     if not reading.tokens:
         raise LensError("The corpus has no token that counts beside the first of each text; give longer texts.")
-    length = longest_repeat(model)
-    scores = behaviours(model, [layer], *repeated_tokens(model, length, 4, None, seed))[:, 0, head].tolist()
-    sample = reading.sample(seed)
+    repeated = repeated_tokens(model, longest_repeat(model), 4, None, seed)
+    previous, duplicate, induction, _ = behaviours(model, [layer], *repeated)[:, 0, head].tolist()
     return HeadCard(
-        layer,
-        head,
-        reading.pairs(),
-        reading.at_first / reading.tokens,
-        *scores[:3],
-        _writes(model, writing, head, given if given is not None else reading.keys(), promoted),
-        float(writing.copying(sample, COPIED, [head])),
-        min(1.0, COPIED / len(writing.readout.head)),
-        reading.tokens,
+        layer=layer,
+        head=head,
+        pairs=reading.pairs(),
+        at_first=reading.at_first / reading.tokens,
+        previous=previous,
+        duplicate=duplicate,
+        induction=induction,
+        writes=_writes(model, writing, head, given or reading.keys(), promoted),
+        copying=float(writing.copying(reading.sample(seed), COPIED, [head])),
+        copying_chance=min(1.0, COPIED / len(writing.readout.head)),
+        tokens=reading.tokens,
     )
 
 
