@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from workbench.neurons import NeuronTable
     from workbench.synthetic import StateCounts, TokFSM
 
-KEPT = {"model": 3, "table": 6}
-"""Number of open models and decoded tables that are kept, those that were used last."""
+KEPT = {"model": 3, "table": 6, "lens": 8}
+"""Number of open models, decoded tables and lens readings that are kept, those that were used last."""
 TASKS_KEPT = 20
 """Number of ended tasks whose results are kept."""
 CHANGES_KEPT = 4
@@ -98,6 +98,11 @@ def decoded(model: LanguageModel, weights: str, scale: str) -> NeuronTable | Non
     return job.result() if job is not None and job.done and not job.failed else None
 
 
+def lens_reading(key: tuple[str, ...], work: Callable[..., Any]) -> Job[Any]:
+    """The job that reads the layers of a text, started if need be; `key` holds all that the reading depends on."""
+    return _job(("lens", *key), work)
+
+
 @functools.cache  # of the process: the server begins before there is a session that Streamlit's own caches want
 def _jobs() -> dict[tuple[str, ...], Job[Any]]:
     return {}
@@ -137,6 +142,7 @@ def held() -> dict[str, tuple[int, int]]:
         return {
             "open models": (kinds.count("model"), KEPT["model"]),
             "tables of decoded neurons": (kinds.count("table"), KEPT["table"]),
+            "texts read layer by layer": (kinds.count("lens"), KEPT["lens"]),
             "results of long work": (len(_tasks()), TASKS_KEPT),
             "chains of changed models": (len(_kept()), CHANGES_KEPT),
         }

@@ -23,7 +23,7 @@ MLPS = {"linear": "respond linearly", "frozen": "stay as they are"}
 
 def show() -> None:
     """Draw the settings and the graph that was traced last."""
-    model = session.current_model()
+    model, linked = session.current_model(), st.session_state.pop("attribute now", False)
     offered = transcoders(model)
     if not offered:
         st.info(
@@ -34,7 +34,7 @@ def show() -> None:
         published.show()
         return
     request, wanted = _ask(model, offered)
-    if wanted:
+    if wanted or linked:
         with one_sentence():
             panel.begin(model, request)
             st.session_state["attributed"] = request

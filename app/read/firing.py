@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
 from shared import dictionaries, pages, session, snippets
-from shared.dictionaries import Known
+from shared.dictionaries import Known, several
 from shared.tokens import show_strengths
 
 from read import script
+from read.request import TextRequest, kept
 from workbench import Feature
 from workbench.core.text import visible
 
@@ -21,23 +21,9 @@ if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
 ROWS_SHOWN = 14
+FEATURES = 8
+"""Features of each dictionary that an open cell lists for a token."""
 ALL = "the strongest feature"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A text with its settings and the active features of its tokens."""
-
-    source: str
-    text: str
-    names: tuple[str, ...]
-    top: int
-    tokens: list[Fired]
-
-    @property
-    def settings(self) -> tuple[str, str, tuple[str, ...], int]:
-        """The source, the text, the dictionaries' names, and the number of features per token."""
-        return self.source, self.text, self.names, self.top
 
 
 def words(model: LanguageModel, known: dict[str, Known], feature: Feature) -> tuple[str, str]:
@@ -53,17 +39,39 @@ def words(model: LanguageModel, known: dict[str, Known], feature: Feature) -> tu
 
 def _remarks(index: object) -> dict:
     """The remarks of an index, read once in each run of the page."""
-    kept = st.session_state["remarks"]
-    if id(index) not in kept:
-        kept[id(index)] = index.remarks()  # type: ignore[attr-defined]
-    return kept[id(index)]
+    known = st.session_state["remarks"]
+    if id(index) not in known:
+        known[id(index)] = index.remarks()  # type: ignore[attr-defined]
+    return known[id(index)]
 
 
-def show(model: LanguageModel, reading: Reading) -> None:
+def fired(model: LanguageModel, text: TextRequest, chosen: Sequence[Known], top: int) -> list[Fired]:
+    """The active features of some dictionaries on each token of a text, without what stands in front of it."""
+    from workbench.measures.firing import active_features
+
+    def read() -> list[Fired]:
+        loaded = [dictionaries.load(model, one) for one in chosen]
+        with model.intervening(text.interventions):
+            return active_features(model, loaded, text.prompt(model), top)
+
+    stamps = [(one.name, one.stamp) for one in chosen]
+    return kept(("features", *text.key(model), *stamps, top), read)
+
+
+def show(model: LanguageModel, text: TextRequest) -> None:
     """Draw the tinted text and the table of its features."""
     st.session_state["remarks"] = {}
     known = {one.name: one for one in dictionaries.fitting(model)}
-    features = _strongest(reading.tokens)
+    if not known:
+        st.info(
+            "There is no dictionary for this model yet. Train one on the page Train, or type a folder on Browse.",
+            icon=":material/info:",
+        )
+        return
+    names, top = _choose(known)
+    with st.spinner("Reading the features …"):
+        tokens = fired(model, text, [known[name] for name in names], top)
+    features = _strongest(tokens)
     colour, token = st.columns([3, 2])
     chosen = colour.selectbox(
         "Colour by",
@@ -74,22 +82,47 @@ def show(model: LanguageModel, reading: Reading) -> None:
     )
     where = token.selectbox(
         "List the features of",
-        [None, *range(len(reading.tokens))],
-        format_func=lambda place: "all tokens" if place is None else f"{place}  {visible(reading.tokens[place].text)}",
+        [None, *range(len(tokens))],
+        format_func=lambda place: "all tokens" if place is None else f"{place}  {visible(tokens[place].text)}",
         key="inspected token",
     )
-    values, labels = _tints(reading.tokens, chosen)
+    values, labels = _tints(tokens, chosen)
     with st.container(border=True):
-        show_strengths([one.text for one in reading.tokens], values, labels, _least(values) if chosen == ALL else 0.0)
+        show_strengths([one.text for one in tokens], values, labels, _least(values) if chosen == ALL else 0.0)
     st.caption(
         "Colour: the feature's value on each token; the highest here is darkest. Point at a token for its value; "
         "dots are spaces."
     )
     if chosen != ALL and st.button("Open its card", icon=":material/open_in_new:", key="open coloured"):
-        _go(str(chosen))
-    _table(model, reading.tokens, known, chosen, where)
-    folders = [known[name].folder for name in reading.names]
-    snippets.show(script.firing(reading.source, folders, reading.text, reading.top))
+        go(str(chosen))
+    shown = [
+        (place, one.text, feature, value)
+        for place, one in enumerate(tokens)
+        if where in (None, place)
+        for feature, value in zip(one.features, one.values, strict=True)
+        if chosen in (ALL, feature)
+    ]
+    table(model, shown, known, f"fired {where} {chosen}")
+    snippets.show(script.firing(text, [known[name].folder for name in names], top))
+
+
+def _choose(offered: dict[str, Known]) -> tuple[list[str], int]:
+    """Draw the choosers of dictionaries and of the number of features; returns their names and the number."""
+    names = [name for name in st.session_state.get("inspected with", []) if name in offered]
+    browsed = st.session_state.get("dictionary")
+    indexed = [name for name, one in offered.items() if one.indexed]
+    first = browsed if browsed in offered else [*indexed, *offered][0]
+    st.session_state["inspected with"] = names or [first]
+    which, count = st.columns([5, 2], vertical_alignment="bottom")
+    names = which.multiselect(
+        "Dictionaries",
+        list(offered),
+        format_func=lambda name: f"{offered[name].title} · {several(offered[name].reads)}",
+        key="inspected with",
+        persist_state="session",
+    )
+    top = count.slider("Features per token, at most", 1, 30, 8, key="inspected top", persist_state="session")
+    return names, top
 
 
 def _strongest(tokens: Sequence[Fired]) -> list[Feature]:
@@ -124,17 +157,17 @@ def _least(values: Sequence[float]) -> float:
     return 0.9 * min(values, default=0.0)
 
 
-def _table(
-    model: LanguageModel, tokens: Sequence[Fired], known: dict[str, Known], chosen: object, where: int | None
+def table(
+    model: LanguageModel, rows: Sequence[tuple[int, str, Feature, float]], known: dict[str, Known], key: str
 ) -> None:
-    """Draw the features of all tokens, or of one; a chosen row opens its card."""
-    rows = [
-        (place, token.text, feature, value)
-        for place, token in enumerate(tokens)
-        if where in (None, place)
-        for feature, value in zip(token.features, token.values, strict=True)
-        if chosen in (ALL, feature)
-    ]
+    """Draw features with their tokens and values; a chosen row opens its card.
+
+    Args:
+        model: the model.
+        rows: place and text of the token, the feature, and its value.
+        known: the dictionaries by name.
+        key: of the table in the session.
+    """
     if not rows:
         st.info("No feature of these dictionaries is active here.")
         return
@@ -152,7 +185,7 @@ def _table(
     shown = [name for name in frame if name not in ("label", "active") or any(frame[name])]
     event = st.dataframe(
         frame,
-        key=f"fired {where} {chosen}",
+        key=key,
         hide_index=True,
         column_order=shown,
         column_config={
@@ -173,9 +206,10 @@ def _table(
     )
     st.caption("The box in front of a row opens the feature's card.")
     if event["selection"]["rows"]:
-        _go(str(rows[event["selection"]["rows"][0]][2]))
+        go(str(rows[event["selection"]["rows"][0]][2]))
 
 
-def _go(feature: str) -> None:
+def go(feature: str) -> None:
+    """Open the card of a feature on Browse."""
     session.open_feature(feature)
     st.switch_page(pages.script("browse"), query_params=session.link(feature))

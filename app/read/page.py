@@ -1,79 +1,91 @@
-"""Inspect: read a text and show which features are active on each of its tokens."""
+"""Read: what a model predicts after each token of a text, layer by layer, and what its prediction is made of."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from shared import dictionaries, session
-from shared.dictionaries import Known, several
+from caching import Stopped
+from shared import edits, session, snippets
 from shared.sample import sample_text
-from shared.waiting import one_sentence
+from shared.waiting import begin_again, one_sentence, wait_for
 
-from read import firing
-from workbench.core.text import plain
-from workbench.measures.firing import active_features
+from read import cell, findings, grid, reading, script, strip
+from read.reading import Cell
+from read.request import TextRequest
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
-TEXT = "The dog ran to the river, and the old man told his children the story of the war."
+TEXT = "The capital of France is the beautiful city of"
+READ, CHAT = "Text", "Chat"
+READING = "reading"  # key of the session: the text that was read last
+WHAT = "Reading the layers"
 
 
 def show() -> None:
-    """Draw the settings and the text that was read last."""
+    """Draw the text, and what was read of it last."""
     model = session.current_model()
-    offered = {one.name: one for one in dictionaries.fitting(model)}
-    if not offered:
-        st.info(
-            "There is no dictionary for this model yet. Train one on the page Train, or type a folder on Browse.",
-            icon=":material/info:",
+    request, wanted = _ask(model)
+    if wanted or READING not in st.session_state:
+        st.session_state[READING] = request
+        st.session_state.pop(grid.ROW, None)
+        st.session_state.pop(grid.POSITION, None)
+        begin_again(WHAT)
+    text: TextRequest = st.session_state[READING]
+    if text != request:
+        st.caption(":material/info: The text has changed since it was read; press Read to read it again.")
+    with one_sentence():
+        try:
+            _show(model, text)
+        except Stopped:
+            st.info("Reading was stopped; press Read to begin again.", icon=":material/pause:")
+
+
+def _ask(model: LanguageModel) -> tuple[TextRequest, bool]:
+    """Draw the text and how it is read; returns the request, and whether the button was pressed."""
+    can_chat = bool(getattr(model.tokenizer, "chat_template", None))
+    if st.session_state.get("read text", TEXT) == TEXT:
+        st.session_state["read text"] = sample_text(model, TEXT)
+    typed = st.text_area("Text", key="read text", height=80, persist_state="session")
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        wanted = st.button("Read", type="primary", icon=":material/visibility:", key="read now")
+        mode = READ
+        if can_chat:
+            st.session_state.setdefault("read mode", READ)
+            mode = st.segmented_control(
+                "Read it as",
+                [READ, CHAT],
+                key="read mode",
+                required=True,
+                label_visibility="collapsed",
+                persist_state="session",
+                help="As it stands, or as a message in the model's chat template.",
+            )
+        steered = edits.current()
+        under = bool(steered) and st.toggle(
+            f"Under the {len(steered)} edits of Steer" if len(steered) > 1 else "Under the edit of Steer",
+            key="read under edits",
+            persist_state="session",
         )
-        return
-    _prepare(model, offered)
-    text = st.text_area("Text", key="inspected", height=100, persist_state="session")
-    which, count, button = st.columns([5, 2, 1.3], vertical_alignment="bottom")
-    names = which.multiselect(
-        "Dictionaries",
-        list(offered),
-        format_func=lambda name: f"{offered[name].title} · {several(offered[name].reads)}",
-        key="inspected with",
-        persist_state="session",
-    )
-    top = count.slider("Features per token, at most", 1, 30, 8, key="inspected top", persist_state="session")
-    wanted = button.button("Read", type="primary", icon=":material/visibility:", width="stretch", key="read now")
-    settings = (st.session_state["source"], text, tuple(names), top)
-    reading = st.session_state.get("reading")
-    if not names:
-        st.caption("Choose at least one dictionary.")
-    elif wanted or reading is None:
-        with one_sentence(), st.spinner("The model is reading …"):
-            loaded = [dictionaries.load(model, offered[name]) for name in names]
-            reading = firing.Reading(*settings, active_features(model, loaded, text, top))
-            st.session_state["reading"] = reading
-    if reading is not None:
-        _show_reading(model, reading, offered, changed=reading.settings != settings)
+    interventions = tuple(steered) if under else ()
+    return TextRequest(session.source(), mode == CHAT, typed, interventions), wanted
 
 
-def _prepare(model: LanguageModel, offered: dict[str, Known]) -> None:
-    """Choose a text and dictionaries where the session has none that fit the model."""
-    if st.session_state.get("inspected", TEXT) == TEXT:
-        st.session_state["inspected"] = sample_text(model, TEXT)
-    kept = [name for name in st.session_state.get("inspected with", []) if name in offered]
-    browsed = st.session_state.get("dictionary")
-    indexed = [name for name, one in offered.items() if one.indexed]
-    first = browsed if browsed in offered else [*indexed, *offered][0]
-    st.session_state["inspected with"] = kept or [first]
-
-
-def _show_reading(model: LanguageModel, reading: firing.Reading, offered: dict[str, Known], *, changed: bool) -> None:
-    if changed:
-        st.caption(":material/info: The settings have changed since this text was read; press Read to read it again.")
-    if set(reading.names) <= set(offered):
-        with one_sentence():
-            firing.show(model, reading)
-    else:
-        st.caption(plain("A dictionary that this text was read with is no longer there."))
+def _show(model: LanguageModel, text: TextRequest) -> None:
+    """Draw the tokens, the grid, and the open cell."""
+    above = st.container()
+    st.subheader("Layer by layer", anchor=False)
+    lens, by = grid.ask(model, grid.kinds(model))
+    read = wait_for(lambda: reading.start(model, text, lens), WHAT, may_stop=True)
+    with above, one_sentence():
+        strip.show(model, text, read)
+    row, position = grid.show(read, lens, by)
+    opened = Cell(model, text, lens, read, row, position)
+    cell.show(opened)
+    with one_sentence():
+        findings.show(opened)
+    snippets.show(script.reading(opened))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from workbench.interventions.protocol import feature_of
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
 
+DRAWN = "drawn edits"
+"""Key of the session: by the number of a row, the intervention that its widgets state."""
 POSITIONS = {"all": "everywhere", "prompt": "in the prompt", "generated": "in the new text"}
 
 
@@ -101,7 +103,14 @@ def show(model: LanguageModel) -> list[InterventionKind]:
     for row in list(rows()):
         with st.container(border=True, key=f"edit-{row.number}"), one_sentence():
             interventions.append(_show_row(model, row))
+            st.session_state.setdefault(DRAWN, {})[row.number] = interventions[-1]
     return interventions
+
+
+def current() -> list[InterventionKind]:
+    """The interventions of the rows as the page that draws them showed them last."""
+    drawn = st.session_state.get(DRAWN, {})
+    return [drawn.get(row.number, row.start) for row in rows()]
 
 
 def _show_row(model: LanguageModel, row: Row) -> InterventionKind:

@@ -114,11 +114,26 @@ def _tinted(token: str, value: float, full: float, label: str, *, peak: bool = F
 
 def show_scale() -> None:
     """Draw the legend of `show_tokens`."""
-    ramp = f"linear-gradient(to right, rgba({TINT}, 0), rgba({TINT}, 0.8))"
+    what = "KL divergence of the edited and the plain prediction of this token"
+    note = "Point at a token for its value; dots are spaces."
+    show_legend(what, TINT, 0.8, f"{FULL_TINT:g} nats and more", note)
+
+
+def show_legend(what: str, colour: str, darkest: float, full: str, note: str) -> None:
+    """Draw the legend of a colour.
+
+    Args:
+        what: the name of the values.
+        colour: red, green and blue, as CSS writes them.
+        darkest: its opacity at the full value; at 0 there is none.
+        full: the full value.
+        note: sentences behind it.
+    """
+    ramp = f"linear-gradient(to right, rgba({colour}, 0), rgba({colour}, {darkest}))"
+    what, full, note = map(html.escape, (what, full, note))
     st.html(
-        '<div class="wb-legend">Colour: KL divergence of the edited and the plain prediction of this token, '
-        f'0<span class="wb-scale" style="background: {ramp}"></span>{FULL_TINT:g} nats and more. '
-        "Point at a token for its value; dots are spaces.</div>"
+        f'<div class="wb-legend">Colour: {what}, 0<span class="wb-scale" style="background: {ramp}"></span>{full}. '
+        f"{note}</div>"
     )
 
 

@@ -17,6 +17,8 @@ from workbench.model.default_model import DEFAULT_MODEL
 
 TESTS = Path(__file__).parents[1]
 APP = TESTS.parent / "app"
+TITLES = {"steer": "Steer", "inspect": "Read"}
+"""The titles of pages by a part of their address."""
 
 sys.path[:0] = [str(TESTS / room) for room in ("attribution", "circuits", "sparsity", "synthetic")]
 
@@ -121,7 +123,7 @@ def visit(context: BrowserContext, app: Server) -> Iterator[Callable[[str], Page
         page = context.new_page()
         pages.append(page)
         page.goto(app.url + address)
-        title = next((title for title in ("Steer", "Inspect") if title.lower() in address), "Browse")
+        title = next((title for path, title in TITLES.items() if path in address), "Browse")
         expect(page.get_by_role("heading", name=title)).to_be_visible()
         return page
 

@@ -246,16 +246,14 @@ def test_an_index_is_built_from_the_page(shelf: Shelf) -> None:
     ]
 
 
-# ---- Inspect
+# ---- Read
 
 
-def test_inspect_shows_what_is_active(shelf: Shelf) -> None:
+def test_reading_shows_which_features_are_active(shelf: Shelf) -> None:
     from workbench.measures.firing import active_features
 
-    page = visit(shelf, "read")
-    page.multiselect(key="inspected with").set_value(["small", "other"])
-    page.text_area(key="inspected").set_value("The dog <b>ran</b>").run()
-    button(page, "Read").click().run()
+    page = visit_page("read", shelf.model_folder, {"strip colour": "features", "read text": "The dog <b>ran</b>"})
+    page.multiselect(key="inspected with").set_value(["small", "other"]).run()
     saes = [wb.load_dictionary(shelf.dictionaries / name) for name in ("small", "other")]
     found = active_features(shelf.model, saes, "The dog <b>ran</b>", top=8)
     frame = quiet(page).dataframe[0].value
@@ -263,9 +261,11 @@ def test_inspect_shows_what_is_active(shelf: Shelf) -> None:
     assert list(frame["value"]) == pytest.approx([value for token in found for value in token.values], rel=1e-4)
     printed = run_code(script(page, "active_features"))
     assert len(printed.splitlines()) == len(found)
-    page.text_area(key="inspected").set_value(" ").run()
-    button(page, "Read").click().run()
-    assert "no text" in complaint(page)
+    page.selectbox(key="read row").set_value("1").run()
+    frame = quiet(page).dataframe[2].value  # of the open cell, behind the parts of its layer
+    saes = [wb.load_dictionary(shelf.dictionaries / name) for name in ("bare", "other", "small")]
+    last = active_features(shelf.model, saes, "The dog <b>ran</b>", top=8)[-1]
+    assert list(frame["feature"]) == [str(feature) for feature in last.features]
 
 
 def test_features_on_a_text_are_those_of_its_activations(shelf: Shelf) -> None:

@@ -76,7 +76,7 @@ def strangers(_made: Strangers, tiny_cache: Path, monkeypatch: pytest.MonkeyPatc
 
 LITERAL = {"code_text", "options", "raw_value", "raw_values", "placeholder", "default", "value", "url", "page", "spec"}
 LITERAL |= {"id", "form_id", "page_script_hash", "columns", "config", "element_id", "user_key", "file_name"}
-LITERAL |= {"query_string"}
+LITERAL |= {"query_string", "json"}
 """Fields that Streamlit shows as they are, or does not show."""
 ACTIVE = re.compile(r"(?<!\\)(\]\(|<img|:red\[|\$x)")
 """The names, where Markdown or HTML would take them for more than letters."""
@@ -159,8 +159,16 @@ def test_train(strangers: Strangers) -> None:
     plainly(page)
 
 
-def test_inspect(strangers: Strangers) -> None:
-    plainly(visit("read", strangers.folder))
+def test_read(strangers: Strangers) -> None:
+    text = f"{IMAGE} {LINK}"
+    for colour in ("surprise", "features"):
+        page = visit("read", strangers.folder, {"read text": text, "strip colour": colour})
+        page.selectbox(key="read row").set_value("1").run()
+        plainly(page)
+    page.selectbox(key="open head").set_value(1).run()
+    plainly(page)
+    code = (APP / "read" / "grid.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|DOMParser|setHTML", code)
 
 
 def test_surgery(strangers: Strangers) -> None:
@@ -210,7 +218,8 @@ DECLARED = {
         browse/latent_query.py:label browse/latent_query.py:about browse/query.py:label browse/query.py:help
         attribution/node.py:label browse/search.py:word one.noun site SITES[site] side query.weights _part(low)
         name.title() ending.upper() train/new_training.py:_explained(kinds[word]) shared/background.py:stop
-        shared/background.py:stopped shared/corpora.py:title compare/fidelity.py:stopped""",
+        shared/background.py:stopped shared/corpora.py:title compare/fidelity.py:stopped read/cell.py:name
+        read/cell.py:about read/strip.py:MEANINGS[by] read/heads.py:title read/heads.py:about""",
     "numbers": """
         layer feature.index latent shared/latent_card.py:number browse/latent_query.py:density result.examples tied
         browse/search.py:count surgery/panel.py:number circuits/ablated.py:size many compare/fidelity.py:texts
@@ -219,7 +228,7 @@ DECLARED = {
     "escaped by the function that makes it": """
         _tokens(model,sibling) _tokens(model,str(other)) _shown(hits) dictionaries.about(one) _summary(run)
         _summary(query,hits,index.n_tokens,one.noun) certificate.to_markdown() browse/search.py:first
-        steer/page.py:wrong browse/page.py:wrong shared/waiting.py:state[1]""",
+        steer/page.py:wrong browse/page.py:wrong shared/waiting.py:state[1] read/cell.py:words""",
     "one of two constants": "surgery/saving.py:button steer/curve.py:start",
 }
 """Expressions in such arguments that are no names of strangers, by the reason; those of one file behind its name."""

@@ -1,4 +1,4 @@
-"""The app on a codebook model, without a browser: the States page, and codes in Inspect and Steer."""
+"""The app on a codebook model, without a browser: the States page, and codes in Read and Steer."""
 
 from __future__ import annotations
 
@@ -56,9 +56,10 @@ def test_other_models_are_told_what_the_page_is_for(zoo, tmp_path: Path, tiny_ca
     assert "whose truth is known" in page.info[0].value
 
 
-def test_codes_are_inspected_and_forced_like_any_feature(folder: Path, tiny_cache: Path) -> None:
+def test_codes_are_read_and_forced_like_any_feature(folder: Path, tiny_cache: Path) -> None:
     page = quiet(visit("read", folder))
-    page.text_area(key="inspected").set_value("0123").run()
+    page.text_area(key="read text").set_value("0123").run()
+    page.segmented_control(key="strip colour").set_value("features").run()
     page.button(key="read now").click().run()
     assert list(quiet(page).dataframe[0].value["token"][:2]) == ["0", "0"]
     steer = quiet(visit("steer", folder, feature="heads:23"))
@@ -84,6 +85,6 @@ def test_codes_are_indexed_on_walks_of_the_machine(folder: Path, tiny_cache: Pat
 
 
 def test_a_model_that_lacks_the_words_begins_with_a_text_of_its_own(folder: Path, tiny_cache: Path) -> None:
-    text = quiet(visit("read", folder)).text_area(key="inspected").value
+    text = quiet(visit("read", folder)).text_area(key="read text").value
     assert text == "0" + wb.load_model(folder).generate("0", 24, temperature=1.0).text
     assert len(text) > 1

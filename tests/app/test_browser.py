@@ -85,13 +85,40 @@ def test_from_a_latent_to_its_label_and_its_effect(visit: Visit, shelf: Path) ->
     plain, edited = generate(page)
     assert plain != edited
 
-    page.get_by_role("link", name="Inspect").click()
-    expect(page.get_by_text("Colour by")).to_be_visible(timeout=PATIENCE)
+    page.get_by_role("link", name="Read", exact=True).click()
+    page.get_by_role("radio", name="features").click(timeout=PATIENCE)
+    expect(page.get_by_text("List the features of")).to_be_visible(timeout=PATIENCE)
     settled(page)
     assert page.locator(".wb-text .t").first.get_attribute("data-value").startswith("random-15:")
     page.locator(".dvn-scroller").first.click(position={"x": 16, "y": 52})  # the box before the first feature
     expect(page.get_by_role("heading", name=re.compile(r"random-15, latent \d+"))).to_be_visible(timeout=PATIENCE)
     expect(page).to_have_url(re.compile("feature=random-15"))
+
+
+def test_from_a_text_to_a_cell_and_what_it_is_made_of(visit: Visit, model: wb.model.LanguageModel) -> None:
+    page = visit("/inspect")
+    grid = page.locator(".whole")
+    expect(grid.locator("tbody tr")).to_have_count(30, timeout=PATIENCE)
+    text = "The capital of France is"
+    page.get_by_role("textbox", name="Text").fill(text)
+    page.get_by_role("button", name="Read", exact=True).click()
+    expect(grid.locator("thead th")).to_have_count(6, timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Take it out")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    seen = wb.read_lens(model, text, layers=[15], top_k=3)
+    cell = grid.locator("tbody tr").nth(29 - 15).locator("td").nth(3)
+    cell.hover()
+    expect(grid.locator(".tip")).to_contain_text(f"{float(seen.probabilities[0, 3, 0]):.0%}")
+    cell.click()
+    expect(page.get_by_text("What layer 15 adds to the logit")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Features active on ␣France at layer 15")).to_be_visible()
+    settled(page)
+    page.get_by_role("button", name="Take it out").click()
+    expect(page.get_by_text("Without it the log-probability")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    page.get_by_role("button", name="Trace this answer").click()
+    expect(page.get_by_role("heading", name="Attribution")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("textbox", name="Prompt")).to_have_value("The capital of France")
 
 
 def test_a_model_typed_in(visit: Visit) -> None:

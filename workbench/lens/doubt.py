@@ -113,10 +113,22 @@ def read_doubt(
         LensError: what the lens reads of the last layer is not the model's own prediction, as where an intervention
             acts behind that layer.
     """
-    grid = read_lens(model, text, kind, top_k=2, interventions=interventions)
-    if not float(grid.kl[-1].max()) <= (SAME if model.dtype == torch.float32 else SAME_16_BITS):
+    return doubt_of(read_lens(model, text, kind, top_k=2, interventions=interventions))
+
+
+def doubt_of(grid: LensGrid) -> Doubt:
+    """What `read_doubt` returns, from a grid of the stream with at least two tokens in each cell.
+
+    Args:
+        grid: its last row is the last layer; `settled` counts its rows.
+
+    Raises:
+        LensError: its last row is not the model's own prediction.
+    """
+    name = grid.model.name
+    if not float(grid.kl[-1].max()) <= (SAME if grid.model.dtype == torch.float32 else SAME_16_BITS):
         raise LensError(
-            f"{model.name} predicts otherwise than its last layer's stream, by which doubt is read; leave out what "
+            f"{name} predicts otherwise than its last layer's stream, by which doubt is read; leave out what "
             "acts behind the last layer, or take another lens."
         )
     last = grid.probabilities[-1]
