@@ -40,7 +40,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=900, special_tokens=control, initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator([tiny.TEXT, STORY, f" {WORDS} Paris London"] * 5, trainer)
+    bpe.train_from_iterator([tiny.TEXT, STORY, f" {WORDS} Paris London France Italy Rome"] * 5, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|end|>", chat_template=tiny.CHAT, clean_up_tokenization_spaces=False
     )

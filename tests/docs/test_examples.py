@@ -40,7 +40,12 @@ SMALLER = {
     r"neurons\.29\.gate:808": "neurons.2.gate:8",
     r"range\(10, [13][06]\)": "range(1, 3)",
     r"tokens\[20\]": "tokens[2]",
-    r"layers=\[20\]": "layers=[2]",
+    r"layers=\[2[03]\]": "layers=[2]",
+    r"tokens=100_000, folder": "tokens=100, context=32, folder",
+    r"prompts=100, context=64": "prompts=2, context=32",
+    r"swap\((.*), \[15\]\)": r"swap(\1, [1])",
+    r"\" Rome\", 15\)": '" Rome", 1)',
+    r"measure_lens\(model, lens, unseen\)": "measure_lens(model, lens, unseen, tokens=60, context=32)",
     r"(head\(|Head\(|model, )2[03], 4": r"\g<1>2, 4",
 }
 """Numbers of the examples as patterns, and those that a tiny model has in their place."""
