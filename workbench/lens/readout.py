@@ -104,7 +104,7 @@ class Readout:
         return room if self.map == LogitMap(1.0) else self.map.logits(room)
 
     def pulled(self, slopes: Tensor) -> Tensor:
-        """Slopes by vectors behind the norm, `[rows, d_model]`, of what has these by the head's products, `[rows, vocab]`."""
+        """Slopes by vectors behind the norm, `[rows, d_model]`, from those by the head's products, `[rows, vocab]`."""
         result = slopes.new_zeros(len(slopes), self.head.width)
         for start, rows in self.head.pieces():
             result.addmm_(slopes[:, start : start + len(rows)], rows)
