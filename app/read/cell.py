@@ -101,7 +101,7 @@ def _words(cell: Cell) -> None:
     ids, shares = reading.tops[row, position].tolist(), reading.probabilities[row, position].tolist()
     figure = figures.token_bars([reading.words[id] for id in ids], shares)
     st.plotly_chart(figure, theme=None, key="cell words", config={"displayModeBar": False})
-    entropy, kl = float(reading.entropy[row, position]), float(reading.kl[row, position])
+    entropy, kl = float(reading.entropy[row, position]), max(0.0, float(reading.kl[row, position]))
     st.caption(
         f"Bars are probabilities. Entropy {entropy:.2f} nats; {kl:.2f} nats from the model's own prediction (KL)."
     )

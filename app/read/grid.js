@@ -3,11 +3,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".whole");
   root.send = (row, column) => setTriggerValue("cell", [data.rows[row], data.first + column]);
   root.data = data;
-  if (root.version !== data.version) {
-    build(root, data);
-    root.version = data.version;
-  }
+  const isNew = root.version !== data.version;
+  if (isNew) build(root, data);
+  root.version = data.version;
   choose(root, data.rows.indexOf(data.chosen[0]), data.chosen[1] - data.first);
+  if (isNew) bring(root);
 }
 
 function make(name, text, className) {
@@ -90,6 +90,17 @@ function choose(root, row, column) {
   cell.setAttribute("aria-selected", "true");
   cell.parentElement.cells[0].classList.add("chosen");
   table.tHead.rows[0].cells[column + 1].classList.add("chosen");
+}
+
+function bring(root) {
+  // the open cell is in view, without moving the page
+  const scroller = root.querySelector(".scroller");
+  const cell = root.querySelector("td.chosen");
+  if (!cell) return;
+  const right = cell.offsetLeft + cell.offsetWidth;
+  const below = cell.offsetTop + cell.offsetHeight;
+  if (right > scroller.clientWidth) scroller.scrollLeft = right - scroller.clientWidth;
+  if (below > scroller.clientHeight) scroller.scrollTop = below - scroller.clientHeight;
 }
 
 function tell(root, cell) {
