@@ -46,7 +46,8 @@ test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peer
 	WORKBENCH_SPARSIFY_PYTHON=$(CURDIR)/.venv-peers/sparsify/bin/python \
 	WORKBENCH_DICTIONARY_LEARNING_PYTHON=$(CURDIR)/.venv-peers/dictionary_learning/bin/python \
 	WORKBENCH_CIRCUIT_TRACER_PYTHON=$(CURDIR)/.venv-peers/circuit_tracer/bin/python \
-		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py
+		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py \
+			tests/attribution/test_viewer_graphs.py tests/index/test_exports.py
 
 .venv-peers/sparsify/.ready:
 	$(PEER) .venv-peers/sparsify
@@ -105,4 +106,4 @@ bench: $(READY)
 	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
 clean:
-	rm -rf .venv .venv-saelens build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-saelens .venv-peers build *.egg-info .pytest_cache .ruff_cache
