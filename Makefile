@@ -56,7 +56,8 @@ test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peer
 	WORKBENCH_DICTIONARY_LEARNING_PYTHON=$(CURDIR)/.venv-peers/dictionary_learning/bin/python \
 	WORKBENCH_CIRCUIT_TRACER_PYTHON=$(CURDIR)/.venv-peers/circuit_tracer/bin/python \
 	WORKBENCH_TUNED_LENS_PYTHON=$(CURDIR)/.venv-peers/tuned_lens/bin/python \
-		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py tests/lens/test_tuned.py
+		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py tests/lens/test_tuned.py \
+			tests/attribution/test_viewer_graphs.py tests/index/test_exports.py
 
 .venv-peers/sparsify/.ready:
 	$(PEER) .venv-peers/sparsify
@@ -127,4 +128,4 @@ bench: $(READY)
 	for each in benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
 clean:
-	rm -rf .venv .venv-saelens build site *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-saelens .venv-peers build site *.egg-info .pytest_cache .ruff_cache

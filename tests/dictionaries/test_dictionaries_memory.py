@@ -145,3 +145,41 @@ def test_a_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(DictionaryError, match="can't be moved"):
             sae.to(device)
     assert load_dictionary(tmp_path / "d", device="cpu").hash == sae.hash
+
+
+def test_matrices_in_16_bits_are_computed_in_float32(tmp_path: Path) -> None:
+    """Codes, reconstructions, directions and hash are those of the same values in float32, and a step learns alike."""
+    width, d = 40, 16
+    for dtype in (torch.bfloat16, torch.float16):
+        tensors = {"W_enc": torch.randn(width, d), "W_dec": torch.randn(width, d), "b_enc": torch.randn(width)}
+        tensors |= {"b_dec": torch.randn(d)}
+        rounded = {name: one.to(dtype) for name, one in tensors.items()}
+        for name, saved in (("half", rounded), ("single", {name: one.float() for name, one in rounded.items()})):
+            (tmp_path / f"{dtype} {name}").mkdir()
+            save_file(saved, tmp_path / f"{dtype} {name}" / "layer_0.safetensors")
+        opened = [load_dictionary(tmp_path / f"{dtype} {name}") for name in ("half", "single")]
+        assert (opened[0].W_dec.dtype, opened[0].W_enc_T.dtype) == (dtype, dtype)
+        x, target = torch.randn(6, d), torch.randn(6, d)
+        assert opened[0].direction(3).dtype == torch.float32
+        assert torch.equal(opened[0].direction(3), opened[1].direction(3))
+        codes = [one.encode(x) for one in opened]
+        assert torch.equal(codes[0].dense(), codes[1].dense())
+        torch.testing.assert_close(opened[0].decode(codes[0]), opened[1].decode(codes[1]))
+        assert (opened[0].W_dec.dtype, opened[0].W_enc_T.dtype) == (dtype, torch.float32)
+        assert opened[0].hash == opened[1].hash
+        assert opened[0].config()["dtype"] == "float32"
+        for one in opened:
+            one.begin(x, target, fresh=False)
+        assert opened[0].W_dec.dtype == torch.float32
+        steps = [one.loss_and_gradients(x, target) for one in opened]
+        assert steps[0].loss == pytest.approx(steps[1].loss)
+        again = load_dictionary(tmp_path / f"{dtype} half")
+        again.load_state_dict(opened[1].state_dict())
+        assert torch.equal(again.W_dec, opened[1].W_dec)
+        moved = load_dictionary(tmp_path / f"{dtype} half").to("cpu")
+        assert moved.W_dec.dtype == torch.float32
+        for value in (torch.nan, torch.inf):
+            rounded["W_dec"][7, 3] = value
+            save_file(rounded, tmp_path / f"{dtype} half" / "layer_0.safetensors")
+            with pytest.raises(DictionaryError, match="not finite"):
+                load_dictionary(tmp_path / f"{dtype} half")

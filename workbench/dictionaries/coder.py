@@ -128,10 +128,10 @@ class SparseCoder(Trainable):
             self._bring_encoder()
         return super()._apply(fn, recurse)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; values are not rounded to 16 bits that a file had."""
+    def _load_from_state_dict(self, *how: Any) -> None:
+        """As torch's; values that are loaded are not rounded to 16 bits that a file had."""
         self._widen(*self._packed)
-        return super().load_state_dict(state_dict, strict, assign)
+        super()._load_from_state_dict(*how)
 
     @torch.no_grad()
     def _randomise(self, generator: torch.Generator) -> None:
