@@ -128,6 +128,8 @@ def run(settings: Namespace) -> Outcome:
     model = wb.load_model()
     lens: Any = opened(model, "jacobian") if settings.lens is None else wb.lens.load_lens(settings.lens, model)
     pairs, plan = read_pairs(), Plan(draws=settings.draws, seed=settings.seed)
+    if settings.smallest:
+        pairs, plan = pairs[:4], Plan(layers=(6, 24), amounts=(2.0,), draws=1, seed=settings.seed)
     others = [] if settings.tuned is None else [wb.lens.load_lens(settings.tuned, model)]
     results = experiment(model, lens, pairs, plan, settings.out, others=others)
     summary = {name: value for name, value in results.items() if name != "rows"}
