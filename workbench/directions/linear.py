@@ -83,8 +83,8 @@ def logistic(x: Tensor, y: Tensor, penalty: float | None = None) -> Tensor:
     points = inner @ right.T
     if penalty is None:
         unit = float(scale.square().mean()) or 1.0
-        losses = [_left_out_loss(points, y, share * unit) for share in PENALTIES.tolist()]
-        penalty = PENALTIES.tolist()[losses.index(min(losses))] * unit
+        penalties = [share * unit for share in PENALTIES.tolist()]
+        penalty = min(penalties, key=lambda one: _left_out_loss(points, y, one))
     return right.T @ _newton(points, y, penalty)[:-1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Number, Raises, checked
+from workbench.core.display import Shown, Tabular, record_of
 from workbench.core.progress import Progress
 from workbench.directions.direction import Direction
 from workbench.directions.errors import DirectionError
@@ -27,7 +28,7 @@ SMALLEST = 10
 
 
 @dataclass(frozen=True)
-class ProbeScore:
+class ProbeScore(Shown):
     """How well a probe at one hook point predicts texts that it was not fitted on.
 
     A score is the share of samples whose label is predicted, or R² of numbers: 1 less the squared error divided by that
@@ -53,7 +54,7 @@ class ProbeScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class Probe(Tabular):
     """Linear probes of the same labels at several hook points."""
 
     labels: list[Any] = field(repr=False)
@@ -84,6 +85,10 @@ class Probe:
             raise DirectionError(f"The probe tells {', '.join(map(str, self.labels))} apart, not {label}.")
         column = self.fits[hook_point].weights[:, self.labels.index(label) if self.labels else 0]
         return Direction({hook_point: column / column.norm()}, "probe", self.model_name, {"method": "ridge probe"})
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each hook point."""
+        return (record_of(one) | {"selectivity": one.selectivity} for one in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as plain data."""

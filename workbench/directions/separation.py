@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workbench.core.display import Shown
+
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Separation:
+class Separation(Shown):
     """How well a direction separates texts that it was not found on."""
 
     auc: float

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from workbench.core.display import Shown, Tabular
+
 LEAST = 1e-3
 """An effect below so many nats counts as none."""
 RARE = 0.1
@@ -13,7 +15,7 @@ RARE = 0.1
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Shown):
     """What happens when something is taken out of the model, in real runs, beside random ones of its kind."""
 
     effect: float
@@ -74,7 +76,7 @@ class Ablation:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Shown):
     """One thing that a scan found."""
 
     kind: str
@@ -96,7 +98,7 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scan:
+class Scan(Tabular):
     """What is interesting on a text; `wb.scan` returns one. A sequence of findings.
 
     Those that stand out come first, the largest effects first among them.
@@ -111,6 +113,12 @@ class Scan:
     findings: list[Finding]
     notes: list[str] = field(default_factory=list)
     """What could not be looked at on this model, a sentence each."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each finding."""
+        for one in self.findings:
+            test = {"effect": one.test.effect, "share": one.test.share, "stands_out": one.test.stands_out}
+            yield {"kind": one.kind, "sentence": one.sentence, "number": one.number, **test, "call": one.call}
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)

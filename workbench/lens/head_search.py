@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Floats, Natural, Positive, checked
+from workbench.core.display import Rows, Shown
 from workbench.lens.attention import behaviours, longest_repeat, repeated_tokens
 from workbench.lens.errors import LensError
 from workbench.lens.heads import COPIED
@@ -25,7 +26,7 @@ SAMPLED = 24
 
 
 @dataclass(frozen=True)
-class HeadHit:
+class HeadHit(Shown):
     """A head with its score; `find_heads` returns them."""
 
     layer: int
@@ -45,7 +46,7 @@ def find_heads(
     layers: Sequence[Natural] | None = None,
     top: Positive = 10,
     seed: Natural = 0,
-) -> list[HeadHit]:
+) -> Rows[HeadHit]:
     """The heads that show a behaviour most, best first.
 
     Args:
@@ -72,10 +73,10 @@ def find_heads(
         scores = behaviours(model, chosen, batch, start)[ON_REPEATS.index(behaviour)]
     best, places = scores.flatten().cpu().sort(descending=True, stable=True)
     heads = scores.shape[1]
-    return [
+    return Rows(
         HeadHit(chosen[place // heads], place % heads, value)
         for value, place in zip(best[:top].tolist(), places[:top].tolist(), strict=True)
-    ]
+    )
 
 
 def _given(model: LanguageModel, scores: Tensor) -> Tensor:

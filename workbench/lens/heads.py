@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.display import Shown
 from workbench.core.progress import Progress
 from workbench.corpus import Corpus
 from workbench.corpus.batching import TokenBatch
@@ -38,7 +39,7 @@ SPARE = 8
 
 
 @dataclass(frozen=True)
-class AttendedPair:
+class AttendedPair(Shown):
     """A query and a key of one window of the corpus."""
 
     query: str
@@ -52,7 +53,7 @@ class AttendedPair:
 
 
 @dataclass(frozen=True)
-class WrittenTokens:
+class WrittenTokens(Shown):
     """What a head writes for one source token, through the LM head."""
 
     source: str
@@ -63,7 +64,7 @@ class WrittenTokens:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadCard:
+class HeadCard(Shown):
     """One attention head; `head_card` returns one."""
 
     layer: int

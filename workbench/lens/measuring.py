@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.display import Tabular, columns
 from workbench.core.progress import Progress, remembering
 from workbench.corpus import Corpus
 from workbench.evaluation.bootstrap import Estimate, TextSums, bootstrap
@@ -22,7 +23,7 @@ from workbench.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True, repr=False)
-class LensFidelity:
+class LensFidelity(Tabular):
     """KL(final ‖ layer) of a lens and of the logit lens, in nats per token; `measure_lens` returns one.
 
     Each estimate is `[layers]`, with 95% confidence intervals over texts.
@@ -39,6 +40,14 @@ class LensFidelity:
     """The logit lens's less the lens's, over the same draws of texts."""
     tokens: int
     texts: int
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """A row for each layer."""
+        numbers: dict[str, list] = {"layer": self.layers}
+        for name in ("kl", "logit_kl", "gain"):
+            one: Estimate = getattr(self, name)
+            numbers |= {name: one.value.tolist(), f"{name}_low": one.low.tolist(), f"{name}_high": one.high.tolist()}
+        return columns(**numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain data."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import checked
+from workbench.core.display import Shown
 from workbench.core.hashing import not_finite
 from workbench.core.type_words import shown
 from workbench.lens.errors import LensError
@@ -26,7 +27,7 @@ L = TypeVar("L", bound="Lens")
 
 
 @dataclass(frozen=True)
-class LensRecord:
+class LensRecord(Shown):
     """What a fitted lens belongs to."""
 
     model_name: str
@@ -38,7 +39,7 @@ class LensRecord:
     """Corpus, its hash, tokens, seed and settings, as plain data."""
 
 
-class Lens(ABC):
+class Lens(Shown, ABC):
     """An estimate of the stream behind the last layer."""
 
     kinds: ClassVar[dict[str, type[Lens]]] = {}
@@ -52,6 +53,7 @@ class Lens(ABC):
     """The model that a fitted lens belongs to."""
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if "kind" in cls.__dict__:
             Lens.kinds[cls.kind] = cls
 
@@ -64,6 +66,12 @@ class Lens(ABC):
         Raises:
             LensError: a layer that the lens does not read.
         """
+
+    def _facts(self) -> Mapping[str, object]:
+        about = self.about
+        return (
+            {} if about is None else {"model": about.model_name, "layers": list(about.layers), "d_model": self.d_model}
+        )
 
     def carried(self, layer: int, part: Tensor) -> Tensor:
         """What a summand of the stream behind a layer adds to the estimate: `[..., d_model]` both."""
