@@ -279,7 +279,7 @@ def test_what_can_not_be_is_refused_in_a_sentence(
         (lambda: read_lens(model, "The dog", "tuned"), "No tuned lens is kept for"),
         (lambda: read_lens(model, "The dog", lens, at="resid_mid"), "not at resid_mid"),
         (lambda: wb.lens.LogitLens().save(tmp_path / "x"), "no weights to save"),
-        (lambda: lens.save(tmp_path / "x", format="other"), "formats tuned_lens, workbench"),
+        (lambda: lens.save(tmp_path / "x", format="other"), "formats .*tuned_lens, workbench"),
         (lambda: lens.transport(7, torch.ones(32)), "reads behind the layers -1 to 1, not behind 7"),
         (lambda: measure_lens(model, lens, TEXTS), "was fitted on texts"),
         (lambda: TunedLens(1e6 * lens.weight, lens.bias, lens.about).save(tmp_path / "x", half=True), "16 bits"),
