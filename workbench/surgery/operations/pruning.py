@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress
+from workbench.core.type_words import shortened
 from workbench.corpus import Corpus
 from workbench.model.language_model import LanguageModel
 from workbench.model.weights import parameters_of
@@ -126,8 +127,8 @@ def search_sparsity(
     model = as_model(model)
     if not levels or sparsity > max(levels):
         raise SurgeryError(
-            f"sparsity, that of all matrices together, is at most the highest of levels; not {sparsity:g} with levels "
-            f"{list(levels)}."
+            "sparsity, that of all matrices together, is at most the highest of levels; not "
+            f"{sparsity:g} with levels {shortened(str(list(levels)))}."
         )
     known = all_matrices(model)
     covered = check_coverage(model, known)
