@@ -111,7 +111,7 @@ PASSES: dict[str, set[str]] = {
     "value factor amount mean min_score commit_every checkpoint_every weight lr clip values": {"0", "-1", "3e38"},
     "rise fall step steps": {"0", "-1", "3e38"},
     "name about slug scan of note label text source word prompt message messages target": TEXTS,
-    "hook_point reads writes dictionary hash token column pattern only": TEXTS,
+    "hook_point model_name reads writes dictionary hash token column pattern only": TEXTS,
     "texts names words labels": {"a word", "an empty text"},
     "edits interventions dictionaries indexes keep layers pinned tasks note about config beside": LISTS,
     "source interventions heads edges per_part sparsities spliced baselines picked kinds direction": LISTS,
