@@ -84,7 +84,7 @@ def logistic(x: Tensor, y: Tensor, penalty: float | None = None) -> Tensor:
     if penalty is None:
         unit = float(scale.square().mean()) or 1.0
         penalties = [share * unit for share in PENALTIES.tolist()]
-        penalty = min(penalties, key=lambda one: _left_out_loss(points, y, one))
+        return logistic(x, y, min(penalties, key=lambda one: _left_out_loss(points, y, one)))
     return right.T @ _newton(points, y, penalty)[:-1]
 
 
