@@ -5,6 +5,8 @@ from __future__ import annotations
 import streamlit as st
 from shared.tokens import show_text
 
+from workbench.core.text import plain
+
 TURNS = "turns"
 """The key of the turns in the session; they belong to a model."""
 
@@ -36,7 +38,7 @@ def show() -> None:
     with st.container(border=True):
         for question, answer in turns():
             for who, words in (("You", question), ("Model", answer)):
-                st.caption(who)
+                st.caption(plain(who))
                 show_text(words)
         st.button("New conversation", key="new conversation", icon=":material/restart_alt:", on_click=_forget)
 

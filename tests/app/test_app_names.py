@@ -227,9 +227,10 @@ DECLARED = {
         steer/curve.py:share""",
     "escaped by the function that makes it": """
         _tokens(model,sibling) _tokens(model,str(other)) _shown(hits) dictionaries.about(one) _summary(run)
-        _summary(query,hits,index.n_tokens,one.noun) certificate.to_markdown() browse/search.py:first
+        _summary(query,hits,index,one) browse/opening.py:opened
+        browse/opening.py:made_for certificate.to_markdown() browse/search.py:first
         steer/page.py:wrong browse/page.py:wrong shared/waiting.py:state[1] read/cell.py:words""",
-    "one of two constants": "surgery/saving.py:button steer/curve.py:start",
+    "one of a few constants": "surgery/saving.py:button steer/curve.py:start shared/latent_card.py:help",
 }
 """Expressions in such arguments that are no names of strangers, by the reason; those of one file behind its name."""
 

@@ -252,6 +252,7 @@ CLASSES = {"CrossEntropyLoss", "NLLLoss", "KLDivLoss", "LogSoftmax"}
 ALLOWED = {
     "circuits/tasks.py": {"logsumexp"},  # the joint probability of several answers
     "dictionaries/key_value.py": {"cross_entropy"},  # the gradient of training
+    "findings/places.py": {"log_softmax"},  # the slope of a prediction, and Python that is shown
     "lens/readout.py": {"logsumexp"},  # entropy, KL and top tokens of a row in one pass over it
     "sparsity/verification.py": {"cross_entropy"},  # shares nothing with what it verifies
     "surgery/finetuning/healer.py": {"cross_entropy"},  # the gradient of training

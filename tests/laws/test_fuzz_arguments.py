@@ -70,7 +70,6 @@ SILENT = {
     "Source": "a protocol",
     "TextSums": "sums inside a measure",
     "TokenTable": "the tokens of an index",
-    "Lens": "a way to read",
     "FeatureIntervention": "written as the call that makes it",
     "InterventionKind": "written as the call that makes it",
 }

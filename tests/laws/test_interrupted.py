@@ -101,6 +101,7 @@ LONG: dict[str, Callable[[Path, Any], Any]] = {
 OTHERWISE = {
     "heal": "it asks for `cancel` as every operation does, and its training is that of `training`",
     "index over another": "the same call as `index`",
+    "index of an export": "it is written whole; a second call over the same export finds it there",
 }
 """Savers that resume and are not stopped here, with the reason."""
 

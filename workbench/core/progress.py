@@ -8,6 +8,7 @@ alone. `TQDM_DISABLE=1` in the environment turns all bars off.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -65,7 +66,9 @@ def _new_bar() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where a notebook has no widgets, the bar is written
         from tqdm.auto import tqdm
-    return tqdm(total=1.0, bar_format=LAYOUT, file=sys.stderr, miniters=0, smoothing=0)
+    # tqdm itself reads the variable once, when it is imported
+    disabled = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    return tqdm(total=1.0, bar_format=LAYOUT, file=sys.stderr, miniters=0, smoothing=0, disable=disabled)
 
 
 def _is_watched() -> bool:

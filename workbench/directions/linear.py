@@ -5,10 +5,12 @@ Both work in the coordinates of the samples' own singular vectors, at most as ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from workbench.core.display import Shown
 
 PENALTIES = 10.0 ** torch.arange(-6, 4, dtype=torch.float64)
 """Penalties to choose from, as shares of the mean squared singular value."""
@@ -18,12 +20,12 @@ ENOUGH = 1e-8
 
 
 @dataclass(frozen=True)
-class Ridge:
+class Ridge(Shown):
     """A ridge regression."""
 
-    weights: Tensor
+    weights: Tensor = field(repr=False)
     """`[d, targets]`."""
-    bias: Tensor
+    bias: Tensor = field(repr=False)
     """`[targets]`."""
     penalty: float
     """The penalty on the squared weights, beside the sum of squared errors."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.core.precision import in_float64
+from workbench.evaluation.losses import cross_entropy
 from workbench.findings.results import Ablation
 from workbench.lens.tokens import one_row, token_id
 from workbench.model.edits import Edit, Group, Intervention, Run
@@ -136,4 +136,4 @@ def score_of(logits: Tensor, targets: Sequence[int]) -> float:
     """The log-probability of a token from logits `[vocab]`, or the difference of two logits, in nats."""
     if len(targets) == 2:
         return float(logits[targets[0]] - logits[targets[1]])
-    return float(in_float64(logits).log_softmax(-1)[targets[0]])
+    return -float(cross_entropy(logits[None], torch.tensor([targets[0]], device=logits.device)))

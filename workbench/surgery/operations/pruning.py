@@ -128,7 +128,7 @@ def search_sparsity(
     if not levels or sparsity > max(levels):
         raise SurgeryError(
             f"sparsity, that of all matrices together, is at most the highest of levels; not {sparsity:g} with levels "
-            f"{shown(levels)}."
+            f"{shown(list(levels))}."
         )
     known = all_matrices(model)
     covered = check_coverage(model, known)
