@@ -152,3 +152,9 @@ def test_single_files_of_an_export_are_read(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a")
     with pytest.raises(FeatureIndexError, match="no file of an export"):
         open_export(tmp_path / "x.txt")
+
+
+def test_halves_of_characters_are_refused(tmp_path: Path) -> None:
+    feature = ExportedFeature(0, examples=[ExportedExample(["\ud83d", "b"], [1.0, 2.0])])
+    with pytest.raises(FeatureIndexError, match="halves of characters"):
+        build_from_export(FeatureExport("s", "m", "n", "h", {0: feature}), tmp_path / "index")
