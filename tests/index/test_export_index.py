@@ -25,6 +25,7 @@ def test_an_index_of_an_export_says_what_the_export_says(tmp_path: Path) -> None
     export = open_export(put(tmp_path / "export"))
     index = build_from_export(export, tmp_path / "index")
     assert repr(index).startswith("<FeatureIndex of Neuronpedia/gemma-2-2b/20-res: 2 of 11 features")
+    assert [row["index"] for row in index.records()] == [7, 10]
     dog, boat = index.feature(7), index.feature(10)
     assert (dog.density, dog.highest, boat.density, boat.highest) == (0.25, 9.5, None, None)
     for card in (dog, boat):
