@@ -230,6 +230,7 @@ def test_a_control_that_is_the_same_for_all_is_none() -> None:
         read = probe(model, list(rows), labels, PLACE).scores[0]
         assert math.isnan(read.control)
         assert math.isnan(read.selectivity)
+    assert probe(model, list(rows), labels, PLACE).to_dict()["scores"][0]["selectivity"] is None
 
 
 def test_the_chance_of_tokens_counts_tokens() -> None:

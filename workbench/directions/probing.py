@@ -92,9 +92,9 @@ class Probe(Tabular):
         return (record_of(one) | {"selectivity": one.selectivity} for one in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores as plain data."""
-        names = list(ProbeScore.__dataclass_fields__)
-        rows = [{name: getattr(one, name) for name in names} | {"selectivity": one.selectivity} for one in self.scores]
+        """The scores as plain data; None for what there is none of."""
+        names = [*ProbeScore.__dataclass_fields__, "selectivity"]
+        rows = [{name: _known(getattr(one, name)) for name in names} for one in self.scores]
         return {"labels": [str(label) for label in self.labels], "chance": self.chance, "scores": rows}
 
 
@@ -214,3 +214,8 @@ def _interval(parts: tuple[Tensor, Tensor], texts: Tensor, seed: int) -> tuple[f
     scores = 1 - sums[0][draws].sum(1) / sums[1][draws].sum(1)
     low, high = scores.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _known(value: Any) -> Any:
+    """None for NaN."""
+    return None if value != value else value
