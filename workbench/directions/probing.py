@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -218,4 +219,4 @@ def _interval(parts: tuple[Tensor, Tensor], texts: Tensor, seed: int) -> tuple[f
 
 def _known(value: Any) -> Any:
     """None for NaN."""
-    return None if value != value else value
+    return None if isinstance(value, float) and math.isnan(value) else value
