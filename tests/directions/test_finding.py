@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tiny
@@ -101,8 +103,8 @@ def test_the_area_under_the_curve_is_scikit_learns() -> None:
     assert auc(positives, negatives) == pytest.approx(roc_auc_score(labels, torch.cat([positives, negatives])))
     low, high = auc_interval(positives, negatives, (torch.arange(30), torch.arange(25)))
     assert low < auc(positives, negatives) < high
-    whole = auc_interval(positives, negatives, (torch.zeros(30), torch.zeros(25)))
-    assert whole == pytest.approx((auc(positives, negatives),) * 2)
+    whole = auc_interval(positives, negatives, (torch.zeros(30), torch.arange(25)))
+    assert all(math.isnan(one) for one in whole)  # one text says nothing of others
 
 
 # ---- in a model
@@ -194,3 +196,45 @@ def test_a_probe_of_nothing_is_at_chance(llama: wb.model.LanguageModel) -> None:
         probe(llama, rows, [True] * 60)
     with pytest.raises(DirectionError, match="59 labels"):
         probe(llama, rows, labels[1:])
+
+
+# ---- what would make a test look better than it is
+
+
+def test_pairs_are_of_texts_and_of_as_many_of_both() -> None:
+    model, positives, negatives, _ = planted(8)
+    for how in ({"negatives": negatives[:6], "positives": positives[:5]}, {"position": "all"}):
+        given = {"positives": positives, "negatives": negatives, "method": "pca", "at": PLACE} | how
+        with pytest.raises(DirectionError, match="takes pairs"):
+            find_direction(model, **given)  # after every third is left out 4 are left of 5 and of 6
+
+
+def test_copies_of_a_text_stay_on_one_side() -> None:
+    model = wb.load_model(tiny.build("llama", hidden_size=64), tokenizer=tiny.tokenizer())
+    rows = list(torch.randint(2, 300, (24, 6), generator=torch.Generator().manual_seed(3)))
+    copied = find_direction(model, rows[:12] * 4, rows[12:] * 4, method="ridge", at=PLACE).separation[PLACE]
+    assert copied.texts == (16, 16)
+    often = probe(model, rows * 4, [0, 1, 1] * 32, PLACE).scores[0]
+    assert max(copied.auc, copied.folds, often.score) < 0.9  # nothing is there to be found but the texts themselves
+    with pytest.raises(DirectionError, match="different texts"):
+        find_direction(model, rows[:2] * 4, rows[12:14] * 4, at=PLACE)
+    with pytest.raises(DirectionError, match="different texts"):
+        probe(model, rows[:5] * 4, [0, 1] * 10, PLACE)
+
+
+def test_a_control_that_is_the_same_for_all_is_none() -> None:
+    model = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+    rows = torch.randint(2, 300, (20, 5), generator=torch.Generator().manual_seed(3))
+    rows[:, -1] = 7
+    for labels in ([0, 1] * 10, [0.5 * one for one in range(20)]):
+        read = probe(model, list(rows), labels, PLACE).scores[0]
+        assert math.isnan(read.control)
+        assert math.isnan(read.selectivity)
+    assert probe(model, list(rows), labels, PLACE).to_dict()["scores"][0]["selectivity"] is None
+
+
+def test_the_chance_of_tokens_counts_tokens() -> None:
+    model = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
+    rows = torch.randint(2, 300, (20, 9), generator=torch.Generator().manual_seed(3))
+    texts = [row[: 1 if number % 2 else 9] for number, row in enumerate(rows)]
+    assert probe(model, texts, [0, 1] * 10, PLACE, position="all").chance == pytest.approx(0.9)

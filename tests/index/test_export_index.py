@@ -25,6 +25,7 @@ def test_an_index_of_an_export_says_what_the_export_says(tmp_path: Path) -> None
     export = open_export(put(tmp_path / "export"))
     index = build_from_export(export, tmp_path / "index")
     assert repr(index).startswith("<FeatureIndex of Neuronpedia/gemma-2-2b/20-res: 2 of 11 features")
+    assert [row["index"] for row in index.records()] == [7, 10]
     dog, boat = index.feature(7), index.feature(10)
     assert (dog.density, dog.highest, boat.density, boat.highest) == (0.25, 9.5, None, None)
     for card in (dog, boat):
@@ -152,3 +153,9 @@ def test_single_files_of_an_export_are_read(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a")
     with pytest.raises(FeatureIndexError, match="no file of an export"):
         open_export(tmp_path / "x.txt")
+
+
+def test_halves_of_characters_are_refused(tmp_path: Path) -> None:
+    feature = ExportedFeature(0, examples=[ExportedExample(["\ud83d", "b"], [1.0, 2.0])])
+    with pytest.raises(FeatureIndexError, match="halves of characters"):
+        build_from_export(FeatureExport("s", "m", "n", "h", {0: feature}), tmp_path / "index")

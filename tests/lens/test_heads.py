@@ -135,3 +135,21 @@ def test_wrong_requests_are_one_sentence():
     ]:
         with pytest.raises(LensError, match=words):
             call()
+
+
+def test_a_head_that_writes_nothing_copies_nothing():
+    module = tiny.build("gpt2")
+    with torch.no_grad():
+        module.transformer.h[1].attn.c_proj.weight[:8] = 0
+    model = wb.load_model(module, tokenizer=tiny.tokenizer())
+    assert {(one.layer, one.head): one.score for one in find_heads(model, "copying")}[1, 0] == 0
+    assert head_card(model, 1, 0, CORPUS, top=1).copying == 0
+
+
+def test_pairs_that_stand_often_hide_no_others():
+    _, model = opened("llama")
+    corpus = wb.Corpus(["dog the " * 40] * 20 + ["My cat is here"])
+    pairs = head_card(model, 1, 0, corpus, top=20, context=64).pairs
+    every = head_card(model, 1, 0, corpus, top=999, context=64).pairs
+    assert [one.weight for one in pairs] == [one.weight for one in every][:20]
+    assert len(pairs) == min(20, len(every)) > 12

@@ -133,6 +133,7 @@ def test_dictionaries_that_do_not_fit_are_one_sentence():
         ([sae(RESID), sae("blocks.0.hook_resid_post", "t")], "contained in the stream"),
         ([sae("blocks.1.ln1.hook_in")], "can't be read alone|no part"),
         ([sae("hook_embed")], "no part of a layer"),
+        ([sae("blocks.0.hook_mlp_out"), sae("blocks.1.hook_mlp_out")], "Two dictionaries are called"),
     ]:
         with pytest.raises(LensError, match=words):
             attribute_logit(model, IDS, detail="latents", dictionaries=given)

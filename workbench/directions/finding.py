@@ -14,8 +14,8 @@ from workbench.core.progress import Progress
 from workbench.core.type_words import shown
 from workbench.directions.direction import Direction
 from workbench.directions.errors import DirectionError
-from workbench.directions.methods import Method, method_called
-from workbench.directions.samples import Position, gather
+from workbench.directions.methods import OF_PAIRS, Method, method_called
+from workbench.directions.samples import Position, Samples, gather
 from workbench.directions.separation import Separation, auc, auc_interval
 from workbench.model.hookpoints import HookPointError
 from workbench.model.language_model import LanguageModel
@@ -43,7 +43,8 @@ def find_directions(
     """The direction of a concept at each hook point, by hook point, with how well it separates held-out texts.
 
     Every third text of each class, in an order drawn by the seed, is held out; the directions are found on the rest.
-    Pairs (equally many of both) stay together. Each is a vector of length 1 that points to the positives.
+    Pairs (equally many of both) stay together, as do copies of a text. Each is a vector of length 1 that points to the
+    positives.
 
     Args:
         model: the model; interventions in force act.
@@ -56,8 +57,8 @@ def find_directions(
         progress: told the share that is done.
 
     Raises:
-        DirectionError: fewer than `HELD_OUT` texts of a class, a text in both, activations that are all alike, an
-            unknown method, or one that takes pairs where there are none.
+        DirectionError: fewer than `HELD_OUT` different texts of a class, or pairs; a text in both; activations that are
+            all alike; an unknown method, or one that takes pairs where there are none.
         HookPointError: the model lacks a hook point.
         PromptError: a text that the model can't read.
         EditError: an intervention in force that can't act.
@@ -65,8 +66,9 @@ def find_directions(
     chosen = method_called(method)
     names = names_of(model, at)
     _check(positives, negatives)
+    _check_pairs(method, len(positives), len(negatives), position)
     both = gather(model, [*positives, *negatives], names, position, progress)
-    split = _split(both.texts, len(positives), len(negatives), seed)
+    split = _split(both, len(positives), len(negatives), seed)
     about = {"method": method, "position": position, "seed": seed, "texts": [len(positives), len(negatives)]}
     found = {}
     for name in names:
@@ -103,7 +105,7 @@ def find_direction(
 
 @dataclass(frozen=True)
 class _Split:
-    """The samples of each class, as masks, and the text of each sample within its class."""
+    """The samples of each class, as masks, and the text of each sample within its class, one for its copies."""
 
     train: tuple[Tensor, Tensor]
     """Positives and negatives that a direction is found on, `[samples]` each."""
@@ -143,21 +145,56 @@ def _as_keys(texts: Sequence[Prompt]) -> set:
     return {text if isinstance(text, str) else tuple(torch.as_tensor(text).flatten().tolist()) for text in texts}
 
 
-def _split(texts: Tensor, positives: int, negatives: int, seed: int) -> _Split:
-    """Every third text of each class is held out; pairs, where there are as many of both, stay together."""
+def _check_pairs(method: str, positives: int, negatives: int, position: Position) -> None:
+    if method in OF_PAIRS and positives != negatives:
+        raise DirectionError(
+            f"The method {method} takes pairs, and there are {positives} positives and {negatives} negatives; "
+            "give as many of each, pair by pair, or choose another method."
+        )
+    if method in OF_PAIRS and position == "all":
+        raise DirectionError(
+            f"The method {method} takes pairs, and the tokens of two texts are none; read them at their last token or "
+            "the mean, or choose another method."
+        )
+
+
+def _split(both: Samples, positives: int, negatives: int, seed: int) -> _Split:
+    """Every third text of each class is held out; copies, and pairs where there are as many of both, stay together."""
     source = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(positives, generator=source)]
-    orders.append(orders[0] if positives == negatives else torch.randperm(negatives, generator=source))
-    held = torch.zeros(positives + negatives, dtype=torch.bool)
-    for order, start in zip(orders, (0, positives), strict=True):
-        held[start + order[: len(order) // HELD_OUT]] = True
-    positive, out = texts < positives, held[texts]
+    own = [both.copies[:positives], both.copies[positives:] - positives]
+    if positives == negatives:
+        own = [_joined(*own)] * 2
+    groups = [one.unique(return_inverse=True)[1] for one in own]
+    counts = [int(one.max()) + 1 for one in groups]
+    if min(counts) < HELD_OUT:
+        raise DirectionError(
+            f"There are {min(counts)} different texts of a class, or pairs that share none; a direction needs at least "
+            f"{HELD_OUT}, since every third is held out to test it."
+        )
+    orders = [torch.randperm(counts[0], generator=source)]
+    orders.append(orders[0] if positives == negatives else torch.randperm(counts[1], generator=source))
+    held = [
+        torch.isin(one, order[: count // HELD_OUT]) for one, order, count in zip(groups, orders, counts, strict=True)
+    ]
+    positive, out = both.texts < positives, torch.cat(held)[both.texts]
     return _Split(
         (positive & ~out, ~positive & ~out),
         (positive & out, ~positive & out),
-        torch.where(positive, texts, texts - positives),
-        (positives // HELD_OUT, negatives // HELD_OUT),
+        torch.cat(groups)[both.texts],
+        (int(held[0].sum()), int(held[1].sum())),
     )
+
+
+def _joined(one: Tensor, other: Tensor) -> Tensor:
+    """A number for each pair `[pairs]`, the same for pairs that share a text, be it by others between them."""
+    numbers = torch.arange(len(one))
+    while True:
+        former = numbers
+        for texts in (one, other):
+            least = torch.full_like(numbers, len(numbers)).scatter_reduce(0, texts, numbers, "amin")
+            numbers = least[texts]
+        if bool((numbers == former).all()):
+            return numbers
 
 
 def _separation(x: Tensor, vector: Tensor, split: _Split, chosen: Method, seed: int) -> Separation:

@@ -83,11 +83,11 @@ def logistic(x: Tensor, y: Tensor, penalty: float | None = None) -> Tensor:
     _, scale, right = torch.linalg.svd(inner, full_matrices=False)
     right = right[scale > scale[0] * 1e-12] if len(scale) else right
     points = inner @ right.T
-    if penalty is None:
-        unit = float(scale.square().mean()) or 1.0
-        penalties = [share * unit for share in PENALTIES.tolist()]
-        return logistic(x, y, min(penalties, key=lambda one: _left_out_loss(points, y, one)))
-    return right.T @ _newton(points, y, penalty)[:-1]
+    if penalty is not None:
+        return right.T @ _newton(points, y, penalty)[:-1]
+    unit = float(scale.square().mean()) or 1.0
+    chosen = min((share * unit for share in PENALTIES.tolist()), key=lambda one: _left_out_loss(points, y, one))
+    return right.T @ _newton(points, y, chosen)[:-1]
 
 
 def _left_out_loss(points: Tensor, y: Tensor, penalty: float) -> float:

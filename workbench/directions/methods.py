@@ -17,13 +17,17 @@ Method = Callable[[Tensor, Tensor], Tensor]
 positives."""
 METHODS: dict[str, Method] = {}
 """By name."""
+OF_PAIRS: set[str] = set()
+"""Names of methods that take positive i and negative i as a pair."""
 
 
-def method(name: str) -> Callable[[Method], Method]:
-    """Register a method under a name."""
+def method(name: str, *, pairs: bool = False) -> Callable[[Method], Method]:
+    """Register a method under a name; `pairs` says that it takes pairs."""
 
     def register(found: Method) -> Method:
         METHODS[name] = found
+        if pairs:
+            OF_PAIRS.add(name)
         return found
 
     return register
@@ -42,7 +46,7 @@ def difference(positives: Tensor, negatives: Tensor) -> Tensor:
     return positives.mean(0) - negatives.mean(0)
 
 
-@method("pca")
+@method("pca", pairs=True)
 def pca(positives: Tensor, negatives: Tensor) -> Tensor:
     """The direction along which the differences of pairs are largest, in the mean of their squares.
 

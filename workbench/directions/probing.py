@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -43,13 +44,14 @@ class ProbeScore(Shown):
     """The score of the same probe on labels that are exchanged among the texts."""
     control: float
     """The score of the same probe on a control task: each token at which a text is read has a label drawn at random,
-    the same wherever it stands (Hewitt & Liang 2019, "Designing and Interpreting Probes with Control Tasks")."""
+    the same wherever it stands (Hewitt & Liang 2019, "Designing and Interpreting Probes with Control Tasks"). NaN where
+    all have the same, such as texts that end with one token: any probe does that."""
     penalty: float
     """The penalty of the probe on all texts, chosen by its leave-one-out errors."""
 
     @property
     def selectivity(self) -> float:
-        """The score less that on the control task."""
+        """The score less that on the control task; NaN where there is none."""
         return self.score - self.control
 
 
@@ -64,7 +66,7 @@ class Probe(Tabular):
     fits: dict[str, Ridge] = field(repr=False)
     """The probe on all texts, by hook point: one output for each label, or one for numbers."""
     chance: float
-    """The score of the commonest label, or of the mean."""
+    """The score of the commonest label of a sample, or of the mean."""
     model_name: str = ""
 
     @property
@@ -91,9 +93,9 @@ class Probe(Tabular):
         return (record_of(one) | {"selectivity": one.selectivity} for one in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores as plain data."""
-        names = list(ProbeScore.__dataclass_fields__)
-        rows = [{name: getattr(one, name) for name in names} | {"selectivity": one.selectivity} for one in self.scores]
+        """The scores as plain data; None for what there is none of."""
+        names = [*ProbeScore.__dataclass_fields__, "selectivity"]
+        rows = [{name: _known(getattr(one, name)) for name in names} for one in self.scores]
         return {"labels": [str(label) for label in self.labels], "chance": self.chance, "scores": rows}
 
 
@@ -110,9 +112,9 @@ def probe(
 ) -> Probe:
     """Ridge probes of labels at each hook point, in one pass over the texts, scored on texts left out.
 
-    Texts are split into `FOLDS` parts; each part is predicted by a probe that was fitted on the others, whose penalty
-    was chosen there. Labels that are words or truth values, or whole numbers of at most ten kinds, are told apart, one
-    output for each; other numbers are regressed.
+    Texts are split into `FOLDS` parts, copies of a text together; each part is predicted by a probe that was fitted on
+    the others, whose penalty was chosen there. Labels that are words or truth values, or whole numbers of at most ten
+    kinds, are told apart, one output for each; other numbers are regressed.
 
     Args:
         model: the model; interventions in force act.
@@ -124,7 +126,7 @@ def probe(
         progress: told the share that is done.
 
     Raises:
-        DirectionError: fewer than `SMALLEST` texts, another number of labels, or labels of one value.
+        DirectionError: fewer than `SMALLEST` different texts, another number of labels, or labels of one value.
         HookPointError, PromptError, EditError: as `find_direction`.
     """
     names = names_of(model, at)
@@ -139,7 +141,11 @@ def probe(
         raise DirectionError("All labels are the same; there is nothing to tell apart.")
     samples = gather(model, texts, names, position, progress)
     tasks = _tasks(samples, wanted, seed)
-    fold = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)) % FOLDS
+    groups = samples.copies.unique(return_inverse=True)[1]
+    count = int(groups.max()) + 1
+    if count < SMALLEST:
+        raise DirectionError(f"A probe needs at least {SMALLEST} different texts, and these are {count}.")
+    fold = (torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % FOLDS)[groups]
     scores, fits = [], {}
     for name in names:
         x = samples.values[name].double()
@@ -148,13 +154,15 @@ def probe(
         hits = {task: _left_out(x, y, fold[samples.texts]) for task, y in tasks.items()}
         fits[name] = ridge(x, tasks["score"])
         parts = {task: _parts(hits[task], y, bool(kinds)) for task, y in tasks.items()}
-        interval = _interval(parts["score"], samples.texts, seed)
+        interval = _interval(parts["score"], groups[samples.texts], seed)
         rates = {task: float(1 - lost.sum() / whole.sum()) for task, (lost, whole) in parts.items()}
+        if bool((tasks["control"] == tasks["control"][0]).all()):
+            rates["control"] = float("nan")
         scores.append(
             ProbeScore(name, rates["score"], interval, rates["shuffled"], rates["control"], fits[name].penalty)
         )
     # a column of 1 and -1 has the mean 2 p - 1
-    chance = float(wanted.mean(0).max() + 1) / 2 if kinds else 0.0
+    chance = float(tasks["score"].mean(0).max() + 1) / 2 if kinds else 0.0
     return Probe(kinds, scores, fits, chance, model.name)
 
 
@@ -207,3 +215,8 @@ def _interval(parts: tuple[Tensor, Tensor], texts: Tensor, seed: int) -> tuple[f
     scores = 1 - sums[0][draws].sum(1) / sums[1][draws].sum(1)
     low, high = scores.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _known(value: Any) -> Any:
+    """None for NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -30,6 +30,8 @@ class Samples:
     """The number of each sample's text, `[samples]`, rising."""
     ids: Tensor
     """The token at each sample, `[samples]`; the text's last one for "mean"."""
+    copies: Tensor
+    """The number of the first text with the same tokens as each text, `[texts]`: its own where there is none before."""
 
 
 def gather(
@@ -77,7 +79,13 @@ def gather(
         {name: torch.cat(of) for name, of in parts.items()},
         torch.arange(len(rows)).repeat_interleave(torch.tensor(counts)),
         torch.tensor([token for row in last for token in row]),
+        _copies(rows),
     )
+
+
+def _copies(rows: Sequence[Sequence[int]]) -> Tensor:
+    first: dict[tuple[int, ...], int] = {}
+    return torch.tensor([first.setdefault(tuple(row), number) for number, row in enumerate(rows)])
 
 
 def _row(model: LanguageModel, text: Prompt) -> list[int]:

@@ -19,7 +19,7 @@ class Separation(Shown):
     auc: float
     """The share of pairs of a positive and a negative sample whose projections stand in this order; ties count half."""
     interval: tuple[float, float]
-    """95%, by a bootstrap over the texts of each class."""
+    """95%, by a bootstrap over the texts of each class; NaN where one text of a class alone is held out."""
     folds: float
     """The mean of the same over folds of the texts that it was found on, each under a direction found on the others; by
     this a hook point is chosen."""
@@ -40,12 +40,16 @@ def auc_interval(
 ) -> tuple[float, float]:
     """The 95% interval of `auc`: whole texts of each class are drawn with replacement.
 
+    It is NaN where a class has one text, which says nothing of others.
+
     Args:
         positives: projections, `[n]`.
         negatives: projections, `[m]`.
         texts: the number of each sample's text, `[n]` and `[m]`.
         seed: of the draws.
     """
+    if any(bool((numbers == numbers[0]).all()) for numbers in texts):
+        return float("nan"), float("nan")
     source = torch.Generator().manual_seed(seed)
     weights = [_drawn(numbers, source) for numbers in texts]
     pairs = torch.einsum("bn,nm,bm->b", weights[0], _above(positives, negatives), weights[1])

@@ -110,6 +110,10 @@ def _size(export: FeatureExport) -> int:
             raise FeatureIndexError(f"A value of feature {number} is above {HIGHEST:,.0f}, the largest of an index.")
         if any(len(one.tokens) != len(one.values) or not one.tokens for one in feature.examples):
             raise FeatureIndexError(f"An example of feature {number} has not one value for each of its tokens.")
+        try:
+            json.dumps(asdict(feature), ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise FeatureIndexError(f"A text of feature {number} holds halves of characters.") from error
     return size
 
 

@@ -291,10 +291,12 @@ class FeatureIndex(Tabular):
         self._annotations.change({index: fields})
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """A row for each feature."""
-        remarks = self.remarks()
+        """A row for each feature; in an index from an export, for each that it holds."""
+        remarks, held = self.remarks(), self.statistics.get("held")
         numbers = {name: self.statistics[name].tolist() for name in ("active", "density", "mean", "highest", "lowest")}
         for index, row in enumerate(columns(**numbers)):
+            if held is not None and not held[index]:
+                continue
             remark = remarks.get(index, NO_REMARK)
             yield {"index": index, "label": remark.label, "starred": remark.starred, **row}
 

@@ -34,8 +34,6 @@ COPIED = 5
 """A token is copied where it is among so many that the head promotes most for it."""
 SAMPLED = 128
 """Tokens that the copying score is measured on, at most."""
-SPARE = 8
-"""Pairs kept of a batch, for each that is shown: many are of the same two tokens."""
 
 
 @dataclass(frozen=True)
@@ -224,9 +222,8 @@ class _Reading:
             norms, scales = written_norms(self.model, window.tokens, [self.layer], [weights])[0]
             pattern = pattern * norms[:, self.head, None] * (1.0 if scales is None else scales)
         pattern = pattern * (content[:, :, None] & content[:, None])
-        values, places = pattern.flatten().topk(min(self.top * SPARE, pattern.numel()))
         size = pattern.shape[1]
-        for value, place in zip(values.tolist(), places.tolist(), strict=True):
+        for value, place in _best_of_each(pattern, window.tokens.to(pattern.device), self.top):
             row, inside = divmod(place, size * size)
             query, key = divmod(inside, size)
             ids = window.tokens[row].cpu()
@@ -253,3 +250,19 @@ class _Reading:
         seen = sorted(self._seen)
         order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))
         return [seen[place] for place in order[:SAMPLED].tolist()]
+
+
+def _best_of_each(weights: Tensor, tokens: Tensor, top: int) -> list[tuple[float, int]]:
+    """The largest weight of each two tokens, for the `top` largest: weights and places in the flattened tensor.
+
+    Args:
+        weights: `[batch, query, key]`.
+        tokens: `[batch, pos]`.
+        top: two tokens that are kept.
+    """
+    values, places = weights.flatten().sort(descending=True, stable=True)
+    codes = tokens[:, :, None] * (int(tokens.max()) + 1) + tokens[:, None]  # one number for each two tokens
+    kinds, inverse = codes.flatten()[places].unique(return_inverse=True)
+    order = torch.arange(len(places), device=places.device)
+    first = torch.full_like(kinds, len(places)).scatter_reduce(0, inverse, order, "amin").sort().values[:top]
+    return list(zip(values[first].tolist(), places[first].tolist(), strict=True))

@@ -67,6 +67,7 @@ def fit_jacobian_lens(
         LensError: a model that sees ahead, has one layer, is sharded, or on which interventions act here; texts of
             which none counts, or none was done; or a checkpoint of another fit, or that can't be read or written.
         CorpusError: texts that can't be read.
+        PromptError: a model without a tokenizer, or a text that it can't read.
 
     Source: Gurnee et al. 2026, transformer-circuits.pub/2026/workspace, with its numbers of positions.
     """

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from workbench.core.type_words import shown
 from workbench.dictionaries.normalising import scale_of
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sites import flattened, gather, sites
@@ -89,8 +90,15 @@ def explain(stream: Stream, reader: Reader, dictionaries: Sequence[Dictionary]) 
     """What each dictionary explains, place by place.
 
     Raises:
-        LensError: a dictionary at a place that is no part of the sum, or two of the same part.
+        LensError: a dictionary at a place that is no part of the sum, two of the same part, or two of one name.
     """
+    owners: dict[str, Dictionary] = {}
+    for one in dictionaries:
+        if owners.setdefault(one.name, one) is not one:
+            raise LensError(
+                f"Two dictionaries are called {shown(one.name)}, so that their latents can't be told apart; give one "
+                "of them another name."
+            )
     found = [one for dictionary in dictionaries for one in _explained(stream, reader, dictionary)]
     seen: dict[tuple[str, int], Explained] = {}
     streams = [one for one in found if one.part == "stream"]

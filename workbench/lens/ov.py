@@ -117,6 +117,8 @@ class Writing:
             top: of the vocabulary.
             heads: these only; None for all.
 
+        Of tokens with equal scores half stand in front, so that a head that writes nothing copies nothing.
+
         Source: the copying score of Wang et al. (2022, arXiv 2211.00593), without the first MLP.
         """
         device = self.readout.head.device
@@ -127,7 +129,8 @@ class Writing:
                 hits = 0
                 for rows, tokens in zip(self.written(outputs, head).split(ROWS), own.split(ROWS), strict=True):
                     scores = self.scores(rows)
-                    higher = (scores > scores.gather(1, tokens[:, None])).sum(1)
+                    own_scores = scores.gather(1, tokens[:, None])
+                    higher = (scores > own_scores).sum(1) + ((scores == own_scores).sum(1) - 1) / 2
                     hits += int((higher < top).sum())
                 found.append(hits / len(own))
         return torch.tensor(found)

@@ -92,7 +92,8 @@ class SwapDirections(InterventionKind):
     def _rank_one(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """u and r, `[d]` in float64, of the change `u (r · x)`."""
         columns = torch.tensor([self.first, self.second], dtype=torch.float64, device=device).T
-        readers = torch.linalg.pinv(columns)  # [2, d]
+        lengths = columns.norm(dim=0)  # pinv takes a column for 0 beside one that is far longer
+        readers = torch.linalg.pinv(columns / lengths) / lengths[:, None]  # [2, d]
         return self.amount * (columns[:, 0] - columns[:, 1]), readers[1] - readers[0]
 
     def _point(self, model: LanguageModel) -> HookPoint:
