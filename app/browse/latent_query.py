@@ -71,7 +71,7 @@ class LatentQuery:
 
 def ask(noun: str) -> LatentQuery:
     """Draw the widgets, for features called by `noun`; returns their query."""
-    box, how, more = st.columns([4, 3, 1.2], vertical_alignment="bottom")
+    box, how, more = st.columns([3.6, 3.3, 1.3], vertical_alignment="bottom")
     mode = how.segmented_control(
         "Look for",
         [WORDS, TOKEN, REGEX],

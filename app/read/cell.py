@@ -43,7 +43,7 @@ def _choosers(cell: Cell) -> None:
     name = "Head" if cell.lens.at == "heads" else "Layer"
     which.selectbox(name, reading.labels[::-1], key=ROW, persist_state="session")
     where.selectbox(
-        "Behind the token",
+        "After the token",
         range(len(reading.prompt)),
         format_func=lambda place: f"{place}  {visible(reading.prompt[place])}",
         key=POSITION,

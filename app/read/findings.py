@@ -28,7 +28,7 @@ def show(cell: Cell) -> None:
     about, button = st.columns([5, 2], vertical_alignment="center")
     about.caption(
         plain(
-            f"Heads, neurons, latents, layers and tokens that {visible(cell.answer_text)} behind "
+            f"Heads, neurons, latents, layers and tokens that {visible(cell.answer_text)} after "
             f"{visible(cell.token)} ({cell.position}) depends on, each taken out beside random ones of its kind."
         )
     )

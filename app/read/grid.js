@@ -107,7 +107,7 @@ function tell(root, cell) {
   const { data } = root;
   const [row, column] = placeOf(cell);
   const tip = root.querySelector(".tip");
-  tip.replaceChildren(make("div", `${data.noun} ${data.rows[row]}, behind ${data.words[data.tokens[column]]}`, "where"));
+  tip.replaceChildren(make("div", `${data.noun} ${data.rows[row]}, after ${data.words[data.tokens[column]]}`, "where"));
   data.tops[row][column].forEach((word, place) => {
     const line = make("div", undefined, "line");
     line.append(make("span", data.words[word]), make("span", percent(data.shares[row][column][place])));

@@ -119,12 +119,12 @@ def show(reading: LayerReading, lens: LensRequest, by: str) -> tuple[int, int]:
 
 def note(reading: LayerReading, lens: LensRequest) -> str:
     """What the grid's marks mean."""
-    words = "Each cell is the token that the layer expects behind the one on top; bold where the text goes on so. "
+    words = "Each cell is the token that the layer expects after the one on top; bold where the text goes on so. "
     if lens.whole and reading.doubt is not None:
         middle = int(reading.doubt.settled.median())
         words += (
-            f"A line below a cell: from this layer on the answer stands; half of them stand from layer {middle} on, "
-            "or before. "
+            f"A line below a cell: from this layer on the answer stands; half of them stand from layer {middle} "
+            "or an earlier one on. "
         )
     return words + "Click a cell to open it."
 

@@ -29,7 +29,7 @@ SCORES = {
     "previous": ("Previous token", "The mean probability at the token before, on random tokens."),
     "duplicate": ("Duplicate token", "At the earlier occurrence of the same token, where random tokens repeat."),
     "first": ("First token", "The mean probability at the first position: a head that rests there."),
-    "induction": ("Induction", "At the token behind that occurrence: what followed the last time."),
+    "induction": ("Induction", "At the token after that occurrence: what followed the last time."),
 }
 
 

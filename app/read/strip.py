@@ -57,5 +57,5 @@ def _doubt(reading: LayerReading, by: str) -> None:
         show_strengths(reading.prompt, values, labels)
     st.caption(
         f"Colour: {MEANINGS[by]}; the highest here is darkest. Point at a token for its number and for what the model "
-        "expects behind it; dots are spaces."
+        "expects after it; dots are spaces."
     )

@@ -179,7 +179,9 @@ def _latent(model: LanguageModel, feature: wb.Feature, place: Any, sites: Any) -
     remark = index.remarks().get(feature.index) if index is not None else None
     label = f": {remark.label}" if remark is not None and remark.label else ""
     _name(place, feature, f"{one.title}, {one.noun} {feature.index}{label}", tokens)
-    sites.caption(plain(dictionaries.several(one.writes)), help="The hook point at which it is edited, or several.")
+    writes = plain(dictionaries.several(one.writes))
+    breakable = writes.replace("\\.", "\\.\u200b").replace("_", "_\u200b")  # the column is narrower than the name
+    sites.caption(breakable, help="The hook point at which it is edited, or several.")
 
 
 def _name(place: Any, feature: wb.Feature, name: str, tokens: Sequence[str]) -> None:

@@ -41,7 +41,10 @@ class Attention(Tabular):
         """The pattern of one head, `[query, key]`; raises `LensError` if it was not read."""
         if layer not in self.layers or head >= self.patterns.shape[1]:
             heads = self.patterns.shape[1] - 1
-            raise LensError(f"There is no head {layer}.{head} here: layers {self.layers}, heads 0 to {heads}.")
+            layers = ", ".join(map(str, self.layers))
+            if len(self.layers) > 2 and self.layers == list(range(self.layers[0], self.layers[-1] + 1)):
+                layers = f"{self.layers[0]} to {self.layers[-1]}"
+            raise LensError(f"There is no head {layer}.{head} here: layers {layers}, heads 0 to {heads}.")
         return self.patterns[self.layers.index(layer), head]
 
     def records(self) -> Iterator[dict[str, Any]]:

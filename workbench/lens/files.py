@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from workbench.core.checks import checked
-from workbench.core.shipped import missing, shipped
+from workbench.core.shipped import folders, missing, shipped
 from workbench.lens.errors import LensError
 from workbench.lens.formats.workbench import NOTE, read_note
 from workbench.lens.recognition import format_of
@@ -78,6 +78,7 @@ def kept(model: LanguageModel, kind: type[Lens]) -> Lens:
 def _shipped_folder(name: str) -> Path:
     found = shipped("lenses", f"*/{NOTE}")
     if name not in found:
-        others = f"{', '.join(found)} come with Workbench" if found else missing("lenses")
+        none = "no lens is kept under a name" if folders("lenses") else missing("lenses")
+        others = f"{', '.join(found)} come with Workbench" if found else none
         raise LensError(f"There is no folder {name}; {others}.")
     return found[name]
