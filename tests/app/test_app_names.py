@@ -228,7 +228,7 @@ DECLARED = {
     "escaped by the function that makes it": """
         _tokens(model,sibling) _tokens(model,str(other)) _shown(hits) dictionaries.about(one) _summary(run)
         _summary(query,hits,index,one) browse/opening.py:opened
-        browse/opening.py:made_for certificate.to_markdown() browse/search.py:first
+        browse/opening.py:made_for shared/edits.py:breakable certificate.to_markdown() browse/search.py:first
         steer/page.py:wrong browse/page.py:wrong shared/waiting.py:state[1] read/cell.py:words""",
     "one of a few constants": "surgery/saving.py:button steer/curve.py:start shared/latent_card.py:help",
 }
