@@ -33,6 +33,7 @@ NAMED = {"labels", "labels csv", "corpus jsonl", "corpus parquet", "task", "grap
     "published graph",
     "control vector",
     "direction",
+    "jacobian-lens",
 }
 """Kinds of one file, which a person names: a link in its place is the person's own."""
 OURS = {"cached table", "cached hook points"}

@@ -122,8 +122,10 @@ def _settle_inputs(config: dict[str, Any], *, ours: bool) -> None:
     rule = config.get("normalize_activations")
     if rule is True:  # before 3.0, a switch for what is now called so
         rule = EXPECTED
-    rule = rule or NONE
-    if rule not in RULES and (ours or rule not in (EXPECTED, WHITENED)):
+    if rule is None or rule is False:
+        rule = NONE
+    known = (*RULES, *(() if ours else (EXPECTED, WHITENED)))
+    if not isinstance(rule, str) or rule not in known:
         raise DictionaryError(
             f"it was made for inputs that are normalised first ({shown(rule)}), in a way that is not known here; fold "
             "the normalisation into the weights and save it again"

@@ -13,6 +13,7 @@ from torch import Tensor
 from workbench.core.checks import Natural, Number, Raises, checked
 from workbench.core.display import Shown, Tabular, record_of
 from workbench.core.progress import Progress
+from workbench.core.type_words import shown
 from workbench.directions.direction import Direction
 from workbench.directions.errors import DirectionError
 from workbench.directions.finding import names_of
@@ -83,8 +84,8 @@ class Probe(Tabular):
         """
         if hook_point not in self.fits:
             raise DirectionError(f"There is no probe at {hook_point}; there are some at {', '.join(self.fits)}.")
-        if self.labels and label not in self.labels:
-            raise DirectionError(f"The probe tells {', '.join(map(str, self.labels))} apart, not {label}.")
+        if self.labels and not any(type(label) is type(one) and label == one for one in self.labels):
+            raise DirectionError(f"The probe tells {', '.join(map(str, self.labels))} apart, not {shown(label)}.")
         column = self.fits[hook_point].weights[:, self.labels.index(label) if self.labels else 0]
         return Direction({hook_point: column / column.norm()}, "probe", self.model_name, {"method": "ridge probe"})
 

@@ -20,6 +20,8 @@ WORDS = "a a"
 """A text with a space inside, to see whether a token keeps it."""
 BROKEN = "�"
 """The letter that stands for bytes of an incomplete character."""
+LARGEST_ID = 2**32
+"""Ids below are those that a tokenizer can be asked for."""
 
 
 def added_text(tokenizer: Any, tokens: Sequence[int], after: Sequence[int] = ()) -> str:
@@ -174,7 +176,8 @@ def _lone_byte(tokenizer: Any) -> int | None:
 
 
 def _decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
-    return tokenizer.decode(list(tokens), skip_special_tokens=True)
+    known = [token for token in tokens if 0 <= token < LARGEST_ID]  # decoding raises beyond; others have no text
+    return tokenizer.decode(known, skip_special_tokens=True)
 
 
 def _beyond(beginning: str, whole: str) -> str:

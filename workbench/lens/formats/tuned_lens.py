@@ -111,10 +111,14 @@ def _read(path: Path) -> Lens:
 def _stacked(maps: Any, config: Config) -> tuple[Tensor, Tensor]:
     """Weights `[layers, d_model, d_model]` and biases `[layers, d_model]`; without biases these are 0."""
     count, width, biased = config["num_hidden_layers"], config["d_model"], config.get("bias", True)
-    shapes = {f"{place}.weight": (width, width) for place in range(count)}
-    shapes |= {f"{place}.bias": (width,) for place in range(count)} if biased else {}
-    if not isinstance(maps, dict) or {*maps} != {*shapes}:
-        raise LensError(f"its {PARAMS} does not hold {count} maps {'with' if biased else 'without'} biases")
+    fits = isinstance(maps, dict) and len(maps) == count * (2 if biased else 1)  # a stated number may be of any size
+    shapes: dict[str, tuple[int, ...]] = {}
+    for place in range(count if fits else 0):
+        shapes[f"{place}.weight"] = (width, width)
+        if biased:
+            shapes[f"{place}.bias"] = (width,)
+    if not fits or {*maps} != {*shapes}:
+        raise LensError(f"its {PARAMS} does not hold {count:,} maps {'with' if biased else 'without'} biases")
     for name, shape in shapes.items():
         one = maps[name]
         if not isinstance(one, Tensor) or tuple(one.shape) != shape or not one.is_floating_point():
