@@ -119,7 +119,7 @@ PASSES: dict[str, set[str]] = {
     "texts": {"a list of a NUL", "a list of empty texts"},
     "TokFSM.walk.seed after": {"a long list", "an empty list", "an empty range"},
     "LanguageModel.capture.tokens": {"a NUL", "a long text"},
-    "surgery.dare.weights": {"a list of -1"},
+    "surgery.dare.weights LanguageModel.text_pieces.after": {"a list of -1"},
     "LanguageModel.prompt_batch.prompts LanguageModel.generate_batch.prompts": {"a list of a NUL"},
     "positions": {"0", "a set", "2**31"},
     "value factor amount mean thresholds": {"2**63", "10**400"},

@@ -101,6 +101,8 @@ def _read(path: Path) -> Lens:
         raise LensError(f"{path} can't be read as a tuned lens: {str(error).rstrip('.')}.") from error
     layers = tuple(range(-1, config["num_hidden_layers"] - 1))
     own = config.get("workbench")
+    if own and not own["model_hash"]:
+        raise LensError(f"{path / CONFIG} states an empty hash of its model; save the lens again.")
     if own:
         return TunedLens(weight, bias, LensRecord(own["model_name"], own["model_hash"], layers, own["fitted_on"]))
     stated = {"format": TITLE, "unembed_hash": config.get("unembed_hash")}
