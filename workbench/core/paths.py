@@ -100,6 +100,16 @@ def leads_out(path: Path, folder: Path) -> bool:
     return not any(real.is_relative_to(one) for one in stores)
 
 
+def check_stays(path: Path, folder: Path, error: type[WorkbenchError]) -> None:
+    """Refuse a path inside a folder that `leads_out` of it.
+
+    Raises:
+        WorkbenchError: of the given kind.
+    """
+    if leads_out(path, folder):
+        raise error(f"{path} is a link that leads out of its folder; put the file itself there.")
+
+
 def check_links(folder: Path, error: type[WorkbenchError]) -> None:
     """Refuse a folder in which a file or folder, hidden or not, at any depth, is a link that leads out of it.
 

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from workbench.core.checks import Natural, Number, checked
 from workbench.core.forms import parse_json, read_json
-from workbench.core.paths import check_ordinary, leads_out
+from workbench.core.paths import check_ordinary, check_stays
 from workbench.core.steady import read_steadily
 from workbench.core.type_words import reason_of, shown
 from workbench.index.exported import ExportedExample, ExportedFeature, ExportedLabel, FeatureExport
@@ -129,7 +129,7 @@ def _read(folder: Path, layer: int | None, examples: int) -> FeatureExport:
         return _single(folder, layer, examples)
     if any((folder / part).is_dir() for part in PARTS):
         for file in folder.iterdir():  # also what is not read here
-            _stays(file, folder)
+            check_stays(file, folder, FeatureIndexError)
         if layer is not None:
             raise FeatureIndexError("A Neuronpedia export is of one layer and states indices; leave layer out.")
         return _neuronpedia(folder, {part: _files(folder / part) for part in PARTS}, examples)
@@ -228,7 +228,7 @@ def _circuit_tracer(folder: Path, files: list[tuple[int, Path]], layer: int | No
     names: set[str] = set()
     features: dict[int, ExportedFeature] = {}
     for number, file in files:
-        _stays(file, folder)
+        check_stays(file, folder, FeatureIndexError)
         saved = read_json(file, FeatureFile, FeatureIndexError, "a feature of circuit-tracer")
         if saved["index"] != number:
             raise FeatureIndexError(f"{file} says that it is feature {saved['index']}; name it after its number.")
@@ -280,12 +280,6 @@ def _best(examples: list[ExportedExample], most: int) -> list[ExportedExample]:
     return sorted(examples, key=lambda one: -max(one.values))[:most]
 
 
-def _stays(file: Path, home: Path) -> None:
-    """Raise `FeatureIndexError` for a link that leads out of the export's folder."""
-    if leads_out(file, home):
-        raise FeatureIndexError(f"{file} is a link that leads out of its folder; put the file itself there.")
-
-
 def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
 
@@ -303,7 +297,7 @@ def _index(value: int | str, folder: Path) -> int:
 def _lines(files: list[Path], form: type[T], home: Path) -> Iterator[T]:
     """The lines of all files of a part, packed or not, in their form."""
     for file in files:
-        _stays(file, home)
+        check_stays(file, home, FeatureIndexError)
         check_ordinary(file, FeatureIndexError)
         try:
             with cast("IO[bytes]", gzip.open(file) if file.suffix == ".gz" else open(file, "rb")) as opened:

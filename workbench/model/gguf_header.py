@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.core.paths import leads_out
+from workbench.core.paths import check_stays
 from workbench.core.type_words import reason_of, shown
 from workbench.model.weights import ModelError
 
@@ -135,8 +135,7 @@ def read_header(path: Path) -> Header:
     tensors = dict(first.tensors)
     for number in range(1, count):
         part = path.with_name(f"{path.name[: named.start()]}-{number + 1:05}-of-{count:05}.gguf")
-        if leads_out(part, path.parent):
-            raise ModelError(f"{part} is a link that leads out of its folder; put the file itself there.")
+        check_stays(part, path.parent, ModelError)
         if not part.is_file():
             raise ModelError(f"{path} is one of {count:,} parts, and {part.name} is not beside it; copy all of them.")
         other = _read_file(part)

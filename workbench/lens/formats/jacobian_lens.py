@@ -22,7 +22,7 @@ from torch import Tensor
 from workbench.core.checks import as_integer
 from workbench.core.files import replacing
 from workbench.core.hashing import not_finite
-from workbench.core.paths import leads_out
+from workbench.core.paths import check_stays
 from workbench.core.steady import read_steadily
 from workbench.core.torch_files import read_torch, write_torch
 from workbench.core.type_words import shown
@@ -57,8 +57,8 @@ def read(path: Path) -> Lens:
         LensError: the file is damaged, holds something else, or a lens for another layer than the last.
     """
     file = path if path.is_file() else path / FILE
-    if file != path and leads_out(file, path):
-        raise LensError(f"{file} is a link that leads out of its folder; put the file itself there.")
+    if file != path:
+        check_stays(file, path, LensError)
     try:
         content = read_steadily(lambda: read_torch(file, LensError, "it"), (file,), LensError)
         return _lens_of(content)
