@@ -20,11 +20,11 @@ from workbench.figures.common import dress as dress
 from workbench.figures.common import name_rows as name_rows
 from workbench.figures.common import short_label as short_label
 from workbench.figures.fidelity import fidelity_comparison as fidelity_comparison
-from workbench.figures.predictions import attention_map as attention_map
 from workbench.figures.predictions import doubt_bars as doubt_bars
 from workbench.figures.predictions import exit_curve as exit_curve
 from workbench.figures.predictions import lens_map as lens_map
 from workbench.figures.predictions import logit_bars as logit_bars
+from workbench.figures.reading import attention_map as attention_map
 from workbench.figures.sparsity import sparsity_by_layer as sparsity_by_layer
 from workbench.figures.sparsity import sparsity_price as sparsity_price
 from workbench.figures.states import next_state_map as next_state_map

@@ -53,32 +53,6 @@ def lens_map(
     return figure
 
 
-def attention_map(prompt: Sequence[str], pattern: Sequence[Sequence[float]]) -> go.Figure:
-    """What a head attends to: queries downwards, keys to the right.
-
-    Args:
-        prompt: the tokens of the text.
-        pattern: `[query][key]`.
-    """
-    figure = go.Figure(
-        go.Heatmap(
-            z=[list(row) for row in pattern],
-            colorscale=SCALE,
-            zmin=0,
-            xgap=1,
-            ygap=1,
-            customdata=[[[short_label(query), short_label(key)] for key in prompt] for query in prompt],
-            hovertemplate="from %{customdata[0]} to %{customdata[1]}<br>%{z:.3g}<extra></extra>",
-            colorbar={"thickness": 12},
-        )
-    )
-    dress(figure)
-    figure.update_layout(height=max(280, 100 + 18 * len(prompt)), margin={"l": 60, "r": 10, "t": 10, "b": 60})
-    name_rows(figure, prompt)
-    _name_columns(figure, prompt)
-    return figure
-
-
 def logit_bars(labels: Sequence[str], values: Sequence[float]) -> go.Figure:
     """What parts of a model add to a logit, as bars, the first on top.
 

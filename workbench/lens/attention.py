@@ -35,6 +35,8 @@ class Attention(Tabular):
     layers: list[int]
     patterns: Tensor = field(repr=False)
     """`[layers, heads, query, key]`: probabilities, or the norm of what the head writes at the query for each key."""
+    weighted: Weighted = "pattern"
+    """Which of the two `patterns` holds, as `read_attention` names them."""
 
     @checked(LensError)
     def head(self, layer: Natural, head: Natural) -> Tensor:
@@ -55,9 +57,9 @@ class Attention(Tabular):
 
     def figure(self, layer: int, head: int) -> Figure:
         """The pattern of one head as a map; raises `LensError` if it was not read."""
-        from workbench.figures.predictions import attention_map
+        from workbench.figures.reading import attention_map
 
-        return attention_map(self.prompt, self.head(layer, head).tolist())
+        return attention_map(self.prompt, self.head(layer, head).tolist(), written=self.weighted == "written")
 
     def to_dict(self) -> dict[str, Any]:
         """The patterns as plain data."""
@@ -100,7 +102,7 @@ def read_attention(
                 pattern * norms[:, :, None] * (1.0 if scales is None else scales[:, None])
                 for pattern, (norms, scales) in zip(patterns, written, strict=True)
             ]
-    return Attention(model.token_labels(tokens[0]), chosen, torch.cat(patterns))
+    return Attention(model.token_labels(tokens[0]), chosen, torch.cat(patterns), weighted)
 
 
 @dataclass(frozen=True, eq=False)
