@@ -317,6 +317,16 @@ def feature_index(
     return index
 
 
+@st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT, hash_funcs=_BY_WEIGHTS)
+def neuron_index(folder: str, stamp: int, model: LanguageModel) -> FeatureIndex:
+    """The checked index of a layer's neurons in a folder; the stamp identifies the state of its files."""
+    from workbench.index import open_index
+
+    index = open_index(folder, model)
+    index.model = None
+    return index
+
+
 @st.cache_resource(
     show_spinner="Counting which codes are active on which states …", max_entries=COUNTS_KEPT, hash_funcs=_BY_WEIGHTS
 )

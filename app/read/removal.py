@@ -101,6 +101,11 @@ def _parts(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> lis
     found = []
     for feature in dict.fromkeys(active):
         noun = dictionary_of(model, feature).noun
+        if dictionaries.is_neuron(feature):
+            found.append(
+                Part(str(feature), Ablate(feature), f"neurons of layer {layer}", partial(_beside, cell, feature))
+            )
+            continue
         kind = f"{noun}s that are active on this text"
         found.append(Part(str(feature), Ablate(feature), kind, partial(_active_elsewhere, cell, feature)))
     order = {label: place for place, label in enumerate(largest)}
@@ -118,6 +123,13 @@ def _parts(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> lis
         kind = f"{word}s of other layers"
         found.append(Part(f"the {word} of layer {layer}", RemoveSublayer(layer, part), kind, partial(list, rest)))
     return found
+
+
+def _beside(cell: Cell, neuron: Feature) -> list[tuple[str, InterventionKind]]:
+    """The removals of the other neurons of a neuron's layer."""
+    others = range(dictionary_of(cell.model, neuron).n_features)
+    features = [Feature(neuron.dictionary, number) for number in others if number != neuron.index]
+    return [(str(one), Ablate(one)) for one in features]
 
 
 def _active_elsewhere(cell: Cell, feature: Feature) -> list[tuple[str, InterventionKind]]:
