@@ -14,7 +14,8 @@ from read.request import kept
 from workbench import Feature
 from workbench.core.text import plain, visible
 
-SHOWN = 8
+SHOWN, ALL = 8, 10**9
+"""Neurons of a layer that are listed, and more than a model has."""
 WIDE = 330
 """Pixels of the column of tokens."""
 
@@ -77,7 +78,7 @@ def _sum(cell: Cell) -> dict[int, list[tuple[str, float]]]:
             cell.answer,
             position=cell.position,
             detail="neurons",
-            top=cell.model.network.n_layers * cell.model.network.d_mlp,
+            top=ALL,
             interventions=cell.text.interventions,
         )
         found: dict[int, list[tuple[str, float]]] = {}
