@@ -13,6 +13,7 @@ from shared import background, corpora, dictionaries, snippets
 
 from compare import script
 from workbench import figures
+from workbench.core.text import counted
 
 if TYPE_CHECKING:
     from workbench.measures import Fidelity
@@ -72,13 +73,13 @@ def show(request: FidelityRequest) -> None:
     results = task.result()
     stopped = "Stopped early. " if task.stopping else ""
     one = results[0]
-    texts = f"{one.texts:,} texts" if one.texts > 1 else "one text"
+    texts = counted(one.texts, "text")
     spans = (
         "Points are the measured values, lines 95% confidence intervals from a bootstrap over the texts."
         if one.texts > 1
         else "There are no confidence intervals for one text; take more."
     )
-    st.caption(f"{stopped}Measured on {one.tokens:,} tokens of {texts}. {spans}")
+    st.caption(f"{stopped}Measured on {counted(one.tokens, 'token')} of {texts}. {spans}")
     names = [name.rsplit("/", 1)[-1] for name in request.names]
     figure = figures.fidelity_comparison(names, results)
     st.plotly_chart(figure, theme=None, key="fidelity", config={"displayModeBar": False})

@@ -46,6 +46,8 @@ STYLE = """<style>
 .wb-text .p { box-shadow: 0 2px 0 #c8643c; }
 .st-key-card [data-testid="stExpander"] details { border-color: #eef1ee; }
 [data-testid="stMainBlockContainer"] { padding-left: clamp(1rem, 4vw, 5rem); padding-right: clamp(1rem, 4vw, 5rem); }
+[data-testid="stMultiSelectTagsContainer"] { flex-wrap: wrap; overflow: visible; height: auto; mask-image: none; }
+.stMultiSelect .react-aria-ComboBox, .stMultiSelect .react-aria-ComboBox > div { height: auto; max-height: none; }
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
 
