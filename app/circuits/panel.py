@@ -124,17 +124,17 @@ def _prompts(outcome: CircuitOutcome) -> None:
     task = outcome.task
     rows = [
         {
-            "positive": visible(task.positives[row]),
-            "corrupted": visible(task.corrupted[row]),
-            "right": " ".join(map(visible, task.answers[row])),
-            "wrong": " ".join(map(visible, task.wrong[row])),
+            "positive": plain(task.positives[row]),
+            "corrupted": plain(task.corrupted[row]),
+            "right": plain(" ".join(map(visible, task.answers[row]))),
+            "wrong": plain(" ".join(map(visible, task.wrong[row]))),
         }
         for row in range(min(len(task), SHOWN))
     ]
     with st.expander(f"Prompts ({counted(len(task), 'pair')})", icon=":material/list:"):
         if task.about:
             st.caption(plain(" ".join(task.about.split())))
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        st.table(pd.DataFrame(rows).set_index("positive"))  # whose lines break
 
 
 def _judgements(outcome: CircuitOutcome) -> None:

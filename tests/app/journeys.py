@@ -57,7 +57,7 @@ def compare(page: Page) -> None:
 
 def read(page: Page) -> None:
     page.get_by_role("radio", name="features").click(timeout=PATIENCE)
-    _seen(page, "The box in front of a row")
+    _seen(page, "A click on a row opens the feature")
     page.get_by_role("combobox", name="Layer").click()
     page.get_by_role("option", name="15", exact=True).click()
     settled(page)
