@@ -99,13 +99,9 @@ def _parts(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> lis
     """What can be taken out: active features, the heads of the layer, its attention and its MLP."""
     model, layer = cell.model, cell.layer
     found = []
-    for feature in dict.fromkeys(active):
+    neurons = [one for one in active if dictionaries.is_neuron(one)]
+    for feature in dict.fromkeys(one for one in active if one not in neurons):
         noun = dictionary_of(model, feature).noun
-        if dictionaries.is_neuron(feature):
-            found.append(
-                Part(str(feature), Ablate(feature), f"neurons of layer {layer}", partial(_beside, cell, feature))
-            )
-            continue
         kind = f"{noun}s that are active on this text"
         found.append(Part(str(feature), Ablate(feature), kind, partial(_active_elsewhere, cell, feature)))
     order = {label: place for place, label in enumerate(largest)}
@@ -122,6 +118,8 @@ def _parts(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> lis
         ]
         kind = f"{word}s of other layers"
         found.append(Part(f"the {word} of layer {layer}", RemoveSublayer(layer, part), kind, partial(list, rest)))
+    for one in neurons:
+        found.append(Part(str(one), Ablate(one), f"neurons of layer {layer}", partial(_beside, cell, one)))
     return found
 
 

@@ -76,7 +76,7 @@ def train(page: Page) -> None:
 def attribution(page: Page) -> None:
     _fewer(page, "Latents to trace", 64)
     page.get_by_role("button", name="Attribute", exact=True).click()
-    _seen(page, "Check")
+    _seen(page, re.compile(r"of [\d,]+ nodes, [\d,]+ edges"))
 
 
 def circuits(page: Page) -> None:

@@ -49,8 +49,7 @@ def test_a_neuron_is_labelled_and_found_by_its_label(folder: Path, shelf: Path) 
     assert (index.feature(7).label, index.feature(7).starred) == ("rivers *and* dogs", True)
 
     seen = {}  # the strongest text is the one that plain hooks find
-    rows = [batch for batch in wb.Corpus.load("stories").batches(model, 256, 16, 400)]
-    for batch in rows:
+    for batch in wb.Corpus.load("stories").batches(model, 256, 16, 400):
         gate = model.capture(batch.tokens, [str(model.network.neuron_hook_point(1, "gate").name)], mask=batch.mask)
         values = next(iter(gate.values()))[..., 7].masked_fill(~batch.content, -math.inf)
         seen[float(values.max())] = int(batch.tokens.flatten()[values.argmax()])
@@ -66,9 +65,7 @@ def test_a_neuron_is_labelled_and_found_by_its_label(folder: Path, shelf: Path) 
     assert labels[NEURON] == "★ rivers *and* dogs"
     assert set(labels.values()) == {"", "★ rivers *and* dogs"}
     page = quiet(switch(page, "steer", feature=NEURON))
-    assert any("rivers" in link.label for link in page.get("page_link") if hasattr(link, "label")) or "rivers" in str(
-        [getattr(one, "proto", "") for one in page.get("page_link")]
-    )
+    assert any("rivers" in link.proto.label for link in page.get("page_link"))
 
 
 def test_read_lists_the_neurons_that_write_the_answer(folder: Path, shelf: Path) -> None:
@@ -85,4 +82,4 @@ def test_read_lists_the_neurons_that_write_the_answer(folder: Path, shelf: Path)
     first = mine[0].label
     page.selectbox(key="removed part").set_value(first).run()
     button(page, "Take it out").click().run()
-    assert f"neurons of layer {layer}" in words(quiet(page)) or "random" in words(page)
+    assert f"random neurons of layer {layer}" in words(quiet(page)).replace("\\", "")
