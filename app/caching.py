@@ -271,7 +271,7 @@ def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 1
     scores = wb.neurons.token_scores(model, wb.Feature.parse(feature), scale=scale)  # type: ignore[arg-type]
     sides = []
     for side in (scores, -scores):
-        best = side.topk(top)
+        best = side.topk(min(top, len(side)))  # a small model has fewer tokens
         shares = side.softmax(-1)[best.indices]
         texts = model.token_texts(best.indices)
         sides.append(list(zip(texts, best.values.tolist(), shares.tolist(), strict=True)))

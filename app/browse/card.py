@@ -45,7 +45,10 @@ def show(model: LanguageModel, text: str) -> None:
             _siblings(model, layer, feature.index, site)
         with right:
             _neighbours(model, text)
-        snippets.show(script.card(st.session_state["source"], text, TOP, NEAR) + neuron_index.code(model, feature))
+        snippets.show(
+            script.card(st.session_state["source"], text, min(TOP, model.network.vocab_size), NEAR)
+            + neuron_index.code(model, feature)
+        )
 
 
 def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None:
