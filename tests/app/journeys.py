@@ -35,7 +35,7 @@ def neuron(page: Page) -> None:
 
 def latents(page: Page) -> None:
     _seen(page, "Nearest latents")
-    box = page.get_by_role("searchbox", name="Search")
+    box = page.get_by_role("searchbox", name="Search the latents")
     box.fill("York")
     box.press("Enter")
     _seen(page, "best first")
