@@ -1,7 +1,7 @@
 """Nothing on a page is cut at the width of a small laptop and of a phone.
 
-The suite looks at one page as it opens and at one brought to its results, which `WORKBENCH_SEED` chooses; with
-`WORKBENCH_LAWS` set it looks at all.
+The suite looks at one quick page, which `WORKBENCH_SEED` chooses; with `WORKBENCH_LAWS` set it looks at all, each
+brought to its results.
 """
 
 from __future__ import annotations
