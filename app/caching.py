@@ -271,7 +271,7 @@ def reading(model: LanguageModel, feature: str, scale: str = "raw", top: int = 1
     scores = wb.neurons.token_scores(model, wb.Feature.parse(feature), scale=scale)  # type: ignore[arg-type]
     sides = []
     for side in (scores, -scores):
-        best = side.topk(top)
+        best = side.topk(min(top, len(side)))  # a small model has fewer tokens
         shares = side.softmax(-1)[best.indices]
         texts = model.token_texts(best.indices)
         sides.append(list(zip(texts, best.values.tolist(), shares.tolist(), strict=True)))
@@ -314,6 +314,16 @@ def feature_index(
 
     index = open_index(index_folder, model, dictionary(folder, name, stamps[1], str(model.device)))
     index.model = None  # pages run prompts by `active_features`; an index that is kept would keep the model
+    return index
+
+
+@st.cache_resource(show_spinner=False, max_entries=DICTIONARIES_KEPT, hash_funcs=_BY_WEIGHTS)
+def neuron_index(folder: str, stamp: int, model: LanguageModel) -> FeatureIndex:
+    """The checked index of a layer's neurons in a folder; the stamp identifies the state of its files."""
+    from workbench.index import open_index
+
+    index = open_index(folder, model)
+    index.model = None
     return index
 
 

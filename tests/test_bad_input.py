@@ -196,6 +196,15 @@ def test_features_that_the_model_lacks(llama: Model, text: str) -> None:
         assert FEATURES[text] in refused(wb.dictionaries.FeatureError, act)
 
 
+@pytest.mark.parametrize("text", ["neurons.29.gat:8", "neurons.0.down:1", "neurons.gate:1", "neurons:1"])
+def test_wrong_names_of_neurons_are_refused_where_they_are_written(text: str) -> None:
+    """No model is needed to see that there are none of this name."""
+    right = "LAYER.SITE" if "." not in text.removeprefix("neurons.") else "gate, up, post"
+    for make in (lambda: wb.Clamp(text, 3.0), lambda: wb.Scale(text, 2.0), lambda: wb.Steer(text, 1.0)):
+        assert right in refused(wb.dictionaries.FeatureError, make)
+    wb.Clamp("neurons.99.gate:8", 3.0)  # a larger model may have it
+
+
 def test_gate_neurons_of_a_model_without_gates(zoo) -> None:
     assert "up, post" in refused(
         wb.dictionaries.FeatureError, lambda: generate(zoo["gpt2"], wb.Clamp("neurons.0.gate:1", 1.0))

@@ -84,13 +84,15 @@ def _edges(graph: Graph, edges: Sequence[Edge], others: Sequence[int]) -> None:
         for edge, other in zip(edges, others, strict=True)
     ]
     config = {
-        "node": st.column_config.TextColumn("Node", width=230),
-        "weight": st.column_config.TextColumn("Weight", width=75, help="Activation times factor."),
+        "node": st.column_config.TextColumn("Node", width=225),
+        "weight": st.column_config.TextColumn("Weight", width=68, help="Activation times factor."),
         "factor": st.column_config.TextColumn(
-            "Factor", width=70, help="The effect of one unit along all paths, on this prompt."
+            "Factor", width=62, help="The effect of one unit along all paths, on this prompt."
         ),
         "invariant": st.column_config.TextColumn(
-            "Weights alone", width=95, help="Decoder row times encoder row through the norm's gain: on every prompt."
+            "Alone",
+            width=62,
+            help="From weights alone: decoder row times encoder row through the norm's gain: on every prompt.",
         ),
     }
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height=35 * (len(rows) + 1) + 3)

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from attribution.request import named
-from workbench.core.text import plain, visible
+from workbench.core.text import counted, plain, visible
 
 if TYPE_CHECKING:
     from workbench.attribution import ViewerGraph, ViewerLink, ViewerNode
@@ -114,7 +114,7 @@ def _about(graph: ViewerGraph) -> None:
         "Influence is that of the links in the file: what was left out of it counts for nothing."
     )
     if graph.supernodes:
-        groups = "; ".join(f"{name}: {len(ids)} nodes" for name, ids in graph.supernodes)
+        groups = "; ".join(f"{name}: {counted(len(ids), 'node')}" for name, ids in graph.supernodes)
         st.caption(plain(f"Supernodes: {groups}."))
     if graph.left_out:
         st.caption(f"{graph.left_out:,} links name a node that the file does not have, and are left out.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import caching
 import streamlit as st
-from shared import pages, session, snippets
+from shared import neuron_index, pages, session, snippets
 
 from browse import script
 from workbench import Feature, figures
@@ -28,6 +28,7 @@ def show(model: LanguageModel, text: str) -> None:
     layer, site = int(words[1]), words[2]
     with st.container(border=True, key="card"):
         _head(model, feature, layer, site)
+        neuron_index.show(model, feature)
         reading = caching.reading(model, text, top=TOP)
         left, right = st.columns(2, gap="large")
         with left:
@@ -44,7 +45,10 @@ def show(model: LanguageModel, text: str) -> None:
             _siblings(model, layer, feature.index, site)
         with right:
             _neighbours(model, text)
-        snippets.show(script.card(st.session_state["source"], text, TOP, NEAR))
+        snippets.show(
+            script.card(st.session_state["source"], text, min(TOP, model.network.vocab_size), NEAR)
+            + neuron_index.code(model, feature)
+        )
 
 
 def _head(model: LanguageModel, feature: Feature, layer: int, site: str) -> None:

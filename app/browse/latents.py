@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 from shared import dictionaries, exports, session, snippets
 from shared.dictionaries import Known
+from shared.tokens import that_fit
 from shared.waiting import one_sentence
 
 from browse import labels, latent_query, script
@@ -67,7 +68,7 @@ def _summary(query: LatentQuery, hits: Sequence[FeatureHit], index: FeatureIndex
 
 def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> None:
     """Draw the hits; a chosen row opens its latent."""
-    wide = 190 if query.regex else 265
+    wide = 185 if query.regex else 260
     columns: dict[str, tuple[list, object]] = {
         "latent": (
             [hit.index for hit in hits],
@@ -78,13 +79,13 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
             st.column_config.TextColumn("Label", width=160, help="The label that was written for it."),
         ),
         "active": (
-            [_shown(hit, "activating") for hit in hits],
+            [_shown(hit, "activating", wide) for hit in hits],
             st.column_config.ListColumn(
                 "Most active on", width=wide, help="Tokens with its highest values, each once; ␣ is a space."
             ),
         ),
         "promotes": (
-            [_shown(hit, "promoted") for hit in hits],
+            [_shown(hit, "promoted", wide) for hit in hits],
             st.column_config.ListColumn("Promotes", width=wide, help="Tokens that it makes likelier."),
         ),
         "density": (
@@ -128,14 +129,13 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
     )
 
 
-def _shown(hit: FeatureHit, field: str) -> list[str]:
-    """The first tokens of a list, and the found one wherever it stands, marked."""
+def _shown(hit: FeatureHit, field: str, width: int) -> list[str]:
+    """The first tokens of a list that fit into a column, and the found one wherever it stands, marked."""
     tokens = getattr(hit, field)
     found = hit.matched_token if hit.matched_in == field else None
-    first = tokens[:SHOWN_TOKENS]
-    if found and found not in first:
-        first = [*first[:-1], found]
-    return [f"{FOUND} {visible(token)}" if token == found else visible(token) for token in first]
+    marked = [f"{FOUND} {visible(token)}" if token == found else visible(token) for token in tokens]
+    kept = f"{FOUND} {visible(found)}" if found else None
+    return that_fit(marked[:SHOWN_TOKENS], width, kept)
 
 
 REGEX_COLUMNS = {

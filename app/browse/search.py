@@ -9,8 +9,9 @@ import caching
 import pandas as pd
 import streamlit as st
 from caching import TOP_K, Stopped
-from shared import session, snippets
+from shared import neuron_index, session, snippets
 from shared.sample import knows
+from shared.tokens import that_fit
 from shared.waiting import begin_again, one_sentence, wait_for, was_stopped
 
 from browse import script
@@ -18,12 +19,15 @@ from browse.query import AMONG, HIGHEST, SCALES, Query, ask, chosen_table
 from workbench.core.text import plain, visible
 
 if TYPE_CHECKING:
+    from workbench.index import Remark
     from workbench.model import LanguageModel
     from workbench.neurons import NeuronTable
     from workbench.neurons.table import Hit
 
 EXAMPLES = ["dog", "water", "river", "doctor", "France", "python", "themselves", "yesterday"]
 ROWS_SHOWN, LIMIT, STRONGEST = 10, 200, 50
+TOKENS_WIDE, LABEL_WIDE = 440, 140
+"""Pixels of the columns of tokens and of labels, which stand where there is one."""
 AT_ONCE = 1.5
 """Seconds to wait for a table before the page shows progress; one from the disk takes less."""
 
@@ -76,7 +80,7 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
             st.markdown(
                 f"**The most specialised neurons**: their best token stands out most from chance.{_shown(hits)}"
             )
-            _show_table(hits, query)
+            _show_table(model, hits, query)
         else:
             st.markdown("No neuron has a token with such a score under these settings.")
         snippets.show(_code(query))
@@ -85,7 +89,7 @@ def _show_results(model: LanguageModel, table: NeuronTable, query: Query) -> Non
     if hits:
         count = f"{len(hits)} neuron{'s have' if len(hits) > 1 else ' has'}"
         st.markdown(f"**{count} “{plain(word)}” among the {TOP_K} tokens of highest score.**{_shown(hits)}")
-        _show_table(hits, query)
+        _show_table(model, hits, query)
         snippets.show(_code(query))
         return
     if query.where == AMONG:
@@ -110,7 +114,7 @@ def _show_strongest(model: LanguageModel, table: NeuronTable, query: Query) -> N
             f"**The neurons whose {query.weights} weights score the token “{first}” {side}, at any rank.**{many}"
         )
         hits = [table.hit(table.row(feature), query.sign) for feature, _ in best]
-        _show_table(hits, query, [score for _, score in best])
+        _show_table(model, hits, query, [score for _, score in best])
     else:
         st.markdown(f"At any rank, no neuron scores the token “{first}” as these settings ask.")
     how = {"scale": query.scale} | query.at_any_rank() | {"top": STRONGEST}
@@ -152,17 +156,25 @@ def _show_examples(model: LanguageModel) -> None:
             st.button(word, key=f"example {word}", on_click=_search, args=(word,), type="secondary")
 
 
+def _label(remark: Remark | None) -> str:
+    """A neuron's label, behind a star if it has one."""
+    return "" if remark is None else ("★ " if remark.starred else "") + remark.label
+
+
 def _search(word: str) -> None:
     st.session_state["query"] = word
 
 
-def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | None = None) -> None:
+def _show_table(model: LanguageModel, hits: Sequence[Hit], query: Query, scores: Sequence[float] | None = None) -> None:
     """Draw the hits; a chosen row opens its neuron."""
+    remarks = neuron_index.written(model, "post" if query.weights == "down" else query.weights)
+    wide = TOKENS_WIDE - LABEL_WIDE * bool(remarks)
     frame = pd.DataFrame(
         {
             "neuron": [str(hit.feature) for hit in hits],
             "layer": [hit.layer for hit in hits],
-            "tokens": [[visible(token) for token in hit.tokens[:7]] for hit in hits],
+            "label": [_label(remarks.get(str(hit.feature))) for hit in hits],
+            "tokens": [that_fit([visible(token) for token in hit.tokens[:7]], wide) for hit in hits],
             "score": scores or [hit.scores[hit.rank] for hit in hits],
             "rank": [hit.rank for hit in hits],
             "excess": [hit.excess for hit in hits],
@@ -171,7 +183,8 @@ def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | Non
     columns = {
         "neuron": st.column_config.TextColumn("Neuron", help="dictionary.layer.site:index", width=150),
         "layer": st.column_config.NumberColumn("Layer", width=60),
-        "tokens": st.column_config.ListColumn("Top tokens", help="Best first; ␣ is a space.", width=480),
+        "label": st.column_config.TextColumn("Label", width=LABEL_WIDE, help="The label that was written for it."),
+        "tokens": st.column_config.ListColumn("Top tokens", help="Best first; ␣ is a space.", width=wide),
         "score": st.column_config.NumberColumn("Score", format="%.2f", width=70, help="Of the searched token."),
         "rank": st.column_config.NumberColumn("Rank", width=60, help="0: it is the neuron's top token."),
         "excess": st.column_config.NumberColumn(
@@ -184,6 +197,8 @@ def _show_table(hits: Sequence[Hit], query: Query, scores: Sequence[float] | Non
     }
     if scores is not None:
         del columns["rank"]
+    if not remarks:
+        del columns["label"]
     key = f"hits {query}"
     st.dataframe(
         frame,

@@ -11,7 +11,7 @@ import streamlit as st
 from shared import background
 
 from circuits.request import METHODS, TRUTH, CircuitOutcome, CircuitRequest
-from workbench.core.text import plain
+from workbench.core.text import counted, plain
 
 if TYPE_CHECKING:
     from workbench.circuits import TaskResult
@@ -52,7 +52,7 @@ def show(model: LanguageModel, request: CircuitRequest, outcome: CircuitOutcome)
     columns = st.columns(3)
     for column, title, result in zip(
         columns,
-        ("The whole model", f"These {size} heads alone", f"All but these {size}"),
+        ("The whole model", f"{counted(size, 'head')} alone", f"All but {counted(size, 'head')}"),
         (outcome.result, alone, without),
         strict=True,
     ):

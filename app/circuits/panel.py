@@ -12,7 +12,7 @@ from shared import background, snippets
 
 from circuits import ablated, script
 from circuits.request import METHODS, TRUTH, CircuitOutcome, CircuitRequest
-from workbench.core.text import plain, visible
+from workbench.core.text import counted, plain, visible
 from workbench.figures.circuits import head_maps
 
 if TYPE_CHECKING:
@@ -112,7 +112,9 @@ def _evaluation(outcome: CircuitOutcome) -> None:
     if result.warning:
         st.warning(plain(result.warning), icon=":material/warning:")
     one, two, three, four = st.columns(4)
-    one.metric("Right", f"{result.accuracy:.0%}", help=f"By chance {result.chance:.0%}; {result.examples} prompts.")
+    one.metric(
+        "Right", f"{result.accuracy:.0%}", help=f"By chance {result.chance:.0%}; {counted(result.examples, 'prompt')}."
+    )
     two.metric("Right token is the likeliest of all", f"{result.first:.0%}")
     three.metric("log P(right) − log P(wrong)", f"{result.logit_difference:.2f}", help="In nats, mean over prompts.")
     four.metric("The same on corrupted prompts", f"{result.corrupted:.2f}")
@@ -122,17 +124,17 @@ def _prompts(outcome: CircuitOutcome) -> None:
     task = outcome.task
     rows = [
         {
-            "positive": visible(task.positives[row]),
-            "corrupted": visible(task.corrupted[row]),
-            "right": " ".join(map(visible, task.answers[row])),
-            "wrong": " ".join(map(visible, task.wrong[row])),
+            "positive": plain(task.positives[row]),
+            "corrupted": plain(task.corrupted[row]),
+            "right": plain(" ".join(map(visible, task.answers[row]))),
+            "wrong": plain(" ".join(map(visible, task.wrong[row]))),
         }
         for row in range(min(len(task), SHOWN))
     ]
-    with st.expander(f"Prompts ({len(task)} pairs)", icon=":material/list:"):
+    with st.expander(f"Prompts ({counted(len(task), 'pair')})", icon=":material/list:"):
         if task.about:
             st.caption(plain(" ".join(task.about.split())))
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        st.table(pd.DataFrame(rows).set_index("positive"))  # whose lines break
 
 
 def _judgements(outcome: CircuitOutcome) -> None:

@@ -13,6 +13,7 @@ from shared import background, corpora, dictionaries, snippets
 
 from compare import script
 from workbench import figures
+from workbench.core.text import counted, plain
 
 if TYPE_CHECKING:
     from workbench.measures import Fidelity
@@ -72,13 +73,13 @@ def show(request: FidelityRequest) -> None:
     results = task.result()
     stopped = "Stopped early. " if task.stopping else ""
     one = results[0]
-    texts = f"{one.texts:,} texts" if one.texts > 1 else "one text"
+    texts = counted(one.texts, "text")
     spans = (
         "Points are the measured values, lines 95% confidence intervals from a bootstrap over the texts."
         if one.texts > 1
         else "There are no confidence intervals for one text; take more."
     )
-    st.caption(f"{stopped}Measured on {one.tokens:,} tokens of {texts}. {spans}")
+    st.caption(f"{stopped}Measured on {counted(one.tokens, 'token')} of {texts}. {spans}")
     names = [name.rsplit("/", 1)[-1] for name in request.names]
     figure = figures.fidelity_comparison(names, results)
     st.plotly_chart(figure, theme=None, key="fidelity", config={"displayModeBar": False})
@@ -88,22 +89,23 @@ def show(request: FidelityRequest) -> None:
 
 def _table(names: Sequence[str], results: Sequence[Fidelity]) -> None:
     rows = []
-    for measure, (title, meaning) in MEANINGS.items():
+    for measure, (title, _) in MEANINGS.items():
         row = {"measure": title}
         for number, one in enumerate(results):
             low, high = one.intervals[measure]
             row |= {f"value {number}": f"{getattr(one, measure):.4g}", f"span {number}": f"{low:.4g} to {high:.4g}"}
-        rows.append(row | {"meaning": meaning})
-    seen = f"Fraction that is active on none of these {results[0].tokens:,} tokens; more tokens find fewer dead."
-    dead = {"measure": "Dead latents", "meaning": seen}
+        rows.append(row)
+    dead = {"measure": "Dead latents"}
     for number, one in enumerate(results):
         dead |= {f"value {number}": f"{one.dead:.1%}", f"span {number}": ""}
     rows.append(dead)
-    config = {"measure": st.column_config.TextColumn("Measure", width=165)}
+    config = {"measure": st.column_config.TextColumn("Measure", width=185)}
     for number, name in enumerate(names):
-        config[f"value {number}"] = st.column_config.TextColumn(name, width=75)
-        config[f"span {number}"] = st.column_config.TextColumn("95%", width=125)
-    config["meaning"] = st.column_config.TextColumn("Meaning", width=420)
+        config[f"value {number}"] = st.column_config.TextColumn(name, width=140)
+        config[f"span {number}"] = st.column_config.TextColumn("95%", width=135)
     st.dataframe(
         pd.DataFrame(rows), hide_index=True, column_config=config, column_order=list(config), height=35 * 10 + 3
     )
+    seen = f"Share that is active on none of these {counted(results[0].tokens, 'token')}; more tokens find fewer dead."
+    meanings = [*MEANINGS.values(), ("Dead latents", seen)]
+    st.caption("  \n".join(f"**{title}**: {plain(meaning)}" for title, meaning in meanings))

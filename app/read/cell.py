@@ -6,7 +6,7 @@ import streamlit as st
 from shared import dictionaries, pages
 from shared.waiting import one_sentence
 
-from read import firing, heads, removal
+from read import firing, heads, neurons, removal
 from read.grid import POSITION, ROW
 from read.reading import Cell
 from workbench import Feature, figures
@@ -32,8 +32,11 @@ def show(cell: Cell) -> None:
         active: Rows = []
         with one_sentence():
             active = _features(cell)
+        writing: list[Feature] = []
         with one_sentence():
-            removal.show(cell, [feature for _, _, feature, _ in active], largest)
+            writing = neurons.show(cell)
+        with one_sentence():
+            removal.show(cell, [*(feature for _, _, feature, _ in active), *writing], largest)
 
 
 def _choosers(cell: Cell) -> None:

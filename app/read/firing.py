@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from shared import dictionaries, pages, session, snippets
 from shared.dictionaries import Known, several
-from shared.tokens import show_strengths
+from shared.tokens import show_strengths, that_fit
 
 from read import script
 from read.request import TextRequest, kept
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
     from workbench.measures.firing import Fired
     from workbench.model import LanguageModel
 
-ROWS_SHOWN = 14
+ROWS_SHOWN, WIDE = 14, 270
+"""Rows that show without scrolling, and the pixels of the column of tokens."""
 FEATURES = 8
 """Features of each dictionary that an open cell lists for a token."""
 ALL = "the strongest feature"
 
 
-def words(model: LanguageModel, known: dict[str, Known], feature: Feature) -> tuple[str, str]:
+def words(model: LanguageModel, known: dict[str, Known], feature: Feature) -> tuple[str, list[str]]:
     """A feature's label, and the tokens that it is most active on; empty where there is no index."""
     one = known.get(feature.dictionary)
     index = dictionaries.usable_index(model, one) if one else None
     if index is None:
-        return "", ""
+        return "", []
     remark = _remarks(index).get(feature.index)
     active, promoted = dictionaries.latent_tokens(index, feature.index)
-    return remark.label if remark else "", ", ".join(map(visible, active or promoted))
+    return remark.label if remark else "", [visible(one) for one in active or promoted]
 
 
 def _remarks(index: object) -> dict:
@@ -137,7 +138,7 @@ def _strongest(tokens: Sequence[Fired]) -> list[Feature]:
 def _named(model: LanguageModel, known: dict[str, Known], feature: Feature) -> str:
     label, active = words(model, known, feature)
     title = known[feature.dictionary].title if feature.dictionary in known else feature.dictionary
-    return f"{title}:{feature.index}  {label or active}"
+    return f"{title}:{feature.index}  {label or ', '.join(active)}"
 
 
 def _tints(tokens: Sequence[Fired], chosen: object) -> tuple[list[float], list[str]]:
@@ -179,7 +180,7 @@ def table(
             "feature": [f"{known[feature.dictionary].title}:{feature.index}" for _, _, feature, _ in rows],
             "value": [value for _, _, _, value in rows],
             "label": [named[feature][0] for _, _, feature, _ in rows],
-            "active": [named[feature][1] for _, _, feature, _ in rows],
+            "active": [that_fit(named[feature][1], WIDE) for _, _, feature, _ in rows],
         }
     )
     shown = [name for name in frame if name not in ("label", "active") or any(frame[name])]
@@ -192,21 +193,21 @@ def table(
             "place": st.column_config.NumberColumn(
                 "Place", width=60, help="In the text, from 0; a token that the tokenizer puts in front does not count."
             ),
-            "token": st.column_config.TextColumn("Token", width=110, help="␣ is a space."),
+            "token": st.column_config.TextColumn("Token", width=105, help="␣ is a space."),
             "feature": st.column_config.TextColumn("Feature", width=150, help="dictionary:index"),
             "value": st.column_config.ProgressColumn(
-                "Value", format="%.3g", min_value=0.0, max_value=float(frame["value"].max()), width=130
+                "Value", format="%.3g", min_value=0.0, max_value=float(frame["value"].max()), width=120
             ),
-            "label": st.column_config.TextColumn("Label", width=180, help="The label that was written for it."),
-            "active": st.column_config.TextColumn("Most active on", width=300, help="In the dictionary's index."),
+            "label": st.column_config.TextColumn("Label", width=160, help="The label that was written for it."),
+            "active": st.column_config.ListColumn("Most active on", width=WIDE, help="In the dictionary's index."),
         },
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode="single-cell",
         height=35 * (min(len(rows), ROWS_SHOWN) + 1) + 3,
     )
-    st.caption("The box in front of a row opens the feature's card.")
-    if event["selection"]["rows"]:
-        go(str(rows[event["selection"]["rows"][0]][2]))
+    st.caption("A click on a row opens the feature's card.")
+    if event["selection"]["cells"]:
+        go(str(rows[event["selection"]["cells"][0][0]][2]))
 
 
 def go(feature: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import caching
 import pandas as pd
 import streamlit as st
-from shared.tokens import show_strengths
+from shared.tokens import show_strengths, that_fit
 
 from read.reading import Cell
 from read.request import kept
@@ -23,8 +23,8 @@ OPEN = "open head"
 """Key of the session: the head whose card is drawn."""
 LONGEST, DRAWN = 1024, 128
 """Tokens of a text whose patterns are read, and of a pattern that is drawn whole."""
-LOOKS = 3
-"""Tokens that are named for each head."""
+LOOKS, WIDE = 3, 270
+"""Tokens that are named for each head, and the pixels of their column."""
 SCORES = {
     "previous": ("Previous token", "The mean probability at the token before, on random tokens."),
     "duplicate": ("Duplicate token", "At the earlier occurrence of the same token, where random tokens repeat."),
@@ -51,7 +51,7 @@ def table(cell: Cell) -> list[str]:
         {
             "part": [one.label for one in shares],
             "adds": [one.value for one in shares],
-            "looks": [looks.get(one.label, "") for one in shares],
+            "looks": [that_fit(looks.get(one.label, []), WIDE) for one in shares],
         }
     )
     st.dataframe(
@@ -60,17 +60,17 @@ def table(cell: Cell) -> list[str]:
         hide_index=True,
         column_order=[name for name in frame if name != "looks" or looks],
         column_config={
-            "part": st.column_config.TextColumn("Part", width=100),
+            "part": st.column_config.TextColumn("Part", width=85),
             "adds": st.column_config.NumberColumn(
-                "Adds", format="%+.3f", width=70, help="To the logit; all sum to it."
+                "Adds", format="%+.3f", width=65, help="To the logit; all sum to it."
             ),
-            "looks": st.column_config.TextColumn("Looks at", width=280, help="The tokens with the most attention."),
+            "looks": st.column_config.ListColumn("Looks at", width=WIDE, help="The tokens with the most attention."),
         },
         on_select=lambda: _picked([one.label for one in shares], f"parts {layer} {position}"),
-        selection_mode="single-row",
+        selection_mode="single-cell",
         height=35 * (len(frame) + 1) + 3,
     )
-    st.caption(plain(trouble or "The final norm stays as it is here. The box in front of a head opens its card."))
+    st.caption(plain(trouble or "The final norm stays as it is here. A click on a head opens its card."))
     return [one.label for one in shares]
 
 
@@ -89,7 +89,7 @@ def _sum(cell: Cell) -> LogitAttribution:
     return kept(("sum", *cell.key, cell.position), make)
 
 
-def _looks(cell: Cell) -> tuple[dict[str, str], str]:
+def _looks(cell: Cell) -> tuple[dict[str, list[str]], str]:
     """For each head of a layer the tokens that it attends to at a position, in words; and why there are none."""
     import workbench as wb
 
@@ -102,9 +102,9 @@ def _looks(cell: Cell) -> tuple[dict[str, str], str]:
         return {}, str(error)
     best = rows.topk(min(LOOKS, position + 1), -1)
     return {
-        f"head {layer}.{head}": ", ".join(
+        f"head {layer}.{head}": [
             f"{visible(reading.prompt[key])} {share:.0%}" for key, share in zip(keys, shares, strict=True)
-        )
+        ]
         for head, (keys, shares) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     }, ""
 
@@ -123,8 +123,8 @@ def _patterns(cell: Cell, weighted: str = "pattern") -> Tensor:
 
 def _picked(labels: list[str], key: str) -> None:
     """Open the card of the head whose row was chosen; another row closes the open one."""
-    rows = st.session_state[key]["selection"]["rows"]
-    label = labels[rows[0]] if rows else ""
+    cells = st.session_state[key]["selection"]["cells"]
+    label = labels[cells[0][0]] if cells else ""
     st.session_state[OPEN] = int(label.rpartition(".")[2]) if label.startswith("head ") else None
 
 

@@ -99,7 +99,8 @@ def _parts(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> lis
     """What can be taken out: active features, the heads of the layer, its attention and its MLP."""
     model, layer = cell.model, cell.layer
     found = []
-    for feature in dict.fromkeys(active):
+    neurons = [one for one in active if dictionaries.is_neuron(one)]
+    for feature in dict.fromkeys(one for one in active if one not in neurons):
         noun = dictionary_of(model, feature).noun
         kind = f"{noun}s that are active on this text"
         found.append(Part(str(feature), Ablate(feature), kind, partial(_active_elsewhere, cell, feature)))
@@ -117,7 +118,16 @@ def _parts(cell: Cell, active: Sequence[Feature], largest: Sequence[str]) -> lis
         ]
         kind = f"{word}s of other layers"
         found.append(Part(f"the {word} of layer {layer}", RemoveSublayer(layer, part), kind, partial(list, rest)))
+    for one in neurons:
+        found.append(Part(str(one), Ablate(one), f"neurons of layer {layer}", partial(_beside, cell, one)))
     return found
+
+
+def _beside(cell: Cell, neuron: Feature) -> list[tuple[str, InterventionKind]]:
+    """The removals of the other neurons of a neuron's layer."""
+    others = range(dictionary_of(cell.model, neuron).n_features)
+    features = [Feature(neuron.dictionary, number) for number in others if number != neuron.index]
+    return [(str(one), Ablate(one)) for one in features]
 
 
 def _active_elsewhere(cell: Cell, feature: Feature) -> list[tuple[str, InterventionKind]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import caching
 import streamlit as st
-from shared import dictionaries, pages, session
+from shared import dictionaries, neuron_index, pages, session
 from shared.tokens import show_chips
 from shared.waiting import one_sentence
 
@@ -167,7 +167,9 @@ def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, si
     )
     feature = wb.Feature(f"{words[0]}.{words[1]}.{site}", start.index)
     tokens = [token for token, _, _ in caching.reading(model, str(feature)).promoted[:3]]
-    _name(place, feature, f"Layer {words[1]}, neuron {feature.index}", tokens)
+    remark = neuron_index.remark_on(model, feature)
+    label = f": {remark.label}" if remark is not None and remark.label else ""
+    _name(place, feature, f"Layer {words[1]}, neuron {feature.index}{label}", tokens)
     return feature
 
 

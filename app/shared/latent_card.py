@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from shared import dictionaries, exports, pages, remarks, session, snippets
 from shared.dictionaries import Known
-from shared.tokens import show_chips, show_examples
+from shared.examples import show_all, show_strongest
+from shared.tokens import show_chips
 
 from workbench import Feature, figures
 from workbench.core.text import plain, visible
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from workbench.index import FeatureCard, FeatureIndex
     from workbench.model import LanguageModel
-
-SHOWN, MORE = 8, 20
-"""The numbers of examples shown at first, and at most."""
 
 
 def show(model: LanguageModel, text: str) -> None:
@@ -85,36 +83,13 @@ def _numbers(card: FeatureCard, place: DeltaGenerator) -> None:
 
 
 def _examples(card: FeatureCard) -> None:
-    full = max([card.highest or 0.0, *(one.value for one in card.top_examples)])
     if card.active is None:  # an export's: its examples are all that is known of its values
         st.markdown(
             "**Strongest examples of the export**" if card.top_examples else "The export holds no examples of it."
         )
-        _strongest(card, full)
+        show_strongest(card.top_examples, max([card.highest or 0.0, *(one.value for one in card.top_examples)]))
         return
-    top, weaker, histogram = st.tabs(["Strongest examples", "From weak to strong", "All values"])
-    with top:
-        _strongest(card, full)
-    with weaker:
-        for low, high in sorted({example.band for example in card.quantile_examples}):
-            st.caption(f"From the {_part(low)} quarter of its values")
-            show_examples([one for one in card.quantile_examples if one.band == (low, high)], full)
-    with histogram:
-        st.caption(f"The distribution of its values over the {card.active:,} tokens on which it is active.")
-        figure = figures.activation_histogram(card.histogram.edges, card.histogram.counts)
-        st.plotly_chart(figure, theme=None, key="histogram", config={"displayModeBar": False})
-
-
-def _strongest(card: FeatureCard, full: float) -> None:
-    show_examples(card.top_examples[:SHOWN], full)
-    rest = card.top_examples[SHOWN:MORE]
-    if rest:
-        with st.expander(f"{len(rest)} more"):
-            show_examples(rest, full)
-
-
-def _part(low: float) -> str:
-    return {0.75: "highest", 0.5: "second", 0.25: "third", 0.0: "lowest"}.get(round(low, 2), f"{low:.0%}")
+    show_all(card, f"the {card.active:,} tokens on which it is active")
 
 
 def _words(card: FeatureCard) -> None:
@@ -147,9 +122,9 @@ def _relations(one: Known, index: FeatureIndex, card: FeatureCard) -> None:
         st.markdown("**Active together**")
         st.caption(
             f"The share of this {one.noun}'s tokens on which the other is active too, and how many times as often that "
-            "is as on all tokens; both decide the order."
+            "is as on all tokens; both decide which are listed, the share their order."
         )
-        for partner in card.cofiring:
+        for partner in sorted(card.cofiring, key=lambda one: -one.share):
             _link(one, index, partner.index, f"{partner.share:.0%} · {math.exp(partner.pmi):.3g}×", partner.label)
 
 

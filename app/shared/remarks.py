@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import streamlit as st
 from shared import places
-from shared.dictionaries import Known
 
 from workbench.core.text import plain
 
@@ -14,8 +13,18 @@ if TYPE_CHECKING:
     from workbench.index import FeatureIndex
 
 
+class Named(Protocol):
+    """A dictionary as the editor needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def noun(self) -> str: ...
+
+
 @st.fragment
-def show(one: Known, index: FeatureIndex, latent: int) -> None:
+def show(one: Named, index: FeatureIndex, latent: int) -> None:
     """Draw the editor; typing redraws only this part of the page."""
     remark = index.remarks().get(latent)
     start = {"label": remark.label if remark else "", "note": remark.note if remark else ""}
@@ -27,7 +36,10 @@ def show(one: Known, index: FeatureIndex, latent: int) -> None:
     if st.session_state.get(keys["star"], False) != starred:
         st.session_state[keys["star"]] = starred
     label, note, star = st.columns([3, 5, 1.2], vertical_alignment="bottom")
-    for place, name, hint in ((label, "label", "what this latent is about"), (note, "note", "anything worth knowing")):
+    for place, name, hint in (
+        (label, "label", f"what this {one.noun} is about"),
+        (note, "note", "anything worth knowing"),
+    ):
         place.text_input(
             name.title(),
             key=keys[name],

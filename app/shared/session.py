@@ -11,7 +11,7 @@ from shared import pages, placement
 from shared.waiting import one_sentence, wait_for
 
 from workbench.core.shipped import shipped
-from workbench.core.text import plain
+from workbench.core.text import counted, plain
 
 if TYPE_CHECKING:
     from caching import Job
@@ -218,7 +218,7 @@ def _show_facts(model: LanguageModel) -> None:
         neurons = f"{sum(network.neuron_hook_point(n, 'post').width for n in range(network.n_layers)):,} MLP neurons"
     except ModelError:
         neurons = "MLPs without neurons of their own"
-    through = [f"runs through {len(model.splices)} dictionaries"] if model.splices else []
+    through = [f"runs through {counted(len(model.splices), 'dictionary', 'dictionaries')}"] if model.splices else []
     facts = [
         f"{network.n_layers} layers, {neurons}",
         f"residual stream {network.d_model:,} wide, {network.n_heads} heads",

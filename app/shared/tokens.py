@@ -15,6 +15,9 @@ TINT = "200, 100, 60"
 FULL_TINT = 3.0
 """Nats at which the colour is darkest; the same on every page, so that texts can be compared."""
 
+CELL, FRAME = 16, 22
+"""Pixels that a table's cell, and the frame of a token in it, take beside the letters."""
+
 STYLE = """<style>
 .wb-text { font-size: 1.02rem; line-height: 1.85; white-space: pre-wrap; overflow-wrap: anywhere; }
 .wb-text .t { position: relative; border-radius: 3px; padding: 2px 0; }
@@ -32,6 +35,9 @@ STYLE = """<style>
 .st-key-card [data-testid="stPageLink-NavLink"] { background: transparent; }
 .st-key-card [data-testid="stPageLink-NavLink"] * { font-weight: 400; }
 .st-key-card [data-testid="stPageLink-NavLink"] strong { font-weight: 600; }
+[data-testid="stPageLink-NavLink"] span, [data-testid="stPageLink-NavLink"] p { white-space: normal;
+  overflow: visible; text-overflow: clip; overflow-wrap: anywhere; }
+[data-testid="stPageLink-NavLink"] { height: auto; }
 [class*="st-key-edit-"] [data-testid="stPageLink-NavLink"] { padding: 0; background: transparent; }
 .wb-examples { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; align-items: baseline; }
 .wb-examples .v { font-size: 0.85rem; color: #5c6b70; text-align: right; font-variant-numeric: tabular-nums; }
@@ -39,6 +45,9 @@ STYLE = """<style>
 .wb-examples .wb-text:last-child { border-bottom: none; }
 .wb-text .p { box-shadow: 0 2px 0 #c8643c; }
 .st-key-card [data-testid="stExpander"] details { border-color: #eef1ee; }
+[data-testid="stMainBlockContainer"] { padding-left: clamp(1rem, 4vw, 5rem); padding-right: clamp(1rem, 4vw, 5rem); }
+[data-testid="stMultiSelectTagsContainer"] { flex-wrap: wrap; overflow: visible; height: auto; mask-image: none; }
+.stMultiSelect .react-aria-ComboBox, .stMultiSelect .react-aria-ComboBox > div { height: auto; max-height: none; }
 .wb-legend { font-size: 0.85rem; color: #5c6b70; }
 </style>"""
 
@@ -141,6 +150,30 @@ def show_chips(texts: Sequence[str]) -> None:
     """Draw tokens side by side, each in its own frame."""
     chips = "".join(f'<span class="wb-text">{_letters(text)}</span>' for text in texts)
     st.html(f'<div class="wb-chips">{chips}</div>')
+
+
+def that_fit(tokens: Sequence[str], width: int, kept: str | None = None) -> list[str]:
+    """The first of the tokens that stand whole in a cell of a table, in pixels; at least one.
+
+    Args:
+        tokens: as they are shown, each in a frame of its own.
+        width: of the column.
+        kept: one of the tokens that is among them in any case, the last of them if it is not among the first.
+    """
+    found, room = [], width - CELL - (0 if kept is None else _wide(kept))
+    for token in tokens:
+        room -= 0 if token == kept else _wide(token)
+        if room < 0:
+            break
+        found.append(token)
+    if kept is not None and kept not in found:
+        found.append(kept)
+    return found or list(tokens[:1])
+
+
+def _wide(token: str) -> float:
+    """The pixels of a token in its frame, rather more than fewer."""
+    return FRAME + sum(15.0 if ord(letter) > 0x2E7F else 11.0 if letter in "mwMW@%—…" else 7.6 for letter in token)
 
 
 def _letters(text: str) -> str:

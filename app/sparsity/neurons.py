@@ -26,7 +26,7 @@ ROWS = 200
 WAYS = {
     "linear": ("active together", "a linear map of the MLP's input"),
     "random": ("drawn at random", "a linear map of the MLP's input"),
-    "oracle": ("active together", "the contributions themselves, which need the whole layer"),
+    "oracle": ("active together", "the contributions, which need the whole layer"),
 }
 """The comparisons: which neurons form a group, and what the router reads."""
 
@@ -135,7 +135,7 @@ def _draw(outcome: NeuronsOutcome, request: SparsityRequest, result: Sparsity) -
     ]
     config = {
         "groups": st.column_config.TextColumn("Neurons of a group are", width=170),
-        "router": st.column_config.TextColumn("The router reads", width=330),
+        "router": st.column_config.TextColumn("The router reads", width=310),
         "picked": st.column_config.NumberColumn("Groups run", width=100),
         "saved": st.column_config.NumberColumn("MLP work saved", format="percent", width=130),
         "rise": st.column_config.NumberColumn("Perplexity rises by", format="percent", width=150),

@@ -9,6 +9,8 @@ from sparsity import neurons, panel, text
 from sparsity.panel import INCREASES, SparsityRequest
 
 NONE = "no other"
+FEW = 2048
+"""Tokens below which thresholds are coarse: each half has a thousand predictions or fewer."""
 
 
 def show() -> None:
@@ -71,6 +73,11 @@ def _ask(source: str) -> tuple[str, int, str, float, bool]:
     wanted = button.button(
         "Measure", type="primary", icon=":material/blur_on:", width="stretch", key="measure sparsity"
     )
+    if tokens < FEW:
+        st.caption(
+            f":material/info: {int(tokens):,} tokens are few: a rise of {p:.1%} may not be met, and the intervals are "
+            f"wide. Take {FEW:,} or more for a number to rely on."
+        )
     return corpus, int(tokens), other, p, wanted
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 from shared import background, corpora, snippets
 
 from workbench import figures
-from workbench.core.text import plain
+from workbench.core.text import counted, plain
 
 if TYPE_CHECKING:
     from workbench.model import LanguageModel
@@ -133,7 +133,7 @@ def _headline(one: SparsityRequest, result: Sparsity, named: bool) -> None:
     if result.early:
         st.caption(f"An early result, from {result.calibrated.tokens:,} tokens; more tokens follow.")
     else:
-        texts = f"{result.reported.tokens:,} tokens of {result.reported.texts:,} texts"
+        texts = f"{counted(result.reported.tokens, 'token')} of {counted(result.reported.texts, 'text')}"
         st.caption(
             f"Thresholds set on {result.calibrated.tokens:,} tokens, reported on {texts}. CETT {result.cett:.3f}; "
             f"{result.passes:.1f} passes of the model over all texts for all five p."

@@ -16,11 +16,14 @@ def show() -> None:
         with one_sentence():
             panel.show(model, machine)
         return
+    names = session.shipped_machines()
+    more = " These come with Workbench; a click opens one, and the sidebar leads back." if names else ""
     st.info(
-        "This page is for models of a finite state machine's language, whose truth is known.", icon=":material/info:"
+        f"This page is for small models of a finite state machine's language, whose truth is known.{more}",
+        icon=":material/info:",
     )
     with st.container(horizontal=True):
-        for name in session.shipped_machines():
+        for name in names:
             st.button(plain(name), key=f"open {name}", on_click=session.take_model, args=(name,))
 
 

@@ -24,7 +24,7 @@ def show(model: LanguageModel, offers: Any) -> None:
     text = st.text_input(
         "Add a feature",
         key="adder",
-        placeholder=f"a word, such as dog, or an id, such as neurons.{model.network.n_layers - 1}.post:8",
+        placeholder=f"a word (dog) or an id (neurons.{model.network.n_layers - 1}.post:8)",
         icon=":material/add:",
         persist_state="session",
     ).strip()

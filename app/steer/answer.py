@@ -38,10 +38,12 @@ def write(model: LanguageModel, request: AnswerRequest, stop: Any) -> None:
     """Generate the texts and draw them as they grow; the session keeps the answer even if the user stops it."""
     sides = 3 if request.control else 2
     answer = Answer(request, [""] * sides)
-    steps = request.steps(model)
-    places = [column.empty() for column in _heads(model, request, sides)]
     stop.button("Stop", icon=":material/stop:", key="stop writing")
-    with st.spinner("The model is writing …"):
+    above = st.container()
+    with st.spinner("The model is writing …"):  # before the prompt is read, which takes a while on a long one
+        steps = request.steps(model)
+        with above:
+            places = [column.empty() for column in _heads(model, request, sides)]
         while True:
             try:
                 step = next(steps)

@@ -172,7 +172,7 @@ def show(model: LanguageModel, interventions: list[InterventionKind]) -> tuple[A
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         button = st.empty()
         control = st.toggle(
-            "Compare with a random feature, edited equally hard",
+            "Compare with a random feature, edited as hard",
             key="control",
             persist_state="session",
             help="If this edit changes the text as much, the effect is not specific to the feature.",

@@ -88,7 +88,7 @@ MEASURES = {
     "ce": ("Cross-entropy", ".3f", "Of the next token, in nats."),
     "accuracy": ("Accuracy", ".1%", "How often the likeliest next token is the right one."),
     "l0": ("Active (L0)", ".1f", "Active latents per token."),
-    "dead": ("Dead", ".1%", "Latents that have not been active for long."),
+    "dead": ("Dead", ".1%", "Active on none of the last 250,000 tokens; Compare counts on its own."),
 }
 
 

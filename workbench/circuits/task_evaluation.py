@@ -13,6 +13,7 @@ from workbench.circuits.tasks import EncodedTask, Task, encode_task, log_odds
 from workbench.core.checks import checked
 from workbench.core.display import Shown
 from workbench.core.precision import in_float64
+from workbench.core.text import counted
 from workbench.model.edits import BoundEdit
 from workbench.model.language_model import LanguageModel
 
@@ -49,7 +50,7 @@ class TaskResult(Shown):
     def _chance_warning(self) -> str:
         if not self.at_chance:
             return ""
-        numbers = f"{self.accuracy:.0%} right, {self.chance:.0%} by chance, {self.examples} prompts"
+        numbers = f"{self.accuracy:.0%} right, {self.chance:.0%} by chance, {counted(self.examples, 'prompt')}"
         if self.accuracy == 1:
             return f"These are too few prompts to tell whether the model can do this task ({numbers}); take more."
         return f"The model does this task no better than chance ({numbers}), so there may be no circuit to find."

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from workbench.circuits.errors import TaskError
 from workbench.circuits.tasks import Task
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.text import counted
 from workbench.model.language_model import LanguageModel
 
 NAMES = (
@@ -157,7 +158,8 @@ def _collect(
     pairs = list({pair[:2]: pair for length, pair in drawn if length == usual}.values())[:examples]
     if len(pairs) < examples:
         raise TaskError(
-            f"Only {len(pairs)} pairs of prompts with the same number of tokens were found for {model.name}."
+            f"Only {counted(len(pairs), 'pair')} of prompts with the same number of tokens could be made for "
+            f"{model.name}."
         )
     return Task(name, *map(list, zip(*pairs, strict=True)), about=about)  # type: ignore[arg-type]
 

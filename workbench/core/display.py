@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from workbench.core import markup
+from workbench.core.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ class Rows(list[T], Shown):
         return f"{text},\n … {len(self):,} in all]" if len(self) > 3 else f"{text}]"
 
     def _repr_html_(self) -> str:
-        return markup.box(f"{len(self):,} rows", markup.table(map(record_of, self)))
+        return markup.box(counted(len(self), "row"), markup.table(map(record_of, self)))
 
 
 def record_of(result: object) -> dict[str, Any]:

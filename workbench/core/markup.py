@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from workbench.core.text import visible
+from workbench.core.text import counted, visible
 
 LINES = 10
 """Rows of a table that are drawn."""
@@ -56,7 +56,7 @@ def _line(text: str) -> str:
 def _inner(value: object) -> str:
     """A member of a container, short."""
     if isinstance(value, Mapping | list | tuple) and len(value) > 4:
-        return f"{len(value):,} values"
+        return counted(len(value), "value")
     return words(value, 40)
 
 

@@ -13,6 +13,11 @@ def visible(text: str) -> str:
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text.translate(_SHOWN))
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its word: "1 text", "2,048 texts"; the plural is the word with an s unless it is given."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def plain(text: object) -> str:
     """A text as Markdown that shows it letter by letter."""
     return str(text).translate(_MARKDOWN)

@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Lt
 
 from workbench.core.checks import Integer, Natural, Number, Positive, checked
 from workbench.core.display import Tabular, columns
+from workbench.core.text import counted
 from workbench.core.type_words import shown
 from workbench.corpus.batching import (
     Model,
@@ -61,7 +62,7 @@ class Corpus(Tabular):
         return len(self.texts)
 
     def __repr__(self) -> str:
-        return f"<Corpus {self.name}: {len(self):,} texts, {self.hash[:12]}>"
+        return f"<Corpus {self.name}: {counted(len(self), 'text')}, {self.hash[:12]}>"
 
     @classmethod
     @checked(CorpusError)

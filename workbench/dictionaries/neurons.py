@@ -13,6 +13,8 @@ from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
 from workbench.dictionaries.protocol import Dictionary
 from workbench.model.edits import Masks
 
+SITES = ("gate", "up", "post")
+"""The sites at which a model can have neurons; it has no `gate` where its MLP is not gated."""
 _NAME = re.compile(r"neurons\.(0|[1-9][0-9]{0,8})\.([^.]+)")
 
 

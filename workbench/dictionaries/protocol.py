@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from workbench.core.checks import as_integer, checked
 from workbench.core.display import Shown
 from workbench.core.hashing import fingerprint, hash_of
+from workbench.core.text import counted
 from workbench.core.type_words import reason_of, shortened, shown
 from workbench.dictionaries.acting import Splice
 from workbench.dictionaries.codes import Change, Codes, Rewrite, everywhere
@@ -225,7 +226,8 @@ class Dictionary(nn.Module, ABC, Shown):
         number = as_integer(index)
         if number is None or not 0 <= number < self.n_features:
             raise FeatureError(
-                f"{self.name} has {self.n_features:,} features, 0 to {self.n_features - 1}; there is no {shown(index)}."
+                f"{self.name} has {counted(self.n_features, 'feature')}, 0 to {self.n_features - 1}; there is no "
+                f"{shown(index)}."
             )
 
     def force(self, codes: Codes, index: int, replaces: str) -> Codes:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.core.checks import Natural, Raises, checked
 from workbench.core.progress import Progress
+from workbench.core.text import counted
 from workbench.core.type_words import shown
 from workbench.directions.direction import Direction
 from workbench.directions.errors import DirectionError
@@ -131,13 +132,14 @@ def _check(positives: Sequence[Prompt], negatives: Sequence[Prompt]) -> None:
     for texts, word in ((positives, "positive"), (negatives, "negative")):
         if len(texts) < HELD_OUT:
             raise DirectionError(
-                f"There are {len(texts)} {word} texts; a direction needs at least {HELD_OUT} of each, since every "
-                "third is held out to test it."
+                f"{counted(len(texts), f'{word} text is', f'{word} texts are')} too few; a direction needs at least "
+                f"{HELD_OUT} of each, since every third is held out to test it."
             )
     shared = _as_keys(positives) & _as_keys(negatives)
     if shared:
         raise DirectionError(
-            f"{len(shared)} texts are positive and negative, such as {shown(next(iter(shared)))}; take them out of one."
+            f"{counted(len(shared), 'text is', 'texts are')} positive and negative, such as "
+            f"{shown(next(iter(shared)))}; take what is in both out of one."
         )
 
 

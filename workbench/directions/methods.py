@@ -87,6 +87,11 @@ def lda(positives: Tensor, negatives: Tensor) -> Tensor:
     The covariance is shrunk towards a multiple of the identity by the share of Ledoit & Wolf (2004), "A
     well-conditioned estimator for large-dimensional covariance matrices".
     """
+    if len(positives) == len(negatives) == 1:
+        raise DirectionError(
+            "The method lda finds how the texts of a class differ, and beside those held out there is one of each "
+            "class; give at least four of each, or choose another method."
+        )
     within = torch.cat([centred(positives)[0], centred(negatives)[0]])
     n, d = within.shape
     _, scale, rows = torch.linalg.svd(within, full_matrices=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 from workbench.core.checks import Natural, Number, Raises, checked
 from workbench.core.display import Shown, Tabular, record_of
 from workbench.core.progress import Progress
+from workbench.core.text import counted
 from workbench.core.type_words import shown
 from workbench.directions.direction import Direction
 from workbench.directions.errors import DirectionError
@@ -133,8 +134,8 @@ def probe(
     names = names_of(model, at)
     if len(texts) < SMALLEST or len(labels) != len(texts):
         raise DirectionError(
-            f"A probe needs at least {SMALLEST} texts and a label for each, not {len(texts)} texts and "
-            f"{len(labels)} labels."
+            f"A probe needs at least {SMALLEST} texts and a label for each, not {counted(len(texts), 'text')} and "
+            f"{counted(len(labels), 'label')}."
         )
     kinds = _kinds(labels)
     wanted = _targets(labels, kinds)

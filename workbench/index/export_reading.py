@@ -19,6 +19,7 @@ from workbench.core.checks import Natural, Number, checked
 from workbench.core.forms import parse_json, read_json
 from workbench.core.paths import check_ordinary, check_stays
 from workbench.core.steady import read_steadily
+from workbench.core.text import counted
 from workbench.core.type_words import reason_of, shown
 from workbench.index.exported import ExportedExample, ExportedFeature, ExportedLabel, FeatureExport
 from workbench.index.layout import FeatureIndexError
@@ -206,7 +207,9 @@ def _with_facts(feature: ExportedFeature, line: FeatureLine) -> ExportedFeature:
 def _scores(tokens: list[str], values: list[float] | None, index: int) -> list[float]:
     """The scores of tokens; none where nothing is said."""
     if values and len(values) != len(tokens):
-        raise FeatureIndexError(f"Feature {index} has {len(tokens)} tokens with {len(values)} scores.")
+        raise FeatureIndexError(
+            f"Feature {index} has {counted(len(tokens), 'token')} with {counted(len(values), 'score')}."
+        )
     return [float(one) for one in values or []]
 
 
@@ -270,7 +273,9 @@ def unpaired(number: int) -> tuple[int, int]:
 
 def _example(tokens: list[str], values: list[float], where: str) -> ExportedExample:
     if len(tokens) != len(values) or not tokens:
-        raise FeatureIndexError(f"An example of {where} has {len(tokens):,} tokens and {len(values):,} values.")
+        raise FeatureIndexError(
+            f"An example of {where} has {counted(len(tokens), 'token')} and {counted(len(values), 'value')}."
+        )
     peak = max(range(len(values)), key=values.__getitem__)
     part = slice(max(0, peak - BEFORE), peak + AFTER + 1)
     return ExportedExample([sys.intern(one) for one in tokens[part]], [float(one) for one in values[part]])

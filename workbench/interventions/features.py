@@ -8,7 +8,7 @@ from workbench.core.checks import Natural, checked
 from workbench.core.type_words import shortened, shown
 from workbench.dictionaries.features import Feature, FeatureError
 from workbench.dictionaries.folder import DictionaryError
-from workbench.dictionaries.neurons import Neurons, layer_and_site
+from workbench.dictionaries.neurons import SITES, Neurons, layer_and_site
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sites import gather, sites
 from workbench.model.in_force import uninterrupted
@@ -45,11 +45,8 @@ def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
             f"{shortened(feature.dictionary)} is not loaded; load_dictionary() it and use its "
             f".feature({feature.index})."
         )
-    stated = layer_and_site(feature.dictionary)
-    if stated is None:
-        raise FeatureError(
-            f"{shown(feature.dictionary)} is not a layer's neurons: write neurons.LAYER.SITE, such as neurons.29.gate."
-        )
+    stated = check_named(feature)
+    assert stated is not None
     try:
         point = model.network.neuron_hook_point(*stated)
     except ModelError as error:
@@ -57,6 +54,24 @@ def dictionary_of(model: LanguageModel, feature: Feature | str) -> Dictionary:
     neurons = Neurons(feature.dictionary, point.name, point.width)
     neurons.check(feature.index)
     return neurons
+
+
+def check_named(feature: Feature) -> tuple[int, str] | None:
+    """The layer and the site that the name of a neuron states; None for the feature of a trained dictionary.
+
+    Raises:
+        FeatureError: no model has neurons of this name.
+    """
+    if isinstance(feature.source, Dictionary) or feature.dictionary.split(".")[0] != "neurons":
+        return None
+    stated = layer_and_site(feature.dictionary)
+    if stated is None:
+        raise FeatureError(
+            f"{shown(feature.dictionary)} is not a layer's neurons: write neurons.LAYER.SITE, such as neurons.29.gate."
+        )
+    if stated[1] not in SITES:
+        raise FeatureError(f"{feature}: there are no {shown(stated[1])} neurons; write one of {', '.join(SITES)}.")
+    return stated
 
 
 @checked(FeatureError)

@@ -44,7 +44,7 @@ from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sites import check_order, sites
 from workbench.dictionaries.spreading import Spread, adding
 from workbench.interventions.affine import Add, Affine, AffineChange, Coordinate, NotAffineError
-from workbench.interventions.features import dictionary_of
+from workbench.interventions.features import check_named, dictionary_of
 from workbench.model.edits import BoundEdit, EditError, Masks, Positions, as_positions
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
@@ -158,6 +158,7 @@ class FeatureIntervention(InterventionKind):
             raise EditError(
                 f"{type(self).__name__} takes a feature, such as neurons.29.gate:808, not {shown(self.feature)}."
             )
+        check_named(self.feature)
         object.__setattr__(self, "positions", as_positions(self.positions))
         super().__post_init__()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.core.checks import Natural, Positive, Raises, checked
 from workbench.core.display import Tabular, cells
+from workbench.core.text import counted
 from workbench.lens.errors import LensError
 from workbench.lens.tokens import chosen_layers, one_row
 from workbench.model.edits import EditError, Intervention
@@ -175,7 +176,7 @@ def repeated_tokens(
     if length < 1:
         raise LensError(f"{model.name} has no token or no context for random tokens that are repeated.")
     if len(pool) < length:
-        raise LensError(f"There are {len(pool)} tokens to draw from, fewer than length = {length}.")
+        raise LensError(f"{counted(len(pool), 'token')} can be drawn from, fewer than length = {length}.")
     if len(front) + 2 * length > model.network.n_ctx:
         raise LensError(f"Rows of {len(front) + 2 * length} tokens do not fit into the context; lower length.")
     chance = torch.Generator().manual_seed(seed)

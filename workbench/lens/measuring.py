@@ -12,6 +12,7 @@ from torch import Tensor
 from workbench.core.checks import Natural, Positive, checked
 from workbench.core.display import Tabular, columns
 from workbench.core.progress import Progress, remembering
+from workbench.core.text import counted
 from workbench.corpus import Corpus
 from workbench.evaluation.bootstrap import Estimate, TextSums, bootstrap
 from workbench.lens.errors import LensError
@@ -59,9 +60,8 @@ class LensFidelity(Tabular):
 
     def __repr__(self) -> str:
         means = f"{float(self.kl.value.mean()):.3f} nats, logit lens {float(self.logit_kl.value.mean()):.3f}"
-        return (
-            f"<LensFidelity of a {self.kind} lens: {means}, over {len(self.layers)} layers and {self.tokens:,} tokens>"
-        )
+        where = f"{counted(len(self.layers), 'layer')} and {counted(self.tokens, 'token')}"
+        return f"<LensFidelity of a {self.kind} lens: {means}, over {where}>"
 
 
 @checked(LensError)

@@ -19,6 +19,7 @@ from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.display import Rows, Tabular
 from workbench.core.precision import in_float64
 from workbench.core.progress import Progress
+from workbench.core.text import counted
 from workbench.corpus import Corpus, CorpusError, TokenBatch
 from workbench.dictionaries.acting import acting
 from workbench.dictionaries.protocol import Dictionary
@@ -76,7 +77,8 @@ class Fidelity(Tabular):
     `fvu` is a share of."""
 
     def __str__(self) -> str:
-        lines = [f"fidelity on {self.tokens:,} tokens of {self.texts:,} texts, with 95% confidence intervals"]
+        where = f"{counted(self.tokens, 'token')} of {counted(self.texts, 'text')}"
+        lines = [f"fidelity on {where}, with 95% confidence intervals"]
         for name, (low, high) in self.intervals.items():
             lines.append(f"{name:<15}{getattr(self, name):8.4g}   {low:.4g} to {high:.4g}")
         return "\n".join([*lines, f"{'dead':<15}{self.dead:8.4g}   of {len(self.density):,} on these tokens"])

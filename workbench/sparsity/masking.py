@@ -21,6 +21,7 @@ from torch import Tensor
 
 from workbench.core.checks import Number, as_number, checked
 from workbench.core.errors import WorkbenchError
+from workbench.core.text import counted
 from workbench.core.type_words import shown
 from workbench.model.edits import Edit
 from workbench.model.language_model import LanguageModel
@@ -107,7 +108,8 @@ def checked_thresholds(model: LanguageModel, thresholds: Any) -> list[float]:
     limits = _numbers(limits)
     if len(limits) != count:
         raise SparsityError(
-            f"There are {len(limits)} thresholds, but {model.name} has {count} layers; give one for each."
+            f"The call names {counted(len(limits), 'threshold')}, but {model.name} has {counted(count, 'layer')}; give "
+            "one for each."
         )
     return limits
 
