@@ -454,6 +454,14 @@ FUNCTIONS: Calls = {
     "interventions.AblateDirection": lambda w: {"direction": [1.0] * 32},
     "interventions.Clamp": lambda w: {"feature": NEURON, "value": 1.0, "positions": "all"},
     "interventions.Force": lambda w: {"feature": w.codebook.feature(1), "replaces": "least", "positions": "all"},
+    "interventions.Limit": lambda w: {
+        "feature": NEURON,
+        "value": 1.0,
+        "side": "least",
+        "share": 1.0,
+        "positions": "all",
+        "when": None,
+    },
     "interventions.RemoveHead": lambda w: {"layer": 0, "head": 1},
     "interventions.RemoveLayer": lambda w: {"layer": 0},
     "interventions.RemoveSublayer": lambda w: {"layer": 0, "part": "mlp"},
@@ -472,6 +480,7 @@ FUNCTIONS: Calls = {
         "amount": 1.0,
         "positions": "all",
     },
+    "interventions.When": lambda w: {"feature": NEURON, "above": 1.0, "below": None, "scope": "token"},
     "interventions.load_interventions": lambda w: {
         "path": w.saved_edits,
         "model": w.model,

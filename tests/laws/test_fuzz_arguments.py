@@ -88,7 +88,8 @@ FOR_ROOMS = {
     "JacobianLens": "carried check_model fits from_tensors kind_called to transport",
     "TunedLens": "carried check_model fits from_tensors kind_called to transport",
     "Harvest": "collect",
-    "Steer": "affine_changes bind change example fits from_settings settle to_python value_change variants",
+    "Steer": "affine_changes bind change condition edits example fits from_settings settle to_python value_change "
+    "variants",
     "Store": "settings",
 }
 """Methods that the package's own rooms call with what they have checked, by class."""

@@ -45,7 +45,7 @@ class AblateDirection(InterventionKind):
         """Along a fixed direction."""
         return cls(torch.arange(1.0, model.network.d_model + 1).sin())  # type: ignore[arg-type]
 
-    def bind(self, model: LanguageModel, plan: Plan) -> list[Edit]:
+    def edits(self, model: LanguageModel, plan: Plan) -> list[Edit]:
         """Fresh edits for one run, one for each writer."""
         unit = self.unit(model)
         names = self._writers(model)
