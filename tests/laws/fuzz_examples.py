@@ -451,7 +451,7 @@ FUNCTIONS: Calls = {
     "interventions.choices": lambda w: {"dictionary": w.sae},
     "interventions.dictionary_of": lambda w: {"model": w.model, "feature": NEURON},
     "interventions.Ablate": lambda w: {"feature": NEURON, "mode": "zero", "mean": None, "positions": "all"},
-    "interventions.AblateDirection": lambda w: {"direction": [1.0] * 32},
+    "interventions.AblateDirection": lambda w: {"direction": [1.0] * 32, "more": None, "layers": [0]},
     "interventions.Clamp": lambda w: {"feature": NEURON, "value": 1.0, "positions": "all"},
     "interventions.Force": lambda w: {"feature": w.codebook.feature(1), "replaces": "least", "positions": "all"},
     "interventions.Limit": lambda w: {
