@@ -9,7 +9,6 @@ computes the logits of the last position alone. They take turns, so that other w
 from __future__ import annotations
 
 import argparse
-import functools
 import random
 
 import torch
@@ -19,27 +18,7 @@ import workbench as wb
 from workbench.directions.samples import batches_of
 
 SUBJECTS = ["The dog", "A cat", "My sister", "Our king", "The bird", "His friend", "The old man", "A girl", "That boy"]
-    "The dog",
-    "A cat",
-    "My sister",
-    "Our king",
-    "The bird",
-    "Their doctor",
-    "His friend",
-    "The old man",
-    "A girl",
-    "That teacher",
-]
 PLACES = ["in the garden", "at home", "on the train", "near the river", "after lunch", "before the war"]
-    "in the garden",
-    "at home",
-    "on the train",
-    "near the river",
-    "after lunch",
-    "before the war",
-    "with a smile",
-    "every day",
-]
 KIND = ["loved", "helped", "thanked", "praised"]
 RUDE = ["hated", "hurt", "insulted", "blamed"]
 

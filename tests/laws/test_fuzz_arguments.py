@@ -62,6 +62,7 @@ RECORDS = {
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",
+    "steering": "DirectionSearch DirectionTrial",
     "surgery": "Certificate Child",
     "synthetic": "StateCounts",
 }
