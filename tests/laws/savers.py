@@ -390,7 +390,7 @@ SAVERS = [
     Saver("direction", "v.safetensors", lambda path, n: _direction(n).save(path), _read_direction),
     Saver("lens for jacobian-lens", "l.pt", _save_jacobian_lens, _read_jacobian_lens),
     Saver("lens sums", "s.safetensors", _fit_jacobian_lens, _read_sums, resumes=True),
-    Saver("search", "s.json", search, _read_search, resumes=True),
+    Saver("search", "s.trials", search, _read_search, resumes=True),
     Saver("lens", "lens", lambda path, n: _lens(n).save(path), _read_lens),
     Saver("lens for tuned-lens", "lens", lambda path, n: _lens(n).save(path, format="tuned-lens"), _read_lens),
     Saver("lens training", "run", _fit_lens, _read_lens_training, slow=True, resumes=True),

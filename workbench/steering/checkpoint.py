@@ -74,9 +74,7 @@ class Checkpoint:
             text = read_text(self.path, SteeringError, "a checkpoint of a search")
             content = parse_json(text, File, SteeringError, f"{self.path} is no checkpoint of a search")
             if content["format"] != FORMAT or content["search"] != self.hash:
-                raise SteeringError(
-                    f"{self.path} holds trials of another search; name another file, or remove it."
-                )
+                raise SteeringError(f"{self.path} holds trials of another search; name another file, or remove it.")
             self.records = content["trials"]
 
     def write(self, records: list[Record]) -> None:
