@@ -62,7 +62,9 @@ def _points(trials: Sequence[Tried], mode: str, marker: dict) -> go.Scatter:
         mode=mode,
         marker=marker,
         line={"color": FOR, "width": 2},
-        customdata=[[figure_label(one.hook_point), f"{one.act} {one.amount:.3g}", one.method] for one in trials],
+        customdata=[
+            [figure_label(one.hook_point), f"{one.act} {one.amount:.3g}", figure_label(one.method)] for one in trials
+        ],
         hovertemplate="%{customdata[0]}<br>%{customdata[1]}, %{customdata[2]}<br>effect %{y:.3g}, cost %{x:.3g}"
         "<extra></extra>",
     )

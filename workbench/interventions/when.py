@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from workbench.core.checks import as_number
+from workbench.core.arguments import Argument
 from workbench.core.type_words import shown
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.directions import Directions
@@ -70,7 +70,8 @@ class When:
         elif self.hook_point is not None:
             raise EditError("A condition on a feature reads where its dictionary does; leave out hook_point.")
         for name in ("above", "below"):
-            object.__setattr__(self, name, self._bound(name))
+            bound = Argument(name, "", None).check(getattr(self, name), EditError)
+            object.__setattr__(self, name, None if bound is None else float(bound))
         if self.above is None and self.below is None:
             raise EditError("A condition needs above= or below=, the value beyond which it holds.")
         if self.above is not None and self.below is not None and not self.above < self.below:
@@ -98,13 +99,6 @@ class When:
         """
         name, vector = joined_vectors(hook_point, direction, "When.along")
         return cls(None, above, below, scope, hook_point=name, direction=vector)  # type: ignore[arg-type]
-
-    def _bound(self, name: str) -> float | None:
-        value = getattr(self, name)
-        number = None if value is None else as_number(value)
-        if value is not None and number is None:
-            raise EditError(f"{name} is a finite number, not {shown(value)}.")
-        return None if number is None else float(number)
 
     def dictionary(self, model: LanguageModel) -> Dictionary:
         """The dictionary whose feature it reads, on this model."""

@@ -10,3 +10,6 @@ from workbench.steering.measures import WordProbability as WordProbability
 from workbench.steering.result import DirectionSearch as DirectionSearch
 from workbench.steering.result import DirectionTrial as DirectionTrial
 from workbench.steering.search import search_direction as search_direction
+from workbench.steering.sources import feature_direction as feature_direction
+from workbench.steering.sources import optimise_direction as optimise_direction
+from workbench.steering.sources import token_direction as token_direction

@@ -52,7 +52,7 @@ class WordProbability:
         words = [self.words] * len(self.prompts) if isinstance(self.words, str) else self.words
         found = []
         for prompt, word in zip(self.prompts, words, strict=True):
-            start, end = _row(model, prompt), model.to_tokens(word, start=False)[0]
+            start, end = as_row(model, prompt), model.to_tokens(word, start=False)[0]
             row = torch.cat([start, end[:-1]])[None]
             with torch.inference_mode():
                 logits = model.run(row, model.bind(()), prompt_length=len(start), last=len(end))[0]
@@ -88,7 +88,7 @@ class Projection:
         found = []
         for prompt in self.prompts:
             with torch.inference_mode():
-                x = model.capture(_row(model, prompt)[None], [self.hook_point])[self.hook_point]
+                x = model.capture(as_row(model, prompt)[None], [self.hook_point])[self.hook_point]
             found.append(float(x[0, -1].flatten().float() @ vector / vector.norm()))
         return found
 
@@ -121,7 +121,7 @@ class Divergence:
     def __call__(self, model: LanguageModel) -> list[float]:
         found = []
         for text in self.texts:
-            row = _row(model, text)[None]
+            row = as_row(model, text)[None]
             with torch.inference_mode():
                 with uninterrupted():
                     plain = model.run(row, model.bind(()))
@@ -143,7 +143,7 @@ class Perplexity:
     def __call__(self, model: LanguageModel) -> list[float]:
         found = []
         for text in self.texts:
-            row = _row(model, text)[None]
+            row = as_row(model, text)[None]
             if row.shape[1] < 2:
                 raise SteeringError("A held-out text has one token, so nothing in it is predicted; give longer ones.")
             with torch.inference_mode():
@@ -173,7 +173,8 @@ def plain_prompts(prompts: Sequence[Prompt]) -> list[str | list[int]]:
     return [one if isinstance(one, str) else torch.as_tensor(one).flatten().tolist() for one in prompts]
 
 
-def _row(model: LanguageModel, text: Prompt) -> Tensor:
+def as_row(model: LanguageModel, text: Prompt) -> Tensor:
+    """The token ids of one text, `[pos]`; raises `SteeringError` for several rows."""
     rows = model.as_tokens(text)
     if len(rows) != 1:
         raise SteeringError(f"A text is one row of tokens, not {len(rows)}; give several texts as a list.")
