@@ -281,6 +281,16 @@ FUNCTIONS: Calls = {
     "steering.Projection": lambda w: {"prompts": ["a dog"], "hook_point": POINT, "vector": [1.0] * 32},
     "steering.Repetition": lambda w: {"prompts": ["a dog"], "max_new_tokens": 2},
     "steering.WordProbability": lambda w: {"prompts": ["a dog"], "words": [" ran"]},
+    "steering.feature_direction": lambda w: {"model": w.model, "feature": NEURON},
+    "steering.optimise_direction": lambda w: {
+        "model": w.model,
+        "prompts": ["a dog"],
+        "continuation": " ran",
+        "at": POINT,
+        "share": 0.5,
+        "steps": 1,
+    },
+    "steering.token_direction": lambda w: {"model": w.model, "word": "a", "at": POINT},
     "steering.search_direction": lambda w: {
         "model": w.model,
         "positives": ["a dog ran", "the dog sat", "one dog"],

@@ -47,8 +47,8 @@ def token_direction(
 ) -> Direction:
     """The direction of length 1 along which the stream says a token: the token's row of the LM head, times the gain.
 
-    It raises the token's logit, less the mean of all logits, most for its length, as far as the stream reaches the final
-    norm as it is.
+    It raises the token's logit, less the mean of all logits, most for its length, as far as the stream reaches the
+    final norm as it is.
 
     Args:
         model: the model.
@@ -86,8 +86,8 @@ def optimise_direction(
 ) -> Direction:
     """The vector whose addition makes prompts go on with a text, found by gradient and held on a length.
 
-    Each step moves along the gradient of the mean log-probability and returns to the length, which is a share of the mean
-    norm of the activations there. The step's size falls to zero; the best vector on the way is returned, so that
+    Each step moves along the gradient of the mean log-probability and returns to the length, which is a share of the
+    mean norm of the activations there. The step's size falls to zero; the best vector on the way is returned, so that
     `Steer.along(direction)` adds what was optimised.
 
     Args:
@@ -143,5 +143,5 @@ def _slope(model: LanguageModel, rows: Sequence[Tensor], end: Tensor, at: str, v
             logits = model.run(tokens, edits, prompt_length=len(row), last=len(end))[0]
             value = -cross_entropy(logits, end.clone().to(logits.device)).sum()
             (part,) = torch.autograd.grad(value, leaf)
-        total, slope = total + float(value) / len(rows), slope + part.detach() / len(rows)
+        total, slope = total + float(value.detach()) / len(rows), slope + part.detach() / len(rows)
     return total, slope
