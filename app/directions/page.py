@@ -13,7 +13,6 @@ from shared.waiting import begin_again, one_sentence, wait_for
 import workbench as wb
 from directions import examples, keeping, trying
 from directions.examples import DirectionRequest
-from workbench.core.text import plain
 from workbench.figures.directions import separation_by_layer
 
 if TYPE_CHECKING:
@@ -60,9 +59,8 @@ def _show(model: LanguageModel, request: DirectionRequest) -> None:
     figure = separation_by_layer(list(separation.values()))
     st.plotly_chart(figure, theme=None, key="separation", config={"displayModeBar": False})
     names = list(found)
-    best = max(names, key=lambda name: separation[name].folds)
     if st.session_state.get(LAYER) not in names:
-        st.session_state[LAYER] = names[min(names.index(best), len(names) // 2)] if _ties(separation, best) else best
+        st.session_state[LAYER] = _first_choice(separation)
     name = st.selectbox("Layer", names, key=LAYER, format_func=lambda name: _said(name, separation))
     direction = found[name]
     edit = trying.show(model, direction)
@@ -76,14 +74,16 @@ def _show(model: LanguageModel, request: DirectionRequest) -> None:
     )
 
 
-def _ties(separation: Mapping[str, wb.directions.Separation], best: str) -> bool:
-    """Whether a later layer separates as well as the best one."""
-    return sum(one.folds >= separation[best].folds - 1e-9 for one in separation.values()) > 1
+def _first_choice(separation: Mapping[str, wb.directions.Separation]) -> str:
+    """Of the layers that separate best the one nearest to the middle, where directions steer best."""
+    names, most = list(separation), max(one.folds for one in separation.values())
+    equal = [place for place, name in enumerate(names) if separation[name].folds >= most - 1e-9]
+    return names[min(equal, key=lambda place: abs(place - len(names) // 2))]
 
 
 def _said(name: str, separation: Mapping[str, wb.directions.Separation]) -> str:
     one = separation[name]
-    return plain(f"{name}: {one.auc:.2f} of held-out pairs, natural strength {one.strength:.3g}")
+    return f"{name}: {one.auc:.2f} of held-out pairs, natural strength {one.strength:.3g}"
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ REFUSED = {"circuits.docstring", "circuits.greater_than", "circuits.ioi"}
 """The tiny model's tokenizer has no words for them."""
 
 TEXTS = {"an empty text", "a NUL", "a long text", "a word"}
+TEXTS_OF = {"a list of a NUL", "a list of empty texts"}
 LISTS = {"an empty list", "an empty range", "an empty mapping"}
 PASSES: dict[str, set[str]] = {
     "seed skip written start keep max_latents heads epochs distractors last n index id layer head row rank state": {
@@ -127,7 +128,13 @@ PASSES: dict[str, set[str]] = {
     "positions": {"0", "a set", "2**31"},
     "value factor amount mean above below thresholds": {"2**63", "10**400"},
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
-    "at_most target source": {"0"},
+    "at_most target source interventions.Limit.share": {"0"},
+    "steering.PatternShare.prompts steering.Projection.prompts steering.Repetition.prompts": TEXTS_OF,
+    "steering.WordProbability.prompts steering.WordProbability.words steering.Divergence.texts": TEXTS_OF,
+    "steering.Perplexity.texts steering.optimise_direction.prompts": TEXTS_OF,
+    "steering.Projection.vector": {"a list of -1", "a long list"},
+    "steering.WordProbability.words": {"a NUL", "a long text", "a word"},
+    "steering.search_direction.checkpoint": {"a word"},
     "lens.attribute_logit.position start_tokens": {"0"},
     "lens.head_card.sources": {"a list of a NUL", "a long list"},
     "Doubt.spans.at_most": {"0", "-1", "3e38", "2**63", "10**400"},

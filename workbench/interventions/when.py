@@ -76,7 +76,7 @@ class When:
             raise EditError("A condition needs above= or below=, the value beyond which it holds.")
         if self.above is not None and self.below is not None and not self.above < self.below:
             raise EditError(f"Nothing is above {self.above:g} and below {self.below:g}; above has to be the lower one.")
-        if self.scope not in get_args(Scope):
+        if not isinstance(self.scope, str) or self.scope not in get_args(Scope):
             raise EditError(f"scope is 'token', 'onwards' or 'prompt', not {shown(self.scope)}.")
 
     @classmethod

@@ -5,14 +5,16 @@ Arditi et al., "Refusal in language models is mediated by a single direction" (2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.core.arguments import Argument
-from workbench.core.checks import as_integer
+from workbench.core.checks import LARGEST_INTEGER, as_integer
 from workbench.core.precision import float64_device, in_float64
 from workbench.core.type_words import shown
 from workbench.interventions.affine import AffineChange, Project
@@ -49,11 +51,13 @@ class AblateDirection(InterventionKind):
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.layers is not None:
+            object.__setattr__(self, "layers", self._whole(self.layers))
         super().__post_init__()
         if not any(self.direction):
             raise EditError("The direction to ablate needs finite values that are not all zero.")
         if self.layers is not None:
-            object.__setattr__(self, "layers", self._whole(self.layers))
+            object.__setattr__(self, "layers", tuple(self.layers))
         if self.more is not None and (not self.more or len(self.more) % len(self.direction)):
             raise EditError(
                 f"Further directions to ablate are as wide as the first, {len(self.direction):,} values each, not "
@@ -123,8 +127,9 @@ class AblateDirection(InterventionKind):
     @staticmethod
     def _whole(layers: Any) -> tuple[int, ...]:
         """Layers as sorted whole numbers; raises `EditError` for others, and for none."""
-        numbers = [as_integer(one) for one in layers]
-        if not numbers or any(one is None or one < 0 for one in numbers):
+        listed = isinstance(layers, Sequence | np.ndarray) and not isinstance(layers, str | bytes)
+        numbers = [as_integer(one) for one in layers] if listed else []
+        if not numbers or any(one is None or not 0 <= one <= LARGEST_INTEGER for one in numbers):
             raise EditError(f"layers is a list of layers, whole numbers from 0, not {shown(layers)}.")
         return tuple(sorted({one for one in numbers if one is not None}))
 
