@@ -282,6 +282,7 @@ FUNCTIONS: Calls = {
     "steering.Repetition": lambda w: {"prompts": ["a dog"], "max_new_tokens": 2},
     "steering.WordProbability": lambda w: {"prompts": ["a dog"], "words": [" ran"]},
     "steering.feature_direction": lambda w: {"model": w.model, "feature": NEURON},
+    "steering.lm_eval_model": lambda w: {"model": w.model, "interventions": [], "batch": 2},
     "steering.optimise_direction": lambda w: {
         "model": w.model,
         "prompts": ["a dog"],

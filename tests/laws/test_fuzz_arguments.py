@@ -96,8 +96,8 @@ FOR_ROOMS = {
 """Methods that the package's own rooms call with what they have checked, by class."""
 SLOW = {"surgery.verify_checkpoint", "Child.save_pretrained", "interventions.save_model", "surgery.open_child"}
 """Not in the sample of the suite."""
-REFUSED = {"circuits.docstring", "circuits.greater_than", "circuits.ioi"}
-"""The tiny model's tokenizer has no words for them."""
+REFUSED = {"circuits.docstring", "circuits.greater_than", "circuits.ioi", "steering.lm_eval_model"}
+"""Needs a package of its own, or the tiny model's tokenizer has no words for them."""
 
 TEXTS = {"an empty text", "a NUL", "a long text", "a word"}
 TEXTS_OF = {"a list of a NUL", "a list of empty texts"}
@@ -133,6 +133,7 @@ PASSES: dict[str, set[str]] = {
     "steering.WordProbability.prompts steering.WordProbability.words steering.Divergence.texts": TEXTS_OF,
     "steering.Perplexity.texts steering.optimise_direction.prompts": TEXTS_OF,
     "steering.Projection.vector": {"a list of -1", "a long list"},
+    "steering.optimise_direction.continuation": {"a NUL", "a word"},
     "steering.WordProbability.words": {"a NUL", "a long text", "a word"},
     "steering.search_direction.checkpoint": {"a word"},
     "lens.attribute_logit.position start_tokens": {"0"},

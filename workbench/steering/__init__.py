@@ -1,6 +1,7 @@
 """Steering: which direction, where and how strong, by what it does and what it costs."""
 
 from workbench.steering.errors import SteeringError as SteeringError
+from workbench.steering.lm_eval import lm_eval_model as lm_eval_model
 from workbench.steering.measures import Divergence as Divergence
 from workbench.steering.measures import PatternShare as PatternShare
 from workbench.steering.measures import Perplexity as Perplexity

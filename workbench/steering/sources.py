@@ -62,7 +62,7 @@ def token_direction(
     ids = model.to_tokens(word, start=False)[0].tolist()
     if len(ids) != 1:
         raise SteeringError(f"The word has {len(ids)} tokens, and the direction is that of one; give a shorter word.")
-    name = at or f"blocks.{model.network.n_layers - 1}.hook_resid_post"
+    name = f"blocks.{model.network.n_layers - 1}.hook_resid_post" if at is None else at
     if model.hook_points[name].width != model.network.d_model:
         raise SteeringError(f"{name} is not as wide as the residual stream, from which the LM head reads.")
     gain, centres = model.network.final_norm()
