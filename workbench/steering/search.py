@@ -92,7 +92,7 @@ def search_direction(
         raise SteeringError(f"strengths are two rising numbers above 0, not {low:g} and {high:g}.")
     found: dict[tuple[str, str], Mapping[str, Direction]] = {}
     for method, position in dict.fromkeys(itertools.product(methods, positions)):
-        how = {"at": at, "method": method, "position": position, "seed": seed, "progress": False}
+        how: dict[str, Any] = {"at": at, "method": method, "position": position, "seed": seed, "progress": False}
         found[method, position] = find_directions(model, positives, negatives, **how)
     names = list(next(iter(found.values())))
     space = _Space(names, list(found), list(dict.fromkeys(acts)), (float(low), float(high)), seed)
@@ -193,7 +193,7 @@ class _Space:
                     state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
                 )
             )
-        trial = study.ask()
+        trial: Any = study.ask()
         act = trial.suggest_categorical("act", self.acts)
         name = trial.suggest_categorical("hook_point", self.names)
         method, position = trial.suggest_categorical("how", [" ".join(how) for how in self.hows]).split(" ")

@@ -77,7 +77,7 @@ class Steer(FeatureIntervention):
             if amount != 1.0:
                 raise EditError("Steer.along(direction, amount) takes no other direction; its vectors are its own.")
             amount, direction = direction, None  # type: ignore[assignment]
-        name, vector = joined_vectors(hook_point, direction, "Steer.along")
+        name, vector = joined_vectors(hook_point, direction, "Steer.along")  # type: ignore[arg-type]
         return cls(None, amount, name, vector, positions=positions, when=when)  # type: ignore[arg-type]
 
     @classmethod
