@@ -50,14 +50,21 @@ test-saelens: $(READY) .venv-saelens/.ready
 
 # each tool opens what was written for it, in an environment of its own
 PEER = $(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv
-test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peers/dictionary_learning/.ready .venv-peers/circuit_tracer/.ready .venv-peers/tuned_lens/.ready
+test-peers: $(READY) .venv-saelens/.ready .venv-peers/sparsify/.ready .venv-peers/dictionary_learning/.ready .venv-peers/circuit_tracer/.ready .venv-peers/tuned_lens/.ready .venv-peers/lm_eval/.ready
 	WORKBENCH_SAELENS_PYTHON=$(CURDIR)/.venv-saelens/bin/python \
 	WORKBENCH_SPARSIFY_PYTHON=$(CURDIR)/.venv-peers/sparsify/bin/python \
 	WORKBENCH_DICTIONARY_LEARNING_PYTHON=$(CURDIR)/.venv-peers/dictionary_learning/bin/python \
 	WORKBENCH_CIRCUIT_TRACER_PYTHON=$(CURDIR)/.venv-peers/circuit_tracer/bin/python \
 	WORKBENCH_TUNED_LENS_PYTHON=$(CURDIR)/.venv-peers/tuned_lens/bin/python \
+	WORKBENCH_LM_EVAL_PYTHON=$(CURDIR)/.venv-peers/lm_eval/bin/python \
 		$(BIN)/python -m pytest tests/dictionaries/test_peers.py tests/dictionaries/test_cross_layer.py tests/lens/test_tuned.py \
-			tests/attribution/test_viewer_graphs.py tests/index/test_exports.py
+			tests/attribution/test_viewer_graphs.py tests/index/test_exports.py tests/steering/test_lm_eval.py
+
+# the harness alone: what Workbench needs beside it comes from .venv
+.venv-peers/lm_eval/.ready:
+	$(PEER) .venv-peers/lm_eval
+	.venv-peers/lm_eval/bin/python -m pip install --quiet torch==2.13.0 lm-eval==0.4.13
+	touch $@
 
 .venv-peers/sparsify/.ready:
 	$(PEER) .venv-peers/sparsify

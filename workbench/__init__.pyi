@@ -15,6 +15,7 @@ from . import measures as measures
 from . import model as model
 from . import neurons as neurons
 from . import sparsity as sparsity
+from . import steering as steering
 from . import surgery as surgery
 from . import synthetic as synthetic
 from . import training as training
@@ -89,6 +90,7 @@ __all__ = [
     "read_lens",
     "scan",
     "sparsity",
+    "steering",
     "surgery",
     "synthetic",
     "train",

@@ -118,6 +118,8 @@ def _show_row(model: LanguageModel, row: Row) -> InterventionKind:
     place, kinds, sites, sizes, wheres, ends = st.columns([2.6, 1.8, 1.2, 2.6, 1.8, 0.5], vertical_alignment="bottom")
     with ends:
         st.button("", key=f"remove-{number}", icon=":material/close:", help="Remove", on_click=_remove, args=(number,))
+    if start.when is not None:
+        st.caption(f"Acts {plain(start.when)}.")
     if not isinstance(start, FeatureIntervention):
         place.markdown(f"**{plain(start)}**")
         return start
@@ -151,7 +153,7 @@ def _show_row(model: LanguageModel, row: Row) -> InterventionKind:
     if choice.describes(start) and feature == start.feature:
         changed = {} if strength is None else {strength.name: amount}
         return replace(start, positions=positions, **changed)
-    return choice.make(feature, amount, positions)
+    return replace(choice.make(feature, amount, positions), when=start.when)
 
 
 def _neuron(model: LanguageModel, start: wb.Feature, number: int, place: Any, sites: Any) -> wb.Feature:

@@ -15,7 +15,7 @@ import workbench as wb
 from workbench.core.shipped import folders
 from workbench.dictionaries import Dictionary
 from workbench.dictionaries.hub_names import repository_of
-from workbench.interventions.protocol import feature_of
+from workbench.interventions.protocol import feature_of, features_of
 
 if TYPE_CHECKING:
     from workbench.interventions import InterventionKind
@@ -42,11 +42,10 @@ def loading(interventions: Sequence[InterventionKind]) -> tuple[str, dict[str, s
     """The lines that load the dictionaries that interventions need, and the variable of each by its name."""
     lines, names = "", {}
     for one in interventions:
-        feature = feature_of(one)
-        source = feature.source if feature is not None else None
-        if isinstance(source, Dictionary) and source.name not in names:
-            names[source.name] = f"dictionary{len(names) + 1}" if names else "dictionary"
-            lines += f"{names[source.name]} = {_opened(source)}\n"
+        for source in (feature.source for feature in features_of(one)):
+            if isinstance(source, Dictionary) and source.name not in names:
+                names[source.name] = f"dictionary{len(names) + 1}" if names else "dictionary"
+                lines += f"{names[source.name]} = {_opened(source)}\n"
     return lines, names
 
 
@@ -69,14 +68,20 @@ def place(folder: str) -> str:
 def intervention(one: InterventionKind, names: Mapping[str, str] = MappingProxyType({})) -> str:
     """An intervention as a Python expression; `names` maps dictionaries' names to their variables."""
     feature, name = feature_of(one), type(one).__name__
-    loaded = feature is not None and feature.dictionary in names
-    first = [f"{names[feature.dictionary]}.feature({feature.index})"] if feature is not None and loaded else []
-    call = one.to_python(*first)
+    first = _loaded_feature(feature, names)
+    read = _loaded_feature(one.when.feature, names) if one.when is not None else []
+    call = one.to_python(*first, when=f"wb.interventions.{one.when.to_python(*read)}" if one.when is not None else "")
     if name in wb.__all__:
         return f"wb.{call}"
     if hasattr(wb.interventions, name):
         return f"wb.interventions.{call}"
     return f"wb.interventions.INTERVENTIONS[{name.lower()!r}]{call.removeprefix(name)}"
+
+
+def _loaded_feature(feature: object, names: Mapping[str, str]) -> list[str]:
+    """The expression of a feature of a dictionary that is loaded in a variable; none of others."""
+    known = isinstance(feature, wb.Feature) and feature.dictionary in names
+    return [f"{names[feature.dictionary]}.feature({feature.index})"] if known else []  # type: ignore[union-attr]
 
 
 def edit_list(interventions: Sequence[InterventionKind]) -> str:

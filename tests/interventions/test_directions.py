@@ -150,3 +150,26 @@ def test_the_logits_can_be_edited_while_generating(pairs, rule: Any) -> None:
     written = model.generate(TOKENS[0, :PROMPT], 4, interventions=[steer], stop=False).tokens
     chosen_at = range(PROMPT - 1, PROMPT + 3)  # the position whose logits choose each new token
     assert [token == favourite for token in written] == [reference.chosen(rule, at, PROMPT) for at in chosen_at]
+
+
+def test_several_directions_are_taken_out_of_some_layers(pairs) -> None:
+    """By plain hooks with a projector, and in the weights; the other layers write as before."""
+    pair = pairs["llama"]
+    rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(4))
+    rows[2] = rows[0] + 0.1 * rows[1] + 0.01 * rows[2]  # far from orthogonal
+    projector = torch.eye(32, dtype=torch.float64) - torch.linalg.pinv(rows.double()) @ rows.double()
+    layer = pair.plain.model.layers[1]
+    hooks = [PlainEdit(m, "out", lambda x: (x.double() @ projector).float()) for m in (layer.self_attn, layer.mlp)]
+    edit = wb.interventions.AblateDirection(rows[0], rows[1:], [1])  # type: ignore[arg-type]
+    assert close(pair.logits([edit]), logits_under(pair.plain, TOKENS, hooks))
+    assert close(wb.bake(pair.model, [edit]).model(TOKENS), pair.logits([edit]))
+    for change, sentence in (
+        ({"more": rows[0] * 3}, "in the span"),
+        ({"more": rows[0, :5]}, "as wide as the first"),
+        ({"layers": []}, "layers is a list"),
+        ({"layers": [True]}, "layers is a list"),
+    ):
+        with pytest.raises(wb.model.EditError, match=sentence):
+            wb.interventions.AblateDirection(rows[0], **change)  # type: ignore[arg-type]
+    with pytest.raises(wb.model.EditError, match="no layer 9"):
+        pair.logits([wb.interventions.AblateDirection(rows[0], layers=(9,))])  # type: ignore[arg-type]

@@ -16,9 +16,10 @@ from workbench.core.arguments import Argument
 from workbench.dictionaries.codes import Change
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sites import places
-from workbench.interventions import FeatureIntervention, InterventionKind, choices
+from workbench.interventions import FeatureIntervention, InterventionKind, When, choices
 from workbench.interventions.affine import NotAffineError
 from workbench.interventions.features import dictionary_of
+from workbench.interventions.protocol import features_of
 from workbench.interventions.saved import from_dict, from_json, to_dict, to_json
 from workbench.model.edits import EditError
 
@@ -156,6 +157,68 @@ def is_written_in_python(model: Model, kind: type[InterventionKind]) -> None:
         assert eval(one.to_python(), {kind.__name__: kind}) == one
 
 
+def conditions(model: Model) -> list[When]:
+    """One for each scope, on what the embeddings hold, which every intervention comes behind; some tokens meet it."""
+    vector = torch.arange(1.0, model.network.d_model + 1).cos()
+    x = model.capture(TOKENS, ["hook_embed"])["hook_embed"] @ vector / vector.square().sum()
+    middle = float(x.flatten().sort().values[[x.numel() // 2 - 1, x.numel() // 2]].mean())
+    scopes: tuple[Any, ...] = ("token", "onwards", "prompt")
+    return [When.along("hook_embed", vector, above=middle, scope=scope) for scope in scopes]
+
+
+def let_through(model: Model, when: When, prompt: int = PROMPT) -> Tensor:
+    """Where a condition of `conditions` lets an edit act on `TOKENS`, by a loop."""
+    vector = torch.tensor(when.direction)
+    x = model.capture(TOKENS, ["hook_embed"])["hook_embed"] @ vector / vector.square().sum()
+    found = torch.zeros(TOKENS.shape, dtype=torch.bool)
+    for row, values in enumerate(x.tolist()):
+        met = False
+        for place, value in enumerate(values):
+            here = value > when.above and (when.scope != "prompt" or place < prompt)
+            met = here if when.scope == "token" else met or here
+            found[row, place] = met
+    return found
+
+
+def acts_only_where_its_condition_holds(model: Model, kind: type[InterventionKind]) -> None:
+    """At the hook points where it acts first, the conditional run is the plain one or the one of no condition."""
+    for one in cases(model, kind):
+        for when in conditions(model):
+            held = let_through(model, when)
+            assert held.any()
+            assert not held.all()
+            name = next(edit for edit in model.bind([one]) if not edit.reads_only).hook_point
+            plain = model.capture(TOKENS, [name])[name]
+            with model.intervening([one]):
+                everywhere = model.capture(TOKENS, [name])[name]
+            with model.intervening([replace(one, when=when)]):
+                edited = model.capture(TOKENS, [name], prompt_length=PROMPT)[name]
+            assert torch.equal(edited[~held], plain[~held]), (one, when)
+            torch.testing.assert_close(edited[held], everywhere[held], rtol=1e-5, atol=1e-5)
+
+
+def under_a_condition_runs_agree(model: Model, kind: type[InterventionKind]) -> None:
+    """With the cache and without, in a batch of unequal rows, as a stream and as JSON; one never met changes no bit."""
+    one, whens = cases(model, kind)[0], conditions(model)
+    never = replace(whens[0], above=1e6)
+    assert torch.equal(logits(model, [replace(one, when=never)]), model(TOKENS))
+    for when in whens:
+        edit = replace(one, when=when)
+        prompts = [TOKENS[0, :PROMPT], TOKENS[1, : PROMPT - 3]]
+        alone = [model.generate(prompt, 5, interventions=[edit], stop=False).tokens for prompt in prompts]
+        both = model.generate_batch(prompts, 5, interventions=[edit], stop=False)
+        assert [row.tokens for row in both] == alone
+        whole = torch.cat([TOKENS[:1, :PROMPT], torch.tensor([alone[0]])], 1)
+        with model.intervening([edit]):
+            uncached = model(whole, prompt_length=PROMPT)[0, PROMPT - 1 : -1]
+        assert uncached.argmax(-1).tolist() == alone[0], edit
+        sources = [feature.source for feature in features_of(edit)]
+        assert from_json(model, to_json(model, [edit]), sources) == [edit]
+        assert eval(edit.to_python(), {kind.__name__: kind, "When": When}) == edit
+        with pytest.raises(wb.surgery.BakeError, match="can't be baked: it acts when"):
+            wb.bake(model, [edit])
+
+
 LAWS: list[Callable[[Model, type[InterventionKind]], None]] = [
     declares_its_arguments,
     changes_something,
@@ -167,4 +230,6 @@ LAWS: list[Callable[[Model, type[InterventionKind]], None]] = [
     is_the_affine_map_that_it_states,
     baked_equals_intervened,
     is_written_in_python,
+    acts_only_where_its_condition_holds,
+    under_a_condition_runs_agree,
 ]

@@ -207,6 +207,20 @@ def _read_sums(path: Path) -> Any:
 
 
 @functools.cache
+def search(path: Path, number: int, **how: Any) -> Any:
+    effect, cost = wb.steering.WordProbability(["the dog"], " ran"), wb.steering.Divergence(["the dog ran"])
+    texts = [[f"{start} {word}" for word in ("dog", "cat", "man", "king")] for start in ("the", "a")]
+    how = {"trials": 4, "seed": number, "at": POINT, "checkpoint": path, **how}
+    return wb.steering.search_direction(model(), *texts, effect, cost, **how)
+
+
+def _read_search(path: Path) -> Any:
+    if not path.exists():
+        return None
+    trials = json.loads(path.read_text())["trials"]
+    return trials if len(trials) == 4 else None
+
+
 def _lens(number: int) -> Any:
     return wb.lens.fit_tuned_lens(model(), corpus(number), tokens=32, batch=2, context=16)
 
@@ -376,6 +390,7 @@ SAVERS = [
     Saver("direction", "v.safetensors", lambda path, n: _direction(n).save(path), _read_direction),
     Saver("lens for jacobian-lens", "l.pt", _save_jacobian_lens, _read_jacobian_lens),
     Saver("lens sums", "s.safetensors", _fit_jacobian_lens, _read_sums, resumes=True),
+    Saver("search", "s.trials", search, _read_search, resumes=True),
     Saver("lens", "lens", lambda path, n: _lens(n).save(path), _read_lens),
     Saver("lens for tuned-lens", "lens", lambda path, n: _lens(n).save(path, format="tuned-lens"), _read_lens),
     Saver("lens training", "run", _fit_lens, _read_lens_training, slow=True, resumes=True),

@@ -62,6 +62,7 @@ RECORDS = {
     "measures": "Comparison Fidelity",
     "neurons": "NeuronTable",
     "sparsity": "Sparsity SparsityOutcome",
+    "steering": "DirectionSearch DirectionTrial",
     "surgery": "Certificate Child",
     "synthetic": "StateCounts",
 }
@@ -88,16 +89,18 @@ FOR_ROOMS = {
     "JacobianLens": "carried check_model fits from_tensors kind_called to transport",
     "TunedLens": "carried check_model fits from_tensors kind_called to transport",
     "Harvest": "collect",
-    "Steer": "affine_changes bind change example fits from_settings settle to_python value_change variants",
+    "Steer": "affine_changes bind change condition edits example fits from_settings settle to_python value_change "
+    "variants",
     "Store": "settings",
 }
 """Methods that the package's own rooms call with what they have checked, by class."""
 SLOW = {"surgery.verify_checkpoint", "Child.save_pretrained", "interventions.save_model", "surgery.open_child"}
 """Not in the sample of the suite."""
-REFUSED = {"circuits.docstring", "circuits.greater_than", "circuits.ioi"}
-"""The tiny model's tokenizer has no words for them."""
+REFUSED = {"circuits.docstring", "circuits.greater_than", "circuits.ioi", "steering.lm_eval_model"}
+"""Needs a package of its own, or the tiny model's tokenizer has no words for them."""
 
 TEXTS = {"an empty text", "a NUL", "a long text", "a word"}
+TEXTS_OF = {"a list of a NUL", "a list of empty texts"}
 LISTS = {"an empty list", "an empty range", "an empty mapping"}
 PASSES: dict[str, set[str]] = {
     "seed skip written start keep max_latents heads epochs distractors last n index id layer head row rank state": {
@@ -107,6 +110,7 @@ PASSES: dict[str, set[str]] = {
     "examples top factor rest rise fall step steps until sparsity distance loss bits": {"0"},
     "min_new_tokens": {"0"},
     "commit_every checkpoint_every temperature": {"0", "3e38"},
+    "above below": {"0", "-1", "3e38"},
     "value factor amount mean min_score commit_every checkpoint_every weight lr clip values": {"0", "-1", "3e38"},
     "rise fall step steps": {"0", "-1", "3e38"},
     "name about slug scan of note label text source word prompt message messages target": TEXTS,
@@ -122,9 +126,16 @@ PASSES: dict[str, set[str]] = {
     "surgery.dare.weights LanguageModel.text_pieces.after": {"a list of -1"},
     "LanguageModel.prompt_batch.prompts LanguageModel.generate_batch.prompts": {"a list of a NUL"},
     "positions": {"0", "a set", "2**31"},
-    "value factor amount mean thresholds": {"2**63", "10**400"},
+    "value factor amount mean above below thresholds": {"2**63", "10**400"},
     "thresholds": {"0", "a half", "1e39", "1e-320", "3e38", "2**31", "a tensor of no axis", "a tensor of three"},
-    "at_most target source": {"0"},
+    "at_most target source interventions.Limit.share": {"0"},
+    "steering.PatternShare.prompts steering.Projection.prompts steering.Repetition.prompts": TEXTS_OF,
+    "steering.WordProbability.prompts steering.WordProbability.words steering.Divergence.texts": TEXTS_OF,
+    "steering.Perplexity.texts steering.optimise_direction.prompts": TEXTS_OF,
+    "steering.Projection.vector": {"a list of -1", "a long list"},
+    "steering.optimise_direction.continuation": {"a NUL", "a word"},
+    "steering.WordProbability.words": {"a NUL", "a long text", "a word"},
+    "steering.search_direction.checkpoint": {"a word"},
     "lens.attribute_logit.position start_tokens": {"0"},
     "lens.head_card.sources": {"a list of a NUL", "a long list"},
     "Doubt.spans.at_most": {"0", "-1", "3e38", "2**63", "10**400"},

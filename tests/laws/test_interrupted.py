@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fuzz_examples import FUNCTIONS, METHODS, OBJECTS, World
-from savers import POINT, SAVERS, corpus, model, sae
+from savers import POINT, SAVERS, corpus, model, sae, search
 
 import workbench as wb
 from workbench.harvest import Harvest, Store
@@ -30,6 +30,7 @@ PARTIAL = {
     "dictionaries.load_dictionary": "a folder takes no time; downloads stop in tests/dictionaries/test_hub.py",
     "dictionaries.load_set": "as `load_dictionary`",
     "lens.fit_jacobian_lens": "the lens of the texts until then, and a checkpoint; below",
+    "steering.search_direction": "the trials until then; a checkpoint goes on, below",
     "training.train": "what was learned until then, and a checkpoint; below",
     "training.fine_tune": "what was learned until then, and a checkpoint; below",
     "lens.fit_tuned_lens": "what was learned until then, and a checkpoint; below",
@@ -42,6 +43,7 @@ PARTIAL = {
 }
 """Functions that return a part, as their documentation says, and the part; and one whose example never asks."""
 LONG: dict[str, Callable[[Path, Any], Any]] = {
+    "search": lambda path, cancel: search(path, 1, cancel=cancel),
     "training": lambda path, cancel: wb.train(
         sae(0),
         model(),

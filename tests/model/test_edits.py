@@ -10,7 +10,8 @@ import torch
 from reference import chosen
 from torch import Tensor
 
-from workbench.model.edits import Edit, EditError, Group, Run, as_positions, check_edits, current_run, running
+from workbench.model.edits import Edit, EditError, Group, Run, check_edits, current_run, running
+from workbench.model.positions import as_positions
 
 HOOK = "blocks.0.hook_resid_post"
 RULES = ["all", "prompt", "generated", (0,), (2, 5), (9,)]

@@ -49,8 +49,8 @@ MUTANTS = [
         "half of a direction is taken out",
         "4",
         "interventions/kinds/ablate_direction.py",
-        "(exact - (exact @ unit)[..., None] * unit)",
-        "(exact - 0.5 * (exact @ unit)[..., None] * unit)",
+        "exact - (exact @ unit)[..., None] * unit",
+        "exact - 0.5 * (exact @ unit)[..., None] * unit",
         (f"{INTERVENTIONS}[ablatedirection-baked_equals_intervened]",),
     ),
     Mutant(

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from workbench.core.display import Shown
 from workbench.dictionaries.folder import DictionaryError
-from workbench.model.edits import Masks, Positions
+from workbench.model.conditions import Rule
+from workbench.model.edits import Masks
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _elsewhere(name: str, device: torch.device, what: str, other: torch.device) 
     )
 
 
-def everywhere(rule: Positions) -> None:
+def everywhere(rule: Rule) -> None:
     """The masks of changes that act at all positions, whatever their rule."""
     return None
 
@@ -82,7 +83,7 @@ class Change:
     """The feature."""
     fn: Callable[[Tensor], Tensor]
     """From its value `[...]` to the new one."""
-    positions: Positions = "all"
+    positions: Rule = "all"
     source: str = ""
     """What it came from, for error messages."""
     adds: float | None = None
@@ -100,7 +101,7 @@ class Rewrite:
 
     fn: Callable[[Codes], Codes]
     """It may put columns in front of the old ones; the indices of the old columns stay."""
-    positions: Positions = "all"
+    positions: Rule = "all"
     source: str = ""
     """What it came from, for error messages."""
 

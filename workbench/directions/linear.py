@@ -50,11 +50,16 @@ def ridge(x: Tensor, y: Tensor, penalty: float | None = None) -> Ridge:
         penalty: None takes, of `PENALTIES`, the one with the least squared leave-one-out error over all targets.
     """
     (inner, mean), (wanted, level) = centred(x), centred(y)
-    left, scale, right = torch.linalg.svd(inner, full_matrices=False)
-    turned = left.T @ wanted
-    squares = scale.square()
-    chosen = _least_left_out(left, squares, turned, wanted) if penalty is None else penalty
-    weights = right.T @ (torch.where(scale > 0, scale / (squares + chosen), 0.0)[:, None] * turned)
+    if len(x) > x.shape[1] or (penalty is not None and not penalty > 0):
+        left, scale, right = torch.linalg.svd(inner, full_matrices=False)
+        turned, squares = left.T @ wanted, scale.square()
+        chosen = _least_left_out(left, squares, turned, wanted) if penalty is None else penalty
+        weights = right.T @ (torch.where(scale > 0, scale / (squares + chosen), 0.0)[:, None] * turned)
+    else:  # samples' products are the smaller matrix, and a penalty makes up for the squared condition
+        squares, left = torch.linalg.eigh(inner @ inner.T)
+        turned, squares = left.T @ wanted, squares.clamp_min(0.0)
+        chosen = _least_left_out(left, squares, turned, wanted) if penalty is None else penalty
+        weights = inner.T @ (left @ (turned / (squares + chosen)[:, None]))
     return Ridge(weights, level - mean @ weights, float(chosen))
 
 

@@ -61,7 +61,7 @@ def gather(
     rows = [_row(model, text) for text in texts]
     parts: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(rows) for name in hook_points}
     done = 0
-    for batch in _batches([len(row) for row in rows], model.network.causal):
+    for batch in batches_of([len(row) for row in rows], model.network.causal):
         tokens = torch.zeros(len(batch), max(len(rows[one]) for one in batch), dtype=torch.long)
         for place, one in enumerate(batch):
             tokens[place, : len(rows[one])] = torch.tensor(rows[one])
@@ -101,7 +101,7 @@ def _start(model: LanguageModel, row: Sequence[int]) -> int:
     return int(len(row) > 1 and bos is not None and row[0] == bos)
 
 
-def _batches(lengths: Sequence[int], causal: bool) -> Iterator[list[int]]:
+def batches_of(lengths: Sequence[int], causal: bool) -> Iterator[list[int]]:
     """The numbers of texts that run together: of like lengths, padded on the right where no token sees later ones."""
     batch: list[int] = []
     for one in sorted(range(len(lengths)), key=lambda number: -lengths[number]):

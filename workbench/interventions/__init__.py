@@ -7,6 +7,7 @@ from workbench.interventions.kinds import Ablate as Ablate
 from workbench.interventions.kinds import AblateDirection as AblateDirection
 from workbench.interventions.kinds import Clamp as Clamp
 from workbench.interventions.kinds import Force as Force
+from workbench.interventions.kinds import Limit as Limit
 from workbench.interventions.kinds import RemoveHead as RemoveHead
 from workbench.interventions.kinds import RemoveLayer as RemoveLayer
 from workbench.interventions.kinds import RemoveSublayer as RemoveSublayer
@@ -21,3 +22,4 @@ from workbench.interventions.protocol import FeatureIntervention as FeatureInter
 from workbench.interventions.protocol import InterventionKind as InterventionKind
 from workbench.interventions.saved import load_interventions as load_interventions
 from workbench.interventions.saved import save_interventions as save_interventions
+from workbench.interventions.when import When as When

@@ -22,7 +22,8 @@ for neurons this is the plain assignment. Interventions act in the order in whic
 leave it; those on a feature of a spliced dictionary change the codes that it decodes.
 
 Positions: `"all"`, `"prompt"` (before the first generated token), `"generated"` (from it on; the first generated token
-is itself chosen at the last prompt position, so it is not affected) or a list of absolute positions from 0.
+is itself chosen at the last prompt position, so it is not affected) or a list of absolute positions from 0. Among them
+every intervention takes a condition, `when=`: it then acts only where a feature or a direction says so.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ from workbench.dictionaries.sites import check_order, sites
 from workbench.dictionaries.spreading import Spread, adding
 from workbench.interventions.affine import Add, Affine, AffineChange, Coordinate, NotAffineError
 from workbench.interventions.features import check_named, dictionary_of
-from workbench.model.edits import BoundEdit, EditError, Masks, Positions, as_positions
+from workbench.interventions.when import When, check_known, conditional, let_through
+from workbench.model.edits import BoundEdit, EditError, Masks, Positions
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
+from workbench.model.positions import as_positions
 
 INTERVENTIONS: dict[str, type[InterventionKind]] = {}
 """Every intervention by its class's name in lower case."""
@@ -63,6 +66,9 @@ class InterventionKind(ABC):
     """One sentence on what it does, as Markdown."""
     arguments: ClassVar[tuple[Argument, ...]] = ()
 
+    when: When | None = field(default=None, kw_only=True)
+    """The condition under which it acts; None: always."""
+
     def __init_subclass__(cls) -> None:
         if "title" not in cls.__dict__:
             return
@@ -72,6 +78,8 @@ class InterventionKind(ABC):
         INTERVENTIONS[cls.__name__.lower()] = cls
 
     def __post_init__(self) -> None:
+        if not isinstance(self.when, When | None):
+            raise EditError(f"when is a condition, such as When(feature, above=3.0), not {shown(self.when)}.")
         for argument in self.arguments:
             value = argument.check(getattr(self, argument.name), EditError)
             value = float(value) if argument.kind == "number" and value is not None else value
@@ -82,9 +90,27 @@ class InterventionKind(ABC):
         """One that changes something on this model, to try things on: with the first value of each argument."""
         return cls(**{one.name: one.default for one in cls.arguments if one.default is not None})
 
-    @abstractmethod
     def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
-        """Fresh edits for one run."""
+        """Fresh edits for one run: those of `edits`, behind what notes where the condition holds.
+
+        Raises:
+            EditError: the model computes a hook point where it acts before the one where its condition reads.
+        """
+        if self.when is None:
+            return self.edits(model, plan)
+        condition, point = self.when.bind(model, plan, str(self))
+        plan.condition = condition
+        try:
+            edits = self.edits(model, plan)
+        finally:
+            plan.condition = None
+        acting = [model.hook_points[one.hook_point] for one in edits if not one.reads_only]
+        check_known(model, condition, point, acting)
+        return [condition, *(let_through(one, condition) for one in edits)]
+
+    @abstractmethod
+    def edits(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
+        """Fresh edits for one run, as if it acted always; changes in a shared edit heed `plan.condition`."""
 
     def settle(self, model: LanguageModel) -> Self:
         """The same intervention with the values that it takes from the model filled in."""
@@ -117,13 +143,23 @@ class InterventionKind(ABC):
         """The inverse of `settings()`, together with the feature and positions where there are some."""
         return cls(**settings)
 
-    def to_python(self, *first: str) -> str:
-        """The call that makes it, without a module's name; `first` are the expressions of its first arguments."""
+    def to_python(self, *first: str, when: str = "") -> str:
+        """The call that makes it, without a module's name.
+
+        Args:
+            first: the expressions of its first arguments.
+            when: the expression of its condition; empty for the condition's own.
+        """
         defaults = {one.name: one.default for one in fields(self)}
         values = [(argument.name, getattr(self, argument.name)) for argument in self.arguments]
         while values and defaults[values[-1][0]] is not MISSING and values[-1][1] == defaults[values[-1][0]]:
             values.pop()
-        return f"{type(self).__name__}({', '.join([*first, *(repr(value) for _, value in values)])})"
+        words = ", ".join([*first, *(repr(value) for _, value in values)])
+        return f"{type(self).__name__}({words}{self.condition(when)})"
+
+    def condition(self, expression: str = "") -> str:
+        """The end of a call that states its condition, by an expression or the condition's own; empty without one."""
+        return "" if self.when is None else f", when={expression or self.when.to_python()}"
 
     def __str__(self) -> str:
         values = (f"{value:g}" if isinstance(value, float) else str(value) for value in self.settings().values())
@@ -195,7 +231,7 @@ class FeatureIntervention(InterventionKind):
         """The same as an affine map of the feature's value; None where it is none, or takes a value from the model."""
         return None
 
-    def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
+    def edits(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
         """Fresh edits for one run.
 
         Interventions on one dictionary share an edit as long as no other comes between them at its hook points, so that
@@ -207,6 +243,8 @@ class FeatureIntervention(InterventionKind):
         if change is None:
             return []
         splices = plan.spliced(dictionary)
+        if plan.condition is not None:
+            change = conditional(change, plan.condition, model, dictionary, self.feature.index, spliced=bool(splices))
         for changes in splices:
             changes.append(change)
         if splices:
@@ -256,9 +294,9 @@ class FeatureIntervention(InterventionKind):
         each = in_float64(dictionary.direction(index).detach()).chunk(len(writes))
         return [(point.name, Add(affine.value * one)) for point, one in zip(writes, each, strict=True) if one.any()]
 
-    def to_python(self, *first: str) -> str:
+    def to_python(self, *first: str, when: str = "") -> str:
         """The call that makes it; the expression of its feature is needed where the feature's name is not enough."""
-        call = super().to_python(*(first or (repr(str(self.feature)),)))
+        call = super().to_python(*(first or (repr(str(self.feature)),)), when=when)
         return call if self.positions == "all" else f"{call[:-1]}, positions={self.positions!r})"
 
     def __str__(self) -> str:
@@ -269,3 +307,9 @@ class FeatureIntervention(InterventionKind):
 def feature_of(intervention: InterventionKind) -> Feature | None:
     """The feature of an intervention; None for one on a part of the model, or along a direction."""
     return intervention.feature if isinstance(intervention, FeatureIntervention) else None
+
+
+def features_of(intervention: InterventionKind) -> list[Feature]:
+    """The features that an intervention names: the one that it changes, and the one that its condition reads."""
+    read = None if intervention.when is None else intervention.when.feature
+    return [one for one in (feature_of(intervention), read) if isinstance(one, Feature)]

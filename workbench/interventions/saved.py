@@ -16,9 +16,17 @@ from workbench.core.checks import checked
 from workbench.core.files import replacing
 from workbench.core.forms import parse_json, read_text
 from workbench.core.type_words import reason_of, shown
+from workbench.dictionaries.features import Feature
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
-from workbench.interventions.protocol import INTERVENTIONS, FeatureIntervention, InterventionKind, feature_of
+from workbench.interventions.protocol import (
+    INTERVENTIONS,
+    FeatureIntervention,
+    InterventionKind,
+    feature_of,
+    features_of,
+)
+from workbench.interventions.when import When, check_form
 from workbench.model.edits import EditError
 from workbench.model.language_model import LanguageModel
 
@@ -51,6 +59,8 @@ def _kind_of(data: dict[str, Any]) -> type[InterventionKind]:
     for name in data:
         if name not in ("kind", *known):
             raise ValueError(f"{kind.__name__} has no setting {shown(name)}, only {', '.join(known) or 'none'}")
+    if "when" in data:
+        check_form(data["when"], ValueError)
     return kind
 
 
@@ -71,6 +81,7 @@ class OwnFile(TypedDict):
 def to_dict(intervention: InterventionKind) -> dict[str, Any]:
     """One intervention as plain data: kind, settings, and feature and positions where it has some."""
     kind, settings = {"kind": type(intervention).__name__}, intervention.settings()
+    settings |= {} if intervention.when is None else {"when": intervention.when.to_dict()}
     if not isinstance(intervention, FeatureIntervention):
         return kind | settings
     feature, positions = intervention.feature, intervention.positions
@@ -85,7 +96,8 @@ def from_dict(data: dict[str, Any]) -> InterventionKind:
     except (ValueError, TypeError, AttributeError) as error:
         raise EditError(f"This is not an intervention: {reason_of(error)}.") from error
     try:
-        return kind.from_settings({key: value for key, value in data.items() if key != "kind"})
+        given = {key: value for key, value in data.items() if key != "kind"}
+        return kind.from_settings(given | ({"when": When.from_dict(data["when"])} if "when" in data else {}))
     except (KeyError, TypeError, AttributeError) as error:
         needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
         missing = [name for name in needed if name not in data]
@@ -106,7 +118,7 @@ def to_json(model: LanguageModel, interventions: Sequence[InterventionKind]) -> 
     Raises:
         DictionaryError: two dictionaries of the same name and other weights, which the text could not tell apart.
     """
-    used = _trained(feature.source for feature in map(feature_of, interventions) if feature is not None)
+    used = _trained(feature.source for one in interventions for feature in features_of(one))
     content: File = {
         "format": FORMAT,
         "model": {"name": model.name, "hash": model.hash},
@@ -146,12 +158,7 @@ def from_json(model: LanguageModel, text: str, dictionaries: Sequence[Dictionary
         one = from_dict(data)
         for name in one.settings().keys() - data.keys():  # a default would stand for what the file held
             raise EditError(f"The {type(one).__name__} among these interventions has no {name}; save them again.")
-        feature = feature_of(one)
-        source = None if feature is None else loaded.get(feature.dictionary)
-        if feature is None or source is None:
-            interventions.append(one)
-        else:
-            interventions.append(replace(one, feature=source.feature(feature.index)))
+        interventions.append(_with_sources(one, loaded))
     model.bind(interventions)
     return interventions
 
@@ -175,6 +182,17 @@ def load_interventions(
 ) -> list[InterventionKind]:
     """Read a JSON file of interventions; `dictionaries` and errors as in `from_json`, `EditError` if there is none."""
     return from_json(model, read_text(path, EditError, "a file of interventions"), dictionaries)
+
+
+def _with_sources(one: InterventionKind, loaded: Mapping[str, Dictionary]) -> InterventionKind:
+    """The intervention with the loaded dictionaries as the sources of its features."""
+    feature, when = feature_of(one), one.when
+    if feature is not None and feature.dictionary in loaded:
+        one = replace(one, feature=loaded[feature.dictionary].feature(feature.index))  # type: ignore[call-arg]
+    if when is not None and isinstance(when.feature, Feature) and when.feature.dictionary in loaded:
+        read = loaded[when.feature.dictionary].feature(when.feature.index)
+        one = replace(one, when=replace(when, feature=read))
+    return one
 
 
 def _trained(sources: Iterable[object]) -> dict[str, str]:

@@ -85,6 +85,8 @@ class Decoder:
         twin.mask = None if self.mask is None else self.mask[rows]
         twin.prompt, twin.lengths, twin.logits = self.prompt[rows], self.lengths[rows], self.logits[rows]
         twin.run = _run_of(groups, twin.lengths)
+        if twin.run is not None and self.run is not None:
+            twin.run.conditions = self.run.conditions.continued(rows)
         return twin
 
 

@@ -12,58 +12,24 @@ uncached run of the same text.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from workbench.core.checks import LARGEST_INTEGER, as_integer
-from workbench.core.errors import WorkbenchError
-from workbench.core.type_words import shown
+from workbench.model.conditions import Condition, ConditionMemory, Gated, Rule, ungated
 from workbench.model.plan import Plan
-
-Positions = Literal["all", "prompt", "generated"] | tuple[int, ...]
-"""`all`; `prompt`: before the first generated token; `generated`: from it on; or named absolute positions."""
-
-
-class EditError(WorkbenchError):
-    """A malformed edit, or one that can never act in its run."""
-
-
-def as_positions(positions: str | int | Sequence[int]) -> Positions:
-    """A position rule in its normal form: a word, or sorted positions without duplicates.
-
-    Raises:
-        EditError: an unknown word, a negative or fractional position, or an empty list.
-    """
-    if isinstance(positions, str) and positions in ("all", "prompt", "generated"):
-        return positions  # type: ignore[return-value]
-    one = as_integer(positions)
-    listed = isinstance(positions, Iterable) and not isinstance(positions, str | bytes | Mapping)
-    if one is None and (not listed or getattr(positions, "ndim", 1) != 1):
-        raise EditError(
-            f"positions is 'all', 'prompt', 'generated' or a list of absolute positions, not {shown(positions)}."
-        )
-    values = [one] if one is not None else list(positions)  # type: ignore[arg-type]
-    if not values:
-        raise EditError("positions is an empty list, so the edit can never act; name at least one position.")
-    numbers: set[int] = set()
-    for value in values:
-        number = as_integer(value)
-        if number is None or not 0 <= number <= LARGEST_INTEGER:
-            raise EditError(f"A position is a whole number counted from the first token, from 0, not {shown(value)}.")
-        numbers.add(number)
-    return tuple(sorted(numbers))
+from workbench.model.positions import EditError, Positions
 
 
 class Masks(Protocol):
     """Which positions of an edit's tensor a rule selects."""
 
-    def __call__(self, rule: Positions) -> Tensor | None:
+    def __call__(self, rule: Rule) -> Tensor | None:
         """Bool, of the leading shape of the edit's tensor, `[batch, pos]` or `[n]`; None for all of them."""
         ...
 
@@ -72,7 +38,7 @@ class Part(Protocol):
     """What acts at positions of its own: an edit, or one of several changes that share an edit."""
 
     @property
-    def positions(self) -> Positions:
+    def positions(self) -> Rule:
         """Where it acts."""
         ...
 
@@ -90,7 +56,7 @@ class Edit:
     change: Callable[[Tensor], Tensor]
     """Takes the selected part of the tensor, `[..., *shape]`, and returns a tensor of the same size; it must not write
     into its input. To observe only, return the input unchanged (the same object)."""
-    positions: Positions = "all"
+    positions: Rule = "all"
     source: str = ""
     """The intervention that it comes from, for error messages."""
     standing: bool = False
@@ -127,7 +93,7 @@ class SharedEdit:
         return self.change(x, masks)
 
 
-BoundEdit = Edit | SharedEdit
+BoundEdit = Edit | SharedEdit | Condition
 
 
 class Intervention(Protocol):
@@ -178,6 +144,7 @@ class Run:
         self.prompt_lengths = prompt_lengths
         self.positions: Tensor = torch.zeros(1, 0, dtype=torch.long)  # [batch, pos], -1 is padding
         self.plain = True
+        self.conditions = ConditionMemory()
         self._masks: dict[Positions, Tensor | None] = {}
 
     def enter(self, positions: Tensor) -> None:
@@ -185,6 +152,7 @@ class Run:
         self.positions = positions
         self.plain = bool((positions >= 0).all())
         self._masks = {}
+        self.conditions.enter()
 
     def apply(self, hook_point: str, value: Tensor) -> Tensor:
         """The tensor `[batch, pos, ...]` of a hook point after its edits; the same object where they change nothing."""
@@ -194,9 +162,11 @@ class Run:
             watch = None
         for rows, edit in self.at[hook_point]:
             everywhere = rows == slice(None)
-            mask = self._mask(edit.positions)
             part = value if everywhere else value[rows]
-            mask = mask if everywhere or mask is None else mask[rows]
+            if isinstance(edit, Condition):
+                self.conditions.note(edit, part, rows, self.positions, self.prompt_lengths)
+                continue
+            mask = self._mask(edit.positions, rows)
             masks = functools.partial(self._inside, rows, mask)
             if mask is None:
                 changed = edit.act(part, masks)
@@ -222,7 +192,7 @@ class Run:
             watch(value.to(self.positions.device))
         return value
 
-    def _inside(self, rows: slice, selected: Tensor | None, rule: Positions) -> Tensor | None:
+    def _inside(self, rows: slice, selected: Tensor | None, rule: Rule) -> Tensor | None:
         """Which of the positions that an edit was given a rule selects; None for all of them.
 
         Args:
@@ -233,16 +203,18 @@ class Run:
         Returns:
             Bool, of the leading shape of the edit's tensor: `[batch, pos]`, or `[n]` where only some were selected.
         """
-        mask = self._mask(rule)
-        if mask is None:
-            return None
-        return mask[rows] if selected is None else mask[rows][selected]
+        mask = self._mask(rule, rows)
+        return mask if mask is None or selected is None else mask[selected]
 
-    def _mask(self, rule: Positions) -> Tensor | None:
-        """Which of the current positions a rule selects: `[batch, pos]`, or None for all of them."""
+    def _mask(self, rule: Rule, rows: slice) -> Tensor | None:
+        """Which of the current positions of some rows a rule selects: `[rows, pos]`, or None for all of them."""
+        if isinstance(rule, Gated):
+            mask, let_through = self._mask(rule.positions, rows), self.conditions.mask(rule, rows)
+            return let_through if mask is None else mask & let_through
         if rule not in self._masks:
             self._masks[rule] = self._make_mask(rule)
-        return self._masks[rule]
+        mask = self._masks[rule]
+        return mask if mask is None or rows == slice(None) else mask[rows]
 
     def _make_mask(self, rule: Positions) -> Tensor | None:
         here = self.positions
@@ -272,13 +244,14 @@ def check_edits(edits: Sequence[BoundEdit], computed: int, prompt_length: int | 
 
 
 def _check_part(part: Part, who: str, computed: int, prompt_length: int | None) -> None:
-    if isinstance(part.positions, tuple):
-        beyond = [position for position in part.positions if position >= computed]
+    rule = ungated(part.positions)
+    if isinstance(rule, tuple):
+        beyond = [position for position in rule if position >= computed]
         if beyond:
             raise EditError(
                 f"{who} can't act at position {beyond[0]}: this run computes only positions 0 to {computed - 1}."
             )
-    elif part.positions == "generated" and (prompt_length is None or prompt_length >= computed):
+    elif rule == "generated" and (prompt_length is None or prompt_length >= computed):
         raise EditError(
             f"{who} acts on generated tokens only, and this run feeds none back into the model; "
             "use positions='all', or generate at least two tokens."

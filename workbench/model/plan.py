@@ -6,9 +6,12 @@ dictionaries: an owner is whatever the changes belong to.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from workbench.model.conditions import Condition
 
 
 @dataclass
@@ -33,6 +36,13 @@ class Plan:
     def __init__(self) -> None:
         self._open: list[_Open] = []
         self._spliced: dict[int, list[list[Any]]] = {}  # by the owner's identity
+        self._numbers = itertools.count()
+        self.condition: Condition | None = None
+        """That of the intervention which binds itself now; None where it acts whatever the activations are."""
+
+    def number(self) -> int:
+        """The next number of what is counted in this run, from 0."""
+        return next(self._numbers)
 
     def splice(self, owner: object, changes: list[Any]) -> None:
         """Declare that the model runs through `owner`, and that the splice's edit carries out `changes`."""

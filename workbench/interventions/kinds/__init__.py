@@ -7,6 +7,7 @@ from workbench.interventions.kinds.ablate import Ablate as Ablate
 from workbench.interventions.kinds.ablate_direction import AblateDirection as AblateDirection
 from workbench.interventions.kinds.clamp import Clamp as Clamp
 from workbench.interventions.kinds.force import Force as Force
+from workbench.interventions.kinds.limit import Limit as Limit
 from workbench.interventions.kinds.remove_head import RemoveHead as RemoveHead
 from workbench.interventions.kinds.remove_layer import RemoveLayer as RemoveLayer
 from workbench.interventions.kinds.remove_sublayer import RemoveSublayer as RemoveSublayer

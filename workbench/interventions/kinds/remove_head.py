@@ -31,7 +31,7 @@ class RemoveHead(InterventionKind):
     layer: int
     head: int
 
-    def bind(self, model: LanguageModel, plan: Plan) -> list[Edit]:
+    def edits(self, model: LanguageModel, plan: Plan) -> list[Edit]:
         """A fresh edit for one run."""
         point = self.heads(model)
         plan.close(point.key)

@@ -24,7 +24,7 @@ class RemoveLayer(InterventionKind):
 
     layer: int
 
-    def bind(self, model: LanguageModel, plan: Plan) -> list[Edit]:
+    def edits(self, model: LanguageModel, plan: Plan) -> list[Edit]:
         """Fresh edits for one run: attention and MLP write zero."""
         check_layer(model, self.layer)
         return [silence(model, plan, self.layer, part, str(self)) for part in PARTS]
@@ -35,5 +35,5 @@ class RemoveLayer(InterventionKind):
 
     @property
     def removed_layers(self) -> tuple[int, ...]:
-        """The layer."""
-        return (self.layer,)
+        """The layer; none under a condition, where it may have to be computed."""
+        return (self.layer,) if self.when is None else ()

@@ -29,7 +29,7 @@ class RemoveSublayer(InterventionKind):
     part: str
     """`attention` or `mlp`."""
 
-    def bind(self, model: LanguageModel, plan: Plan) -> list[Edit]:
+    def edits(self, model: LanguageModel, plan: Plan) -> list[Edit]:
         """A fresh edit for one run: the sublayer writes zero."""
         check_layer(model, self.layer)
         return [silence(model, plan, self.layer, self.part, str(self))]

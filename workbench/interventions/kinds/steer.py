@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,23 +14,13 @@ from workbench.dictionaries.codes import Change
 from workbench.dictionaries.protocol import Dictionary
 from workbench.interventions.affine import Add, Affine, AffineChange, NotAffineError
 from workbench.interventions.protocol import FeatureIntervention, InterventionKind
-from workbench.model.edits import BoundEdit, Edit, EditError, as_positions
+from workbench.interventions.vectors import JOIN, Vectors, joined_vectors
+from workbench.interventions.when import When
+from workbench.model.edits import BoundEdit, Edit, EditError
 from workbench.model.hookpoints import HookPoint
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
-
-JOIN = " + "
-"""Between the names of several hook points; no name has it."""
-
-
-@runtime_checkable
-class Vectors(Protocol):
-    """Vectors by hook point: a `directions.Direction`."""
-
-    @property
-    def vectors(self) -> Mapping[str, Tensor]:
-        """By hook point, `[d]`."""
-        ...
+from workbench.model.positions import as_positions
 
 
 @dataclass(frozen=True)
@@ -71,6 +61,7 @@ class Steer(FeatureIntervention):
         amount: float = 1.0,
         *,
         positions: Any = "all",
+        when: When | None = None,
     ) -> Steer:
         """Add `amount * direction` at a hook point, or all vectors of a direction: `Steer.along(direction, 4.0)`.
 
@@ -80,19 +71,14 @@ class Steer(FeatureIntervention):
             direction: of the hook point's width, heads one after another.
             amount: how much of it.
             positions: as for every intervention.
+            when: as for every intervention.
         """
-        if isinstance(hook_point, Vectors) and isinstance(hook_point.vectors, Mapping):
-            if direction is not None and amount != 1.0:
+        if isinstance(hook_point, Vectors) and direction is not None:
+            if amount != 1.0:
                 raise EditError("Steer.along(direction, amount) takes no other direction; its vectors are its own.")
-            amount = amount if direction is None else direction  # type: ignore[assignment]
-            vectors = hook_point.vectors
-            joined = torch.cat([vector.detach().cpu().flatten() for vector in vectors.values()])
-            hook_point, direction = JOIN.join(vectors), joined
-        if not isinstance(hook_point, str):
-            raise EditError("Steer.along takes a hook point's name, or a direction with vectors by hook point.")
-        if direction is None:
-            raise EditError("Steer.along takes a direction, a tensor or a list of finite numbers, not None.")
-        return cls(None, amount, hook_point, direction, positions=positions)  # type: ignore[arg-type]
+            amount, direction = direction, None  # type: ignore[assignment]
+        name, vector = joined_vectors(hook_point, direction, "Steer.along")  # type: ignore[arg-type]
+        return cls(None, amount, name, vector, positions=positions, when=when)  # type: ignore[arg-type]
 
     @classmethod
     def fits(cls, dictionary: Dictionary) -> bool:
@@ -103,10 +89,10 @@ class Steer(FeatureIntervention):
         """The sum of value and amount; None for an amount of 0."""
         return None if self.amount == 0 else self.value_change(lambda old: old + self.amount, adds=self.amount)
 
-    def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
+    def edits(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
         """As for every feature, or one edit that adds the direction."""
         if self.direction is None:
-            return super().bind(model, plan)
+            return super().edits(model, plan)
         edits = []
         for point, vector in self._vectors(model):
             plan.close(point.key)
@@ -147,12 +133,12 @@ class Steer(FeatureIntervention):
         needed: dict[str, Any] = {"feature": None} if "direction" in settings else {}
         return cls(**needed | dict(settings))
 
-    def to_python(self, *first: str) -> str:
+    def to_python(self, *first: str, when: str = "") -> str:
         """The call that makes it; along a direction, that of `Steer.along`."""
         if self.direction is None:
-            return super().to_python(*first)
-        positions = "" if self.positions == "all" else f", positions={self.positions!r}"
-        return f"Steer.along({self.hook_point!r}, {list(self.direction)!r}, {self.amount!r}{positions})"
+            return super().to_python(*first, when=when)
+        rules = ("" if self.positions == "all" else f", positions={self.positions!r}") + self.condition(when)
+        return f"Steer.along({self.hook_point!r}, {list(self.direction)!r}, {self.amount!r}{rules})"
 
     def __str__(self) -> str:
         return super().__str__() if self.direction is None else f"Steer(along {self.hook_point}, {self.amount:g})"

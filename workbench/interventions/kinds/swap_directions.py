@@ -17,10 +17,11 @@ from workbench.core.arguments import Argument
 from workbench.core.precision import float64_device, in_float64
 from workbench.interventions.affine import AffineChange, NotAffineError
 from workbench.interventions.protocol import InterventionKind
-from workbench.model.edits import BoundEdit, Edit, EditError, Positions, as_positions
+from workbench.model.edits import BoundEdit, Edit, EditError, Positions
 from workbench.model.hookpoints import HookPoint
 from workbench.model.language_model import LanguageModel
 from workbench.model.plan import Plan
+from workbench.model.positions import as_positions
 
 PARALLEL = 1e-6
 """The least sine of the angle between two directions that have coordinates of their own."""
@@ -68,7 +69,7 @@ class SwapDirections(InterventionKind):
         angles = torch.arange(1.0, model.network.d_model + 1)
         return cls("blocks.0.hook_mlp_out", angles.sin(), angles.cos())  # type: ignore[arg-type]
 
-    def bind(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
+    def edits(self, model: LanguageModel, plan: Plan) -> Sequence[BoundEdit]:
         """Fresh edits for one run: one, or none for an amount of 0."""
         point = self._point(model)
         plan.close(point.key)
@@ -110,9 +111,9 @@ class SwapDirections(InterventionKind):
         positions = self.positions if isinstance(self.positions, str) else list(self.positions)
         return super().settings() | {"positions": positions}
 
-    def to_python(self, *first: str) -> str:
+    def to_python(self, *first: str, when: str = "") -> str:
         """The call that makes it."""
-        call = super().to_python(*first)
+        call = super().to_python(*first, when=when)
         return call if self.positions == "all" else f"{call[:-1]}, positions={self.positions!r})"
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ from workbench.interventions.affine import Add, AffineChange, Silence
 from workbench.interventions.parts import PARTS
 from workbench.interventions.protocol import InterventionKind
 from workbench.interventions.saved import to_dict
+from workbench.model.conditions import ungated
 from workbench.model.edits import EditError, Intervention
 from workbench.model.in_force import uninterrupted
 from workbench.model.language_model import LanguageModel
@@ -150,6 +151,8 @@ def _plans(
     plans, reasons = [], {}
     for number, edit in enumerate(edits):
         try:
+            if edit.when is not None:
+                raise SurgeryError(f"it acts {edit.when}, which weights can't tell")
             plans.append(_plan(edit, edit.affine_changes(model), places))
         except (SurgeryError, EditError) as error:
             reasons[number] = str(error).rstrip(".")
@@ -256,7 +259,7 @@ def _verify(model: LanguageModel, child: Child, by_module: Mapping[str, Sequence
     rounded. `layers` are those of the model that are left.
     """
     with uninterrupted():
-        rules = [part.positions for edit in model.bind(child.reference) for part in edit.parts]
+        rules = [ungated(part.positions) for edit in model.bind(child.reference) for part in edit.parts]
     named = [max(rule) for rule in rules if isinstance(rule, tuple)]
     length = min(max([PROBE, *(position + 2 for position in named)]), model.network.n_ctx)
     chance = torch.Generator().manual_seed(0)
