@@ -46,7 +46,8 @@ NOT_CALLED = {
 """Rooms without functions that take what a person writes."""
 RECORDS = {
     "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification ViewerGraph ViewerLink ViewerNode",
-    "circuits": "DiscreteCircuit EncodedTask GroundTruth PatchingResult ScoreEvaluation TaskResult",
+    "circuits": "AlignedPair Alignment DiscreteCircuit EncodedTask GroundTruth PatchingResult PositionPatching "
+    "ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
     "directions": "Probe Separation",
     "dictionaries": "Codes Dictionary Step Trainable",

@@ -31,7 +31,8 @@ REFUSED = {
     ),
     **dict.fromkeys(("JacobianLens", "lens.fit_jacobian_lens"), "sharded over processes"),
     **dict.fromkeys(
-        ("circuits.attribution_patching", "circuits.edge_attribution_patching"), "Gradients can't be taken"
+        ("circuits.attribution_patching", "circuits.edge_attribution_patching", "circuits.attribute_positions"),
+        "Gradients can't be taken",
     ),
     **dict.fromkeys(
         ("training.train", "training.fine_tune", "lens.fit_tuned_lens"), "which share the work of a training otherwise"

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.core.text import figure_text
-from workbench.figures.common import AGAINST, FAINT, FOR, GRID, axis_title, dress
+from workbench.figures.common import AGAINST, FAINT, FOR, GRID, axis_title, dress, short_label
 
 COLOURS = (FOR, AGAINST, "#8a6d3b", "#4b6c9e", "#8d5a97", FAINT)
 
@@ -83,4 +83,54 @@ def roc_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) ->
         title=axis_title("share of the other heads taken for it"), tickformat=".0%", range=[-0.02, 1.02]
     )
     figure.update_yaxes(title=axis_title("share of the circuit found"), tickformat=".0%", range=[-0.02, 1.02])
+    return figure
+
+
+def position_map(
+    effects: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    places: Sequence[str],
+    metric: str,
+    answers: Sequence[Sequence[str]] = (),
+) -> go.Figure:
+    """Effects of patching as a heat map, places from left to right and rows downwards; 0 is white.
+
+    Args:
+        effects: `[rows][places]`.
+        rows: layers, heads or features.
+        places: spans or tokens.
+        metric: what the effects are of.
+        answers: the likeliest token under each change, `[rows][places]`; empty where it is not known.
+    """
+    most = max((abs(value) for row in effects for value in row), default=0.0) or 1.0
+    named = [[short_label(one) for one in row] for row in answers] or [[""] * len(places) for _ in rows]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[list(row) for row in effects],
+            zmin=-most,
+            zmax=most,
+            colorscale=[[0, AGAINST], [0.5, "#ffffff"], [1, FOR]],
+            customdata=[
+                [[short_label(row), short_label(place), answer] for place, answer in zip(places, mine, strict=True)]
+                for row, mine in zip(rows, named, strict=True)
+            ],
+            xgap=1,
+            ygap=1,
+            colorbar={"thickness": 10, "outlinewidth": 0},
+            hovertemplate="row %{customdata[0]}, %{customdata[1]}<br>"
+            + figure_text(metric)
+            + " %{z:+.3g}"
+            + ("<br>answer %{customdata[2]}" if answers else "")
+            + "<extra></extra>",
+        )
+    )
+    dress(figure)
+    figure.update_layout(height=max(240, 110 + 15 * len(rows)), margin={"l": 30, "r": 10, "t": 10, "b": 90})
+    ticks = list(range(0, len(rows), 2 if len(rows) > 40 else 1))
+    figure.update_xaxes(
+        tickvals=list(range(len(places))), ticktext=[short_label(one) for one in places], showgrid=False, zeroline=False
+    )
+    figure.update_yaxes(
+        tickvals=ticks, ticktext=[short_label(rows[one]) for one in ticks], autorange="reversed", showgrid=False
+    )
     return figure
