@@ -286,6 +286,16 @@ FUNCTIONS: Calls = {
         "graph": w.graph,
         "nodes": 2,
     },
+    "differences.compare_models": lambda w: {
+        "a": w.model,
+        "b": w.model,
+        "corpus": w.corpus,
+        "tokens": 40,
+        "graft_tokens": 8,
+        "context": 16,
+        "prompts": ["The dog"],
+        "max_new_tokens": 2,
+    },
     "circuits.align_prompts": lambda w: {
         "model": w.model,
         "clean": ["The dog ran"],

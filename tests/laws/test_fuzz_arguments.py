@@ -49,6 +49,8 @@ RECORDS = {
     "circuits": "AlignedPair Alignment DiscreteCircuit EncodedTask GroundTruth PatchingResult PositionPatching "
     "ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
+    "differences": "DecodingDifference DictionaryDifference Difference EditDifference Graft LatentDifference "
+    "LayerDifference ModelDifferences Passage TensorDifference TextDifferences UnitDifference WeightDifferences",
     "directions": "Probe Separation",
     "dictionaries": "Codes Dictionary Step Trainable",
     "evaluation": "Estimate TextSums",
@@ -132,6 +134,14 @@ PASSES: dict[str, set[str]] = {
     "sign position": {"-1"},
     "Graph.prune.keep ViewerGraph.prune.keep": {"a set"},
     "JacobianLens.swap.first JacobianLens.swap.second LensGrid.rank.token LensGrid.log_probability.token": {"0"},
+    "circuits.EmbeddingNoise.place": TEXTS,
+    "circuits.EmbeddingNoise.scale": {"3e38"},
+    "circuits.align_prompts.answers circuits.align_prompts.wrong": {
+        "an empty list",
+        "an empty range",
+        "a list of a NUL",
+    },
+    "circuits.align_prompts.spans circuits.align_task.spans": {"an empty mapping"},
     "evaluation.repetition.tokens directions.Direction.provenance": LISTS,
     "measures.dose_response.values": {*LISTS, "a list of -1", "a long list"},
     "synthetic.state_column.written index.text_ends.texts": LISTS,
