@@ -293,6 +293,21 @@ def test_half_precision_and_company() -> None:
     assert torch.allclose(patch_positions(exact, both).values, mean, atol=1e-5)
 
 
+def test_an_opened_cell_has_the_exchanged_answer() -> None:
+    module, model = opened("llama")
+    pair = align_prompts(model, [CLEAN], [CORRUPTED])
+    cell = wb.circuits.open_cell(model, pair, "1", pair.places[2], top=3)
+    part, one = module.model.layers[1], pair.pairs[0]
+    value = seen(module, one.clean, part, "in")[0]
+    shares = logits_of(module, one.corrupted, part, "in", put(value[2], 2)).softmax(-1).topk(3)
+    assert [token for token, _ in cell.changed] == model.token_labels(shares.indices)
+    assert [share for _, share in cell.changed] == pytest.approx(shares.values.tolist(), abs=1e-5)
+    grid = patch_positions(model, pair, metric="kl")
+    assert grid.answers[1][2] == cell.changed[0][0]
+    with pytest.raises(TaskError, match="no row"):
+        wb.circuits.open_cell(model, pair, "9", pair.places[2])
+
+
 def test_what_can_not_be_is_refused() -> None:
     _, model = opened("llama")
     for spans, words in (({"x": "horse"}, "occurs 0 times"), ({"last": "dog"}, "last position"), ({"x": ""}, "empty")):

@@ -307,6 +307,12 @@ FUNCTIONS: Calls = {
     "circuits.align_task": lambda w: {"model": w.model, "task": w.task},
     "circuits.attribute_positions": lambda w: {"model": w.model, "alignment": w.alignment, "layers": [0, 1]},
     "circuits.EmbeddingNoise": lambda w: {"place": "subject", "scale": 3.0, "samples": 2, "seed": 0},
+    "circuits.open_cell": lambda w: {
+        "model": w.model,
+        "alignment": w.alignment,
+        "row": "1",
+        "place": w.alignment.places[0],
+    },
     "circuits.patch_positions": lambda w: {"model": w.model, "alignment": w.alignment, "layers": [0, 1]},
     "circuits.attribution_patching": lambda w: {"model": w.model, "task": w.task},
     "circuits.edge_attribution_patching": lambda w: {"model": w.model, "task": w.task},

@@ -20,6 +20,8 @@ from workbench.circuits.patching_edges import Edge as Edge
 from workbench.circuits.patching_edges import patch_edges as patch_edges
 from workbench.circuits.patching_gradients import attribution_patching as attribution_patching
 from workbench.circuits.patching_gradients import edge_attribution_patching as edge_attribution_patching
+from workbench.circuits.position_cell import OpenedCell as OpenedCell
+from workbench.circuits.position_cell import open_cell as open_cell
 from workbench.circuits.position_grid import EmbeddingNoise as EmbeddingNoise
 from workbench.circuits.position_result import PositionPatching as PositionPatching
 from workbench.circuits.positions import attribute_positions as attribute_positions

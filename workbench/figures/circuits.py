@@ -104,32 +104,35 @@ def position_map(
     """
     most = max((abs(value) for row in effects for value in row), default=0.0) or 1.0
     named = [[short_label(one) for one in row] for row in answers] or [[""] * len(places) for _ in rows]
-    figure = go.Figure(
-        go.Heatmap(
-            z=[list(row) for row in effects],
-            zmin=-most,
-            zmax=most,
-            colorscale=[[0, AGAINST], [0.5, "#ffffff"], [1, FOR]],
-            customdata=[
-                [[short_label(row), short_label(place), answer] for place, answer in zip(places, mine, strict=True)]
-                for row, mine in zip(rows, named, strict=True)
-            ],
-            xgap=1,
-            ygap=1,
-            colorbar={"thickness": 10, "outlinewidth": 0},
-            hovertemplate="row %{customdata[0]}, %{customdata[1]}<br>"
-            + figure_text(metric)
-            + " %{z:+.3g}"
-            + ("<br>answer %{customdata[2]}" if answers else "")
-            + "<extra></extra>",
-        )
+    heat = go.Heatmap(
+        z=[list(row) for row in effects],
+        zmin=-most,
+        zmax=most,
+        colorscale=[[0, AGAINST], [0.5, "#ffffff"], [1, FOR]],
+        xgap=1,
+        ygap=1,
+        colorbar={"thickness": 10, "outlinewidth": 0},
+        hoverinfo="skip",
     )
+    cells = [(y, x) for y in range(len(rows)) for x in range(len(places))]
+    labels = [short_label(one) for one in places]
+    points = go.Scatter(  # a heat map's own cells can't be chosen
+        x=[x for _, x in cells],
+        y=[y for y, _ in cells],
+        mode="markers",
+        marker={"symbol": "square", "size": 14, "opacity": 0},
+        customdata=[[short_label(rows[y]), labels[x], effects[y][x], named[y][x]] for y, x in cells],
+        hovertemplate="row %{customdata[0]}, %{customdata[1]}<br>"
+        + figure_text(metric)
+        + " %{customdata[2]:+.3g}"
+        + ("<br>answer %{customdata[3]}" if answers else "")
+        + "<extra></extra>",
+    )
+    figure = go.Figure([heat, points])
     dress(figure)
     figure.update_layout(height=max(240, 110 + 15 * len(rows)), margin={"l": 30, "r": 10, "t": 10, "b": 90})
     ticks = list(range(0, len(rows), 2 if len(rows) > 40 else 1))
-    figure.update_xaxes(
-        tickvals=list(range(len(places))), ticktext=[short_label(one) for one in places], showgrid=False, zeroline=False
-    )
+    figure.update_xaxes(tickvals=list(range(len(places))), ticktext=labels, showgrid=False, zeroline=False)
     figure.update_yaxes(
         tickvals=ticks, ticktext=[short_label(rows[one]) for one in ticks], autorange="reversed", showgrid=False
     )
