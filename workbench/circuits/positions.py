@@ -135,5 +135,5 @@ def _estimate(base: BaseRun, cell: Cell) -> Tensor:
         slope = slope[at] if put.head is None else slope[at, put.head]
         old = old if put.head is None else old[:, put.head]
         change = put.values.to(slope) - (0 if put.adds else old.to(slope))
-        total = total + (change * slope).sum()
+        total = total + (change * slope).sum().to(total.device)
     return total

@@ -65,7 +65,7 @@ def compare_texts_and_streams(
             )
             pairs = predictions(some.content)
             values = _by_token(one, other.to(one.device), some, pairs)
-            sums.add(some.texts.repeat_interleave(pairs.sum(1).cpu()).to(pairs.device), **values)
+            sums.add(some.texts.repeat_interleave(pairs.sum(1).to(some.texts.device)), **values)
             best.add(some, pairs, values, one, other)
             streams += _distances(seen, others, names, some.content)
             counted += int(some.content.sum())
@@ -106,7 +106,8 @@ def _by_token(one: Tensor, other: Tensor, some: TokenBatch, pairs: Tensor) -> di
         "loss_b": token_losses(other, some.tokens, pairs),
         "same": (one[:, :-1].argmax(-1) == other[:, :-1].argmax(-1)).float(),
     }
-    return {name: value[pairs] for name, value in columns.items()} | {"count": torch.ones_like(columns["kl"][pairs])}
+    found = {name: value[pairs.to(value.device)] for name, value in columns.items()}
+    return found | {"count": torch.ones_like(found["kl"])}
 
 
 def _distances(one: dict[str, Tensor], other: dict[str, Tensor], names: Sequence[str], content: Tensor) -> Tensor:
