@@ -23,7 +23,7 @@ def show(request: ComparisonRequest, found: ModelDifferences) -> None:
         if not found.findings:
             st.markdown("Nothing differs.")
         for one in found:
-            link = f" [Open the neuron](/?feature={quote(one.feature)})" if one.feature.startswith("neurons.") else ""
+            link = f" [Open it](/?feature={quote(one.feature)})" if one.feature else ""
             st.markdown(f"- {plain(one.sentence)}{link}")
     if found.stream:
         st.subheader("Layer by layer", anchor=False)

@@ -94,7 +94,8 @@ def test_every_cell_is_a_pass_of_plain_transformers(name: str) -> None:
     components = [one for one, path in zip(("attention", "mlp"), PATHS[name][1:], strict=False) if path]
     for component in ["stream", "heads", *components]:
         into, ids, source = ("clean", clean, corrupted) if component == "mlp" else ("corrupted", corrupted, clean)
-        grid = patch_positions(model, pair, component, into=into)  # type: ignore[arg-type]
+        layers = [0, model.network.n_layers - 1] if component == "heads" else None
+        grid = patch_positions(model, pair, component, into=into, layers=layers)  # type: ignore[arg-type]
         found = torch.zeros_like(grid.values)
         for row, title in enumerate(grid.rows):
             layer, _, head = title.partition(".")
@@ -274,6 +275,9 @@ def test_small_steps_are_estimated() -> None:
             )
             assert exact.correlation(slopes) > 0.99
             assert float((exact.effects - slopes.effects).abs().max()) < 0.2 * float(exact.effects.abs().max())
+    for into in ("clean", "corrupted"):
+        kl = attribute_positions(model, pair, "mlp", metric="kl", into=into)
+        assert bool(kl.effects.isfinite().all())
     assert slopes.method == "attribution"
     assert slopes.clean == pytest.approx(exact.clean, abs=1e-5)
 

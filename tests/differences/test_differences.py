@@ -203,6 +203,12 @@ def test_unlike_models_are_compared_by_texts_or_refused(llama: wb.model.Language
     assert {one.kind for one in found} == {"texts"}
     with pytest.raises(DifferenceError, match="need a tokenizer"):
         compare_models(llama, wb.load_model(tiny.build("llama")), CORPUS, tokens=64)
+    edits = [wb.Clamp(wb.Feature.parse("neurons.1.gate:3"), 2.0)]
+    found = compare_models(llama, wb.bake(llama, edits), CORPUS, tokens=64)  # has a bias that its parent lacks
+    assert "no counterpart" in found.notes[0]
+    assert found.stream[0].distance == 0
+    assert found.stream[1].distance > 0
+    assert next(one for one in found if one.kind == "neuron").feature == "neurons.1.up:3"
     unlike = copy.deepcopy(tiny.tokenizer())
     unlike.add_tokens(["horse"])
     with pytest.raises(DifferenceError, match="unlike tokenizers"):

@@ -93,17 +93,19 @@ def run_base(model: LanguageModel, tokens: Tensor, names: Sequence[str] = (), ed
     seen: dict[str, Tensor] = {}
     keys = {name: model.hook_points[name].key for name in names}
     watch: Mapping[str, Callable[[Tensor], None]] = {
-        key: lambda value, key=key: seen.__setitem__(key, value[0].clone()) for key in keys.values()
+        key: lambda value, key=key: seen.__setitem__(key, value[0]) for key in keys.values()
     }
     with uninterrupted(), torch.inference_mode():
         run = Run([Group([*model.bind([]), *model.network.prepare(edits(0))])], watch=watch)
         past = _new_past(model)
-        logits = model.network.run(tokens[None], run, cache=past, last=1)[0, -1].float().clone()
+        logits = model.network.run(tokens[None], run, cache=past, last=1)[0, -1].float()
     plain = past is not None and all(
         type(layer) is DynamicLayer and layer.is_initialized and layer.keys.shape[-2] == len(tokens)  # type: ignore[union-attr]
         for layer in past.layers
     )
-    return BaseRun(tokens, edits, logits, {name: seen[key] for name, key in keys.items()}, past if plain else None)
+    # copies outside of inference mode, which gradients can be taken with
+    activations = {name: seen[key].clone() for name, key in keys.items()}
+    return BaseRun(tokens, edits, logits.clone(), activations, past if plain else None)
 
 
 def run_with_slopes(

@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from workbench.core.checks import Integer, Natural, Positive, checked
 from workbench.core.progress import Progress, remembering, silence
-from workbench.corpus import Corpus, as_corpus
+from workbench.corpus import Corpus
 from workbench.dictionaries.protocol import Dictionary
 from workbench.differences import sentences
 from workbench.differences.errors import DifferenceError
@@ -82,7 +82,7 @@ def compare_models(
         ModelError: a folder that holds no model.
     """
     told, stops = progress or silence, remembering(cancel)
-    text = corpus if isinstance(corpus, Corpus) else as_corpus(corpus)
+    text = corpus if isinstance(corpus, Corpus) else Corpus.load(corpus)
     told(0.0, "Opening the models")
     with uninterrupted():
         pair = open_pair(a, b, text)
@@ -95,10 +95,14 @@ def compare_models(
             steps.append((1.0, lambda tell: work.answers(prompts, max_new_tokens)))
         if pair.alike:
             result.notes.append(f"The models are compared by their texts alone, since {pair.alike}.")
-        elif pair.changed:
+        elif pair.changed or pair.unpaired:
+            if pair.unpaired:
+                result.notes.append(_unpaired(pair))
+            if any(pair.beside):
+                result.notes.append("Grafts are left out, since interventions run beside a model's weights.")
             if "weights" in parts:
                 steps.append((2.0, work.weights))
-            if "grafts" in parts:
+            if "grafts" in parts and not any(pair.beside) and not pair.unpaired:
                 steps.append((4.0, lambda tell: work.grafts(graft_tokens, tell)))
         if "features" in parts and not pair.alike:
             steps.append((2.0, lambda tell: work.features(dictionaries, interventions, tell)))
@@ -111,6 +115,16 @@ def compare_models(
             done += size
     told(1.0, "Done")
     return result
+
+
+def _unpaired(pair: Pair) -> str:
+    """The sentence on tensors that have no counterpart."""
+    more = f" and {len(pair.unpaired) - 1} more tensors" if len(pair.unpaired) > 1 else ""
+    verb = "have" if more else "has"
+    return (
+        f"{pair.unpaired[0]}{more} {verb} no counterpart of the same shape in the other model, so weights are compared "
+        "without them, and grafts are left out."
+    )
 
 
 class _Work:

@@ -39,6 +39,8 @@ def compare_decodings_of(pair: Pair, top: int, seed: int) -> DecodingDifference 
     try:
         for layer in range(a.network.n_layers):
             one, other = (model.network.neuron_directions(layer, weights).cpu() for model in (a, b))
+            if one.shape != other.shape:
+                continue
             differs = (one != other).any(1).nonzero()[:, 0]
             most = max(1, NEURONS // a.network.n_layers)
             differs = differs[torch.randperm(len(differs), generator=chance)[:most]].sort().values

@@ -35,7 +35,9 @@ class Pair:
     alike: str
     """Why only their texts can be compared; empty where they are of one shape."""
     changed: dict[str, tuple[Tensor, Tensor]] = field(repr=False)
-    """The tensors that differ, by name."""
+    """The tensors that both have in one shape and that differ, by name."""
+    unpaired: tuple[str, ...]
+    """Names of tensors that only one of them has, or that have other shapes."""
     equal: int
     """Number of those that do not."""
 
@@ -58,13 +60,19 @@ def open_pair(a: Model, b: Model, corpus: Corpus) -> Pair:
     why = _unlike(*models)
     states = [state_of(model.network.module) for model in models]
     changed: dict[str, tuple[Tensor, Tensor]] = {}
+    unpaired: list[str] = []
     if not why:
+        shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+        unpaired = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
         for name, tensor in states[0].items():
+            if name in unpaired:
+                continue
             if not same(tensor, states[1][name]):
                 changed[name] = tensor, states[1][name]
             elif own and tensor.dtype == states[1][name].dtype and tensor.device == states[1][name].device:
                 states[1][name].set_(tensor)  # type: ignore[call-overload] - held once; b was opened here
-    return Pair(models[0], models[1], (besides[0], besides[1]), why, changed, len(states[0]) - len(changed))
+    equal = len(states[0]) - len(changed) - sum(name in states[0] for name in unpaired)
+    return Pair(models[0], models[1], (besides[0], besides[1]), why, changed, tuple(unpaired), equal)
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -100,12 +108,10 @@ def _unlike(a: LanguageModel, b: LanguageModel) -> str:
     """Why two models are not of one shape; empty where they are."""
     if a.splices or b.splices:
         return "a model runs through dictionaries"
-    one, other = (
-        {name: tuple(tensor.shape) for name, tensor in state_of(model.network.module).items()} for model in (a, b)
-    )
     if type(a.network.module) is not type(b.network.module):
         return "their architectures differ"
     if a.network.n_layers != b.network.n_layers:
         return f"they have {a.network.n_layers} and {b.network.n_layers} layers"
-    unlike = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-    return f"{unlike[0]} is {one.get(unlike[0])} in one and {other.get(unlike[0])} in the other" if unlike else ""
+    if a.network.d_model != b.network.d_model:
+        return f"their streams are {a.network.d_model} and {b.network.d_model} wide"
+    return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workbench.core.text import plain
 from workbench.differences.results import (
     DecodingDifference,
     DictionaryDifference,
@@ -206,5 +205,5 @@ def _carried(directions: int | None, full: int | None) -> str:
 
 
 def _short(text: str) -> str:
-    words = plain(text)
+    words = " ".join(text.split())
     return words if len(words) <= 60 else "…" + words[-59:]

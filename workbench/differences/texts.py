@@ -166,6 +166,8 @@ class _Passages:
                 most,
                 (float(losses[0, row, at]), float(losses[1, row, at])),
             )
+            if any((kept.before, kept.token) == (passage.before, passage.token) for *_, kept in self._kept):
+                continue
             self._number += 1
             (heapq.heappushpop if full else heapq.heappush)(self._kept, (most, self._number, passage))
 

@@ -113,6 +113,8 @@ def _neurons(pair: Pair, layer: int, top: int) -> list[UnitDifference]:
     try:
         for weights in (*sites, "down"):
             one, other = (model.network.neuron_weights(layer, weights) for model in (pair.a, pair.b))
+            if one.shape != other.shape:
+                return []
             both.append((one, other.to(one.device)))
     except (WorkbenchError, ModelError):
         return []
