@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
+RIGHT, WRONG = " Mary", " John"
 COMPONENTS = {"stream": "the stream", "attention": "attention", "mlp": "MLPs", "heads": "heads"}
 INTO = {"corrupted": "clean into corrupted", "clean": "corrupted into clean"}
 
@@ -96,15 +97,21 @@ def show(model: LanguageModel) -> None:
 
 
 def _ask(model: LanguageModel) -> PositionRequest:
-    for key, text in (("positions clean", CLEAN), ("positions corrupted", CORRUPTED)):
-        if key not in st.session_state:
-            st.session_state[key] = text if knows(model, text) else ""
+    known = knows(model, CLEAN + RIGHT + WRONG)
+    first = {"clean": CLEAN, "corrupted": CORRUPTED, "right": RIGHT, "wrong": WRONG}
+    single = known and all(model.to_tokens(one, start=False).shape[1] == 1 for one in (RIGHT, WRONG))
+    for name, text in first.items():
+        usable = single if name in ("right", "wrong") else known
+        st.session_state.setdefault(f"positions {name}", text if usable else "")
     one, other = st.columns(2)
     clean = one.text_input("Clean prompt", key="positions clean", persist_state="session")
     corrupted = other.text_input("Corrupted prompt", key="positions corrupted", persist_state="session")
     right, wrong, which, into = st.columns(4)
     answer = right.text_input(
-        "Right answer", key="positions right", persist_state="session", help="One token; empty for the model's own."
+        "Right answer",
+        key="positions right",
+        persist_state="session",
+        help="One token, with the space in front of it; empty for the model's own likeliest.",
     )
     other_answer = wrong.text_input("Wrong answer", key="positions wrong", persist_state="session")
     component = which.selectbox(

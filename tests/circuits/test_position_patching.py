@@ -330,5 +330,5 @@ def test_what_can_not_be_is_refused() -> None:
     with pytest.raises(TaskError, match="unlike numbers of places"):
         align_prompts(model, [CLEAN, "The dog ran to the river"], [CORRUPTED, "The cat ran to the river"])
     ids = model.to_tokens(CLEAN)[0]
-    assert align_prompts(model, [ids[1:]], [ids[1:]]).places == [f"{n} {one}" for n, one in
+    assert align_prompts(model, [ids[1:]], [ids[1:]]).places == [f"{n}:{one}" for n, one in
                                                                   enumerate(model.text_pieces(ids[1:]))]  # fmt: skip

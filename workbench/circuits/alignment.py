@@ -220,7 +220,7 @@ def _shared(both: Sequence[Tensor], words: Sequence[Sequence[str]]) -> list[Plac
         if kind == "equal" or (kind == "replace" and b - a == d - c):
             places += [_place(_label(words, x, y), (x,), (y,)) for x, y in zip(range(a, b), range(c, d), strict=True)]
         elif kind == "replace":
-            name = "".join(words[0][a:b]) + " → " + "".join(words[1][c:d])
+            name = "".join(words[0][a:b]) + "→" + "".join(words[1][c:d])
             places.append(_place(name, tuple(range(a, b)), tuple(range(c, d))))
     if not places:
         raise TaskError("The two prompts share no token, so no positions stand for each other; name spans.")
@@ -229,7 +229,7 @@ def _shared(both: Sequence[Tensor], words: Sequence[Sequence[str]]) -> list[Plac
 
 def _label(words: Sequence[Sequence[str]], clean: int, corrupted: int) -> str:
     one, other = words[0][clean], words[1][corrupted]
-    return f"{clean} {one}" if one == other else f"{clean} {one} → {other}"
+    return f"{clean}:{one}" if one == other else f"{clean}:{one}→{other}"
 
 
 def _place(name: str, clean: tuple[int, ...], corrupted: tuple[int, ...]) -> Place:
