@@ -3,6 +3,7 @@ from . import circuits as circuits
 from . import core as core
 from . import corpus as corpus
 from . import dictionaries as dictionaries
+from . import differences as differences
 from . import directions as directions
 from . import evaluation as evaluation
 from . import figures as figures
@@ -68,6 +69,7 @@ __all__ = [
     "corpus",
     "decode_neurons",
     "dictionaries",
+    "differences",
     "directions",
     "evaluation",
     "figures",

@@ -1,5 +1,5 @@
 """Circuits: the attention heads that do a task, by several methods."""
 
 TITLE, ICON, URL_PATH, ORDER = "Circuits", ":material/lan:", "circuits", 80
-ABOUT = "Find the attention heads that do a task, by several methods side by side, and ablate the others."
-STATE = ("circuit", "circuit of", "circuit size")
+ABOUT = "Find the heads that do a task, and the layer and position at which two prompts part."
+STATE = ("circuit", "circuit of", "circuit size", "positions", "position cell", "position row", "position place")

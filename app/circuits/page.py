@@ -9,7 +9,7 @@ import streamlit as st
 from shared import session
 from shared.waiting import one_sentence
 
-from circuits import panel
+from circuits import panel, positions
 from circuits.request import METHODS, OWN, CircuitRequest
 from workbench.circuits import TASKS
 from workbench.core.text import plain
@@ -39,6 +39,8 @@ def show() -> None:
             st.caption(plain(f"The settings have changed; these are the heads of: {latest.name}, seed {latest.seed}"))
         with one_sentence():
             panel.show(model, latest)
+    st.divider()
+    positions.show(model)
 
 
 def _ask(model: LanguageModel) -> tuple[CircuitRequest, bool]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from shared import snippets
 
 from circuits.request import CircuitRequest
+
+if TYPE_CHECKING:
+    from circuits.positions import PositionRequest
 
 
 def circuits(request: CircuitRequest) -> str:
@@ -29,4 +34,19 @@ def circuits(request: CircuitRequest) -> str:
         "for method, score in scores.items():\n"
         "    best = score.abs().flatten().argsort(descending=True, stable=True)[:10]\n"
         "    print(method, [(int(one) // score.shape[1], int(one) % score.shape[1]) for one in best])\n"
+    )
+
+
+def positions(request: PositionRequest) -> str:
+    """The grid of two prompts, estimated and exact."""
+    more = "".join(f", {name}={value!r}" for name, value in request.arguments().items() if value)
+    how = f"model, pair, {request.component!r}, into={request.into!r}"
+    return (
+        snippets.opening(request.source)
+        + f"pair = wb.circuits.align_prompts(model, [{request.clean!r}], [{request.corrupted!r}]{more})\n"
+        + "print(pair)\n"
+        + f"estimate = wb.circuits.attribute_positions({how})\n"
+        + f"exact = wb.circuits.patch_positions({how})\n"
+        + "print(exact.correlation(estimate), exact.largest())\n"
+        + "exact.figure().show()\n"
     )

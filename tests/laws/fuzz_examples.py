@@ -104,6 +104,10 @@ class World:
         )
 
     @functools.cached_property
+    def alignment(self) -> Any:
+        return wb.circuits.align_task(self.model, self.task)
+
+    @functools.cached_property
     def saved_task(self) -> Path:
         wb.circuits.save_task(self.task, self.folder / "task.jsonl")
         return self.folder / "task.jsonl"
@@ -315,6 +319,34 @@ FUNCTIONS: Calls = {
         "graph": w.graph,
         "nodes": 2,
     },
+    "differences.compare_models": lambda w: {
+        "a": w.model,
+        "b": w.model,
+        "corpus": w.corpus,
+        "tokens": 40,
+        "graft_tokens": 8,
+        "context": 16,
+        "prompts": ["The dog"],
+        "max_new_tokens": 2,
+    },
+    "circuits.align_prompts": lambda w: {
+        "model": w.model,
+        "clean": ["The dog ran"],
+        "corrupted": ["The cat and"],
+        "spans": {"subject": ("dog", "cat")},
+        "answers": ["a"],
+        "wrong": ["b"],
+    },
+    "circuits.align_task": lambda w: {"model": w.model, "task": w.task},
+    "circuits.attribute_positions": lambda w: {"model": w.model, "alignment": w.alignment, "layers": [0, 1]},
+    "circuits.EmbeddingNoise": lambda w: {"place": "subject", "scale": 3.0, "samples": 2, "seed": 0},
+    "circuits.open_cell": lambda w: {
+        "model": w.model,
+        "alignment": w.alignment,
+        "row": "1",
+        "place": w.alignment.places[0],
+    },
+    "circuits.patch_positions": lambda w: {"model": w.model, "alignment": w.alignment, "layers": [0, 1]},
     "circuits.attribution_patching": lambda w: {"model": w.model, "task": w.task},
     "circuits.edge_attribution_patching": lambda w: {"model": w.model, "task": w.task},
     "circuits.docstring": lambda w: {"model": w.model, "examples": 2},

@@ -46,8 +46,11 @@ NOT_CALLED = {
 """Rooms without functions that take what a person writes."""
 RECORDS = {
     "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification ViewerGraph ViewerLink ViewerNode",
-    "circuits": "DiscreteCircuit EncodedTask GroundTruth PatchingResult ScoreEvaluation TaskResult",
+    "circuits": "AlignedPair Alignment DiscreteCircuit EncodedTask GroundTruth OpenedCell PatchingResult "
+    "PositionPatching ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
+    "differences": "DecodingDifference DictionaryDifference Difference EditDifference Graft LatentDifference "
+    "LayerDifference ModelDifferences Passage TensorDifference TextDifferences UnitDifference WeightDifferences",
     "directions": "Probe Separation",
     "dictionaries": "Codes Dictionary Step Trainable",
     "evaluation": "Estimate TextSums",
@@ -142,6 +145,16 @@ PASSES: dict[str, set[str]] = {
     "sign position": {"-1"},
     "Graph.prune.keep ViewerGraph.prune.keep": {"a set"},
     "JacobianLens.swap.first JacobianLens.swap.second LensGrid.rank.token LensGrid.log_probability.token": {"0"},
+    "circuits.EmbeddingNoise.place": TEXTS,
+    "differences.compare_models.parts": {"an empty list", "an empty range"},
+    "differences.compare_models.prompts": {"an empty list", "an empty range", "a list of a NUL"},
+    "circuits.EmbeddingNoise.scale": {"3e38"},
+    "circuits.align_prompts.answers circuits.align_prompts.wrong": {
+        "an empty list",
+        "an empty range",
+        "a list of a NUL",
+    },
+    "circuits.align_prompts.spans circuits.align_task.spans": {"an empty mapping"},
     "evaluation.repetition.tokens directions.Direction.provenance": LISTS,
     "measures.dose_response.values": {*LISTS, "a list of -1", "a long list"},
     "synthetic.state_column.written index.text_ends.texts": LISTS,

@@ -24,6 +24,7 @@ from workbench.surgery.registry import OPERATIONS, Cancelled
 pytestmark = pytest.mark.usefixtures("tiny_cache")
 
 PARTIAL = {
+    "differences.compare_models": "what was compared until then, and a note that it was stopped",
     "attribution.attribute": "the graph of the latents traced so far",
     "measures.measure_fidelities": "measures of the tokens until then",
     "measures.measure_fidelity": "measures of the tokens until then",

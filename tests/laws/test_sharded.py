@@ -31,7 +31,12 @@ REFUSED = {
     ),
     **dict.fromkeys(("JacobianLens", "lens.fit_jacobian_lens"), "sharded over processes"),
     **dict.fromkeys(
-        ("circuits.attribution_patching", "circuits.edge_attribution_patching", "steering.optimise_direction"),
+        (
+            "circuits.attribution_patching",
+            "circuits.attribute_positions",
+            "circuits.edge_attribution_patching",
+            "steering.optimise_direction",
+        ),
         "Gradients can't be taken",
     ),
     **dict.fromkeys(

@@ -1,5 +1,9 @@
 """Circuits: tasks, and the heads and edges that a model does them with."""
 
+from workbench.circuits.alignment import AlignedPair as AlignedPair
+from workbench.circuits.alignment import Alignment as Alignment
+from workbench.circuits.alignment import align_prompts as align_prompts
+from workbench.circuits.alignment import align_task as align_task
 from workbench.circuits.discrete import DiscreteCircuit as DiscreteCircuit
 from workbench.circuits.discrete import find_circuit_discrete as find_circuit_discrete
 from workbench.circuits.discrete import find_heads_discrete as find_heads_discrete
@@ -16,6 +20,12 @@ from workbench.circuits.patching_edges import Edge as Edge
 from workbench.circuits.patching_edges import patch_edges as patch_edges
 from workbench.circuits.patching_gradients import attribution_patching as attribution_patching
 from workbench.circuits.patching_gradients import edge_attribution_patching as edge_attribution_patching
+from workbench.circuits.position_cell import OpenedCell as OpenedCell
+from workbench.circuits.position_cell import open_cell as open_cell
+from workbench.circuits.position_grid import EmbeddingNoise as EmbeddingNoise
+from workbench.circuits.position_result import PositionPatching as PositionPatching
+from workbench.circuits.positions import attribute_positions as attribute_positions
+from workbench.circuits.positions import patch_positions as patch_positions
 from workbench.circuits.scores import ScoreEvaluation as ScoreEvaluation
 from workbench.circuits.scores import evaluate_scores as evaluate_scores
 from workbench.circuits.scores import roc_auc as roc_auc

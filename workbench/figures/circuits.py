@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.core.text import figure_text
-from workbench.figures.common import AGAINST, FAINT, FOR, GRID, axis_title, dress
+from workbench.figures.common import AGAINST, FAINT, FOR, GRID, axis_title, dress, short_label
 
 COLOURS = (FOR, AGAINST, "#8a6d3b", "#4b6c9e", "#8d5a97", FAINT)
 
@@ -83,4 +83,57 @@ def roc_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) ->
         title=axis_title("share of the other heads taken for it"), tickformat=".0%", range=[-0.02, 1.02]
     )
     figure.update_yaxes(title=axis_title("share of the circuit found"), tickformat=".0%", range=[-0.02, 1.02])
+    return figure
+
+
+def position_map(
+    effects: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    places: Sequence[str],
+    metric: str,
+    answers: Sequence[Sequence[str]] = (),
+) -> go.Figure:
+    """Effects of patching as a heat map, places from left to right and rows downwards; 0 is white.
+
+    Args:
+        effects: `[rows][places]`.
+        rows: layers, heads or features.
+        places: spans or tokens.
+        metric: what the effects are of.
+        answers: the likeliest token under each change, `[rows][places]`; empty where it is not known.
+    """
+    most = max((abs(value) for row in effects for value in row), default=0.0) or 1.0
+    named = [[short_label(one) for one in row] for row in answers] or [[""] * len(places) for _ in rows]
+    heat = go.Heatmap(
+        z=[list(row) for row in effects],
+        zmin=-most,
+        zmax=most,
+        colorscale=[[0, AGAINST], [0.5, "#ffffff"], [1, FOR]],
+        xgap=1,
+        ygap=1,
+        colorbar={"thickness": 10, "outlinewidth": 0},
+        hoverinfo="skip",
+    )
+    cells = [(y, x) for y in range(len(rows)) for x in range(len(places))]
+    labels = [short_label(one) for one in places]
+    points = go.Scatter(  # a heat map's own cells can't be chosen
+        x=[x for _, x in cells],
+        y=[y for y, _ in cells],
+        mode="markers",
+        marker={"symbol": "square", "size": 14, "opacity": 0},
+        customdata=[[short_label(rows[y]), labels[x], effects[y][x], named[y][x]] for y, x in cells],
+        hovertemplate="row %{customdata[0]}, %{customdata[1]}<br>"
+        + figure_text(metric)
+        + " %{customdata[2]:+.3g}"
+        + ("<br>answer %{customdata[3]}" if answers else "")
+        + "<extra></extra>",
+    )
+    figure = go.Figure([heat, points])
+    dress(figure)
+    figure.update_layout(height=max(240, 110 + 15 * len(rows)), margin={"l": 30, "r": 10, "t": 10, "b": 90})
+    ticks = list(range(0, len(rows), 2 if len(rows) > 40 else 1))
+    figure.update_xaxes(tickvals=list(range(len(places))), ticktext=labels, showgrid=False, zeroline=False)
+    figure.update_yaxes(
+        tickvals=ticks, ticktext=[short_label(rows[one]) for one in ticks], autorange="reversed", showgrid=False
+    )
     return figure
