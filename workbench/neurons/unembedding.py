@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Positive, checked
+from workbench.core.products import memory
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
 from workbench.model.lm_head import LMHead, merged
-from workbench.model.score_search import ScoreSearch, searched
+from workbench.model.score_search import ScoreSearch, searched, strips
 from workbench.neurons.table import NeuronError, NeuronTable, Scale, Weights
 from workbench.neurons.table_file import FORMAT, read_table, table_file, write_table
 
@@ -93,7 +94,7 @@ def decode_all(
     chance = torch.Generator().manual_seed(0)
     drawn = torch.randn(RANDOM_DIRECTIONS, head.width, generator=chance).to(head.device)
     random = torch.nn.functional.normalize(drawn, dim=-1)
-    room = drawn.new_empty(CHUNK * head.piece)
+    room = memory(drawn, CHUNK * head.piece)
     random_top = _decode_layer(head, random, adjust, 1, room)[0][0, :, 0]  # [RANDOM_DIRECTIONS]
 
     kept: dict[str, list[Tensor]] = {"tokens": [], "scores": [], "norms": []}
@@ -152,8 +153,8 @@ def top_both(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Values `[2, rows, top_k]`, the second of `-scores`, and their columns of the same shape.
     """
-    search = ScoreSearch(*scores.shape, scores.device, SIGNS)
-    for at in search.strips():
+    search = ScoreSearch(len(scores), strips(scores.shape[1], scores.device), scores.device, SIGNS)
+    for at in search.strips:
         search.see(scores[:, at], at)
     return _both(search, scores, top_k)
 
