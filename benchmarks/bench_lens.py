@@ -3,9 +3,9 @@
     python benchmarks/bench_lens.py [--tokens 64] [--passes 6] [--rounds 2] [--positions 128]
 
 Reading takes at most 1.3 times the bare forward pass and one product of all layers and positions with the LM head. Of
-fitting, wanted are four times the speed. TransformerLens takes a forward pass and 72 backward passes of 8 coordinates for a text
-on the default model; a few of the latter are timed, and their median counts for all. Ours is a whole text, its reading
-included. Both take turns, so that other work on the machine slows both alike.
+fitting, wanted are four times the speed. TransformerLens takes a forward pass and 72 backward passes of 8 coordinates
+for a text on the default model; a few of the latter are timed, and their median counts for all. Ours is a whole text,
+its reading included. Both take turns, so that other work on the machine slows both alike.
 """
 
 from __future__ import annotations
