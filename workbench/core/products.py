@@ -37,6 +37,8 @@ TURNS = 3
 WORTH = 0.9
 """Share of torch's time that another form must stay below."""
 PLAIN = "torch"
+WHOLE = "whole"
+"""What trainings did before there were forms: one product of torch's for all rows of a batch."""
 
 
 def _torch(rows: Tensor, weights: Tensor, out: Tensor) -> Tensor:
