@@ -1,4 +1,4 @@
-"""One training step at d_in 576, width 4,608, batch 4,096, with fused Adam, against the best product and plain autograd.
+"""One training step at d_in 576, width 4,608, batch 4,096, with fused Adam, beside the best product and plain autograd.
 
 The best product of this machine is the physical limit: only the encoder's product is dense where codes are sparse. ReLU
 and JumpReLU are timed as they are late in training, with 64 latents active per activation, and ReLU also as it begins,
