@@ -1,8 +1,10 @@
-"""Encoding activations at d_in 576, width 4,608 against the encoder's matrix product followed by torch.topk alone."""
+"""Encoding activations at d_in 576, width 4,608 against the best product of this machine, and the encoder's product
+followed by torch.topk."""
 
 from __future__ import annotations
 
 import torch
+from limits import LIMIT, best_products, with_limit
 from timing import in_turns, report
 
 from workbench.dictionaries.jumprelu import JumpReLUSAE
@@ -24,17 +26,19 @@ def main() -> None:
 
     codes = sae.encode(x)
     matmul_topk = f"encoder matmul, then torch.topk ({K})"
+    rivals = best_products(x, sae.W_enc.T)
     times = in_turns(
-        {
+        rivals
+        | {
             matmul_topk: lambda: (x @ sae.W_enc).topk(K),
-            "encoder matmul alone": lambda: x @ sae.W_enc,
             "TopK sae.encode": lambda: sae.encode(x),
             "JumpReLU sae.encode": lambda: jump.encode(x),
             "sae.decode": lambda: sae.decode(codes),
         },
         rounds=7,
     )
-    report(f"\nEncoding {BATCH:,} activations", times, matmul_topk, "TopK at least 0.8")
+    times = with_limit(times)
+    report(f"\nEncoding {BATCH:,} activations", times, LIMIT, "TopK at least 0.75")
     print(f"  {BATCH / times['TopK sae.encode']:,.0f} activations/s")
 
 

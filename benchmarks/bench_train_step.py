@@ -1,7 +1,8 @@
-"""One training step at d_in 576, width 4,608, batch 4,096, with fused Adam, against plain autograd and the bare matmul.
+"""One training step at d_in 576, width 4,608, batch 4,096, with fused Adam, beside the best product and plain autograd.
 
-The bare encoder matmul is the physical limit: only that product is dense where codes are sparse. ReLU and JumpReLU are
-timed as they are late in training, with 64 latents active per activation, and ReLU also as it begins, with half of all.
+The best product of this machine is the physical limit: only the encoder's product is dense where codes are sparse. ReLU
+and JumpReLU are timed as they are late in training, with 64 latents active per activation, and ReLU also as it begins,
+with half of all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from limits import LIMIT, best_products, with_limit
 from timing import in_turns, report
 from torch.nn.functional import embedding_bag
 
@@ -28,10 +30,10 @@ def main() -> None:
     torch.manual_seed(0)
     x, target = torch.randn(BATCH, D_IN), torch.randn(BATCH, D_IN)
     sae = TopKSAE(D_IN, WIDTH, K)
-    limit, plain = "encoder matmul alone (the limit)", "plain autograd, embedding_bag decode"
+    plain = "plain autograd, embedding_bag decode"
     times = in_turns(
-        {
-            limit: lambda: x @ sae.W_enc,
+        best_products(x, sae.W_enc.T)
+        | {
             plain: autograd_step(x),
             "TopK": step(sae, x),
             f"TopK, {DEAD} dead latents": step(TopKSAE(D_IN, WIDTH, K), x, dead=torch.arange(WIDTH) < DEAD),
@@ -43,9 +45,10 @@ def main() -> None:
         },
         rounds=3,
     )
-    report("\nOne training step", times, limit, "TopK at least 0.50, which is 7,800 of 15,600 activations/s")
+    times = with_limit(times)
+    report("\nOne training step", times, LIMIT, "TopK at least 0.65")
     print(f"  TopK is {times[plain] / times['TopK']:.2f} times as fast as plain autograd  (wanted: at least 2.36)")
-    print(f"  TopK: {BATCH / times['TopK']:,.0f} activations/s; the limit: {BATCH / times[limit]:,.0f}")
+    print(f"  TopK: {BATCH / times['TopK']:,.0f} activations/s; the limit: {BATCH / times[LIMIT]:,.0f}")
 
 
 def step(

@@ -4,8 +4,9 @@
     ENV/bin/pip install --no-deps eai-sparsify && ENV/bin/pip install natsort simple-parsing schedulefree
     python benchmarks/bench_trainers.py --rivals ENV/bin/python --store runs/defaults/activations
 
-Every trainer has its own optimiser step, dead-latent loss and norm constraint. Trainers take turns; speeds are medians
-over turns, and "explained" is the share of variance explained on held-out activations, after equal tokens.
+The limit is the encoder's product alone, in the way that is fastest on this machine. Every trainer has its own
+optimiser step, dead-latent loss and norm constraint. Trainers take turns; speeds are medians over turns, and
+"explained" is the share of variance explained on held-out activations, after equal tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from workbench.harvest import Store
 
 LIMIT = "limit"
-WANTED = {"topk": 6.0, "batchtopk": 6.0, "jumprelu": 1.5, "standard": 1.5}
+WANTED = {"topk": 7.0, "batchtopk": 6.0, "jumprelu": 1.5, "standard": 1.5}
 """Least speed of each kind, in multiples of sae-lens's."""
 
 
@@ -119,14 +120,14 @@ def _report(speeds: dict[str, float], explained: dict[str, float], sizes: list[i
     print(f"\nTraining, d_in {d_in}, width {width:,}, k {k}, batch {batch:,}, {torch.get_num_threads()} threads")
     for name, speed in speeds.items():
         after = f", explains {explained[name]:.4f} after {tokens:,} tokens" if name in explained else ""
-        print(f"  {name:<22} {speed:9,.0f} tokens/s, {speed / speeds[LIMIT]:.2f} of the limit{after}")
+        print(f"  {name:<22} {speed:9,.0f} tokens/s, {speed / speeds[LIMIT]:.2f} of the best product{after}")
     for kind, wanted in WANTED.items():
         own, other = speeds.get(f"workbench {kind}"), speeds.get(f"sae-lens {kind}")
         if own and other:
             print(f"  {kind}: {own / other:.2f} times as fast as sae-lens  (wanted: at least {wanted:g})")
     if "sparsify topk" in speeds and "workbench topk" in speeds:
         ratio = speeds["workbench topk"] / speeds["sparsify topk"]
-        print(f"  topk: {ratio:.2f} times as fast as eai-sparsify  (wanted: at least 1.5)")
+        print(f"  topk: {ratio:.2f} times as fast as eai-sparsify  (wanted: at least 2.3)")
 
 
 if __name__ == "__main__":

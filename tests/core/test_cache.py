@@ -55,11 +55,13 @@ def test_it_says_what_it_holds_and_is_emptied_by_parts(own_cache: Path) -> None:
     write(table(1), 400, 1)
     write(f"models/{'a' * 64}/model.safetensors", 2000, 0)
     held = {part.name: (part.entries, part.size, part.limited) for part in cache_parts()}
-    assert held == {"models": (1, 2000, False), "decodings": (1, 400, True), "hook_points": (0, 0, True)}
+    assert held == {"models": (1, 2000, False), "decodings": (1, 400, True), "hook_points": (0, 0, True)} | {
+        "products": (0, 0, True)
+    }
     with pytest.raises(FileError, match="no part 'x'"):
         empty_cache("decodings", "x")
     assert empty_cache("decodings") == 400
-    assert [part.entries for part in cache_parts()] == [1, 0, 0]
+    assert [part.entries for part in cache_parts()] == [1, 0, 0, 0]
     assert empty_cache() == 2000
     assert not any(part.entries for part in cache_parts())
     assert all(file.exists() for file in (*strange, link))
@@ -68,11 +70,11 @@ def test_it_says_what_it_holds_and_is_emptied_by_parts(own_cache: Path) -> None:
 def test_what_is_emptied_is_made_again(own_cache: Path) -> None:
     model = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
     first = wb.decode_neurons(model, "gate", 5)
-    assert [part.entries for part in cache_parts()] == [0, 1, 1]
+    assert [part.entries for part in cache_parts()] == [0, 1, 1, 0]
     empty_cache()
     again = wb.load_model(tiny.build("llama"), tokenizer=tiny.tokenizer())
     assert (wb.decode_neurons(again, "gate", 5).tokens == first.tokens).all()
-    assert [part.entries for part in cache_parts()] == [0, 1, 1]
+    assert [part.entries for part in cache_parts()] == [0, 1, 1, 0]
 
 
 def test_the_console_lists_and_empties(

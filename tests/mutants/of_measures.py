@@ -173,8 +173,8 @@ MUTANTS = [
         "the opposite sign has the same scores",
         "5",
         "neurons/unembedding.py",
-        "(scores * sign).topk(more).indices, count, sign) for sign in (1, -1)]",
-        "(scores * sign).topk(more).indices, count, sign) for sign in (1, 1)]",
+        "search.best(scores, top_k, sign) for sign in SIGNS",
+        "search.best(scores, top_k, abs(sign)) for sign in SIGNS",
         (f"{PAGE}[llama-neurons]",),
     ),
     Mutant(

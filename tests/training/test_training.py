@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torchrun_forks import forked_as_by_torchrun
 
 import workbench as wb
+from workbench.core import products
 from workbench.core.hashing import fingerprint
 from workbench.dictionaries.protocol import Dictionary
 from workbench.harvest import Activations, process_shard
@@ -436,3 +437,27 @@ def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
     trained().save(folder)
     with pytest.raises(wb.training.TrainingError, match="not trained there"):
         trained(folder=folder)
+
+
+def test_a_checkpoint_goes_on_in_the_form_of_product_in_which_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    used: list[str] = []
+    for name, form in products.FORMS.items():
+        monkeypatch.setitem(products.FORMS, name, lambda *what, name=name, form=form: used.append(name) or form(*what))
+    monkeypatch.setattr("workbench.dictionaries.coder.form_of", lambda *what: "numpy")
+    whole = trained(folder=tmp_path / "whole")
+    trained(folder=tmp_path / "parts", cancel=after(60))
+    assert set(used) == {"numpy"}
+    monkeypatch.setattr("workbench.dictionaries.coder.form_of", lambda *what: "torch")  # another machine chooses so
+    parts = trained(folder=tmp_path / "parts", cancel=after(37))
+    (note,) = (tmp_path / "parts").glob("step-*/progress.json")
+    assert set(used) == {"numpy"}
+    assert parts.product_form == "numpy"
+
+    config = note.parent / "cfg.json"  # as it was before checkpoints named a form
+    content = json.loads(config.read_text())
+    assert content["workbench"]["provenance"].pop("product") == "numpy"
+    config.write_text(json.dumps(content))
+    assert trained(folder=tmp_path / "parts").product_form == "whole"
+    assert whole.product_form == "numpy"

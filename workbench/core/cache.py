@@ -38,6 +38,7 @@ _PARTS = {
     "models": _Part(_HEX, "models, downloaded and converted", False),
     "decodings": _Part("*-*-*-*.safetensors", "the tokens of all neurons, by model and setting", True),
     "hook_points": _Part(f"{_HEX}.json", "the hook points of configurations", True),
+    "products": _Part(f"{_HEX}.json", "which library multiplies fastest on this machine", True),
 }
 
 

@@ -20,6 +20,7 @@ from torch.nn.functional import embedding_bag, normalize, pad
 
 from workbench.core.checks import Natural, Positive, checked
 from workbench.core.hashing import HALVES
+from workbench.core.products import WHOLE, form_of, memory, product
 from workbench.core.type_words import shown
 from workbench.dictionaries import learning
 from workbench.dictionaries.activations import Activation
@@ -157,11 +158,15 @@ class SparseCoder(Trainable):
         """Activations as codes: `[..., columns]`."""
         rows = self.centre(x).reshape(-1, self.d_in)  # [rows, d_in]
         learns = torch.is_grad_enabled() and (rows.requires_grad or self.W_enc_T.requires_grad)
-        room = None if learns else self.W_enc.new_empty(min(ROWS, len(rows)), self.n_features)
+        encoder = self.W_enc.T  # as it is used, in memory
+        room = None if learns else memory(encoder, min(ROWS, len(rows)), self.n_features)
         parts = []
         for part in rows.split(ROWS):
-            out = None if room is None else room[: len(part)]
-            parts.append(self.activation.codes(torch.addmm(self.b_enc, part, self.W_enc, out=out)))
+            if room is None:
+                pre = torch.addmm(self.b_enc, part, encoder.T)
+            else:
+                pre = product(part, encoder, room[: len(part)]).add_(self.b_enc)
+            parts.append(self.activation.codes(pre))
         columns = max(values.shape[1] for values, _ in parts)
         values, latents = (
             torch.cat([pad(part, (0, columns - part.shape[1])) for part in kind]) for kind in zip(*parts, strict=True)
@@ -198,12 +203,17 @@ class SparseCoder(Trainable):
         if self._room is None or there != (len(x), self.W_enc.dtype, self.W_enc.device):
             sizes, new = (self.d_in + 1, 16 * (self.d_in // 16 + 1)), self.W_enc.new_ones  # rows begin at cache lines
             inputs, weights = (new(rows, sizes[1])[:, : sizes[0]] for rows in (len(x), self.n_features))
-            self._room = inputs, weights, new(len(x), self.n_features)
+            self._room = inputs, weights, memory(weights, len(x), self.n_features)
         inputs, weights, pre = self._room
         torch.sub(x, self.b_dec if self.centred else 0, out=inputs[:, :-1])
         weights[:, :-1] = self.W_enc_T
         weights[:, -1] = self.b_enc
-        return inputs[:, :-1], torch.mm(inputs, weights.T, out=pre)
+        if self.product_form == WHOLE:
+            return inputs[:, :-1], torch.mm(inputs, weights.T, out=pre)
+        for rows, out in zip(inputs.split(ROWS), pre.split(ROWS), strict=True):
+            self.product_form = self.product_form or form_of(rows, weights, out)
+            product(rows, weights, out, self.product_form)
+        return inputs[:, :-1], pre
 
     def direction(self, index: int) -> Tensor:
         """The latent's decoder row: `[d_out]`."""

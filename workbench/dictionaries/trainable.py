@@ -79,6 +79,8 @@ class Trainable(Dictionary):
     """Whether `initialise` or a file of trained weights has set the weights."""
     measured: bool = False
     """Whether `initialise`, `adopt` or a file has set the units."""
+    product_form: str | None = None
+    """The form of the products of training, one of `workbench.core.products.FORMS` or `WHOLE`; None until the first."""
 
     @classmethod
     def fields(cls) -> list[Field]:

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from workbench.core.products import memory, product
 from workbench.dictionaries.protocol import Dictionary
-from workbench.dictionaries.sparse import top_k
 from workbench.model.language_model import LanguageModel
-from workbench.model.lm_head import highest, merged
+from workbench.model.lm_head import merged
+from workbench.model.score_search import ScoreSearch, searched
 from workbench.model.weights import ModelError
 
 TOKENS = 10
 """Promoted and suppressed tokens kept per feature."""
 NEIGHBOURS = 8
-_CHUNK = 256
+_CHUNK = 512
 _RESIDUAL = re.compile(
     r"hook_embed|embed\.hook_out|blocks\.\d+\.(hook_(in|out|resid_\w+|attn_out|mlp_out)|(attn|mlp)(\.o|\.out)?\.hook_out)"
 )
@@ -90,21 +91,19 @@ def promoted_tokens(model: LanguageModel, dictionary: Dictionary) -> dict[str, n
     parts = vectors.to(head.device).split(_CHUNK)
     best: list[list[tuple[Tensor, Tensor] | None]] = [[None, None] for _ in parts]
     with torch.no_grad():
+        room = memory(vectors.to(head.device), _CHUNK * head.piece)
         for start, rows in head.pieces():
             for sides, part in zip(best, parts, strict=True):
-                for number, side in enumerate(_ends(part @ rows.T, count)):
-                    sides[number] = merged(sides[number], (side[0], side[1] + start), count)
+                out = room[: len(part) * len(rows)].view(len(part), len(rows))
+                search = searched(part, rows, out, (1, -1))
+                for number, sign in enumerate((1, -1)):
+                    scores, tokens = search.best(out, count, sign)
+                    sides[number] = merged(sides[number], (scores, tokens + start), count)
     for name, number, sign in (("promoted", 0, 1), ("suppressed", 1, -1)):
         found = [one for sides in best if (one := sides[number]) is not None]
         columns[name] = torch.cat([tokens for _, tokens in found]).cpu().numpy().astype(np.int32)
         columns[f"{name}_scores"] = sign * torch.cat([scores for scores, _ in found]).cpu().numpy()
     return columns
-
-
-def _ends(scores: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """The `count` highest and the `count` lowest scores of each row `[rows, vocab]`, as `highest` returns them."""
-    count, more = min(count, scores.shape[1]), min(count + 1, scores.shape[1])
-    return [highest(scores, top_k(side, more), count, sign) for side, sign in ((scores, 1), (scores.neg(), -1))]
 
 
 def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.ndarray]:
@@ -119,13 +118,17 @@ def neighbours(model: LanguageModel, dictionary: Dictionary) -> dict[str, np.nda
     vectors = normalize(directions(dictionary) if vectors is None else vectors, dim=-1)
     count = min(NEIGHBOURS, len(vectors) - 1)
     features, cosines = [], []
+    room = memory(vectors, min(_CHUNK, len(vectors)), len(vectors))
     for start in range(0, len(vectors), _CHUNK):
-        scores = vectors[start : start + _CHUNK] @ vectors.T
+        part = vectors[start : start + _CHUNK]
+        scores = product(part, vectors, room[: len(part)])
         own = torch.arange(len(scores), device=scores.device)
         scores[own, start + own] = -2
-        best = scores.topk(count)
-        features.append(best.indices)
-        cosines.append(best.values)
+        search = ScoreSearch(len(part), [slice(0, len(vectors))], scores.device)
+        search.see(scores, search.strips[0])
+        best = search.best(scores, count)
+        features.append(best[1])
+        cosines.append(best[0])
     return {
         "neighbours": torch.cat(features).cpu().numpy().astype(np.int32),
         "neighbour_cosines": torch.cat(cosines).cpu().numpy().astype(np.float32),

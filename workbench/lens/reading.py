@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated
 
 import torch
@@ -98,10 +99,5 @@ def _reduce(readout: Readout, streams: Tensor, final: Tensor, top_k: int, progre
             if progress:
                 progress(at.start / len(final), "Reading the layers")
             reducer.begin(final[at])
-            blocks.append(_stacked([reducer.reduce(readout.normed(row[at])) for row in streams], torch.stack))
-    return _stacked(blocks, lambda parts: torch.cat(parts, 1))
-
-
-def _stacked(parts: Sequence[Reduced], join: object) -> Reduced:
-    fields = ("ids", "log_probabilities", "entropy", "kl")
-    return Reduced(*(join([getattr(part, name) for part in parts]) for name in fields))  # type: ignore[operator]
+            blocks.append(reducer.reduce(readout.normed(streams[:, at])))
+    return Reduced(*(torch.cat([getattr(block, one.name) for block in blocks], 1) for one in fields(Reduced)))

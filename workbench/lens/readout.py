@@ -1,32 +1,36 @@
 """Next-token predictions from vectors of the residual stream: the final norm, the LM head, and what follows it.
 
 A prediction takes a row of logits as wide as the vocabulary; rows are reduced to a few numbers each, a block of
-positions at a time, in memory that every block uses again.
+positions of a few layers at a time, in memory that every block uses again.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.core.hashing import HALVES
-from workbench.dictionaries.sparse import top_k
+from workbench.core.products import memory, product
 from workbench.lens.errors import LensError
 from workbench.model.language_model import LanguageModel
-from workbench.model.lm_head import highest
 from workbench.model.logit_map import LogitMap
 from workbench.model.modules import sharing_copy, through
+from workbench.model.score_search import ScoreSearch, strips
 from workbench.model.weights import ModelError
 
 POSITIONS = 64
 """Rows of logits that are computed at a time."""
 VALUES = 1 << 23
-"""Logits that are computed at a time, at most."""
+"""Logits of a block of positions, at most."""
+ROOM = 1 << 25
+"""Logits of several layers that are computed at a time, at most, where one layer's are no more: 128 MiB."""
+CACHED = 1 << 19
+"""Numbers of a strip that several passes read."""
 EXACT, EXACT_16_BITS = 1e-3, 0.05
 """The largest difference between the model's logits and those read from its stream, as a share of the largest."""
 NORM = "ln_final.hook_out"
@@ -97,11 +101,30 @@ class Readout:
             out: memory for them, `[rows, vocab]`.
         """
         room = normed.new_empty(len(normed), len(self.head)) if out is None else out
+        for _ in self.strips(normed, room):
+            pass
+        return room
+
+    def strips(self, normed: Tensor, out: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The columns and the logits of one strip of the vocabulary after another, while they are in the cache.
+
+        Arguments as for `logits`; every strip is a view of `out`.
+        """
         for start, rows in self.head.pieces():
-            torch.mm(normed, rows.T, out=room[:, start : start + len(rows)])
-        if self.bias is not None:
-            room += self.bias
-        return room if self.map == LogitMap(1.0) else self.map.logits(room)
+            for at in strips(len(rows), rows.device):
+                columns = slice(start + at.start, start + at.stop)
+                part = product(normed, rows[at], out[:, columns])
+                if self.bias is not None:
+                    part += self.bias[columns]
+                if self.map != LogitMap(1.0):
+                    part.copy_(self.map.logits(part))
+                yield columns, part
+
+    @functools.cached_property
+    def columns(self) -> list[slice]:
+        """The columns of each of `strips`."""
+        size, whole, device = self.head.piece, len(self.head), self.head.device
+        return [at for start in range(0, whole, size) for at in strips(min(size, whole - start), device, start)]
 
     def pulled(self, slopes: Tensor) -> Tensor:
         """Slopes by vectors behind the norm, `[rows, d_model]`, from those by the head's products, `[rows, vocab]`."""
@@ -140,7 +163,7 @@ class Readout:
 
 
 class Reducer:
-    """Reduces rows of logits beside the final layer's; it holds memory for two blocks.
+    """Reduces rows of logits beside the final layer's; it holds memory for a few blocks.
 
     Args:
         readout: of the model.
@@ -149,37 +172,77 @@ class Reducer:
 
     def __init__(self, readout: Readout, k: int):
         self.readout, self.k = readout, min(k, len(readout.head))
-        size = readout.block, len(readout.head)
-        like = readout.head.rows([0])
-        self._rooms = like.new_empty(size), like.new_empty(size)
-        self.final = like.new_empty(size)
+        self._like = readout.head.rows([0])
+        self._layers = max(1, ROOM // (readout.block * len(readout.head)))
+        self._room = memory(self._like, self._layers * readout.block, len(readout.head))
+        self._strips = _in_cache(*self._room.shape, self._like.device)
+        largest = max(at.stop - at.start for at in self._strips)
+        self._some = [memory(self._like, len(self._room) * largest) for _ in range(2)]
+        self.final = memory(self._like, readout.block, len(readout.head))
         """Probabilities of the final layer, `[block, vocab]`; `begin` sets them."""
-        self._final_negentropy = like.new_empty(size[0])
+        self._final_negentropy = self._like.new_empty(readout.block)
+
+    @functools.cached_property
+    def _second(self) -> Tensor:
+        """Memory for another block, `[block, vocab]`."""
+        return memory(self._like, *self.final.shape)
 
     def begin(self, final: Tensor) -> None:
         """Take a block's final vectors behind the norm, `[rows, d_model]`, as what the KL compares with."""
         rows = len(final)
-        logits = self.readout.logits(final, self._rooms[0][:rows])
+        logits = self.readout.logits(final, self._room[:rows])
         logits -= logits.logsumexp(-1, keepdim=True)
         torch.exp(logits, out=self.final[:rows])
         self._final_negentropy[:rows] = _dot(self.final[:rows], logits.clamp_(min=torch.finfo(logits.dtype).min))
 
     def reduce(self, normed: Tensor) -> Reduced:
-        """Vectors behind the norm `[rows, d_model]`, at the rows of the block that `begin` took."""
-        rows = len(normed)
-        first, second = (room[:rows] for room in self._rooms)
-        logits = self.readout.logits(normed, first)
-        candidates = top_k(logits, min(self.k + 1, logits.shape[1]))
-        values, ids = highest(logits, candidates, self.k)
+        """Vectors behind the norm `[layers, rows, d_model]`, at the rows of the block that `begin` took."""
+        parts = [self._reduced(some) for some in normed.split(self._layers)]
+        joined = {one.name: torch.cat([getattr(part, one.name) for part in parts]) for one in fields(Reduced)}
+        return Reduced(**{name: one.unflatten(0, normed.shape[:2]) for name, one in joined.items()})
+
+    def _reduced(self, normed: Tensor) -> Reduced:
+        """As `reduce`, of a few layers whose rows stand one behind another."""
+        flat = normed.flatten(0, 1)
+        logits = self._room[: len(flat)]
+        search = ScoreSearch(len(flat), self.readout.columns, logits.device)
+        for at, part in self.readout.strips(flat, logits):
+            search.see(part, at)
+        values, ids = search.best(logits, self.k)
         top = values[:, :1]
-        logits = logits.sub_(top) if logits is first else logits - top  # [rows, vocab], at most 0
-        torch.exp(logits, out=second)
-        total = second.sum(-1)
-        log_total = total.log()
-        logits.clamp_(min=torch.finfo(logits.dtype).min)  # a logit of -inf has probability 0
-        entropy = log_total - _dot(second, logits) / total
-        kl = self._final_negentropy[:rows] - _dot(self.final[:rows], logits) + log_total
-        return Reduced(ids, values - top - log_total[:, None], entropy, kl)
+        log_total, own, cross = self._sums(logits, top, normed.shape[1])
+        return Reduced(
+            ids, values - top - log_total[:, None], log_total - own, self._kl(log_total, cross, normed.shape[1])
+        )
+
+    def _kl(self, log_total: Tensor, cross: Tensor, rows: int) -> Tensor:
+        """KL(final ‖ these), `[n]`, from what `_sums` returns."""
+        return (log_total - cross).view(-1, rows).add_(self._final_negentropy[:rows]).flatten()
+
+    def _sums(self, logits: Tensor, top: Tensor, rows: int, least: float | None = None) -> tuple[Tensor, ...]:
+        """The logarithm of the sum of exponentials of `logits - top`, and the means of `logits - top` under the
+        probabilities of the logits and of the final layer, `[n]` each.
+
+        Args:
+            logits: `[n, vocab]`, in blocks of so many rows as `begin` took.
+            top: the highest of each row, `[n, 1]`.
+            rows: of a block.
+            least: what a lower value counts as; None for each as it is.
+        """
+        total, own, cross = (logits.new_zeros(len(logits)) for _ in range(3))
+        for at in self._strips:
+            part = logits[:, at]
+            below, other = (room[: part.numel()].view(part.shape) for room in self._some)
+            torch.sub(part, top, out=below)  # at most 0
+            total += torch.exp(below, out=other).sum(-1)
+            if least is not None:
+                below.clamp_(min=least)
+            own += other.mul_(below).sum(-1)
+            final = self.final[:rows, at].expand(len(logits) // rows, -1, -1)
+            cross += torch.mul(below.view(final.shape), final, out=other.view(final.shape)).sum(-1).flatten()
+        if least is None and not bool((own + cross).isfinite().all()):  # a logit of -inf has probability 0
+            return self._sums(logits, top, rows, torch.finfo(logits.dtype).min)
+        return total.log(), own / total, cross
 
     def slope(self, normed: Tensor) -> tuple[Tensor, Tensor]:
         """KL(final ‖ these) at each row, `[rows]`, and its slope by the vectors behind the norm, `[rows, d_model]`.
@@ -187,8 +250,8 @@ class Reducer:
         Arguments as in `reduce`; what the block's final vectors give is a constant.
         """
         rows = len(normed)
-        first, second = (room[:rows] for room in self._rooms)
-        logits = self.readout.logits(normed, first)
+        second = self._second[:rows]
+        logits = self.readout.logits(normed, self._room[:rows])
         torch.sub(logits, logits.logsumexp(-1, keepdim=True), out=second)  # log-probabilities
         bend = self.readout.map.slopes(logits)
         second.clamp_(min=torch.finfo(second.dtype).min)
@@ -199,10 +262,15 @@ class Reducer:
     def divergence(self, normed: Tensor) -> Tensor:
         """KL(final ‖ these) at each row, `[rows]`; arguments as in `reduce`."""
         rows = len(normed)
-        logits = self.readout.logits(normed, self._rooms[0][:rows])
-        torch.sub(logits, logits.logsumexp(-1, keepdim=True), out=self._rooms[1][:rows])
-        log_q = self._rooms[1][:rows].clamp_(min=torch.finfo(logits.dtype).min)
-        return self._final_negentropy[:rows] - _dot(self.final[:rows], log_q)
+        logits = self.readout.logits(normed, self._room[:rows])
+        log_total, _, cross = self._sums(logits, logits.amax(-1, keepdim=True), rows)
+        return self._kl(log_total, cross, rows)
+
+
+def _in_cache(rows: int, width: int, device: torch.device) -> list[slice]:
+    """Slices of so many columns of which a processor's cache holds a few; one slice on cards."""
+    size = max(1, CACHED // rows) if device.type == "cpu" else width
+    return [slice(start, min(start + size, width)) for start in range(0, width, size)]
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 
 from workbench.core.checks import Positive, checked
+from workbench.core.products import memory
 from workbench.core.progress import Progress
 from workbench.model.language_model import LanguageModel
-from workbench.model.lm_head import LMHead, highest, merged
+from workbench.model.lm_head import LMHead, merged
+from workbench.model.score_search import ScoreSearch, searched, strips
 from workbench.neurons.table import NeuronError, NeuronTable, Scale, Weights
 from workbench.neurons.table_file import FORMAT, read_table, table_file, write_table
 
-CHUNK = 512
-"""Neurons per matrix product: 512 × 49,152 scores are 96 MiB."""
-BLOCK = 64
-"""Tokens per block of the top-k search."""
+CHUNK = 768
+"""Neurons per matrix product: 768 × 49,152 scores are 144 MiB."""
+SIGNS = (1, -1)
+"""The highest scores, and the lowest."""
 RANDOM_DIRECTIONS = 1024
 """Random vectors whose top scores `excess` compares with."""
 TINY = 1e-12
@@ -92,7 +94,7 @@ def decode_all(
     chance = torch.Generator().manual_seed(0)
     drawn = torch.randn(RANDOM_DIRECTIONS, head.width, generator=chance).to(head.device)
     random = torch.nn.functional.normalize(drawn, dim=-1)
-    room = drawn.new_empty(CHUNK * head.piece)
+    room = memory(drawn, CHUNK * head.piece)
     random_top = _decode_layer(head, random, adjust, 1, room)[0][0, :, 0]  # [RANDOM_DIRECTIONS]
 
     kept: dict[str, list[Tensor]] = {"tokens": [], "scores": [], "norms": []}
@@ -134,7 +136,8 @@ def _decode_layer(
     for start, rows in head.pieces():
         for number, part in enumerate(parts):
             out = room[: len(part) * len(rows)].view(len(part), len(rows))
-            scores, tokens = top_both(torch.mm(adjust(part), rows.T, out=out), top_k)  # [2, chunk, top_k]
+            search = searched(adjust(part), rows, out, SIGNS)
+            scores, tokens = _both(search, out, top_k)  # [2, chunk, top_k]
             best[number] = merged(best[number], (scores, tokens + start), top_k)
     scores, tokens = zip(*(one for one in best if one is not None), strict=True)
     return torch.cat(scores, 1), torch.cat(tokens, 1)
@@ -143,8 +146,6 @@ def _decode_layer(
 def top_both(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The highest and the lowest entries of each row, best first; of equal ones those of the lowest columns.
 
-    One pass finds each block's extremes; the top k entries can only lie in the k blocks with the highest maxima.
-
     Args:
         scores: `[rows, vocab]`.
         top_k: number of entries, of each kind; all of them where a row has fewer.
@@ -152,25 +153,15 @@ def top_both(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Values `[2, rows, top_k]`, the second of `-scores`, and their columns of the same shape.
     """
-    rows, width = scores.shape
-    count = min(top_k, width)
-    more = min(count + 1, width)  # one more tells whether the last is equal to others
-    blocks = width // BLOCK
-    if blocks <= more:
-        sides = [highest(scores, (scores * sign).topk(more).indices, count, sign) for sign in (1, -1)]
-        return torch.stack([values for values, _ in sides]), torch.stack([columns for _, columns in sides])
-    body = scores[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
-    low, high = torch.aminmax(body, dim=-1)  # [rows, blocks]
-    rest = torch.arange(blocks * BLOCK, width, device=scores.device).expand(rows, -1)
-    values, columns = [], []
-    for extreme, sign in ((high, 1), (-low, -1)):
-        chosen = extreme.topk(more).indices  # [rows, more]
-        places = (chosen[..., None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
-        places = torch.cat([places, rest], dim=1)  # [rows, more * BLOCK + rest]
-        best = places.gather(1, (scores.gather(1, places) * sign).topk(more).indices)
-        side = highest(scores, best, count, sign)
-        values.append(side[0])
-        columns.append(side[1])
+    search = ScoreSearch(len(scores), strips(scores.shape[1], scores.device), scores.device, SIGNS)
+    for at in search.strips:
+        search.see(scores[:, at], at)
+    return _both(search, scores, top_k)
+
+
+def _both(search: ScoreSearch, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """As `top_both`, of scores that a search has seen."""
+    values, columns = zip(*(search.best(scores, top_k, sign) for sign in SIGNS), strict=True)
     return torch.stack(values), torch.stack(columns)
 
 

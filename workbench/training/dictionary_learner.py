@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.precision import in_float64
+from workbench.core.products import FORMS, WHOLE
 from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.loading import load_dictionary
 from workbench.dictionaries.protocol import JOIN
@@ -145,6 +146,8 @@ class DictionaryLearner:
         """See `Learner`."""
         x, target = self._pair(batch)
         step = self.dictionary.loss_and_gradients(x, target, dead=dead, sparsity=sparsity)
+        if self.dictionary.product_form:
+            self.provenance["product"] = self.dictionary.product_form
         share = float(in_float64(massive(x.norm(dim=-1))).mean())
         return {name: getattr(step, name) for name in NUMBERS} | {"massive": share}, step.fired
 
@@ -187,6 +190,9 @@ class DictionaryLearner:
         dictionary.provenance = saved.provenance
         if final:
             dictionary.folder = saved.folder
+        else:  # a checkpoint goes on in the form in which it began, to the same bits
+            form = saved.provenance.get("product")
+            dictionary.product_form = form if form in FORMS else WHOLE
 
     def _pair(self, batch: Activations) -> tuple[Tensor, Tensor | None]:
         """What is read, and what is to be written where that is something else."""
