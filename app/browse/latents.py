@@ -75,7 +75,11 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
         ),
         "label": (
             [("★ " if hit.starred else "") + hit.label for hit in hits],
-            st.column_config.TextColumn("Label", width=160, help="The label that was written for it."),
+            st.column_config.TextColumn(
+                "Label",
+                width=160,
+                help="Written or found; the card says by whom, and the score.",
+            ),
         ),
         "active": (
             [_shown(hit, "activating") for hit in hits],

@@ -26,6 +26,8 @@ from workbench.index.exported import ExportedLabel as ExportedLabel
 from workbench.index.exported import FeatureExport as FeatureExport
 from workbench.index.feature_index import FeatureIndex as FeatureIndex
 from workbench.index.feature_index import open_index as open_index
+from workbench.index.feature_label import Explanations as Explanations
+from workbench.index.feature_label import FeatureLabel as FeatureLabel
 from workbench.index.label_files import Remark as Remark
 from workbench.index.layout import FeatureIndexError as FeatureIndexError
 from workbench.index.tokens import TokenTable as TokenTable
