@@ -276,6 +276,22 @@ FUNCTIONS: Calls = {
         "seed": 0,
     },
     "directions.load_direction": lambda w: {"path": _saved_direction(w)},
+    "attribution.group_nodes": lambda w: {
+        "model": w.model,
+        "transcoders": w.transcoders,
+        "graph": w.graph,
+        "labels": {1: "dogs"},
+        "most": 4,
+    },
+    "attribution.supernodes_of": lambda w: {"graph": w.graph},
+    "attribution.with_supernodes": lambda w: {"graph": w.graph, "groups": _supernodes(w)},
+    "attribution.verify_groups": lambda w: {
+        "model": w.model,
+        "transcoders": w.transcoders,
+        "graph": w.graph,
+        "groups": _supernodes(w),
+        "controls": 1,
+    },
     "attribution.verify_graph": lambda w: {
         "model": w.model,
         "transcoders": w.transcoders,
@@ -796,6 +812,7 @@ FUNCTIONS["measures.compare_steps"] = FUNCTIONS["measures.compare"]
 OBJECTS: dict[str, Callable[[World], Any]] = {
     "LanguageModel": lambda w: w.model,
     "Corpus": lambda w: w.corpus,
+    "Supernodes": lambda w: _supernodes(w),
     "FeatureIndex": lambda w: w.index,
     "NeuronTable": lambda w: w.table,
     "TopKSAE": lambda w: w.sae.to(w.model.device),
@@ -916,6 +933,9 @@ METHODS: Calls = {
     "KeyValueBottleneck.learn": lambda w: {"x": w.floats(4, 8), "labels": torch.tensor([0, 1, 2, 0])},
     "Codebook.to": lambda w: {"device": w.model.device},
     "KeyValueBottleneck.to": lambda w: {"device": w.model.device},
+    "Supernodes.rename": lambda w: {"name": "one", "new": "three"},
+    "Supernodes.merge": lambda w: {"names": ["one", "two"], "new": "three"},
+    "Supernodes.split": lambda w: {"name": "one", "nodes": _supernodes(w).groups["one"][:1], "new": "three"},
     "Graph.node": lambda w: {"id": w.graph.nodes[0].id},
     "Graph.edges_from": lambda w: {"source": w.graph.nodes[1].id},
     "Graph.edges_of": lambda w: {"target": w.graph.nodes[0].id},
@@ -970,6 +990,11 @@ def _saved_direction(w: World) -> Path:
     path = w.folder / "sad.safetensors"
     w.direction.save(path)
     return path
+
+
+def _supernodes(w: World) -> Any:
+    latents = [node.id for node in w.graph.nodes if node.kind == "latent"]
+    return wb.attribution.Supernodes({"one": latents[:2], "two": latents[2:3]})
 
 
 def _labels(w: World) -> Path:

@@ -45,7 +45,8 @@ NOT_CALLED = {
 }
 """Rooms without functions that take what a person writes."""
 RECORDS = {
-    "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification ViewerGraph ViewerLink ViewerNode",
+    "attribution": "DeEmbedding Edge Graph GroupVerification HeadDrive Node Supernodes TokenScores Verification ViewerGraph "
+    "ViewerLink ViewerNode",
     "circuits": "DiscreteCircuit EncodedTask GroundTruth PatchingResult ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
     "directions": "Probe Separation",
