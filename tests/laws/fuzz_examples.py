@@ -202,6 +202,16 @@ class World:
         return torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(0))
 
 
+def _judge(w: World) -> Any:
+    rule = {"join": "and", "conditions": [{"slot": "word", "values": ["dog"]}]}
+    return wb.labels.RuleJudge(w.index, json.dumps(rule))
+
+
+def _supernodes(w: World) -> Any:
+    latents = [node.id for node in w.graph.nodes if node.kind == "latent"]
+    return wb.attribution.Supernodes({"one": latents[:2], "two": latents[2:3]})
+
+
 Calls = dict[str, Callable[[World], dict[str, Any]]]
 TOKENS = torch.tensor([[3, 4, 5, 6, 7]])
 NOTHING: dict[str, Any] = {"progress": None, "cancel": None}
@@ -564,6 +574,25 @@ FUNCTIONS: Calls = {
         "groups": 4,
         **READS,
     },
+    "labels.explain_with": lambda w: {
+        "index": w.index,
+        "asked": wb.labels.Writer(w.model, 2),
+        "features": [1],
+        "folder": w.new(),
+        "limit": 4,
+        "examples": 2,
+        "tested": 1,
+    },
+    "labels.score_label": lambda w: {"index": w.index, "feature": 1, "judge": _judge(w), "n": 2, "seed": 0},
+    "labels.Server": lambda w: {"address": "http://127.0.0.1:9", "model": "m", "timeout": 1.0, "tries": 1, "most": 3},
+    "labels.Writer": lambda w: {"model": w.model, "most": 3},
+    "labels.AskedJudge": lambda w: {
+        "index": w.index,
+        "notebook": wb.labels.Notebook(wb.labels.Writer(w.model, 2), w.new()),
+        "label": "dogs",
+    },
+    "labels.Notebook": lambda w: {"asked": wb.labels.Writer(w.model, 2), "folder": w.new(), "limit": 2},
+    "labels.RuleJudge": lambda w: {"index": w.index, "rule": _judge(w).rule},
     "lens.LogitLens": lambda w: {},
     "lens.fit_jacobian_lens": lambda w: {
         "model": w.model,
@@ -812,7 +841,8 @@ FUNCTIONS["measures.compare_steps"] = FUNCTIONS["measures.compare"]
 OBJECTS: dict[str, Callable[[World], Any]] = {
     "LanguageModel": lambda w: w.model,
     "Corpus": lambda w: w.corpus,
-    "Supernodes": lambda w: _supernodes(w),
+    "Notebook": lambda w: wb.labels.Notebook(wb.labels.Writer(w.model, 2), w.new()),
+    "Supernodes": _supernodes,
     "FeatureIndex": lambda w: w.index,
     "NeuronTable": lambda w: w.table,
     "TopKSAE": lambda w: w.sae.to(w.model.device),
@@ -903,7 +933,9 @@ METHODS: Calls = {
     "FeatureIndex.fires_on": lambda w: {"prompt": "The dog", "top": 3},
     "FeatureIndex.label": lambda w: {"index": 1, "text": "x"},
     "FeatureIndex.note": lambda w: {"index": 1, "text": "x"},
+    "Notebook.ask": lambda w: {"prompt": "The dog"},
     "FeatureIndex.labels": lambda w: {"index": 1},
+    "FeatureIndex.labels_by": lambda w: {"source": "rule"},
     "FeatureIndex.explain": lambda w: {"seed": 0},
     "FeatureIndex.add_labels": lambda w: {"source": "me", "labels": {1: wb.index.FeatureLabel("dogs", "me")}},
     "FeatureIndex.star": lambda w: {"index": 1, "starred": True},
@@ -990,11 +1022,6 @@ def _saved_direction(w: World) -> Path:
     path = w.folder / "sad.safetensors"
     w.direction.save(path)
     return path
-
-
-def _supernodes(w: World) -> Any:
-    latents = [node.id for node in w.graph.nodes if node.kind == "latent"]
-    return wb.attribution.Supernodes({"one": latents[:2], "two": latents[2:3]})
 
 
 def _labels(w: World) -> Path:

@@ -45,8 +45,8 @@ NOT_CALLED = {
 }
 """Rooms without functions that take what a person writes."""
 RECORDS = {
-    "attribution": "DeEmbedding Edge Graph GroupVerification HeadDrive Node Supernodes TokenScores Verification ViewerGraph "
-    "ViewerLink ViewerNode",
+    "attribution": "DeEmbedding Edge Graph GroupVerification HeadDrive Node Supernodes TokenScores Verification "
+    "ViewerGraph ViewerLink ViewerNode",
     "circuits": "DiscreteCircuit EncodedTask GroundTruth PatchingResult ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
     "directions": "Probe Separation",
@@ -58,6 +58,7 @@ RECORDS = {
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
     "findings": "Ablation Finding Scan",
+    "labels": "LabelScores Score",
     "lens": "AttendedPair Attention Doubt EarlyExit HeadCard HeadHit HeadScores JacobianLens Lens LensFidelity "
     "LensGrid LensRecord LogitAttribution Share TextWords TunedLens WrittenTokens",
     "measures": "Comparison Fidelity",

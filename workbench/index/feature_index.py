@@ -277,6 +277,11 @@ class FeatureIndex(Tabular):
         return [FeatureLabel(own, PERSON)] * bool(own) + published + list(self._labels.all().get(index, ()))
 
     @checked(FeatureIndexError)
+    def labels_by(self, source: str) -> dict[int, FeatureLabel]:
+        """The labels of one source that were found, by feature: "rule", or the name of a model."""
+        return {feature: one for feature, every in self._labels.all().items() for one in every if one.source == source}
+
+    @checked(FeatureIndexError)
     def explain(
         self, *, seed: Natural = 0, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
     ) -> Explanations:
