@@ -11,7 +11,7 @@ from shared import dictionaries, exports, session, snippets
 from shared.dictionaries import Known
 from shared.waiting import one_sentence
 
-from browse import labels, latent_query, script
+from browse import labels, latent_query, rules, script
 from browse.latent_query import LIMIT, LatentQuery
 from workbench.core.text import plain, visible
 
@@ -31,6 +31,7 @@ def show(model: LanguageModel, one: Known) -> None:
         _panel(model, one)
     finally:  # a run is interrupted when the user does something
         st.session_state["whole page"] = False
+    rules.show(model, one)
 
 
 @st.fragment

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import workbench as wb
 from workbench.index import FeatureIndex
-from workbench.labels import AskedJudge, LabelError, RuleJudge, Server, Writer, explain_with, score_label
+from workbench.labels import AskedJudge, LabelError, RuleJudge, Server, Writer, explain_with, output_score, score_label
 from workbench.labels.asking import Notebook
 from workbench.labels.prompts import as_label, as_numbers
 
@@ -185,6 +186,29 @@ def test_a_model_that_is_open_here_answers(index: FeatureIndex, tmp_path: Path) 
     found = explain_with(index, Writer(small, 3), [0], tmp_path, examples=2, tested=2)
     assert found.states[0] in ("chance", "labelled")
     assert (tmp_path / "answers.jsonl").exists()
+
+
+def test_output_scores_see_what_a_feature_makes_the_model_say(llama, tmp_path: Path) -> None:
+    """A latent whose direction is the unembedding of a token raises that token, and others do not."""
+    sae = wb.TopKSAE(32, 24, 4, hook_point="blocks.2.hook_resid_post", name="tiny-sae")
+    (wanted,) = llama.tokenizer(" the", add_special_tokens=False)["input_ids"]
+    head = llama.network.lm_head
+    with torch.no_grad():
+        rows = torch.cat([part for _, part in head.pieces()])
+        sae.W_dec[3] = rows[wanted] / rows[wanted].norm()
+        sae.W_enc_T[3] = torch.ones(32) / 3
+    wb.build_index(llama, sae, wb.Corpus(["The dog ran to the river.", "A cat sat."] * 4), tmp_path, context=32)
+    opened = wb.open_index(tmp_path, llama, sae)
+    opened.statistics["highest"] = np.full(24, 30.0)
+    right = output_score(opened, 3, [" the"], ["The dog", "My cat"], controls=20)
+    assert right.value == 1.0
+    assert right.low > 0.8
+    others = [output_score(opened, one, [" the"], ["The dog"], controls=10).value for one in (5, 6, 7, 8)]
+    assert np.mean(others) < 0.9
+    with pytest.raises(LabelError, match="one token each"):
+        output_score(opened, 3, [" the dog ran"], ["The dog"])
+    with pytest.raises(LabelError, match="open the index with"):
+        output_score(wb.open_index(tmp_path), 3, [" the"], ["The dog"])
 
 
 def test_answers_are_text() -> None:

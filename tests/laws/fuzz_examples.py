@@ -207,6 +207,10 @@ def _judge(w: World) -> Any:
     return wb.labels.RuleJudge(w.index, json.dumps(rule))
 
 
+def _opened(w: World) -> Any:
+    return wb.open_index(w.index.path, w.model, w.sae)
+
+
 def _supernodes(w: World) -> Any:
     latents = [node.id for node in w.graph.nodes if node.kind == "latent"]
     return wb.attribution.Supernodes({"one": latents[:2], "two": latents[2:3]})
@@ -465,6 +469,8 @@ FUNCTIONS: Calls = {
         "commit_every": 5.0,
         **READS,
     },
+    "index.group_features": lambda w: {"index": w.index, "dictionary": w.sae, "least": 0.1, "nearest": 3, "seed": 0},
+    "index.match_features": lambda w: {"index": _opened(w), "other": _opened(w)},
     "index.build_indexes": lambda w: {
         "model": w.model,
         "dictionaries": {w.new(): w.sae},
@@ -582,6 +588,13 @@ FUNCTIONS: Calls = {
         "limit": 4,
         "examples": 2,
         "tested": 1,
+    },
+    "labels.output_score": lambda w: {
+        "index": _opened(w),
+        "feature": int(w.index.statistics["highest"].argmax()),
+        "says": [" the"],
+        "prompts": ["The dog"],
+        "controls": 2,
     },
     "labels.score_label": lambda w: {"index": w.index, "feature": 1, "judge": _judge(w), "n": 2, "seed": 0},
     "labels.Server": lambda w: {"address": "http://127.0.0.1:9", "model": "m", "timeout": 1.0, "tries": 1, "most": 3},

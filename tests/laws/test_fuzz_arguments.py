@@ -53,8 +53,8 @@ RECORDS = {
     "dictionaries": "Codes Dictionary Step Trainable",
     "evaluation": "Estimate TextSums",
     "harvest": "Activations Source",
-    "index": "Example Explanations ExportedExample ExportedFeature ExportedLabel FeatureExport "
-    "FeatureCard FeatureHit FeatureIndex FeatureLabel Histogram Neighbour Partner QuantileExample RegexScore "
+    "index": "Example Explanations ExportedExample ExportedFeature ExportedLabel Families FeatureExport "
+    "FeatureCard FeatureHit FeatureIndex FeatureLabel Histogram Matches Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
     "findings": "Ablation Finding Scan",

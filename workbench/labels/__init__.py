@@ -5,6 +5,7 @@ from workbench.labels.asking import Server as Server
 from workbench.labels.asking import Writer as Writer
 from workbench.labels.errors import LabelError as LabelError
 from workbench.labels.explaining import explain_with as explain_with
+from workbench.labels.output import output_score as output_score
 from workbench.labels.scores import AskedJudge as AskedJudge
 from workbench.labels.scores import LabelScores as LabelScores
 from workbench.labels.scores import RuleJudge as RuleJudge
