@@ -130,7 +130,7 @@ def _from_others(graph: Graph, node: Node, members: set[int]) -> float:
     if node.id not in graph.rows or len(members) == 1:
         return 0.0
     place = graph.rows.index(node.id)
-    weights, inside = in_float64(graph.weights), torch.tensor([one.id in members for one in graph.nodes])
+    weights, inside = in_float64(graph.weights.cpu()), torch.tensor([one.id in members for one in graph.nodes])
     column = {one.id: number for number, one in enumerate(graph.nodes)}
     through: Tensor = weights[place].clone()
     total = graph.totals[place]

@@ -139,12 +139,11 @@ def group_nodes(
         raise AttributionError("There is no latent to group in this graph.")
     if strange := [one for one in nodes if one.layer not in coders or one.feature is None]:
         raise AttributionError(f"The graph has a latent in layer {strange[0].layer}, for which it has no transcoder.")
-    home = graph.weights.device
     rows = []
     for node in nodes:
         assert node.feature is not None
         index = torch.tensor([node.feature.index], device=model.device)
-        rows.append(coders[node.layer].rows(index)[0][0].to(home).float())
+        rows.append(coders[node.layer].rows(index)[0][0].float().cpu())
     likeness = _likeness(graph, nodes, torch.stack(rows), labels or {})
     names: dict[str, list[int]] = {}
     for places in _clusters(likeness, least):
@@ -163,19 +162,18 @@ def _likeness(graph: Graph, nodes: Sequence[Node], directions: Tensor, labels: M
     column = {node.id: place for place, node in enumerate(graph.nodes)}
     places = [column[node.id] for node in nodes]
     row = {id: place for place, id in enumerate(graph.rows)}
-    out = normalize(graph.weights[:, places].T.float(), dim=-1)
-    into = torch.stack(
-        [graph.weights[row[node.id]] if node.id in row else torch.zeros(len(graph.nodes)) for node in nodes]
-    )
-    edges = torch.cat([out, normalize(into.float(), dim=-1)], -1)
+    weights = graph.weights.float().cpu()
+    out = normalize(weights[:, places].T, dim=-1)
+    into = torch.stack([weights[row[node.id]] if node.id in row else torch.zeros(len(graph.nodes)) for node in nodes])
+    edges = torch.cat([out, normalize(into, dim=-1)], -1)
     parts.append((normalize(edges, dim=-1) @ normalize(edges, dim=-1).T).clamp(min=0))
     known.append(torch.ones(len(nodes), len(nodes)))
     words = [{*labels.get(node.id, "").casefold().split()} for node in nodes]
     shared = [[len(a & b) / max(len(a | b), 1) for b in words] for a in words]
     parts.append(torch.tensor(shared))
     known.append(torch.tensor([[float(bool(a) and bool(b)) for b in words] for a in words]))
-    weights = torch.stack(known)
-    return (torch.stack(parts) * weights).sum(0) / weights.sum(0)
+    counted = torch.stack(known)
+    return (torch.stack(parts) * counted).sum(0) / counted.sum(0)
 
 
 def _clusters(likeness: Tensor, least: float) -> list[list[int]]:
