@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from shared import dictionaries, session
 
+from attribution import groups
 from attribution import node as attribution_node
 from attribution.request import CHART, NODE, PINS, AttributionRequest, named
 from workbench.core.text import visible
@@ -62,6 +63,7 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
     graph = whole.prune(share, EDGES, keep=(*pins, *beside), kinds=kinds or list(KINDS))
     st.caption(f"{len(graph):,} of {sum(whole.counts.values()):,} nodes, {sum(1 for _ in graph.edges):,} edges.")
     words = _words(model, graph)
+    from workbench.attribution import with_supernodes
     from workbench.figures.attribution import attribution_graph
 
     st.plotly_chart(
@@ -91,7 +93,9 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
     if chosen is not None:
         attribution_node.show(model, request, whole, graph, graph.node(chosen))
     attribution_node.measure(model, request, whole)
-    _files(graph, pins, words)
+    groups.show(model, request, whole, words)
+    chosen_groups = groups.of(request)
+    _files(graph if chosen_groups is None else with_supernodes(graph, chosen_groups), pins, words)
 
 
 def pruning() -> str:
