@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 
 from workbench.index.rules.detection import Active, area
-from workbench.index.rules.rule import JOIN, SLOT, Condition, Rule, joined
-from workbench.index.rules.surroundings import SLOTS, Places, Slot, Surroundings
+from workbench.index.rules.rule import JOIN, Condition, Rule, joined
+from workbench.index.rules.surroundings import SLOT, SLOTS, Places, Slot, Surroundings
 
 SIZES = (1, 3, 6, 12, 24)
 """Numbers of values of a condition that are tried; of words that are near, the first three."""

@@ -13,9 +13,8 @@ from typing_extensions import TypedDict
 from workbench.core.forms import parse_json
 from workbench.core.text import visible
 from workbench.index.layout import FeatureIndexError
-from workbench.index.rules.surroundings import NEAR, Places, Surroundings
+from workbench.index.rules.surroundings import NEAR, SLOT, Places, Surroundings
 
-SLOT = Literal["token", "word", "before", "behind", "whole", "ending", "near", "class", "next token"]
 JOIN = Literal["and", "or"]
 KINDS: Mapping[str, str] = {
     "token": "token",

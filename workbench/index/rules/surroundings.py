@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,9 @@ NEAR = 16
 """Tokens before a token that count as near; a multiple of 8."""
 ENDING = 3
 """Letters of the end of a word."""
-SLOTS = ("token", "word", "before", "behind", "whole", "ending", "near")
+SLOT = Literal["token", "word", "before", "behind", "whole", "ending", "near", "class", "next token"]
+"""All that a condition may be about: a slot, a class, or the token behind."""
+SLOTS: tuple[SLOT, ...] = ("token", "word", "before", "behind", "whole", "ending", "near")
 """`token`: its text as it is; `word`: without case and white space; `before`, `behind`: the word of the neighbouring
 token; `whole`: the word that the token is a part of; `ending`: the last letters of that word, of which the token is the
 last; `near`: any word among the `NEAR` tokens before it."""
