@@ -17,7 +17,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["interventions", "training", "directions"], 4),
     **dict.fromkeys(["neurons", "index", "measures", "sparsity", "lens", "attribution"], 5),
     **dict.fromkeys(["circuits", "synthetic", "surgery"], 5),
-    **dict.fromkeys(["differences", "findings", "steering"], 6),
+    **dict.fromkeys(["differences", "findings", "labels", "steering"], 6),
 }
 """The rooms of `workbench/`; above them are the face (7) and the pages, scripts and benchmarks (8)."""
 FACE = {"__init__.py", "__init__.pyi", "__main__.py", "console.py", "py.typed"}

@@ -11,6 +11,7 @@ from . import findings as findings
 from . import harvest as harvest
 from . import index as index
 from . import interventions as interventions
+from . import labels as labels
 from . import lens as lens
 from . import measures as measures
 from . import model as model
@@ -79,6 +80,7 @@ __all__ = [
     "harvest",
     "index",
     "interventions",
+    "labels",
     "lens",
     "load_dictionary",
     "load_model",

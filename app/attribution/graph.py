@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from shared import dictionaries, session
 
+from attribution import groups
 from attribution import node as attribution_node
 from attribution.request import CHART, NODE, PINS, AttributionRequest, named
 from workbench.core.text import visible
@@ -62,6 +63,7 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
     graph = whole.prune(share, EDGES, keep=(*pins, *beside), kinds=kinds or list(KINDS))
     st.caption(f"{len(graph):,} of {sum(whole.counts.values()):,} nodes, {sum(1 for _ in graph.edges):,} edges.")
     words = _words(model, graph)
+    from workbench.attribution import with_supernodes
     from workbench.figures.attribution import attribution_graph
 
     st.plotly_chart(
@@ -91,7 +93,9 @@ def show(model: LanguageModel, request: AttributionRequest, whole: Graph) -> Non
     if chosen is not None:
         attribution_node.show(model, request, whole, graph, graph.node(chosen))
     attribution_node.measure(model, request, whole)
-    _files(graph, pins)
+    groups.show(model, request, whole, words)
+    chosen_groups = groups.of(request)
+    _files(graph if chosen_groups is None else with_supernodes(graph, chosen_groups), pins, words)
 
 
 def pruning() -> str:
@@ -142,19 +146,21 @@ def _words(model: LanguageModel, graph: Graph) -> dict[int, str]:
         index = dictionaries.usable_index(model, one)
         if index is None:
             continue
-        remarks = index.remarks()
+        labels = index.names()
         for node in graph.nodes:
             if node.feature is not None and node.feature.dictionary == name:
-                remark = remarks.get(node.feature.index)
+                found = labels.get(node.feature.index)
                 active, promoted = dictionaries.latent_tokens(index, node.feature.index)
-                label = remark.label if remark else ""
-                words[node.id] = label or ", ".join(map(visible, active or promoted))
+                words[node.id] = (
+                    dictionaries.label_words(found) if found else ", ".join(map(visible, active or promoted))
+                )
     return words
 
 
-def _files(graph: Graph, pins: list[int]) -> None:
+def _files(graph: Graph, pins: list[int], words: dict[int, str]) -> None:
     from workbench.attribution import to_json, to_neuronpedia
 
+    labels = {id: f"{graph.node(id).label} {text}" for id, text in words.items() if text}
     with st.container(horizontal=True):
         st.download_button(
             "This graph as JSON",
@@ -166,7 +172,7 @@ def _files(graph: Graph, pins: list[int]) -> None:
         )
         st.download_button(
             "For Neuronpedia's graph viewer",
-            lambda: json.dumps(to_neuronpedia(graph, "workbench", pinned=pins)),
+            lambda: json.dumps(to_neuronpedia(graph, "workbench", pinned=pins, labels=labels)),
             "neuronpedia.json",
             "application/json",
             icon=":material/download:",

@@ -12,7 +12,7 @@ from shared.dictionaries import Known
 from shared.tokens import that_fit
 from shared.waiting import one_sentence
 
-from browse import labels, latent_query, script
+from browse import labels, latent_query, rules, script
 from browse.latent_query import LIMIT, LatentQuery
 from workbench.core.text import plain, visible
 
@@ -32,6 +32,7 @@ def show(model: LanguageModel, one: Known) -> None:
         _panel(model, one)
     finally:  # a run is interrupted when the user does something
         st.session_state["whole page"] = False
+    rules.show(model, one)
 
 
 @st.fragment
@@ -76,7 +77,11 @@ def _show_table(one: Known, hits: Sequence[FeatureHit], query: LatentQuery) -> N
         ),
         "label": (
             [("★ " if hit.starred else "") + hit.label for hit in hits],
-            st.column_config.TextColumn("Label", width=160, help="The label that was written for it."),
+            st.column_config.TextColumn(
+                "Label",
+                width=160,
+                help="Written or found; the card says by whom, and the score.",
+            ),
         ),
         "active": (
             [_shown(hit, "activating", wide) for hit in hits],

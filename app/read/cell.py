@@ -137,6 +137,6 @@ def _features(cell: Cell) -> Rows:
         return []
     one = tokens[position - front]
     rows = [(position, one.text, feature, value) for feature, value in zip(one.features, one.values, strict=True)]
-    st.session_state["remarks"] = {}
+    st.session_state["names"] = {}
     firing.table(model, rows, known, f"cell features {layer} {position}")
     return rows

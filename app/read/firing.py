@@ -17,6 +17,7 @@ from workbench import Feature
 from workbench.core.text import visible
 
 if TYPE_CHECKING:
+    from workbench.index import FeatureIndex, FeatureLabel
     from workbench.measures.firing import Fired
     from workbench.model import LanguageModel
 
@@ -33,16 +34,16 @@ def words(model: LanguageModel, known: dict[str, Known], feature: Feature) -> tu
     index = dictionaries.usable_index(model, one) if one else None
     if index is None:
         return "", []
-    remark = _remarks(index).get(feature.index)
+    label = _names(index).get(feature.index)
     active, promoted = dictionaries.latent_tokens(index, feature.index)
-    return remark.label if remark else "", [visible(one) for one in active or promoted]
+    return dictionaries.label_words(label) if label else "", [visible(one) for one in active or promoted]
 
 
-def _remarks(index: object) -> dict:
-    """The remarks of an index, read once in each run of the page."""
-    known = st.session_state["remarks"]
+def _names(index: FeatureIndex) -> dict[int, FeatureLabel]:
+    """The labels of an index, read once in each run of the page."""
+    known = st.session_state["names"]
     if id(index) not in known:
-        known[id(index)] = index.remarks()  # type: ignore[attr-defined]
+        known[id(index)] = index.names()
     return known[id(index)]
 
 
@@ -61,7 +62,7 @@ def fired(model: LanguageModel, text: TextRequest, chosen: Sequence[Known], top:
 
 def show(model: LanguageModel, text: TextRequest) -> None:
     """Draw the tinted text and the table of its features."""
-    st.session_state["remarks"] = {}
+    st.session_state["names"] = {}
     known = {one.name: one for one in dictionaries.fitting(model)}
     if not known:
         st.info(
@@ -198,7 +199,9 @@ def table(
             "value": st.column_config.ProgressColumn(
                 "Value", format="%.3g", min_value=0.0, max_value=float(frame["value"].max()), width=120
             ),
-            "label": st.column_config.TextColumn("Label", width=160, help="The label that was written for it."),
+            "label": st.column_config.TextColumn(
+                "Label", width=160, help="Written or found; of a found one with its score."
+            ),
             "active": st.column_config.ListColumn("Most active on", width=WIDE, help="In the dictionary's index."),
         },
         on_select="rerun",

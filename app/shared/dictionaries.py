@@ -29,7 +29,7 @@ from workbench.interventions.features import dictionary_of
 
 if TYPE_CHECKING:
     from workbench.dictionaries.loading import Place
-    from workbench.index import FeatureIndex
+    from workbench.index import FeatureIndex, FeatureLabel
     from workbench.model import LanguageModel
 
 
@@ -260,6 +260,16 @@ def latent_tokens(index: FeatureIndex, latent: int, count: int = 4) -> tuple[lis
     promoted = dict.fromkeys(index.statistics["promoted"][latent].tolist())
     active, best = ([text for text in index.tokens.strings(list(ids)) if text] for ids in (peaks, promoted))
     return active[:count], best[:count]
+
+
+def label_words(label: FeatureLabel) -> str:
+    """A label, and the score of one that was found, as plain text."""
+    return label.text if label.score is None else f"{label.text} ({label.score:.2f})"
+
+
+def label_score(label: FeatureLabel) -> str:
+    """Who found a label, and its score, as plain text."""
+    return f"by {label.source}" if label.score is None else f"by {label.source}, score {label.score:.2f}"
 
 
 def about(one: Known) -> str:

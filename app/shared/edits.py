@@ -180,8 +180,8 @@ def _latent(model: LanguageModel, feature: wb.Feature, place: Any, sites: Any) -
     one = dictionaries.called(model, feature.dictionary)
     index = dictionaries.usable_index(model, one)
     tokens = dictionaries.latent_tokens(index, feature.index, 3)[0] if index is not None else []
-    remark = index.remarks().get(feature.index) if index is not None else None
-    label = f": {remark.label}" if remark is not None and remark.label else ""
+    found = index.names().get(feature.index) if index is not None else None
+    label = f": {dictionaries.label_words(found)}" if found is not None else ""
     _name(place, feature, f"{one.title}, {one.noun} {feature.index}{label}", tokens)
     writes = plain(dictionaries.several(one.writes))
     breakable = writes.replace("\\.", "\\.\u200b").replace("_", "_\u200b")  # the column is narrower than the name

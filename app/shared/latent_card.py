@@ -33,6 +33,8 @@ def show(model: LanguageModel, text: str) -> None:
         remarks.show(one, index, feature.index)
         for label in card.labels:
             st.caption(f"{plain(label.source)}: “{plain(label.text)}”")
+        for found in card.found:
+            st.caption(f"{plain(found.text)}, {plain(dictionaries.label_score(found))}", help=plain(found.about))
         if card.active == 0:
             st.info(f"This {one.noun} was active on none of the index's {index.n_tokens:,} tokens.")
         else:

@@ -183,6 +183,23 @@ def test_a_node_its_card_and_what_taking_it_out_does(shelf: Shelf) -> None:
     assert any("Correlation" in one.value for one in page.caption)
 
 
+def test_supernodes_are_grouped_tested_and_merged(shelf: Shelf) -> None:
+    page = traced(visit(shelf))
+    page.button(key="group latents").click().run()
+    quiet(page)
+    key, groups = page.session_state["attribution groups"]
+    assert len(groups) >= 2
+    page.button(key="test groups").click().run()
+    assert any("correlate with r" in one.value for one in quiet(page).caption)
+    names = list(groups.groups)[:2]
+    page.multiselect(key="edited groups").set_value(names).run()
+    page.text_input(key="new group").set_value("<b>pets").run()
+    page.button(key="Merge groups").click().run()
+    quiet(page)
+    assert page.session_state["attribution groups"] == (key, groups.merge(names, "<b>pets"))
+    assert page.button(key="Rename groups").disabled  # no group of the old names is chosen any more
+
+
 def test_deembeddings_on_the_page(shelf: Shelf) -> None:
     page = asked(shelf)
     graph = shelf.graph()

@@ -206,6 +206,20 @@ class World:
         return torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(0))
 
 
+def _judge(w: World) -> Any:
+    rule = {"join": "and", "conditions": [{"slot": "word", "values": ["dog"]}]}
+    return wb.labels.RuleJudge(w.index, json.dumps(rule))
+
+
+def _opened(w: World) -> Any:
+    return wb.open_index(w.index.path, w.model, w.sae)
+
+
+def _supernodes(w: World) -> Any:
+    latents = [node.id for node in w.graph.nodes if node.kind == "latent"]
+    return wb.attribution.Supernodes({"one": latents[:2], "two": latents[2:3]})
+
+
 Calls = dict[str, Callable[[World], dict[str, Any]]]
 TOKENS = torch.tensor([[3, 4, 5, 6, 7]])
 NOTHING: dict[str, Any] = {"progress": None, "cancel": None}
@@ -313,6 +327,22 @@ FUNCTIONS: Calls = {
         "cancel": None,
     },
     "directions.load_direction": lambda w: {"path": _saved_direction(w)},
+    "attribution.group_nodes": lambda w: {
+        "model": w.model,
+        "transcoders": w.transcoders,
+        "graph": w.graph,
+        "labels": {1: "dogs"},
+        "most": 4,
+    },
+    "attribution.supernodes_of": lambda w: {"graph": w.graph},
+    "attribution.with_supernodes": lambda w: {"graph": w.graph, "groups": _supernodes(w)},
+    "attribution.verify_groups": lambda w: {
+        "model": w.model,
+        "transcoders": w.transcoders,
+        "graph": w.graph,
+        "groups": _supernodes(w),
+        "controls": 1,
+    },
     "attribution.verify_graph": lambda w: {
         "model": w.model,
         "transcoders": w.transcoders,
@@ -504,6 +534,8 @@ FUNCTIONS: Calls = {
         "commit_every": 5.0,
         **READS,
     },
+    "index.group_features": lambda w: {"index": w.index, "dictionary": w.sae, "least": 0.1, "nearest": 3, "seed": 0},
+    "index.match_features": lambda w: {"index": _opened(w), "other": _opened(w)},
     "index.build_indexes": lambda w: {
         "model": w.model,
         "dictionaries": {w.new(): w.sae},
@@ -622,6 +654,32 @@ FUNCTIONS: Calls = {
         "groups": 4,
         **READS,
     },
+    "labels.explain_with": lambda w: {
+        "index": w.index,
+        "asked": wb.labels.Writer(w.model, 2),
+        "features": [1],
+        "folder": w.new(),
+        "limit": 4,
+        "examples": 2,
+        "tested": 1,
+    },
+    "labels.output_score": lambda w: {
+        "index": _opened(w),
+        "feature": int(w.index.statistics["highest"].argmax()),
+        "says": [" the"],
+        "prompts": ["The dog"],
+        "controls": 2,
+    },
+    "labels.score_label": lambda w: {"index": w.index, "feature": 1, "judge": _judge(w), "n": 2, "seed": 0},
+    "labels.Server": lambda w: {"address": "http://127.0.0.1:9", "model": "m", "timeout": 1.0, "tries": 1, "most": 3},
+    "labels.Writer": lambda w: {"model": w.model, "most": 3},
+    "labels.AskedJudge": lambda w: {
+        "index": w.index,
+        "notebook": wb.labels.Notebook(wb.labels.Writer(w.model, 2), w.new()),
+        "label": "dogs",
+    },
+    "labels.Notebook": lambda w: {"asked": wb.labels.Writer(w.model, 2), "folder": w.new(), "limit": 2},
+    "labels.RuleJudge": lambda w: {"index": w.index, "rule": _judge(w).rule},
     "lens.LogitLens": lambda w: {},
     "lens.fit_jacobian_lens": lambda w: {
         "model": w.model,
@@ -870,6 +928,8 @@ FUNCTIONS["measures.compare_steps"] = FUNCTIONS["measures.compare"]
 OBJECTS: dict[str, Callable[[World], Any]] = {
     "LanguageModel": lambda w: w.model,
     "Corpus": lambda w: w.corpus,
+    "Notebook": lambda w: wb.labels.Notebook(wb.labels.Writer(w.model, 2), w.new()),
+    "Supernodes": _supernodes,
     "FeatureIndex": lambda w: w.index,
     "NeuronTable": lambda w: w.table,
     "TopKSAE": lambda w: w.sae.to(w.model.device),
@@ -960,6 +1020,11 @@ METHODS: Calls = {
     "FeatureIndex.fires_on": lambda w: {"prompt": "The dog", "top": 3},
     "FeatureIndex.label": lambda w: {"index": 1, "text": "x"},
     "FeatureIndex.note": lambda w: {"index": 1, "text": "x"},
+    "Notebook.ask": lambda w: {"prompt": "The dog"},
+    "FeatureIndex.labels": lambda w: {"index": 1},
+    "FeatureIndex.labels_by": lambda w: {"source": "rule"},
+    "FeatureIndex.explain": lambda w: {"seed": 0},
+    "FeatureIndex.add_labels": lambda w: {"source": "me", "labels": {1: wb.index.FeatureLabel("dogs", "me")}},
     "FeatureIndex.star": lambda w: {"index": 1, "starred": True},
     "FeatureIndex.export_labels": lambda w: {"path": w.new(".json")},
     "FeatureIndex.import_labels": lambda w: {"path": _labels(w)},
@@ -987,6 +1052,9 @@ METHODS: Calls = {
     "KeyValueBottleneck.learn": lambda w: {"x": w.floats(4, 8), "labels": torch.tensor([0, 1, 2, 0])},
     "Codebook.to": lambda w: {"device": w.model.device},
     "KeyValueBottleneck.to": lambda w: {"device": w.model.device},
+    "Supernodes.rename": lambda w: {"name": "one", "new": "three"},
+    "Supernodes.merge": lambda w: {"names": ["one", "two"], "new": "three"},
+    "Supernodes.split": lambda w: {"name": "one", "nodes": _supernodes(w).groups["one"][:1], "new": "three"},
     "Graph.node": lambda w: {"id": w.graph.nodes[0].id},
     "Graph.edges_from": lambda w: {"source": w.graph.nodes[1].id},
     "Graph.edges_of": lambda w: {"target": w.graph.nodes[0].id},

@@ -296,6 +296,11 @@ def _label(path: Path, number: int) -> None:
     wb.open_index(path.parent).label(0, f"label {number}")
 
 
+def _find_label(path: Path, number: int) -> None:
+    label = wb.index.FeatureLabel(f"label {number}", "a model")
+    wb.open_index(path.parent).add_labels("a model", {0: label})
+
+
 def _read_label(path: Path) -> Any:
     return wb.open_index(path.parent).feature(0).label or None
 
@@ -405,6 +410,7 @@ SAVERS = [
     Saver("sparsity.parquet", "s.parquet", lambda p, n: wb.sparsity.save_sparsities([_sparsity(n)], p), _read_bytes),
     Saver("labels", "l.json", _export_labels, _read_text, _give_indexes),
     Saver("labels.csv", "l.csv", _export_labels, _read_text, _give_indexes),
+    Saver("found labels", "labels.parquet", _find_label, _read_label, lambda path: _index(path.parent, 0), slow=True),
     Saver("label", "people.sqlite", _label, _read_label, lambda path: _index(path.parent, 0), slow=True),
     Saver("model", "m", lambda path, n: wb.interventions.save_model(_spliced(n), path), _read_spliced, slow=True),
     Saver("child", "child", lambda path, n: _child(n).save_pretrained(path), _read_child, slow=True),

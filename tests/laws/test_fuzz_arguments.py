@@ -45,7 +45,8 @@ NOT_CALLED = {
 }
 """Rooms without functions that take what a person writes."""
 RECORDS = {
-    "attribution": "DeEmbedding Edge Graph HeadDrive Node TokenScores Verification ViewerGraph ViewerLink ViewerNode",
+    "attribution": "DeEmbedding Edge Graph GroupVerification HeadDrive Node Supernodes TokenScores Verification "
+    "ViewerGraph ViewerLink ViewerNode",
     "circuits": "AlignedPair Alignment DiscreteCircuit EncodedTask GroundTruth OpenedCell PatchingResult "
     "PositionPatching ScoreEvaluation TaskResult",
     "corpus": "TokenBatch",
@@ -55,11 +56,12 @@ RECORDS = {
     "dictionaries": "Codes Dictionary Step Trainable",
     "evaluation": "Estimate TextSums",
     "harvest": "Activations Source",
-    "index": "Example ExportedExample ExportedFeature ExportedLabel FeatureExport "
-    "FeatureCard FeatureHit FeatureIndex Histogram Neighbour Partner QuantileExample RegexScore "
+    "index": "Example Explanations ExportedExample ExportedFeature ExportedLabel Families FeatureExport "
+    "FeatureCard FeatureHit FeatureIndex FeatureLabel Histogram Matches Neighbour Partner QuantileExample RegexScore "
     "Remark TokenFeatures TokenScore TokenTable",
     "interventions": "Choice FeatureIntervention InterventionKind",
     "findings": "Ablation Finding Scan",
+    "labels": "LabelScores Score",
     "lens": "AttendedPair Attention Doubt EarlyExit HeadCard HeadHit HeadScores JacobianLens Lens LensFidelity "
     "LensGrid LensRecord LogitAttribution Share TextWords TunedLens WrittenTokens",
     "measures": "Comparison Fidelity",

@@ -16,7 +16,13 @@ from workbench.attribution.graph_json import from_json as from_json
 from workbench.attribution.graph_json import load_graph as load_graph
 from workbench.attribution.graph_json import save_graph as save_graph
 from workbench.attribution.graph_json import to_json as to_json
+from workbench.attribution.group_verification import GroupVerification as GroupVerification
+from workbench.attribution.group_verification import verify_groups as verify_groups
 from workbench.attribution.neuronpedia import to_neuronpedia as to_neuronpedia
+from workbench.attribution.supernodes import Supernodes as Supernodes
+from workbench.attribution.supernodes import group_nodes as group_nodes
+from workbench.attribution.supernodes import supernodes_of as supernodes_of
+from workbench.attribution.supernodes import with_supernodes as with_supernodes
 from workbench.attribution.target import Target as Target
 from workbench.attribution.verification import REGIMES as REGIMES
 from workbench.attribution.verification import Verification as Verification

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired
 
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Le, Len, Lt
 from typing_extensions import TypedDict
 
 from workbench.attribution.graph import Kind
@@ -107,6 +107,7 @@ class SavedProvenance(TypedDict):
     max_latents: Natural
     rest: Annotated[Number, Ge(0), Lt(1)]
     pruned: NotRequired[SavedPruning]
+    supernodes: NotRequired[dict[Annotated[str, Len(1, 200)], list[Natural]]]
 
 
 class _AnyGraph(TypedDict):

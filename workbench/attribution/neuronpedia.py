@@ -36,7 +36,7 @@ def to_neuronpedia(
         slug: the graph's name in addresses.
         scan: the model's name in the viewer; the graph's model if empty.
         pinned: ids of nodes to pin.
-        supernodes: groups of nodes, ids by the group's name.
+        supernodes: groups of nodes, ids by the group's name; None for those that the first graph keeps.
         labels: labels of nodes by id, in place of their own; a target's is for the first graph's.
 
     Raises:
@@ -57,7 +57,8 @@ def to_neuronpedia(
     for name, influence in _cumulative(graphs, names).items():
         nodes[name]["influence"] = influence
     by_id = {id: name for (place, id), name in names.items() if place <= 0}
-    groups = {name: [by_id[id] for id in ids if id in by_id] for name, ids in (supernodes or {}).items()}
+    chosen = graphs[0].provenance.get("supernodes", {}) if supernodes is None else supernodes
+    groups = {name: [by_id[id] for id in ids if id in by_id] for name, ids in chosen.items()}
     first = graphs[0]
     metadata = {
         "slug": slug,

@@ -95,14 +95,7 @@ def verify_graph(
         AttributionError: another model or other transcoders than the graph's, an unknown regime, a node that is no
             latent of the graph, or a number out of range.
     """
-    coders = transcoders_by_layer(model, transcoders)
-    recorded = graph.provenance.get("transcoders", [])
-    same = len(recorded) == len(owners(coders)) and all(
-        one.name == about["name"] and one.is_named(about["hash"])
-        for one, about in zip(owners(coders), recorded, strict=True)
-    )
-    if not same or not model.is_named(graph.provenance.get("model_hash")):
-        raise AttributionError("The graph was computed with another model or other transcoders; give those.")
+    coders = check_graph(model, transcoders, graph)
     if factor == 1:
         raise AttributionError("factor is a number other than 1, which changes nothing.")
     if not regimes:
@@ -120,7 +113,7 @@ def verify_graph(
             if regime == "free":
                 bare = reader.value if reader.tokens else float(read_stream(model, tokens, reader, [])[0])
                 values = torch.cat(
-                    [_free(model, tokens, reader, [_scale(coders, node, factor) for node in some]) for some in parts]
+                    [_free(model, tokens, reader, [[_scale(coders, node, factor)] for node in some]) for some in parts]
                 )
             else:
                 frozen = frozen or _freeze(model, tokens, coders, graph)
@@ -148,10 +141,40 @@ def verify_graph(
         factor=factor,
         predicted=predicted,
         measured=measured,
-        pearson={regime: _pearson(*pair) for regime, pair in pairs.items()},
+        pearson={regime: pearson(*pair) for regime, pair in pairs.items()},
         slope={regime: float((one * two).sum() / (one * one).sum()) for regime, (one, two) in pairs.items()},
-        frozen_as_free=_pearson(held_back, pairs["free"][1]) if "free" in pairs else float("nan"),
+        frozen_as_free=pearson(held_back, pairs["free"][1]) if "free" in pairs else float("nan"),
     )
+
+
+def check_graph(model: LanguageModel, transcoders: Transcoders, graph: Graph) -> dict[int, Part]:
+    """The transcoders by layer; raises `AttributionError` where a graph is of another model or other transcoders."""
+    coders = transcoders_by_layer(model, transcoders)
+    recorded = graph.provenance.get("transcoders", [])
+    same = len(recorded) == len(owners(coders)) and all(
+        one.name == about["name"] and one.is_named(about["hash"])
+        for one, about in zip(owners(coders), recorded, strict=True)
+    )
+    if not same or not model.is_named(graph.provenance.get("model_hash")):
+        raise AttributionError("The graph was computed with another model or other transcoders; give those.")
+    return coders
+
+
+def measured_without(
+    model: LanguageModel, transcoders: Transcoders, graph: Graph, groups: Sequence[Sequence[Node]]
+) -> list[float]:
+    """The change of the target in the plain model where the latents of a group are ablated together, for each group."""
+    coders, model = transcoders_by_layer(model, transcoders), in_float32(model)
+    for group in groups:
+        for node in group:
+            _check_layer(node, coders)
+    tokens = torch.tensor([graph.tokens], device=model.device)
+    with uninterrupted(), torch.no_grad():
+        reader = _reader(model, coders, graph)
+        bare = reader.value if reader.tokens else float(read_stream(model, tokens, reader, [])[0])
+        scales = [[_scale(coders, node, 0.0) for node in group] for group in groups]
+        parts = [scales[start : start + AT_ONCE] for start in range(0, len(scales), AT_ONCE)]
+        return [float(one) - bare for some in parts for one in _free(model, tokens, reader, some)]
 
 
 def _chosen(graph: Graph, nodes: int | Sequence[int], coders: Mapping[int, Part]) -> list[Node]:
@@ -191,9 +214,9 @@ def _freeze(model: LanguageModel, tokens: Tensor, coders: Mapping[int, Part], gr
     return freeze(model, tokens, coders, first=graph.provenance["first"], linear_from=model.network.n_layers)
 
 
-def _free(model: LanguageModel, tokens: Tensor, reader: Reader, scales: Sequence[Scale]) -> Tensor:
-    """The target's value in the plain model, in each row under one of the interventions: `[rows]`."""
-    groups = [Group(model.bind([one]), slice(row, row + 1)) for row, one in enumerate(scales)]
+def _free(model: LanguageModel, tokens: Tensor, reader: Reader, scales: Sequence[Sequence[Scale]]) -> Tensor:
+    """The target's value in the plain model, in each row under some of the interventions: `[rows]`."""
+    groups = [Group(model.bind(some), slice(row, row + 1)) for row, some in enumerate(scales)]
     return read_target_value(model, tokens.expand(len(scales), -1), reader, groups)
 
 
@@ -285,7 +308,8 @@ def _pair(home: torch.device, reads: str, writes: str, function: Callable[[Tenso
     return [Edit(reads, remember, reads_only=True), Edit(writes, lambda x: function(seen.pop()).to(x))]
 
 
-def _pearson(one: Tensor, two: Tensor) -> float:
+def pearson(one: Tensor, two: Tensor) -> float:
+    """The correlation of two vectors; NaN for fewer than three numbers."""
     if len(one) < 3:
         return float("nan")
     return float(torch.corrcoef(torch.stack([one, two]))[0, 1])

@@ -24,9 +24,15 @@ from workbench.index.exported import ExportedExample as ExportedExample
 from workbench.index.exported import ExportedFeature as ExportedFeature
 from workbench.index.exported import ExportedLabel as ExportedLabel
 from workbench.index.exported import FeatureExport as FeatureExport
+from workbench.index.families import Families as Families
+from workbench.index.families import group_features as group_features
 from workbench.index.feature_index import FeatureIndex as FeatureIndex
 from workbench.index.feature_index import open_index as open_index
+from workbench.index.feature_label import Explanations as Explanations
+from workbench.index.feature_label import FeatureLabel as FeatureLabel
 from workbench.index.label_files import Remark as Remark
 from workbench.index.layout import FeatureIndexError as FeatureIndexError
+from workbench.index.matching import Matches as Matches
+from workbench.index.matching import match_features as match_features
 from workbench.index.tokens import TokenTable as TokenTable
 from workbench.index.tokens import text_ends as text_ends

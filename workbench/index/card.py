@@ -10,6 +10,7 @@ from workbench.core import markup
 from workbench.core.display import Shown, Tabular, columns, record_of
 from workbench.dictionaries.features import Feature
 from workbench.index.exported import ExportedLabel
+from workbench.index.feature_label import FeatureLabel
 
 if TYPE_CHECKING:
     from workbench.figures.common import Figure
@@ -139,6 +140,8 @@ class FeatureCard(Tabular):
     """By share times PMI; empty for neurons, which are active everywhere."""
     labels: list[ExportedLabel] = field(default_factory=list)
     """Every label of the export that the index was made from, with its source."""
+    found: list[FeatureLabel] = field(default_factory=list)
+    """Labels by rule and by models, with their scores, the best first."""
 
     def records(self) -> Iterator[dict[str, Any]]:
         """A row for each example."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,9 @@ import numpy as np
 from workbench.core.checks import Natural, Number, Positive, Share, checked
 from workbench.core.display import Rows, Tabular, columns
 from workbench.core.patterns import SafePattern
+from workbench.core.progress import Progress, remembering
 from workbench.core.steady import read_steadily
+from workbench.core.type_words import shown
 from workbench.dictionaries.folder import CONFIG
 from workbench.dictionaries.loading import bundled, bundled_folder
 from workbench.dictionaries.protocol import Dictionary
@@ -20,13 +23,17 @@ from workbench.index.card import Example, FeatureCard, FeatureHit, TokenFeatures
 from workbench.index.card_tables import NO_REMARK, CardTables
 from workbench.index.entries import Entries
 from workbench.index.examples import examples
+from workbench.index.feature_label import PERSON, RULE, Explanations, FeatureLabel
 from workbench.index.firing import active_features
 from workbench.index.identity import check_same, identities
 from workbench.index.label_files import Remark
+from workbench.index.label_store import LabelStore
 from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
+from workbench.index.naming import named, with_names
 from workbench.index.ordering import densest_first, sharpest_first
 from workbench.index.published import Published, read_published, with_published
 from workbench.index.regex_scores import RegexScores
+from workbench.index.rules.explaining import explain_features
 from workbench.index.searching import NO_MATCH, Match, Searcher
 from workbench.index.selection import TOP
 from workbench.index.statistics import read_statistics
@@ -73,6 +80,7 @@ class FeatureIndex(Tabular):
         about, named = self.about["dictionary"], self.about["dictionary"]["name"]
         others = (about.get("former_hash", ""), *([] if dictionary is None else identities(model, dictionary)))
         self._annotations = Annotations(self.path / ANNOTATIONS, about["hash"], *others)
+        self._labels = LabelStore(self.path, self._annotations.known, self.n_features)
         self._searcher = Searcher(self.tokens, self.statistics)
         tables = self.statistics, self.entries, self.tokens
         self._cards = CardTables(named, dictionary, *tables, published=self._published)
@@ -127,7 +135,7 @@ class FeatureIndex(Tabular):
     def feature(self, index: Natural) -> FeatureCard:
         """The card of a feature; raises `FeatureIndexError` if there is no such feature."""
         self._check(index)
-        return self._cards.card(index, self.remarks())
+        return replace(self._cards.card(index, self._named()), found=list(self._labels.all().get(index, ())))
 
     @checked(FeatureIndexError)
     def search(
@@ -173,7 +181,7 @@ class FeatureIndex(Tabular):
                 "An index from an export holds no corpus for regular expressions and no ids of tokens; search for "
                 "words or for the text of a token."
             )
-        remarks, searcher = self.remarks(), self._searcher
+        remarks, searcher = self._named(), self._searcher
         fits = searcher.dense(density)
         if starred:
             fits &= searcher.among(feature for feature, remark in remarks.items() if remark.starred)
@@ -248,6 +256,85 @@ class FeatureIndex(Tabular):
         """
         return with_published(self._annotations.all(), self._published)
 
+    def _named(self) -> dict[int, Remark]:
+        """Remarks in which a feature that nobody named has its best label that was found."""
+        return with_names(self.remarks(), self.names())
+
+    def names(self) -> dict[int, FeatureLabel]:
+        """The label that stands for each feature that has one, with its source and score.
+
+        What a person wrote stands above an export's first label, and this above those of `explain` and of models, of
+        which the one with the highest score counts.
+        """
+        return named(self._annotations.all(), self._published, self._labels.all())
+
+    @checked(FeatureIndexError)
+    def labels(self, index: Natural) -> list[FeatureLabel]:
+        """Every label of a feature with its source: a person's, an export's, those that were found, best first."""
+        self._check(index)
+        own = self._annotations.of(index).label
+        published = [FeatureLabel(one.text, one.source) for one in self._published.get(index, ())]
+        return [FeatureLabel(own, PERSON)] * bool(own) + published + list(self._labels.all().get(index, ()))
+
+    @checked(FeatureIndexError)
+    def labels_by(self, source: str) -> dict[int, FeatureLabel]:
+        """The labels of one source that were found, by feature: "rule", or the name of a model."""
+        return {feature: one for feature, every in self._labels.all().items() for one in every if one.source == source}
+
+    @checked(FeatureIndexError)
+    def explain(
+        self, *, seed: Natural = 0, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
+    ) -> Explanations:
+        """Label every feature by a rule that tells the tokens on which it is active, and keep the labels on disk.
+
+        Rules are tokens and words, the words before and behind, endings, words shortly before, classes such as numbers
+        and beginnings of sentences, the tokens that the feature promotes, and two of these together. A rule is chosen
+        on half of the texts and scored on the other half, by the area under the ROC curve of telling the tokens on
+        which the feature has at least half of its highest value from all others; both sides weigh alike. A label is
+        kept where the 95% interval of its score lies above chance.
+
+        Labels of other sources stay; those of an earlier call are replaced.
+
+        Args:
+            seed: of the halves.
+            progress: told the share that is done; None: a bar; False: nothing.
+            cancel: asked now and then; once it returns True, explaining stops with a `FeatureIndexError`.
+
+        Raises:
+            FeatureIndexError: the index was made from an export, has a single text, or can't be written.
+        """
+        if self.exported:
+            raise FeatureIndexError("An index from an export holds no corpus on which rules could be tested.")
+        if len(np.unique(self.tokens.runs[:, 1])) < 2:
+            raise FeatureIndexError("Rules are chosen on some texts and scored on others; build the index on several.")
+        found = explain_features(
+            self.tokens, self.entries, self.statistics, seed=seed, progress=progress, stops=remembering(cancel)
+        )
+        if found is None:
+            raise FeatureIndexError("Explaining was cancelled; nothing was changed.")
+        self._labels.replace(RULE, found.labels)
+        return found
+
+    @checked(FeatureIndexError)
+    def add_labels(self, source: str, labels: Mapping[Natural, FeatureLabel]) -> None:
+        """Keep labels that were found in another way, such as by a model, in the place of those of the same source.
+
+        Args:
+            source: who found them; not "rule" and not "a person".
+            labels: by feature; each states the same source.
+
+        Raises:
+            FeatureIndexError: an empty or a taken source, a label of another one, a feature that there is not, or the
+                labels can't be written.
+        """
+        if not source.strip() or source in (RULE, PERSON) or any(one.source != source for one in labels.values()):
+            raise FeatureIndexError(
+                f"Labels are added under one source of their own, which each states; not under {shown(source)}."
+            )
+        for feature in labels:
+            self._check(feature)
+        self._labels.replace(source, labels)
+
     @checked(FeatureIndexError)
     def export_labels(self, path: str | Path) -> None:
         """Write labels, notes and stars to a JSON file, or to a table where the name ends in `.csv` or `.tsv`.
@@ -292,7 +379,7 @@ class FeatureIndex(Tabular):
 
     def records(self) -> Iterator[dict[str, Any]]:
         """A row for each feature; in an index from an export, for each that it holds."""
-        remarks, held = self.remarks(), self.statistics.get("held")
+        remarks, held = self._named(), self.statistics.get("held")
         numbers = {name: self.statistics[name].tolist() for name in ("active", "density", "mean", "highest", "lowest")}
         for index, row in enumerate(columns(**numbers)):
             if held is not None and not held[index]:

@@ -2,6 +2,7 @@
 
     index/
       people.sqlite    labels, notes and stars; building never changes it
+      labels.parquet   labels that rules and models found; building never changes it
       data/            everything computed; replaced as a whole
       building/        the files of an unfinished build
 
