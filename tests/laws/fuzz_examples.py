@@ -766,6 +766,15 @@ FUNCTIONS: Calls = {
         "top_k": 3,
         "interventions": w.edits,
     },
+    "lens.read_lenses": lambda w: {
+        "model": w.model,
+        "texts": ["The dog ran", "A cat"],
+        "kind": "logit",
+        "at": "resid_post",
+        "layers": [1],
+        "top_k": 3,
+        "interventions": w.edits,
+    },
     "sparsity.measure_routing": lambda w: {
         "model": w.model,
         "groups": w.groups,

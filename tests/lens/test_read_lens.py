@@ -10,7 +10,7 @@ import zoo
 from transformer_lens.tools.analysis.logit_lens import logit_readout
 
 import workbench as wb
-from workbench.lens import LensError, read_lens
+from workbench.lens import LensError, read_lens, read_lenses, reading
 from workbench.lens import readout as kernel
 
 IDS = torch.tensor([5, 9, 11, 30, 7, 2, 40, 3, 77])
@@ -156,3 +156,20 @@ def test_a_norm_that_is_not_the_models_end_is_refused():
     head.register_forward_hook(lambda _, __, out: out + torch.linspace(0, 9, out.shape[-1]))
     with pytest.raises(LensError, match="no lens"):
         read_lens(model, IDS)
+
+
+@pytest.mark.parametrize("at", ["resid_post", "resid_mid", "attn_out", "heads"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_texts_together_are_read_as_each_alone(name, at, monkeypatch):
+    monkeypatch.setattr(reading, "TEXTS", 3)
+    model = wb.load_model(zoo.build(name), tokenizer=tiny.tokenizer())
+    texts = [IDS[:4], IDS, IDS[3:5], IDS[:1], IDS[2:]]
+    edits = [wb.Clamp("neurons.0.post:3", 4.0, positions=[0])]
+    together = read_lenses(model, texts, at=at, top_k=3, interventions=edits)
+    for text, one in zip(texts, together, strict=True):
+        alone = read_lens(model, text, at=at, top_k=3, interventions=edits)
+        assert (one.prompt, one.places, one.prompt_ids.tolist()) == (alone.prompt, alone.places, text.tolist())
+        for field in ("probabilities", "entropy", "kl", "streams"):
+            torch.testing.assert_close(getattr(one, field), getattr(alone, field), rtol=1e-4, atol=1e-5)
+    with pytest.raises(LensError, match="There is no text"):
+        read_lenses(model, [])

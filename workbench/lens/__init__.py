@@ -26,6 +26,7 @@ from workbench.lens.logits import attribute_logit as attribute_logit
 from workbench.lens.measuring import LensFidelity as LensFidelity
 from workbench.lens.measuring import measure_lens as measure_lens
 from workbench.lens.reading import read_lens as read_lens
+from workbench.lens.reading import read_lenses as read_lenses
 from workbench.lens.transports import Lens as Lens
 from workbench.lens.transports import LensRecord as LensRecord
 from workbench.lens.transports import LogitLens as LogitLens
