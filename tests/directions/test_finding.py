@@ -157,7 +157,7 @@ def test_what_can_not_be_found_is_said(llama: wb.model.LanguageModel) -> None:
     for positives, negatives, how, words in (
         (rows[:2], rows[3:], {}, "2 positive texts"),
         (rows[:3], [], {}, "0 negative texts"),
-        (rows[:3], rows[2:], {}, "1 texts are positive and negative"),
+        (rows[:3], rows[2:], {}, "1 text is positive and negative"),
         (rows[:3], rows[3:], {"method": "guess"}, "no method 'guess'"),
         (rows[:3], rows[3:], {"at": []}, "no hook point"),
         (rows[:3], rows[3:], {"at": "blocks.0.attn.hook_pattern"}, "no vector for each token"),

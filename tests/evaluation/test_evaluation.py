@@ -250,9 +250,12 @@ BELOW = ("core/", "corpus/", "figures/", "model/")
 CALLS = {"cross_entropy", "nll_loss", "kl_div", "log_softmax", "logsumexp"}
 CLASSES = {"CrossEntropyLoss", "NLLLoss", "KLDivLoss", "LogSoftmax"}
 ALLOWED = {
+    "circuits/position_runs.py": {"log_softmax"},  # compares two ways of one run
+    "circuits/position_scores.py": {"logsumexp"},  # the joint probability of several answers
     "circuits/tasks.py": {"logsumexp"},  # the joint probability of several answers
     "dictionaries/key_value.py": {"cross_entropy"},  # the gradient of training
     "findings/places.py": {"log_softmax"},  # the slope of a prediction, and Python that is shown
+    "labels/output.py": {"log_softmax", "logsumexp"},  # the joint probability of several tokens
     "lens/readout.py": {"logsumexp"},  # entropy, KL and top tokens of a row in one pass over it
     "sparsity/verification.py": {"cross_entropy"},  # shares nothing with what it verifies
     "surgery/finetuning/healer.py": {"cross_entropy"},  # the gradient of training

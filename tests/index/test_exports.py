@@ -101,7 +101,7 @@ def test_an_export_of_neuronpedia_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (IDS | {"index": "7", "tokens": ["a"], "values": [1.0, 2.0]}, "1 tokens and 2 values"),
+        (IDS | {"index": "7", "tokens": ["a"], "values": [1.0, 2.0]}, "1 token and 2 values"),
         (IDS | {"index": "7", "tokens": ["a"], "values": ["b"]}, "Line 1 of .* is not what Neuronpedia exports"),
         (IDS | {"index": "x", "tokens": ["a"], "values": [1.0]}, "index is 'x', which is no number"),
         (IDS | {"index": -1, "tokens": ["a"], "values": [1.0]}, "which is no number"),

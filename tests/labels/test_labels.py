@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -153,6 +154,21 @@ def test_a_limit_on_calls_and_a_stop_lose_nothing(index: FeatureIndex, server: A
     with pytest.raises(LabelError):
         explain_with(index, Server(server.address, "one"), [2], tmp_path)
     assert index.labels_by("one") == before
+
+
+@pytest.mark.parametrize(
+    "line", [b"no json", b"[]", b'{"key": 1, "prompt": "a", "answer": "b"}', b"\xff", b'{"key": "a"}']
+)
+def test_a_damaged_file_of_answers_is_refused(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "answers.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(LabelError, match="is no file of answers"):
+        Notebook(Server("http://127.0.0.1:9", "one"), tmp_path)
+
+
+def test_answers_are_not_read_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "answers.jsonl")
+    with pytest.raises(LabelError, match="no ordinary file"):
+        Notebook(Server("http://127.0.0.1:9", "one"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ PASSES: dict[str, set[str]] = {
     "JacobianLens.swap.first JacobianLens.swap.second LensGrid.rank.token LensGrid.log_probability.token": {"0"},
     "circuits.EmbeddingNoise.place": TEXTS,
     "differences.compare_models.parts": {"an empty list", "an empty range"},
+    "labels.output_score.prompts": {"a list of a NUL"},
     "differences.compare_models.prompts": {"an empty list", "an empty range", "a list of a NUL"},
     "circuits.EmbeddingNoise.scale": {"3e38"},
     "circuits.align_prompts.answers circuits.align_prompts.wrong": {

@@ -129,6 +129,8 @@ EXEMPT = {
     " save_viewer_graph Direction.save export_features build_from_export TunedLens.save JacobianLens.save "
     "TopKSAE.write Child.save_pretrained": "write, see `test_kills.py`",
     "fit_jacobian_lens": "goes on with one file of safetensors under a seal: `tests/lens/test_jacobian.py`",
+    "compare_models": "opens models by `load_model`",
+    "explain_with Notebook search_direction": "go on with JSON in a declared form: `tests/labels/`, `tests/steering/`",
     "train build_index build_indexes fine_tune heal fit_tuned_lens Store.write": "resume what is in a folder: attacked "
     "as `training`, `fine-tuning`, `lens`, `index` and `store`",
 }

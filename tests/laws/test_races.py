@@ -31,7 +31,7 @@ from workbench.core.patterns import SafePattern
 RACES = 12 if WHOLE else 1
 LATEST = 0.05
 """Seconds by which a writer begins later than the other one, at most."""
-OTHER_WORK = re.compile(r"holds another (training|harvest|fit)")
+OTHER_WORK = re.compile(r"holds (another (training|harvest|fit)|trials of another search)")
 """How long work is refused that finds the end of another one's."""
 
 pytestmark = pytest.mark.usefixtures("tiny_cache", "one_thread")

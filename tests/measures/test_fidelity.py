@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import workbench as wb
+from workbench.core.text import counted
 from workbench.corpus import Corpus, CorpusError
 from workbench.dictionaries.relu import SkipTranscoder, StandardSAE
 from workbench.dictionaries.topk import TopKSAE
@@ -298,4 +299,4 @@ def test_printed_it_shows_its_intervals(model) -> None:
         assert f"{getattr(found, name):.4g}   {low:.4g} to {high:.4g}" in next(
             line for line in printed.split("\n") if line.split()[0] == name
         )
-    assert f"on {found.tokens} tokens of {found.texts} texts" in printed
+    assert f"on {found.tokens} tokens of {counted(found.texts, 'text')}" in printed

@@ -484,7 +484,7 @@ def test_bad_settings(learned: wb.model.LanguageModel, corpus: Corpus) -> None:
 
 @pytest.mark.parametrize(
     ("thresholds", "words"),
-    [([0.1], "1 thresholds"), ([0.1, NAN, 0.1], "from 0"), (-1, "from 0"), ("high", "one for each"), (None, "number")],
+    [([0.1], "1 threshold"), ([0.1, NAN, 0.1], "from 0"), (-1, "from 0"), ("high", "one for each"), (None, "number")],
 )
 def test_bad_thresholds(learned: wb.model.LanguageModel, thresholds: Any, words: str) -> None:
     with pytest.raises(wb.sparsity.SparsityError, match=words):

@@ -144,7 +144,7 @@ def align_prompts(
         places = _spans(words, parts) if parts else _shared(both, words)
         if set(ends[0][row]) & set(ends[1][row]):
             raise TaskError("A token is among the right answers and among the wrong ones of a pair.")
-        pairs.append(AlignedPair(*both, places, ends[0][row], ends[1][row], (words[0], words[1])))
+        pairs.append(AlignedPair(both[0], both[1], places, ends[0][row], ends[1][row], (words[0], words[1])))
     return Alignment(_same_places(pairs))
 
 

@@ -155,7 +155,7 @@ class Grid:
     def _both(self, runs: PairRuns) -> tuple[Tensor, Tensor]:
         """The logits behind the clean and the corrupted prompt."""
         ends = runs.base.logits, runs.source.logits
-        return ends if self.settings.into == "clean" else ends[::-1]
+        return ends if self.settings.into == "clean" else (ends[1], ends[0])
 
     def _plain(self, runs: Sequence[PairRuns]) -> Replacements:
         count = len(runs)

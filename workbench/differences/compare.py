@@ -119,10 +119,11 @@ def compare_models(
 
 def _unpaired(pair: Pair) -> str:
     """The sentence on tensors that have no counterpart."""
-    more = f" and {len(pair.unpaired) - 1} more tensors" if len(pair.unpaired) > 1 else ""
+    first, *others = pair.unpaired
+    more = f" and {len(others)} more tensors" if others else ""
     verb = "have" if more else "has"
     return (
-        f"{pair.unpaired[0]}{more} {verb} no counterpart of the same shape in the other model, so weights are compared "
+        f"{first}{more} {verb} no counterpart of the same shape in the other model, so weights are compared "
         "without them, and grafts are left out."
     )
 

@@ -50,7 +50,7 @@ def compare_decodings_of(pair: Pair, top: int, seed: int) -> DecodingDifference 
         return None
     if not found:
         return None
-    before, after = (torch.stack([row[side] for row in found]) for side in (1, 2))
+    before, after = torch.stack([row[1] for row in found]), torch.stack([row[2] for row in found])
     noise = torch.randn(before.shape, generator=chance)
     noise *= ((after - before).norm(dim=1) / noise.norm(dim=1).clamp(min=1e-30))[:, None]
     tops = [_tops(heads[0], before), _tops(heads[1], after), _tops(heads[1], before + noise)]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.display import Shown, Tabular
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from workbench.figures.common import Figure
 
 
@@ -197,6 +199,12 @@ class ModelDifferences(Tabular):
         """A row for each finding."""
         for one in self.findings:
             yield {"kind": one.kind, "sentence": one.sentence, "number": one.number, "call": one.call}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each finding; without findings a table without rows."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.records()), columns=["kind", "sentence", "number", "call"])
 
     def __iter__(self) -> Iterator[Difference]:
         return iter(self.findings)

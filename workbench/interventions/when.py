@@ -119,14 +119,14 @@ class When:
             FeatureError, DictionaryError, HookPointError: the model has no such feature, or none of one hook point.
         """
         dictionary = self.dictionary(model)
-        reads = sites(dictionary, model).reads
-        if len(reads) > 1:
+        point, *others = sites(dictionary, model).reads
+        if others:
             raise DictionaryError(
-                f"{dictionary.name} reads at {len(reads)} hook points, and a condition reads at one; choose a feature "
-                "of another dictionary."
+                f"{dictionary.name} reads at {len(others) + 1} hook points, and a condition reads at one; choose a "
+                "feature of another dictionary."
             )
-        point, device = reads[0], model.device
-        index = 0 if self.feature is None else self.feature.index  # type: ignore[union-attr]
+        device = model.device
+        index = self.feature.index if isinstance(self.feature, Feature) else 0
 
         def holds(x: Tensor) -> Tensor:
             flat = flattened(x, point)
@@ -148,7 +148,8 @@ class When:
     def from_dict(cls, data: Mapping[str, Any]) -> When:
         """The inverse of `to_dict`; raises `EditError` for anything else."""
         check_form(data, EditError)
-        return cls(**{"feature": None} | dict(data))
+        values: dict[str, Any] = {"feature": None} | dict(data)
+        return cls(**values)
 
     def to_python(self, feature: str | None = None) -> str:
         """The call that makes it, without a module's name.

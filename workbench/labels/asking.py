@@ -25,6 +25,7 @@ from workbench.core.failures import explained
 from workbench.core.forms import parse_json
 from workbench.core.hashing import hash_of
 from workbench.core.locks import alone
+from workbench.core.paths import check_ordinary
 from workbench.core.type_words import reason_of, shown
 from workbench.labels.errors import LabelError
 from workbench.model.language_model import LanguageModel
@@ -210,6 +211,7 @@ class Notebook:
             os.fsync(file.fileno())
 
     def _read(self) -> dict[str, str]:
+        check_ordinary(self.file, LabelError)
         try:
             lines = self.file.read_bytes().split(b"\n") if self.file.exists() else []
         except OSError as wrong:

@@ -175,7 +175,7 @@ class Reducer:
         self._like = readout.head.rows([0])
         self._layers = max(1, ROOM // (readout.block * len(readout.head)))
         self._room = memory(self._like, self._layers * readout.block, len(readout.head))
-        self._strips = _in_cache(*self._room.shape, self._like.device)
+        self._strips = _in_cache(len(self._room), self._room.shape[1], self._like.device)
         largest = max(at.stop - at.start for at in self._strips)
         self._some = [memory(self._like, len(self._room) * largest) for _ in range(2)]
         self.final = memory(self._like, readout.block, len(readout.head))

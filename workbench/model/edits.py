@@ -243,7 +243,7 @@ def check_edits(edits: Sequence[BoundEdit], computed: int, prompt_length: int | 
             _check_part(part, part.source or f"the edit at {edit.hook_point}", computed, prompt_length)
 
 
-def _check_part(part: Part, who: str, computed: int, prompt_length: int | None) -> None:
+def _check_part(part: Part | Condition, who: str, computed: int, prompt_length: int | None) -> None:
     rule = ungated(part.positions)
     if isinstance(rule, tuple):
         beyond = [position for position in rule if position >= computed]

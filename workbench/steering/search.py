@@ -184,12 +184,13 @@ class _Space:
         for one in records:
             own = [name for name in kinds if name != "strength" or one["act"] == "add"]
             values = {name: one[name] for name in own}
+            measured: Any = [one["effect"], one["cost"]]
             failed = one["effect"] is None
             study.add_trial(
                 optuna.trial.create_trial(
                     params=values,
                     distributions={name: kinds[name] for name in own},
-                    values=None if failed else [one["effect"], one["cost"]],
+                    values=None if failed else measured,
                     state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
                 )
             )
