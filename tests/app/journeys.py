@@ -107,6 +107,20 @@ def states(page: Page) -> None:
     _seen(page, "Codebook")
 
 
+def directions(page: Page) -> None:
+    page.get_by_role("button", name="Find", exact=True).click(timeout=PATIENCE)
+    _seen(page, "What it does")
+    page.get_by_role("button", name="Write", exact=True).click(timeout=PATIENCE)
+    _seen(page, "Along a random direction")
+
+
+def differences(page: Page) -> None:
+    box = page.get_by_role("textbox", name="Folder or name")
+    box.fill("/a/folder")
+    box.press("Enter")
+    settled(page)
+
+
 def settings(page: Page) -> None:
     _seen(page, "In memory")
 
@@ -119,6 +133,8 @@ JOURNEYS: dict[str, Journey] = {
     "compare": compare,
     "inspect": read,
     "train": train,
+    "directions": directions,
+    "differences": differences,
     "attribution": attribution,
     "circuits": circuits,
     "sparsity": sparsity,

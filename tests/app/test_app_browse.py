@@ -168,7 +168,7 @@ def test_another_model_from_a_folder(name: str, tmp_path: Path, tiny_cache: Path
     assert plain
     assert edited
     box = page.text_input(key="adder")
-    box.set_value(box.placeholder.split()[-1]).run()  # the example is a neuron of this model
+    box.set_value(box.placeholder.split()[-1].strip("()")).run()  # the example is a neuron of this model
     assert len(quiet(page).session_state["rows"]) == 2
 
 
