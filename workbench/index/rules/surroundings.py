@@ -200,8 +200,10 @@ class Places:
     def mask(self, slot: str, values: Sequence[str]) -> np.ndarray:
         """Whether a slot has one of some values on each of the rows, `[n]`."""
         if slot == "class":
-            each = [self.flags[:, self.around.flag_names.index(one)] for one in values if one in self.around.flags]
-            return np.asarray(np.logical_or.reduce(each or [np.zeros(len(self.flags), bool)]))
+            either = np.zeros(len(self.flags), bool)
+            for one in self.around.flags.keys() & set(values):
+                either |= self.flags[:, self.around.flag_names.index(one)]
+            return either
         of = self.around.slots[{"near": "word", "next token": "token"}.get(slot, slot)]
         table = np.zeros(len(of.texts) + 1, bool)
         table[of.codes_of(values)] = True
