@@ -1,4 +1,4 @@
-"""The row on swapped concepts of the table of published results."""
+"""The rows on swapped concepts and on lenses of the table of published results."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Any
 
 from analyses.shared.study import Row
 
+SHOWN = (6, 12, 18, 24, 28)
+"""Layers of which KL divergences are named."""
+
 
 def published_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """One row: how often a swap has its way, beside random directions."""
+    """How often a swap has its way, beside random directions; and how well lenses predict the final layer."""
     best = summary["chosen"]
+    by_kind = {one["kind"]: one for one in summary["kl"]}
+    layers = [layer for layer in SHOWN if layer in by_kind["jacobian"]["layers"]]
+    lenses = [f"{kind} {divergences(one, 'kl', layers)}" for kind, one in by_kind.items()]
+    lenses.append(f"logit {divergences(by_kind['jacobian'], 'logit_kl', layers)}")
     return [
         Row(
             "Gurnee et al. 2026 (transformer-circuits.pub/2026/workspace)",
@@ -19,8 +26,19 @@ def published_rows(summary: Mapping[str, Any]) -> list[Row]:
             f"answer passes the prompt's own in {share(best['jacobian']['way'])} of {best['pairs']} other pairs and is "
             f"the likeliest token in {share(best['jacobian']['wins'])}; by vectors of the logit lens "
             f"{share(best['logit']['way'])}, by random directions of the same lengths {share(best['random']['way'])}",
-        )
+        ),
+        Row(
+            "Belrose et al. 2023 (arXiv 2303.08112)",
+            "a fitted lens predicts the final layer's token better than the logit lens, at every layer",
+            f"KL to the final layer on {by_kind['jacobian']['tokens']:,} tokens that no lens was fitted on, in nats, "
+            f"behind layers {', '.join(map(str, layers))}: {'; '.join(lenses)}",
+        ),
     ]
+
+
+def divergences(lens: Mapping[str, Any], name: str, layers: Sequence[int]) -> str:
+    """KL divergences of a lens behind layers."""
+    return ", ".join(f"{lens[name][lens['layers'].index(layer)]:.2f}" for layer in layers)
 
 
 def share(value: Sequence[float]) -> str:
