@@ -13,8 +13,7 @@ import caching
 import streamlit as st
 from shared import pages, session, tokens
 
-QUIET = 30
-"""Seconds without a search for garbage, at most, while the first model opens."""
+QUIET = 30  # seconds without a search for garbage, at most, while the first model opens
 
 
 @asynccontextmanager

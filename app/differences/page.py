@@ -42,6 +42,10 @@ def show() -> None:
         ):
             _begin(model, other, request)
             st.session_state["differences"] = request
+        if not request.other:
+            st.caption("Name a folder or a model; what *Surgery* did to this model can be chosen once it has steps.")
+        elif not request.parts:
+            st.caption("Choose what to compare.")
     latest: ComparisonRequest | None = st.session_state.get("differences")
     if latest is None:
         return
@@ -66,6 +70,7 @@ def _ask(model: LanguageModel) -> tuple[ComparisonRequest, Any]:
         key="differences folder",
         persist_state="session",
         disabled=kind != FOLDER,
+        placeholder="a folder with the tuned model, for example",
         help="A folder with a checkpoint, or the name of a model on Hugging Face, with the same tokenizer.",
     )
     left, middle, right = st.columns([2, 1, 3])

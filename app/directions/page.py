@@ -61,8 +61,16 @@ def _show(model: LanguageModel, request: DirectionRequest) -> None:
     names = list(found)
     if st.session_state.get(LAYER) not in names:
         st.session_state[LAYER] = _first_choice(separation)
-    name = st.selectbox("Layer", names, key=LAYER, format_func=lambda name: _said(name, separation))
+    name = st.selectbox(
+        "Layer, and its share in the right order",
+        names,
+        key=LAYER,
+        format_func=lambda name: _said(name, separation),
+    )
     direction = found[name]
+    st.caption(
+        f"Natural strength {separation[name].strength:.3g}: the distance of the two sides' means along the direction."
+    )
     edit = trying.show(model, direction)
     keeping.show(model, direction, edit)
     snippets.show(
@@ -83,7 +91,7 @@ def _first_choice(separation: Mapping[str, wb.directions.Separation]) -> str:
 
 def _said(name: str, separation: Mapping[str, wb.directions.Separation]) -> str:
     one = separation[name]
-    return f"{name}: {one.auc:.2f} of held-out pairs, natural strength {one.strength:.3g}"
+    return f"{name}: {one.auc:.2f}"
 
 
 if __name__ == "__main__":

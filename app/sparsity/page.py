@@ -9,8 +9,7 @@ from sparsity import neurons, panel, text
 from sparsity.panel import INCREASES, SparsityRequest
 
 NONE = "no other"
-FEW = 2048
-"""Tokens below which thresholds are coarse: each half has a thousand predictions or fewer."""
+FEW = 2048  # tokens below which thresholds are coarse: each half has a thousand predictions or fewer
 
 
 def show() -> None:

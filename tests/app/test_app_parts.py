@@ -60,6 +60,16 @@ def test_pages_do_not_import_each_other() -> None:
         assert not {name for name in names if name.split(".")[0] in others}, path
 
 
+def _drawn_by_streamlit(script: ast.Module) -> list[int]:
+    """Lines of a script's bare values, which Streamlit draws on the page; the first docstring is none."""
+    return [one.lineno for one in script.body[1:] if isinstance(one, ast.Expr) and not isinstance(one.value, ast.Call)]
+
+
+def test_the_first_script_draws_no_docstring_of_a_constant() -> None:
+    assert not _drawn_by_streamlit(ast.parse((APP / "main.py").read_text()))
+    assert _drawn_by_streamlit(ast.parse("'a'\nA = 1\n'b'")) == [3]
+
+
 @pytest.mark.parametrize("path", sorted(APP.glob("*/__init__.py")), ids=lambda path: path.parent.name)
 def test_a_page_states_constants_and_draws_in_its_script(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
@@ -70,6 +80,7 @@ def test_a_page_states_constants_and_draws_in_its_script(path: Path) -> None:
             assert isinstance(node, ast.Import | ast.ImportFrom | ast.Expr) or getattr(node, "name", "") == "available"
     script = ast.parse((path.parent / "page.py").read_text())
     assert "show" in [node.name for node in script.body if isinstance(node, ast.FunctionDef)]
+    assert not _drawn_by_streamlit(script)
     assert ast.unparse(script.body[-1]) == "if __name__ == '__main__':\n    show()"
 
 
