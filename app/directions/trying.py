@@ -97,8 +97,8 @@ def _mean(both: Comparison) -> float:
 def _draw(written: Tried) -> None:
     heads = [
         "Plain",
-        f"Along it, KL {written.kl[0]:.2f} nats",
-        f"Along a random direction, KL {written.kl[1]:.2f} nats",
+        f"Along it, KL {written.kl[0]:.3g} nats",
+        f"Along a random direction, KL {written.kl[1]:.3g} nats",
     ]
     for column, head, text in zip(st.columns(3, gap="medium", border=True), heads, written.texts, strict=True):
         column.markdown(f"**{plain(head)}**")
