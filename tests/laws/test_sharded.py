@@ -24,7 +24,7 @@ LAWS = Path(__file__).parent
 ROOT = LAWS.parents[1]
 REFUSED = {
     **dict.fromkeys(("surgery", "Child", "Certificate", "wb.bake"), "surgery makes a model on one device"),
-    **dict.fromkeys(("attribution", "Graph", "ViewerGraph"), "sharded over processes"),
+    **dict.fromkeys(("attribution", "Graph", "ViewerGraph", "Supernodes"), "sharded over processes"),
     **dict.fromkeys(
         ("Attention", "lens.read_attention", "lens.score_heads", "lens.head_card", "lens.find_heads"),
         "sharded over processes",
