@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.arguments import Argument
+from workbench.core.precision import in_float64
 from workbench.core.type_words import shown
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.directions import Directions
@@ -131,8 +132,9 @@ class When:
         def holds(x: Tensor) -> Tensor:
             flat = flattened(x, point)
             value = flat[..., index] if dictionary.dense else dictionary.encode(flat.to(device)).value_of(index)
-            below = value < (float("inf") if self.below is None else self.below)
-            return below if self.above is None else below & (value > self.above)
+            value = in_float64(value)  # a bound is compared as it is, not rounded to the value's type
+            above = value > (-float("inf") if self.above is None else self.above)
+            return above if self.below is None else above & (value < self.below)
 
         plan.close(point.key)
         return Condition(point.name, holds, (plan.number(), str(self)), self.scope, source), point
