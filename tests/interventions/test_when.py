@@ -70,6 +70,16 @@ def test_a_bound_is_not_rounded_to_the_type_of_the_model() -> None:
             assert bool((model.capture(TOKENS, [ACTS])[ACTS] != plain).any(-1).all())
 
 
+def test_directions_that_float32_can_not_square_or_that_are_several_are_refused(llama) -> None:
+    for scale in (1e-30, 1e30):
+        when = When.along(READS, (VECTOR * scale).tolist(), below=0.0)
+        with pytest.raises(wb.dictionaries.DictionaryError, match="squared length; scale it"):
+            llama.generate("a", 1, interventions=[wb.Steer.along(ACTS, VECTOR, when=when)])
+    both = wb.directions.Direction({READS: VECTOR, ACTS: VECTOR}, "both")
+    with pytest.raises(EditError, match="reads at one hook point"):
+        When.along(both, above=0.0)
+
+
 def test_interventions_listed_before_it_are_what_it_reads(llama) -> None:
     when = When("neurons.0.post:3", above=5.0)
     edits = [wb.Clamp("neurons.0.post:3", 6.0), wb.Clamp("neurons.0.post:3", -1.0, when=when)]

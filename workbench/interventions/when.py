@@ -23,7 +23,7 @@ from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sites import flattened, sites
 from workbench.interventions.features import dictionary_of
-from workbench.interventions.vectors import Vectors, joined_vectors, vector_values
+from workbench.interventions.vectors import JOIN, Vectors, joined_vectors, vector_values
 from workbench.model.conditions import Condition, Gated, Scope, ungated
 from workbench.model.edits import BoundEdit, Edit, EditError
 from workbench.model.hookpoints import HookPoint
@@ -99,6 +99,8 @@ class When:
             scope: as of `When`.
         """
         name, vector = joined_vectors(hook_point, direction, "When.along")
+        if JOIN in name:
+            raise EditError("A condition reads at one hook point; give When.along a direction with one vector.")
         return cls(None, above, below, scope, hook_point=name, direction=vector)  # type: ignore[arg-type]
 
     def dictionary(self, model: LanguageModel) -> Dictionary:
