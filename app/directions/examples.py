@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,9 +72,11 @@ def ask(source: str) -> tuple[DirectionRequest | None, bool]:
         lack = right.text_area(
             "Texts that lack it", SAD, height=190, key="direction negatives", persist_state="session"
         )
-        both: tuple[list[str], list[str]] | None = (_lines(have), _lines(lack))
+        both = _told(lambda: _few((_lines(have), _lines(lack))))
     else:
-        both = _uploaded(file.getvalue())
+        both = _told(lambda: read(file.getvalue()))
+        if both is not None:
+            st.caption(f"{len(both[0]):,} texts that have it and {len(both[1]):,} that lack it.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = st.selectbox(
             "Method", list(METHODS), format_func=METHODS.__getitem__, key="direction method", persist_state="session"
@@ -112,20 +115,24 @@ def read(data: bytes) -> tuple[list[str], list[str]]:
             found[0 if record["label"] else 1].append(str(record["text"]))
         else:
             raise DirectionError(f"{said}: write positive and negative, or text and a label of 1 or 0.")
-    if max(map(len, found)) > MOST:
-        raise DirectionError(f"The examples have {max(map(len, found)):,} texts of a class; give at most {MOST:,}.")
-    return found
+    return _few(found)
 
 
-def _uploaded(data: bytes) -> tuple[list[str], list[str]] | None:
-    try:
-        both = read(data)
-    except DirectionError as error:
-        st.error(plain(error), icon=":material/error:")
-        return None
-    st.caption(f"{len(both[0]):,} texts that have it and {len(both[1]):,} that lack it.")
+def _few(both: tuple[list[str], list[str]]) -> tuple[list[str], list[str]]:
+    """The texts of both classes; raises `DirectionError` for more than `MOST` of one."""
+    if max(map(len, both)) > MOST:
+        raise DirectionError(f"The examples have {max(map(len, both)):,} texts of a class; give at most {MOST:,}.")
     return both
 
 
+def _told(made: Callable[[], tuple[list[str], list[str]]]) -> tuple[list[str], list[str]] | None:
+    """What a function gives; None where it refuses, which is shown."""
+    try:
+        return made()
+    except DirectionError as error:
+        st.error(plain(error), icon=":material/error:")
+        return None
+
+
 def _lines(typed: str) -> list[str]:
-    return [line.strip() for line in typed.splitlines() if line.strip()][: MOST + 1]
+    return [line.strip() for line in typed.splitlines() if line.strip()]

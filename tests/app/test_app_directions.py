@@ -69,3 +69,10 @@ def test_files_of_examples_are_read_or_refused() -> None:
     for wrong in (b"\xff", b"[1]", b'{"text": "c"}', b'{"text": "c", "label": 2}', b"not json"):
         with pytest.raises(wb.directions.DirectionError, match="examples"):
             read(wrong)
+
+
+def test_too_many_typed_texts_are_refused_and_not_cut(folder: Path) -> None:
+    many = "\n".join(f"the dog ran {number}" for number in range(1001))
+    page = visit("directions", folder, {"direction positives": many, "direction negatives": "\n".join(LACK)})
+    page = button(page, "Find").click().run()
+    assert "1,001 texts of a class; give at most 1,000" in page.error[0].value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny
 import torch
 from pairs import PROMPT, TOKENS, latents
 
@@ -56,6 +57,27 @@ def test_it_reads_a_latent_of_a_trained_dictionary(llama) -> None:
     assert from_json(llama, text, [sae]) == [edit]
     with pytest.raises(wb.dictionaries.DictionaryError, match="need the dictionary"):
         from_json(llama, text)
+
+
+def test_a_bound_is_not_rounded_to_the_type_of_the_model() -> None:
+    """In bfloat16 2.999 rounds to 3, which would not be above itself."""
+    model = wb.load_model(tiny.build("llama").bfloat16(), tokenizer=tiny.tokenizer())
+    for value, bound in ((3.0, {"above": 2.999}), (3.0, {"below": 3.001})):
+        clamp = wb.Clamp("neurons.0.post:3", value)
+        with model.intervening([clamp]):
+            plain = model.capture(TOKENS, [ACTS])[ACTS]
+        with model.intervening([clamp, wb.Steer.along(ACTS, VECTOR, 4.0, when=When("neurons.0.post:3", **bound))]):
+            assert bool((model.capture(TOKENS, [ACTS])[ACTS] != plain).any(-1).all())
+
+
+def test_directions_that_float32_can_not_square_or_that_are_several_are_refused(llama) -> None:
+    for scale in (1e-30, 1e30):
+        when = When.along(READS, (VECTOR * scale).tolist(), below=0.0)
+        with pytest.raises(wb.dictionaries.DictionaryError, match="squared length; scale it"):
+            llama.generate("a", 1, interventions=[wb.Steer.along(ACTS, VECTOR, when=when)])
+    both = wb.directions.Direction({READS: VECTOR, ACTS: VECTOR}, "both")
+    with pytest.raises(EditError, match="reads at one hook point"):
+        When.along(both, above=0.0)
 
 
 def test_interventions_listed_before_it_are_what_it_reads(llama) -> None:

@@ -91,6 +91,38 @@ def test_a_stopped_search_goes_on_to_the_same_end(llama, tmp_path: Path) -> None
         search(llama, POSITIVES, NEGATIVES, lambda _: [1.0], COST, checkpoint=tmp_path / "other.json")
 
 
+def test_a_checkpoint_knows_what_was_in_force(llama, tmp_path: Path) -> None:
+    path, beside = tmp_path / "search.json", wb.Steer.along(POINTS[0], torch.arange(1.0, 33).sin(), 4.0)
+    how = {"checkpoint": path, "trials": 2}
+    made(llama, **how)
+    with llama.intervening([beside]):
+        with pytest.raises(wb.steering.SteeringError, match="another search"):
+            made(llama, **how)
+        path.unlink()
+        under = made(llama, **how)
+        assert made(llama, **how).trials == under.trials
+    with pytest.raises(wb.steering.SteeringError, match="another search"):
+        made(llama, **how)
+    (trial, *_) = under.trials
+    spliced = llama.spliced({trial.hook_point: under.direction(trial).dictionary})
+    with spliced, pytest.raises(wb.steering.SteeringError, match="can't tell what else is in force"):
+        made(llama, **how)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"strength": 7.0}, {"hook_point": "blocks.0.hook_mlp_out"}, {"act": "ablate"}, {"cost": None}],
+)
+def test_a_trial_that_the_search_does_not_make_is_refused(llama, tmp_path: Path, change) -> None:
+    path = tmp_path / "search.json"
+    made(llama, checkpoint=path, trials=1)
+    content = json.loads(path.read_text())
+    content["trials"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(wb.steering.SteeringError, match="another search"):
+        made(llama, checkpoint=path, trials=2)
+
+
 def test_ablations_are_each_tried_once(llama) -> None:
     """The refusal recipe: what is ablated is the one with the most effect at a bounded cost."""
     found = made(llama, acts=("ablate",), methods=("difference", "ridge"))

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.checks import Floats, checked
+from workbench.core.precision import in_float64
 from workbench.dictionaries.codes import Codes, check_activations, check_codes
 from workbench.dictionaries.folder import OWN, DictionaryError, check_fit
 from workbench.dictionaries.protocol import Dictionary
+
+SHORTEST = 1e-15
+"""Lengths of directions lie above it, and below its inverse."""
 
 
 class Directions(Dictionary):
@@ -26,7 +30,7 @@ class Directions(Dictionary):
         name: the name in feature ids.
 
     Raises:
-        DictionaryError: vectors of another shape, or one that is zero or not finite.
+        DictionaryError: vectors of another shape, or one that is zero, far too short or long, or not finite.
     """
 
     kind = "directions"
@@ -39,6 +43,12 @@ class Directions(Dictionary):
             raise DictionaryError(f"Directions are vectors in the rows of [n, d], not a tensor {list(vectors.shape)}.")
         if not bool(vectors.isfinite().all() and vectors.any(1).all()):
             raise DictionaryError("A direction is zero or holds values that are not finite, so nothing lies along it.")
+        lengths = in_float64(vectors.detach()).norm(dim=1)
+        if not bool(((lengths > SHORTEST) & (lengths < 1 / SHORTEST)).all()):
+            raise DictionaryError(
+                f"A direction is shorter than {SHORTEST:g} or longer than {1 / SHORTEST:g}, so that float32 can't hold "
+                "its squared length; scale it."
+            )
         self.n_features, self.d_in = vectors.shape
         self.d_out = self.d_in
         self.reads = self.writes = hook_point

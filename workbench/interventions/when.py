@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.arguments import Argument
+from workbench.core.precision import in_float64
 from workbench.core.type_words import shown
 from workbench.dictionaries.codes import Change, Rewrite
 from workbench.dictionaries.directions import Directions
@@ -22,7 +23,7 @@ from workbench.dictionaries.folder import DictionaryError
 from workbench.dictionaries.protocol import Dictionary
 from workbench.dictionaries.sites import flattened, sites
 from workbench.interventions.features import dictionary_of
-from workbench.interventions.vectors import Vectors, joined_vectors, vector_values
+from workbench.interventions.vectors import JOIN, Vectors, joined_vectors, vector_values
 from workbench.model.conditions import Condition, Gated, Scope, ungated
 from workbench.model.edits import BoundEdit, Edit, EditError
 from workbench.model.hookpoints import HookPoint
@@ -98,6 +99,8 @@ class When:
             scope: as of `When`.
         """
         name, vector = joined_vectors(hook_point, direction, "When.along")
+        if JOIN in name:
+            raise EditError("A condition reads at one hook point; give When.along a direction with one vector.")
         return cls(None, above, below, scope, hook_point=name, direction=vector)  # type: ignore[arg-type]
 
     def dictionary(self, model: LanguageModel) -> Dictionary:
@@ -131,8 +134,9 @@ class When:
         def holds(x: Tensor) -> Tensor:
             flat = flattened(x, point)
             value = flat[..., index] if dictionary.dense else dictionary.encode(flat.to(device)).value_of(index)
-            below = value < (float("inf") if self.below is None else self.below)
-            return below if self.above is None else below & (value > self.above)
+            value = in_float64(value)  # a bound is compared as it is, not rounded to the value's type
+            above = value > (-float("inf") if self.above is None else self.above)
+            return above if self.below is None else above & (value < self.below)
 
         plan.close(point.key)
         return Condition(point.name, holds, (plan.number(), str(self)), self.scope, source), point

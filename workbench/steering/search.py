@@ -24,8 +24,11 @@ from workbench.directions.direction import Direction
 from workbench.directions.finding import find_directions
 from workbench.directions.samples import Position
 from workbench.evaluation import bootstrap
+from workbench.interventions import InterventionKind
+from workbench.interventions.saved import to_json
 from workbench.model.blame import NotFiniteError
 from workbench.model.hookpoints import HookPointError
+from workbench.model.in_force import acting_on
 from workbench.model.language_model import LanguageModel
 from workbench.model.prompts import Prompt
 from workbench.model.sampling import PromptError
@@ -78,7 +81,7 @@ def search_direction(
         trials: to make; ablations alone end when each candidate was tried.
         seed: of the split of texts and of the trials.
         checkpoint: a file that holds the trials made so far; a search that finds one goes on from it. Effect and cost
-            are measures of `wb.steering` then.
+            are measures of `wb.steering` then, and what is in force are interventions that can be saved.
         cancel: asked before each trial; the search so far is returned, not `complete`.
         progress: told the share that is done.
 
@@ -98,7 +101,10 @@ def search_direction(
     space = _Space(names, list(found), list(dict.fromkeys(acts)), (float(low), float(high)), seed)
     _check_widths(model, space)
     texts = [plain_prompts(of) for of in (positives, negatives)]
-    saved = Checkpoint(checkpoint, [model.hash, texts, space.described()], effect, cost)
+    beside = [] if checkpoint is None else _beside(model)
+    saved = Checkpoint(checkpoint, [model.hash, texts, space.described(), *beside], effect, cost)
+    if not all(map(space.holds, saved.records)):
+        raise SteeringError(f"{checkpoint} holds trials of another search; name another file, or remove it.")
     plain = [_measured(model, one, what) for one, what in ((effect, "effect"), (cost, "cost"))]
     records, stops = list(saved.records[:trials]), remembering(cancel)
     for proposed in space.proposals(records, trials):
@@ -121,6 +127,18 @@ def _check_widths(model: LanguageModel, space: _Space) -> None:
         for name in space.names:
             if model.hook_points[name].width != model.network.d_model:
                 raise SteeringError(f"{name} is not as wide as the residual stream, where directions are ablated.")
+
+
+def _beside(model: LanguageModel) -> list[Any]:
+    """What is in force beside the trials, as plain data; empty where nothing is."""
+    around = acting_on(model)
+    kinds = [one for one in around if isinstance(one, InterventionKind)]
+    if len(kinds) < len(around):
+        raise SteeringError(
+            "A checkpoint can't tell what else is in force than interventions of Workbench, such as spliced "
+            "dictionaries; search without a checkpoint."
+        )
+    return [to_json(model, kinds)] if kinds else []
 
 
 @dataclass(frozen=True)
@@ -156,6 +174,13 @@ class _Space:
     def described(self) -> list[Any]:
         """As plain data."""
         return [self.names, self.hows, self.acts, self.strengths, self.seed]
+
+    def holds(self, record: Record) -> bool:
+        """Whether a trial of a file is one that this search can make, with all of its values or none."""
+        low, high = self.strengths if record["act"] == "add" else (0.0, 0.0)
+        here = record["hook_point"] in self.names and record["how"] in [" ".join(how) for how in self.hows]
+        absent = [record[name] is None for name in ("effect", "cost", "interval")]
+        return here and record["act"] in self.acts and low <= record["strength"] <= high and len(set(absent)) == 1
 
     def proposals(self, records: list[Record], trials: int) -> Iterator[_Proposal]:
         """The trials to make behind those of `records`, which the caller extends by each."""
@@ -226,9 +251,11 @@ def _tried(
             values, spent = [float(x) for x in effect(model)], [float(x) for x in cost(model)]
     except NotFiniteError:
         return record
+    if not values or not spent:
+        raise SteeringError("Under a trial a measure has no values; give one with a value for each text.")
     if not all(map(math.isfinite, [*values, *spent])):
         return record
-    sums = {"value": torch.tensor(values)[:, None].squeeze(1), "texts": torch.ones(len(values))}
+    sums = {"value": torch.tensor(values), "texts": torch.ones(len(values))}
     low, high = bootstrap(sums, lambda of: {"mean": of["value"] / of["texts"]})["mean"].interval
     return record | {"effect": means(values), "cost": means(spent), "interval": [low, high]}  # type: ignore[return-value]
 
