@@ -332,3 +332,25 @@ def test_what_can_not_be_is_refused() -> None:
     ids = model.to_tokens(CLEAN)[0]
     assert align_prompts(model, [ids[1:]], [ids[1:]]).places == [f"{n}:{one}" for n, one in
                                                                   enumerate(model.text_pieces(ids[1:]))]  # fmt: skip
+
+
+def test_noise_reads_the_clean_prompt_alone() -> None:
+    """The other prompt of a pair is not read, whatever its length and its places are."""
+    _, model = opened("llama")
+    noise = EmbeddingNoise("subject", samples=2, seed=3)
+    spans = {"subject": (" dog", " and the cat")}
+    pairs = [align_prompts(model, [CLEAN], [other], answers=["a"], spans=spans if other != CLEAN else {"subject": " dog"})
+             for other in (CLEAN, "Once upon a time the mouse and the cat ran")]  # fmt: skip
+    for into in ("clean", "corrupted"):
+        for component in ("stream", "heads"):
+            one, other = (patch_positions(model, pair, component, into=into, noise=noise, metric="probability")
+                          for pair in pairs)  # fmt: skip
+            assert torch.equal(one.values, other.values)
+
+
+def test_places_of_one_pair_have_names_of_their_own() -> None:
+    _, model = opened("llama")
+    pair = align_prompts(model, ["The dog ran and The dog ran"], ["The green cat ran and The green cat ran to"])
+    assert len({*pair.places}) == len(pair.places)
+    with pytest.raises(TaskError, match="occurs 2 times"):
+        align_prompts(model, ["aaa"], ["aaa"], spans={"one": "aa"})

@@ -238,3 +238,16 @@ def test_folders_share_what_is_equal(llama: wb.model.LanguageModel, tmp_path: Pa
 def test_singular_values_are_those_of_numpy() -> None:
     matrix = torch.randn(7, 19, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(singular_values(matrix), torch.linalg.svdvals(matrix.double()), atol=1e-6)
+
+
+def test_work_that_stops_in_its_last_part_says_so(llama: wb.model.LanguageModel) -> None:
+    calls: list[int] = []
+
+    def cancel() -> bool:
+        calls.append(1)
+        return len(calls) > 1
+
+    found = compare_models(llama, llama, CORPUS, tokens=256, context=8, batch=1, parts=["texts"], cancel=cancel)
+    assert found.texts is not None
+    assert found.texts.predictions < 20
+    assert found.notes[-1].startswith("The comparison was stopped")

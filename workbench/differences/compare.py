@@ -81,7 +81,12 @@ def compare_models(
         EditError: an intervention that does not fit the models.
         ModelError: a folder that holds no model.
     """
-    told, stops = progress or silence, remembering(cancel)
+    told, asked, stopped = progress or silence, remembering(cancel), [False]
+
+    def stops() -> bool:
+        stopped[0] = asked()
+        return stopped[0]
+
     text = corpus if isinstance(corpus, Corpus) else Corpus.load(corpus)
     told(0.0, "Opening the models")
     with uninterrupted():
@@ -109,10 +114,11 @@ def compare_models(
         done, whole = 0.0, sum(size for size, _ in steps) or 1.0
         for size, step in steps:
             if stops():
-                result.notes.append("The comparison was stopped before all was compared.")
                 break
             step(lambda share, words, done=done, size=size: told((done + share * size) / whole, words))
             done += size
+        if stopped[0]:
+            result.notes.append("The comparison was stopped before all was compared.")
     told(1.0, "Done")
     return result
 
@@ -146,6 +152,8 @@ class _Work:
     def answers(self, prompts: Sequence[str], max_new_tokens: int) -> None:
         """Continuations of prompts, side by side."""
         for prompt in prompts:
+            if self.stops():
+                break
             texts = [
                 model.generate(prompt, max_new_tokens, interventions=list(beside)).text
                 for model, beside in zip((self.pair.a, self.pair.b), self.pair.beside, strict=True)
