@@ -338,9 +338,9 @@ def test_noise_reads_the_clean_prompt_alone() -> None:
     """The other prompt of a pair is not read, whatever its length and its places are."""
     _, model = opened("llama")
     noise = EmbeddingNoise("subject", samples=2, seed=3)
-    spans = {"subject": (" dog", " and the cat")}
-    pairs = [align_prompts(model, [CLEAN], [other], answers=["a"], spans=spans if other != CLEAN else {"subject": " dog"})
-             for other in (CLEAN, "Once upon a time the mouse and the cat ran")]  # fmt: skip
+    longer = "Once upon a time the mouse and the cat ran"
+    pairs = [align_prompts(model, [CLEAN], [other], answers=["a"], spans={"subject": span})
+             for other, span in ((CLEAN, " dog"), (longer, (" dog", " and the cat")))]  # fmt: skip
     for into in ("clean", "corrupted"):
         for component in ("stream", "heads"):
             one, other = (patch_positions(model, pair, component, into=into, noise=noise, metric="probability")

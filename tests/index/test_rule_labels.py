@@ -218,3 +218,21 @@ def test_texts_of_the_same_tokens_are_in_one_half(llama, tmp_path: Path) -> None
     assert all(len(side) == 1 for side in sides.values())
     assert sum(parts.counts) == index.n_tokens
     assert min(parts.counts) > 0
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        FeatureLabel("", "big"),
+        FeatureLabel("half \ud800", "big"),
+        FeatureLabel("dogs", "big", score=float("nan")),
+        FeatureLabel("dogs", "big", score=7.0),
+        FeatureLabel("dogs", "big", score=0.7, low=float("-inf")),
+    ],
+)
+def test_labels_that_say_nothing_are_refused(sae_world: World, tmp_path: Path, label: FeatureLabel) -> None:
+    index = wb.build_index(sae_world.model, sae_world.dictionary, sae_world.corpus, tmp_path / "i", **HOW)
+    with pytest.raises(wb.index.FeatureIndexError, match="label of feature 0"):
+        index.add_labels("big", {0: label})
+    assert not index.names()
+    assert "0.70" in FeatureLabel("dogs", "big", score=0.7).about
