@@ -98,6 +98,11 @@ def compare_models(
             steps.append((4.0, work.texts))
         if prompts:
             steps.append((1.0, lambda tell: work.answers(prompts, max_new_tokens)))
+        if pair.a.dtype != pair.b.dtype:
+            types = [str(one.dtype).removeprefix("torch.") for one in (pair.a, pair.b)]
+            result.notes.append(
+                f"a computes in {types[0]} and b in {types[1]}, whose rounding is part of what differs."
+            )
         if pair.alike:
             result.notes.append(f"The models are compared by their texts alone, since {pair.alike}.")
         elif pair.changed or pair.unpaired:
