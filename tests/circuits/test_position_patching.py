@@ -354,3 +354,17 @@ def test_places_of_one_pair_have_names_of_their_own() -> None:
     assert len({*pair.places}) == len(pair.places)
     with pytest.raises(TaskError, match="occurs 2 times"):
         align_prompts(model, ["aaa"], ["aaa"], spans={"one": "aa"})
+
+
+def test_a_cell_of_a_named_feature_or_of_another_draw_opens() -> None:
+    _, model = opened("llama")
+    pairs = align_prompts(model, ["The dog ran to", "The cat ran to", "The mouse ran to"], ["The cat ran to"] * 3)
+    sae = wb.TopKSAE(d_in=32, width=48, k=4, hook_point="blocks.1.hook_resid_post", name="s")
+    place = pairs.places[1]
+    named = wb.circuits.open_cell(model, pairs, "s:47", place, sae, features=[47])
+    assert named.row == "s:47"
+    for seed in (0, 1):
+        grid = patch_positions(model, pairs, "mlp", method="resample", metric=lambda logits: logits.amax(-1), seed=seed)
+        column = grid.places.index(place)
+        cell = wb.circuits.open_cell(model, pairs, "1", place, "mlp", method="resample", seed=seed)
+        assert cell.changed[0][0] == grid.answers[grid.rows.index("1")][column]

@@ -98,11 +98,7 @@ def compare_models(
             steps.append((4.0, work.texts))
         if prompts:
             steps.append((1.0, lambda tell: work.answers(prompts, max_new_tokens)))
-        if pair.a.dtype != pair.b.dtype:
-            types = [str(one.dtype).removeprefix("torch.") for one in (pair.a, pair.b)]
-            result.notes.append(
-                f"a computes in {types[0]} and b in {types[1]}, whose rounding is part of what differs."
-            )
+        result.notes.extend(_types(pair))
         if pair.alike:
             result.notes.append(f"The models are compared by their texts alone, since {pair.alike}.")
         elif pair.changed or pair.unpaired:
@@ -122,10 +118,15 @@ def compare_models(
                 break
             step(lambda share, words, done=done, size=size: told((done + share * size) / whole, words))
             done += size
-        if stopped[0]:
-            result.notes.append("The comparison was stopped before all was compared.")
+        result.notes.extend(["The comparison was stopped before all was compared."] * stopped[0])
     told(1.0, "Done")
     return result
+
+
+def _types(pair: Pair) -> list[str]:
+    """A sentence on types that differ; none where they do not."""
+    a, b = (str(one.dtype).removeprefix("torch.") for one in (pair.a, pair.b))
+    return [] if a == b else [f"a computes in {a} and b in {b}, whose rounding is part of what differs."]
 
 
 def _unpaired(pair: Pair) -> str:
