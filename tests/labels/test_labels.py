@@ -259,3 +259,16 @@ def test_a_name_that_labels_cannot_have_is_refused_before_anything_is_asked(
     with pytest.raises(LabelError, match="under the name"):
         explain_with(index, Server(server.address, name), [0], tmp_path)
     assert not server.prompts
+
+
+def test_answers_of_other_weights_of_one_name_are_not_taken(tmp_path: Path) -> None:
+    small, other = (tiny.build("llama") for _ in range(2))
+    with torch.no_grad():
+        other.lm_head.weight.copy_(other.lm_head.weight.flip(0))
+    answers = []
+    for module in (small, other, small):
+        model = wb.load_model(module, tokenizer=tiny.tokenizer())
+        notebook = Notebook(Writer(model, 4), tmp_path)
+        answers.append((notebook.ask("The dog"), notebook.sent))
+    assert [sent for _, sent in answers] == [1, 1, 0]
+    assert answers[0][0] == answers[2][0] != answers[1][0]
