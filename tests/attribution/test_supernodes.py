@@ -114,3 +114,13 @@ def test_groups_that_cannot_be_tested(llama: wb.model.LanguageModel, graph: Grap
         verify_groups(llama, coders(llama), graph, Supernodes({}))
     with pytest.raises(wb.attribution.AttributionError, match="another model"):
         verify_groups(llama, coders(llama)[:1], graph, Supernodes({"a": []}))
+
+
+def test_a_node_named_twice_in_a_group_counts_once(llama: wb.model.LanguageModel, graph: Graph) -> None:
+    one, two = [node.id for node in graph.nodes if node.kind == "latent"][:2]
+    found = [
+        verify_groups(llama, coders(llama), graph, Supernodes({"a": ids}), controls=2)
+        for ids in ([one, two], [one, two, one])
+    ]
+    assert found[0].predicted == found[1].predicted
+    assert found[0].sizes == found[1].sizes == [2]

@@ -332,3 +332,39 @@ def test_what_can_not_be_is_refused() -> None:
     ids = model.to_tokens(CLEAN)[0]
     assert align_prompts(model, [ids[1:]], [ids[1:]]).places == [f"{n}:{one}" for n, one in
                                                                   enumerate(model.text_pieces(ids[1:]))]  # fmt: skip
+
+
+def test_noise_reads_the_clean_prompt_alone() -> None:
+    """The other prompt of a pair is not read, whatever its length and its places are."""
+    _, model = opened("llama")
+    noise = EmbeddingNoise("subject", samples=2, seed=3)
+    longer = "Once upon a time the mouse and the cat ran"
+    pairs = [align_prompts(model, [CLEAN], [other], answers=["a"], spans={"subject": span})
+             for other, span in ((CLEAN, " dog"), (longer, (" dog", " and the cat")))]  # fmt: skip
+    for into in ("clean", "corrupted"):
+        for component in ("stream", "heads"):
+            one, other = (patch_positions(model, pair, component, into=into, noise=noise, metric="probability")
+                          for pair in pairs)  # fmt: skip
+            assert torch.equal(one.values, other.values)
+
+
+def test_places_of_one_pair_have_names_of_their_own() -> None:
+    _, model = opened("llama")
+    pair = align_prompts(model, ["The dog ran and The dog ran"], ["The green cat ran and The green cat ran to"])
+    assert len({*pair.places}) == len(pair.places)
+    with pytest.raises(TaskError, match="occurs 2 times"):
+        align_prompts(model, ["aaa"], ["aaa"], spans={"one": "aa"})
+
+
+def test_a_cell_of_a_named_feature_or_of_another_draw_opens() -> None:
+    _, model = opened("llama")
+    pairs = align_prompts(model, ["The dog ran to", "The cat ran to", "The mouse ran to"], ["The cat ran to"] * 3)
+    sae = wb.TopKSAE(d_in=32, width=48, k=4, hook_point="blocks.1.hook_resid_post", name="s")
+    place = pairs.places[1]
+    named = wb.circuits.open_cell(model, pairs, "s:47", place, sae, features=[47])
+    assert named.row == "s:47"
+    for seed in (0, 1):
+        grid = patch_positions(model, pairs, "mlp", method="resample", metric=lambda logits: logits.amax(-1), seed=seed)
+        column = grid.places.index(place)
+        cell = wb.circuits.open_cell(model, pairs, "1", place, "mlp", method="resample", seed=seed)
+        assert cell.changed[0][0] == grid.answers[grid.rows.index("1")][column]

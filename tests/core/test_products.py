@@ -70,3 +70,9 @@ def test_small_products_and_other_types_have_one_form(own_cache: Path, monkeypat
     doubles = torch.ones(2, 3).double(), torch.ones(4, 3).double(), torch.ones(2, 4).double()
     assert products.form_of(*doubles) == "torch"
     assert not (own_cache / "products").exists()
+
+
+def test_a_form_of_another_machine_is_left_where_it_cannot_be() -> None:
+    rows, weights = torch.randn(3, 5, dtype=torch.bfloat16), torch.randn(7, 5, dtype=torch.bfloat16)
+    out = torch.empty(3, 7, dtype=torch.bfloat16)
+    assert torch.equal(products.product(rows, weights, out, "numpy"), torch.mm(rows, weights.T))

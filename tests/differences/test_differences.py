@@ -238,3 +238,47 @@ def test_folders_share_what_is_equal(llama: wb.model.LanguageModel, tmp_path: Pa
 def test_singular_values_are_those_of_numpy() -> None:
     matrix = torch.randn(7, 19, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(singular_values(matrix), torch.linalg.svdvals(matrix.double()), atol=1e-6)
+
+
+def test_work_that_stops_in_its_last_part_says_so(llama: wb.model.LanguageModel) -> None:
+    calls: list[int] = []
+
+    def cancel() -> bool:
+        calls.append(1)
+        return len(calls) > 1
+
+    found = compare_models(llama, llama, CORPUS, tokens=256, context=8, batch=1, parts=["texts"], cancel=cancel)
+    assert found.texts is not None
+    assert found.texts.predictions < 20
+    assert found.notes[-1].startswith("The comparison was stopped")
+
+
+def test_a_short_list_does_not_say_that_nothing_else_changed(llama: wb.model.LanguageModel) -> None:
+    name = "model.layers.1.self_attn.o_proj.weight"
+    child = changed(llama, {name: weights_of(llama)[name] * 1.5})
+    for top in (1, 2, 8):
+        found = compare_models(llama, child, CORPUS, parts=["weights"], tokens=64, top=top)
+        assert [one.kind for one in found.findings].count("head") == 1
+        assert not any("no other one changed" in repr(one) for one in found.findings)
+
+
+def test_changes_from_zero_and_of_other_types_are_said(llama: wb.model.LanguageModel) -> None:
+    name = "model.layers.0.mlp.down_proj.weight"
+    weights = weights_of(llama)
+    sides = []
+    for factor in (0.0, 1.0):
+        module = tiny.build("llama")
+        tensor = weights[name] * factor
+        for part in ("gate_proj", "up_proj"):
+            module.model.layers[0].mlp.get_submodule(part).weight.data[3] *= factor
+        module.model.layers[0].mlp.down_proj.weight.data.copy_(tensor)
+        sides.append(wb.load_model(module, tokenizer=tiny.tokenizer()))
+    found = compare_models(*sides, CORPUS, parts=["weights"], tokens=64)
+    assert found.weights is not None
+    assert found.weights.neurons[0].name.endswith(":3")
+    assert found.weights.neurons[0].relative == float("inf")
+    assert "from zero" in repr([one for one in found.findings if one.kind == "weights"])
+    half = wb.load_model(tiny.build("llama").to(torch.bfloat16), tokenizer=tiny.tokenizer())
+    typed = compare_models(llama, half, CORPUS, parts=["weights"], tokens=64)
+    assert typed.notes == ["a computes in float32 and b in bfloat16, whose rounding is part of what differs."]
+    assert typed.weights is None

@@ -71,3 +71,14 @@ def test_matches_find_the_same_features_again(sae_world: World, tmp_path: Path) 
             match_features(one, wrong)
     with pytest.raises(wb.index.FeatureIndexError, match="not of"):
         group_features(one, make_sae(3))
+
+
+def test_families_are_of_the_neurons_of_the_index(sae_world: World, tmp_path: Path) -> None:
+    index = wb.build_index(sae_world.model, "neurons.1.up", sae_world.corpus, tmp_path / "i", **HOW)
+    assert index.dictionary is not None
+    width = index.n_features
+    other = wb.dictionaries.neurons.Neurons("neurons.0.up", "blocks.0.mlp.hook_up", width)
+    for wrong in (other, make_sae()):
+        with pytest.raises(wb.index.FeatureIndexError, match="not of"):
+            group_features(index, wrong)
+    assert len(group_features(index, index.dictionary).family) == width

@@ -17,7 +17,7 @@ import workbench as wb
 from workbench.corpus import Corpus
 from workbench.index.entries import Entries, EntriesWriter
 from workbench.index.feature_label import FeatureLabel
-from workbench.index.rules.explaining import Explainer, explain_features
+from workbench.index.rules.explaining import Explainer, explain_features, halves
 from workbench.index.rules.rule import Condition, Rule
 from workbench.index.rules.surroundings import NEAR, Surroundings
 from workbench.index.tokens import TokenTable
@@ -201,3 +201,38 @@ def test_rules_read_as_plain_words() -> None:
     assert str(Condition("token", tuple("abcdefgh"))) == "the tokens “a”, “b”, “c”, “d”, “e”, “f” or 2 more"
     with pytest.raises(wb.index.FeatureIndexError):
         Rule.from_json('{"join": "xor", "conditions": []}')
+
+
+def test_texts_of_the_same_tokens_are_in_one_half(llama, tmp_path: Path) -> None:
+    chance = np.random.default_rng(2)
+    texts = [" ".join(chance.choice(WORDS, 12).tolist()) for _ in range(9)]
+    index = wb.build_index(llama, make_sae(), Corpus(texts * 3), tmp_path / "i", context=64, batch=8)
+    parts = halves(index.tokens, 0)
+    text_of, _ = index.tokens.places(np.arange(index.n_tokens))
+    sides: dict[bytes, set[bool]] = {}
+    for text in np.unique(text_of):
+        rows = text_of == text
+        sides.setdefault(np.asarray(index.tokens.ids)[rows].tobytes(), set()).update(parts.chosen[rows].tolist())
+        assert len({*parts.text_of[rows].tolist()}) == 1
+    assert len(sides) == len({*parts.text_of.tolist()}) == 9
+    assert all(len(side) == 1 for side in sides.values())
+    assert sum(parts.counts) == index.n_tokens
+    assert min(parts.counts) > 0
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        FeatureLabel("", "big"),
+        FeatureLabel("half \ud800", "big"),
+        FeatureLabel("dogs", "big", score=float("nan")),
+        FeatureLabel("dogs", "big", score=7.0),
+        FeatureLabel("dogs", "big", score=0.7, low=float("-inf")),
+    ],
+)
+def test_labels_that_say_nothing_are_refused(sae_world: World, tmp_path: Path, label: FeatureLabel) -> None:
+    index = wb.build_index(sae_world.model, sae_world.dictionary, sae_world.corpus, tmp_path / "i", **HOW)
+    with pytest.raises(wb.index.FeatureIndexError, match="label of feature 0"):
+        index.add_labels("big", {0: label})
+    assert not index.names()
+    assert "0.70" in FeatureLabel("dogs", "big", score=0.7).about

@@ -235,3 +235,40 @@ def test_answers_are_text() -> None:
     assert as_numbers("None of them.", 5) == set()
     assert as_numbers("I think 99", 5) is None
     assert as_numbers("maybe", 5) is None
+
+
+def test_numbers_without_a_look_at_the_texts_are_chance(index: FeatureIndex, server: Answers, tmp_path: Path) -> None:
+    """Who names the first half of the texts, whatever they say, knows nothing."""
+
+    def first_half(prompt: str) -> bytes:
+        count = len(re.findall(r"^\d+\. ", prompt, re.M))
+        return completion(", ".join(str(number) for number in range(1, count // 2 + 1)))
+
+    server.reply = first_half
+    scores = score_label(index, 0, AskedJudge(index, Notebook(Server(server.address, "m"), tmp_path), "dogs"), n=12)
+    assert scores.detection is not None
+    assert scores.detection.low < 0.5
+    assert scores.fuzzing is not None
+    assert scores.fuzzing.low < 0.5
+
+
+@pytest.mark.parametrize("name", ["rule", "a person", " "])
+def test_a_name_that_labels_cannot_have_is_refused_before_anything_is_asked(
+    name: str, index: FeatureIndex, server: Answers, tmp_path: Path
+) -> None:
+    with pytest.raises(LabelError, match="under the name"):
+        explain_with(index, Server(server.address, name), [0], tmp_path)
+    assert not server.prompts
+
+
+def test_answers_of_other_weights_of_one_name_are_not_taken(tmp_path: Path) -> None:
+    small, other = (tiny.build("llama") for _ in range(2))
+    with torch.no_grad():
+        other.lm_head.weight.copy_(other.lm_head.weight.flip(0))
+    answers = []
+    for module in (small, other, small):
+        model = wb.load_model(module, tokenizer=tiny.tokenizer())
+        notebook = Notebook(Writer(model, 4), tmp_path)
+        answers.append((notebook.ask("The dog"), notebook.sent))
+    assert [sent for _, sent in answers] == [1, 1, 0]
+    assert answers[0][0] == answers[2][0] != answers[1][0]

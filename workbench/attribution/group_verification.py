@@ -86,7 +86,7 @@ def verify_groups(
     for name, ids in groups.groups.items():
         if strangers := [id for id in ids if id not in latents]:
             raise AttributionError(f"Node {strangers[0]} of {name[:80]!r} is not a latent of this graph.")
-    chosen = {name: [latents[id] for id in ids] for name, ids in groups.groups.items() if ids}
+    chosen = {name: [latents[id] for id in dict.fromkeys(ids)] for name, ids in groups.groups.items() if ids}
     if not chosen:
         raise AttributionError("There is no supernode to test; group nodes first.")
     generator = torch.Generator().manual_seed(seed)

@@ -197,8 +197,9 @@ def _spans(words: Sequence[Sequence[str]], parts: Mapping[str, tuple[str, str]])
 def _find(name: str, part: str, words: Sequence[str]) -> tuple[int, ...]:
     """The positions of the tokens that hold a part of a prompt."""
     text = "".join(words)
-    if not part or text.count(part) != 1:
-        times = f"occurs {text.count(part)} times" if part else "is empty"
+    count = sum(text.startswith(part, at) for at in range(len(text)))  # also where they overlap
+    if not part or count != 1:
+        times = f"occurs {count} times" if part else "is empty"
         raise TaskError(f"The span {name!r}, {part!r}, {times} in {text!r}; give a text that occurs once.")
     first = text.index(part)
     found, start = [], 0
@@ -220,7 +221,7 @@ def _shared(both: Sequence[Tensor], words: Sequence[Sequence[str]]) -> list[Plac
         if kind == "equal" or (kind == "replace" and b - a == d - c):
             places += [_place(_label(words, x, y), (x,), (y,)) for x, y in zip(range(a, b), range(c, d), strict=True)]
         elif kind == "replace":
-            name = "".join(words[0][a:b]) + "→" + "".join(words[1][c:d])
+            name = f"{a}:" + "".join(words[0][a:b]) + "→" + "".join(words[1][c:d])
             places.append(_place(name, tuple(range(a, b)), tuple(range(c, d))))
     if not places:
         raise TaskError("The two prompts share no token, so no positions stand for each other; name spans.")

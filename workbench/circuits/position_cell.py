@@ -58,6 +58,8 @@ def open_cell(
     pair: Natural = 0,
     top: Positive = 5,
     layers: list[Integer] | None = None,
+    features: list[Natural] | None = None,
+    seed: Natural = 0,
 ) -> OpenedCell:
     """The exchanged answer of one cell of `patch_positions`, whose arguments these are.
 
@@ -72,6 +74,8 @@ def open_cell(
         pair: the number of the pair.
         top: tokens of each answer.
         layers: of the rows; all by default.
+        features: of the rows, as in `patch_positions`.
+        seed: of "resample".
 
     Raises:
         TaskError: no such row, place or pair.
@@ -80,7 +84,7 @@ def open_cell(
         raise TaskError(f"There is no place {place!r}; the places are {', '.join(alignment.places)}.")
     if pair >= len(alignment):
         raise TaskError(f"There is no pair {pair}: the alignment has {len(alignment)}, counted from 0.")
-    grid = Grid(model, alignment, GridSettings(component, into, method, "kl", layers, None, None, 0))
+    grid = Grid(model, alignment, GridSettings(component, into, method, "kl", layers, features, None, seed))
     named = {one.name: one for one in grid.rows}
     if row not in named:
         raise TaskError(f"There is no row {row!r}; rows are {', '.join(list(named)[:8])} and so on.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from workbench.circuits.alignment import Alignment
+from workbench.circuits.alignment import AlignedPair, Alignment
 from workbench.circuits.errors import TaskError
 from workbench.circuits.patching import Method
 from workbench.circuits.position_result import PositionPatching
@@ -76,6 +76,8 @@ class Grid:
         self, model: LanguageModel, alignment: Alignment, settings: GridSettings, *, slopes: bool = False
     ) -> None:
         settings.check(alignment)
+        if settings.noise:
+            alignment = Alignment([_clean_alone(pair) for pair in alignment.pairs])
         self.model, self.alignment, self.settings, self.slopes = model, alignment, settings, slopes
         component, noise = settings.component, settings.noise
         self.draws = noise.samples if noise else 1
@@ -137,8 +139,7 @@ class Grid:
     def _pair(self, number: int, draw: int, names: Sequence[str]) -> PairRuns:
         pair, noises = self.alignment.pairs[number], self._noises[number]
         edits = no_edits if noises is None else _adding(*noises[draw])
-        other = pair.corrupted if noises is None else pair.clean
-        sides = [(pair.clean, no_edits), (other, edits)]
+        sides = [(pair.clean, no_edits), (pair.corrupted, edits)]
         if self.settings.into == "corrupted":
             sides.reverse()
         (tokens, changes), (source_tokens, source_changes) = sides
@@ -169,6 +170,12 @@ class Grid:
         if isinstance(self.settings.component, str):
             return plain
         return FeatureChanges(self.model, self.settings.component, plain)
+
+
+def _clean_alone(pair: AlignedPair) -> AlignedPair:
+    """The pair with its clean prompt on both sides."""
+    places = [replace(one, corrupted=one.clean) for one in pair.places]
+    return replace(pair, corrupted=pair.clean, places=places, words=(pair.words[0], pair.words[0]))
 
 
 def _intervals(effects: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,12 +67,16 @@ def product(rows: Tensor, weights: Tensor, out: Tensor, form: str | None = None)
         rows: `[n, width]`.
         weights: `[m, width]`.
         out: memory for the result, `[n, m]`; its last axis is contiguous. No gradient flows through it.
-        form: one of `FORMS`; None for the one that is fastest here.
+        form: one of `FORMS`, for plain float32 in a computer's memory; None for the one that is fastest here.
 
     Returns:
         `out`.
     """
-    return FORMS[form or form_of(rows, weights, out)](rows, weights, out)
+    if form is None:
+        form = form_of(rows, weights, out)
+    elif form != PLAIN and not all(map(_plain, (rows, weights, out))):  # a form that was chosen on another machine
+        form = PLAIN
+    return FORMS[form](rows, weights, out)
 
 
 def memory(like: Tensor, *sizes: int) -> Tensor:

@@ -81,7 +81,12 @@ def compare_models(
         EditError: an intervention that does not fit the models.
         ModelError: a folder that holds no model.
     """
-    told, stops = progress or silence, remembering(cancel)
+    told, asked, stopped = progress or silence, remembering(cancel), [False]
+
+    def stops() -> bool:
+        stopped[0] = asked()
+        return stopped[0]
+
     text = corpus if isinstance(corpus, Corpus) else Corpus.load(corpus)
     told(0.0, "Opening the models")
     with uninterrupted():
@@ -93,6 +98,7 @@ def compare_models(
             steps.append((4.0, work.texts))
         if prompts:
             steps.append((1.0, lambda tell: work.answers(prompts, max_new_tokens)))
+        result.notes.extend(_types(pair))
         if pair.alike:
             result.notes.append(f"The models are compared by their texts alone, since {pair.alike}.")
         elif pair.changed or pair.unpaired:
@@ -109,12 +115,18 @@ def compare_models(
         done, whole = 0.0, sum(size for size, _ in steps) or 1.0
         for size, step in steps:
             if stops():
-                result.notes.append("The comparison was stopped before all was compared.")
                 break
             step(lambda share, words, done=done, size=size: told((done + share * size) / whole, words))
             done += size
+        result.notes.extend(["The comparison was stopped before all was compared."] * stopped[0])
     told(1.0, "Done")
     return result
+
+
+def _types(pair: Pair) -> list[str]:
+    """A sentence on types that differ; none where they do not."""
+    a, b = (str(one.dtype).removeprefix("torch.") for one in (pair.a, pair.b))
+    return [] if a == b else [f"a computes in {a} and b in {b}, whose rounding is part of what differs."]
 
 
 def _unpaired(pair: Pair) -> str:
@@ -146,6 +158,8 @@ class _Work:
     def answers(self, prompts: Sequence[str], max_new_tokens: int) -> None:
         """Continuations of prompts, side by side."""
         for prompt in prompts:
+            if self.stops():
+                break
             texts = [
                 model.generate(prompt, max_new_tokens, interventions=list(beside)).text
                 for model, beside in zip((self.pair.a, self.pair.b), self.pair.beside, strict=True)

@@ -98,7 +98,7 @@ def of_weights(weights: WeightDifferences, top: int) -> list[Difference]:
     found = [
         Difference(
             "weights",
-            f"{len(weights.tensors)} of {total} tensors differ; most, by {first.relative:.2g} of its norm, "
+            f"{len(weights.tensors)} of {total} tensors differ; most, {_by(first.relative)}, "
             f"{first.name}{_carried(first.directions, first.full)}.",
             first.relative,
             f"{CALL}.weights.tensors",
@@ -118,23 +118,22 @@ def of_weights(weights: WeightDifferences, top: int) -> list[Difference]:
     named = {one.name for one in weights.tensors}
     for kind, units in (("head", weights.heads), ("neuron", weights.neurons)):
         if units and named:
-            found += _units(kind, units[: max(1, top // 2)])
+            found.append(_units(kind, units, top))
     return found
 
 
-def _units(kind: str, units: Sequence[UnitDifference]) -> list[Difference]:
-    first, rest = units[0], [one for one in units[1:] if one.relative > 0]
-    behind = f"; the next, {rest[0].name}, by {rest[0].relative:.2g}" if rest else ", and no other one changed"
+def _units(kind: str, units: Sequence[UnitDifference], top: int) -> Difference:
+    """The finding of the heads or neurons that changed, of which a list holds at most `top`."""
+    first, alone = units[0], ", and no other one changed" if len(units) < top else ""
+    behind = f"; the next, {units[1].name}, by {units[1].relative:.2g}" if len(units) > 1 else alone
     word = f"Head {first.name}" if kind == "head" else f"Neuron {first.name}"
-    return [
-        Difference(
-            kind,
-            f"{word} changed most, by {first.relative:.2g} of the norm of its weights{behind}.",
-            first.relative,
-            f"{CALL}.weights.{kind}s",
-            first.name if kind == "neuron" else "",
-        )
-    ]
+    return Difference(
+        kind,
+        f"{word} changed most, by {first.relative:.2g} of the norm of its weights{behind}.",
+        first.relative,
+        f"{CALL}.weights.{kind}s",
+        first.name if kind == "neuron" else "",
+    )
 
 
 def of_decoding(decoding: DecodingDifference) -> list[Difference]:
@@ -196,6 +195,10 @@ def of_edit(edit: EditDifference) -> list[Difference]:
             f"{CALL[:-1]}, interventions=[edit]).edits",
         )
     ]
+
+
+def _by(relative: float) -> str:
+    return "from zero" if relative == float("inf") else f"by {relative:.2g} of its norm"
 
 
 def _carried(directions: int | None, full: int | None) -> str:

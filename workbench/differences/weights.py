@@ -50,7 +50,7 @@ def _tensor(name: str, one: Tensor, other: Tensor) -> TensorDifference:
     return TensorDifference(
         name,
         relative,
-        rank=_rank(values, matrix, other),
+        rank=_rank(values, matrix, max((one, other), key=_rounding)),
         directions=int((energy < SHARE).sum()) + 1,
         full=min(matrix.shape),
     )
@@ -62,11 +62,16 @@ def singular_values(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(wide @ wide.T).flip(0).clamp(min=0).sqrt()
 
 
+def _rounding(weight: Tensor) -> float:
+    """The relative rounding of a tensor's type; 0 for whole numbers."""
+    return torch.finfo(weight.dtype).eps if weight.is_floating_point() else 0.0
+
+
 def _rank(values: Tensor, change: Tensor, weight: Tensor) -> int:
     """The number of singular values above what rounding the weight leaves."""
     rms = float(weight.float().square().mean().sqrt())
     sides = sum(side**0.5 for side in change.shape)
-    rounding = torch.finfo(weight.dtype).eps * rms * sides if weight.is_floating_point() else 0.0
+    rounding = _rounding(weight) * rms * sides
     return int((values > max(rounding, 1e-6 * float(values[0]))).sum())
 
 
@@ -76,7 +81,7 @@ def _relative(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     size = sum(one.square().sum(1) for one, _ in parts)
     assert isinstance(change, Tensor)
     assert isinstance(size, Tensor)
-    return (change / size.clamp(min=1e-30)).sqrt()
+    return (change / size).nan_to_num(nan=0.0, posinf=torch.inf).sqrt()  # of nothing that stays nothing: 0
 
 
 def _heads(pair: Pair, layer: int) -> list[UnitDifference]:

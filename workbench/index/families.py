@@ -77,9 +77,8 @@ def group_features(
     if index.exported:
         raise FeatureIndexError("An index from an export holds no corpus on which features could be active together.")
     about = index.about["dictionary"]
-    if not dictionary.of_model and not (
-        dictionary.is_named(about["hash"]) and dictionary.n_features == index.n_features
-    ):
+    named = dictionary.of_model or dictionary.is_named(about["hash"])
+    if not named or dictionary.n_features != index.n_features or dictionary.reads != about["reads"]:
         raise FeatureIndexError(f"The index is of {about['name']}, not of {dictionary.name}; give that dictionary.")
     others, weights = _ties(index, dictionary, least, min(nearest, index.n_features - 1))
     family = _communities(others, weights, seed)

@@ -27,7 +27,7 @@ from workbench.index.feature_label import PERSON, RULE, Explanations, FeatureLab
 from workbench.index.firing import active_features
 from workbench.index.identity import check_same, identities
 from workbench.index.label_files import Remark
-from workbench.index.label_store import LabelStore
+from workbench.index.label_store import LabelStore, check_label
 from workbench.index.layout import ANNOTATIONS, DATA, NOTE, FeatureIndexError, read_note
 from workbench.index.naming import named, with_names
 from workbench.index.ordering import densest_first, sharpest_first
@@ -324,15 +324,16 @@ class FeatureIndex(Tabular):
             labels: by feature; each states the same source.
 
         Raises:
-            FeatureIndexError: an empty or a taken source, a label of another one, a feature that there is not, or the
-                labels can't be written.
+            FeatureIndexError: an empty or a taken source, a label of another one, a label without text or with scores
+                outside of 0 to 1, a feature that there is not, or the labels can't be written.
         """
         if not source.strip() or source in (RULE, PERSON) or any(one.source != source for one in labels.values()):
             raise FeatureIndexError(
                 f"Labels are added under one source of their own, which each states; not under {shown(source)}."
             )
-        for feature in labels:
+        for feature, label in labels.items():
             self._check(feature)
+            check_label(label, f"There is a label of feature {feature:,}")
         self._labels.replace(source, labels)
 
     @checked(FeatureIndexError)

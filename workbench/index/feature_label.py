@@ -42,7 +42,8 @@ class FeatureLabel(Shown):
         """Source and score in one line, for people."""
         if self.score is None:
             return f"by {self.source}, not tested"
-        known = f"{self.score:.2f} ({self.low:.2f} to {self.high:.2f})"
+        ends = "" if self.low is None or self.high is None else f" ({self.low:.2f} to {self.high:.2f})"
+        known = f"{self.score:.2f}{ends}"
         weak = "" if self.every is None else f", and {self.every:.2f} for weak values too"
         return f"by {self.source}; area under the curve {known}{weak}; 0.5 is chance"
 

@@ -17,13 +17,12 @@ from workbench.core.files import replacing
 from workbench.core.hashing import hash_of
 from workbench.core.locks import alone
 from workbench.core.parquet import read_whole
+from workbench.core.paths import has_halves
 from workbench.core.type_words import reason_of
 from workbench.index.feature_label import FeatureLabel
 from workbench.index.layout import FeatureIndexError
 
 FILE = "labels.parquet"
-LONGEST = 2000
-"""Characters of a label."""
 SCHEMA = pa.schema(
     [("feature", pa.int32())]
     + [(name, pa.string()) for name in ("text", "source", "kind", "rule")]
@@ -32,6 +31,16 @@ SCHEMA = pa.schema(
 FIELDS = tuple(SCHEMA.names[1:])
 Labels = Mapping[int, Sequence[FeatureLabel]]
 """By feature, its labels, the best first."""
+
+
+def check_label(label: FeatureLabel, what: str) -> None:
+    """Raise `FeatureIndexError` where a label says nothing, or its scores are no areas; `what` begins the sentence."""
+    texts = (label.text, label.source, label.kind, label.rule)
+    if any(not isinstance(one, str) or has_halves(one) for one in texts) or not (label.text.strip() and label.source):
+        raise FeatureIndexError(f"{what} without a text and a source; give both.")
+    for one in (label.score, label.low, label.high, label.every):
+        if one is not None and not 0 <= one <= 1:
+            raise FeatureIndexError(f"{what} with the number {one}; scores are None or from 0 to 1.")
 
 
 class LabelStore:
@@ -98,9 +107,11 @@ class LabelStore:
             )
         labels: dict[int, list[FeatureLabel]] = {}
         for number, feature in enumerate(columns["feature"]):
-            if not 0 <= feature < self.n_features:
-                raise FeatureIndexError(f"{self.file} has a label of feature {feature:,}, which there is not.")
-            labels.setdefault(feature, []).append(FeatureLabel(**{name: columns[name][number] for name in FIELDS}))
+            if feature is None or not 0 <= feature < self.n_features:
+                raise FeatureIndexError(f"{self.file} has a label of feature {feature}, which there is not.")
+            label = FeatureLabel(**{name: columns[name][number] for name in FIELDS})
+            check_label(label, f"{self.file} has a label of feature {feature:,}")
+            labels.setdefault(feature, []).append(label)
         for every in labels.values():
             every.sort(key=lambda one: -1.0 if one.score is None else one.score, reverse=True)
         return labels

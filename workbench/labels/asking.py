@@ -97,6 +97,11 @@ class Server:
         """The name under which its labels are kept."""
         return self.model or urllib.parse.urlsplit(self.address).netloc
 
+    @property
+    def identity(self) -> str:
+        """What its answers are kept by: its name, so that a server may move."""
+        return self.name
+
     @checked(LabelError)
     def ask(self, prompt: str) -> str:
         """The answer to a prompt.
@@ -151,6 +156,11 @@ class Writer:
         """The model's."""
         return self.model.name
 
+    @property
+    def identity(self) -> str:
+        """What its answers are kept by: the weights, whatever their name, and the length of an answer."""
+        return f"{self.model.hash} {self.most}"
+
     @checked(LabelError)
     def ask(self, prompt: str) -> str:
         """The likeliest answer to a prompt."""
@@ -195,7 +205,7 @@ class Notebook:
     @checked(LabelError)
     def ask(self, prompt: str) -> str | None:
         """The answer to a prompt, kept or new; None where it is not kept and the limit is reached."""
-        key = hash_of([self.asked.name, prompt])
+        key = hash_of([self.asked.identity, prompt])
         if key not in self._answers:
             if self.spent:
                 return None

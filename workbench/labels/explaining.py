@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from workbench.core.checks import Natural, Positive, checked
+from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, remembering
+from workbench.core.type_words import shown
 from workbench.index import Explanations, FeatureIndex, FeatureLabel
-from workbench.index.feature_label import CHANCE
+from workbench.index.feature_label import CHANCE, PERSON, RULE
 from workbench.index.rules.explaining import halves
 from workbench.labels.asking import Notebook, Server, Writer
 from workbench.labels.errors import LabelError
@@ -59,11 +59,13 @@ def explain_with(
     """
     if index.exported or any(one >= index.n_features for one in features):
         raise LabelError("Labels are made from the corpus of an index that has the features.")
+    if not asked.name.strip() or asked.name in (RULE, PERSON):
+        raise LabelError(f"Labels are kept under the name of who writes them, which can't be {shown(asked.name)}.")
     notebook, stops = Notebook(asked, folder, limit), remembering(cancel)
     maker = _Maker(index, notebook, examples, tested, seed)
     labels: dict[int, FeatureLabel] = {}
     states = ["absent"] * index.n_features
-    trouble: LabelError | None = None
+    trouble: WorkbenchError | None = None
     for number, feature in enumerate(dict.fromkeys(features)):
         if progress:
             progress(number / len(features), f"Asking {asked.name}")
@@ -71,7 +73,7 @@ def explain_with(
             if stops():
                 raise LabelError("Asking was cancelled; labels that were found until then are kept.")
             states[feature], label = maker.label(feature)
-        except LabelError as wrong:
+        except WorkbenchError as wrong:  # of a server, or of a model's prompt that is too long
             trouble = wrong
             break
         if label is not None:
@@ -89,7 +91,7 @@ class _Maker:
     def __init__(self, index: FeatureIndex, notebook: Notebook, examples: int, tested: int, seed: int):
         self.index, self.notebook = index, notebook
         self.examples, self.tested, self.seed = examples, tested, seed
-        self._chosen = halves(index.tokens.places(np.arange(index.n_tokens))[0], seed).chosen
+        self._chosen = halves(index.tokens, seed).chosen
 
     def label(self, feature: int) -> tuple[str, FeatureLabel | None]:
         """The state of a feature, and its label."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from workbench.core.checks import Natural, Positive, checked
 from workbench.core.display import Shown
+from workbench.core.hashing import hash_of
 from workbench.index import FeatureIndex
 from workbench.index.rules.detection import Z
 from workbench.index.rules.explaining import STRONG, halves
@@ -115,9 +116,11 @@ class AskedJudge:
         return self._asked([text_of(self.index, one, row) for one, row in zip(windows, rows, strict=True)])
 
     def _asked(self, texts: list[str]) -> list[bool] | None:
-        answer = self.notebook.ask(for_detection(self.label, texts))
+        """Texts are numbered in an order that is drawn, so that their place says nothing of what is right."""
+        drawn = np.random.default_rng(int(hash_of([self.label, texts])[:12], 16)).permutation(len(texts))
+        answer = self.notebook.ask(for_detection(self.label, [texts[place] for place in drawn]))
         numbers = None if answer is None else as_numbers(answer, len(texts))
-        return None if numbers is None else [number in numbers for number in range(1, len(texts) + 1)]
+        return None if numbers is None else [number + 1 in numbers for number in np.argsort(drawn).tolist()]
 
 
 def text_of(index: FeatureIndex, window: range, row: int = -1) -> str:
@@ -141,7 +144,7 @@ class Contexts:
 def contexts_of(index: FeatureIndex, feature: int, n: int, seed: int) -> Contexts:
     """Drawn contexts of a feature, at most `n` of each sort."""
     chance = np.random.default_rng([seed, feature])
-    chosen = halves(index.tokens.places(np.arange(index.n_tokens))[0], seed).chosen
+    chosen = halves(index.tokens, seed).chosen
     rows, values = (np.asarray(one) for one in index.entries.of(feature))
     above = values > 0
     strong = rows[above & (values >= STRONG * (values[0] if len(values) else 1))]

@@ -32,15 +32,29 @@ class Halves(NamedTuple):
     chosen: np.ndarray
     counts: tuple[int, int]
     """Tokens of the half that rules are chosen on, and of the other."""
+    text_of: np.ndarray
+    """The number of each row's text; texts of the same tokens have one number."""
 
 
-def halves(text_of: np.ndarray, seed: int) -> Halves:
-    """The texts of an index in two halves, drawn by a seed."""
+def halves(tokens: TokenTable, seed: int) -> Halves:
+    """The texts of an index in two halves, drawn by a seed; texts of the same tokens are in the same half."""
+    text_of = _different_texts(tokens)
     used = np.unique(text_of)
     drawn = np.random.default_rng(seed).permutation(used)[: (len(used) + 1) // 2]
     chosen = np.isin(text_of, drawn)
     count = int(chosen.sum())
-    return Halves(chosen, (count, len(chosen) - count))
+    return Halves(chosen, (count, len(chosen) - count), text_of)
+
+
+def _different_texts(tokens: TokenTable) -> np.ndarray:
+    """The number of each row's text, `[n_tokens]`; of texts of the same tokens the lowest number."""
+    text_of, _ = tokens.places(np.arange(len(tokens)))
+    order = np.argsort(text_of, kind="stable")
+    texts, starts = np.unique(text_of[order], return_index=True)
+    first: dict[bytes, int] = {}
+    parts = np.split(np.asarray(tokens.ids)[order], starts[1:])
+    same = [first.setdefault(part.tobytes(), text) for text, part in zip(texts.tolist(), parts, strict=True)]
+    return np.array(same, np.int64)[np.searchsorted(texts, text_of)]
 
 
 class Explainer:
@@ -56,7 +70,7 @@ class Explainer:
     def __init__(self, tokens: TokenTable, entries: Entries, promoted: np.ndarray, seed: int):
         self.entries, self.promoted, self.seed = entries, promoted, seed
         self.around = Surroundings(tokens)
-        self.halves = halves(self.around.text_of, seed)
+        self.halves = halves(tokens, seed)
         self.chooser = Chooser(self.around, self.halves.chosen, seed)
         self._pieces = tokens.pieces
 
@@ -86,7 +100,7 @@ class Explainer:
         inside = self.halves.chosen[rows] == half
         rows, weights = rows[inside].astype(np.int64), weights[inside]
         density = min(float(weights.sum()) / max(self.halves.counts[0 if half else 1], 1), 1.0)
-        texts = len(np.unique(self.around.text_of[rows]))
+        texts = len(np.unique(self.halves.text_of[rows]))
         if len(rows) > MOST:
             drawn = np.random.default_rng([self.seed, feature]).choice(len(rows), MOST, replace=False)
             rows, weights = rows[drawn], weights[drawn]
