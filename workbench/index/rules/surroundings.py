@@ -208,7 +208,7 @@ class Places:
         table = np.zeros(len(of.texts) + 1, bool)
         table[of.codes_of(values)] = True
         here = table[self.codes[slot]]
-        return here.view(np.uint64).any(1) if slot == "near" else here  # eight truth values at a time
+        return np.asarray(here.view(np.uint64).any(1)) if slot == "near" else here  # eight truth values at a time
 
 
 def _slot(texts: Sequence[str], place: np.ndarray) -> Slot:
