@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class LabelScores(Shown):
     """Correlation of the prediction with the feature's values over the tokens of the texts; of rules alone."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Who says whether a label holds."""
 
