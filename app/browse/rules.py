@@ -23,12 +23,8 @@ def show(model: LanguageModel, one: Known) -> None:
     if one.exported:
         return
     key = ("labels", one.folder)
-    task = caching.task(key)
-    if task is not None and not task.done:
-        background.follow(key)
+    if background.goes_on(key):
         return
-    if task is not None and not task.failed:
-        caching.forget(key)
     background.finished(key, STOPPED)
     with one_sentence():
         index = dictionaries.open_index(model, one)

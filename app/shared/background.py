@@ -36,6 +36,22 @@ def follow(key: tuple[str, ...], stop: str = "Stop") -> None:
     watch()
 
 
+def goes_on(key: tuple[str, ...]) -> bool:
+    """Draw the bar of a task that goes on; forget one that has its result, and redraw the page.
+
+    Returns:
+        Whether it goes on. False for a task that failed or was never begun.
+    """
+    task = caching.task(key)
+    if task is not None and not task.done:
+        follow(key)
+        return True
+    if task is not None and not task.failed:
+        caching.forget(key)
+        st.rerun()
+    return False
+
+
 def finished(key: tuple[str, ...] | None, stopped: str = "") -> Task[Any] | None:
     """The task of this key if it has a result; without one, draws the progress of the task or why it failed.
 

@@ -33,14 +33,10 @@ def show(model: LanguageModel, one: Known) -> None:
 def begin(model: LanguageModel, one: Known) -> None:
     """Draw the settings and the button, or the progress of the building."""
     key = key_of(one)
-    task = caching.task(key)
-    if task is not None and not task.done:
-        background.follow(key)
+    if background.goes_on(key):
         return
-    if task is not None and not task.failed:
-        caching.forget(key)
-        st.rerun()
     background.show_failure(key)
+    task = caching.task(key)
     if task is not None and task.stopping:
         st.info("Building was stopped. With the same settings it resumes where it stopped.", icon=":material/pause:")
     texts, count, button = st.columns([3, 2, 2], vertical_alignment="bottom")

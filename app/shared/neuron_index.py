@@ -92,13 +92,8 @@ def show(model: LanguageModel, feature: Feature) -> None:
 def _offer(model: LanguageModel, layer: Layer) -> None:
     """Draw the button that builds the index, or the progress of the building."""
     key = ("neuron index", str(layer.folder), caching.as_placed(model))
-    task = caching.task(key)
-    if task is not None and not task.done:
-        background.follow(key)
+    if background.goes_on(key):
         return
-    if task is not None and not task.failed:
-        caching.forget(key)
-        st.rerun()
     background.show_failure(key)
     words, button = st.columns([5, 2], vertical_alignment="center")
     words.caption(
